@@ -71,6 +71,7 @@ def test_a_run_folder_brings_its_scores(tmp_path):
 @pytest.mark.parametrize(
     ("section", "found"),
     [
+        ("{name: swin}", "random"),
         ("{name: swin, weights: mine/swin.pth}", "mine/swin.pth"),
         ("{name: timm, model: resnet18.a1_in1k, pretrained: true}", "resnet18.a1_in1k, pretrained"),
         ("{name: timm, model: resnet18, pretrained: false}", "random"),

@@ -1,5 +1,7 @@
 """The tables of a benchmark, from results made by hand."""
 
+from pathlib import Path
+
 import pytest
 
 from densevit_workbench.benchmarking.results import CaseResult
@@ -43,6 +45,20 @@ def test_shown_are_the_metrics_of_publications_with_their_direction():
     header = "| backbone | initial weights | detr AP ↑ | detr AP50 ↑ | dpt AbsRel ↓ | dpt delta1 ↑ | dpt RMSE ↓ |"
     assert header in found
     assert "| swin | random | 0.110 | 0.220 | 0.100 | 0.500 | 0.300 |" in found
+
+
+def test_a_benchmark_draws_itself_in_notebooks(tmp_path: Path):
+    from densevit_workbench.benchmarking.suite import Benchmark
+
+    cost = {"parameters": 2e6, "by_size": {"32x32": {"multiply_adds": 3e9, "activations": 4e6, "modules": []}}}
+    own = case("<swin>", "detr", {"detr/AP": 0.11}, main=["detr/AP"])
+    own.cost = cost
+    found = Benchmark({"a|b": own}, tmp_path, FACTS)
+    assert "models=['a|b'], errors=0" in repr(found)
+    html = found._repr_html_()
+    assert "&lt;swin&gt;" in html and "<swin>" not in html and ">0.110<" in html and ">2.00<" in html
+    assert html.count('class="plot"') == 1
+    assert "| a\\|b | 32x32 | 2.00 | 3 | 4.00 | detr/AP 0.110 |" in found.markdown().splitlines()
 
 
 def test_aligned_depth_and_unknown_metrics():

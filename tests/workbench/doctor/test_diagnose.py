@@ -111,6 +111,9 @@ def test_all_problems_are_found_at_once(broken: Path):
     train = diagnosis.splits["train"]
     assert train.classes["labels"].counts.tolist() == [3, 2, 0], "of the annotations that are no errors"
     assert train.images == 8
+    html = diagnosis._repr_html_()
+    assert html.count('<div class="finding') == len(diagnosis.findings) and "annotation 8 of image 2.png" in html
+    assert "11 errors" in repr(diagnosis)
     alone = densevit.diagnose(broken, ["data.split=train"])
     assert list(alone.splits) == ["train"]
     assert [one for one in alone.errors if one.title == "invalid boxes"] == [found["error", "train", "invalid boxes"]]

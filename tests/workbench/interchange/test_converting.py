@@ -101,7 +101,8 @@ def coco(root: Path, images: int = 60) -> Path:
 def test_yolo_boxes_and_polygons_become_pixels(tmp_path: Path):
     out = tmp_path / "out"
     with pytest.warns(UserWarning, match=r"1 image has no text file: images/train/b.png"):
-        convert_dataset("yolo", yolo(tmp_path / "in"), out)
+        converted = convert_dataset("yolo", yolo(tmp_path / "in"), out)
+    assert repr(converted).startswith("Annotated(2 classes, train: 2 images")
     box, polygon = annotations(out / "train.json", "a.png")
     # x from 0.375 to 0.625 of 80, y from 0.25 to 0.75 of 40
     assert (box["class"], box["bbox"], box["area"]) == ("dog", [30, 10, 20, 20], 400)

@@ -115,6 +115,17 @@ def test_parts_that_a_run_lacks_are_left_out(runs: list[Path], tmp_path: Path):
     assert "<td>–</td>" in text and ">Images<" not in text and "confusion-pets.csv: expected" in text
 
 
+def test_few_of_many_images_are_shown_and_curves_in_notebooks(runs: list[Path], tmp_path: Path):
+    for n in range(24):
+        shutil.copy(runs[0] / "predictions" / "pets-a.jpg", runs[0] / "predictions" / f"pets-{n}.jpg")
+        shutil.copy(runs[0] / "predictions" / "pets-a.jpg", runs[1] / "predictions" / f"pets-{n}.jpg")
+    one, both = densevit.report(runs[0]), densevit.report(runs, tmp_path / "both.html")
+    assert check_self_contained(one.path) == 24 + 2 and check_self_contained(both.path) == 2 * 8 + 2 * 2
+    assert Path(one) == runs[0] / "report.html" and "<h3>run: detr + dpt on swin" in one._repr_html_()
+    html = both._repr_html_()
+    assert "<h3>a/run · b/run</h3>" in html and html.count('class="plot"') == 2  # loss and AP, each with both runs
+
+
 def test_the_command(runs: list[Path], tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["report", "a/run", "b/run"]) == main(["report", "a/run", "--json"]) == 0
