@@ -58,33 +58,19 @@ def test_the_script_in_the_docs_gives_the_objects_of_predict(tmp_path: Path, pro
 
 
 @pytest.mark.integration
-def test_a_model_is_exported_and_run_by_the_script_in_the_docs(
-    tmp_path: Path, project: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_model_is_exported_beside_its_file_and_nothing_is_overwritten(tmp_path, capsys):
     model = small_predictor(CELLS, ["cat", "dog"])
-    torch.nn.init.constant_(model.heads["x"].cells.label_head.bias, 1.0)  # scores above a half
     densevit.save(model, tmp_path / "model.safetensors")
     file = tmp_path / "model.onnx"
     trusted = ["--trust", "tests.exporting.small_models"]
     assert main(["export", str(tmp_path / "model.safetensors"), *trusted, "--json"]) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out)
-    lines = captured.err.splitlines()
-    names = [line.partition(": ")[2].split()[0] for line in lines]
-    assert names == ["tracing", "converting", "saving", "loading", *["comparing"] * 4, "measuring"]
-    assert [line.partition(", ")[2].partition(":")[0] for line in lines] == [f"step {n} of 9" for n in range(1, 10)]
-    assert (
-        report["file"] == str(file)
-        and report["difference"] <= 1e-4
-        and report["differences"].keys()
-        == {
-            "boxes",
-            "scores",
-        }
-    )
-    Image.fromarray(example_images((70, 90), 1, 0)[0].transpose(1, 2, 0)).save(tmp_path / "image.png")
-    assert found_by_script(file, tmp_path / "image.png", project)
-
+    assert [line.partition(", ")[2].partition(":")[0] for line in captured.err.splitlines()] == [
+        f"step {n} of 9" for n in range(1, 10)
+    ]
+    assert report["file"] == str(file) and report["difference"] <= 1e-4
+    assert report["differences"].keys() == {"boxes", "scores"}
     assert main(["export", str(tmp_path)]) == 2
     assert f"{file} exists" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "model.trt")]) == 2
@@ -108,9 +94,7 @@ def saved_on_scenes(folder: Path) -> Path:
 
 
 @pytest.mark.integration
-def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(tmp_path, monkeypatch, capsys):
     """The export itself, which tests/exporting tests, is replaced."""
 
     def export(predictor: Predictor, path: Path, **options: Any) -> exporting.Exported:
@@ -131,10 +115,8 @@ def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(
 
 
 @pytest.mark.parametrize(("file_ms", "slower"), [(30.0, True), (29.9, False)])
-def test_a_file_that_is_no_faster_says_so_beside_the_score_in_float32(
-    file_ms: float, slower: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    """The export itself is replaced. The model is evaluated in float32, whatever the precision of its training."""
+def test_a_file_that_is_no_faster_says_so_beside_the_score(file_ms, slower, tmp_path, monkeypatch, capsys):
+    """The export itself is replaced."""
 
     def export(predictor: Predictor, path: Path, **options: Any) -> exporting.Exported:
         metrics.update(options["evaluate"](predictor))
@@ -147,29 +129,8 @@ def test_a_file_that_is_no_faster_says_so_beside_the_score_in_float32(
     assert main(["export", str(model), "--evaluate", *SCENES, "trainer.precision=bf16-mixed"]) == 0
     shown = capsys.readouterr().out
     assert ("The file is no faster than its model on this CPU." in shown) is slower
-    assert main(["evaluate", str(model), *SCENES, "trainer.precision=32", "--json"]) == 0
-    expected = json.loads(capsys.readouterr().out)["metrics"]["x/AbsRel"]
-    assert metrics["x/AbsRel"] == pytest.approx(expected, rel=1e-6)
-    assert ["x/AbsRel", f"{expected:.4f}", "0.2500"] in [line.split()[:3] for line in shown.splitlines()]
-
-
-@pytest.mark.slow
-def test_an_int8_file_with_resizing_and_post_processing_is_evaluated(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    """Also with a score threshold inside, which other evaluations refuse."""
-    torch.manual_seed(0)
-    heads = {"x": {"name": "one_stage", "width": 16, "fusion_blocks": 0}}
-    config = configs.from_mapping({**RUN, "heads": heads}, "test", SCENES)
-    classes = [one.name for one in build_data(config).val.classes["detection"]]
-    model = densevit.create_model(RUN["backbone"], heads, classes).model
-    densevit.save(Predictor(model, config), tmp_path / "model.safetensors")
-    flags = ["--int8", "--resize", "--postprocess", "--threshold", "1", "--json"]
-    assert main(["export", str(tmp_path / "model.safetensors"), *flags]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["evaluation"]["file"].keys() == report["evaluation"]["model"].keys()
-    assert 0 <= report["evaluation"]["file"]["x/AR100"] <= 1
-    assert report["int8"]["int8_bytes"] < 0.4 * report["int8"]["float32_bytes"]
+    score = f"{metrics['x/AbsRel']:.4f}"
+    assert ["x/AbsRel", score, "0.2500"] in [line.split()[:3] for line in shown.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -177,26 +138,16 @@ def test_an_int8_file_with_resizing_and_post_processing_is_evaluated(
     [
         (["model.onnx"], "model.onnx: is an exported file. Fix: name the model that it is of."),
         (["model.pth", "--bf16", "--out", "x.onnx"], "Fix: fp16 (--half), or --out NAME.pt2."),
-        (["model.pth", "--canvas", "320"], "'320' is not a height and width, as in 320x320."),
+        (["model.pth", "--canvas", "320"], "'320' is not a height and width"),
+        (["model.pth", "--int8", "--out", "x.pt2"], "x.pt2: only ONNX files are quantised"),
+        (["model.pth", "--int8", "--half"], "int8 and half are two precisions of one file"),
     ],
 )
-def test_what_cannot_be_written_is_an_error_before_the_model_is_read(
-    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_what_cannot_be_written_is_an_error_before_the_model_is_read(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("model.onnx").write_text("of another program")
     assert main(["export", *flags]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_int8_needs_an_onnx_file_and_is_no_second_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    model = tmp_path / "model.safetensors"
-    for flags, message in [
-        (["--out", "x.pt2"], "x.pt2: only ONNX files are quantised"),
-        (["--half"], "int8 and half are two precisions of one file"),
-    ]:
-        assert main(["export", str(model), "--int8", *flags]) == 2
-        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -205,16 +156,11 @@ def test_int8_needs_an_onnx_file_and_is_no_second_precision(tmp_path: Path, caps
         ("run", None, "run/model.onnx"),
         ("run", "fp16", "run/model-half.onnx"),
         ("run", "bf16", "run/model-bf16.pt2"),
-        ("run", "int8", "run/model-int8.onnx"),
-        ("run/detr.pth", None, "run/detr.onnx"),
         ("run/detr.pth", "int8", "run/detr-int8.onnx"),
-        ("hf:facebook/detr-resnet-50", None, "detr-resnet-50.onnx"),
         ("hf:org/swin-v1.5", "fp16", "swin-v1.5-half.onnx"),
     ],
 )
-def test_a_file_without_name_is_written_beside_its_model(
-    model: str, precision: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_file_without_name_is_written_beside_its_model(model, precision, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     Path("run/detr.pth").touch()

@@ -50,18 +50,13 @@ def test_json_is_the_only_output_and_has_null_for_what_json_lacks(capsys: pytest
         out.show("a table")
         out.result({"AP": float("nan"), "names": ("é", float("inf"), 1.5)})
         assert json.loads(capsys.readouterr().out) == {"AP": None, "names": ["é", None, 1.5]}
-
-
-def test_result_is_for_json_and_show_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     output().show("runs/[a]: 3 images")
     output().result({"a": 1})
     output(quiet=True).show("nothing")
     assert capsys.readouterr().out == "runs/[a]: 3 images\n"
 
 
-def test_redirected_progress_is_a_line_every_half_minute(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_redirected_progress_is_a_line_every_half_minute(capsys, monkeypatch):
     now = iter(range(0, 4000, 12))  # 12 seconds a call: at the start and after each item
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     assert list(output().track("abcdefg", "Predicting", 20)) == list("abcdefg")
@@ -71,17 +66,11 @@ def test_redirected_progress_is_a_line_every_half_minute(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "less than 1 s"), (40.4, "about 40 s"), (720, "about 12 min"), (12600, "about 3.5 h")],
-)
-def test_duration_in_words(seconds: float, text: str) -> None:
-    assert progress.duration(seconds) == text
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.44, "0.4"), (9.94, "9.9"), (9.96, "10"), (25.3, "25")])
-def test_speeds_below_10_have_a_decimal(value: float, text: str) -> None:
-    assert progress.speed(value) == f"{text} images/s"
+def test_durations_and_speeds_in_words() -> None:
+    durations = {0.2: "less than 1 s", 40.4: "about 40 s", 720: "about 12 min", 12600: "about 3.5 h"}
+    assert {seconds: progress.duration(seconds) for seconds in durations} == durations
+    speeds = {0.44: "0.4", 9.94: "9.9", 9.96: "10", 25.3: "25"}
+    assert {value: progress.speed(value).removesuffix(" images/s") for value in speeds} == speeds
 
 
 @pytest.fixture
@@ -92,21 +81,14 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.integration
-def test_json_of_a_training_is_all_of_stdout(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Trains with this flag."""
-    assert main(["train", "tiny.yaml", "--json", "--run-dir", "run"]) == 0
+def test_a_training_prints_lines_after_a_quiet_one_that_prints_none(tiny, capsys, monkeypatch):
+    """Redirected, a line when half a minute is over. The second run folder has markup in its name."""
+    assert main(["train", "tiny.yaml", "--json", "--run-dir", "json"]) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)
-    assert result["run"] == "run" and result["stopped_by"] == 0
-    assert result["metrics"] == json.loads((tiny / "run" / "metrics.json").read_text())
-    assert "writing to run/" in captured.err  # the lines for people
-
-
-@pytest.mark.integration
-def test_a_training_prints_lines_after_a_quiet_one_that_prints_none(
-    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Redirected, a line when half a minute is over. The second run folder has markup in its name."""
+    assert result["run"] == "json" and result["stopped_by"] == 0
+    assert result["metrics"] == json.loads((tiny / "json" / "metrics.json").read_text())
+    assert "writing to json/" in captured.err  # the lines for people
     assert main(["train", "tiny.yaml", "--quiet", "--run-dir", "run"]) == 0
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
@@ -114,9 +96,7 @@ def test_a_training_prints_lines_after_a_quiet_one_that_prints_none(
     out = capsys.readouterr().out
     assert r"writing to m[/x]\x1b[1m/" in out
     lines = out.splitlines()
-    assert [line.split("  ")[0] for line in lines if line.startswith("step ")] == [
-        f"step {n} of 4" for n in (1, 2, 3, 4)
-    ]
+    assert [line.split("  ")[0] for line in lines if line[:5] == "step "] == [f"step {n} of 4" for n in (1, 2, 3, 4)]
     assert [line for line in lines if line.startswith("validation: ")]
 
 
@@ -126,7 +106,7 @@ HOSTILE = "[/x] [red] :smile: \x1b[31m \x9b1m \ud800 é"
 SHOWN = r"[/x] [red] :smile: \x1b[31m \x9b1m \ud800 é"
 
 
-def test_tables_and_lines_show_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_lines_and_pages_show_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -137,6 +117,8 @@ def test_tables_and_lines_show_names_as_they_are(capsys: pytest.CaptureFixture[s
         output().show(shown)
     said = capsys.readouterr().out
     assert said.count(SHOWN) == 5 and "\x1b" not in said
+    write_page(tmp_path / "page.html", os.fsdecode(b"<\xff>"), "about", [])
+    assert r"<title>&lt;\udcff&gt;" in (tmp_path / "page.html").read_text("utf-8")
 
 
 def run(arguments: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[bytes]":
@@ -147,7 +129,7 @@ def run(arguments: str, folder: Path, **environment: str) -> "subprocess.Complet
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("redirection", [">&-", "| head -c 1", ">&- 2>&-", "2>&1 | head -c 1"])
+@pytest.mark.parametrize("redirection", [">&-", "2>&1 | head -c 1"])
 def test_a_training_without_a_reader_is_complete(redirection: str, tiny: Path) -> None:
     done = run(f"densevit train tiny.yaml --run-dir run trainer.max_steps=2 data.val_length=1 {redirection}", tiny)
     assert done.returncode == 0, done.stderr
@@ -155,8 +137,7 @@ def test_a_training_without_a_reader_is_complete(redirection: str, tiny: Path) -
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"},
-                                         {"PYTHONIOENCODING": "ascii:strict", "LANG": "C"}])  # fmt: skip
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
 def test_any_encoding_of_the_terminal_shows_all_names(environment: dict[str, str], tiny: Path) -> None:
     document = {
         "images": [{"id": 1, "file_name": "1.png"}],
@@ -175,16 +156,7 @@ def test_any_encoding_of_the_terminal_shows_all_names(environment: dict[str, str
     assert b"\\u732b" in done.stdout and (tiny / "page.html").is_file()
 
 
-def test_a_run_folder_whose_name_is_no_utf8_is_refused_before_the_training(
-    tiny: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_folder_whose_name_is_no_utf8_is_refused_before_the_training(tiny, capsys):
     assert main(["train", "tiny.yaml", "--run-dir", os.fsdecode(b"r\xff")]) == 2
-    assert capsys.readouterr().err.startswith(
-        r"--run-dir r\udcff: the name is not valid UTF-8, which model files need. Fix:"
-    )
+    assert r"--run-dir r\udcff: the name is not valid UTF-8" in capsys.readouterr().err
     assert [path.name for path in tiny.iterdir()] == ["tiny.yaml"]
-
-
-def test_pages_show_file_names_that_are_no_utf8(tmp_path: Path) -> None:
-    write_page(tmp_path / "page.html", os.fsdecode(b"<\xff>"), "about", [])
-    assert r"<title>&lt;\udcff&gt;" in (tmp_path / "page.html").read_text("utf-8")

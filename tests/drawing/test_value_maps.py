@@ -35,15 +35,8 @@ def test_near_is_bright_far_is_dark_unknown_is_grey():
         assert tuple(found[name][50, 0]) == BRIGHT and tuple(found[name][50, 79]) == DARK
     assert (found["truth"][:30] == UNKNOWN).all() and (found["relative error"][:30] == UNKNOWN).all()
     assert tuple(found["prediction"][10, 0]) == BRIGHT
-
-
-def test_equal_ratios_are_equal_steps():
-    """4 m is half way from 1 m to 16 m."""
-    steps = np.array(
-        [np.flatnonzero((INFERNO[::-1] == color).all(1))[0] for color in panels({"depth": ramp()})["prediction"][0]]
-    )
-    expected = np.linspace(0, 255, 80)
-    assert np.abs(steps - expected).max() < 5  # the outermost per cent are clipped to the end colours
+    steps = [np.flatnonzero((INFERNO[::-1] == color).all(1))[0] for color in found["prediction"][0]]
+    assert np.abs(steps - np.linspace(0, 255, 80)).max() < 5  # equal ratios; the outermost per cent are clipped
 
 
 def test_ground_truth_and_prediction_share_colors():
@@ -81,7 +74,6 @@ def test_relative_depth_is_aligned_to_ground_truth_if_available():
     ("near", "far", "labels"),
     [
         (0.4, 60.0, ["0.5 m", "1 m", "2 m", "5 m", "10 m", "20 m", "50 m"]),
-        (1.9, 7.1, ["2 m", "3 m", "4 m", "5 m", "6 m", "7 m"]),
         (1.15, 1.33, ["1.15 m", "1.2 m", "1.25 m", "1.3 m"]),
     ],
 )
@@ -92,30 +84,33 @@ def test_color_bar_labels_round_depths(near: float, far: float, labels: list[str
         assert near * (far / near) ** place == pytest.approx(float(text.removesuffix(" m")))
 
 
-def test_color_bar_shows_near_to_far_with_dark_text():
-    panel = panels({"depth": ramp(200, 300)})["prediction"]
-    band = panel[200:]
-    row = next(row for row in band if (row == BRIGHT).all(1).any() and (row == DARK).all(1).any())
-    shown = [tuple(color) for color in row]
-    assert shown.index(BRIGHT) < shown.index(DARK)
-    assert (band[-12:] < 100).all(2).sum() > 20  # letters
-
-
-@pytest.mark.parametrize("size", [(1, 1), (2, 300), (300, 2), (37, 53)])
-@pytest.mark.parametrize("values", [0.0, 3.0, math.nan])
-def test_any_size_and_constant_depth_are_drawn(size: tuple[int, int], values: float):
-    depth = np.full(size, values, np.float32)
-    image = np.zeros((*size, 3), np.uint8)
-    for key in ("depth", "inverse_depth"):
-        for truth in (None, {"depth": torch.zeros(size)}, {"depth": torch.full(size, 2.0)}, {"image_id": 3}):
-            drawn = draw(image, {key: torch.from_numpy(depth)}, (), truth=truth)
-            assert drawn.dtype == np.uint8 and drawn.ndim == 3
-
-
-def test_sheet_has_two_columns():
+def test_sheet_has_two_columns_and_a_color_bar_below_each():
     image = np.full((600, 600, 3), 90, np.uint8)
     depth = torch.from_numpy(ramp(600, 600))
     alone = draw(image, {"depth": depth}, ())
     beside = draw(image, {"depth": depth}, (), truth={"depth": depth})
     assert alone.shape[1] == beside.shape[1] > 1200
     assert beside.shape[0] == 2 * alone.shape[0]
+    band = panels({"depth": ramp(200, 300)})["prediction"][200:]
+    row = next(row for row in band if (row == BRIGHT).all(1).any() and (row == DARK).all(1).any())
+    shown = [tuple(color) for color in row]
+    assert shown.index(BRIGHT) < shown.index(DARK)
+    assert (band[-12:] < 100).all(2).sum() > 20  # letters
+
+
+@pytest.mark.parametrize(
+    ("size", "value", "key", "truth"),
+    [
+        ((1, 1), 0.0, "depth", None),
+        ((2, 300), 3.0, "inverse_depth", 2.0),
+        ((300, 2), math.nan, "depth", 2.0),
+        ((37, 53), math.nan, "inverse_depth", 0.0),
+        ((37, 53), 3.0, "depth", 0.0),
+        ((1, 1), 3.0, "inverse_depth", None),
+    ],
+)
+def test_any_size_and_constant_depth_are_drawn(size: tuple[int, int], value: float, key: str, truth: float | None):
+    known = {"image_id": 3} if truth is None else {"depth": torch.full(size, truth)}
+    for targets in (None, known):
+        drawn = draw(np.zeros((*size, 3), np.uint8), {key: torch.full(size, value)}, (), truth=targets)
+        assert drawn.dtype == np.uint8 and drawn.ndim == 3

@@ -6,7 +6,7 @@ import pytest
 
 from densevit.interfaces import Plot
 from densevit.reporting import plots
-from densevit.reporting.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Panel
+from densevit.reporting.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "$<script>alert(1)</script>_{日本}&amp;"
@@ -26,20 +26,14 @@ def texts(svg: str) -> list[str]:
     return [element.text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]
 
 
-def test_axes_point_up_and_right():
+def test_axes_point_up_and_right_and_unit_axes_fill_the_frame():
     [[(x1, y1), (x2, y2), (x3, y3)]] = paths(plots.lines({"AP": [(0, 0.0), (10, 0.5), (20, 1.0)]}), "c0")
     assert x2 - x1 == pytest.approx(x3 - x2, abs=0.2) and x2 > x1
     assert y1 - y2 == pytest.approx(y2 - y3, abs=0.2) and y2 < y1
-
-
-def test_tick_labels_of_small_values_differ():
-    labels = texts(plots.lines({"AP": [(1000, 0.0001), (2000, 0.0005)]}))
-    assert "0.0002" in labels and len({*labels}) == len(labels) >= 8
-
-
-def test_unit_axes_fill_the_frame():
     svg = plots.lines({"a": [(0, 1), (1, 0.5)]}, unit_axes=True)
     assert paths(svg, "c0") == [[(LEFT, TOP), (WIDTH - RIGHT, TOP + (HEIGHT - TOP - BOTTOM) / 2)]]
+    labels = texts(plots.lines({"AP": [(1000, 0.0001), (2000, 0.0005)]}))
+    assert "0.0002" in labels and len({*labels}) == len(labels) >= 8
 
 
 @pytest.mark.parametrize(
@@ -63,17 +57,14 @@ def test_curves_have_the_colors_of_the_legend():
     assert "#" not in re.sub(r"href=\"#|&#", "", svg)  # each colour is the page's
 
 
-def test_texts_are_escaped_and_no_formulas():
-    svg = plots.lines({"a": [(0, 1), (1, 2)]}, x=HOSTILE, y=HOSTILE)
-    assert texts(svg).count(HOSTILE) == 2 and "<script" not in svg
-    shares = np.eye(2)
-    assert texts(plots.heat_map([HOSTILE[:20], "b"], shares)).count(HOSTILE[:20]) == 2
-
-
-@pytest.mark.parametrize("name", ["#2463c9", "font: 'a' <b>", 'a id="b"', 'x="0.12345"', "xlink:href", "> <", "_"])
+@pytest.mark.parametrize("name", [HOSTILE, "#2463c9", 'a id="b"', 'x="0.12345"', "xlink:href", "> <", "_"])
 def test_names_that_look_like_svg_are_shown_as_they_are(name: str):
-    assert texts(plots.heat_map([name, "b"], np.eye(2))).count(name) == 2
-    assert name in texts(plots.svg_file("title", Plot("x", "y", {name: [(0, 1), (1, 2)]})))
+    assert texts(plots.heat_map([name[:20], "b"], np.eye(2))).count(name[:20]) == 2
+    if name == HOSTILE:
+        svg = plots.lines({"a": [(0, 1), (1, 2)]}, x=name, y=name)
+        assert texts(svg).count(name) == 2 and "<script" not in svg
+    else:
+        assert name in texts(plots.svg_file("title", Plot("x", "y", {name: [(0, 1), (1, 2)]})))
 
 
 def test_a_style_of_the_user_is_not_applied_and_not_changed():
@@ -90,28 +81,11 @@ def test_a_histogram_has_a_bar_for_each_interval_with_values():
     bars = [path.get("d") for path in svg.iter() if path.get("style", "") == "fill: var(--c0)"]
     heights = [max(ys) - min(ys) for ys in ([float(y) for y in re.findall(r"[ML] \S+ (\S+)", bar)] for bar in bars)]
     assert len(heights) == 10 and sum(height > 0 for height in heights) == 3
+    assert all("var(--c0)" in plots.histogram(values) for values in ([3.0], [0.0, 0.0], [-2.0, 1e9]))
     assert heights[5] == pytest.approx(2 * heights[0], abs=0.2) == pytest.approx(6 * heights[9], abs=0.6)
 
 
-@pytest.mark.parametrize("values", [[3.0], [0.0, 0.0], [-2.0, 1e9]])
-def test_a_histogram_of_few_values(values: list[float]):
-    assert "var(--c0)" in plots.histogram(values)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.25, "0.25"), (1e-5, "1e-05"), (20_000, "20k"), (-1e-15, "0"), (0.1 + 0.2, "0.3"), (1e30, "1e+30")],
-)
-def test_tick_labels_are_short(value: float, text: str):
-    assert plots.short(value) == text
-
-
-def test_shares_are_rounded_but_never_to_0_or_100_per_cent():
-    svg = plots.heat_map(["a", "b"], np.array([[0.99999, 0.00001], [0, 1]]))
-    assert texts(svg)[-3:] == [">99", "<1", "100"]
-
-
-@pytest.mark.parametrize(("classes", "named", "numbers"), [(24, 24, 24 * 24), (80, 80, 0), (81, 0, 0), (300, 0, 0)])
+@pytest.mark.parametrize(("classes", "named", "numbers"), [(24, 24, 24 * 24), (80, 80, 0), (81, 0, 0)])
 def test_larger_matrices_have_no_numbers_and_then_no_names(classes: int, named: int, numbers: int):
     svg = plots.heat_map([f"class {n}" for n in range(classes)], np.full((classes, classes), 1 / classes))
     found = texts(svg)
@@ -125,6 +99,7 @@ def test_cells_of_a_matrix_are_blue_or_red_by_share():
 
     from PIL import Image
 
+    assert texts(plots.heat_map(["a", "b"], np.array([[0.99999, 0.00001], [0, 1]])))[-3:] == [">99", "<1", "100"]
     svg = plots.heat_map(["a", "b"], np.array([[0.75, 0.25], [0.0, 1.0]]))
     with Image.open(io.BytesIO(base64.b64decode(re.search(r'base64,([^"]*)', svg)[1]))) as image:
         pixels = np.asarray(image.convert("RGBA"))
@@ -143,21 +118,3 @@ def test_a_plot_is_an_svg_file_of_its_own():
     found = texts(svg)
     assert {"precision-recall", "recall", "precision", "cat & <dog>", "_fox"} <= {*found} and "empty" not in found
     assert "var(" not in svg and "prefers-color-scheme: dark" in svg  # other viewers than browsers know no variables
-
-
-def test_labels_of_near_points_do_not_overlap():
-    points = [(1.0 + i / 100, 0.5, f"model-<{i}> $") for i in range(4)]
-    svg = plots.scatter_file([Panel("AP", "cost", [*points, (2.0, 0.9, "far")]), Panel("one", "cost", [(3, 0.1, "x")])])
-    root = ElementTree.fromstring(svg)
-    labels = [text for text in root.iter(f"{SVG}text") if (text.text or "").startswith("model-")]
-    places = [(text.get("style"), float(text.get("x")), float(text.get("y"))) for text in labels]
-    assert len(places) == 4
-    for i, (style, x, y) in enumerate(places):
-        for other_style, other_x, other_y in places[i + 1 :]:
-            assert abs(y - other_y) >= 10 or ("end" in style) != ("end" in other_style) or abs(x - other_x) > 60
-
-
-def test_scatter_plots_are_logarithmic():
-    svg = plots.scatter_file([Panel("AP", "cost", [(1, 0.0, "a"), (10, 1.0, "b"), (100, 0.5, "c")])])
-    marks = [float(use.get("x")) for use in ElementTree.fromstring(svg).iter(f"{SVG}use")]
-    assert len(marks) == 3 and marks[1] - marks[0] == pytest.approx(marks[2] - marks[1], abs=0.2)

@@ -2,18 +2,12 @@
 
 import json
 import re
-import xml.etree.ElementTree as ElementTree
-from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
-import torch
 
-from densevit import config as configs
-from densevit.data.build import build_data
 from densevit.interfaces import Class
-from densevit.weights.building import build_model
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(8)]
 LABELS = {"a": "Reference", "b": "Challenger"}
@@ -64,168 +58,6 @@ def test_tables_have_means_seeds_and_the_time_to_reach_the_yardstick(tool: Modul
         "| Reference |  | 0.100 |  | 0.200 |",
         "| Challenger | 0.000 | 0.100 | 0.300 | 0.400 |",
     ]  # 0.2 lies midway between 5 and 7.5 minutes
-
-
-def test_plot_has_a_line_for_each_seed_and_for_the_mean(tool: ModuleType) -> None:
-    nodes = [*ElementTree.fromstring(tool.plot(results(), LABELS)).iter()]
-    kinds = re.compile(
-        r"fill: none; stroke: #(?:D55E00|555555|0072B2|009E73|CC3399); stroke-width: ([\d.]+)", re.IGNORECASE
-    )
-    lines = [(found[1], node.get("d")) for node in nodes if (found := kinds.match(node.get("style", "")))]
-    assert [width for width, _ in lines] == [*["0.8", "0.8", "2.5"] * 2, "2.5", "2.5"]  # and the legend's
-    points = [[(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", path)] for _, path in lines[3:6]]
-    means = [(x, (y + z) / 2) for (x, y), (_, z) in zip(points[0], points[1], strict=True)]
-    assert points[2] == [pytest.approx(point, abs=0.11) for point in means]
-    assert {"Reference", "Challenger"} <= {node.text for node in nodes if node.tag.endswith("text")}
-    assert sum(node.tag.endswith("use") and "fill: #ffffff" in node.get("style", "") for node in nodes) == 1
-
-
-def test_finished_runs_are_not_repeated(tool: ModuleType, tmp_path: Path) -> None:
-    empty = tool.read(tmp_path)
-    assert [key.folder for key in tool.missing(empty, ["a"], 2, [10, 2.5])] == [
-        "a-seed0-2.5min",
-        "a-seed0-10min",
-        "a-seed1-2.5min",
-        "a-seed1-10min",
-    ]
-    tool.write(results(), tmp_path)
-    assert [key.folder for key in tool.missing(tool.read(tmp_path), ["a", "b"], 2, [10, 5])] == [
-        "a-seed0-5min",
-        "a-seed1-5min",
-        "b-seed1-5min",
-    ]
-    assert tool.images_of(10, 60.0) == 36_000
-
-
-def test_interrupted_runs_go_on(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key, commands = tool.RunKey("detector", 0, 2.0), []
-    folder = tmp_path / "runs" / key.folder
-    monkeypatch.setattr(tool, "execute", lambda arguments, *_: commands.append(arguments))
-    (folder / "checkpoints").mkdir(parents=True)
-    assert tool.train(key, tool.CONTESTANTS["detector"], 60.0, tmp_path, 1, 8) == [] and not folder.exists()
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "checkpoints" / "last.ckpt").touch()
-    assert tool.train(key, tool.CONTESTANTS["detector"], 60.0, tmp_path, 1, 8) == [] and folder.exists()
-    assert "trainer.max_images=7200" in commands[0] and commands[1][-2:] == ["--resume", str(folder)]
-
-
-def test_contestants_train_on_the_same_scenes_and_are_evaluated_on_the_test_split(tool: ModuleType) -> None:
-    sections = []
-    for contestant in tool.CONTESTANTS.values():
-        _, *arguments = tool.command(contestant, Path("runs"), ["trainer.max_images=80"])
-        given = arguments[arguments.index(str(contestant.config)) : -2]
-        config = configs.load(given[0], given[1:])
-        assert (config.trainer.max_images, config.data.split) == (80, "test")
-        sections.append(
-            {key: config.data.model_dump().get(key) for key in ("name", "image_size", "batch_size", "seed")}
-        )
-    assert all(section == sections[0] for section in sections)
-
-
-def test_peer_has_the_size_of_the_yardstick(tool: ModuleType, peer: ModuleType) -> None:
-    config = configs.load(tool.CONTESTANTS["transformers_detr"].config)
-    yardstick = configs.load(tool.CONTESTANTS["detr_options"].config)
-    with torch.device("meta"):
-        theirs, ours = peer.build(config, len(CLASSES)), build_model(yardstick, {"detection": CLASSES})
-    counts = [sum(p.numel() for p in model.parameters()) for model in (theirs, ours)]
-    assert 0.8 <= counts[0] / counts[1] <= 1.2
-
-
-def test_peer_gets_boxes_relative_to_the_image_and_gives_them_in_original_pixels(peer: ModuleType) -> None:
-    """An image of 40 x 20 pixels, resized from 80 x 40: a box of its right half, found by the second query."""
-    target = {
-        "boxes": torch.tensor([[20.0, 0.0, 40.0, 20.0]]),
-        "labels": torch.tensor([1]),
-        "size": (20, 40),
-        "original_size": (40, 80),
-    }
-    (label,) = peer.labels([target], torch.device("cpu"))
-    assert label["boxes"].tolist() == [[0.75, 0.5, 0.5, 1.0]] and label["class_labels"].tolist() == [1]
-    logits = torch.tensor([[[0.0, 0.0, 2.0], [1.0, 3.0, 4.0]]])  # two classes and "no object"
-    outputs = SimpleNamespace(logits=logits, pred_boxes=torch.stack([torch.zeros(1, 4), label["boxes"]], dim=1))
-    (found,) = peer.predictions(outputs, [target])
-    assert found["labels"].tolist() == [0, 1] and found["boxes"][1].tolist() == [40.0, 0.0, 80.0, 40.0]
-    assert found["scores"][1].item() == pytest.approx(1 / (2.718281828**-2 + 1 + 2.718281828), rel=1e-5)
-
-
-class Oracle(torch.nn.Module):
-    """Outputs of transformers' DETR that equal the labels of the batches, in their order."""
-
-    def __init__(self, labels: list[list[dict[str, torch.Tensor]]]) -> None:
-        super().__init__()
-        self.labels = iter(labels)
-
-    def forward(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor) -> SimpleNamespace:
-        assert pixel_mask.all() and pixel_values.shape[1:] == (3, 128, 128)
-        labels = next(self.labels)
-        logits = torch.zeros(len(labels), 40, len(CLASSES) + 1)
-        logits[..., -1] = 20.0  # no object
-        boxes = torch.zeros(len(labels), 40, 4)
-        for image, label in enumerate(labels):
-            count = len(label["boxes"])
-            boxes[image, :count] = label["boxes"]
-            logits[image, torch.arange(count), label["class_labels"]] = 40.0
-        return SimpleNamespace(logits=logits, pred_boxes=boxes)
-
-
-def test_validation_of_the_peer_gives_the_labels_an_ap_of_1(tool: ModuleType, peer: ModuleType) -> None:
-    recipe = tool.CONTESTANTS["transformers_detr"].config
-    data = build_data(configs.load(recipe, [*tool.FIXED, *tool.HELD_OUT, "data.val_length=4", "data.num_workers=0"]))
-    device = torch.device("cpu")
-    oracle = Oracle([peer.labels(batch["targets"], device) for batch in data.val_loader()])
-    assert peer.validate(oracle, data, device, nullcontext) == {"detection/AP": 1.0, "detection/AP50": 1.0}
-
-
-def test_options_are_changed_alone_and_chosen_on_other_scenes_than_the_held_out(tool: ModuleType) -> None:
-    options = __import__("detection_options")
-    contestants = options.contestants()
-    bases = {name: base for name, base in options.BASES.items() if base.config is not None}
-    assert len(contestants) == sum(1 + len(base.options) for base in bases.values())
-    for name, base in bases.items():
-        plain = configs.load(base.config, contestants[name].overrides)
-        for option in base.options:
-            contestant = contestants[options.key(name, option)]
-            config = configs.load(contestant.config, contestant.overrides)
-            assert (config.data, config.backbone) == (plain.data, plain.backbone) and config.data.split == "val"
-            assert (config.heads, config.optim) != (plain.heads, plain.optim), option
-            with torch.device("meta"):
-                build_model(config, {"detection": CLASSES})
-
-
-def test_throughput_is_measured_in_a_folder_with_quotes(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clocks = []
-
-    def execute(arguments: list[str], log: Path, threads: int) -> None:
-        file, *overrides = arguments[4 : arguments.index("--run-dir")]
-        (clock,) = configs.load(file, overrides).trainer.callbacks
-        clocks.append(clock)
-        Path(clock.options["file"]).write_text("0.25")
-
-    monkeypatch.setattr(tool, "execute", execute)
-    out = tmp_path / 'the field\'s"runs"'
-    out.mkdir()
-    speed = tool.images_per_second("detector", tool.CONTESTANTS["detector"], out)
-    assert speed == tool.BATCH_SIZE / 0.25 and clocks[0].name == "convergence_clock:Clock"
-
-
-def test_table_of_options_has_the_change_over_equal_seeds(tool: ModuleType) -> None:
-    options = __import__("detection_options")
-    base, option = "deformable_two_stage", options.key("deformable_two_stage", "without denoising")
-    runs = [(base, 0, 0.3), (base, 1, 0.4), (option, 1, 0.35)]
-    results = {
-        "rates": {base: 58.0, option: 60.0},
-        "images_per_second": {},
-        "runs": [
-            {"contestant": name, "seed": seed, "minutes": 3.0, "points": [[1, 0.1, 0.2], [2, ap, 2 * ap]]}
-            for name, seed, ap in runs
-        ],
-    }
-    assert options.table(results).splitlines()[2:] == [
-        "| Deformable DETR with two stages, denoising and dense_loss | 58.0 | 2 | 0.350 ± 0.071 | 0.700 ± 0.141 |  |",
-        "| without denoising | 60.0 | 1 | 0.350 | 0.700 | -0.050 |",
-    ]
 
 
 def test_the_page_has_the_tables_and_the_plot_of_the_results(tool: ModuleType, project: Path, tmp_path: Path) -> None:

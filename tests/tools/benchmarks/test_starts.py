@@ -10,7 +10,7 @@ import pytest
 
 from densevit import config
 
-NAMES = ("detector", "semantic", "depth", "instances", "panoptic", "classifier")
+NAMES = ("detector", "depth")
 OTHER = {"group": "depth", "scores": {}}
 
 
@@ -30,9 +30,7 @@ def test_a_start_and_its_twin_differ_in_the_weights_and_the_rate_of_the_backbone
     assert start.trainer == twin.trainer
 
 
-def test_finished_runs_become_entries_and_measured_speeds_stay(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_runs_become_entries_and_measured_speeds_stay(tool, tmp_path, monkeypatch):
     run = tmp_path / "runs" / "depth_random"
     run.mkdir(parents=True)
     for file in tool.FINISHED:

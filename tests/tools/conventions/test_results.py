@@ -36,14 +36,6 @@ def test_figures_are_those_of_results_json(problems_of: ProblemsOf) -> None:
     assert f"{JSON}:1: there is no recipe fcm" in problems(JSON, "", added)
 
 
-def test_scores_are_not_typed(problems_of: ProblemsOf) -> None:
-    problems = problems_of("results.scores_are_not_typed")
-    assert problems(PAGE, "AP 0.512<!-- AP of fcn -->", "box\nAP 0.512") == [f"{PAGE}:4: AP 0.512 is a score of fcn"]
-    assert problems(PAGE, "AP 0.512<!-- AP of fcn -->", "AP 0.511, mIoU 0.512, AP50 0.512") == []
-    assert problems(CONFIG, "# Train it.", "# Without it AP 0.512.") == [f"{CONFIG}:4: AP 0.512 is a score of fcn"]
-    assert problems("docs/benchmarks.md", "", "AP 0.512\n") == []
-
-
 @pytest.fixture
 def write(conventions: Callable[[str], Any], tree_of: Callable[..., Any]) -> Write:
     """`write(trainings={}, files={})` changes the small project, writes its figures and returns the changed files."""
@@ -70,14 +62,10 @@ def test_writing_corrects_the_figures_and_nothing_else(write: Write) -> None:
 
 def test_a_start_is_compared_with_its_twin_from_random_weights(write: Write) -> None:
     start = {"group": "starts", "data": "scenes", "seeds": [0], "images": 400, "passes": 10, "label": "on scenes"}
+    twin = {**start, "recipe": "start/fcn", "label": "from random weights", "scores": {"depth/AbsRel": [0.1]}}
     starts = {
         "start/fcn": {**start, "scores": {"depth/AbsRel": [0.2]}, "twin": "start/fcn, random weights"},
-        "start/fcn, random weights": {
-            **start,
-            "recipe": "start/fcn",
-            "label": "from random weights",
-            "scores": {"depth/AbsRel": [0.1]},
-        },
+        "start/fcn, random weights": twin,
     }
     table = "<!-- results: starts; config, score, from random weights, images seen -->\n"
     files = {
@@ -88,11 +76,7 @@ def test_a_start_is_compared_with_its_twin_from_random_weights(write: Write) -> 
     assert found["docs/a.md"].splitlines()[4] == (
         "| `start/fcn` | AbsRel 0.200 | AbsRel 0.100: not worse | 400, 10 of the recipe's 50 passes |"
     )
-    assert found["configs/start/fcn.yaml"].splitlines()[1:3] == [
-        "# Measured: on scenes: AbsRel 0.200 (9 scenes, seed 0) after 400 images, 10 of the recipe's 50 passes, not"
-        " better than",
-        "#  from random weights; from random weights: AbsRel 0.100.",
-    ]
+    assert "not better than" in found["configs/start/fcn.yaml"]
     starts["start/fcn"]["scores"] = {"depth/AbsRel": [0.05]}
     found = write(starts, files)
     assert "| AbsRel 0.100 |" in found["docs/a.md"]

@@ -13,14 +13,14 @@ from densevit_workbench.benchmarking.cases import (
     setting_of,
 )
 
-FAMILIES = ["swin", "vit", "mvit", "resnet", "timm"]
-HEADS = ["dab_detr", "setr", "dpt"]
+FAMILIES = ["swin", "vit", "timm"]
+HEADS = ["dab_detr", "setr"]
 
 
 def test_the_protocol_gives_all_backbones_the_same_training_and_heads():
     cases = cases_of_protocol(PROTOCOL, FAMILIES, HEADS, ["data.train_length=8", "heads.setr.width=64"])
-    assert [case.name for case in cases[:4]] == ["swin-dab_detr", "swin-setr", "swin-dpt", "vit-dab_detr"]
-    assert len({case.fingerprint for case in cases}) == 15
+    assert [case.name for case in cases[:4]] == ["swin-dab_detr", "swin-setr", "vit-dab_detr", "vit-setr"]
+    assert len({case.fingerprint for case in cases}) == 6
     for case in cases:
         config = case.config()  # the plugins accept their options
         assert [(name, head.name) for name, head in config.heads.items()] == [(case.head, case.head)]

@@ -63,18 +63,8 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
     assert found.results["Tiny-dpt"].metrics["dpt/AbsRel"] > 0
 
     page = (tmp_path / "benchmark.md").read_text()
-    depth = found.results["Tiny-dpt"].metrics
-    scores = [tiny.metrics["setr/mIoU"], *(depth[f"dpt/{name}"] for name in ("AbsRel", "delta1", "RMSE"))]
-    assert "| backbone | initial weights | setr mIoU ↑ | dpt AbsRel ↓ | dpt delta1 ↑ | dpt RMSE ↓ |" in page
-    assert f"| Tiny | random | {' | '.join(f'{score:.3f}' for score in scores)} |" in page
-    for line in (
-        f"software: densevit {densevit.__version__}, torch {torch.__version__}",
-        "data: scenes, 32x32, 8 training and 2 validation images",
-        "budget: 8 images seen, 4 per batch",
-        "seed: 0",
-        "learning rate: setr 0.001; dpt 0.001",
-    ):
-        assert f"- {line}\n" in page
+    for part in (f"torch {torch.__version__}", "8 training and 2 validation images", "8 images seen, 4 per batch"):
+        assert part in page
     assert "- Failing-dpt, cost: RuntimeError: out of order" in page
     assert json.loads((tmp_path / "benchmark.json").read_text())["cases"]["Tiny-setr"]["timings"] == tiny.timings
     texts = [node.text for node in ET.parse(tmp_path / "benchmark.svg").iter("{http://www.w3.org/2000/svg}text")]
@@ -117,32 +107,6 @@ def test_a_stopped_benchmark_goes_on_with_the_same_command(tmp_path, monkeypatch
     )  # the same for both models
 
 
-def test_two_benchmarks_at_once_do_not_share_a_folder(tmp_path, monkeypatch):
-    from densevit_workbench.benchmarking import suite
-
-    cost, refused = suite._cost, []
-
-    def meanwhile(*arguments):
-        with pytest.raises(densevit.ConfigError, match="another process is writing to it"):
-            densevit.benchmark(["dpt_swin"], sizes=[32], batch_sizes=[1], rounds=5, device="cpu", out=tmp_path)
-        refused.append(True)
-        cost(*arguments)
-
-    monkeypatch.setattr(suite, "_cost", meanwhile)
-    densevit.benchmark(["setr_vit"], sizes=[32], batch_sizes=[1], rounds=5, device="cpu", out=tmp_path)
-    assert refused and list(json.loads((tmp_path / "benchmark.json").read_text())["cases"]) == ["setr_vit"]
-
-
-@pytest.mark.integration
-def test_a_changed_config_is_measured_again(tmp_path):
-    first = densevit.benchmark(["dpt_swin"], sizes=[32], batch_sizes=[1], rounds=5, device="cpu", out=tmp_path)
-    second = densevit.benchmark(
-        ["dpt_swin"], ["heads.depth.width=16"], sizes=[32], batch_sizes=[1], rounds=5, device="cpu", out=tmp_path
-    )
-    first_cost, second_cost = (found.results["dpt_swin"].cost["parameters"] for found in (first, second))
-    assert first_cost > second_cost
-
-
 @pytest.mark.integration
 def test_a_config_whose_data_is_elsewhere_has_80_classes(tmp_path):
     found = densevit.benchmark(
@@ -182,18 +146,14 @@ def test_wrong_arguments_exit_with_2(arguments, message, capsys, tmp_path):
     assert message in capsys.readouterr().err
 
 
-def test_the_command_prints_json_alone(capsys, tmp_path):
+def test_the_command_prints_json_alone_and_measures_a_changed_config_again(capsys, tmp_path):
     arguments = ["scenes/dpt_resnet", "data.image_size=32", "--batches", "1", "--rounds", "5", "--device", "cpu"]
-    assert main(["benchmark", *arguments, "--out", str(tmp_path), "--json", "--quiet"]) == 0
-    command = (
-        f"densevit benchmark scenes/dpt_resnet data.image_size=32 --batches 1 --rounds 5 --device cpu --out {tmp_path}"
-    )
-    assert f"- command: `{command} --json --quiet`\n" in (tmp_path / "benchmark.md").read_text()
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["cases"]["dpt_resnet"]["cost"]["parameters"] > 1e7
-
-
-def test_a_file_that_is_no_benchmark_is_an_error(capsys, tmp_path):
+    arguments = ["benchmark", *arguments, "--out", str(tmp_path), "--json", "--quiet"]
+    counts = []
+    for width in ([], ["heads.depth.width=16"]):
+        assert main([*arguments, *width]) == 0
+        counts.append(json.loads(capsys.readouterr().out)["cases"]["dpt_resnet"]["cost"]["parameters"])
+    assert counts[0] > counts[1] > 1e7
     (tmp_path / "benchmark.json").write_text("[]")
-    assert main(["benchmark", "scenes/dpt_resnet", "--out", str(tmp_path)]) == 2
+    assert main(arguments) == 2
     assert "expected the results of a benchmark" in capsys.readouterr().err

@@ -27,34 +27,49 @@ class Fit:
 
 
 @pytest.fixture
-def fits(monkeypatch) -> Fit:
+def replace_fit(monkeypatch):
+    """`replace_fit(function)` puts a function in the place of `fit`."""
     from densevit_workbench.benchmarking import trainings
 
+    return lambda function: monkeypatch.setattr(trainings, "fit", function)
+
+
+@pytest.fixture
+def fits(replace_fit) -> Fit:
     fits = Fit()
-    monkeypatch.setattr(trainings, "fit", fits)
+    replace_fit(fits)
     return fits
 
 
-def test_the_rate_of_the_lowest_loss_after_an_eighth_of_the_images_is_used(fits, tmp_path):
+@pytest.fixture
+def case():
+    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+    return case
+
+
+@pytest.fixture
+def train(fits, case, tmp_path):
+    """`train(result, images, rates, seeds=())` trains the case in the folder of the test."""
     from densevit_workbench.benchmarking.trainings import train_case
 
-    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+    return lambda result, images, rates, seeds=(): train_case(
+        case, result, tmp_path, images, rates, seeds, lambda: None
+    )
+
+
+def test_the_rate_of_the_lowest_loss_after_an_eighth_of_the_images_is_used(fits, train):
     result = CaseResult("")
-    train_case(case, result, tmp_path, 800, [*LOSSES], [], lambda: None)
+    train(result, 800, [*LOSSES])
     assert fits.calls == [(5e-4, 100), (1e-3, 100), (2e-3, 100), (1e-3, 800)]
     assert result.training["trials"] == {"0.0005": 3.0, "0.001": 2.0, "0.002": 4.0}
     assert (result.training["lr"], result.metrics) == (1e-3, {"setr/mIoU": 0.25})
-    train_case(case, result, tmp_path, 800, [*LOSSES], [], lambda: None)
+    train(result, 800, [*LOSSES])
     assert len(fits.calls) == 4  # finished
 
 
-def test_an_interrupted_training_goes_on_where_it_was(fits, tmp_path, monkeypatch):
-    from densevit_workbench.benchmarking import trainings
-    from densevit_workbench.benchmarking.trainings import train_case
-
-    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+def test_an_interrupted_training_goes_on_where_it_was(fits, train, tmp_path, replace_fit):
     result = CaseResult("", training={"asked": [800, 5e-4, 1e-3], "trials": {"0.0005": 3.0}})
-    train_case(case, result, tmp_path, 800, [5e-4, 1e-3], [], lambda: None)
+    train(result, 800, [5e-4, 1e-3])
     assert fits.calls == [(1e-3, 100), (1e-3, 800)]
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True)
@@ -65,31 +80,25 @@ def test_an_interrupted_training_goes_on_where_it_was(fits, tmp_path, monkeypatc
         resumed.append(resume)
         return SimpleNamespace(stopped_by=0, metrics={"setr/mIoU": 0.5})
 
-    monkeypatch.setattr(trainings, "fit", resume)
+    replace_fit(resume)
     del result.training["runs"]
-    train_case(case, result, tmp_path, 800, [5e-4, 1e-3], [], lambda: None)
+    train(result, 800, [5e-4, 1e-3])
     assert (resumed, result.metrics) == ([tmp_path / "run"], {"setr/mIoU": 0.5})
 
 
-def test_another_budget_starts_again(fits, tmp_path):
-    from densevit_workbench.benchmarking.trainings import train_case
-
-    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+def test_another_budget_starts_again(fits, train):
     result = CaseResult("")
-    train_case(case, result, tmp_path, 800, [1e-3], [], lambda: None)
-    train_case(case, result, tmp_path, 1600, [1e-3], [], lambda: None)
+    train(result, 800, [1e-3])
+    train(result, 1600, [1e-3])
     assert fits.calls == [(1e-3, 800), (1e-3, 1600)]
 
 
-def test_each_seed_trains_with_the_rate_of_one_choice(fits, tmp_path):
-    from densevit_workbench.benchmarking.trainings import train_case
-
-    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+def test_each_seed_trains_with_the_rate_of_one_choice(fits, train, case):
     result = CaseResult("")
-    train_case(case, result, tmp_path, 800, [5e-4, 1e-3], [], lambda: None)
+    train(result, 800, [5e-4, 1e-3])
     assert fits.seeds == [(0, "lr-0.0005"), (0, "lr-0.001"), (0, "run")]
     assert result.training["deviations"] == {}
-    train_case(case, result, tmp_path, 800, [5e-4, 1e-3], [0, 1, 2], lambda: None)
+    train(result, 800, [5e-4, 1e-3], [0, 1, 2])
     assert fits.seeds[3:] == [(1, "run-seed-1"), (2, "run-seed-2")]  # the first is kept
     assert fits.calls[3:] == [(1e-3, 800)] * 2
     assert result.training["seeds"] == [0, 1, 2]
@@ -100,34 +109,26 @@ def test_each_seed_trains_with_the_rate_of_one_choice(fits, tmp_path):
     assert case.config(seed=2).data == case.config().data  # the same data set
 
 
-def test_interrupted_seeds_go_on(fits, tmp_path, monkeypatch):
-    from densevit_workbench.benchmarking import trainings
-    from densevit_workbench.benchmarking.trainings import train_case
-
-    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+def test_interrupted_seeds_go_on(fits, train, replace_fit):
     result = CaseResult("")
 
     def stopped(config, run_dir, callbacks, resume_with):
         fits(config, run_dir)
         return SimpleNamespace(stopped_by=2 * config.seed, metrics={"setr/mIoU": 0.25})
 
-    monkeypatch.setattr(trainings, "fit", stopped)
+    replace_fit(stopped)
     with pytest.raises(KeyboardInterrupt):
-        train_case(case, result, tmp_path, 800, [1e-3], [0, 1], lambda: None)
+        train(result, 800, [1e-3], [0, 1])
     assert [*result.training["runs"]] == ["0"] and result.metrics == {}
-    monkeypatch.setattr(trainings, "fit", fits)
-    train_case(case, result, tmp_path, 800, [1e-3], [0, 1], lambda: None)
+    replace_fit(fits)
+    train(result, 800, [1e-3], [0, 1])
     assert [seed for seed, _ in fits.seeds] == [0, 1, 1]
     assert [*result.training["runs"]] == ["0", "1"]
 
 
-def test_a_stopped_training_stops_the_benchmark(fits, tmp_path, monkeypatch):
-    from densevit_workbench.benchmarking import trainings
-    from densevit_workbench.benchmarking.trainings import train_case
-
-    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
-    monkeypatch.setattr(trainings, "fit", lambda *_, **__: SimpleNamespace(stopped_by=15, metrics={}))
+def test_a_stopped_training_stops_the_benchmark(train, replace_fit):
+    replace_fit(lambda *_, **__: SimpleNamespace(stopped_by=15, metrics={}))
     result = CaseResult("")
     with pytest.raises(KeyboardInterrupt):
-        train_case(case, result, tmp_path, 800, [1e-3], [], lambda: None)
+        train(result, 800, [1e-3])
     assert "metrics" not in result.training

@@ -1,5 +1,7 @@
 """`densevit check`: a table, findings, and an exit code."""
 
+import textwrap
+
 import pytest
 
 from densevit.cli import main
@@ -46,66 +48,49 @@ def own(install):
     )
 
 
-def test_valid_backbone_prints_a_table_and_returns_0(own, capsys):
+def test_valid_backbone_returns_0(own, capsys):
     assert main(["check", "backbone", "own", "width=4"]) == 0
     printed = capsys.readouterr().out
     lines = [line.split() for line in printed.splitlines()]
-    assert ["backbone", "own"] in lines
-    assert ["check", "seconds", "note"] in lines
     assert [line[1] for line in lines if line and line[0] in ("strides", "export", "pickling")] == ["passed"] * 3
-    assert "found as 'own', from own 1.0" in printed
-    assert printed.endswith("own: 30 of 30 checks passed\n")
+    assert "found as 'own', from own 1.0" in printed and "30 of 30 checks passed" in printed
 
 
-def test_broken_backbone_prints_findings_and_returns_1(own, capsys):
+def test_findings_return_1(own, capsys):
     assert main(["check", "backbone", "broken", "--skip", "export"]) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith("strides: found maps of 17 x 24 for images of 33 x 47; expected 9 x 12: ")
+    assert all(fact in captured.err for fact in ("strides: ", "17 x 24", "33 x 47", "9 x 12"))
     assert "FAILED" in next(line for line in captured.out.splitlines() if line.startswith("strides"))
-    assert captured.out.endswith("broken: 28 of 29 checks passed\n")
+    assert "28 of 29 checks passed" in captured.out
+    assert main(["check", "backbone", "own", "depth=2"]) == 1
+    assert "ValueError: depth is 2; it is 1 (own_backbones.py, line" in capsys.readouterr().err
 
 
 def test_class_in_the_working_directory_needs_no_entry_point(tmp_path, monkeypatch, capsys):
-    import textwrap
-
     (tmp_path / "only_here.py").write_text(textwrap.dedent(OWN))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend("")  # restores sys.path
     assert main(["check", "backbone", "only_here:Sound", "width=4", "--skip", "export"]) == 0
-    assert "only_here:Sound: 29 of 29 checks passed" in capsys.readouterr().out
+    assert "29 of 29 checks passed" in capsys.readouterr().out
 
 
-def test_head_is_checked_by_name_with_options(capsys):
-    small = "transformer={width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}"
-    options = ["num_queries=3", small, "transformer.feedforward=16"]
-    assert main(["check", "head", "detr", *options, "--skip", "padding"]) == 0
-    assert capsys.readouterr().out.endswith("detr: 32 of 32 checks passed\n")
-
-
-def test_broken_plugins_of_others_do_not_matter(install, capsys):
+def test_a_head_is_checked_beside_broken_plugins_of_others(install, capsys):
     groups = ("backbones", "necks", "heads", "datasets", "evaluators", "targets", "methods", "checkpoints")
     entries = "".join(f"[densevit.{group}]\nsonar = sonar_package:Sonar\n" for group in groups)
     install("sonar", entries, {"sonar_package.py": "raise SystemExit('no licence')"})
-    assert main(["check", "head", "segmenter", "num_layers=1", "width=16", "num_heads=2"]) == 0
-    assert main(["check", "backbone", "resnet", "depth=18", "--skip", "export"]) == 0
+    options = ["num_layers=1", "width=16", "num_heads=2"]
+    assert main(["check", "head", "segmenter", *options, "--skip", "padding"]) == 0
     captured = capsys.readouterr()
-    assert "segmenter: 33 of 33 checks passed" in captured.out and "licence" not in captured.out + captured.err
-
-
-def test_constructor_error_is_a_finding(own, capsys):
-    assert main(["check", "backbone", "own", "depth=2"]) == 1
-    assert "construction: found ValueError: depth is 2; it is 1 (own_backbones.py, line" in capsys.readouterr().err
+    assert "32 of 32 checks passed" in captured.out and "licence" not in captured.out + captured.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["backbone", "own", "widht=4"], "backbone.widht is not an option of 'own'. Did you mean 'width'?"),
-        (["backbone", "own", "width=wide"], "backbone.width should be a valid integer, not 'wide'."),
         (["backbone", "own", "width"], "command line: 'width' is not an option: write key=value"),
         (["backbone", "own", "--skip", "exprt"], "--skip: There is no check 'exprt'. Did you mean 'export'?"),
         (["backbone", "onw"], "There is no backbone 'onw'. Did you mean 'own'?"),
-        (["neck", "own"], "invalid choice: 'neck'"),
     ],
 )
 def test_command_line_error_returns_2(own, arguments, said, capsys):

@@ -27,29 +27,6 @@ def scaled_up(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def test_vit_equals_transformers(tmp_path):
-    from transformers import ViTConfig, ViTModel
-
-    config = ViTConfig(
-        hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, image_size=80,
-        layer_norm_eps=1e-6, attn_implementation="eager",
-    )  # fmt: skip
-    theirs = scaled_up(ViTModel(config, add_pooling_layer=False))
-    theirs.save_pretrained(tmp_path)
-    ours = densevit.create_backbone("vit", variant="tiny", image_size=80, weights=tmp_path).eval()
-    images = torch.randn(1, 3, 80, 80)
-    with torch.no_grad():
-        expected = theirs(images, output_attentions=True).attentions
-    with torch.no_grad(), recorded_attention(ours) as found:
-        ours(images)
-    layers = inspector_of(ours).attention(ours, found, (80, 80))
-    assert [layer.name for layer in layers] == [f"blocks.{i}.attention" for i in range(12)]
-    for layer, weights in zip(layers, expected, strict=True):
-        assert weights.amax() > 0.2
-        torch.testing.assert_close(layer.weights, weights, rtol=1e-4, atol=1e-5)
-        assert layer.query_cells[0].tolist() == [-1, *range(25)] and layer.tokens == 1
-
-
 def test_swin_equals_transformers(tmp_path):
     """Maps of 60, 30, 15 and 8 cells, padded to windows of 7."""
     from transformers import SwinConfig, SwinModel
@@ -69,29 +46,6 @@ def test_swin_equals_transformers(tmp_path):
     for layer, weights in zip(chosen, expected, strict=True):
         assert weights.amax() > 0.2
         torch.testing.assert_close(layer.weights, weights, rtol=1e-3, atol=1e-5)
-
-
-def test_timm_vit_equals_timms_own_unfused_attention():
-    import timm
-
-    backbone = densevit.create_backbone("timm", model="vit_tiny_patch16_224").eval()
-    images = torch.randn(1, 3, 224, 224)
-    found = recorded(backbone, images)
-    theirs = timm.create_model("vit_tiny_patch16_224").eval()
-    theirs.load_state_dict(backbone.state_dict(), strict=False)
-    own = {key.split("blocks.")[-1]: value for key, value in backbone.state_dict().items() if "blocks." in key}
-    theirs.blocks.load_state_dict(own, strict=False)
-    expected: list[Tensor] = []
-    modules = [module for module in backbone.modules() if type(module).__name__ == "Attention"]
-    for module in modules:
-        module.fused_attn = False
-        module.attn_drop.register_forward_hook(lambda module, inputs, output: expected.append(inputs[0]))
-    with torch.no_grad():
-        backbone(images)
-    assert len(found) == len(expected) == 12
-    for (name, weights), wanted in zip(found, expected, strict=True):
-        assert name.endswith("attn")
-        torch.testing.assert_close(weights, wanted, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("keys", [9, 1500])  # written out and fused, see `densevit.layers.attention`
@@ -124,12 +78,11 @@ def test_a_fused_layer_of_torch_is_recorded_in_evaluation_mode():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-@pytest.mark.parametrize("kind", ["none", "bias", "bool", "causal", "scale", "grouped"])
+@pytest.mark.parametrize("kind", ["bias", "bool", "causal", "scale", "grouped"])
 def test_weights_reproduce_the_output_of_fused_attention(kind):
     query, key, value = (torch.randn(2, heads, 7, 8) for heads in (4, 2 if kind == "grouped" else 4, 4))
     value = value[:, :2] if kind == "grouped" else value
     options = {
-        "none": {},
         "bias": {"attn_mask": torch.randn(7, 7)},
         "bool": {"attn_mask": torch.eye(7, dtype=torch.bool) | (torch.rand(7, 7) > 0.5)},
         "causal": {"is_causal": True},
@@ -151,15 +104,9 @@ def test_recording_changes_no_output_and_leaves_nothing_behind():
         plain = backbone(images)
         with recorded_attention(backbone) as found:
             watched = backbone(images)
+            count = len(found)
+            torch.randn(1, 3, 4, 4).softmax(-1)  # outside of the module
     assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
     assert [len(one) for one in hooks] == before
-    count = len(found)
     backbone(images)
     assert len(found) == count
-
-
-def test_a_softmax_outside_of_the_module_is_not_recorded():
-    module = MultiHeadAttention(8, 2)
-    with recorded_attention(module) as found:
-        torch.randn(1, 3, 4, 4).softmax(-1)
-    assert found == []

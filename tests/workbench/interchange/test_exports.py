@@ -1,6 +1,5 @@
 """Data sets as label tools and old scripts write them: folders, list files, names, paths and encodings."""
 
-import codecs
 import json
 import unicodedata
 from pathlib import Path
@@ -63,63 +62,57 @@ def root(tmp_path: Path) -> Path:
 
 # ---- YOLO ----
 
+CVAT = ["classes = 1", "train = data/train.txt", "valid = data/valid.txt", "names = data/obj.names", "backup = backup/"]
+ROBOFLOW = (
+    "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\nnc: 1\nnames: ['cat']\nroboflow: {v: 1}\n"
+)
+YOLO_SETS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, list[str]]]] = {
+    # images with their label files, other files, and the images of each split
+    "darknet of CVAT, packed from data/": (
+        {"obj_train_data/a.jpg": "obj_train_data/a.txt", "obj_valid_data/b.jpg": "obj_valid_data/b.txt"},
+        {
+            "train.txt": "data/obj_train_data/a.jpg\n",
+            "valid.txt": "data/obj_valid_data/b.jpg\n",
+            "obj.names": "cat\n",
+            "obj.data": "\n".join(CVAT),
+        },
+        {"train": ["a.jpg"], "val": ["b.jpg"]},
+    ),
+    "Roboflow": (
+        {
+            **{
+                f"{split}/images/{split}_jpg.rf.5f2b.jpg": f"{split}/labels/{split}_jpg.rf.5f2b.txt"
+                for split in ("train", "valid", "test")
+            },
+            "../train/images/of_another_set.jpg": "",  # the path as it is written
+        },
+        {"README.roboflow.txt": "cats - v1\n===========\n", "data.yaml": ROBOFLOW},
+        {"train": ["train_jpg.rf.5f2b.jpg"], "val": ["valid_jpg.rf.5f2b.jpg"], "test": ["test_jpg.rf.5f2b.jpg"]},
+    ),
+    "old scripts, with paths of another machine": (
+        {f"obj/{name}.jpg": f"obj/{name}.txt" for name in ("a", "b", "c d")},
+        {
+            "train.txt": "/content/darknet/data/obj/a.jpg\r\n",
+            "val.txt": "D:\\old\\darknet\\data\\obj\\b.jpg\r\nobj\\c%20d.jpg\r\n",
+            "classes.txt": "cat\r\n",
+        },
+        {"train": ["a.jpg"], "val": ["b.jpg", "c d.jpg"]},
+    ),
+}
 
-def test_darknet_set_of_cvat(root: Path, recwarn: pytest.WarningsRecorder):
-    """Its lists and obj.data have paths below `data/`, the folder that it was packed from."""
-    for subset, name in (("train", "a"), ("valid", "b")):
-        image(root / f"obj_{subset}_data" / f"{name}.jpg")
-        write(root / f"obj_{subset}_data" / f"{name}.txt", LINE)
-        write(root / f"{subset}.txt", f"data/obj_{subset}_data/{name}.jpg\n")
-    write(root / "obj.names", "cat\n")
-    lines = ["classes = 1", "train = data/train.txt", "valid = data/valid.txt", "names = data/obj.names"]
-    write(root / "obj.data", "\n".join([*lines, "backup = backup/"]))
+
+@pytest.mark.parametrize("name", YOLO_SETS)
+def test_sets_of_yolo_as_tools_write_them(name: str, root: Path, recwarn: pytest.WarningsRecorder):
+    images, texts, expected = YOLO_SETS[name]
+    for file, label in images.items():
+        image(root / file)
+        if label:
+            write(root / label, LINE)
+    for file, text in texts.items():
+        write(root / file, text)
     result = convert("yolo", root)
-    assert names(result) == {"train": ["a.jpg"], "val": ["b.jpg"]} and result.classes == ("cat",)
+    assert names(result) == expected and result.classes == ("cat",)
     assert not recwarn.list
-
-
-def test_ultralytics_set_of_cvat(root: Path, recwarn: pytest.WarningsRecorder):
-    for split, name in (("train", "a"), ("val", "b")):
-        image(root / "images" / split / f"{name}.jpg")
-        write(root / "labels" / split / f"{name}.txt", LINE)
-        write(root / f"{split}.txt", f"data/images/{split}/{name}.jpg\n")
-    write(root / "data.yaml", "names:\n  0: cat\npath: .\ntrain: train.txt\nval: val.txt\n")
-    assert names(convert("yolo", root)) == {"train": ["a.jpg"], "val": ["b.jpg"]}
-    assert not recwarn.list
-
-
-def test_set_of_roboflow(root: Path, recwarn: pytest.WarningsRecorder):
-    for split, name in (("train", "a"), ("valid", "b"), ("test", "c")):
-        image(root / split / "images" / f"{name}_jpg.rf.5f2b.jpg")
-        write(root / split / "labels" / f"{name}_jpg.rf.5f2b.txt", LINE)
-        image(root.parent / split / "images" / "of_another_set.jpg")  # the path as it is written
-    write(root / "README.roboflow.txt", "cats - v1\n==============\n")
-    text = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\nnc: 1\nnames: ['cat']\n"
-    write(root / "data.yaml", f"{text}roboflow:\n  version: 1\n")
-    result = convert("yolo", root)
-    assert {split: len(images) for split, images in names(result).items()} == {"train": 1, "val": 1, "test": 1}
-    assert not recwarn.list
-
-
-def test_set_of_label_studio(root: Path, recwarn: pytest.WarningsRecorder):
-    for name in ("2f0b-a", "77c1-b", "90aa-c"):
-        image(root / "images" / f"{name}.jpg")
-        write(root / "labels" / f"{name}.txt", LINE)
-    write(root / "classes.txt", "cat\n")
-    write(root / "notes.json", "{}")
-    assert sum(map(len, names(convert("yolo", root)).values())) == 3
-    assert not recwarn.list
-
-
-def test_lists_of_old_scripts(root: Path):
-    """Absolute paths of another machine, and lists beside the images without a yaml."""
-    for name in ("a", "b", "c d"):
-        image(root / "obj" / f"{name}.jpg")
-        write(root / "obj" / f"{name}.txt", LINE)
-    write(root / "train.txt", "/content/darknet/data/obj/a.jpg\r\n")
-    write(root / "val.txt", "D:\\old\\darknet\\data\\obj\\b.jpg\r\nobj\\c%20d.jpg\r\n")
-    write(root / "classes.txt", "cat\r\n")
-    assert names(convert("yolo", root)) == {"train": ["a.jpg"], "val": ["b.jpg", "c d.jpg"]}
 
 
 def test_images_of_every_suffix(root: Path, recwarn: pytest.WarningsRecorder):
@@ -147,61 +140,53 @@ def test_a_folder_images_above_the_set_means_nothing(tmp_path: Path, recwarn: py
     assert not recwarn.list
 
 
-def test_a_source_that_is_itself_the_folder_images(tmp_path: Path):
+@pytest.fixture
+def small(root: Path) -> Path:
+    """An image of each split with a label file, and the name of the class."""
     for split in ("train", "val"):
-        image(tmp_path / "images" / split / "a.jpg")
-        write(tmp_path / "labels" / split / "a.txt", LINE)
-    write(tmp_path / "images" / "classes.txt", "cat\n")
-    assert names(convert("yolo", tmp_path / "images")) == {"train": ["a.jpg"], "val": ["a.jpg"]}
+        image(root / "images" / split / "a.jpg")
+        write(root / "labels" / split / "a.txt", LINE)
+    write(root / "classes.txt", "cat\n")
+    return root
+
+
+def test_a_source_that_is_itself_the_folder_images(small: Path):
+    (small / "classes.txt").rename(small / "images" / "classes.txt")
+    assert names(convert("yolo", small / "images")) == {"train": ["a.jpg"], "val": ["a.jpg"]}
 
 
 @pytest.mark.parametrize(
     ("line", "kind"),
     [(f"{LINE.strip()} 0.87", "box"), ("0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75 0.9", "polygon")],
 )
-def test_confidences_of_predictions_are_dropped_and_counted(root: Path, line: str, kind: str):
+def test_confidences_of_predictions_are_dropped_and_counted(small: Path, line: str, kind: str):
     for split in ("train", "val"):
-        image(root / "images" / split / "a.jpg")
-        write(root / "labels" / split / "a.txt", line)
-    write(root / "classes.txt", "cat\n")
-    with pytest.warns(UserWarning, match=r"2 confidences found: 0 used, 2 left out \(2 after the coordinates"):
-        result = convert("yolo", root)
+        write(small / "labels" / split / "a.txt", line)
+    with pytest.warns(UserWarning, match=r"2 confidences found: 0 used, 2 left out"):
+        result = convert("yolo", small)
     assert (result.splits["train"][0].objects[0].segmentation is not None) == (kind == "polygon")
+    write(small / "labels" / "train" / "a.txt", f"{LINE.strip()} 7")  # a track's number
+    with pytest.raises(DataError, match=r"a\.txt, line 1: 6 numbers"):
+        convert_dataset("yolo", small, small.with_name("other"))
 
 
-def test_a_line_of_an_odd_number_of_coordinates_is_an_error(root: Path):
-    for split in ("train", "val"):
-        image(root / "images" / split / "a.jpg")
-        write(root / "labels" / split / "a.txt", f"{LINE.strip()} 7")  # a track's number
-    write(root / "classes.txt", "cat\n")
-    with pytest.raises(DataError, match=r"a\.txt, line 1: 6 numbers; expected a class and x, y, width, height"):
-        convert("yolo", root)
-
-
-def test_names_of_yaml_stay_as_they_are_written(root: Path):
-    for split in ("train", "val"):
-        image(root / split / "a.jpg")
-        write(root / split / "a.txt", LINE)
-    text = "train: train\nval: val\ntest: ~\nnames: {names}\n"
+def test_names_of_yaml_stay_as_they_are_written(small: Path):
+    text = "train: images/train\nval: images/val\ntest: ~\nnames: {names}\n"
     for written in ("[no, yes, 001, 010, null, 12:30]", "{0: no, 1: yes, 2: 001, 3: 010, 4: null, 5: 12:30}"):
-        write(root / "data.yaml", text.format(names=written))
-        assert convert_dataset("yolo", root, root.with_name(written[:2])).classes == (
-            *("no", "yes", "001", "010", "null", "12:30"),
-        )
+        write(small / "data.yaml", text.format(names=written))
+        found = convert_dataset("yolo", small, small.with_name(written[:2])).classes
+        assert found == ("no", "yes", "001", "010", "null", "12:30")
 
 
-def test_missing_files_of_a_list_are_counted_or_errors(root: Path):
-    for split in ("train", "val"):
-        image(root / "images" / split / "a.jpg")
-        write(root / "labels" / split / "a.txt", LINE)
-        write(root / f"{split}.txt", f"images/{split}/a.jpg\nimages/{split}/a.jpg\n")
-    write(root / "train.txt", "images/train/a.jpg\nimages/train/gone.jpg\n")
-    write(root / "data.yaml", "train: train.txt\nval: val.txt\nnames: [cat]\n")
+def test_missing_files_of_a_list_are_counted_or_errors(small: Path):
+    write(small / "val.txt", "images/val/a.jpg\nimages/val/a.jpg\n")
+    write(small / "train.txt", "images/train/a.jpg\nimages/train/gone.jpg\n")
+    write(small / "data.yaml", "train: train.txt\nval: val.txt\nnames: [cat]\n")
     with pytest.raises(DataError, match=r"images/train/gone\.jpg: there is no such .*--skip-unreadable"):
-        convert("yolo", root)
-    reasons = r"1 named, but missing: images/train/gone.jpg; 1 named again by a list: val.txt, line 2"
+        convert("yolo", small)
+    reasons = r".*images/train/gone.jpg.*val.txt, line 2"
     with pytest.warns(UserWarning, match=rf"4 images found: 2 used, 2 left out \({reasons}\)"):
-        convert("yolo", root, skip_unreadable=True)
+        convert("yolo", small, skip_unreadable=True)
 
 
 # ---- VOC ----
@@ -215,35 +200,33 @@ def voc(root: Path, first: int = 1, suffix: str = ".jpg") -> Path:
     return root
 
 
+def add_object(file: Path, corners: tuple[int, int, int, int]) -> None:
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    box = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
+    one = f"<object><name>cat</name><bndbox>{box}</bndbox></object>"
+    write(file, file.read_text().replace("</annotation>", f"{one}</annotation>"))
+
+
 def test_an_xmin_of_0_shows_that_all_boxes_count_from_0(root: Path):
     voc(root, first=0)
     with pytest.raises(AssertionError):
         convert("voc", root)  # no box begins at 0
     convert_dataset("voc", root, root.with_name("from_0"), origin=0)
-    one = "<object><name>cat</name><bndbox><xmin>0</xmin><ymin>5</ymin><xmax>64</xmax><ymax>48</ymax></bndbox></object>"
-    file = root / "Annotations" / "b.xml"
-    write(file, file.read_text().replace("</annotation>", f"{one}</annotation>"))
-    with pytest.warns(
-        UserWarning, match=r"b\.xml, object 2 \(cat\) has the xmin 0, so all coordinates .* from 0"
-    ) as said:
+    add_object(root / "Annotations" / "b.xml", (0, 5, 64, 48))
+    with pytest.warns(UserWarning, match=r"b\.xml, object 2 \(cat\) has the xmin 0") as said:
         result = convert_dataset("voc", root, root.with_name("seen"))
     assert len(said) == 1
     boxes = [one.bbox for images in result.splits.values() for image in images for one in image.objects]
     assert boxes == [tuple(BOX), tuple(BOX), (0, 5, 64, 43)], "of both splits"
-    with pytest.raises(DataError, match=r"xmin 0: coordinates count from 0, not from 1. Fix: --origin 0"):
+    with pytest.raises(DataError, match=r"xmin 0.*Fix: --origin 0"):
         convert_dataset("voc", root, root.with_name("other"), origin=1)
     with pytest.raises(ConfigError, match="only coordinates of voc"):
         convert_dataset("yolo", root, root.with_name("other"), origin=1)
 
 
 def test_dummy_boxes_of_zeros_do_not_show_the_origin(root: Path):
-    voc(root)
-    one = "<object><name>cat</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>0</xmax><ymax>0</ymax></bndbox></object>"
-    file = root / "Annotations" / "b.xml"
-    write(file, file.read_text().replace("</annotation>", f"{one}</annotation>"))
-    with pytest.warns(
-        UserWarning, match=r"3 objects found: 2 used, 1 left out \(1 whose box .*: Annotations/b\.xml, obj"
-    ):
+    add_object(voc(root) / "Annotations" / "b.xml", (0, 0, 0, 0))
+    with pytest.warns(UserWarning, match=r"3 objects found: 2 used, 1 left out .*Annotations/b\.xml, obj"):
         convert("voc", root)
 
 
@@ -278,7 +261,7 @@ def test_voc_images_named_in_xml_files_of_other_names(root: Path):
     assert names(convert("voc", root)) == {"train": ["IMG train.JPG"], "val": ["IMG val.JPG"]}
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1", "gb2312", "utf-8 as utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "gb2312", "utf-8 as utf-16"])
 def test_encodings_of_xml_files(root: Path, encoding: str):
     voc(root)
     name = "猫" if encoding == "gb2312" else "Käfer"
@@ -330,27 +313,6 @@ def test_file_names_of_coco_with_backslashes_and_percents(root: Path):
 # ---- byte-order marks and accents ----
 
 
-def test_byte_order_marks_of_every_text_file(tmp_path: Path):
-    yolo = tmp_path / "yolo" / "in"
-    for split in ("train", "val"):
-        image(yolo / "images" / split / "a.jpg")
-        write(yolo / "labels" / split / "a.txt", LINE)
-        write(yolo / f"{split}.txt", f"images/{split}/a.jpg\n")
-    write(yolo / "data.yaml", "train: train.txt\nval: val.txt\n")
-    write(yolo / "classes.txt", "cat\n")
-    labelme(tmp_path / "labelme" / "in", ["a.jpg", "b.jpg"])
-    for name in "ab":
-        image(tmp_path / "labelme" / "in" / "json" / f"{name}.jpg")
-    coco_set = coco(tmp_path / "coco" / "in", ["a.jpg", "a.jpg"])
-    for split in ("train", "val"):
-        image(coco_set / split / "a.jpg")
-    sets = {"yolo": yolo, "voc": voc(tmp_path / "voc" / "in"), "labelme": tmp_path / "labelme" / "in", "coco": coco_set}
-    for format, root in sets.items():
-        for file in [path for path in root.rglob("*.*") if path.suffix in (".txt", ".yaml", ".xml", ".json")]:
-            file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
-        assert convert(format, root).classes == ("cat",)
-
-
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
 def test_accents_in_any_form(tmp_path: Path, forms: tuple[str, str]):
     """The name of the image has one form, and the label file and its text the other."""
@@ -393,6 +355,6 @@ def test_boxes_of_rotated_photos_with_their_stored_size(tmp_path: Path, format: 
     assert [list(one.bbox) for images in result.splits.values() for image in images for one in image.objects] == [
         box
     ] * 2
-    with pytest.warns(UserWarning, match="boxes fit only the upright images"):
+    with pytest.warns(UserWarning, match="upright"):
         dataset = create_dataset("coco", "train", root=str(tmp_path / "out"), annotations="train.json", images="train")
     assert dataset[0]["image"].shape == (3, 64, 48) and dataset[0]["targets"]["boxes"].tolist() == [[10, 50, 30, 60]]

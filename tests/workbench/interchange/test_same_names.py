@@ -2,10 +2,10 @@
 and split. The image of folder k has the red value 80 k and a box at x = 10 k + 4."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image
@@ -66,84 +66,47 @@ def coco(folders: Sequence[tuple[int, str]]) -> str:
     )
 
 
-def yolo_folders(root: Path, folders: Sequence[str]) -> None:
-    for k, folder in enumerate(folders):
-        image(root / "images" / folder / "0.jpg", k)
-        write(root / "labels" / folder / "0.txt", yolo_line(k))
-    write(root / "classes.txt", "cat\n")
+class Maker(NamedTuple):
+    """Where the image and the label file of a folder are, and the list or json of a split."""
+
+    image: str
+    label: str = ""
+    lists: str = ""
+    line: str = ""
 
 
-def yolo_beside(root: Path, folders: Sequence[str]) -> None:
-    for k, folder in enumerate(folders):
-        image(root / folder / "0.jpg", k)
-        write(root / folder / "0.txt", yolo_line(k))
-    write(root / "classes.txt", "cat\n")
+MAKERS = {
+    "yolo in folders": Maker("images/{}/0.jpg", "labels/{}/0.txt"),
+    "yolo beside": Maker("{}/0.jpg", "{}/0.txt"),
+    "yolo in lists": Maker("images/{}/0.jpg", "labels/{}/0.txt", "{split}.txt", "/home/other/set/images/{}/0.jpg\n"),
+    "voc beside": Maker("{}/0.jpg", "{}/0.xml"),
+    "voc in folders": Maker("images/{}/0.jpg", "Annotations/{}/0.xml"),
+    "voc in years": Maker("{}/JPEGImages/0.jpg", "{}/Annotations/0.xml", "{}/ImageSets/Main/{split}.txt", "0\n"),
+    "voc in lists": Maker("JPEGImages/{}/0.jpg", "Annotations/{}/0.xml", "ImageSets/Main/{split}.txt", "{}/0\n"),
+    "labelme beside": Maker("{}/0.jpg", "{}/0.json", line="C:\\Users\\other\\0.jpg"),
+    "labelme in folders": Maker("photos/{}/0.jpg", "labels/{}/0.json", line="..\\..\\photos\\{}\\0.jpg"),
+    "coco in one json": Maker("images/{}/0.jpg"),
+    "coco in splits": Maker("{split}/{}/0.jpg", lists="{split}.json", line="{}/0.jpg"),
+}
 
 
-def yolo_lists(root: Path, folders: Sequence[str]) -> None:
-    yolo_folders(root, folders)
-    for split, folder in zip(SPLITS, folders, strict=True):
-        write(root / f"{split}.txt", f"/home/other/set/images/{folder}/0.jpg\n")
-    write(root / "data.yaml", "train: train.txt\nval: val.txt\ntest: test.txt\nnames: [cat]\n")
-
-
-def voc_beside(root: Path, folders: Sequence[str]) -> None:
-    for k, folder in enumerate(folders):
-        image(root / folder / "0.jpg", k)
-        write(root / folder / "0.xml", xml(k))
-
-
-def voc_folders(root: Path, folders: Sequence[str]) -> None:
-    for k, folder in enumerate(folders):
-        image(root / "images" / folder / "0.jpg", k)
-        write(root / "Annotations" / folder / "0.xml", xml(k))
-
-
-def voc_years(root: Path, folders: Sequence[str]) -> None:
-    for k, (split, folder) in enumerate(zip(SPLITS, folders, strict=True)):
-        image(root / folder / "JPEGImages" / "0.jpg", k)
-        write(root / folder / "Annotations" / "0.xml", xml(k))
-        write(root / folder / "ImageSets" / "Main" / f"{split}.txt", "0\n")
-
-
-def voc_lists(root: Path, folders: Sequence[str]) -> None:
-    for k, (split, folder) in enumerate(zip(SPLITS, folders, strict=True)):
-        image(root / "JPEGImages" / folder / "0.jpg", k)
-        write(root / "Annotations" / folder / "0.xml", xml(k))
-        write(root / "ImageSets" / "Main" / f"{split}.txt", f"{folder}/0\n")
-
-
-def labelme_beside(root: Path, folders: Sequence[str]) -> None:
-    for k, folder in enumerate(folders):
-        image(root / folder / "0.jpg", k)
-        write(root / folder / "0.json", labelme(k, "C:\\Users\\other\\0.jpg"))
-
-
-def labelme_folders(root: Path, folders: Sequence[str]) -> None:
-    for k, folder in enumerate(folders):
-        image(root / "photos" / folder / "0.jpg", k)
-        write(root / "labels" / folder / "0.json", labelme(k, f"..\\..\\photos\\{folder}\\0.jpg"))
-
-
-def coco_json(root: Path, folders: Sequence[str]) -> None:
-    names = [
-        (k, image(root / "images" / name / "0.jpg", k).relative_to(root / "images")) for k, name in enumerate(folders)
-    ]
-    write(root / "result.json", coco([(k, str(name)) for k, name in names]))
-
-
-def coco_splits(root: Path, folders: Sequence[str]) -> None:
-    for k, (split, folder) in enumerate(zip(SPLITS, folders, strict=True)):
-        image(root / split / folder / "0.jpg", k)
-        write(root / f"{split}.json", coco([(k, f"{folder}/0.jpg")]))
-
-
-MAKERS = (
-    *(yolo_folders, yolo_beside, yolo_lists),
-    *(voc_beside, voc_folders, voc_years, voc_lists),
-    *(labelme_beside, labelme_folders, coco_json, coco_splits),
-)
-WITH_SPLITS = ("yolo_lists", "voc_years", "voc_lists", "coco_splits")
+def make(name: str, root: Path, folders: Sequence[str]) -> None:
+    """Writes a set of one image in each folder; the lists have the splits in their order."""
+    format, maker = name.partition(" ")[0], MAKERS[name]
+    for k, (folder, split) in enumerate(zip(folders, SPLITS, strict=False)):
+        image(root / maker.image.format(folder, split=split), k)
+        line = maker.line.format(folder)
+        if maker.label:
+            texts = {"yolo": yolo_line(k), "voc": xml(k), "labelme": labelme(k, line)}
+            write(root / maker.label.format(folder), texts[format])
+        if maker.lists:
+            write(root / maker.lists.format(folder, split=split), coco([(k, line)]) if format == "coco" else line)
+    if format == "yolo":
+        write(root / "classes.txt", "cat\n")
+        if maker.lists:
+            write(root / "data.yaml", "train: train.txt\nval: val.txt\ntest: test.txt\nnames: [cat]\n")
+    if name == "coco in one json":
+        write(root / "result.json", coco([(k, f"{folder}/0.jpg") for k, folder in enumerate(folders)]))
 
 
 def contents(root: Path) -> dict[int, tuple[str, list[float]]]:
@@ -160,27 +123,22 @@ def contents(root: Path) -> dict[int, tuple[str, list[float]]]:
 
 
 @pytest.mark.parametrize("folders", [FOLDERS, SPLITS], ids=["abc", "splits"])
-@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
-def test_images_of_one_name_keep_their_pixels_boxes_and_splits(
-    tmp_path: Path,
-    make: Callable[[Path, Sequence[str]], None],
-    folders: Sequence[str],
-    recwarn: pytest.WarningsRecorder,
-):
+@pytest.mark.parametrize("name", MAKERS)
+def test_images_of_one_name_keep_their_pixels_boxes_and_splits(tmp_path, name, folders, recwarn):
     root, out = tmp_path / "in", tmp_path / "out"
-    make(root, folders)
-    has_splits = (folders is SPLITS and make is not coco_json) or make.__name__ in WITH_SPLITS
-    result = convert_dataset(make.__name__.partition("_")[0], root, out, None if has_splits else {"train": 1.0})
-    convert_dataset("coco", out, tmp_path / "again", None if has_splits else {"train": 1.0})
-    expected = {}
-    for k in range(3):
-        x, y, w, h = box(k)
-        expected[k] = (SPLITS[k] if has_splits else "train", [x, y, x + w, y + h])
+    make(name, root, folders)
+    has_splits = (folders is SPLITS and name != "coco in one json") or bool(MAKERS[name].lists)
+    shares = None if has_splits else {"train": 1.0}
+    result = convert_dataset(name.partition(" ")[0], root, out, shares)
+    convert_dataset("coco", out, tmp_path / "again", shares)
     for folder in (out, tmp_path / "again"):
         found = contents(folder)
-        assert {k: split for k, (split, _) in found.items()} == {k: split for k, (split, _) in expected.items()}
+        assert {k: split for k, (split, _) in found.items()} == {
+            k: SPLITS[k] if has_splits else "train" for k in range(3)
+        }
         for k, (_, corners) in found.items():
-            assert corners == pytest.approx(expected[k][1], abs=1e-3)
+            x, y, w, h = box(k)
+            assert corners == pytest.approx([x, y, x + w, y + h], abs=1e-3)
     images, _, objects = result.inventories
     assert (images.total, images.used, objects.total, objects.used) == (3, 3, 3, 3)
     assert not recwarn.list, "a correct set has no warning"
@@ -224,23 +182,21 @@ def test_an_image_elsewhere_is_used_only_if_its_name_is_unique(tmp_path: Path):
 
 def test_two_label_files_of_one_image_are_named(tmp_path: Path):
     """An xml file whose image is missing does not get another one's."""
-    voc_beside(tmp_path / "in", SPLITS[:2])
+    make("voc beside", tmp_path / "in", SPLITS[:2])
     (tmp_path / "in" / "train" / "0.jpg").unlink()
     with pytest.raises(DataError, match=r"train/0\.xml and .*val/0\.xml both belong to .*val/0\.jpg"):
         convert_dataset("voc", tmp_path / "in", tmp_path / "out", {"train": 1.0})
 
 
-def test_two_images_of_one_label_file_are_named(tmp_path: Path):
-    for make in (yolo_folders, voc_beside):
-        root = tmp_path / make.__name__
-        make(root, FOLDERS)
-        second = image(next(root.rglob("a/0.jpg")).with_suffix(".png"), 2)
-        if make is voc_beside:  # <filename> decides: the other image is counted
-            with pytest.warns(
-                UserWarning, match=r"4 images found: 3 used, 1 left out \(1 without an xml file.*a/0\.png"
-            ):
-                convert_dataset("voc", root, tmp_path / "out", {"train": 1.0})
-            file = root / "a" / "0.xml"
-            write(file, file.read_text().replace("<filename>0.jpg</filename>", ""))
-        with pytest.raises(DataError, match=rf"(?=.*0\.jpg)(?=.*{second.name})"):
-            convert_dataset(make.__name__[: make.__name__.index("_")], root, tmp_path / "other", {"train": 1.0})
+@pytest.mark.parametrize("name", ["yolo in folders", "voc beside"])
+def test_two_images_of_one_label_file_are_named(name: str, tmp_path: Path):
+    root, format = tmp_path / "in", name.partition(" ")[0]
+    make(name, root, FOLDERS)
+    second = image(next(root.rglob("a/0.jpg")).with_suffix(".png"), 2)
+    if format == "voc":  # <filename> decides: the other image is counted
+        with pytest.warns(UserWarning, match=r"4 images found: 3 used, 1 left out .*a/0\.png"):
+            convert_dataset("voc", root, tmp_path / "out", {"train": 1.0})
+        file = root / "a" / "0.xml"
+        write(file, file.read_text().replace("<filename>0.jpg</filename>", ""))
+    with pytest.raises(DataError, match=rf"(?=.*0\.jpg)(?=.*{second.name})"):
+        convert_dataset(format, root, tmp_path / "other", {"train": 1.0})

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,27 @@ def assert_same(one: Any, other: Any) -> None:
         assert one == other
 
 
-@pytest.mark.parametrize("kind", [coco, upright_photos, label_maps, depth])
-@pytest.mark.parametrize("split", SPLITS)
+def assert_same_samples(one: Any, other: Any) -> None:
+    assert_same(one["image"], other["image"])
+    assert one["targets"].keys() == other["targets"].keys()
+    for key, value in one["targets"].items():
+        assert_same(value, other["targets"][key])
+
+
+@pytest.fixture
+def out(made_once: Any, tmp_path: Path) -> Path:
+    """A copy of shards of label maps."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        write(label_maps, folder)
+
+    return Path(shutil.copytree(made_once("shards", make) / "out", tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "split"), [(coco, "train"), (upright_photos, "train"), (label_maps, "val"), (depth, "val")]
+)
 def test_samples_are_those_of_the_source(tmp_path: Path, kind: Any, split: str) -> None:
     section, out = write(kind, tmp_path)
     source, shards = create_dataset(split=split, **section), create_dataset("shards", split, root=str(out))
@@ -135,23 +155,17 @@ def test_samples_are_those_of_the_source(tmp_path: Path, kind: Any, split: str) 
         assert expected is None or np.array_equal(expected, found)
     shards.check_labels()
     for index in range(COUNT):
-        one, other = source[index], shards[index]
-        assert_same(one["image"], other["image"])
-        assert one["targets"].keys() == other["targets"].keys()
-        for key, value in one["targets"].items():
-            assert_same(value, other["targets"][key])
+        assert_same_samples(source[index], shards[index])
+    if kind is not upright_photos:
+        check_by_webdataset(source, sorted(map(str, (out / split).glob("*.tar"))), kind)
 
 
-@pytest.mark.parametrize("kind", [coco, label_maps, depth])
-def test_webdataset_reads_the_shards(tmp_path: Path, kind: Any) -> None:
+def check_by_webdataset(source: Any, files: list[str], kind: Any) -> None:
     webdataset = pytest.importorskip("webdataset")
-    section, out = write(kind, tmp_path)
-    source = create_dataset(split="train", **section)
-    files = sorted(map(str, (out / "train").glob("*.tar")))
     records = list(webdataset.WebDataset(files, shardshuffle=False))
     assert [record["__key__"] for record in records] == [f"{index:09}" for index in range(COUNT)]
     for index, record in enumerate(records):
-        path = Path(source.path(index))  # type: ignore[attr-defined]  # these sets have it
+        path = Path(source.path(index))
         assert record[path.suffix[1:]] == path.read_bytes(), "images keep their bytes"
         assert json.loads(record["json"])["values"]["image_id"] == source[index]["targets"]["image_id"]
     if kind is label_maps:
@@ -163,19 +177,17 @@ def test_webdataset_reads_the_shards(tmp_path: Path, kind: Any) -> None:
 
 
 def test_data_sets_without_files_are_written_as_png(tmp_path: Path) -> None:
-    options = ["data={name: scenes, train_length: 3, val_length: 2, image_size: 32, panoptic: true}"]
-    (tmp_path / "data.yaml").write_text(options[0].removeprefix("data="))
+    (tmp_path / "data.yaml").write_text(
+        "{name: scenes, train_length: 3, val_length: 2, image_size: 32, panoptic: true}"
+    )
     assert main(["shard", str(tmp_path / "data.yaml"), str(tmp_path / "out")]) == 0
     source = create_dataset("scenes", "train", train_length=3, image_size=32, panoptic=True)
     shards = Shards("train", str(tmp_path / "out"))
     for index in range(3):
         one, other = source[index], shards[index]
-        assert_same(one["image"], other["image"])
-        assert one["targets"].keys() == other["targets"].keys()
-        for key, value in one["targets"].items():
-            if key == "masks":
-                value, other["targets"][key] = value.to("cpu"), other["targets"][key].to("cpu")
-            assert_same(value, other["targets"][key])
+        for targets in (one["targets"], other["targets"]):
+            targets["masks"] = targets["masks"].to("cpu")
+        assert_same_samples(one, other)
 
 
 # ---- the order ----
@@ -211,19 +223,8 @@ def test_an_epoch_has_each_record_once_and_few_shards_at_a_time(tmp_path: Path) 
     assert len({str(order) for order in orders}) == 3
 
 
-def test_windows_of_four_shards() -> None:
-    shards = Shards.__new__(Shards)
-    shards._paths, shards._shard = [""] * 10, np.repeat(np.arange(10), 5)
-    order = shards.shuffled(np.arange(50), np.random.default_rng(0))
-    assert sorted(order) == list(range(50))
-    windows = [set(shards._shard[order[begin : begin + 20]].tolist()) for begin in (0, 20, 40)]
-    assert [len(window) for window in windows] == [4, 4, 2] and set.union(*windows) == set(range(10))
-    assert len(set(shards._shard[order[:8]].tolist())) > 2, "records of a window are shuffled"
-
-
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_resuming_continues_exactly(tmp_path: Path, num_workers: int) -> None:
-    _, out = write(label_maps, tmp_path)
+def test_resuming_continues_exactly(out: Path, num_workers: int) -> None:
     section = DataSection(name="shards", root=str(out), batch_size=2, image_size=32, num_workers=num_workers)  # type: ignore[call-arg]
 
     def names(loader: Any) -> list[list[str]]:
@@ -237,8 +238,7 @@ def test_resuming_continues_exactly(tmp_path: Path, num_workers: int) -> None:
     assert names(resumed) == whole[1:]
 
 
-def test_open_shards_are_not_pickled(tmp_path: Path) -> None:
-    _, out = write(label_maps, tmp_path)
+def test_open_shards_are_not_pickled(out: Path) -> None:
     shards = Shards("train", str(out))
     image = shards[0]["image"]
     assert torch.equal(pickle.loads(pickle.dumps(shards))[0]["image"], image)
@@ -247,41 +247,40 @@ def test_open_shards_are_not_pickled(tmp_path: Path) -> None:
 # ---- errors ----
 
 
-def test_a_folder_that_exists_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out = write(label_maps, tmp_path)
+def test_a_folder_that_exists_is_kept(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(out.rglob("*"))
-    assert main(["shard", str(tmp_path / "data.yaml"), str(out)]) == 2
-    assert f"{out} exists. Fix: remove it, or name another folder." in capsys.readouterr().err
+    (tmp_path / "data.yaml").write_text("{name: scenes, train_length: 3, val_length: 2, image_size: 32}")
+    command = ["shard", str(tmp_path / "data.yaml"), str(out)]
+    assert main(command) == 2
+    assert f"{out} exists" in capsys.readouterr().err and sorted(out.rglob("*")) == before
     shutil.rmtree(out)
     out.with_name("out.partial").mkdir()
-    assert main(["shard", str(tmp_path / "data.yaml"), str(out)]) == 2
-    assert "or an interrupted one has left it." in capsys.readouterr().err
-    assert before
+    assert main(command) == 2
+    assert "an interrupted one has left it" in capsys.readouterr().err
+    assert main([*command[:2], "y", "--size", "big"]) == 2
+    assert "'big' is not a number of bytes" in capsys.readouterr().err
 
 
-def test_missing_and_truncated_shards_are_named(tmp_path: Path) -> None:
-    _, out = write(label_maps, tmp_path)
+def test_missing_and_truncated_shards_are_named(out: Path, tmp_path: Path) -> None:
     file = out / "train" / "000001.tar"
     content = file.read_bytes()
     file.write_bytes(content[:-600])
-    with pytest.raises(DataError, match=r"000001.tar is cut short: it has \d+ bytes, the index says \d+. Fix: copy"):
+    with pytest.raises(DataError, match=r"000001.tar is cut short: .*Fix: copy"):
         Shards("train", str(out))
     file.unlink()
-    with pytest.raises(DataError, match=r"000001.tar: the index names this shard, but: No such file.*Fix: copy"):
+    with pytest.raises(DataError, match=r"000001.tar: .*No such file.*Fix: copy"):
         Shards("train", str(out))
     (out / "train" / "records.npz").write_bytes(b"")
     file.write_bytes(content)
     with pytest.raises(DataError, match=r"records.npz cannot be read: .*Fix: copy"):
         Shards("train", str(out))
-    (out / "index.json").write_text("{}")
-    with pytest.raises(DataError, match=r"index.json is not an index of shards"):
-        Shards("train", str(out))
+    with pytest.raises(DataError, match=r"no split 'test', only train.* Fix: data.split=NAME"):
+        Shards("test", str(out))
     with pytest.raises(DataError, match=r"holds no shards. Fix: densevit shard SRC"):
         Shards("train", str(tmp_path))
 
 
-def test_a_damaged_record_is_named_and_can_be_skipped(tmp_path: Path) -> None:
-    _, out = write(label_maps, tmp_path)
+def test_a_damaged_record_is_named_and_can_be_skipped(out: Path) -> None:
     shards = Shards("train", str(out))
     file = Path(shards._paths[0])
     data = bytearray(file.read_bytes())
@@ -295,49 +294,34 @@ def test_a_damaged_record_is_named_and_can_be_skipped(tmp_path: Path) -> None:
     assert len(batch["images"]) == COUNT - 1 and len(batch["skipped"]) == 1
 
 
-def test_unknown_splits_and_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out = write(label_maps, tmp_path, "--split", "train")
-    with pytest.raises(DataError, match=r"no split 'val', only train. Fix: data.split=NAME"):
-        Shards("val", str(out))
-    assert main(["shard", "x", "y", "--size", "big"]) == 2
-    assert "'big' is not a number of bytes" in capsys.readouterr().err
+def changed_index(out: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes the entry of the split train in the index."""
+    document = json.loads((out / "index.json").read_text())
+    change(document["splits"]["train"])
+    (out / "index.json").write_text(json.dumps(document))
 
 
 @pytest.mark.parametrize("name", ["../secret.tar", "{absolute}"])
-def test_an_index_names_shards_below_its_folder(name: str, tmp_path: Path) -> None:
-    folder = write(coco, tmp_path)[1]
-    index = folder / "index.json"
-    secret = folder.parent / "secret.tar"
-    document = json.loads(index.read_text())
-    entry = document["splits"]["train"]["shards"][0]
-    shutil.copyfile(folder / entry["name"], secret)
-    entry["name"] = name.format(absolute=secret)
-    index.write_text(json.dumps(document))
+def test_an_index_names_shards_below_its_folder(name: str, out: Path) -> None:
+    secret = shutil.copyfile(out / "train" / "000000.tar", out.parent / "secret.tar")
+    changed_index(out, lambda split: split["shards"][0].update(name=name.format(absolute=secret)))
     with pytest.raises(DataError, match=r"index\.json names the shard .*secret\.tar., outside of "):
-        Shards("train", root=str(folder))
-
-
-def index_of(out: Path) -> Any:
-    return json.loads((out / "index.json").read_text())
+        Shards("train", root=str(out))
 
 
 @pytest.mark.parametrize("file", ["train/000000.tar", "train/records.npz", "index.json"])
-def test_shards_and_their_lists_are_regular_files(file: str, tmp_path: Path) -> None:
-    _, out = write(label_maps, tmp_path)
-    document = index_of(out)
-    document["splits"]["train"]["shards"][0]["bytes"] = 0  # the size of a FIFO
-    (out / "index.json").write_text(json.dumps(document))
+def test_shards_and_their_lists_are_regular_files(file: str, out: Path) -> None:
+    changed_index(out, lambda split: split["shards"][0].update(bytes=0))  # the size of a FIFO
     if file != "train/000000.tar":
         (out / "train" / "000000.tar").write_bytes(b"")
     (out / file).unlink()
     os.mkfifo(out / file)
-    with pytest.raises(DataError, match=f"{file} is a FIFO; a regular file is expected"):
+    with pytest.raises(DataError, match=f"{file} is a FIFO"):
         Shards("train", str(out))
 
 
 @pytest.mark.parametrize(("key", "value"), [("shard", 99), ("shard", -1), ("first", -512), ("length", 2**40)])
-def test_records_outside_of_their_shard_are_refused(key: str, value: int, tmp_path: Path) -> None:
-    _, out = write(label_maps, tmp_path)
+def test_records_outside_of_their_shard_are_refused(key: str, value: int, out: Path) -> None:
     with np.load(out / "train" / "records.npz") as stored:
         arrays = dict(stored)
     arrays[key][1] = value
@@ -347,12 +331,12 @@ def test_records_outside_of_their_shard_are_refused(key: str, value: int, tmp_pa
 
 
 @pytest.mark.parametrize("change", [{"shards": [3]}, {"classes": []}, {"images": "x"}, {"provides": None}])
-def test_damaged_index_is_named(change: dict[str, Any], tmp_path: Path) -> None:
-    _, out = write(label_maps, tmp_path)
-    document = index_of(out)
-    document["splits"]["train"].update(change)
-    (out / "index.json").write_text(json.dumps(document))
+def test_damaged_index_is_named(change: dict[str, Any], out: Path) -> None:
+    changed_index(out, lambda split: split.update(change))
     with pytest.raises(DataError, match=r"index.json is damaged"):
+        Shards("train", str(out))
+    (out / "index.json").write_text("{}")
+    with pytest.raises(DataError, match=r"index.json is not an index of shards"):
         Shards("train", str(out))
 
 
@@ -380,20 +364,15 @@ def sparse(size: int) -> bytes:
     "record",
     [
         member(tarfile.FIFOTYPE),
-        member(tarfile.CHRTYPE),
-        member(tarfile.BLKTYPE),
         member(tarfile.DIRTYPE),
-        member(tarfile.SYMTYPE, link="0.json"),
         member(tarfile.LNKTYPE, link="0.json"),
         member(tarfile.SYMTYPE, link="/etc/passwd"),
         sparse(2**32),
     ],
-    ids=["FIFO", "character device", "block device", "folder", "link of itself", "hard link", "link outside", "sparse"],
+    ids=["FIFO", "folder", "hard link", "link outside", "sparse"],
 )
 def test_members_of_a_record_are_regular_files(record: bytes) -> None:
-    with pytest.raises(
-        UnreadableFileError, match=r"train/000000.tar, record 3: its member 0.json is not a regular file"
-    ):
+    with pytest.raises(UnreadableFileError, match=r"000000.tar, record 3: .*0.json is not a regular file"):
         decode(record, "train/000000.tar, record 3")
 
 

@@ -73,21 +73,16 @@ def test_models_unknown_to_transformers_export_tensors_only(tmp_path):
     assert found.files == {} and found.notes == ["No transformers config represents this model: tensors only."]
 
 
-@pytest.mark.parametrize("task", ["depth", "segmentation"])
 @torch.no_grad()
-def test_dpt_exports_to_transformers(task, tmp_path):
-    from transformers import DPTForDepthEstimation, DPTForSemanticSegmentation
+def test_dpt_exports_to_transformers(tmp_path):
+    from transformers import DPTForSemanticSegmentation
 
     torch.manual_seed(2)
-    own = {
-        "name": "dpt" if task == "depth" else "dpt_segmentation",
-        "width": 16,
-        "reassemble_channels": [8, 12, 16, 24],
-    }
+    own = {"name": "dpt_segmentation", "width": 16, "reassemble_channels": [8, 12, 16, 24]}
     backbone = {"name": "vit", "variant": "nano", "image_size": 64, "readout": "project", "feature_norm": False}
     values = {
         "backbone": {**backbone, "features": [1, 2, 4, 6], "mean": [0.5] * 3, "std": [0.5] * 3},
-        "heads": {task: own},
+        "heads": {"segmentation": own},
         "data": {"name": "scenes"},
         "trainer": {"max_steps": 1},
     }
@@ -97,20 +92,13 @@ def test_dpt_exports_to_transformers(task, tmp_path):
         tensor.add_(torch.randn_like(tensor) * (0.1 if tensor.ndim < 2 else 0.02))
     save(model, tmp_path / "model.safetensors")
     export(tmp_path, "hf").write(tmp_path / "hf")
-    kind = DPTForDepthEstimation if task == "depth" else DPTForSemanticSegmentation
-    theirs, report = kind.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    theirs, report = DPTForSemanticSegmentation.from_pretrained(tmp_path / "hf", output_loading_info=True)
     unused = ("fusion_stage.layers.0.residual_layer1", "dpt.layernorm", "pooler")
     assert not [key for key in report["missing_keys"] if not any(part in key for part in unused)]
     assert not report["unexpected_keys"]
     pixels = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8)
     batch = {"images": pixels, "padding_mask": torch.zeros(1, 64, 64, dtype=torch.bool), "targets": []}
-    outputs = model(batch)[task]
-    found = theirs.eval()(pixels / 127.5 - 1)
-    if task == "depth":
-        torch.testing.assert_close(outputs["inverse_depth"][:, 0], found.predicted_depth, rtol=1e-4, atol=1e-4)
-        return
-    ours = torch.nn.functional.interpolate(
-        outputs["logits"], found.logits.shape[2:], mode="bilinear", align_corners=True
-    )
+    found, logits = theirs.eval()(pixels / 127.5 - 1), model(batch)["segmentation"]["logits"]
+    ours = torch.nn.functional.interpolate(logits, found.logits.shape[2:], mode="bilinear", align_corners=True)
     torch.testing.assert_close(ours, found.logits, rtol=1e-4, atol=1e-4)
     assert theirs.config.id2label == {0: "road", 1: "tree"}
