@@ -96,15 +96,6 @@ def assert_timm_s(mvit: MViT, reference: "MultiScaleVit", images: Tensor, assert
     assert_equal_features(mvit, expected, images.double())
 
 
-@pytest.mark.integration
-def test_tiny_matches_timm_at_the_training_size(randomise, assert_equal_features):
-    import timm
-
-    reference = timm.create_model("mvitv2_tiny", pretrained=False)
-    mvit, reference = pair(randomise, reference, variant="tiny")
-    assert_timm_s(mvit, reference, torch.randn(1, 3, 224, 224), assert_equal_features)
-
-
 @pytest.mark.parametrize(("widens", "class_token"), [("mlp", False), ("attention", True)])
 def test_nano_matches_timm(widens, class_token, monkeypatch, randomise, assert_equal_features):
     """Widened by perceptrons, as "large" is, and with a class token, as those for ImageNet-21K are."""
@@ -118,7 +109,7 @@ def test_nano_matches_timm(widens, class_token, monkeypatch, randomise, assert_e
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("variant", ["tiny", "small", "base", "large"])
+@pytest.mark.parametrize("variant", ["tiny", "large"])
 def test_all_variants_have_timm_s_tensors(variant):
     import timm
 
@@ -169,7 +160,7 @@ def torchvision_features(reference: "TorchvisionMViT", images: Tensor) -> list[T
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("size", [(96, 96), (97, 131), (160, 52), (33, 50), (32, 2110)], ids=str)
+@pytest.mark.parametrize("size", [(97, 131), (33, 50), (32, 2110)], ids=str)
 def test_version_2_matches_torchvision_at_any_size(size, randomise, assert_equal_features):
     reference = torchvision_nano(2, (96, 96))
     mvit, reference = pair(randomise, reference, variant="nano", class_token=True, image_size=96)
@@ -182,7 +173,7 @@ def test_version_2_matches_torchvision_at_any_size(size, randomise, assert_equal
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("size", [(97, 131), (64, 96), (33, 50)], ids=str)
+@pytest.mark.parametrize("size", [(97, 131), (33, 50)], ids=str)
 def test_version_1_matches_torchvision(size, randomise, assert_equal_features):
     """Its blocks are those of the paper's image models, with a frame position besides those of cells."""
     grid = [-(-side // 4) for side in size]
@@ -215,11 +206,8 @@ def row_of(table: Tensor, query: int, queries: int, key: int, keys: int) -> Tens
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("tokens", [0, 1])
 @pytest.mark.parametrize(
-    ("query_size", "key_size"),
-    [((4, 4), (4, 4)), ((7, 3), (2, 1)), ((3, 5), (6, 9)), ((5, 2), (2, 4)), ((2, 21), (1, 6))],
-    ids=str,
+    ("query_size", "key_size", "tokens"), [((7, 3), (2, 1), 0), ((3, 5), (6, 9), 1), ((5, 2), (2, 4), 0)], ids=str
 )
 def test_relative_positions_match_the_equation(query_size, key_size, tokens):
     """Equation 4 pair by pair: q . k / sqrt(D) + q . (R^h + R^w), nothing for the class token; both of our forms."""
@@ -244,8 +232,7 @@ def test_relative_positions_match_the_equation(query_size, key_size, tokens):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("size", [(64, 90), (32, 2110)], ids=str)
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("version", "size"), [(1, (64, 90)), (2, (32, 2110))], ids=str)
 def test_bf16_attention_matches_fp32(version, size, randomise):
     """bf16 uses another implementation of attention and strided pooling on a CPU; with many keys a fused one."""
     mvit = MViT("nano", version)
