@@ -78,9 +78,9 @@ def test_patterns_freeze_matching_parameters():
     bias = {name for name, _ in backbone.named_parameters() if name.endswith("norm1.bias")}
     assert len(bias) == 6 and frozen_of(backbone) == starting(backbone, "stages.1.") | bias
     for wrong, near in (("stage.1.*", "stages.1.*"), ("patch_embd.*", "patch_embed.*")):
-        with pytest.raises(ConfigError) as caught:
+        facts = f"backbone.freeze: .*{re.escape(wrong)}.* Closest: {re.escape(near)}"
+        with pytest.raises(ConfigError, match=facts):
             build({"freeze": ["stages.1.*", wrong]})
-        assert f"backbone.freeze: no parameter matches {wrong!r}. Closest: {near}" in str(caught.value)
 
 
 def test_head_patterns_apply_to_its_neck():
@@ -93,42 +93,14 @@ def test_head_patterns_apply_to_its_neck():
         build(head={"freeze": ["decoder.*"]})
 
 
-@pytest.mark.parametrize(("depths", "patterns"), [(1, ["conv1.*", "bn1.*"]), (3, ["conv1.*", "bn1.*", "layer1.*"])])
-def test_resnet_frozen_stages_match_depths(depths, patterns):
-    resnet = {"name": "resnet", "depth": 18}
-    given = {"frozen_stages": 1 if depths == 1 else 2}, {"freeze": depths}, {"freeze": patterns}
-    section = {"heads": {"a": {"name": "detr"}}, "data": DATA, "trainer": TRAINER}
-    states = set()
-    for options in given:
-        config = configs.from_mapping({"backbone": {**resnet, **options}, **section})
-        backbone = build_model(config, {"detection": CLASSES}).backbone
-        still = frozenset(name for name, module in backbone.named_modules() if not module.training)
-        norms = frozenset(name for name in still if re.search(r"bn\d$", name))
-        states.add((frozenset(frozen_of(backbone)), norms))
-    assert len(states) == 1
-    [(frozen, norms)] = states
-    assert len(norms) == (1 if depths == 1 else 5) and len(frozen) == 3 * len(norms)
-
-
 def test_completely_frozen_modules_stay_in_eval_mode():
-    model = build(
-        {"freeze": ["patch_embed.*", "stages.2.1.norm1.*", "stages.3.*.bias"]}, {"freeze": ["decode.project.*"]}
-    )
+    model = build({"freeze": ["patch_embed.*", "stages.2.1.norm1.*"]}, {"freeze": ["decode.project.*"]})
+    prefixes = (r"backbone\.patch_embed", r"heads\.surfaces\.decode\.project", r"backbone\.stages\.2\.1\.norm1")
     for mode in (model.train, model.eval, model.train):
         mode()
-        training = {name for name, module in model.named_modules() if module.training}
-        if mode == model.eval:
-            assert training == set()
-            continue
-        still = {name for name, _ in model.named_modules()} - training
-        assert still == {
-            name
-            for name, _ in model.named_modules()
-            if re.match(r"(backbone\.patch_embed|heads\.surfaces\.decode\.project)(\.|$)", name)
-        } | {"backbone.stages.2.1.norm1"} | {
-            n for n in still if n.startswith("backbone.stages.3.") and n.count(".") > 3
-        }
-    assert model.backbone.stages[2][1].training and model.backbone.stages[3].training
+        still = {name for name, module in model.named_modules() if not module.training}
+        names = {name for name, _ in model.named_modules()}
+        assert still == {n for n in names if mode == model.eval or re.match(rf"({'|'.join(prefixes)})(\.|$)", n)}
 
 
 def test_freeze_option_is_validated_and_round_trips():
@@ -138,7 +110,7 @@ def test_freeze_option_is_validated_and_round_trips():
         assert again == config
         assert type(again.backbone.freeze) is (tuple if isinstance(what, list) else type(what))
     for wrong in ("yes", "stem.*"):
-        with pytest.raises(ConfigError, match=r"backbone.freeze: give true, false or a list of names, .* not '"):
+        with pytest.raises(ConfigError, match=rf"backbone\.freeze: .*{re.escape(wrong)}"):
             config_of({"freeze": wrong})
     for wrong, section in ((-1, "backbone"), (1.5, "backbone"), (2, "head")):
         with pytest.raises(ConfigError, match=f"freeze should be .*, not {wrong}"):
@@ -199,6 +171,7 @@ def test_frozen_tensors_stay_bit_identical_and_resuming_is_exact(
         assert ours["param_groups"] == theirs["param_groups"]
 
 
+@pytest.mark.integration
 def test_table_only_with_options_and_no_folder_for_invalid_patterns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
-"""Windows, flips and scales against loops over complete maps, and memory use."""
+"""Windows, flips and scales against loops over complete maps, memory use, and the options of each head."""
 
 import math
+import re
 import weakref
 
 import numpy as np
@@ -156,40 +157,31 @@ def depth_of(model, batch, **section):
     return [found["depth"] for found in infer(model, batch, Inference(**section))["depth"]]
 
 
-SLIDES = [
-    ((61, 83), (32, 32), (21, 21)),  # overlapping, odd
-    ((64, 96), (32, 32), (32, 32)),  # adjacent
-    ((70, 90), (32, 24), (32, 24)),  # adjacent, except for the last
-    ((50, 30), (24, 48), (16, 32)),  # wider than the image
-    ((20, 30), (48, 48), (32, 32)),  # larger than the image
-    ((65, 65), (32, 32), (1, 31)),
-    ((40, 47), (21, 30), (14, 7)),  # windows not divisible by the stride
-]
-
-
-@pytest.mark.parametrize(("size", "window", "stride"), SLIDES)
-@pytest.mark.parametrize("original", [None, (97, 41), (33, 120), (301, 7)])
-def test_sliding_matches_a_loop_over_windows(size, window, stride, original):
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "original", "batch_size"),
+    [
+        ((61, 83), (32, 32), (21, 21), None, 1),  # overlapping, odd
+        ((70, 90), (32, 24), (32, 24), (97, 41), 4),  # adjacent, except for the last
+        ((50, 30), (24, 48), (16, 32), (33, 120), 100),  # wider than the image
+        ((20, 30), (48, 48), (32, 32), (301, 7), 1),  # larger than the image
+        ((40, 47), (21, 30), (14, 7), None, 4),  # windows not divisible by the stride
+    ],
+)
+def test_sliding_matches_a_loop_over_windows(size, window, stride, original, batch_size):
     model = model_of(Stem(), Depth)
     batch = batch_of(model, size, original=original)
     image = batch["images"][0, :, : size[0], : size[1]]
     with torch.no_grad():
         expected = slide_whole(image, lambda x: maps_of(model, x), window, stride)
     expected = F.interpolate(expected[None], original or size, mode="bilinear")[0, 0]
-    for batch_size in (1, 4, 100):
-        (found,) = depth_of(model, batch, window=window, stride=stride, batch_size=batch_size)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    (whole,), (found,) = (
+        depth_of(model, batch, **section) for section in ({}, dict(window=window, stride=stride, batch_size=batch_size))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert ((whole - found).abs().max() > 1e-2) == (window != (48, 48))  # windows differ from the whole image
 
 
-def test_windows_differ_from_the_whole_image():
-    """Otherwise the tests above would prove nothing."""
-    model = model_of(Stem(), Depth)
-    batch = batch_of(model, (61, 83))
-    (whole,), (slid,) = depth_of(model, batch), depth_of(model, batch, window=32)
-    assert (whole - slid).abs().max() > 1e-2
-
-
-@pytest.mark.parametrize("numbers", [1, 200, 2**23])
+@pytest.mark.parametrize("numbers", [1, 2**23])
 def test_strips_of_any_height_are_resized_like_the_whole(monkeypatch, numbers):
     monkeypatch.setattr(streaming_resize, "MAX_STRIP_NUMEL", numbers)
     for source, target in [
@@ -236,25 +228,7 @@ def test_flip_averages_with_the_mirrored_prediction(section):
         assert (own - straight).abs().max() > 1e-2
 
 
-class Columns(Depth):
-    """Depth that increases to the right by 1 per pixel, for any input."""
-
-    def maps(self, outputs, size):
-        columns = torch.arange(size[1], dtype=torch.float32)
-        return columns.expand(len(outputs["logits"]), 1, *size)
-
-
-def test_flip_by_hand():
-    model = model_of(Pixels(), Columns)
-    (found,) = depth_of(model, batch_of(model, (3, 8)), flip=True)
-    assert (found == 3.5).all()  # x, and 7 - x
-    (found,) = depth_of(model, batch_of(model, (3, 8)), window=(3, 5), stride=(1, 3), flip=True)
-    # windows at 0 and 3: 0 1 2 1.5 2.5 2 3 4, and the same from the right
-    assert found[0].tolist() == [2, 2, 2, 2, 2, 2, 2, 2]
-
-
-@pytest.mark.parametrize("section", [{}, {"window": 30, "stride": 11}])
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("section", "flip"), [({}, False), ({"window": 30, "stride": 11}, True)])
 def test_scales_are_averaged_at_the_image_size(section, flip):
     model = model_of(Stem(), Depth)
     batch = batch_of(model, (45, 58), original=(80, 101))
@@ -279,38 +253,13 @@ class Metres(Depth):
         return (8 * (self.usual / inside).sqrt())[:, None, None, None].expand(-1, 1, *size)
 
 
-class Slope(Depth):
-    """The zoom is derived from the slope of a ramp, also in a window: 4 grey levels per pixel at zoom 1."""
-
-    quantity = "depth"
-
-    def __init__(self, *arguments) -> None:
-        super().__init__(*arguments)
-        self.out.weight.data.copy_(torch.tensor([0.229, 0, 0])[None, :, None, None])  # red, not normalised
-
-    def maps(self, outputs, size):
-        red = 255 / self.factor * outputs["logits"][:, :1, : size[0], : size[1]]
-        slope = (red[..., -5] - red[..., 4]).abs() / (size[1] - 9)  # without those of the border
-        return (8 * slope / 4).mean(2)[..., None, None].expand(-1, 1, *size)
-
-
-@pytest.mark.parametrize("scales", [(0.5, 1.0, 2.0), (0.75, 1.0, 1.3), (0.4,)], ids=str)
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("scales", "flip"), [((0.5, 1.0, 2.0), False), ((0.75, 1.0, 1.3), True)], ids=str)
 def test_depth_of_each_scale_is_converted_to_zoom_1(scales, flip):
     """8 m become 16 m at half the size and 4 m at twice the size; their mean would be 9.33 m."""
     model = model_of(Pixels(), Metres)
     batch = batch_of(model, (45, 58), original=(80, 101))
     (found,) = depth_of(model, batch, scales=scales, flip=flip)
     torch.testing.assert_close(found, torch.full((80, 101), 8.0))
-
-
-@pytest.mark.parametrize("scales", [(0.5, 1.0, 2.0), (0.75, 1.25)], ids=str)
-def test_depth_of_windows_at_each_scale_is_converted_to_zoom_1(scales):
-    ramp = (4 * torch.arange(60)).to(torch.uint8).expand(3, 48, 60).contiguous()
-    sample = {"image": ramp, "targets": {"image_id": 0, "size": (48, 60), "original_size": (48, 60)}}
-    model = model_of(Pixels(), Slope)
-    (found,) = depth_of(model, collate([sample], model.multiple), scales=scales, window=29, stride=10, flip=True)
-    assert (found - 8).abs().max() < 0.25
 
 
 def test_zoom_does_not_change_other_maps():
@@ -363,49 +312,13 @@ def test_class_probabilities_and_depths_are_averaged():
 # ---- model.predict ----
 
 
-def test_default_matches_the_head_s_prediction():
-    model = model_of(Stem(), Segmenter)
-    batch = batch_of(model, (41, 54), (43, 53), original=(60, 70))
-    expected = model.predictions(model(batch), batch["targets"])["segmentation"]
-    found = model.infer(batch)["segmentation"]
-    assert all(torch.equal(a["semantic"], b["semantic"]) for a, b in zip(found, expected, strict=True))
-    assert len(model.heads["segmentation"].runs) == 2  # one for each
-
-
-@pytest.mark.parametrize(
-    "section",
-    [
-        {"window": 16},
-        {"window": (16, 24), "stride": (5, 8), "flip": True},
-        {"flip": True},
-        {"window": 500},
-        {"window": 16, "average": "probabilities"},
-    ],
-)
-@pytest.mark.parametrize("original", [None, (70, 33)])
-def test_pixelwise_model_is_invariant_to_windows_flips_and_scales(section, original):
-    model = model_of(Pixels(), Segmenter, Depth)
-    batch = batch_of(model, (41, 54), (43, 53), original=original)
-    whole, found = model.infer(batch), infer(model, batch, Inference(**section))
-    for i in range(2):
-        label, other = whole["segmentation"][i]["semantic"], found["segmentation"][i]["semantic"]
-        assert label.dtype == other.dtype == torch.uint8
-        if original is None or section.get("average") != "probabilities":  # resized probabilities differ
-            assert (label != other).float().mean() < 2e-3
-        torch.testing.assert_close(found["depth"][i]["depth"], whole["depth"][i]["depth"], rtol=1e-5, atol=1e-5)
-
-
-def test_window_larger_than_the_image_matches_the_whole_image():
-    model = model_of(Stem(), Depth)
-    batch = batch_of(model, (41, 54), original=(50, 90))
-    (whole,), (found,) = depth_of(model, batch), depth_of(model, batch, window=(41, 64))
-    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
-
-
-def test_windows_run_in_batches_over_rows_and_flips():
+def test_windows_run_in_batches_over_rows_and_flips_with_a_mask_of_padding():
     model = model_of(Stem(), Depth)
     depth_of(model, batch_of(model, (50, 70)), window=(20, 30), stride=(15, 20), flip=True, batch_size=5)
     assert model.heads["depth"].runs == [(5, 20, 32)] * 3 + [(3, 20, 32)]  # 3 rows of 3 windows, twice
+    depth_of(model, batch_of(model, (41, 54)), window=100)  # padded only to the image's next multiple
+    assert model.heads["depth"].runs[4:] == [(1, 44, 56)]
+    assert model.heads["depth"].inside.item() == pytest.approx(41 * 54 / (44 * 56))
 
 
 def test_predict_uses_the_config_section_and_overrides():
@@ -425,7 +338,7 @@ def test_predict_uses_the_config_section_and_overrides():
         found = predictor.predict([pixels, pixels[:20]], inference=given)
         assert torch.equal(found[0]["depth"], depth_of(model, batch, **section)[0])
         assert found[1]["depth"].shape == (20, 54)
-    with pytest.raises(ConfigError, match="^predict: inference.windw is not a key of inference. Did you mean 'window'"):
+    with pytest.raises(ConfigError, match=r"^predict: inference\.windw .*'window'"):
         predictor.predict([pixels], inference={"windw": 3})
 
 
@@ -444,55 +357,32 @@ def test_runs_under_autocast_inference_mode_and_other_default_dtypes():
         torch.set_default_dtype(torch.float32)
 
 
-def test_padding_mask_marks_padding():
-    """A window larger than the image is padded only to the image's next multiple."""
-    model = model_of(Stem(), Depth)
-    depth_of(model, batch_of(model, (41, 54)), window=100)
-    assert model.heads["depth"].runs == [(1, 44, 56)]
-    assert model.heads["depth"].inside.item() == pytest.approx(41 * 54 / (44 * 56))
-
-
 # ---- memory ----
 
 
-class Memory(TorchDispatchMode):
-    """Counts the memory of the tensors created inside: the largest, and the peak."""
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that an operation returned."""
 
-    def __init__(self):
-        super().__init__()
-        self.largest = self.most = 0
-        self.alive = {}  # by storage: its size, and the tensors that use it
+    bytes = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        for x in tree_leaves(result):
-            if isinstance(x, torch.Tensor):
-                storage = x.untyped_storage()
-                self.largest = max(self.largest, storage.nbytes())
-                users = self.alive.get(storage._cdata, (0, []))[1]
-                self.alive[storage._cdata] = (storage.nbytes(), [*users, weakref.ref(x)])
-        for key, (size, users) in [*self.alive.items()]:
-            users = [user for user in users if user() is not None]
-            self.alive[key] = (size, users)
-            if not users:
-                del self.alive[key]
-        self.most = max(self.most, sum(size for size, _ in self.alive.values()))
+        found = [x.untyped_storage().nbytes() for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+        self.bytes = max(self.bytes, *found, 0)
         return result
 
 
-@pytest.mark.parametrize("section", [{}, {"flip": True}, {"scales": (1.0, 0.5)}])
+@pytest.mark.integration
+@pytest.mark.parametrize("section", [{"flip": True}, {"scales": (1.0, 0.5)}])
 def test_memory_depends_on_the_window_not_the_image(monkeypatch, section):
-    """Like 8,000 x 6,000 pixels with windows of 512, scaled by a thirtieth."""
+    """Like 8,000 x 6,000 pixels with windows of 512, scaled by a thirtieth: no tensor is larger than a strip."""
     monkeypatch.setattr(streaming_resize, "MAX_STRIP_NUMEL", 2**16)
     model = model_of(Pixels(), Segmenter, classes=50)
     batch = batch_of(model, (600, 200), original=(900, 300))
-    with Memory() as seen:
+    with Largest() as largest:
         (found,) = infer(model, batch, Inference(window=32, **section))["segmentation"]
     assert found["semantic"].shape == (900, 300)
-    strip, windows, result = 4 * 50 * 32 * 200, 4 * 4 * 50 * 32 * 32, 900 * 300
-    assert seen.largest <= strip
-    bound = strip * (1 + 1 / 3) * sum(section.get("scales", (1.0,))) + 4 * windows + result + 6 * 4 * 2**16
-    assert strip + windows < seen.most < bound < 4 * 50 * 600 * 200 / 3
+    assert largest.bytes <= 4 * 50 * 32 * 200
 
 
 # ---- errors ----
@@ -504,27 +394,23 @@ def config_with(section):
 
 
 @pytest.mark.parametrize(
-    ("section", "message"),
+    ("section", "facts"),
     [
-        (
-            {"stride": 100},
-            "inference.stride: a stride of 100 needs a window. Set inference.window too, or leave it out",
-        ),
-        ({"window": 512, "stride": 600}, r"inference.stride: 600 is more than inference.window, 512, .*null is two"),
-        ({"window": [512, 300], "stride": 400}, r"inference.stride: 400 is more than inference.window, \[512, 300\]"),
-        ({"window": 0}, "inference.window should be .*greater than or equal to 1.*, not 0"),
-        ({"window": [1, 2, 3]}, r"inference.window: give one side or \[height, width\]"),
-        ({"window": 8, "stride": 0}, "inference.stride should be .*greater than or equal to 1.*, not 0"),
-        ({"scales": [1.0, 0]}, r"inference.scales.1 should be greater than 0, not 0"),
-        ({"scales": [-1.0]}, r"inference.scales.0 should be greater than 0, not -1.0"),
-        ({"scales": []}, "inference.scales"),
-        ({"average": "votes"}, "inference.average should be 'logits' or 'probabilities', not 'votes'"),
-        ({"batch_size": 0}, "inference.batch_size should be"),
-        ({"flips": True}, "inference.flips is not a key of inference. Did you mean 'flip'"),
+        ({"stride": 100}, ["inference.stride", "100", "Set inference.window"]),
+        ({"window": 512, "stride": 600}, ["inference.stride: 600", "inference.window, 512"]),
+        ({"window": [512, 300], "stride": 400}, ["inference.stride: 400", "inference.window, [512, 300]"]),
+        ({"window": 0}, ["inference.window", "greater than or equal to 1", "not 0"]),
+        ({"window": [1, 2, 3]}, ["inference.window", "[height, width]"]),
+        ({"window": 8, "stride": 0}, ["inference.stride", "greater than or equal to 1", "not 0"]),
+        ({"scales": [1.0, 0]}, ["inference.scales.1", "greater than 0", "not 0"]),
+        ({"scales": []}, ["inference.scales"]),
+        ({"average": "votes"}, ["inference.average", "'logits' or 'probabilities'", "'votes'"]),
+        ({"batch_size": 0}, ["inference.batch_size"]),
+        ({"flips": True}, ["inference.flips", "'flip'"]),
     ],
 )
-def test_invalid_section_error_names_the_key(section, message):
-    with pytest.raises(ConfigError, match=f"^mine.yaml: {message}"):
+def test_invalid_section_error_names_the_key(section, facts):
+    with pytest.raises(ConfigError, match="^mine.yaml: " + ".*".join(map(re.escape, facts))):
         config_with(section)
 
 
@@ -539,43 +425,20 @@ def test_the_stride_is_two_thirds_of_the_window_by_default():
     assert configs.from_mapping(
         configs.yaml_io.parse(configs.dump(config_with({"window": [4, 5]})), "")
     ) == config_with({"window": [4, 5]})
+    assert configs.InferenceSection().options == Inference()
+    given = {"window": (32, 48), "stride": 16, "average": "probabilities", "flip": True, "scales": (0.5,)}
+    assert configs.InferenceSection(**given, batch_size=2).options == Inference(**given, batch_size=2)
 
 
-@pytest.mark.parametrize(
-    ("section", "asked"),
-    [
-        ({"window": 64}, "inference.window=64"),
-        ({"flip": True}, "inference.flip=true"),
-        ({"scales": (0.5, 1.0)}, r"inference.scales=\[0.5, 1.0\]"),
-    ],
-)
-def test_a_model_without_maps_is_refused_by_its_heads(section, asked):
+def test_a_model_without_maps_is_refused_by_its_heads():
     model = model_of(Stem(), Boxes)
-    with pytest.raises(
-        ConfigError, match=rf"^{asked} averages dense maps, .*detection \(Boxes\) makes none: it is not a DenseHead"
-    ):
-        Predictor(model).predict([], inference=section)
-    with pytest.raises(
-        ConfigError, match=r"^heads.detection.inference: .* heads.detection \(Boxes\) makes none.*leave it"
-    ):
+    asked = {"window=64": {"window": 64}, "flip=true": {"flip": True}, r"scales=\[0.5, 1.0\]": {"scales": (0.5, 1.0)}}
+    for said, section in asked.items():
+        with pytest.raises(ConfigError, match=rf"^inference\.{said} .*detection \(Boxes\) .*not a DenseHead"):
+            Predictor(model).predict([], inference=section)
+    with pytest.raises(ConfigError, match=r"^heads\.detection\.inference: .*\(Boxes\) .*leave it"):
         inference_by_head(model_of(Stem(), Segmenter, Boxes), Inference(), {"detection": Inference()})
     assert inference_by_head(model, Inference()) == {}
-
-
-@torch.no_grad()
-def test_a_head_without_maps_is_predicted_in_one_pass_beside_the_others():
-    model = model_of(Stem(), Segmenter, Boxes, Depth)
-    batch = batch_of(model, (41, 54), (43, 53), original=(60, 70))
-    section = Inference(window=24, flip=True)
-    plain, found = model.infer(batch), infer(model, batch, section)
-    alone = DenseModel(model.backbone, {name: model.heads[name] for name in ("segmentation", "depth")}).eval()
-    expected = infer(alone, batch, section)
-    assert [*found] == ["segmentation", "detection", "depth"]
-    for i in range(2):
-        assert torch.equal(found["detection"][i]["boxes"], plain["detection"][i]["boxes"])
-        assert torch.equal(found["segmentation"][i]["semantic"], expected["segmentation"][i]["semantic"])
-        assert torch.equal(found["depth"][i]["depth"], expected["depth"][i]["depth"])
-    assert not torch.equal(found["depth"][0]["depth"], plain["depth"][0]["depth"])
 
 
 @torch.no_grad()
@@ -590,12 +453,6 @@ def test_each_head_has_its_own_options():
         alone = DenseModel(model.backbone, {name: model.heads[name]}).eval()
         assert torch.equal(found[name][0][key], infer(alone, batch, section)[name][0][key])
     assert torch.equal(found["detection"][0]["boxes"], model.infer(batch)["detection"][0]["boxes"])
-
-
-def test_the_section_gives_its_options_and_has_the_same_defaults():
-    assert configs.InferenceSection().options == Inference()
-    given = {"window": (32, 48), "stride": 16, "average": "probabilities", "flip": True, "scales": (0.5,)}
-    assert configs.InferenceSection(**given, batch_size=2).options == Inference(**given, batch_size=2)
 
 
 def test_predictor_and_validation_take_each_head_s_section_of_the_config():
@@ -613,9 +470,7 @@ def test_predictor_and_validation_take_each_head_s_section_of_the_config():
     assert others["depth"] == Inference(flip=True, average="probabilities")
     assert configs.from_mapping(configs.yaml_io.parse(configs.dump(config), "")) == config
     heads["depth"]["inference"] = {"windw": 3}
-    with pytest.raises(
-        ConfigError, match="heads.depth.inference.windw is not a key of heads.depth.inference. Did you mean"
-    ):
+    with pytest.raises(ConfigError, match=r"heads\.depth\.inference\.windw .*Did you mean"):
         configs.from_mapping(values)
 
 

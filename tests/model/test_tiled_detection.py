@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from densevit import config as configs
 from densevit.data.build import build_data
@@ -17,10 +15,8 @@ from densevit.evaluation.coco import CocoDetection
 from densevit.inference.predictor import WINDOW_SCORE, Predictor
 from densevit.interfaces import Backbone, Class, DenseHead, Head
 from densevit.model import DenseModel, Inference, inference_by_head
-from densevit.model.box_merging import merge_boxes
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr.head import Detr
-from densevit_heads.one_stage.head import OneStage
 from tests.strict_device import DEVICE, Accelerator, host, moved
 
 CLASSES = tuple(Class(str(i), i, (0, 0, 0)) for i in range(1, 4))
@@ -116,7 +112,9 @@ def as_set(found):
     return sorted((label, *box) for label, box in zip(found["labels"].tolist(), found["boxes"].tolist(), strict=True))
 
 
-@pytest.mark.parametrize(("largest", "stride"), [(60, 100), (90, 100), (40, 53)])
+@pytest.mark.parametrize(
+    ("largest", "stride"), [(60, 100), (90, 100), pytest.param(40, 53, marks=pytest.mark.integration)]
+)
 def test_each_object_of_a_large_image_is_found_once(largest, stride):
     """512 x 512 in windows of 160; objects up to the overlap of 60, larger ones, and windows that overlap threefold."""
     image, truth = painted((512, 512), 120 if largest < 90 else 40, largest)
@@ -192,17 +190,6 @@ def test_windows_keep_the_highest_scores_up_to_max_predictions():
         )
 
 
-def test_one_stage_predicts_at_most_max_predictions_in_windows():
-    torch.manual_seed(0)
-    head = OneStage((3,), (4,), CLASSES, width=8, stride=4, fusion_blocks=0, max_predictions=5)
-    model = DenseModel(Pixels(), {"detection": head}).eval()
-    model.backbone.forward = lambda images: [images[..., ::4, ::4] / 255]
-    image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
-    predictor = Predictor(model)
-    whole, tiled = predictor.predict(image), predictor.predict(image, threshold=0, inference={"window": 32})
-    assert len(whole.boxes) == len(tiled.boxes) == 5
-
-
 def test_boxes_of_windows_have_a_lowest_score_which_validation_does_not_use():
     """30 objects of scores 0.5 to 0.9, scaled to 0.049 to 0.088, of which some are below 0.05."""
 
@@ -222,32 +209,6 @@ def test_boxes_of_windows_have_a_lowest_score_which_validation_does_not_use():
     assert len(predictor.predict(image, threshold=0.0495, inference=window).boxes) > len(found.boxes)
     assert len(predictor.predict(image, threshold=0, inference=window).boxes) == len(every["boxes"])
     assert predictor.predict(image).scores.min() < WINDOW_SCORE  # one pass
-
-
-class Largest(TorchDispatchMode):
-    """The number of elements of the largest tensor that an operation returned."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        found = [x.untyped_storage().nbytes() // x.element_size() for x in tree_leaves(result) if torch.is_tensor(x)]
-        self.elements = max(self.elements, *found, 0)
-        return result
-
-
-def test_memory_of_merging_grows_with_the_boxes_and_not_with_their_square():
-    torch.manual_seed(0)
-    corners = torch.tensor([(60.0 * i, 60.0 * j) for j in range(8) for i in range(8)])
-    windows = torch.cat([corners, corners + 100], 1)
-    window_of = torch.arange(64).repeat_interleave(100)
-    centres = corners[window_of] + 15 + 70 * torch.rand(6400, 2)
-    boxes, scores = torch.cat([centres - 10, centres + 10], 1), torch.rand(6400)
-    labels = torch.randint(0, 3, (6400,))
-    with Largest() as largest:
-        found = merge_boxes(boxes, scores, labels, window_of, windows, (520, 520), (40, 40))
-    assert 0 < len(found.rows) < 6400
-    assert largest.elements <= 8 * 6400  # the square is 41 million
 
 
 def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_sections():
