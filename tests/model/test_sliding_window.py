@@ -2,7 +2,6 @@
 
 import math
 import re
-import weakref
 
 import numpy as np
 import pytest

@@ -1,14 +1,9 @@
 """Detection in windows: an oracle finds every object of a large image once, and one window equals one pass."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from densevit import config as configs
-from densevit.data.build import build_data
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, PluginError
 from densevit.evaluation.coco import CocoDetection
@@ -112,9 +107,8 @@ def as_set(found):
     return sorted((label, *box) for label, box in zip(found["labels"].tolist(), found["boxes"].tolist(), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("largest", "stride"), [(60, 100), (90, 100), pytest.param(40, 53, marks=pytest.mark.integration)]
-)
+@pytest.mark.integration
+@pytest.mark.parametrize(("largest", "stride"), [(60, 100), (90, 100), (40, 53)])
 def test_each_object_of_a_large_image_is_found_once(largest, stride):
     """512 x 512 in windows of 160; objects up to the overlap of 60, larger ones, and windows that overlap threefold."""
     image, truth = painted((512, 512), 120 if largest < 90 else 40, largest)
@@ -222,55 +216,18 @@ def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_s
         "dense": Inference(window=64, flip=True),
         "oracle": Inference(window=64),
     }
-    with pytest.raises(ConfigError, match=r"^heads.oracle.inference.flip=true averages dense maps.*Fix: leave it out"):
-        inference_by_head(model, Inference(), {"oracle": section})
-    with pytest.raises(ConfigError, match=r"heads.masks.inference.*only .* heads of boxes.*\(it needs masks, labels\)"):
-        inference_by_head(model, section, {"masks": windows})
-    with pytest.raises(ConfigError, match=r"^inference.window=64 averages.*heads.masks \(Masks\).*needs masks, labels"):
-        inference_by_head(oracle(Masks), windows)
-    with pytest.raises(ConfigError, match=r"^inference.flip=true averages dense maps.*support windows. Fix: leave it"):
-        inference_by_head(oracle(Oracle), section)
-    with pytest.raises(ConfigError, match=r"^inference.average=probabilities averages dense maps"):
-        inference_by_head(oracle(Oracle), Inference(window=64, average="probabilities"))
-    with pytest.raises(ConfigError, match=r"^heads.oracle.inference.average=probabilities averages dense maps"):
-        inference_by_head(model, windows, {"oracle": Inference(window=64, average="probabilities")})
-    with pytest.raises(ConfigError, match=r"^inference.scales=\[0.5\] averages dense maps"):
-        Predictor(oracle(Oracle)).with_inference({"scales": [0.5]})
-
-
-def test_validation_and_evaluation_use_the_windows_of_the_config(tmp_path):
-    """An image file of 300 x 400 in COCO format, at its own scale; the training crops are smaller."""
-    from densevit.training.loop.dense_module import DenseModule
-    from densevit.training.run.evaluation import EvaluationPlan
-
-    image, truth = painted((300, 400), 50, 40)
-    annotations = [
-        {"id": n, "image_id": 1, "category_id": label + 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
-        | {"area": (x1 - x0) * (y1 - y0)}
-        for n, (label, x0, y0, x1, y1) in enumerate(as_set(truth), 1)
-    ]
-    for split in ("train", "val"):
-        (tmp_path / split).mkdir()
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / split / "a.png")
-        file = {"images": [{"id": 1, "file_name": "a.png", "height": 300, "width": 400}], "annotations": annotations}
-        file["categories"] = [{"id": one.file_id, "name": one.name} for one in CLASSES]
-        (tmp_path / f"{split}.json").write_text(json.dumps(file))
-    data = {
-        "name": "coco",
-        "root": str(tmp_path),
-        "transforms": {"name": "crop", "object_crops": 0.5},
-        "image_size": 96,
-    }
-    values = {"backbone": {"name": "x"}, "heads": {"oracle": {"name": "x"}}, "data": data}
-    window = {"window": 96, "stride": 56}
-    trainer = {"max_steps": 1, "accelerator": "cpu", "devices": 1, "precision": "32"}
-    config = configs.from_mapping({**values, "trainer": trainer, "inference": window})
-    model = oracle()
-    predictor = Predictor(model, config)
-    assert predictor.inference == DenseModule(predictor).inference == {"oracle": Inference(**window)}
-    found = EvaluationPlan.of(Predictor(model, config), build_data(config, 4), config.trainer).run()
-    assert found.metrics["oracle/AP"] == 1
-    assert all(rows <= 96 and columns <= 96 for _, rows, columns in model.heads["oracle"].runs)
+    averaged = Inference(window=64, average="probabilities")
+    for refused, general, own, facts in (
+        (model, Inference(), {"oracle": section}, r"^heads\.oracle\.inference\.flip=true .*Fix: leave it out"),
+        (model, section, {"masks": windows}, r"heads\.masks\.inference.*\(it needs masks, labels\)"),
+        (oracle(Masks), windows, {}, r"^inference\.window=64 .*heads\.masks \(Masks\).*needs masks, labels"),
+        (oracle(Oracle), section, {}, r"^inference\.flip=true .*support windows. Fix: leave it"),
+        (oracle(Oracle), averaged, {}, r"^inference\.average=probabilities"),
+        (model, windows, {"oracle": averaged}, r"^heads\.oracle\.inference\.average=probabilities"),
+        (oracle(Oracle), Inference(scales=(0.5,)), {}, r"^inference\.scales=\[0.5\]"),
+    ):
+        with pytest.raises(ConfigError, match=facts):
+            inference_by_head(refused, general, own)
 
 
 def test_predictions_that_windows_cut_are_an_error():
