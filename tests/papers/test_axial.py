@@ -8,7 +8,7 @@ from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.layouts import find, recognise
 from densevit_papers.attention_resnet import AttentionResNet
 from densevit_papers.axial import Axial, AxialAttention
-from tests.papers.cnn_attention import cost, randomise
+from tests.papers.small_models import cost, randomise
 
 
 def norm_by_hand(norm: nn.BatchNorm2d, channel: int, x: torch.Tensor) -> torch.Tensor:
@@ -44,7 +44,7 @@ def line_by_hand(layer: AxialAttention, x: torch.Tensor) -> torch.Tensor:
     return y
 
 
-@pytest.mark.parametrize(("axis", "reach"), [("height", 6), ("width", 6), ("height", 2), ("width", 1)])
+@pytest.mark.parametrize(("axis", "reach"), [("height", 6), ("width", 1)])
 def test_attention_matches_the_equation(axis, reach):
     """With tables larger than the map, and smaller, where cells further away are not attended to."""
     layer = AxialAttention(8, 2, reach, axis).double().eval()
@@ -63,13 +63,12 @@ def test_attention_matches_the_equation(axis, reach):
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("depth", "width", "millions", "billions"),
-    [(26, 0.5, 5.944936, None), (50, 0.5, 11.586216, 2.8), (50, 0.75, 25.1794, None), (50, 1.0, 43.97348, None)],
+    [(26, 0.5, 5.944936, None), (50, 0.5, 11.586216, 2.8)],
 )
 def test_cost_matches_the_authors_code_and_the_paper(depth, width, millions, billions):
-    """Parameters are exactly those of the authors' PyTorch code: axial26s (5.9 M in its README), axial50s, m and l.
+    """Parameters are exactly those of the authors' PyTorch code: axial26s (5.9 M in its README) and axial50s.
 
-    The paper has 12.4 M and 2.8 B multiply-adds for Conv-Stem + Axial-Attention (S, table 1), and 12.1, 25.9 and 44.9 M
-    for the DeepLabs of S, M and L (table 2), with another stem and a decoder: its TensorFlow model is not published.
+    The paper has 12.4 M and 2.8 B multiply-adds for Conv-Stem + Axial-Attention (S, table 1), with another stem.
     """
     found = cost(depth=depth, width=width, axial=Axial())
     assert found[0] == pytest.approx(millions, abs=1e-6)
@@ -122,21 +121,3 @@ def test_the_authors_checkpoints_load_and_are_written_back():
     expected = {key: x for key, x in theirs.items() if not key.startswith("fc.") and not key.endswith("flatten_index")}
     assert not unmatched and back.keys() == expected.keys()
     assert all(torch.equal(back[key], x) for key, x in expected.items())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"span": 64}, "span is 64; it must be odd and at least 1, such as 65, or null"),
-        ({"num_heads": 0}, "num_heads is 0 and image_size 224; both must be 1 or more"),
-        ({"stages": (5,)}, r"stages is \(5,\); it must have some of 1, 2, 3 and 4"),
-    ],
-)
-def test_invalid_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Axial(**options)
-
-
-def test_channels_that_heads_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="axial: 8 channels are not a multiple of 2 x num_heads, 16"):
-        AxialAttention(8, 8)

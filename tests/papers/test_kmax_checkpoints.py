@@ -239,16 +239,10 @@ def test_the_number_of_classes_tells_the_data_set(count, known, options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"counts": (1, 1, 1, 1, 1), "bases": (32, 16, 8, 4, 2), "features": (512, 256, 128, 64, 64)},
-            "The pixel decoder has 5 stages; expected 4",
-        ),
-        ({"bases": (32, 16, 8, 8)}, r"maps of \[128, 64, 32, 32\] channels; expected half as many in each as before"),
-        (
-            {"layers": (0, 2, 1)},
-            r"attend to maps of \[128, 32, 64\] channels; expected .* \[128, 64, 32\], in this order",
-        ),
-        ({"layers": (0, 3)}, r"attend to maps of \[128, 16\] channels; expected"),
+        ({"counts": (1,) * 5, "bases": (32, 16, 8, 4, 2), "features": (512, 256, 128, 64, 64)}, "5 stages; expected 4"),
+        ({"bases": (32, 16, 8, 8)}, r"\[128, 64, 32, 32\] channels"),
+        ({"layers": (0, 2, 1)}, r"\[128, 32, 64\] channels; expected .* \[128, 64, 32\]"),
+        ({"layers": (0, 3)}, r"\[128, 16\] channels"),
     ],
 )
 def test_other_counts_are_refused(options, message):

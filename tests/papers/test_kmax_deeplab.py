@@ -1,6 +1,5 @@
 """The kmax_deeplab head: k-means, layers as equations, sampled losses, deep supervision, panoptic maps, cost."""
 
-import functools
 import itertools
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 from torch.nn import functional as F
 
 from densevit.losses.context import LossContext
-from densevit.testing import check_head
 from densevit_backbones.resnet import ResNet
 from densevit_papers.kmax_deeplab import KMaXDeepLab, KMaXPixelDecoder, KMeansLayer, kmeans_update
 from densevit_papers.max_deeplab_criterion import GridTruth, match, pixel_contrast, sampled_cells
@@ -20,11 +18,6 @@ from tests.papers.test_max_deeplab import CLASSES, COCO, cost_of, map_of, output
 
 SMALL = {"num_queries": 6, "layers": (1, 1, 1), "pixel_layers": (1, 1, 1, 1)}
 SMALL |= {"width": 16, "pixel_width": 4, "num_heads": 2, "feedforward": 16}
-
-
-@pytest.mark.integration
-def test_the_head_meets_its_interface():
-    check_head(functools.partial(KMaXDeepLab, **SMALL))
 
 
 # ---- layers ----

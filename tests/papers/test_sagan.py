@@ -5,7 +5,7 @@ import torch
 
 from densevit_papers.attention_resnet import AttentionResNet
 from densevit_papers.sagan import SelfAttention, SelfAttentionBlock
-from tests.papers.cnn_attention import randomise
+from tests.papers.small_models import randomise
 
 
 def block_by_hand(block: SelfAttentionBlock, x: torch.Tensor) -> torch.Tensor:
@@ -55,10 +55,3 @@ def test_parameters_by_hand(reduction, values):
 def test_blocks_follow_the_last_residual_blocks():
     with torch.device("meta"):
         assert list(AttentionResNet(50, sagan=SelfAttention(stages=(1, 4))).inserted) == ["1_2", "4_2"]
-
-
-def test_invalid_options_are_refused():
-    with pytest.raises(ValueError, match=r"stages is \(5,\); it must have one or more of 1, 2, 3 and 4"):
-        SelfAttention(stages=(5,))
-    with pytest.raises(ValueError, match="value_reduction is 0; it must be at least 1"):
-        SelfAttention(value_reduction=0)

@@ -1,6 +1,5 @@
 """ViL beside attention worked out cell by cell; parameters and multiply-adds of the paper; the authors' keys."""
 
-import functools
 import math
 
 import pytest
@@ -10,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import densevit
 from densevit.errors import WeightsError
-from densevit.testing import check_backbone
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import recognise
 from densevit_papers.vision_longformer import VARIANTS, LongformerAttention, VisionLongformer
@@ -20,22 +18,14 @@ from densevit_papers.vision_longformer_checkpoints import AUTHORS
 # paper (table 3), and of the table in the authors' repository, which counts the masked cells of windows at the border
 PAPER = {
     "tiny": (6.7, 1.3, 1.43),
-    "small": (24.6, 4.9, 5.12),
-    "medium": (39.7, 8.7, 9.1),
     "medium_wide": (39.8, None, 11.3),
     "base": (55.7, 13.4, None),
-    "base_wide": (79.0, None, None),
 }
 
 
 def randomise(module: nn.Module) -> None:
     for tensor in module.parameters():
         nn.init.normal_(tensor, 0.0, 0.5 if tensor.ndim < 2 or len(tensor) < 5 else tensor.shape[-1] ** -0.5)
-
-
-@pytest.mark.integration
-def test_the_backbone_passes_the_contract_tests():
-    check_backbone(functools.partial(VisionLongformer, "nano", window_size=2))
 
 
 def attention_by_hand(layer: LongformerAttention, x: torch.Tensor, H: int, W: int) -> torch.Tensor:
@@ -62,8 +52,7 @@ def attention_by_hand(layer: LongformerAttention, x: torch.Tensor, H: int, W: in
     return layer.output(torch.stack(rows))
 
 
-@pytest.mark.parametrize("tokens", [0, 1, 2])
-@pytest.mark.parametrize("size", [(5, 7), (3, 9), (8, 6), (4, 3), (1, 2)], ids=str)
+@pytest.mark.parametrize(("size", "tokens"), [((5, 7), 1), ((3, 9), 0), ((8, 6), 2), ((4, 3), 1), ((1, 2), 0)], ids=str)
 def test_attention_matches_the_definition(size, tokens):
     """With windows of 2: of more than two windows a side, with incomplete windows, and full attention."""
     torch.manual_seed(0)
@@ -118,13 +107,6 @@ def test_parameters_and_multiply_adds_match_the_paper(variant):
     assert counter.get_total_flops() / 2 == multiply_adds(variant)
     for expected, tolerance in ((paper, 0.11), (repository, 0.01)):
         assert expected is None or counter.get_total_flops() / 2e9 == pytest.approx(expected, rel=tolerance)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (33, 70)], ids=str)
-def test_features_of_any_size(size):
-    vil = VisionLongformer("nano", window_size=2).eval()
-    for x, stride in zip(vil(torch.randn(2, 3, *size)), vil.strides, strict=True):
-        assert x.shape[2:] == tuple(-(-side // stride) for side in size) and x.isfinite().all()
 
 
 def authors_state(full_from: int, grid: int = 7) -> dict[str, torch.Tensor]:
