@@ -116,6 +116,17 @@ def test_half_precision_tensors_keep_nearest_levels():
         assert torch.equal(sample["image"][0].int(), levels[0].int())
 
 
+def test_bytes_are_turned_as_exif_says_and_flipped_arrays_of_one_column_are_accepted():
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    Image.fromarray(PIXELS).save(file, "PNG", exif=exif)
+    for given in (file.getvalue(), Image.open(file)):
+        assert np.array_equal(as_sample(given, 0)["image"].permute(1, 2, 0).numpy(), np.rot90(PIXELS, -1))
+    for array in (PIXELS[:5, :1], PIXELS[:1, :5]):
+        for flipped, expected in ((array[:, ::-1], np.fliplr(array)), (array[::-1], np.flipud(array))):
+            assert as_sample(flipped, 0)["image"].permute(1, 2, 0).tolist() == expected.tolist()
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("orientation", "suffix", "dtype"),

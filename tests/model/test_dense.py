@@ -16,7 +16,6 @@ from densevit.model import (
     DenseModel,
     HeadArchitecture,
     NeckArchitecture,
-    options_without_weights,
 )
 from densevit.weights.building import build_model
 from densevit_backbones.resnet import ResNet
@@ -262,10 +261,3 @@ def test_a_third_partys_label_map_head_has_the_limit_and_a_detector_has_none():
     assert len(model(Own, 255).classes["a"]) == 255 and len(model(Mean, 1203).classes["a"]) == 1203  # LVIS
     with pytest.raises(ConfigError, match=r"^heads\.a: 256 classes; `semantic` .*255"):
         model(Own, 256)
-
-
-def test_only_a_pretrained_that_is_true_is_replaced():
-    """Another one is of a backbone's own kind, such as a file's name."""
-    options = {"depth": 18, "pretrained": True}
-    assert options_without_weights(options) == {"depth": 18, "pretrained": False} and options["pretrained"] is True
-    assert options_without_weights({"pretrained": "a.pth"}) == {"pretrained": "a.pth"}

@@ -1,23 +1,19 @@
 """Freezing by depth and by name keeps tensors bit-identical; fine-tuning examples of the docs."""
 
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import yaml
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from densevit import config as configs
-from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
-from densevit.interfaces import Batch, Class
+from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit.weights.building import build_model
 from tests.training.runs import interrupted_after, resume, train
@@ -185,81 +181,3 @@ def test_table_only_with_options_and_no_folder_for_invalid_patterns(
         with pytest.raises(ConfigError, match=r"no parameter matches|at least one must be trained"):
             train(config_of(**sections), tmp_path / "wrong")
         assert not (tmp_path / "wrong").exists()
-
-
-# ---- several processes ----
-
-
-@pytest.fixture
-def one_process(tmp_path: Path) -> Iterator[None]:
-    """A group of one process, in which DistributedDataParallel waits for gradients as with several."""
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-class Losses(nn.Module):
-    """A model's summed losses, as one forward pass."""
-
-    def __init__(self, model: DenseModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> Tensor:
-        return torch.stack(list(self.model.loss(self.model(batch), batch["targets"]).values())).sum()
-
-
-def test_ddp_ignores_frozen_parameters(one_process):
-    from densevit.training.loop.unused_parameters import freeze_unused
-
-    sizes = {"size": (64, 64), "original_size": (64, 64)}
-    batch: Batch = {
-        "images": torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
-        "padding_mask": torch.zeros(2, 64, 64, dtype=torch.bool),
-        "targets": [{"image_id": i, **sizes} for i in range(2)],
-    }
-    small = {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
-    detr = {"name": "detr", "num_queries": 4, "transformer": small}
-    backbone = {**SWIN, "freeze": ["patch_embed.*", "stages.1.*", "*.norm2.bias"]}
-    sections = {"backbone": backbone, "heads": {"boxes": {**detr, "freeze": ["encoder.*"]}}}
-    config = configs.from_mapping({**sections, "data": DATA, "trainer": TRAINER})
-    model = build_model(config, {"detection": CLASSES})
-    frozen = frozen_of(model)
-    assert frozen >= starting(model, "backbone.patch_embed.", "backbone.stages.1.", "heads.boxes.encoder.")
-    unused = freeze_unused(model)  # norms of features that this head does not use
-    assert frozen_of(model) == frozen | set(unused) and len(unused) == 6
-    parallel = nn.parallel.DistributedDataParallel(Losses(model))
-    for _ in range(2):  # the second pass raises if the first one waited for parameters without gradient
-        parallel(batch).backward()
-    assert all((parameter.grad is None) == (not parameter.requires_grad) for parameter in model.parameters())
-
-
-# ---- docs ----
-
-SMALL = [
-    "data.num_workers=0", "data.batch_size=2", "data.image_size=64", "data.train_length=2", "data.val_length=2",
-    "trainer.max_steps=1", "trainer.accelerator=cpu", "trainer.precision=32",
-]  # fmt: skip
-
-
-@pytest.mark.integration
-def test_docs_examples_run(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Writes its file, runs its commands in order on a few images, and compares the printed table."""
-    page = (project / "docs/fine-tuning.md").read_text().partition("## What is trained")[2]
-    monkeypatch.chdir(tmp_path)
-    printed = shown = ""
-    for language, text in re.findall(r"```(\w*)\n(.*?)```", page, re.DOTALL):
-        if language == "yaml":
-            if text.startswith("# tuned.yaml"):
-                Path("tuned.yaml").write_text(text)
-        elif language == "text":
-            lines = [line.split() for line in printed.splitlines()]
-            assert all(line.split() in lines for line in text.splitlines() if line != "..."), printed
-            shown = text
-        else:
-            for command in text.splitlines():
-                assert main(["train", *shlex.split(command)[2:], *SMALL]) == 0, command
-            printed = capsys.readouterr().out
-    assert shown

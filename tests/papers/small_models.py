@@ -2,9 +2,9 @@
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from densevit_papers.attention_resnet import AttentionResNet
+from tests.backbones.references import multiply_adds, parameters
 
 
 def randomise(module: nn.Module) -> nn.Module:
@@ -22,20 +22,9 @@ def randomise(module: nn.Module) -> nn.Module:
     return module
 
 
-def parameters(*modules: nn.Module) -> int:
-    return sum(p.numel() for module in modules for p in module.parameters())
-
-
-def multiply_adds(model: nn.Module, size: int = 224) -> float:
-    """Of a backbone in evaluation mode, on the meta device."""
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(torch.empty(1, 3, size, size))
-    return counter.get_total_flops() / 2
-
-
 def cost(**options) -> tuple[float, float]:
     """Millions of parameters and billions of multiply-adds of an AttentionResNet with a classifier of 1000 classes."""
     with torch.device("meta"):
         resnet = AttentionResNet(**options)
         classifier = nn.Linear(resnet.channels[-1], 1000)
-    return parameters(resnet, classifier) / 1e6, (multiply_adds(resnet) + classifier.weight.numel()) / 1e9
+    return parameters(resnet, classifier) / 1e6, (multiply_adds(resnet, 224) + classifier.weight.numel()) / 1e9

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
 
 import densevit
 from densevit.errors import DensevitError
@@ -14,14 +13,10 @@ from densevit_papers.lr_net import LocalRelations
 from densevit_papers.non_local import NonLocal
 from densevit_papers.sagan import SelfAttention
 from densevit_papers.sasa import StandAlone
+from tests.backbones.references import stage_maps
 from tests.papers.small_models import cost, randomise
 
 small = partial(AttentionResNet, depth=26, width=0.125)
-
-
-def torchvision_features(reference: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-    x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(images))))
-    return [x := stage(x) for stage in (reference.layer1, reference.layer2, reference.layer3, reference.layer4)]
 
 
 @pytest.mark.integration
@@ -33,7 +28,7 @@ def test_without_attention_it_is_torchvision_s_resnet_50():
     randomise(reference)
     ours.load_state_dict({key: x for key, x in reference.state_dict().items() if not key.startswith("fc.")})
     images = torch.randn(2, 3, 64, 75)
-    found, expected = ours(images), torchvision_features(reference, images)
+    found, expected = ours(images), stage_maps(reference, images)
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
     for features in (found, expected):
         torch.stack([x.square().mean() for x in features]).sum().backward()

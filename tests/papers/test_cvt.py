@@ -16,7 +16,8 @@ from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
 from densevit_papers.cvt import VARIANTS, CvT, QuickGELU
 from densevit_workbench.interchange.foreign_weights import convert, write
-from tests.papers.small_models import multiply_adds, parameters, randomise
+from tests.backbones.references import multiply_adds, parameters
+from tests.papers.small_models import randomise
 
 if TYPE_CHECKING:
     from transformers import CvtForImageClassification

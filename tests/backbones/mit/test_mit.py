@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from densevit.weights.key_mapping import canonical, translate
-from densevit.weights.layouts import find
 from densevit_backbones.mit import MixTransformer
 from densevit_backbones.mit.variants import VARIANTS
+from tests.backbones.references import load
 
 # Millions of parameters of the encoder (Xie et al. 2021, table 1a); of the classifiers, table 6 in the authors' code
 MILLIONS = {"b0": 3.4, "b1": 13.1, "b2": 24.2, "b3": 44.0, "b4": 60.8, "b5": 81.4}
@@ -23,8 +22,7 @@ def test_features_and_gradients_match_transformers(size, randomise, assert_equal
     theirs = SegformerModel(SegformerConfig()).eval()
     randomise(theirs)
     ours = MixTransformer("b0", norm_eps=1e-5).eval()
-    layout = find("transformers-mit")
-    ours.load_state_dict(translate(canonical(theirs.state_dict(), layout), layout).tensors)
+    load(ours, theirs.state_dict(), "transformers-mit")
 
     def features(images):
         return theirs(images, output_hidden_states=True).hidden_states

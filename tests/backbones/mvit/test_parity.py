@@ -1,21 +1,18 @@
 """MViT beside timm's at its training size, beside torchvision's video model with one frame at others, and in loops."""
 
-import math
 import re
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from densevit_backbones.mvit.attention import RelativePositions, bias, widen
 from densevit_backbones.mvit.backbone import MViT, Positions
 from densevit_backbones.mvit.variants import VARIANTS
+from tests.backbones import references
+from tests.backbones.references import normed
 
 if TYPE_CHECKING:
-    from timm.models.mvitv2 import MultiScaleVit
     from torchvision.models.video.mvit import MViT as TorchvisionMViT
 
 
@@ -30,16 +27,6 @@ COMMON = [
     (r"\.pool_k\.", ".pool_key."),
     (r"\.pool_v\.", ".pool_value."),
     (r"\.attn\.", ".attention."),
-]
-FROM_TIMM = [
-    (r"^patch_embed\.proj\.", "patch_embed."),
-    (r"^cls_token$", "class_token"),
-    (r"^stages\.(\d)\.blocks\.", r"stages.\1."),
-    (r"\.shortcut_proj_attn\.", ".shortcut1."),
-    (r"\.shortcut_proj_mlp\.", ".shortcut2."),
-    (r"\.mlp\.fc1\.", ".mlp.expand."),
-    (r"\.mlp\.fc2\.", ".mlp.contract."),
-    *COMMON,
 ]
 FROM_TORCHVISION = [
     (r"^conv_proj\.", "patch_embed."),
@@ -70,30 +57,11 @@ def load(mvit: MViT, weights: dict[str, Tensor], renamings: list) -> None:
     mvit.load_state_dict({**state, **{key: value.view(state[key].shape) for key, value in given.items()}})
 
 
-def normed(mvit: MViT, features: list[Tensor]) -> list[Tensor]:
-    """A reference's raw features (B, C, H, W) after our norms."""
-    pairs = [(x.permute(0, 2, 3, 1), norm) for x, norm in zip(features, mvit.feature_norms, strict=True)]
-    return [F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, 1e-6).permute(0, 3, 1, 2) for x, norm in pairs]
-
-
 def pair(randomise, reference: nn.Module, **options) -> tuple[MViT, nn.Module]:
     mvit = MViT(**options).eval()
     randomise(mvit)
     randomise(reference.eval())
     return mvit, reference
-
-
-def assert_timm_s(mvit: MViT, reference: "MultiScaleVit", images: Tensor, assert_equal_features) -> None:
-    """Features in fp32; gradients in float64, because rounding may change the cell that max pooling selects."""
-    load(mvit, reference.state_dict(), FROM_TIMM)
-
-    def expected(x: Tensor) -> list[Tensor]:
-        return normed(mvit, reference.forward_intermediates(x, intermediates_only=True))
-
-    with torch.no_grad():
-        torch.testing.assert_close(mvit(images), expected(images), atol=1e-4, rtol=1e-4)
-    mvit.double(), reference.double()
-    assert_equal_features(mvit, expected, images.double())
 
 
 @pytest.mark.parametrize(("widens", "class_token"), [("mlp", False), ("attention", True)])
@@ -105,17 +73,17 @@ def test_nano_matches_timm(widens, class_token, monkeypatch, randomise, assert_e
     cfg = MultiScaleVitCfg((1, 1, 3, 1), embed_dim=32, expand_attn=widens == "attention", use_cls_token=class_token)
     reference = MultiScaleVit(cfg, img_size=(96, 96))
     mvit, reference = pair(randomise, reference, variant="nano", image_size=96, class_token=class_token)
-    assert_timm_s(mvit, reference, torch.randn(2, 3, 96, 96), assert_equal_features)
+    references.load(mvit, reference.state_dict())
+    images = torch.randn(2, 3, 96, 96)
 
+    def expected(x: Tensor) -> list[Tensor]:
+        return normed(mvit.feature_norms, reference.forward_intermediates(x, intermediates_only=True), 1e-6)
 
-@pytest.mark.integration
-@pytest.mark.parametrize("variant", ["tiny", "large"])
-def test_all_variants_have_timm_s_tensors(variant):
-    import timm
-
-    with torch.device("meta"):
-        reference = timm.create_model(f"mvitv2_{variant}", pretrained=False)
-        load(MViT(variant), reference.state_dict(), FROM_TIMM)
+    with torch.no_grad():
+        torch.testing.assert_close(mvit(images), expected(images), atol=1e-4, rtol=1e-4)
+    # Gradients in float64, because rounding may change the cell that max pooling selects.
+    mvit.double(), reference.double()
+    assert_equal_features(mvit, expected, images.double())
 
 
 def torchvision_nano(version: int, spatial_size: tuple[int, int]) -> "TorchvisionMViT":
@@ -168,7 +136,9 @@ def test_version_2_matches_torchvision_at_any_size(size, randomise, assert_equal
         nn.init.zeros_(block.attn.rel_pos_t)  # of one frame: it would distinguish the map from the class token
     load(mvit, reference.state_dict(), [(r"^(blocks\.\d+)\.project\.", r"\1.shortcut1."), *FROM_TORCHVISION])
     assert_equal_features(
-        mvit, lambda images: normed(mvit, torchvision_features(reference, images)), torch.randn(2, 3, *size)
+        mvit,
+        lambda x: normed(mvit.feature_norms, torchvision_features(reference, x), 1e-6),
+        torch.randn(2, 3, *size),
     )
 
 
@@ -186,49 +156,10 @@ def test_version_1_matches_torchvision(size, randomise, assert_equal_features):
     mvit.positions = Positions(grid, 32, class_token=True)  # not square; the constructor only builds square ones
     load(mvit, weights, [(r"^(blocks\.\d+)\.project\.", r"\1.shortcut2."), *FROM_TORCHVISION])
     assert_equal_features(
-        mvit, lambda images: normed(mvit, torchvision_features(reference, images)), torch.randn(2, 3, *size)
+        mvit,
+        lambda x: normed(mvit.feature_norms, torchvision_features(reference, x), 1e-6),
+        torch.randn(2, 3, *size),
     )
-
-
-def row_of(table: Tensor, query: int, queries: int, key: int, keys: int) -> Tensor:
-    """The vector for a query's and a key's position on one axis, of the table interpolated to that axis.
-
-    Both positions are counted in steps of the finer of the two grids, from the far end of the keys, and rounded down.
-    """
-    length = 2 * max(queries, keys) - 1
-    offset = query * max(Fraction(keys, queries), Fraction(1))
-    offset += (keys - 1 - key) * max(Fraction(queries, keys), Fraction(1))
-    at = (Fraction(2 * math.floor(offset) + 1, 2)) * Fraction(len(table), length) - Fraction(1, 2)  # pixel centres
-    at = min(max(at, Fraction(0)), Fraction(len(table) - 1))
-    low = math.floor(at)
-    share = float(at - low)
-    return (1 - share) * table[low] + share * table[min(low + 1, len(table) - 1)]
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize(
-    ("query_size", "key_size", "tokens"), [((7, 3), (2, 1), 0), ((3, 5), (6, 9), 1), ((5, 2), (2, 4), 0)], ids=str
-)
-def test_relative_positions_match_the_equation(query_size, key_size, tokens):
-    """Equation 4 pair by pair: q . k / sqrt(D) + q . (R^h + R^w), nothing for the class token; both of our forms."""
-    positions = RelativePositions((4, 4), (2, 2), 8)
-    for table in (positions.rows, positions.columns):
-        nn.init.normal_(table)
-    query = torch.randn(2, tokens + math.prod(query_size), 3, 8)
-    key = torch.randn(2, tokens + math.prod(key_size), 3, 8)
-    expected = torch.einsum("bnhd,bshd->bhns", query, key) / math.sqrt(8)
-    for n in range(math.prod(query_size)):
-        for s in range(math.prod(key_size)):
-            (i, j), (y, x) = divmod(n, query_size[1]), divmod(s, key_size[1])
-            vector = row_of(positions.rows, i, query_size[0], y, key_size[0])
-            vector = vector + row_of(positions.columns, j, query_size[1], x, key_size[1])
-            expected[:, :, tokens + n, tokens + s] += query[:, tokens + n] @ vector
-    rows, columns = positions(query[:, tokens:].unflatten(1, query_size), key_size)
-    added = torch.einsum("bnhd,bshd->bhns", query, key) / math.sqrt(8) + bias(rows, columns, tokens)
-    torch.testing.assert_close(added, expected, atol=1e-4, rtol=1e-4)
-    wide_query, wide_key = widen(query, key, rows, columns, tokens)
-    product = wide_query @ wide_key.transpose(2, 3)
-    torch.testing.assert_close(product, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.integration

@@ -7,53 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 import densevit
 from densevit.errors import DensevitError
-from densevit.layers.windows import relative_position_index
 from densevit_backbones.swin import Swin
 from densevit_backbones.swin.attention import CosineWindowAttention
 from densevit_backbones.swin.backbone import SwinBlock
-
-# torchvision's or timm's parameter names and ours. We normalise each feature, they the classifier's input.
-RENAMED = [
-    (r"^features\.0\.0\.|^patch_embed\.proj\.", "patch_embed."),
-    (r"^features\.0\.2\.|^patch_embed\.norm\.", "patch_norm."),
-    (r"^features\.([246])\.", lambda m: f"stages.{int(m[1]) // 2}.0."),
-    (r"^features\.1\.(\d+)\.|^layers\.0\.blocks\.(\d+)\.", lambda m: f"stages.0.{m[1] or m[2]}."),
-    (r"^features\.([357])\.(\d+)\.", lambda m: f"stages.{int(m[1]) // 2}.{int(m[2]) + 1}."),
-    (r"^layers\.(\d)\.downsample\.", r"stages.\1.0."),
-    (r"^layers\.(\d)\.blocks\.(\d+)\.", lambda m: f"stages.{m[1]}.{int(m[2]) + 1}."),
-    (r"\.mlp\.(0|fc1)\.", ".mlp.expand."),
-    (r"\.mlp\.(3|fc2)\.", ".mlp.contract."),
-    (r"\.attn\.proj\.", ".attention.output."),
-    (r"\.attn\.cpb_mlp\.", ".attention.position_mlp."),
-    (r"\.attn\.q_bias", ".attention.query_bias"),
-    (r"\.attn\.v_bias", ".attention.value_bias"),
-    (r"\.attn\.", ".attention."),
-]
-
-
-def load(swin: Swin, reference: nn.Module) -> None:
-    """Loads all weights of the reference except its classifier's; every tensor of ours must be set."""
-    state = swin.state_dict()
-    given = {}
-    for key, value in reference.state_dict().items():
-        if key.startswith(("norm.", "head.")) or key.endswith("relative_coords_table"):
-            continue
-        if key.endswith("relative_position_index"):  # a constant there
-            assert torch.equal(value.flatten(), relative_position_index(round(value.numel() ** 0.25)).flatten())
-            continue
-        for pattern, replacement in RENAMED:
-            key = re.sub(pattern, replacement, key)
-        if key.endswith("qkv.bias") and key not in state:  # version 2: torchvision zeroes the bias of keys
-            query, _, own = value.chunk(3)
-            given |= {key.replace("qkv.bias", "query_bias"): query, key.replace("qkv.bias", "value_bias"): own}
-        else:
-            given[key] = value
-    assert given.keys() == {key for key in state if not key.startswith("feature_norms.")}
-    swin.load_state_dict({**state, **given})
+from tests.backbones.references import load, multiply_adds, normed, parameters
 
 
 def prepare(randomise, swin: Swin, reference: nn.Module) -> None:
@@ -64,13 +24,7 @@ def prepare(randomise, swin: Swin, reference: nn.Module) -> None:
             if name.endswith("logit_scale"):
                 nn.init.uniform_(parameter, 1.0, 2.5)
                 parameter.data[2:3] = 5.0
-    load(swin, reference)
-
-
-def normed(swin: Swin, features: list[Tensor]) -> list[Tensor]:
-    """A reference's raw features (B, C, H, W) after our norms."""
-    pairs = [(x.permute(0, 2, 3, 1), norm) for x, norm in zip(features, swin.feature_norms, strict=True)]
-    return [F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias).permute(0, 3, 1, 2) for x, norm in pairs]
+    load(swin, reference.state_dict())
 
 
 def torchvision_features(reference: nn.Module, images: Tensor) -> list[Tensor]:
@@ -105,7 +59,7 @@ def test_features_and_gradients_match_torchvision_at_any_size(version, window, s
     swin = Swin("nano", version=version, window_size=window)
     prepare(randomise, swin, reference)
     images = torch.randn(2, 3, *size)
-    assert_equal_features(swin, lambda x: normed(swin, torchvision_features(reference, x)), images)
+    assert_equal_features(swin, lambda x: normed(swin.feature_norms, torchvision_features(reference, x)), images)
 
 
 # timm's windows shrink to smaller maps: at 256 pixels the last window of 16 becomes 8.
@@ -121,7 +75,7 @@ def test_windows_transferred_from_12_to_16_match_timm(randomise, assert_equal_fe
     prepare(randomise, swin, reference)
     images = torch.randn(1, 3, 256, 512)
     assert_equal_features(
-        swin, lambda x: normed(swin, reference.forward_intermediates(x, intermediates_only=True)), images
+        swin, lambda x: normed(swin.feature_norms, reference.forward_intermediates(x, intermediates_only=True)), images
     )
 
 
@@ -143,17 +97,15 @@ def test_cost_is_the_paper_s_and_tensors_are_timm_s(version, variant, published,
 
     names = {1: f"swin_{variant}_patch4_window7_224", 2: f"swinv2_{variant}_window8_256"}
     with torch.device("meta"):
-        swin = Swin(variant, version=version).eval()
+        swin = Swin(variant, version=version)
         classifier = nn.Sequential(nn.LayerNorm(swin.channels[-1]), nn.Linear(swin.channels[-1], 1000))
-        if gmacs is not None:
-            with FlopCounterMode(display=False) as counter:
-                swin(torch.empty(1, 3, size, size))
-            assert counter.get_total_flops() / 2e9 == pytest.approx(gmacs, rel=0.015)
-        own = sum(p.numel() for p in swin.parameters()) - sum(p.numel() for p in swin.feature_norms.parameters())
-        keys = sum(block.norm1.weight.numel() for block in swin.modules() if isinstance(block, SwinBlock))
-        assert own + sum(p.numel() for p in classifier.parameters()) + (version - 1) * keys == published
         if variant != "small":
-            load(swin, timm.create_model(names[version], pretrained=False).to("meta"))
+            load(swin, timm.create_model(names[version], pretrained=False).state_dict())
+    keys = sum(block.norm1.weight.numel() for block in swin.modules() if isinstance(block, SwinBlock))
+    own = parameters(swin, classifier) - parameters(swin.feature_norms)
+    assert own + (version - 1) * keys == published
+    if gmacs is not None:
+        assert multiply_adds(swin, size) / 1e9 == pytest.approx(gmacs, rel=0.015)
 
 
 def test_stochastic_depth_rises_and_depths_increase_from_input_to_output():

@@ -6,32 +6,12 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from densevit_backbones.vit import ViT
 from densevit_backbones.vit.windows import Windows
+from tests.backbones.references import load, multiply_adds, parameters
 
-Renamings = list[tuple[str, str]]
-
-FROM_TIMM: Renamings = [
-    (r"^patch_embed\.proj\.", "stem.projection."),
-    (r"^patch_embed\.backbone\.stem\.", "stem."),
-    (r"^patch_embed\.backbone\.stages\.(\d)\.blocks\.", r"stem.stages.\1."),
-    (r"\.downsample\.conv\.", ".downsample.0."),
-    (r"\.downsample\.norm\.", ".downsample.1."),
-    (r"\.attn\.proj\.", ".attention.output."),
-    (r"\.attn\.([qk])_norm\.", lambda m: f".attention.{'query' if m[1] == 'q' else 'key'}_norm."),
-    (r"\.attn\.", ".attention."),
-    (r"\.mlp\.fc1\.", ".mlp.expand."),
-    (r"\.mlp\.fc2\.", ".mlp.contract."),
-    (r"\.ls([12])\.gamma$", r".scale\1.scale"),
-    (r"\.gamma_([12])$", r".scale\1.scale"),
-    (r"^cls_token$", "class_token"),
-    (r"^dist_token$", "distillation_token"),
-    (r"^reg_token$", "register_tokens"),
-    (r"^pos_embed$", "position_table"),
-]
-FROM_VITDET: Renamings = [
+FROM_VITDET = [
     (r"^embeddings\.projection\.", "stem.projection."),
     (r"^embeddings\.position_embeddings$", "position_table"),
     (r"^encoder\.layer\.", "blocks."),
@@ -39,51 +19,6 @@ FROM_VITDET: Renamings = [
     (r"\.mlp\.fc1\.", ".mlp.expand."),
     (r"\.mlp\.fc2\.", ".mlp.contract."),
 ]
-
-
-def load(vit: ViT, reference: nn.Module, renamings: Renamings, tokens_have_positions: bool = True) -> None:
-    """Loads all weights of the reference except its classifier's; every tensor of ours must be set.
-
-    tokens_have_positions: the reference adds a position to each prefix token; our token is the sum.
-    """
-    given: dict[str, Tensor] = {}
-    for key, value in reference.state_dict().items():
-        if key.startswith(("head.", "head_dist.", "pooler.")):
-            continue
-        for pattern, replacement in renamings:
-            key = re.sub(pattern, replacement, key)
-        given[key] = value
-    for key in [key for key in given if key.endswith(".q_bias")]:
-        stem = key.removesuffix("q_bias")
-        q, v = given.pop(key), given.pop(stem + "v_bias")
-        given.pop(stem + "k_bias", None)
-        given[stem + "qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
-    for token in ("class_token", "distillation_token", "register_tokens"):
-        if token in given:
-            given[token] = given[token][0]
-    if "position_table" in given:
-        table = given["position_table"][0]
-        if tokens_have_positions:
-            for i, token in enumerate(t for t in ("class_token", "distillation_token") if t in given):
-                given[token] = given[token] + table[i]
-        cells = table[-(vit.position_side**2) :]
-        given["position_table"] = cells.view(vit.position_side, vit.position_side, -1)
-    if vit.norm is None:
-        given = {key: value for key, value in given.items() if not key.startswith("norm.")}
-    assert given.keys() == vit.state_dict().keys()
-    vit.load_state_dict(given)
-
-
-def timm_pair(randomise, name: str, options: dict, own: dict, tokens_have_positions: bool = True):
-    """Our model and timm's with the same weights."""
-    import timm
-
-    reference = timm.create_model(name, pretrained=False, num_classes=0, **options).eval()
-    vit = ViT(**own).eval()
-    randomise(vit)
-    randomise(reference)
-    load(vit, reference, FROM_TIMM, tokens_have_positions)
-    return vit, reference
 
 
 def timm_features(vit: ViT, reference: nn.Module, images: Tensor) -> list[Tensor]:
@@ -146,19 +81,28 @@ def test_features_and_gradients_match_timm(case, randomise, assert_equal_feature
     if case == "swiglu":
         options["mlp_layer"] = timm.layers.SwiGLUPacked
     own = {"variant": "tiny", "features": (1, 2), **own}
-    vit, reference = timm_pair(randomise, name, options, own, case != "registers")
+    reference = timm.create_model(name, pretrained=False, num_classes=0, **options).eval()
+    vit = ViT(**own).eval()
+    randomise(reference)
+    randomise(vit)
+    state = reference.state_dict()
+    for block in range(2) if case == "rotary" else ():
+        q, v = (state.pop(f"blocks.{block}.attn.{name}_bias") for name in "qv")
+        state.pop(f"blocks.{block}.attn.k_bias", None)
+        state[f"blocks.{block}.attn.qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
+    load(vit, state, "timm-vit")
     assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(2, 3, *size))
 
 
 @pytest.mark.integration
 def test_hybrid_matches_timm_s_vit_base_r50(randomise, assert_equal_features):
     """In float64: otherwise rounding errors grow until ReLUs flip."""
-    vit, reference = timm_pair(
-        randomise,
-        "vit_base_r50_s16_384",
-        SMALL,
-        {"stem": "resnet", "image_size": 384, "features": (1, 2)},
-    )
+    import timm
+
+    reference = timm.create_model("vit_base_r50_s16_384", pretrained=False, num_classes=0, **SMALL).eval()
+    vit = ViT(stem="resnet", image_size=384, features=(1, 2)).eval()
+    randomise(reference)
+    load(vit, reference.state_dict(), "timm-vit")
     early: list[Tensor] = []
     for stage in reference.double().patch_embed.backbone.stages[:2]:
         stage.register_forward_hook(lambda module, inputs, x: early.append(x))
@@ -194,7 +138,14 @@ def test_windowed_blocks_match_transformers_vitdet(window, randomise, assert_equ
     assert [block.window is not None for block in vit.blocks] == [True, False, False, True, False, False]
     randomise(vit)
     randomise(reference)
-    load(vit, reference, FROM_VITDET)
+    state = reference.state_dict()
+    for key in [*state]:
+        name = key
+        for pattern, replacement in FROM_VITDET:
+            name = re.sub(pattern, replacement, name)
+        state[name] = state.pop(key)
+    state["position_table"] = state["position_table"][0, 1:].view(10, 10, -1)  # without that of a class token
+    vit.load_state_dict(state)
 
     def features(images: Tensor) -> list[Tensor]:
         states = reference(images, output_hidden_states=True).hidden_states
@@ -249,12 +200,10 @@ def test_cost_is_the_paper_s_and_tensors_are_timm_s(name, own, millions, gmacs):
     import timm
 
     with torch.device("meta"):
-        vit = ViT(**{"variant": "base", **own}).eval()
-        load(vit, timm.create_model(name, pretrained=False, num_classes=0), FROM_TIMM)
+        vit = ViT(**{"variant": "base", **own})
+        load(vit, timm.create_model(name, pretrained=False, num_classes=0).state_dict(), "timm-vit")
         classifier = nn.Linear(vit.channels[-1], 1000)
-        count = sum(p.numel() for module in (vit, classifier) for p in module.parameters())
-        assert count / 1e6 == pytest.approx(millions, rel=0.002)
-        if gmacs is not None:
-            with FlopCounterMode(display=False) as counter:
-                classifier(vit(torch.empty(1, 3, 384, 384))[-1].mean((2, 3)))
-            assert counter.get_total_flops() / 2e9 == pytest.approx(gmacs, rel=0.015)
+    assert parameters(vit, classifier) / 1e6 == pytest.approx(millions, rel=0.002)
+    if gmacs is not None:
+        found = multiply_adds(vit, 384) + classifier.weight.numel()
+        assert found / 1e9 == pytest.approx(gmacs, rel=0.015)
