@@ -173,15 +173,6 @@ def test_files_that_cannot_be_built_are_errors():
     assert not windows.inference["x"].single_pass
 
 
-def test_precision_is_that_of_the_file_also_within_autocast():
-    predictor = created({"x": DETR})
-    model, sections = file_model.build(file_of(predictor))
-    found = Predictor(model, sections).with_resize(predictor.resize)
-    with torch.autocast("cpu", torch.bfloat16):
-        result = found.predict(image(60, 70))
-    assert_same(result, predictor.predict(image(60, 70)))
-
-
 def test_a_recorded_evaluation_is_read_as_it_was_written():
     recorded = RecordedEvaluation({"x/AP": 0.5, "x/APl": float("nan")}, {"x/AP": 0.25}, "coco-val")
     values = json.loads(json.dumps(recorded.as_json(), allow_nan=False))

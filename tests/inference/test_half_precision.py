@@ -1,6 +1,5 @@
 """`.half()` and `.to(torch.bfloat16)` on the CPU: results as in float32."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,13 +66,6 @@ def test_every_head_predicts_in_half_precision_as_in_float32(name: str, dtype: t
             torch.testing.assert_close(value, result[key], rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-def test_windows_flips_and_scales_in_half_precision():
-    options = {"window": 48, "flip": True, "scales": [0.5, 1.0]}
-    predictor = predictor_of("dpt-swin")
-    expected = predictor.predict(IMAGE, inference=options).depth
-    torch.testing.assert_close(predictor.half().predict(IMAGE, inference=options).depth, expected, rtol=0.01, atol=0.01)
-
-
 class Pixels(Backbone):
     """A backbone that passes the normalised images on."""
 
@@ -114,13 +106,3 @@ def test_pixels_are_normalised_and_heads_decode_in_float32(dtype: torch.dtype):
     assert torch.equal(predictor.to(torch.float32).model.mean, mean)
     assert torch.equal(model.normalise(images, mask), exact)
     assert model.double().normalise(images, mask).dtype == torch.float64
-
-
-def test_a_model_in_half_precision_is_saved_and_loaded(tmp_path: Path):
-    predictor = predictor_of("setr-vit").half()
-    densevit.save(predictor, tmp_path / "half.safetensors")
-    again = densevit.load(tmp_path / "half.safetensors")
-    state = again.model.state_dict()
-    for name, value in predictor.model.state_dict().items():
-        assert torch.equal(state[name], value.to(state[name].dtype))
-    assert torch.equal(again.half().predict(IMAGE).semantic, predictor.predict(IMAGE).semantic)

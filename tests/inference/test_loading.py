@@ -76,33 +76,6 @@ def test_a_saved_model_comes_back_to_the_last_bit(run: Path, with_config: bool):
     assert torch.equal(again.predict(IMAGE).semantic, alone.predict(IMAGE).semantic)
 
 
-OPTIONS = {  # each with what it needs to have an effect
-    "window": {"window": 24},
-    "stride": {"window": 24, "stride": [24, 8]},
-    "flip": {"flip": False},
-    "scales": {"scales": [0.5, 1.0]},
-    "average": {"average": "probabilities", "window": 24},
-    "batch_size": {"window": 24, "batch_size": 1},
-    "none": {"window": None, "flip": False, "scales": [1.0]},
-}
-
-
-@pytest.mark.parametrize(("option", "with_config"), [(option, n % 2 == 0) for n, option in enumerate(OPTIONS)])
-def test_a_saved_model_predicts_with_its_inference_options(tmp_path: Path, option: str, with_config: bool):
-    heads = {"segmentation": {**SETR, "inference": {"flip": True}}}  # general options need a config
-    config = configs.from_mapping({**VALUES, "inference": {"window": 40}, "heads": heads})
-    model = build_model(config, CLASSES).eval()
-    before = Predictor(model, config if with_config else config.model_sections)
-    assert before.inference == {"segmentation": Inference(flip=True)}
-    predictor = before.with_inference(OPTIONS[option])
-    densevit.save(predictor, tmp_path / "saved.safetensors")
-    again = densevit.load(tmp_path / "saved.safetensors")
-    assert again.inference == predictor.inference
-    found, expected = again.predict(IMAGE).semantic, predictor.predict(IMAGE).semantic
-    assert torch.equal(found, expected)
-    assert before.inference == Predictor(model, before.sections).inference  # the one that it was made of is as before
-
-
 def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
     heads = {"a": SETR, "b": {**SETR, "inference": {"scales": [0.5]}}, "c": DETR}
     config = configs.from_mapping({**VALUES, "inference": {"window": 64}, "heads": heads})

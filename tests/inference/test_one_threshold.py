@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,14 +12,11 @@ from PIL import Image
 from densevit import registry
 from densevit.cli import main
 from densevit.evaluation import tables_file
-from densevit.exporting import postprocessing
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Evaluator
 from densevit.model import DenseModel
 from densevit.reporting.report import write_report
 from densevit.targets import RunLengthMasks
 from densevit.training.loop.evaluators import build_evaluators, create_evaluator
-from densevit.training.run.drawn_images import draw_images
-from densevit_scenes.dataset import Scenes
 from densevit_workbench.interchange.prelabels import write_prelabels
 from tests.cli.test_predict import StandIn
 
@@ -106,36 +102,6 @@ def test_evaluators_count_the_objects_of_predict(name: str, case: tuple[DenseMod
     page = write_report(tmp_path).read_text()
     assert f"(scores from {expected})" in page
     assert page.count(f"Boxes and masks are drawn and counted from a score of {expected} (cells).") == 2
-
-
-def test_visualizations_of_runs_show_the_objects_of_predict(
-    case: tuple[DenseModel, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, expected = case
-    drawn: list[float] = []
-
-    def draw(image: Any, found: Any, classes: Any, threshold: float, **options: Any) -> np.ndarray:
-        drawn.append(threshold)
-        return np.zeros((8, 8, 3), np.uint8)
-
-    monkeypatch.setattr("densevit.drawing.samples.draw", draw)
-    (tmp_path / "images-cells.csv").write_text("image,image_id,score\n0,0,0.5\n1,1,0.6\n")
-    predictor: Any = SimpleNamespace(
-        heads=model.heads, classes=model.classes, target_types={}, default_thresholds=model.default_thresholds,
-        predict=lambda *_, **__: SimpleNamespace(heads={"cells": {}}),
-    )  # fmt: skip
-    data: Any = SimpleNamespace(val=Scenes("val", image_size=32, val_length=2))
-    draw_images(predictor, data, tmp_path, {0: 0, 1: 1})
-    assert drawn == [expected] * 4  # two samples, the worst and the best
-
-
-def test_exported_files_select_the_objects_of_predict(
-    case: tuple[DenseModel, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, expected = case
-    monkeypatch.setattr(postprocessing, "_heads_with_scores", lambda *_: ["cells"])
-    found = postprocessing.thresholds_of(None, (8, 8), None, model.default_thresholds)  # type: ignore[arg-type]
-    assert found == {"cells": expected}
 
 
 @pytest.fixture

@@ -112,13 +112,6 @@ def test_vectors_of_windows_are_averaged():
     assert by_rows.numpy() == pytest.approx(unit(total / count), abs=1e-5)
 
 
-def test_vectors_are_resized_to_the_original_size():
-    maps = torch.from_numpy(maps_of(IMAGE))[None]
-    expected = F.interpolate(maps, (41, 50), mode="bilinear")[0].numpy()
-    found = predicted(model_of(Normals), IMAGE, (41, 50), window=(7, 28), stride=(7, 28))["normals"]
-    assert found.numpy() == pytest.approx(unit(expected), abs=1e-4)
-
-
 @pytest.mark.parametrize("section", [{}, {"window": (6, 28)}])
 def test_flipped_vectors_point_to_the_other_side(section):
     mirrored = maps_of(IMAGE.flip(-1))[:, :, ::-1] * np.array([-1, 1, 1])[:, None, None]

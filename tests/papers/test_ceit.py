@@ -11,7 +11,6 @@ import densevit
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
-from densevit.weights.state_dict_loading import fit
 from densevit_papers.ceit import CeiT
 from tests.backbones.references import multiply_adds, parameters
 
@@ -208,16 +207,6 @@ def test_the_layout_writes_what_it_reads(checkpoint):
     assert torch.equal(back["cls_token"], checkpoint["cls_token"] + checkpoint["pos_embed"][:, :1])
 
 
-def test_position_tables_of_other_images_are_resized(checkpoint):
-    ceit = CeiT("nano", image_size=128)
-    state = {key: x.float() for key, x in translate(checkpoint, find("ceit")).tensors.items()}
-    found = fit(ceit, state, "file", allowed=["feature_norms.*"])
-    assert [one.name for one in found.adapted] == ["position_table"]
-    table = state["position_table"].permute(2, 0, 1)[None]
-    expected = F.interpolate(table, size=(8, 8), mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
-    torch.testing.assert_close(found.tensors["position_table"], expected)
-
-
 def test_unknown_sizes_are_refused(checkpoint):
     state = {key: tensor for key, tensor in checkpoint.items() if not key.startswith("blocks.5.")}
     with pytest.raises(WeightsError, match="A CeiT of 128 channels and 5 blocks is not a known variant"):
@@ -231,13 +220,6 @@ def test_initial_weights_and_stochastic_depth_are_those_of_the_authors():
     assert ceit.blocks[0].feed_forward.expand.weight.abs().max() <= 192**-0.5  # torch's uniform values
     assert not ceit.class_attention.positions.any()
     assert [block.drop_path.rate for block in ceit.blocks] == pytest.approx([0.1 * i / 11 for i in range(12)])
-
-
-def test_blocks_after_the_last_feature_are_not_built():
-    ceit = CeiT("nano", features=(1, 4), readout="lca")
-    assert len(ceit.blocks) == len(ceit.class_attention.positions) == 4 and ceit.strides == (16, 16)
-    depths = ceit.parameter_depths()
-    assert len(depths) == 1 + 4 + 1 and sum(map(len, depths)) == len(list(ceit.parameters()))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import densevit
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
-from densevit_papers.cvt import VARIANTS, CvT, QuickGELU
+from densevit_papers.cvt import CvT, QuickGELU
 from densevit_workbench.interchange.foreign_weights import convert, write
 from tests.backbones.references import multiply_adds, parameters
 from tests.papers.small_models import randomise
@@ -145,20 +145,6 @@ def test_layouts_write_what_they_read(layout, reference):
     back, unknown = translate_back(loaded(state, layout).state_dict(), find(layout))
     assert unknown == [] and back.keys() == state.keys()
     assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
-
-
-def test_released_models_are_recognised():
-    from transformers import CvtConfig, CvtForImageClassification
-
-    widths, heads, blocks, _ = VARIANTS["13"]
-    with torch.device("meta"):
-        config = CvtConfig(embed_dim=widths, num_heads=heads, depth=blocks)
-        state = CvtForImageClassification(config).state_dict()
-        ours = CvT("13").state_dict()
-    layout = find("transformers-cvt")
-    assert describe(state, layout) == {"backbone": {"name": "cvt", "variant": "13", "gelu": "erf"}}
-    found = {key: tensor.shape for key, tensor in translate(state, layout).tensors.items()}
-    assert found == {key: tensor.shape for key, tensor in ours.items() if not key.startswith("feature_norms.")}
 
 
 @pytest.mark.integration

@@ -1,16 +1,14 @@
 """The kmax_deeplab head: k-means, layers as equations, sampled losses, deep supervision, panoptic maps, cost."""
 
-import itertools
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from densevit.losses.context import LossContext
 from densevit_backbones.resnet import ResNet
-from densevit_papers.kmax_deeplab import KMaXDeepLab, KMaXPixelDecoder, KMeansLayer, kmeans_update
+from densevit_papers.kmax_deeplab import KMaXDeepLab, KMaXPixelDecoder, KMeansLayer
 from densevit_papers.max_deeplab_criterion import GridTruth, match, pixel_contrast, sampled_cells
-from densevit_papers.max_deeplab_layers import SemanticDecoder, levels_of, upsampled
+from densevit_papers.max_deeplab_layers import levels_of, upsampled
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, maskwise_panoptic
 from densevit_workbench.testing.targets import random_targets
 from tests.papers.layer_equations import attended, conv_norm, normed, randomised
@@ -21,18 +19,6 @@ SMALL |= {"width": 16, "pixel_width": 4, "num_heads": 2, "feedforward": 16}
 
 
 # ---- layers ----
-
-
-def test_a_query_gets_the_sum_of_the_values_of_its_pixels():
-    generator = torch.Generator().manual_seed(0)
-    masks, values = (torch.randn(shape, generator=generator) for shape in ((2, 3, 4, 5), (2, 6, 4, 5)))
-    padding = torch.zeros(2, 4, 5, dtype=torch.bool)
-    padding[1, 2:] = True
-    expected = torch.zeros(2, 6, 3)
-    for b, i, j in itertools.product(range(2), range(4), range(5)):
-        if not padding[b, i, j]:
-            expected[b, :, int(masks[b, :, i, j].argmax())] += values[b, :, i, j]
-    torch.testing.assert_close(kmeans_update(masks, values, padding), expected)
 
 
 def test_a_kmeans_layer_is_its_equation():
@@ -85,17 +71,6 @@ def test_aligned_cells_have_the_positions_of_their_first_pixels():
             x = torch.randn(1, 2, h, w)
             resized = F.interpolate(x, (H, W), mode="bilinear", align_corners=True)
             torch.testing.assert_close(upsampled(x, ratio, (H, W), align_corners=True), resized)
-
-
-def test_all_maps_are_upsampled_with_aligned_corners():
-    head = KMaXDeepLab((8, 8, 8), (8, 16, 32), CLASSES, **SMALL, align_corners=True)
-    assert [fuse.align_corners for fuse in head.pixel_decoder.fuses] == [True, True]
-    assert isinstance(head.semantic_head, SemanticDecoder) and head.semantic_head.align_corners
-    features = [torch.randn(1, 8, -(-65 // stride), -(-97 // stride)) for stride in (8, 16, 32)]
-    layers = head.train()(features, torch.zeros(1, 65, 97, dtype=torch.bool))["layers"]
-    assert [x.shape for x in layers[0]] == [(1, 6, 5), (1, 6, 9, 13), (1, 8, 9, 13)]
-    coarse = layers[0][1][..., ::4, ::4]  # unchanged where cells coincide
-    torch.testing.assert_close(upsampled(coarse, 4, (9, 13), align_corners=True), layers[0][1])
 
 
 # ---- losses ----

@@ -22,7 +22,6 @@ from densevit_papers.max_deeplab_layers import (
     MaskPredictor,
     PixelBlock,
     SemanticDecoder,
-    levels_of,
     padding_bias,
 )
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, pixelwise_panoptic
@@ -186,17 +185,6 @@ def test_a_loss_is_the_mean_of_the_labelled_images_and_padding_has_no_effect():
     assert all(torch.equal(again[name], value) for name, value in found.items())
 
 
-def test_an_image_without_segments_is_unlabelled():
-    criterion = criterion_of()
-    void = {"panoptic": torch.full((36, 32), -1, dtype=torch.int32), "size": (36, 32)}
-    layer, cells = batch_of([void, map_of()], criterion)
-    found = criterion.losses([layer], cells, [void, map_of()], LossContext())
-    alone = criterion.losses([tuple(x[1:] for x in layer)], cells[1:], [map_of()], LossContext())
-    for name, value in found.items():
-        torch.testing.assert_close(value, alone[name])
-    assert criterion.loss_counts([void, map_of()]) == {"images": 1.0}
-
-
 def test_segments_in_excess_of_the_queries_are_unlabelled_and_are_reported():
     criterion = PQCriterion(CLASSES, 2, 4, MaskLossWeights())
     layer, cells = batch_of([map_of()], criterion)
@@ -275,22 +263,6 @@ def test_masks_are_products_of_normalised_features_and_kernels():
     found = layer(of_class, of_mask, pixels)
     for value, expected in zip(found, (logits, normed(layer.norm_masks, masks[:, None])[:, 0], features), strict=True):
         torch.testing.assert_close(value, expected)
-
-
-def test_levels_have_one_feature_for_each_stride():
-    def read(*strides):
-        return [tuple(level) for level in levels_of(strides, 64)]
-
-    assert read(4, 8, 16, 32) == [
-        (3, 32, 1, 512, True),
-        (2, 16, 2, 256, True),
-        (1, 8, 2, 128, False),
-        (0, 4, 2, 64, False),
-    ]
-    assert read(4, 8, 16, 16) == [(3, 16, 1, 512, True), (1, 8, 2, 128, False), (0, 4, 2, 64, False)]  # MaX-DeepLab-S
-    assert read(16) == [(0, 16, 1, 512, True)]
-    assert [level[1] for level in read(2, 4, 8, 16, 32)] == [32, 16, 8, 4]
-    assert [level[1] for level in read(7, 14)] == [14, 7]
 
 
 # ---- predictions ----

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from densevit_papers.s2_mlp import S2Mlp
+from tests.backbones.references import multiply_adds
+from tests.backbones.references import parameters as count
 
 # Millions of parameters without the classifier, and billions of multiply-adds at 224 x 224 (Yu et al. 2021, table 2).
 # The formula of section 3.4 gives 53.5 million for "deep", which is 51 * 2^20.
@@ -84,20 +85,9 @@ def test_parameters_and_multiply_adds_match_the_paper(variant: str) -> None:
     """Parameters within 1.2 % (norms are not in the paper's formula), multiply-adds to the paper's digits."""
     parameters, billions = PAPER[variant]
     with torch.device("meta"):
-        model, images = S2Mlp(variant).eval(), torch.empty(1, 3, 224, 224)
-    with FlopCounterMode(display=False) as counter:
-        model(images)
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=0.012)
-    assert round(counter.get_total_flops() / 2e9, 1) == billions
-
-
-def test_parameters_match_the_papers_formula() -> None:
-    """Section 3.4, and two parameters per channel of each norm."""
-    with torch.device("meta"):
-        model = S2Mlp("wide")
-    c, N, p, r = 768, 12, 16, 4
-    formula = (3 * p**2 + 1) * c + N * (c**2 * (2 * r + 2) + c * (3 + r))
-    assert sum(x.numel() for x in model.parameters()) == formula + (2 * N + 1) * 2 * c
+        model = S2Mlp(variant)
+    assert count(model) == pytest.approx(parameters, rel=0.012)
+    assert round(multiply_adds(model, 224) / 1e9, 1) == billions
 
 
 def test_depths_are_the_embedding_and_the_blocks() -> None:
