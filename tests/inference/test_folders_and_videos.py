@@ -12,7 +12,8 @@ from PIL import Image
 from densevit.data.io import videos
 from densevit.errors import DataError
 from densevit.inference import predictor as predictors
-from tests.inference.test_predictor import Mean, Pixels, Thirds, predictor_of, random_image
+from tests.inference.test_predictor import Thirds, predictor_of, random_image
+from tests.model.small_models import Averaged, Mean
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def names(results: Iterator[Any]) -> list[str]:
 
 
 def test_a_folder_and_a_pattern_are_predicted_in_order(photos: Path):
-    predictor = predictor_of(Pixels(), detection=Mean)
+    predictor = predictor_of(Averaged(), detection=Mean)
     for folder in ("photos", Path("photos")):
         results = predictor.predict(folder)
         assert isinstance(results, Iterator)
@@ -56,7 +57,7 @@ def test_a_folder_and_a_pattern_are_predicted_in_order(photos: Path):
 
 
 def test_a_video_s_frames_have_its_path_and_their_number(clip: Path):
-    predictor = predictor_of(Pixels(), things=Thirds)
+    predictor = predictor_of(Averaged(), things=Thirds)
     results = list(predictor.predict(clip, batch_size=1, threshold=0.5))
     assert [(result.path, result.frame) for result in results] == [(clip, n) for n in range(7)]
     assert [round(float(result.image.mean()), -1) for result in results] == [30 * n for n in range(7)]
@@ -75,7 +76,7 @@ def test_images_are_read_when_they_are_reached(clip: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(videos, "frames", counted)
     monkeypatch.setattr(predictors, "BATCHES_AT_ONCE", 1)
-    predictor = predictor_of(Pixels(), detection=Mean)
+    predictor = predictor_of(Averaged(), detection=Mean)
     predictor.model.train()
     results = predictor.predict(str(clip), batch_size=2)
     assert read == []
@@ -97,7 +98,7 @@ def test_images_are_read_when_they_are_reached(clip: Path, monkeypatch: pytest.M
 )
 def test_what_is_no_source_is_an_error_at_once(photos: Path, clip: Path, source: Any, message: str):
     Path("empty").mkdir()
-    predictor = predictor_of(Pixels(), detection=Mean)
+    predictor = predictor_of(Averaged(), detection=Mean)
     with pytest.raises(DataError, match=message):
         predictor.predict(source)
     (photos / "broken.mp4").write_text("no video")

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 import densevit
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Backbone, Class, Head
+from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
+from tests.model.small_models import Pixels
 
 IMAGE = np.kron(np.random.default_rng(0).integers(0, 256, (10, 13, 3)), np.ones((8, 8, 1))).astype(np.uint8)
 TOLERANCE = {torch.float16: 0.01, torch.bfloat16: 0.05}  # of the largest value
@@ -64,19 +65,6 @@ def test_every_head_predicts_in_half_precision_as_in_float32(name: str, dtype: t
             assert (value == result[key]).double().mean() > 0.97
         elif key in ("scores", "depth"):
             torch.testing.assert_close(value, result[key], rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-
-
-class Pixels(Backbone):
-    """A backbone that passes the normalised images on."""
-
-    channels, strides = (3,), (1,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [images * self.scale]
 
 
 class Recorded(Head):

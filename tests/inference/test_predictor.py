@@ -3,64 +3,22 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 import densevit
 from densevit import config as configs
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Backbone, Class, Head
+from densevit.interfaces import Backbone, Head
 from densevit.layers import table_cache
-from densevit.model import DenseModel
 from densevit.weights.building import build_model
 from densevit_backbones.swin import Swin
+from tests.model.small_models import CLASSES, Averaged, Mean, of_heads
 
-CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
 SIZES = [(40, 70), (64, 64), (33, 20), (40, 70), (10, 96), (61, 59), (40, 71)]
-
-
-class Pixels(Backbone):
-    """A backbone that passes images on, averaged over 8x8 pixels."""
-
-    channels, strides = (3,), (8,)
-    mean, std = (0.5, 0.25, 0.0), (0.5, 0.25, 2.0)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [nn.functional.avg_pool2d(images, 8) * self.scale]
-
-
-class Mean(Head):
-    """A head that predicts the mean of the coarsest feature over an image, and the sizes that it gets."""
-
-    task = "detection"
-    needs = ("labels",)
-
-    def __init__(self, channels: Any, strides: Any, classes: Any) -> None:
-        super().__init__(channels, strides, classes)
-        self.gain = nn.Parameter(torch.ones(()))
-        self.dropout = nn.Dropout(0.5)
-
-    def forward(self, features, padding_mask, targets=None):
-        mean = self.dropout(self.gain * features[-1].mean((2, 3)))
-        return {"logits": mean, "grid": torch.tensor(padding_mask.shape[1:])}
-
-    def loss(self, outputs, targets, context):
-        return {"mean": outputs["logits"].mean()}
-
-    def predict(self, outputs, targets):
-        return [
-            {"mean": mean, "grid": outputs["grid"], "image_id": t["image_id"], "sizes": [t["size"], t["original_size"]]}
-            for mean, t in zip(outputs["logits"], targets, strict=True)
-        ]
 
 
 class Broken(Mean):
@@ -80,8 +38,7 @@ class Thirds(Mean):
 
 
 def predictor_of(backbone: Backbone, **heads: type[Head]) -> Predictor:
-    features = (backbone.channels, backbone.strides)
-    return Predictor(DenseModel(backbone, {name: head(*features, CLASSES) for name, head in heads.items()}))
+    return Predictor(of_heads(backbone, **heads))
 
 
 def random_image(height: int, width: int) -> np.ndarray:
@@ -102,7 +59,7 @@ def test_a_result_depends_neither_on_order_nor_batch_size_nor_neighbours():
 
 
 def test_equal_padded_sizes_run_together_up_to_the_batch_size():
-    predictor = predictor_of(Pixels(), detection=Mean)
+    predictor = predictor_of(Averaged(), detection=Mean)
     sizes: list[int] = []
     predictor.backbone.register_forward_hook(lambda module, given, out: sizes.append(len(given[0])))
     found = predictor.predict(
@@ -115,7 +72,7 @@ def test_equal_padded_sizes_run_together_up_to_the_batch_size():
 
 
 def test_one_image_gives_one_result_and_several_a_list():
-    predictor, pixels = predictor_of(Pixels(), detection=Mean), random_image(16, 24)
+    predictor, pixels = predictor_of(Averaged(), detection=Mean), random_image(16, 24)
     alone = predictor.predict(pixels)
     for several in ([pixels], (pixels,), iter([pixels]), pixels[None], torch.from_numpy(pixels).permute(2, 0, 1)[None]):
         [found] = predictor.predict(several)
@@ -126,7 +83,7 @@ def test_one_image_gives_one_result_and_several_a_list():
 
 def test_pixels_are_normalised_and_the_padding_is_zero():
     pixels = random_image(20, 30)
-    found = predictor_of(Pixels(), detection=Mean).predict(pixels)
+    found = predictor_of(Averaged(), detection=Mean).predict(pixels)
     total = (pixels.reshape(-1, 3) / 255 - [0.5, 0.25, 0]).sum(0) / [0.5, 0.25, 2]
     np.testing.assert_allclose(found.mean.numpy(), total / (24 * 32), atol=1e-5)
     assert found.sizes == [(20, 30), (20, 30)]
@@ -152,13 +109,13 @@ def test_threads_predict_what_one_does():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_predict_leaves_the_model_in_the_mode_it_was_in(training):
-    predictor = predictor_of(Pixels(), detection=Mean)
+    predictor = predictor_of(Averaged(), detection=Mean)
     predictor.model.train(training)
     first = predictor.predict(random_image(8, 8)).mean
     assert torch.equal(first, predictor.predict(random_image(8, 8)).mean)  # without dropout
     assert all(module.training == training for module in predictor.model.modules())
     assert not first.requires_grad
-    broken = predictor_of(Pixels(), detection=Broken)
+    broken = predictor_of(Averaged(), detection=Broken)
     broken.model.train(training)
     with pytest.raises(RuntimeError, match="out of order"):
         broken.predict(random_image(8, 8))
@@ -167,7 +124,7 @@ def test_predict_leaves_the_model_in_the_mode_it_was_in(training):
 
 
 def test_the_threshold_of_the_validation_is_used_unless_another_is_given():
-    predictor = predictor_of(Pixels(), detection=Thirds, others=Thirds)
+    predictor = predictor_of(Averaged(), detection=Thirds, others=Thirds)
     predictor.model.score_thresholds = {"detection": 0.5}
     found = predictor.predict(random_image(8, 8))
     assert found.thresholds == predictor.score_thresholds == {"detection": 0.5}
@@ -194,13 +151,13 @@ def test_the_threshold_of_the_validation_is_used_unless_another_is_given():
 )
 def test_a_wrong_option_is_an_error_that_names_it(options, message):
     with pytest.raises(densevit.DensevitError, match=message):
-        predictor_of(Pixels(), detection=Thirds).predict(**{"images": random_image(8, 8), **options})
+        predictor_of(Averaged(), detection=Thirds).predict(**{"images": random_image(8, 8), **options})
 
 
 def test_results_of_files_read_the_image_again_when_it_is_drawn(tmp_path: Path):
     pixels = random_image(20, 30)
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    predictor = predictor_of(Pixels(), detection=Thirds)
+    predictor = predictor_of(Averaged(), detection=Thirds)
     of_file, of_array = predictor.predict([tmp_path / "image.png", pixels])
     assert np.array_equal(of_file.image, pixels) and of_array.image is not None
     assert np.array_equal(np.asarray(of_file.draw()), np.asarray(of_array.draw()))
@@ -210,7 +167,10 @@ def test_results_of_files_read_the_image_again_when_it_is_drawn(tmp_path: Path):
 
 
 def test_a_config_gives_the_size_of_images_and_the_model_its_parts():
-    sections = {"backbone": {"name": f"{__name__}:Pixels"}, "heads": {"detection": {"name": f"{__name__}:Mean"}}}
+    sections = {
+        "backbone": {"name": "tests.model.small_models:Averaged"},
+        "heads": {"detection": {"name": "tests.model.small_models:Mean"}},
+    }
     rest = {"data": {"name": "scenes", "image_size": 32}, "trainer": {"max_steps": 1}}
     config = configs.from_mapping({**sections, **rest})
     predictor = Predictor(build_model(config, {"detection": CLASSES}), config)

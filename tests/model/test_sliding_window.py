@@ -1,126 +1,17 @@
-"""Windows, flips and scales against loops over complete maps, memory use, and the options of each head."""
+"""Windows, flips and scales against loops over complete maps, and memory use."""
 
 import math
-import re
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from densevit import config as configs
 from densevit.data.loading.batch_sampler import collate
-from densevit.errors import ConfigError
-from densevit.inference.predictor import Predictor
-from densevit.interfaces import Backbone, Class, DenseHead, Head
-from densevit.model import DenseModel, Inference, inference_by_head, sliding_window, streaming_resize
+from densevit.model import DenseModel, Inference, inference_by_head, streaming_resize
 from densevit.model.sliding_window import starts
-
-
-class Stem(Backbone):
-    """A padded convolution: its features in windows differ from those in the whole image."""
-
-    channels, strides = (6,), (4,)
-
-    def __init__(self, kernel: int = 9) -> None:
-        super().__init__()
-        self.layer = nn.Conv2d(3, 6, kernel, 4, padding=(kernel - 1) // 2)
-
-    def forward(self, images):
-        x = F.pad(images, (0, -images.shape[3] % 4, 0, -images.shape[2] % 4))
-        return [self.layer(x)[..., : x.shape[2] // 4, : x.shape[3] // 4].relu()]
-
-
-class Pixels(Backbone):
-    """Returns the pixels."""
-
-    channels, strides = (3,), (1,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, images):
-        return [images * self.scale]
-
-
-class Segmenter(DenseHead):
-    """A 1x1 convolution; counts the images of each run."""
-
-    task, needs = "segmentation", ("semantic",)
-
-    def __init__(self, channels, strides, classes, factor: float = 3.0) -> None:
-        super().__init__(channels, strides, classes)
-        self.out, self.stride, self.factor = nn.Conv2d(channels[0], max(1, len(classes)), 1), strides[0], factor
-        self.runs: list[tuple[int, ...]] = []
-
-    def forward(self, features, padding_mask, targets=None):
-        self.runs.append(tuple(padding_mask.shape))
-        self.inside = (~padding_mask).float().mean((1, 2))
-        return {"logits": self.factor * self.out(features[0])}
-
-    def maps(self, outputs, size):
-        x = outputs["logits"].float()
-        x = F.interpolate(x, scale_factor=self.stride, mode="bilinear") if self.stride > 1 else x
-        return x[..., : size[0], : size[1]]
-
-    def read_maps(self, maps):
-        return {"semantic": maps.argmax(1).to(torch.uint8)}
-
-    def predict(self, outputs, targets):
-        found = []
-        for i, target in enumerate(targets):
-            x = self.maps({"logits": outputs["logits"][i : i + 1]}, target["size"])
-            x = F.interpolate(x, target["original_size"], mode="bilinear")
-            found.append({key: value[0] for key, value in self.read_maps(x).items()})
-        return found
-
-
-class Depth(Segmenter):
-    """The maps themselves."""
-
-    task, needs = "depth", ("depth",)
-
-    def read_maps(self, maps):
-        return {"depth": maps[:, 0]}
-
-
-class Boxes(Head):
-    """A head without maps: its box is the sum of the first feature."""
-
-    task, needs = "detection", ("boxes",)
-
-    def forward(self, features, padding_mask, targets=None):
-        return {"boxes": features[0].sum((1, 2, 3))}
-
-    def predict(self, outputs, targets):
-        return [{"boxes": box.repeat(1, 4)} for box in outputs["boxes"]]
-
-
-def numbered(count):
-    return tuple(Class(str(i), i, (0, 0, 0)) for i in range(count))
-
-
-def model_of(backbone, *heads, classes=5):
-    kinds = {
-        head.task: head(backbone.channels, backbone.strides, () if head is Depth else numbered(classes))
-        for head in heads
-    }
-    return DenseModel(backbone, kinds).eval()
-
-
-def batch_of(model, *sizes, original=None):
-    """Smooth images of these sizes, padded to one multiple."""
-    samples = []
-    for i, (h, w) in enumerate(sizes):
-        noise = torch.rand(1, 3, h // 4 + 2, w // 4 + 2, generator=torch.Generator().manual_seed(i))
-        image = (255 * F.interpolate(noise, (h, w), mode="bilinear")[0]).to(torch.uint8)
-        targets = {"image_id": i, "size": (h, w), "original_size": original or (h, w)}
-        samples.append({"image": image, "targets": targets})
-    return collate(samples, model.multiple)
+from tests.model.small_models import Depth, Pixels, Segmenter, Stem, batch_of, model_of
 
 
 def maps_of(model, image):
@@ -308,9 +199,6 @@ def test_class_probabilities_and_depths_are_averaged():
     assert (labels["logits"] != labels["probabilities"]).any()
 
 
-# ---- model.predict ----
-
-
 def test_windows_run_in_batches_over_rows_and_flips_with_a_mask_of_padding():
     model = model_of(Stem(), Depth)
     depth_of(model, batch_of(model, (50, 70)), window=(20, 30), stride=(15, 20), flip=True, batch_size=5)
@@ -318,27 +206,6 @@ def test_windows_run_in_batches_over_rows_and_flips_with_a_mask_of_padding():
     depth_of(model, batch_of(model, (41, 54)), window=100)  # padded only to the image's next multiple
     assert model.heads["depth"].runs[4:] == [(1, 44, 56)]
     assert model.heads["depth"].inside.item() == pytest.approx(41 * 54 / (44 * 56))
-
-
-def test_predict_uses_the_config_section_and_overrides():
-    model = model_of(Stem(), Depth)
-    here = {"backbone": {"name": "x"}, "heads": {"depth": {"name": "y"}}, "data": {"name": "scenes"}}
-    config = configs.from_mapping({**here, "trainer": {"max_steps": 1}, "inference": {"window": 24}})
-    predictor = Predictor(model, config)
-    pixels = np.random.default_rng(0).integers(0, 256, (41, 54, 3), dtype=np.uint8)
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
-    batch = collate([{"image": image, "targets": {"size": (41, 54), "original_size": (41, 54)}}], 4)
-    for given, section in (
-        (None, {"window": 24}),
-        ({"stride": 24}, {"window": 24, "stride": 24}),
-        ({"window": None}, {}),
-        ({"window": None, "flip": True}, {"flip": True}),
-    ):
-        found = predictor.predict([pixels, pixels[:20]], inference=given)
-        assert torch.equal(found[0]["depth"], depth_of(model, batch, **section)[0])
-        assert found[1]["depth"].shape == (20, 54)
-    with pytest.raises(ConfigError, match=r"^predict: inference\.windw .*'window'"):
-        predictor.predict([pixels], inference={"windw": 3})
 
 
 def test_runs_under_autocast_inference_mode_and_other_default_dtypes():
@@ -354,9 +221,6 @@ def test_runs_under_autocast_inference_mode_and_other_default_dtypes():
         assert torch.equal(infer(model, batch, section)["depth"][0]["depth"], expected)
     finally:
         torch.set_default_dtype(torch.float32)
-
-
-# ---- memory ----
 
 
 class Largest(TorchDispatchMode):
@@ -382,118 +246,3 @@ def test_memory_depends_on_the_window_not_the_image(monkeypatch, section):
         (found,) = infer(model, batch, Inference(window=32, **section))["segmentation"]
     assert found["semantic"].shape == (900, 300)
     assert largest.bytes <= 4 * 50 * 32 * 200
-
-
-# ---- errors ----
-
-
-def config_with(section):
-    values = {"backbone": {"name": "swin"}, "heads": {"a": {"name": "setr"}}, "data": {"name": "scenes"}}
-    return configs.from_mapping({**values, "trainer": {"max_steps": 1}, "inference": section}, "mine.yaml")
-
-
-@pytest.mark.parametrize(
-    ("section", "facts"),
-    [
-        ({"stride": 100}, ["inference.stride", "100", "Set inference.window"]),
-        ({"window": 512, "stride": 600}, ["inference.stride: 600", "inference.window, 512"]),
-        ({"window": [512, 300], "stride": 400}, ["inference.stride: 400", "inference.window, [512, 300]"]),
-        ({"window": 0}, ["inference.window", "greater than or equal to 1", "not 0"]),
-        ({"window": [1, 2, 3]}, ["inference.window", "[height, width]"]),
-        ({"window": 8, "stride": 0}, ["inference.stride", "greater than or equal to 1", "not 0"]),
-        ({"scales": [1.0, 0]}, ["inference.scales.1", "greater than 0", "not 0"]),
-        ({"scales": []}, ["inference.scales"]),
-        ({"average": "votes"}, ["inference.average", "'logits' or 'probabilities'", "'votes'"]),
-        ({"batch_size": 0}, ["inference.batch_size"]),
-        ({"flips": True}, ["inference.flips", "'flip'"]),
-    ],
-)
-def test_invalid_section_error_names_the_key(section, facts):
-    with pytest.raises(ConfigError, match="^mine.yaml: " + ".*".join(map(re.escape, facts))):
-        config_with(section)
-
-
-def test_the_stride_is_two_thirds_of_the_window_by_default():
-    assert [config_with({"window": side}).inference.options.strides for side in (512, 768, [1, 5])] == [
-        (341, 341),
-        (512, 512),
-        (1, 3),
-    ]
-    options = config_with({"window": "5e2", "scales": ["1", 1.5]}).inference.options
-    assert (options.window_sides, options.scales, options.single_pass) == ((500, 500), (1.0, 1.5), False)
-    assert configs.from_mapping(
-        configs.yaml_io.parse(configs.dump(config_with({"window": [4, 5]})), "")
-    ) == config_with({"window": [4, 5]})
-    assert configs.InferenceSection().options == Inference()
-    given = {"window": (32, 48), "stride": 16, "average": "probabilities", "flip": True, "scales": (0.5,)}
-    assert configs.InferenceSection(**given, batch_size=2).options == Inference(**given, batch_size=2)
-
-
-def test_a_model_without_maps_is_refused_by_its_heads():
-    model = model_of(Stem(), Boxes)
-    asked = {"window=64": {"window": 64}, "flip=true": {"flip": True}, r"scales=\[0.5, 1.0\]": {"scales": (0.5, 1.0)}}
-    for said, section in asked.items():
-        with pytest.raises(ConfigError, match=rf"^inference\.{said} .*detection \(Boxes\) .*not a DenseHead"):
-            Predictor(model).predict([], inference=section)
-    with pytest.raises(ConfigError, match=r"^heads\.detection\.inference: .*\(Boxes\) .*leave it"):
-        inference_by_head(model_of(Stem(), Segmenter, Boxes), Inference(), {"detection": Inference()})
-    assert inference_by_head(model, Inference()) == {}
-
-
-@torch.no_grad()
-def test_each_head_has_its_own_options():
-    model = model_of(Stem(), Segmenter, Boxes, Depth)
-    batch = batch_of(model, (41, 54))
-    general, own = Inference(window=24), {"depth": Inference(flip=True)}
-    sections = inference_by_head(model, general, own)
-    assert sections == {"segmentation": general, "depth": own["depth"]}
-    found = model.infer(batch, sections)
-    for name, key, section in (("segmentation", "semantic", general), ("depth", "depth", own["depth"])):
-        alone = DenseModel(model.backbone, {name: model.heads[name]}).eval()
-        assert torch.equal(found[name][0][key], infer(alone, batch, section)[name][0][key])
-    assert torch.equal(found["detection"][0]["boxes"], model.infer(batch)["detection"][0]["boxes"])
-
-
-def test_predictor_and_validation_take_each_head_s_section_of_the_config():
-    from densevit.training.loop.dense_module import DenseModule
-
-    model = model_of(Stem(), Segmenter, Boxes, Depth)
-    heads = {name: {"name": name} for name in model.heads} | {"depth": {"name": "x", "inference": {"flip": True}}}
-    values = {"backbone": {"name": "x"}, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-    config = configs.from_mapping({**values, "inference": {"window": 24}})
-    expected = {"segmentation": Inference(window=24), "depth": Inference(flip=True)}
-    predictor = Predictor(model, config)
-    assert predictor.inference == DenseModule(predictor).inference == expected
-    others = Predictor(model, config).with_inference({"average": "probabilities"}).inference
-    assert others["segmentation"] == Inference(window=24, average="probabilities")
-    assert others["depth"] == Inference(flip=True, average="probabilities")
-    assert configs.from_mapping(configs.yaml_io.parse(configs.dump(config), "")) == config
-    heads["depth"]["inference"] = {"windw": 3}
-    with pytest.raises(ConfigError, match=r"heads\.depth\.inference\.windw .*Did you mean"):
-        configs.from_mapping(values)
-
-
-class OneSize(Pixels):
-    """A backbone of fixed input size."""
-
-    input_size = (24, 32)
-
-    def forward(self, images):
-        assert tuple(images.shape[2:]) == self.input_size
-        return super().forward(images)
-
-
-def test_fixed_size_backbone_requires_windows_of_that_size():
-    model = model_of(OneSize(), Depth)
-    for wrong in ({"window": 24}, {"scales": (0.5,)}):
-        with pytest.raises(ConfigError, match=r"takes images of 24x32 only. Fix: set inference.window=\[24,32\]"):
-            inference_by_head(model, Inference(**wrong))
-    for size in ((50, 60), (20, 40), (11, 12)):
-        batch = batch_of(model, size)
-        for section in ({"window": (24, 32)}, {"window": (24, 32), "scales": (0.5, 1.0)}):
-            inference_by_head(model, Inference(**section))
-            assert depth_of(model, batch, **section)[0].shape == size
-    batch = collate([{"image": torch.zeros(3, 24, 32, dtype=torch.uint8), "targets": {}}])
-    batch["targets"] = [{"size": (20, 32), "original_size": (40, 64)}]
-    assert depth_of(model, batch, flip=True)[0].shape == (40, 64)
-    assert sliding_window.starts(1, 24, 16) == [0]

@@ -108,4 +108,4 @@ def test_rotary_windows_use_offsets_on_the_whole_grid(randomise):
 )
 def test_invalid_options_are_refused(options, facts):
     with pytest.raises((ValueError, DensevitError), match=".*".join(map(re.escape, facts))):
-        nano(**options)
+        densevit.create_backbone("vit", **{"variant": "nano", **options})
