@@ -1,11 +1,9 @@
-"""Axial attention beside equation 4 of Wang et al. 2020; cost of Axial-ResNets; the authors' checkpoints."""
+"""Axial attention beside equation 4 of Wang et al. 2020; cost of Axial-ResNets."""
 
 import pytest
 import torch
 from torch import nn
 
-from densevit.weights.key_mapping import translate, translate_back
-from densevit.weights.layouts import find, recognise
 from densevit_papers.attention_resnet import AttentionResNet
 from densevit_papers.axial import Axial, AxialAttention
 from tests.papers.small_models import cost, randomise
@@ -84,40 +82,3 @@ def test_tables_have_the_span(span, lengths):
     assert [stage[0].conv2[0].relative.shape[1] for stage in stages] == lengths
     if span is None:
         assert [stage[1].conv2[0].relative.shape[1] for stage in stages] == [111, 55, 27, 13]
-
-
-def authors_state(resnet: AttentionResNet) -> dict[str, torch.Tensor]:
-    """A state dict with the names and shapes of the authors' files."""
-    names = {"conv1": "conv_down", "bn1": "bn1", "conv3": "conv_up", "bn3": "bn2", "downsample": "downsample"}
-    parts = {"qkv": "qkv_transform", "relative": "relative"}
-    parts |= {f"{norm}_norm": f"bn_{norm}" for norm in ("qkv", "similarity", "output")}
-    state = {"fc.weight": torch.randn(10, resnet.channels[-1]), "fc.bias": torch.randn(10)}
-    for key, tensor in resnet.state_dict().items():
-        if key.startswith("layer"):
-            stage, block, part, *rest = key.split(".")
-            if part == "conv2":
-                axis = f"{('hight', 'width')[int(rest[0])]}_block"
-                key = ".".join([stage, block, axis, parts[rest[1]], *rest[2:]])
-                tensor = tensor[..., 0] if rest[1] == "qkv" else tensor
-                state[f"{stage}.{block}.{axis}.flatten_index"] = torch.zeros(4, dtype=torch.long)
-            else:
-                key = ".".join([stage, block, names[part], *rest])
-        state[key] = tensor
-    return state
-
-
-def test_the_authors_checkpoints_load_and_are_written_back():
-    options = {"depth": 26, "width": 0.125, "axial": {"num_heads": 1, "image_size": 64}}
-    resnet = AttentionResNet(26, 0.125, axial=Axial(num_heads=1, image_size=64))
-    randomise(resnet)
-    theirs = authors_state(resnet)
-    layout = recognise(theirs)
-    assert layout is find("axial-deeplab-axial_resnet")
-    translated = translate(theirs, layout)
-    assert layout.describe(translated.tensors) == {"backbone": {"name": "attention_resnet", **options}}
-    assert translated.tensors.keys() == resnet.state_dict().keys()
-    assert all(torch.equal(tensor, translated.tensors[key]) for key, tensor in resnet.state_dict().items())
-    back, unmatched = translate_back(resnet.state_dict(), layout)
-    expected = {key: x for key, x in theirs.items() if not key.startswith("fc.") and not key.endswith("flatten_index")}
-    assert not unmatched and back.keys() == expected.keys()
-    assert all(torch.equal(back[key], x) for key, x in expected.items())

@@ -1,4 +1,4 @@
-"""DeepViT beside its equations and, without re-attention, timm's ViT; parameters of the paper; the authors' keys."""
+"""DeepViT beside its equations and, without re-attention, timm's ViT; parameters of the paper."""
 
 import math
 
@@ -7,10 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import densevit
-from densevit.errors import WeightsError
-from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.layouts import find, recognise
+from densevit.weights.key_mapping import translate
 from densevit_papers import deep_vit
 from densevit_papers.deep_vit import VARIANTS, Block, ConvEmbedding, DeepViT, ReAttention, Variant
 from tests.backbones.references import multiply_adds, parameters
@@ -118,47 +115,3 @@ def test_parameters_and_multiply_adds(variant):
     assert (parameters(vit) + (vit.channels[-1] + 1) * 1000) / 1e6 == pytest.approx(MILLIONS[variant], abs=0.08)
     if variant in PAPER_BILLIONS:
         assert multiply_adds(vit, 224) / 1e9 == pytest.approx(PAPER_BILLIONS[variant], rel=0.055)
-
-
-def authors_state(side: int) -> dict[str, torch.Tensor]:
-    """Random tensors with the names and shapes of the authors' classifiers, in the size "nano"."""
-    C, kinds = 128, ("weight", "bias", "running_mean", "running_var")
-    shapes = {"cls_token": (1, 1, C), "pos_embed": (1, side**2 + 1, C), "norm.weight": (C,), "norm.bias": (C,)}
-    shapes |= {"head.weight": (10, C), "head.bias": (10,), "patch_embed.proj.weight": (C, 64, 8, 8)}
-    shapes |= {"patch_embed.proj.bias": (C,), "patch_embed.conv1.weight": (64, 3, 7, 7)}
-    shapes["patch_embed.conv2.weight"] = (64, 64, 3, 3)
-    norms = {"patch_embed.bn1": 64, "patch_embed.bn2": 64}
-    for i in range(8):
-        b = f"blocks.{i}."
-        linear = {"attn.qkv": (3 * C, C), "attn.proj": (C, C), "mlp.fc1": (3 * C, C), "mlp.fc2": (C, 3 * C)}
-        shapes |= {f"{b}{name}.weight": shape for name, shape in linear.items()}
-        shapes |= {f"{b}{name}.bias": shape[:1] for name, shape in linear.items()}
-        shapes |= {f"{b}{name}.{kind}": (C,) for name in ("norm1", "norm2") for kind in ("weight", "bias")}
-        if i >= 4:
-            shapes |= {b + "attn.reatten_matrix.weight": (4, 4, 1, 1), b + "attn.reatten_matrix.bias": (4,)}
-            norms[b + "attn.var_norm"] = 4
-    for name, channels in norms.items():
-        shapes |= {f"{name}.{kind}": (channels,) for kind in kinds} | {f"{name}.num_batches_tracked": ()}
-    return {key: torch.randn(shape).abs() if shape else torch.tensor(3) for key, shape in shapes.items()}
-
-
-def test_checkpoints_of_the_authors_are_read_and_written():
-    torch.manual_seed(0)
-    state = authors_state(4)
-    layout = recognise(state)
-    assert layout.name == "deepvit" and layout.publishing.mean == layout.publishing.std == (0.5, 0.5, 0.5)
-    section = describe(state, layout)["backbone"]
-    assert section == {"name": "deep_vit", "variant": "nano", "patch_size": 16, "image_size": 64}
-    vit = densevit.create_backbone(**section).eval()
-    done = translate(state, layout)
-    assert done.unknown == done.errors == [] and done.left_out.keys() == {"head.weight", "head.bias"}
-    vit.load_state_dict(done.tensors)
-    back, unknown = translate_back(vit.state_dict(), layout)
-    assert unknown == [] and back.keys() == state.keys() - done.left_out.keys()
-    assert all(torch.equal(x, state[key]) for key, x in back.items() if key not in ("cls_token", "pos_embed"))
-
-
-def test_a_checkpoint_of_another_width_is_refused():
-    state = translate(authors_state(4), find("deepvit")).tensors
-    with pytest.raises(WeightsError, match="A DeepViT of 100 channels and 8 blocks is not a known variant"):
-        deep_vit.describe({**state, "norm.weight": torch.ones(100)})

@@ -1,4 +1,4 @@
-"""LocalViT beside its equations, one cell at a time; parameters and multiply-adds of the paper; the authors' keys."""
+"""LocalViT beside its equations, one cell at a time; parameters and multiply-adds of the paper."""
 
 import math
 
@@ -7,9 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import densevit
-from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.layouts import recognise
 from densevit_papers.local_vit import Block, EfficientChannelAttention, LocalViT
 from tests.backbones.references import multiply_adds, parameters
 from tests.papers.small_models import randomise
@@ -87,45 +84,6 @@ def test_parameters_and_multiply_adds_match_the_paper(variant):
     assert (parameters(vit) + head) / 1e6 == pytest.approx(millions, abs=0.05)
     assert (multiply_adds(vit, 224) + head) / 1e9 == pytest.approx(billions, abs=0.05)
     assert (parameters(reduced) + 193 * 1000) / 1e6 == pytest.approx(9.4, abs=0.05)  # the released LocalViT-T-SE4
-
-
-def authors_state(width: int, depth: int, hidden: int, side: int) -> dict[str, torch.Tensor]:
-    """Random tensors with the names and shapes of the authors' classifiers with SE."""
-    shapes = {"cls_token": (1, 1, width), "pos_embed": (1, side**2 + 1, width), "norm.weight": (width,)}
-    shapes |= {"norm.bias": (width,), "head.weight": (10, width), "head.bias": (10,)}
-    shapes |= {"patch_embed.proj.weight": (width, 3, 16, 16), "patch_embed.proj.bias": (width,)}
-    for b in (f"blocks.{i}." for i in range(depth)):
-        shapes |= {b + "norm1.weight": (width,), b + "norm1.bias": (width,)}
-        shapes |= {b + "attn.qkv.weight": (3 * width, width), b + "attn.qkv.bias": (3 * width,)}
-        shapes |= {b + "attn.proj.weight": (width, width), b + "attn.proj.bias": (width,)}
-        c = b + "conv.conv."
-        shapes |= {c + "0.weight": (4 * width, width, 1, 1), c + "3.weight": (4 * width, 1, 3, 3)}
-        shapes |= {c + "6.fc.0.weight": (hidden, 4 * width), c + "6.fc.0.bias": (hidden,)}
-        shapes |= {c + "6.fc.2.weight": (4 * width, hidden), c + "6.fc.2.bias": (4 * width,)}
-        shapes |= {c + "7.weight": (width, 4 * width, 1, 1)}
-        for norm, channels in (("1", 4 * width), ("4", 4 * width), ("8", width)):
-            kinds = ("weight", "bias", "running_mean", "running_var")
-            shapes |= {f"{c}{norm}.{kind}": (channels,) for kind in kinds} | {f"{c}{norm}.num_batches_tracked": ()}
-    return {key: torch.randn(shape).abs() if shape else torch.tensor(3) for key, shape in shapes.items()}
-
-
-@pytest.mark.parametrize(("hidden", "expected"), [(4, {}), (128, {"se_reduction": 4})])
-def test_checkpoints_of_the_authors_are_read_and_written(hidden, expected):
-    torch.manual_seed(0)
-    state = authors_state(128, 6, hidden, 4)
-    layout = recognise(state)
-    assert layout.name == "localvit"
-    section = describe(state, layout)["backbone"]
-    assert section == {"name": "local_vit", "variant": "nano", "patch_size": 16, "image_size": 64, **expected}
-    vit = densevit.create_backbone(**section).eval()
-    done = translate(state, layout)
-    assert done.unknown == done.errors == [] and done.left_out.keys() == {"head.weight", "head.bias"}
-    vit.load_state_dict(done.tensors)
-    assert torch.equal(vit.class_token, state["cls_token"][0] + state["pos_embed"][0, :1])
-    back, unknown = translate_back(vit.state_dict(), layout)
-    assert unknown == [] and back.keys() == state.keys() - done.left_out.keys()
-    assert all(torch.equal(x, state[key]) for key, x in back.items() if key not in ("cls_token", "pos_embed"))
-    assert torch.equal(back["pos_embed"][:, 1:], state["pos_embed"][:, 1:])
 
 
 @pytest.mark.parametrize(
