@@ -172,21 +172,8 @@ def test_unknown_sizes_are_refused(reference):
         describe(state, find("transformers-cvt"))
 
 
-def test_initial_weights_and_stochastic_depth_are_those_of_the_authors():
+def test_initial_weights_are_those_of_the_authors():
     cvt = CvT("13")
     assert cvt.stages[2][3].attention.key.linear.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert cvt.class_token.std().item() == pytest.approx(0.02, rel=0.2)
     assert cvt.embeddings[1].projection.weight.abs().max() <= (9 * 64) ** -0.5  # torch's uniform values
-    rates = [[block.drop_path.rate for block in stage] for stage in cvt.stages]
-    assert rates[0] + rates[1] == [0.0, 0.0, 0.0]
-    assert rates[2] == pytest.approx([0.1 * i / 9 for i in range(10)])
-    assert CvT("nano", drop_path=0.3).stages[2][-1].drop_path.rate == 0.3
-
-
-def test_depths_begin_a_stage_with_its_embedding():
-    cvt = CvT("nano")
-    depths = cvt.parameter_depths()
-    assert len(depths) == 1 + 7 and sum(map(len, depths)) == len(list(cvt.parameters()))
-    expected = {4: (cvt.class_token, cvt.embeddings[2].projection.weight), 7: (cvt.feature_norms[2].weight,)}
-    for depth, members in expected.items():
-        assert all(any(p is q for q in depths[depth]) for p in members)

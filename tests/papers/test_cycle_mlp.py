@@ -138,13 +138,3 @@ def test_checkpoints_of_known_variants_are_described_and_written_back() -> None:
     tensors["stages.0.1.norm1.weight"] = torch.ones(32)
     with pytest.raises(WeightsError, match=r"\(2, 1, 3, 1\) blocks .* is not a known variant .*b1"):
         LAYOUT.describe(tensors)
-
-
-def test_depths_end_a_stage_with_its_norm() -> None:
-    model = CycleMlp("nano")
-    depths = model.parameter_depths()
-    assert len(depths) == 1 + 6 and sum(map(len, depths)) == len(list(model.parameters()))
-    assert any(p is model.feature_norms[0].weight for p in depths[1])
-    assert any(p is model.patches[1].weight for p in depths[2])
-    rates = [block.drop_path.rate for stage in model.stages for block in stage]
-    assert rates == pytest.approx([0.1 * i / 5 for i in range(6)])

@@ -84,17 +84,3 @@ def test_parameters_and_multiply_adds_match_the_paper(variant):
     assert (parameters(vit) + head) / 1e6 == pytest.approx(millions, abs=0.05)
     assert (multiply_adds(vit, 224) + head) / 1e9 == pytest.approx(billions, abs=0.05)
     assert (parameters(reduced) + 193 * 1000) / 1e6 == pytest.approx(9.4, abs=0.05)  # the released LocalViT-T-SE4
-
-
-@pytest.mark.parametrize(
-    ("options", "facts"),
-    [
-        ({"activation": "relu6", "se_reduction": 4}, "se_reduction is 4, .*'relu6'"),
-        ({"se_reduction": 0}, "se_reduction is 0; .*1 to 768"),
-        ({"features": (3, 2)}, r"features is \[3, 2\].*1 to 12"),
-        ({"image_size": 0}, "image_size is 0"),
-    ],
-)
-def test_invalid_options_are_refused(options, facts):
-    with pytest.raises(ValueError, match=facts):
-        LocalViT(**options)

@@ -88,24 +88,3 @@ def test_parameters_and_multiply_adds_match_the_paper(variant: str) -> None:
         model = S2Mlp(variant)
     assert count(model) == pytest.approx(parameters, rel=0.012)
     assert round(multiply_adds(model, 224) / 1e9, 1) == billions
-
-
-def test_depths_are_the_embedding_and_the_blocks() -> None:
-    model = S2Mlp("nano", features=(2, 5))
-    depths = model.parameter_depths()
-    assert len(depths) == 1 + 5 and sum(map(len, depths)) == len(list(model.parameters()))
-    assert [block.drop_path.rate for block in model.blocks] == pytest.approx([0.1 * i / 7 for i in range(5)])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"patch_size": 0}, "patch_size is 0"),
-        ({"features": (3, 2)}, r"features is \[3, 2\].*1 to 8"),
-        ({"features": (9,)}, r"features is \[9\]"),
-        ({"drop_path": 1.0}, "drop_path is 1"),
-    ],
-)
-def test_invalid_options_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        S2Mlp("nano", **options)

@@ -86,18 +86,3 @@ def test_parameters_and_multiply_adds_match_the_paper(variant):
     assert (parameters(vil) + 2 * C + (C + 1) * 1000) / 1e6 == pytest.approx(millions, abs=0.13)
     for expected, tolerance in ((paper, 0.11), (repository, 0.01)):
         assert expected is None or billions == pytest.approx(expected, rel=tolerance)
-
-
-def test_depths_start_a_stage_with_its_patches():
-    vil = VisionLongformer("nano")
-    depths = vil.parameter_depths()
-    assert len(depths) == 1 + 5 and sum(map(len, depths)) == len(list(vil.parameters()))
-    assert any(p is vil.stages[1].tokens for p in depths[2])
-    rates = [block.drop_path.rate for stage in vil.stages for block in stage.blocks]
-    assert rates == pytest.approx([0.1 * i / 4 for i in range(5)])
-
-
-def test_invalid_options_are_refused():
-    for option, value in (("window_size", 0), ("global_tokens", -1)):
-        with pytest.raises(ValueError, match=f"{option} is {value}"):
-            VisionLongformer(**{option: value})

@@ -1,11 +1,9 @@
-"""MViT's cost beside the papers', its layer depths, positions and windows; options that are refused."""
+"""MViT's cost beside the papers', its positions and windows."""
 
 import pytest
 import torch
 from torch import nn
 
-import densevit
-from densevit.errors import DensevitError
 from densevit_backbones.mvit import MViT
 from tests.backbones.references import multiply_adds, parameters
 
@@ -31,21 +29,6 @@ def test_parameters_and_multiply_adds_match_the_paper(version, variant, size, pu
     total = parameters(mvit, classifier) - parameters(mvit.feature_norms)
     assert total / 1e6 == pytest.approx(published, rel=0.002)
     assert (multiply_adds(mvit, size) + 1000 * C) / 1e9 == pytest.approx(gmacs, rel=0.015)
-
-
-def test_layer_depths_increase_from_input_to_output():
-    mvit = MViT("nano", version=1)
-    names = {id(p): name for name, p in mvit.named_parameters()}
-    groups = [[names[id(p)] for p in group] for group in mvit.parameter_depths()]
-    assert groups[0] == ["patch_embed.weight", "patch_embed.bias", "class_token", "positions.cells", "positions.token"]
-    assert [group[0][:10] for group in groups[1:-1]] == [
-        f"stages.{s}" for s in ("0.0", "1.0", "2.0", "2.1", "2.2", "3.0")
-    ]
-    assert all(name.startswith("feature_norms.") for name in groups[-1])
-    with torch.device("meta"):
-        tiny = MViT("tiny", drop_path=0.18)
-    rates = [block.drop_path.rate for stage in tiny.stages for block in stage]
-    assert rates == pytest.approx([0.02 * i for i in range(10)])
 
 
 def test_absolute_positions_are_interpolated_bilinearly():
@@ -76,22 +59,3 @@ def test_windows_are_halved_by_stage_and_absent_from_the_last_blocks():
     ]
     strides = [[block.attention.pool_key.stride for block in stage] for stage in mvit.stages]
     assert strides == [[4], [2, 4], [1, 1, 1, 1, 2], [1, 1]]
-
-
-@pytest.mark.parametrize(
-    ("options", "facts"),
-    [
-        ({"variant": "huge"}, ["variant"]),
-        ({"variant": "tiny", "version": 1}, ["version 1", "nano, base, large"]),
-        ({"image_size": 0}, ["image_size"]),
-        ({"window_size": 12}, ["window_size is 12", "multiple of 8"]),
-        ({"window_size": 0}, ["window_size is 0", "multiple of 8"]),
-        ({"window_size": 56, "class_token": True}, ["window_size", "class token"]),
-        ({"class_token_residual": False}, ["class_token_residual: false", "class token"]),
-        ({"class_token_residual": False, "version": 1}, ["class_token_residual: false", "version: 2"]),
-    ],
-    ids=str,
-)
-def test_invalid_options_are_refused(options, facts):
-    with pytest.raises((ValueError, DensevitError), match=".*".join(facts)):
-        densevit.create_backbone("mvit", **{"variant": "nano", **options})

@@ -1,13 +1,9 @@
 """ResNet beside torchvision's, timm's and transformers', with random weights; cost, norms and frozen stages."""
 
-import re
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-import densevit
-from densevit.errors import DensevitError
 from densevit.weights.key_mapping import translate
 from densevit.weights.layouts import find
 from densevit_backbones.resnet import ResNet
@@ -181,41 +177,9 @@ def test_frozen_stages_update_neither_weights_nor_statistics(frozen_stages, froz
         assert changed == set(STAGES[frozen:])
 
 
-def test_depths_are_the_stem_and_the_blocks():
-    with torch.device("meta"):
-        plain, deep = ResNet(50), ResNet(18, variant="d")
-    names = {id(p): name for name, p in plain.named_parameters()}
-    depths = [{names[id(p)].split(".conv")[0] for p in group if p.ndim == 4} for group in plain.parameter_depths()]
-    assert len(depths) == 1 + 3 + 4 + 6 + 3
-    assert depths[0] == {"conv1.weight"}
-    assert [min(names) for names in depths[-3:]] == ["layer4.0", "layer4.1", "layer4.2"]
-    assert [len(group) for group in deep.parameter_depths()][:1] == [3 + 3 * 2]  # three convolutions and their norms
-
-
 @pytest.mark.parametrize("norm", ["frozen", "batch", "sync", "group"])
 def test_all_norms_have_the_epsilon(norm):
     with torch.device("meta"):
         for options, eps in (({}, 1e-5), ({"norm_eps": 1e-3}, 1e-3)):
             resnet = ResNet(18, norm=norm, **options)
             assert {module.eps for module in resnet.modules() if hasattr(module, "eps")} == {eps}
-
-
-@pytest.mark.parametrize(
-    ("options", "facts"),
-    [
-        ({"depth": 77}, ["depth"]),
-        ({"norm": "layer"}, ["norm"]),
-        ({"frozen_stages": 6}, ["frozen_stages"]),
-        ({"variant": "c"}, ["variant"]),
-        ({"norm_eps": 0.0}, ["norm_eps is 0"]),
-        ({"depth": 18, "groups": 32}, ["groups 32", "depth 18"]),
-        ({"depth": 34, "width_per_group": 128}, ["width_per_group 128", "50, 101 or 152"]),
-        ({"groups": 0}, ["groups is 0"]),
-        ({"width_per_group": -4}, ["width_per_group is -4"]),
-        ({"norm": "group", "groups": 3, "width_per_group": 5}, ["3 x 5", "32"]),
-    ],
-    ids=str,
-)
-def test_invalid_options_are_refused(options, facts):
-    with pytest.raises((ValueError, DensevitError), match=".*".join(map(re.escape, facts))):
-        densevit.create_backbone("resnet", **options)

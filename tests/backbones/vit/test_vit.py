@@ -1,13 +1,9 @@
-"""ViT's layer depths, selected features, tokens and rotary windows; options that are refused."""
+"""ViT's selected features, tokens and rotary windows."""
 
-import re
-
-import pytest
 import torch
 from torch.nn import functional as F
 
 import densevit
-from densevit.errors import DensevitError
 from densevit.layers.rotary import rotary_table, rotate
 from densevit_backbones.vit import ViT
 from densevit_backbones.vit.windows import Windows
@@ -15,21 +11,6 @@ from densevit_backbones.vit.windows import Windows
 
 def nano(**options) -> ViT:
     return densevit.create_backbone("vit", variant="nano", **options)
-
-
-def test_layer_depths_increase_from_input_to_output():
-    vit = nano(features=(2, 3), readout="project")
-    names = {id(p): name for name, p in vit.named_parameters()}
-    first, *blocks, last = [{re.sub(r"(\d)\..*", r"\1", names[id(p)]) for p in g} for g in vit.parameter_depths()]
-    tokens = {"class_token", "position_table"}
-    assert first == {"stem.projection.weight", "stem.projection.bias"} | tokens
-    assert blocks == [{"blocks.0"}, {"blocks.1"}, {"blocks.2"}]
-    assert last == {"norm.weight", "norm.bias", "readouts.0", "readouts.1"}
-    hybrid = nano(stem="resnet", readout="project", features=(1, 2))
-    assert len(hybrid.parameter_depths()) == 1 + (3 + 4 + 9) + 1 + 2 + 1
-    with torch.device("meta"):
-        blocks = ViT("small", drop_path=0.22, features=(3, 9)).blocks
-    assert [block.drop_path.rate for block in blocks] == pytest.approx([0.02 * i for i in range(9)])
 
 
 def test_features_follow_the_selected_blocks(randomise):
@@ -78,34 +59,3 @@ def test_rotary_windows_use_offsets_on_the_whole_grid(randomise):
     _, part = vit._rotations(grid, 0, x)
     found = vit.blocks[0]._in_windows(x, M, grid, part)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "facts"),
-    [
-        ({"variant": "giga"}, ["variant"]),
-        ({"patch_size": 12}, ["patch_size"]),
-        ({"stem": "mlp"}, ["stem"]),
-        ({"positions": "2d"}, ["positions"]),
-        ({"readout": 1}, ["readout"]),
-        ({"readout": "add", "class_token": False}, ["readout is 'add'", "class_token is false"]),
-        ({"distillation_token": True, "class_token": False}, ["distillation_token is true", "class_token is false"]),
-        ({"registers": -1}, ["registers is -1"]),
-        ({"patch_size": 14, "stem": "conv"}, ["patch_size is 14", "stem 'conv'", "8 or 16 or 32"]),
-        ({"patch_size": 8, "stem": "resnet"}, ["patch_size is 8", "stem 'resnet'", "16"]),
-        ({"image_size": 0}, ["image_size is 0"]),
-        ({"layer_scale": 0.0}, ["layer_scale is 0"]),
-        ({"drop_path": 1.0}, ["drop_path is 1"]),
-        ({"windows": {"size": 0}}, ["size is 0"]),
-        ({"windows": Windows(4, (7,))}, ["global_blocks is [7]", "ascending"]),
-        ({"windows": Windows(4, ())}, ["global_blocks has none"]),
-        ({"windows": Windows(4, (5,)), "features": (2,)}, ["global_blocks has none of the 2 blocks"]),
-        ({"features": ()}, ["features is []"]),
-        ({"features": (3, 3)}, ["features is [3, 3]"]),
-        ({"features": (0, 1)}, ["features is [0, 1]", "from 1 to 6"]),
-    ],
-    ids=str,
-)
-def test_invalid_options_are_refused(options, facts):
-    with pytest.raises((ValueError, DensevitError), match=".*".join(map(re.escape, facts))):
-        densevit.create_backbone("vit", **{"variant": "nano", **options})
