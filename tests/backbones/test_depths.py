@@ -1,4 +1,4 @@
-"""Depths of parameters, from the input to the last block, and stochastic depth, which rises linearly with the blocks."""
+"""Depths of parameters, from the input to the last block, and stochastic depth, which rises linearly."""
 
 import pytest
 import torch
