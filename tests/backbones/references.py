@@ -1,6 +1,5 @@
 """Weights of other libraries in our backbones, and their features after our norms."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,16 +35,3 @@ def stage_maps(resnet: nn.Module, images: Tensor) -> list[Tensor]:
     for hook in hooks:
         hook.remove()
     return maps
-
-
-def parameters(*modules: nn.Module) -> int:
-    return sum(p.numel() for module in modules for p in module.parameters())
-
-
-def multiply_adds(model: nn.Module, size: int) -> float:
-    """Of convolutions and matrix products, on the meta device."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(torch.empty(1, 3, size, size))
-    return counter.get_total_flops() / 2

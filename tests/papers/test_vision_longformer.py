@@ -6,16 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from densevit_papers.vision_longformer import LongformerAttention, VisionLongformer
-from tests.backbones.references import multiply_adds, parameters
-
-# Millions of parameters of the classifiers (Zhang et al. 2021, table 2), and multiply-adds in 10^9 at 224 x 224: of the
-# paper (table 3), and of the table in the authors' repository, which counts the masked cells of windows at the border
-PAPER = {
-    "tiny": (6.7, 1.3, 1.43),
-    "medium_wide": (39.8, None, 11.3),
-    "base": (55.7, 13.4, None),
-}
+from densevit_papers.vision_longformer import LongformerAttention
 
 
 def randomise(module: nn.Module) -> None:
@@ -71,18 +62,3 @@ def test_windows_and_full_attention_are_equal(monkeypatch):
     full = layer(x, (6, 5))
     monkeypatch.setattr("densevit_papers.vision_longformer.is_exporting", lambda: True)
     torch.testing.assert_close(layer(x, (6, 5)), full)
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("variant", PAPER)
-def test_parameters_and_multiply_adds_match_the_paper(variant):
-    """Parameters with the final norm and linear layer of the classifier, and up to 0.13 for bias tables, which the
-    paper's table has not; multiply-adds within 1 % of the repository's table, and 11 % of the paper's.
-    """
-    millions, paper, repository = PAPER[variant]
-    with torch.device("meta"):
-        vil = VisionLongformer(variant)
-    C, billions = vil.channels[-1], multiply_adds(vil, 224) / 1e9
-    assert (parameters(vil) + 2 * C + (C + 1) * 1000) / 1e6 == pytest.approx(millions, abs=0.13)
-    for expected, tolerance in ((paper, 0.11), (repository, 0.01)):
-        assert expected is None or billions == pytest.approx(expected, rel=tolerance)

@@ -1,34 +1,8 @@
-"""MViT's cost beside the papers', its positions and windows."""
+"""MViT's positions and windows."""
 
-import pytest
 import torch
-from torch import nn
 
 from densevit_backbones.mvit import MViT
-from tests.backbones.references import multiply_adds, parameters
-
-
-# MViTv2: Li et al. 2022, table 1. MViTv1: Fan et al. 2021, table 8; B-24-wide with images of 320 pixels.
-# The multiply-adds of version 2's large are 43.7 G here (timm's count is 43.9), 4 % above the paper's 42.1.
-@pytest.mark.parametrize(
-    ("version", "variant", "size", "published", "gmacs"),
-    [
-        (2, "tiny", 224, 24.17, 4.7),
-        (2, "small", 224, 34.87, 7.0),
-        (2, "base", 224, 51.47, 10.2),
-        (2, "large", 224, 218, 43.7),
-        (1, "base", 224, 37.0, 7.8),
-        (1, "large", 320, 72.9, 32.7),
-    ],
-)
-def test_parameters_and_multiply_adds_match_the_paper(version, variant, size, published, gmacs):
-    with torch.device("meta"):
-        mvit = MViT(variant, version, image_size=size)
-        C = mvit.channels[-1]
-        classifier = nn.Sequential(nn.LayerNorm(C), nn.Linear(C, 1000))  # instead of our feature norms
-    total = parameters(mvit, classifier) - parameters(mvit.feature_norms)
-    assert total / 1e6 == pytest.approx(published, rel=0.002)
-    assert (multiply_adds(mvit, size) + 1000 * C) / 1e9 == pytest.approx(gmacs, rel=0.015)
 
 
 def test_absolute_positions_are_interpolated_bilinearly():

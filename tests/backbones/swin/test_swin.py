@@ -1,4 +1,4 @@
-"""Swin and Swin V2 beside torchvision's and timm's, with random weights; parameters and multiply-adds; shifts."""
+"""Swin and Swin V2 beside torchvision's and timm's, with random weights; shifts."""
 
 import math
 
@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from densevit_backbones.swin import Swin
 from densevit_backbones.swin.attention import CosineWindowAttention
-from densevit_backbones.swin.backbone import SwinBlock
-from tests.backbones.references import load, multiply_adds, normed, parameters
+from tests.backbones.references import load, normed
 
 
 def prepare(randomise, swin: Swin, reference: nn.Module) -> None:
@@ -74,35 +73,6 @@ def test_windows_transferred_from_12_to_16_match_timm(randomise, assert_equal_fe
     assert_equal_features(
         swin, lambda x: normed(swin.feature_norms, reference.forward_intermediates(x, intermediates_only=True)), images
     )
-
-
-# Liu et al. 2021, tables 1 and 7. Version 2: torchvision's table, whose counts have a bias of keys, which stays zero.
-@pytest.mark.parametrize(
-    ("version", "variant", "published", "size", "gmacs"),
-    [
-        (1, "tiny", 28_288_354, 224, 4.5),
-        (1, "small", 49_606_258, 224, 8.7),
-        (1, "base", 87_768_224, 224, 15.4),
-        (1, "large", 196_532_476, 224, None),
-        (2, "tiny", 28_351_570, 256, 5.94),
-        (2, "small", 49_737_442, 256, 11.546),
-        (2, "base", 87_930_848, 256, 20.325),
-    ],
-)
-def test_cost_is_the_paper_s_and_tensors_are_timm_s(version, variant, published, size, gmacs):
-    import timm
-
-    names = {1: f"swin_{variant}_patch4_window7_224", 2: f"swinv2_{variant}_window8_256"}
-    with torch.device("meta"):
-        swin = Swin(variant, version=version)
-        classifier = nn.Sequential(nn.LayerNorm(swin.channels[-1]), nn.Linear(swin.channels[-1], 1000))
-        if variant != "small":
-            load(swin, timm.create_model(names[version], pretrained=False).state_dict())
-    keys = sum(block.norm1.weight.numel() for block in swin.modules() if isinstance(block, SwinBlock))
-    own = parameters(swin, classifier) - parameters(swin.feature_norms)
-    assert own + (version - 1) * keys == published
-    if gmacs is not None:
-        assert multiply_adds(swin, size) / 1e9 == pytest.approx(gmacs, rel=0.015)
 
 
 @pytest.mark.parametrize("version", [1, 2])
