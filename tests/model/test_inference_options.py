@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from densevit import config as configs
@@ -15,38 +14,11 @@ from densevit.cli.evaluate import config_of
 from densevit.config import InferenceSection
 from densevit.inference.loading import LoadedModel
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Backbone, Class, DenseHead, Head
+from densevit.interfaces import Class
 from densevit.model import DenseModel, Inference
+from tests.model.small_models import Boxes, Pixels, Segmenter
 
 CONFIG = "backbone: {name: swin}\nheads: {a: {name: setr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
-
-
-class Dense(DenseHead):
-    task, needs = "segmentation", ("semantic",)
-
-    def forward(self, features, padding_mask, targets=None):
-        return {"logits": features[0]}
-
-    def predict(self, outputs, targets):
-        return [{"semantic": torch.zeros(t["original_size"], dtype=torch.uint8)} for t in targets]
-
-    def maps(self, outputs, size):
-        return outputs["logits"]
-
-    def read_maps(self, maps):
-        return {"semantic": maps.argmax(1)}
-
-
-class NotDense(Head):
-    task, needs = Dense.task, Dense.needs
-    forward, predict = Dense.forward, Dense.predict
-
-
-class Stem(Backbone):
-    channels, strides = (3,), (1,)
-
-    def forward(self, images):
-        return [images]
 
 
 @pytest.fixture
@@ -57,8 +29,8 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
     Path("run/config.yaml").write_text(CONFIG + "inference: {window: 300, flip: true}\n")
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save("a.png")
     config = configs.load("run")
-    head = Dense((3,), (1,), [Class("sky", 1, (1, 2, 3)), *(Class(str(n), n, (0, 0, 0)) for n in (5, 6))])
-    predictor = Predictor(DenseModel(Stem(), {"a": head}, architecture=config.architecture), config)
+    head = Segmenter((3,), (1,), [Class("sky", 1, (1, 2, 3)), *(Class(str(n), n, (0, 0, 0)) for n in (5, 6))])
+    predictor = Predictor(DenseModel(Pixels(), {"a": head}, architecture=config.architecture), config)
     monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: predictor)
     loaded = LoadedModel(predictor.model, config, foreign=False)
     monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust, runtime: loaded)
@@ -137,7 +109,7 @@ def test_invalid_option_is_reported_before_any_work(
 
 
 def test_head_without_maps_is_reported_before_any_work(predictor: Predictor, capsys: pytest.CaptureFixture[str]):
-    predictor.model.heads["a"].__class__ = NotDense
+    predictor.model.heads["a"].__class__ = Boxes
     for command in (["evaluate", "run", "inference.window=64"], ["predict", "run", "a.png", "--flip"]):
         assert main(command) == 2
         assert "heads.a (setr) makes none" in capsys.readouterr().err

@@ -8,10 +8,11 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, PluginError
 from densevit.evaluation.coco import CocoDetection
 from densevit.inference.predictor import WINDOW_SCORE, Predictor
-from densevit.interfaces import Backbone, Class, DenseHead, Head
+from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, Inference, inference_by_head
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr.head import Detr
+from tests.model.small_models import Segmenter
 from tests.strict_device import DEVICE, Accelerator, host, moved
 
 CLASSES = tuple(Class(str(i), i, (0, 0, 0)) for i in range(1, 4))
@@ -59,19 +60,6 @@ class Masks(Oracle):
     """A head of instance masks."""
 
     needs = ("masks", "labels")
-
-
-class Dense(DenseHead):
-    task, needs = "segmentation", ("semantic",)
-
-    def forward(self, features, padding_mask, targets=None):
-        return {"maps": features[0]}
-
-    def maps(self, outputs, size):
-        return outputs["maps"][..., : size[0], : size[1]]
-
-    def read_maps(self, maps):
-        return {"semantic": maps.argmax(1).to(torch.uint8)}
 
 
 def painted(size, count, largest, seed=0):
@@ -206,14 +194,14 @@ def test_boxes_of_windows_have_a_lowest_score_which_validation_does_not_use():
 
 
 def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_sections():
-    model = oracle(Dense, Oracle, Masks)
+    model = oracle(Segmenter, Oracle, Masks)
     section = Inference(window=64, stride=32, flip=True, batch_size=2)
     windows = Inference(window=64, stride=32, batch_size=2)
-    assert inference_by_head(model, section) == {"dense": section, "oracle": windows}  # masks: one pass
+    assert inference_by_head(model, section) == {"segmenter": section, "oracle": windows}  # masks: one pass
     whole = {"oracle": Inference()}
-    assert inference_by_head(model, section, whole) == {"dense": section, **whole}
+    assert inference_by_head(model, section, whole) == {"segmenter": section, **whole}
     assert Predictor(model).with_inference({"window": 64, "flip": True}).inference == {
-        "dense": Inference(window=64, flip=True),
+        "segmenter": Inference(window=64, flip=True),
         "oracle": Inference(window=64),
     }
     averaged = Inference(window=64, average="probabilities")

@@ -1,4 +1,4 @@
-"""CeiT beside the authors' formulation, written out by their names of tensors; its cost, and the layouts of weights."""
+"""CeiT beside the authors' formulation, written out by their names of tensors; the layouts of its weights."""
 
 from itertools import count
 
@@ -57,28 +57,24 @@ def by_hand(state: dict[str, Tensor], images: Tensor, heads: int) -> tuple[list[
     images: (B, 3, H, W), multiples of 16.
     """
 
+    def part(name: str, *kinds: str) -> list[Tensor]:
+        return [state[f"{name}.{kind}"] for kind in kinds]
+
     def batch_norm(x: Tensor, name: str) -> Tensor:
-        mean, var, weight, bias = (
-            state[f"{name}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return (x - mean) / (var + 1e-5).sqrt() * weight + bias
+        return F.batch_norm(x, *part(name, "running_mean", "running_var", "weight", "bias"))
 
     def layer_norm(x: Tensor, name: str) -> Tensor:
-        x = x - x.mean(-1, keepdim=True)
-        x = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-        return x * state[f"{name}.weight"] + state[f"{name}.bias"]
+        return F.layer_norm(x, x.shape[-1:], *part(name, "weight", "bias"), eps=1e-6)
 
     def linear(x: Tensor, name: str) -> Tensor:
-        return x @ state[f"{name}.weight"].flatten(1).T + state[f"{name}.bias"]
+        weight, bias = part(name, "weight", "bias")
+        return F.linear(x, weight.flatten(1), bias)
 
     def attention(x: Tensor, name: str, queries: slice) -> Tensor:
-        query, key, value = linear(x, f"{name}.attn.qkv").chunk(3, dim=-1)
-        query, D = query[:, queries], x.shape[2] // heads
-        each = []
-        for i in range(heads):
-            q, k, v = (t[..., i * D : (i + 1) * D] for t in (query, key, value))
-            each.append((q @ k.transpose(1, 2) / D**0.5).softmax(-1) @ v)
-        return linear(torch.cat(each, dim=-1), f"{name}.attn.proj")
+        parts = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in linear(x, f"{name}.attn.qkv").chunk(3, dim=-1))
+        query, key, value = parts  # each (B, heads, N, D)
+        scores = query[:, :, queries] @ key.transpose(2, 3) / key.shape[3] ** 0.5
+        return linear((scores.softmax(-1) @ value).transpose(1, 2).flatten(2), f"{name}.attn.proj")
 
     def leff(x: Tensor, name: str) -> Tensor:
         kernel = state[f"{name}.conv2.weight"]

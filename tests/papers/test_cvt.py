@@ -1,4 +1,4 @@
-"""CvT beside transformers' Cvt; its cost beside the paper's; the layouts of its weights."""
+"""CvT beside transformers' Cvt; the layouts of its weights."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""CycleMLP beside deformable convolutions with the authors' tensors; parameters and multiply-adds of the paper."""
+"""CycleMLP beside deformable convolutions with the authors' tensors."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""DeepViT beside its equations and, without re-attention, timm's ViT; parameters of the paper."""
+"""DeepViT beside its equations and, without re-attention, timm's ViT."""
 
 import math
 

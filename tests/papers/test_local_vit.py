@@ -1,4 +1,4 @@
-"""LocalViT beside its equations, one cell at a time; parameters and multiply-adds of the paper."""
+"""LocalViT beside its equations, one cell at a time."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The local relation layer beside the equations of Hu et al. 2019; parameters and multiply-adds of LR-Net."""
+"""The local relation layer beside the equations of Hu et al. 2019; the widths of LR-Net."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Non-local blocks beside equations 1 to 6 of Wang et al. 2018; positions and cost of their models."""
+"""Non-local blocks beside equations 1 to 6 of Wang et al. 2018; positions of the blocks."""
 
 import math
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Class
-from densevit.losses.context import LossContext
 from densevit_papers.perceiver_io import Layer, PerceiverIO, cell_centres
 
 if TYPE_CHECKING:
@@ -142,19 +141,6 @@ def test_each_image_of_a_padded_batch_has_the_logits_of_the_image_alone() -> Non
         alone = [x[i : i + 1, :, : h // s, : w // s] for x, s in zip(features, STRIDES, strict=True)]
         expected = transformers_logits(head, alone, (h, w), False)
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_losses_of_two_accumulated_batches_average_to_that_of_all_images() -> None:
-    """Of 1 and 2 images, each divided by the mean of the counts that `loss_counts` returns."""
-    head, size = make_head(class_weights=(1.0, 2.0, 0.5, 3.0)), (33, 47)
-    targets = [{"size": size, "semantic": torch.randint(4, size, dtype=torch.uint8)} for _ in range(3)]
-    logits = head(features_of(size, 3), torch.zeros(3, *size, dtype=torch.bool))["logits"]
-    together = head.loss({"logits": logits}, targets, LossContext())["cross_entropy"]
-    shares = slice(0, 1), slice(1, 3)
-    pixels = sum(head.loss_counts(targets[share])["pixels"] for share in shares) / 2
-    context = LossContext(batches=2, counts={"pixels": torch.tensor(pixels)})
-    each = [head.loss({"logits": logits[share]}, targets[share], context)["cross_entropy"] for share in shares]
-    torch.testing.assert_close(sum(each) / 2, together)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""S2-MLP beside a reference of the paper's equations; parameters and multiply-adds of the paper's table 2."""
+"""S2-MLP beside a reference of the paper's equations."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""ViL beside attention worked out cell by cell; parameters and multiply-adds of the paper."""
+"""ViL beside attention worked out cell by cell."""
 
 import math
 
