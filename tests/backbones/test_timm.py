@@ -1,6 +1,5 @@
 """The plugin `timm`: image sizes, selected maps, options, pretrained weights, depths and exports."""
 
-import itertools
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -82,13 +81,6 @@ def test_maps_off_the_grid_are_resampled(randomise):
     assert pit.resampled == (True, False, False)
 
 
-def test_unpadded_convolutions_give_the_specified_grids():
-    inception = create(model="inception_v3").eval()
-    assert (inception.strides, inception.input_size) == ((4, 8, 16, 32), None)
-    features = inception(torch.randn(1, 3, 100, 77))
-    assert [tuple(x.shape[2:]) for x in features] == [(25, 20), (13, 10), (7, 5), (4, 3)]
-
-
 # ---- options ----
 
 
@@ -150,15 +142,6 @@ def test_missing_timm_and_models_without_features_are_refused(monkeypatch):
         create(model="resnet18")
 
 
-def test_unavailable_weights_raise(monkeypatch, tmp_path):
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(densevit.DensevitError, match=r"timm:resnet18: not in the cache.*backbone.pretrained=false"):
-        create(model="resnet18", pretrained=True)
-
-
 @pytest.mark.integration
 def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
     import huggingface_hub.constants
@@ -188,27 +171,7 @@ def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
 # ---- saving, precision, export ----
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "pit_ti_224"])
-def test_layer_depths_increase_from_input_to_output(name):
-    backbone = create(model=name, image_size=64)
-    names = {id(p): key for key, p in backbone.named_parameters()}
-    depths = [[names[id(p)] for p in group] for group in backbone.parameter_depths()]
-    assert any("stem" in key or "patch_embed" in key for key in depths[0] + depths[1])
-    last = {"convnext_atto": "stages.3.blocks.1", "pit_ti_224": "transformers.2"}
-    assert all(f"model.{last[name]}." in key for key in depths[-1])
-    assert sorted(key for group in depths for key in group) == sorted(names.values())
-
-
 # ---- export ----
-
-
-def test_padding_of_exported_models_is_timms_same_padding():
-    from timm.layers.padding import get_same_padding
-
-    from densevit_backbones.timm import _same_padding
-
-    cases = itertools.product(range(1, 70), (1, 2, 3, 5, 7), (1, 2, 3, 4), (1, 2))
-    assert all(_same_padding(*case) == get_same_padding(*case) for case in cases)
 
 
 class Padded(nn.Module):

@@ -91,16 +91,6 @@ def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
     assert densevit.load(tmp_path / "unchanged.safetensors").config == config
 
 
-def test_a_head_s_inference_options_apply_without_a_config():
-    from densevit.training.loop.dense_module import DenseModule
-
-    head = {**SETR, "inference": {"flip": True}}
-    predictor = densevit.create_model(BACKBONE, {"seg": head}, ["road", "sky"])
-    assert predictor.inference == {"seg": Inference(flip=True)}
-    assert DenseModule(predictor).inference == predictor.inference
-    assert Predictor(predictor.model).inference == {"seg": Inference()}  # they are the predictor's, not the model's
-
-
 def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(tmp_path: Path, capsys: Any):
     data = ["data.name=scenes", "data.image_size=32", "data.val_length=2", "data.num_workers=0"]
     values = {**VALUES, "data": {"name": "scenes"}}

@@ -81,14 +81,6 @@ def test_one_image_gives_one_result_and_several_a_list():
     assert predictor.predict([]) == []
 
 
-def test_pixels_are_normalised_and_the_padding_is_zero():
-    pixels = random_image(20, 30)
-    found = predictor_of(Averaged(), detection=Mean).predict(pixels)
-    total = (pixels.reshape(-1, 3) / 255 - [0.5, 0.25, 0]).sum(0) / [0.5, 0.25, 2]
-    np.testing.assert_allclose(found.mean.numpy(), total / (24 * 32), atol=1e-5)
-    assert found.sizes == [(20, 30), (20, 30)]
-
-
 def test_threads_predict_what_one_does():
     """Also where they share cached tables, of which there are more than the cache holds."""
     detr = {

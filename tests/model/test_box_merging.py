@@ -43,11 +43,6 @@ def seen(size, objects, window=WINDOW, stride=STRIDE):
     return found
 
 
-def test_an_object_over_nine_windows_is_joined_from_its_parts():
-    long = (30, 5, 580, 25, 0.9, 0)
-    assert merged((90, 600), seen((90, 600), [long])) == [pytest.approx(long)]
-
-
 def test_neighbours_of_one_class_stay_apart():
     pairs = [
         [(80, 20, 100, 40), (100, 20, 120, 40)],  # side by side, the seam between them
@@ -65,11 +60,6 @@ def test_boxes_of_one_window_and_of_two_classes_are_never_merged():
     twins = [(20, 20, 50, 50, 0.9, 0), (20, 20, 50, 50, 0.4, 0), (70, 70, 90, 90, 0.3, 0), (70, 70, 90, 90, 0.2, 1)]
     assert merged((160, 160), {0: twins}) == twins
     assert len(merged((160, 160), {0: [(70, 70, 90, 90, 0.3, 0)], 1: [(70, 70, 90, 90, 0.2, 1)]})) == 2
-
-
-def test_without_overlap_an_object_on_a_seam_stays_cut():
-    box = (90, 20, 110, 40, 0.9, 0)
-    assert len(merged((100, 200), seen((100, 200), [box], 100, 100), 100, 100)) == 2
 
 
 @pytest.mark.parametrize("size", [(300, 400), (77, 130), (50, 60)])

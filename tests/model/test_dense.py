@@ -189,15 +189,6 @@ def test_backbones_without_channels_and_unknown_options_are_refused():
     assert build_model(config_of(), {"segmentation": CLASSES}).classes == {"detection": ()}  # of another task
 
 
-@pytest.mark.parametrize(("head", "key"), [("setr", "semantic"), ("detr_panoptic", "panoptic")])
-def test_more_classes_than_a_label_map_holds_are_refused(head: str, key: str):
-    """ADE20K-full's 847 classes: uint8 holds 255 of them, and 255 for "ignore"."""
-    names = [f"class {n}" for n in range(847)]
-    task, resnet = "panoptic" if key == "panoptic" else "segmentation", {"name": "resnet", "depth": 18}
-    with pytest.raises(ConfigError, match=rf"^heads\.{task}: 847 classes; `{key}` .*255"):
-        densevit.create_model(resnet, {task: head}, names, pretrained=False)
-
-
 def test_a_third_partys_label_map_head_has_the_limit_and_a_detector_has_none():
     class Own(Mean):
         task, needs = "segmentation", ("semantic",)

@@ -10,7 +10,6 @@ from torch.utils._pytree import tree_leaves
 
 from densevit.data.loading.batch_sampler import collate
 from densevit.model import DenseModel, Inference, inference_by_head, streaming_resize
-from densevit.model.sliding_window import starts
 from tests.model.small_models import Depth, Pixels, Segmenter, Stem, batch_of, model_of
 
 
@@ -92,13 +91,6 @@ def test_strips_of_different_heights_are_averaged():
         streams = [iter(x.split(height, 1)) for x, height in zip(maps, (1, 7, 23), strict=True)]
         found = torch.cat([part.clone() for part in streaming_resize.averaged(streams, 23, lockstep)], 1)
         torch.testing.assert_close(found, sum(maps) / 3)
-
-
-def test_windows_start_at_multiples_of_the_stride_and_end_at_the_border():
-    assert starts(10, 4, 3) == [0, 3, 6]
-    assert starts(11, 4, 3) == [0, 3, 6, 7]
-    assert starts(12, 4, 4) == [0, 4, 8]
-    assert starts(4, 4, 1) == [0] == starts(3, 4, 2)
 
 
 # ---- flips and scales ----

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import canonical, describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
-from densevit_papers.cycle_mlp import VARIANTS, CycleMlp
+from densevit_papers.cycle_mlp import CycleMlp
+from tests.papers.small_models import randomise
 
 LAYOUT = find("cycle-mlp")
 
@@ -21,30 +22,15 @@ def offsets(channels: int, dim: int) -> Tensor:
     return torch.tensor([stair[c % 3] for c in range(channels)], dtype=torch.float64).view(1, -1, 1, 1)
 
 
-def authors_state(variant: str) -> dict[str, Tensor]:
-    """Random tensors with the names and shapes of the authors' classifier."""
-    widths, blocks, expansions = VARIANTS[variant]
-    linear: dict[str, tuple[int, ...]] = {"patch_embed.proj": (widths[0], 3, 7, 7), "head": (10, widths[-1])}
-    norms = {"norm": widths[-1]}
-    state = {}
-    for i, C in enumerate(widths):
-        for b in range(blocks[i]):
-            block = f"network.{2 * i}.{b}"
-            norms |= {f"{block}.norm1": C, f"{block}.norm2": C}
-            linear |= {f"{block}.attn.{name}": (C, C, 1, 1) for name in ("sfc_h", "sfc_w")}
-            linear |= {f"{block}.attn.{name}": (C, C) for name in ("mlp_c", "proj")}
-            linear |= {f"{block}.attn.reweight.fc1": (C // 4, C), f"{block}.attn.reweight.fc2": (3 * C, C // 4)}
-            linear |= {f"{block}.mlp.fc1": (expansions[i] * C, C), f"{block}.mlp.fc2": (C, expansions[i] * C)}
-            state |= {f"{block}.attn.{name}.offset": offsets(C, dim) for name, dim in (("sfc_h", 2), ("sfc_w", 1))}
-        if i < 3:
-            linear[f"network.{2 * i + 1}.proj"] = (widths[i + 1], C, 3, 3)
-    for key, shape in linear.items():
-        state[f"{key}.weight"] = torch.randn(shape) * torch.Size(shape[1:]).numel() ** -0.5
-        if not key.endswith("mlp_c"):
-            state[f"{key}.bias"] = 0.3 * torch.randn(shape[0])
-    for key, C in norms.items():
-        state |= {f"{key}.weight": 1 + 0.3 * torch.randn(C), f"{key}.bias": 0.3 * torch.randn(C)}
-    return {key: tensor.double() for key, tensor in state.items()}
+def authors_state() -> dict[str, Tensor]:
+    """Random tensors with the names of the authors' classifier, which `reference` reads by them."""
+    state, unknown = translate_back(randomise(CycleMlp("nano")).state_dict(), LAYOUT)
+    assert not unknown
+    for block in {key.partition(".attn.")[0] for key in state if ".attn." in key}:
+        C = len(state[f"{block}.norm1.weight"])
+        state |= {f"{block}.attn.{name}.offset": offsets(C, dim) for name, dim in (("sfc_h", 2), ("sfc_w", 1))}
+    state |= {"head.weight": torch.randn(10, 3), "head.bias": torch.randn(10)}
+    return {key: tensor.double().clone() for key, tensor in state.items()}
 
 
 def reference(state: Mapping[str, Tensor], model: CycleMlp, images: Tensor) -> list[Tensor]:
@@ -92,7 +78,7 @@ def reference(state: Mapping[str, Tensor], model: CycleMlp, images: Tensor) -> l
 @pytest.mark.parametrize("size", [(37, 70), (5, 9)], ids=str)
 def test_features_and_gradients_match_deformable_convolutions(size: tuple[int, int]) -> None:
     """With the authors' tensors, read by the layout; gradients of each tensor too."""
-    state = {key: x.requires_grad_(not key.endswith("offset")) for key, x in authors_state("nano").items()}
+    state = {key: x.requires_grad_(not key.endswith("offset")) for key, x in authors_state().items()}
     model = CycleMlp("nano").double().eval()
     detached = {key: x.detach() for key, x in state.items()}
     assert recognise(detached) == LAYOUT
@@ -113,7 +99,7 @@ def test_features_and_gradients_match_deformable_convolutions(size: tuple[int, i
 
 
 def test_checkpoints_of_known_variants_are_described_and_written_back() -> None:
-    state = authors_state("nano")
+    state = authors_state()
     tensors = translate(canonical(state, LAYOUT), LAYOUT).tensors
     assert describe(state, LAYOUT) == {"backbone": {"name": "cycle_mlp", "variant": "nano"}}
     written, unknown = translate_back(tensors, LAYOUT)

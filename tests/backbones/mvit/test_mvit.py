@@ -5,14 +5,6 @@ import torch
 from densevit_backbones.mvit import MViT
 
 
-def test_absolute_positions_are_interpolated_bilinearly():
-    mvit = MViT("nano", version=1, image_size=8)  # 2 x 2 cells
-    mvit.positions.cells.data = torch.tensor([[0.0, 1.0], [10.0, 11.0]]).expand(1, 32, 2, 2).clone()
-    between = mvit.positions(2, 4)[0, 1:, 0].view(2, 4)
-    assert between.tolist() == [[0, 0.25, 0.75, 1], [10, 10.25, 10.75, 11]]
-    assert torch.equal(mvit.positions(2, 2)[0, 0], mvit.positions.token[0, 0])
-
-
 def test_training_size_sets_table_sizes_only():
     small, large = MViT("nano", image_size=128), MViT("nano", image_size=224)
     shapes = [{k: v.shape for k, v in x.state_dict().items() if "relative" not in k} for x in (small, large)]
