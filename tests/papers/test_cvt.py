@@ -102,25 +102,18 @@ def authors_names(name: str) -> str:
 
 
 @pytest.mark.parity("microsoft-cvt")
-def test_files_of_the_authors_are_read(reference):
+def test_files_of_the_authors_are_read_and_both_layouts_write_what_they_read(reference):
     """Keys of `lib/models/cls_cvt.py`, which transformers' conversion maps in the same way; the MLPs differ."""
-    state = reference.state_dict()
-    backbone = loaded({authors_names(key): tensor for key, tensor in state.items()}, "microsoft-cvt")
-    same = loaded(state, "transformers-cvt")
-    assert isinstance(backbone.stages[0][0].mlp.activation, QuickGELU)
-    assert type(same.stages[0][0].mlp.activation) is nn.GELU
-    kept = {key: x for key, x in same.state_dict().items() if not key.startswith("feature_norms.")}
-    assert all(torch.equal(backbone.state_dict()[key], tensor) for key, tensor in kept.items())
-
-
-@pytest.mark.parametrize("layout", ["transformers-cvt", "microsoft-cvt"])
-def test_layouts_write_what_they_read(layout, reference):
-    state = reference.cvt.state_dict()
-    if layout == "microsoft-cvt":
-        state = {authors_names(f"cvt.{key}"): tensor for key, tensor in state.items()}
-    back, unknown = translate_back(loaded(state, layout).state_dict(), find(layout))
-    assert unknown == [] and back.keys() == state.keys()
-    assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
+    theirs = {f"cvt.{key}": tensor for key, tensor in reference.cvt.state_dict().items()}
+    authors = {authors_names(key): tensor for key, tensor in theirs.items()}
+    ours = []
+    for layout, state in (("transformers-cvt", theirs), ("microsoft-cvt", authors)):
+        ours.append(loaded(state, layout))
+        back, unknown = translate_back(ours[-1].state_dict(), find(layout))
+        state = {key.removeprefix("cvt."): tensor for key, tensor in state.items()}
+        assert unknown == [] and back.keys() == state.keys()
+        assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
+    assert [type(cvt.stages[0][0].mlp.activation) for cvt in ours] == [nn.GELU, QuickGELU]
 
 
 @pytest.mark.integration
