@@ -53,6 +53,7 @@ def test_a_result_depends_neither_on_order_nor_batch_size_nor_neighbours():
     by_two = [found["mean"] for found in predictor.predict(images, batch_size=2)]
     backwards = [found["mean"] for found in predictor.predict(images[::-1])][::-1]
     assert torch.stack(together).std(dim=0).mean() > 1e-3
+    assert len(predictor.predict(images[0][None])) == 1 and predictor.predict([]) == []
     for others in (one_by_one, by_two, backwards):
         for x, y in zip(together, others, strict=True):
             torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
@@ -69,16 +70,6 @@ def test_equal_padded_sizes_run_together_up_to_the_batch_size():
     assert sizes == [2, 2, 1]  # 8x8 and 5x7; 16x8 and 9x2; 8x1
     assert [f["image_id"] for f in found] == [0, 1, 2, 3, 4]
     assert [f["grid"].tolist() for f in found] == [[8, 8], [16, 8], [8, 8], [8, 8], [16, 8]]
-
-
-def test_one_image_gives_one_result_and_several_a_list():
-    predictor, pixels = predictor_of(Averaged(), detection=Mean), random_image(16, 24)
-    alone = predictor.predict(pixels)
-    for several in ([pixels], (pixels,), iter([pixels]), pixels[None], torch.from_numpy(pixels).permute(2, 0, 1)[None]):
-        [found] = predictor.predict(several)
-        assert torch.equal(found.mean, alone.mean)
-    assert len(predictor.predict(np.stack([pixels, pixels, pixels]))) == 3
-    assert predictor.predict([]) == []
 
 
 def test_threads_predict_what_one_does():

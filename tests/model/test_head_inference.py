@@ -90,30 +90,23 @@ def test_a_model_without_maps_is_refused_by_its_heads():
 
 
 @torch.no_grad()
-def test_each_head_has_its_own_options():
-    model = model_of(Stem(), Segmenter, Boxes, Depth)
-    batch = batch_of(model, (41, 54))
-    general, own = Inference(window=24), {"depth": Inference(flip=True)}
-    sections = inference_by_head(model, general, own)
-    assert sections == {"segmentation": general, "depth": own["depth"]}
-    found = model.infer(batch, sections)
-    for name, key, section in (("segmentation", "semantic", general), ("depth", "depth", own["depth"])):
-        alone = DenseModel(model.backbone, {name: model.heads[name]}).eval()
-        assert torch.equal(found[name][0][key], infer(alone, batch, section)[name][0][key])
-    assert torch.equal(found["detection"][0]["boxes"], model.infer(batch)["detection"][0]["boxes"])
-
-
-def test_predictor_and_validation_take_each_head_s_section_of_the_config():
+def test_each_head_has_its_own_options_in_prediction_and_validation():
     from densevit.training.loop.dense_module import DenseModule
 
     model = model_of(Stem(), Segmenter, Boxes, Depth)
     heads = {name: {"name": name} for name in model.heads} | {"depth": {"name": "x", "inference": {"flip": True}}}
     values = {"backbone": {"name": "x"}, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
     config = configs.from_mapping({**values, "inference": {"window": 24}})
-    expected = {"segmentation": Inference(window=24), "depth": Inference(flip=True)}
     predictor = Predictor(model, config)
-    assert predictor.inference == DenseModule(predictor).inference == expected
-    others = Predictor(model, config).with_inference({"average": "probabilities"}).inference
+    sections = {"segmentation": Inference(window=24), "depth": Inference(flip=True)}
+    assert predictor.inference == DenseModule(predictor).inference == sections
+    batch = batch_of(model, (41, 54))
+    found = model.infer(batch, sections)
+    for name, key in (("segmentation", "semantic"), ("depth", "depth")):
+        alone = DenseModel(model.backbone, {name: model.heads[name]}).eval()
+        assert torch.equal(found[name][0][key], infer(alone, batch, sections[name])[name][0][key])
+    assert torch.equal(found["detection"][0]["boxes"], model.infer(batch)["detection"][0]["boxes"])
+    others = predictor.with_inference({"average": "probabilities"}).inference
     assert others["segmentation"] == Inference(window=24, average="probabilities")
     assert others["depth"] == Inference(flip=True, average="probabilities")
     assert configs.from_mapping(configs.yaml_io.parse(configs.dump(config), "")) == config
