@@ -174,13 +174,11 @@ def test_saved_run_equals_the_trained_model(weights, run, tmp_path):
 
 
 @pytest.mark.integration
-def test_resumed_run_equals_an_uninterrupted_one(weights, tmp_path):
-    config = run_config(weights, ema=0.9, max_epochs=1)
-    complete = train(config, tmp_path / "complete")
+def test_resumed_run_equals_an_uninterrupted_one(weights, run, tmp_path):
     with interrupted_after(1):
-        stopped = train(config, tmp_path / "stopped")
+        stopped = train(run_config(weights), tmp_path / "stopped")
     resume(stopped)
-    found, expected = load_file(stopped / "model.safetensors"), load_file(complete / "model.safetensors")
+    found, expected = load_file(stopped / "model.safetensors"), load_file(run[0] / "model.safetensors")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], value) for key, value in expected.items())
 
