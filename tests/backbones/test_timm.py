@@ -168,9 +168,6 @@ def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
         densevit.fit(sections, run_dir=tmp_path / "other")
 
 
-# ---- saving, precision, export ----
-
-
 # ---- export ----
 
 
