@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 
 BEIT = {"depth": 4, "embed_dim": 192, "num_heads": 3}
-ONE = {"depths": (1, 1, 1, 1)}
 # The smallest published model of each, with fewer blocks where timm's constructor allows it, and the strides.
 FAMILIES = [
     ("deit_tiny_patch16_224", {"depth": 4}, (16,) * 4),

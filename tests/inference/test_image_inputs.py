@@ -1,12 +1,8 @@
 """Inputs of `predict`: the pixels of each kind, and the errors."""
 
-import contextlib
 import io
 import re
-import threading
-import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +14,7 @@ from PIL import Image
 from densevit.errors import DataError
 from densevit.inference import downloads
 from densevit.inference.image_inputs import as_images, as_sample
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-
-
-def png_of(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-PNG = png_of(PIXELS)
+from tests.inference.test_downloads import PIXELS, PNG, png_of, serving
 
 
 def pixels_of(image: Any) -> np.ndarray:
@@ -38,37 +24,10 @@ def pixels_of(image: Any) -> np.ndarray:
     return sample["image"].permute(1, 2, 0).numpy()
 
 
-class Server(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # named by http.server
-        if self.path == "/slow.png":
-            time.sleep(1)
-        if self.path == "/gone.png":
-            self.send_error(404)
-            return
-        content = {"/image.png": PNG, "/cut.png": PNG[:200], "/page": b"<html>"}.get(self.path, b"")
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html" if self.path == "/page" else "image/png")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def handle(self) -> None:
-        with contextlib.suppress(OSError):  # the client has ended
-            super().handle()
-
-
 @pytest.fixture
 def address() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    for server in serving("127.0.0.1"):
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 def test_all_kinds_of_input_have_the_same_pixels(tmp_path: Path, address: str):
@@ -182,7 +141,7 @@ def test_a_wrong_url_is_an_error_that_names_it(address: str, monkeypatch: pytest
         "gone.png": "404 Not Found",
         "page": "text/html, not an image",
         "cut.png": "cannot be read",
-        "slow.png": "no answer within 0.2 s",
+        "late.png": "no answer within 0.2 s",
     }.items():
         with pytest.raises(DataError, match=rf"{path}.*{message}"):
             as_sample(f"{address}/{path}", 0)
