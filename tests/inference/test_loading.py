@@ -91,6 +91,7 @@ def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
     assert densevit.load(tmp_path / "unchanged.safetensors").config == config
 
 
+@pytest.mark.integration
 def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(tmp_path: Path, capsys: Any):
     data = ["data.name=scenes", "data.image_size=32", "data.val_length=2", "data.num_workers=0"]
     values = {**VALUES, "data": {"name": "scenes"}}
