@@ -57,7 +57,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "windows": {"variant": "nano", "window_size": 16, "coarse_global_keys": True},
     },
     "mit": {"b0": {}},
-    "timm": {name: {"model": name} for name in ("resnet18", "hgnetv2_b0", "convnext_atto")},
+    "timm": {name: {"model": name} for name in ("hgnetv2_b0", "convnext_atto")},
     "attention_resnet": {
         "non-local": {"non_local": NonLocal(1, "gaussian")},
         "sagan": {"sagan": SelfAttention((1, 3))},
