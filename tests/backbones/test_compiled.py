@@ -1,4 +1,4 @@
-"""torch.compile: features and gradients of each family match eager mode; batches of new sizes do not compile again."""
+"""torch.compile of a model in training: batches of new sizes do not compile again."""
 
 import pytest
 import torch
@@ -6,32 +6,6 @@ import torch
 import densevit
 from densevit.interfaces import Class
 from densevit.model import DenseModel
-
-FAMILIES = [
-    ("vit", {"variant": "nano", "patch_size": 16, "features": (1, 2)}),
-    ("swin", {"variant": "nano", "window_size": 4}),
-    ("swin", {"variant": "nano", "window_size": 4, "version": 2}),
-    ("mit", {"variant": "b0"}),
-    ("mvit", {"variant": "nano"}),
-    ("resnet", {"depth": 18}),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "options"), FAMILIES, ids=str)
-def test_compiled_backbone_matches_eager(name, options):
-    backbone = densevit.create_backbone(name, **options).eval()
-    compiled = torch.compile(backbone, fullgraph=True)
-    found, expected = (torch.randn(2, 3, 67, 90).requires_grad_() for _ in range(2))
-    expected.data.copy_(found.data)
-    for x, y in zip(compiled(found), backbone(expected), strict=True):
-        torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
-        weight = torch.randn_like(x)
-        (x * weight).mean().backward(retain_graph=True)
-        (y * weight).mean().backward(retain_graph=True)
-    scale = 1 / expected.grad.abs().max()
-    torch.testing.assert_close(found.grad * scale, expected.grad * scale, atol=1e-3, rtol=1e-3)
-
 
 TRANSFORMER = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
 SMALL = {"num_queries": 5, "transformer": TRANSFORMER}
@@ -41,10 +15,8 @@ SMALL = {"num_queries": 5, "transformer": TRANSFORMER}
 @pytest.mark.parametrize(
     ("backbone", "backbone_options", "head", "options"),
     [
-        ("resnet", {"depth": 18, "norm": "frozen"}, "detr", SMALL),
         ("swin", {"variant": "nano", "window_size": 4}, "detr", SMALL),
         ("vit", {"variant": "nano", "patch_size": 16, "features": (1, 2)}, "setr", {"width": 16}),
-        ("swin", {"variant": "nano", "window_size": 4}, "dpt", {"width": 16}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -1,6 +1,5 @@
 """Foundation backbones of timm under the heads: docs/timm.md's table, and complete runs."""
 
-import re
 import sys
 
 import pytest
@@ -35,7 +34,7 @@ def page(project, tool):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("backbone", ["DINOv3, ViT", "FastViT"])
+@pytest.mark.parametrize("backbone", ["DINOv3, ViT"])
 def test_row_is_reproduced(backbone, page, tool):
     assert tool.row(backbone) == page[backbone]
 
@@ -45,42 +44,22 @@ def test_every_row_is_reproduced(page, tool):
     assert {backbone: tool.row(backbone) for backbone in tool.FOUNDATION} == page
 
 
-@pytest.mark.slow
-def test_every_backbone_trains_under_every_head(tool, tmp_path):
-    for backbone in tool.FOUNDATION:
-        for head in tool.HEADS:
-            for frozen in (False, True):
-                config = tool.config_of(backbone, head, **({"freeze": True} if frozen else {}))
-                run = train(config, tmp_path / re.sub(r"\W", "_", f"{backbone}_{head}_{frozen}"))
-                assert (run / "model.safetensors").is_file()
-
-
 @pytest.mark.integration
-@pytest.mark.parametrize(
-    ("backbone", "head", "options"),
-    [("DINOv2 with registers", "deformable_detr", {"freeze": True}), ("MobileNetV4, convolutions", "one_stage", {})],
-)
-def test_run_of_a_foundation_backbone(backbone, head, options, tool, tmp_path):
-    run = train(tool.config_of(backbone, head, **options), tmp_path / "run")
+def test_run_of_a_frozen_foundation_backbone(tool, tmp_path):
+    run = train(tool.config_of("DINOv2 with registers", "deformable_detr", freeze=True), tmp_path / "run")
     assert densevit.load(run).predict(torch.zeros(3, 50, 60, dtype=torch.uint8)) is not None
 
 
 # ---- feature_norm ----
 
 
-@pytest.mark.parametrize(
-    ("name", "model_args"),
-    [
-        ("vit_small_patch14_reg4_dinov2", {"depth": 4, "embed_dim": 64, "num_heads": 2}),
-        ("vit_small_patch16_dinov3", {"depth": 4, "embed_dim": 64, "num_heads": 2}),
-    ],
-)
-def test_feature_norm_is_the_final_norm_of_each_map(name, model_args, randomise):
+def test_feature_norm_is_the_final_norm_of_each_map(randomise):
     """The last map is timm's `forward_features`; the others are the raw maps, normalised by hand."""
     import timm
 
     from densevit_backbones.timm import Timm
 
+    name, model_args = "vit_small_patch14_reg4_dinov2", {"depth": 4, "embed_dim": 64, "num_heads": 2}
     backbone = Timm(name, feature_norm=True, model_args=model_args).eval()
     randomise(backbone)
     reference = timm.create_model(name, dynamic_img_size=True, **model_args).eval()
@@ -109,7 +88,7 @@ def test_feature_norm_is_the_final_norm_of_each_map(name, model_args, randomise)
         ("eva02_tiny_patch14_224", {"depth": 4}),  # it normalises after pooling
     ],
 )
-def test_feature_norm_is_new_where_a_model_has_none(name, model_args, randomise, tmp_path):
+def test_feature_norm_is_new_where_a_model_has_none(name, model_args, randomise):
     from densevit_backbones.timm import Timm
 
     backbone = Timm(name, feature_norm=True, model_args=model_args).eval()
@@ -123,39 +102,6 @@ def test_feature_norm_is_new_where_a_model_has_none(name, model_args, randomise,
             torch.testing.assert_close(x, expected.permute(0, 3, 1, 2), atol=1e-4, rtol=1e-4)
     depths = backbone.parameter_depths()
     assert {id(p) for p in depths[-1]} == {id(p) for p in backbone.feature_norms.parameters()}
-    # Published weights have no such norms: they keep their initial values, where that is allowed.
-    torch.save(raw.model.state_dict(), tmp_path / "published.pth")
-    options = {"model": name, "model_args": model_args, "feature_norm": True}
-    with pytest.raises(densevit.DensevitError, match=r"tensors are missing \(feature_norms\.0\.weight"):
-        densevit.create_backbone("timm", weights=tmp_path / "published.pth", **options)
-    loaded = densevit.create_backbone(
-        "timm", weights=tmp_path / "published.pth", weights_allow=["feature_norms.*"], **options
-    )
-    assert torch.equal(loaded.feature_norms[0].weight, torch.ones_like(loaded.feature_norms[0].weight))
-    for name, value in raw.model.state_dict().items():
-        assert torch.equal(loaded.model.state_dict()[name], value)
-
-
-def test_fastvit_computes_the_same_when_it_is_reparameterised(tool):
-    """Its training branches are exported as they are; timm's fused form gives the same maps."""
-    import timm
-
-    from densevit_backbones.timm import Timm
-
-    found = tool.FOUNDATION["FastViT"]
-    backbone = Timm(found.model, model_args=dict(found.model_args)).eval()
-    for module in backbone.modules():  # statistics of batch norms
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-            torch.nn.init.normal_(module.running_mean, std=0.2)
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-    images = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        expected = backbone(images)
-        backbone.model = timm.utils.reparameterize_model(backbone.model)
-        assert backbone.strides == (4, 8, 16, 32)
-        for x, y in zip(backbone(images), expected, strict=True):
-            torch.testing.assert_close(x / y.abs().mean(), y / y.abs().mean(), atol=1e-4, rtol=1e-4)
 
 
 # ---- invalid input ----
@@ -164,9 +110,5 @@ def test_fastvit_computes_the_same_when_it_is_reparameterised(tool):
 def test_data_of_another_size_than_the_fixed_one_is_an_error(tool, tmp_path):
     config = tool.config_of("Hiera", "setr")
     config.data.image_size = 96
-    message = (
-        r"backbone 'timm' takes images of 64x64 only, but data\.image_size is 96\. Fix: set data\.image_size=\[64,64\]"
-    )
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(ConfigError, match=r"64x64 only, but data\.image_size is 96.*data\.image_size=\[64,64\]"):
         train(config, tmp_path / "run")
-    assert "\n" not in str(error.value)

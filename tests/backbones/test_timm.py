@@ -1,6 +1,6 @@
-import io
-import itertools
-import pickle
+"""The plugin `timm`: image sizes, selected maps, options, pretrained weights, depths and exports."""
+
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -23,20 +23,6 @@ def create(**options) -> "Timm":
 # ---- sizes ----
 
 
-def test_network_that_pads_gets_the_unpadded_image(randomise):
-    import timm
-
-    backbone = create(model="resnet18").eval()
-    reference = timm.create_model("resnet18").eval()
-    randomise(backbone)
-    reference.load_state_dict(backbone.model.state_dict(), strict=False)
-    images = torch.randn(1, 3, 45, 83)
-    with torch.no_grad():
-        expected = reference.forward_intermediates(images, indices=[1, 2, 3, 4], intermediates_only=True)
-        for x, y in zip(backbone(images), expected, strict=True):
-            torch.testing.assert_close(x, y)
-
-
 def test_network_that_crops_gets_padded_input_and_cropped_maps(randomise):
     import timm
 
@@ -55,13 +41,6 @@ def test_network_that_crops_gets_padded_input_and_cropped_maps(randomise):
         torch.testing.assert_close(x, y[..., : x.shape[2], : x.shape[3]])
 
 
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "deit_tiny_patch16_224", "pvt_v2_b0"])
-def test_image_of_one_pixel(name):
-    backbone = create(model=name, image_size=32).eval()
-    assert [tuple(x.shape[2:]) for x in backbone(torch.randn(1, 3, 1, 1))] == [(1, 1)] * len(backbone.strides)
-    assert [x.shape[3] for x in backbone(torch.randn(1, 3, 1, 67))] == [-(-67 // s) for s in backbone.strides]
-
-
 def test_fixed_size_model_resizes_larger_and_pads_smaller_images(randomise):
     backbone = create(model="levit_128s", image_size=[64, 128]).eval()
     randomise(backbone)
@@ -75,35 +54,6 @@ def test_fixed_size_model_resizes_larger_and_pads_smaller_images(randomise):
         assert [tuple(x.shape[2:]) for x in backbone(large)] == [(12, 16), (6, 8), (3, 4)]
         for x, y in zip(backbone(small), backbone(F.pad(small, (0, 28, 0, 14))), strict=True):
             torch.testing.assert_close(x, y[..., : x.shape[2], : x.shape[3]])
-
-
-@pytest.mark.integration
-def test_mvitv2_has_a_fixed_input_size(randomise):
-    """A model built for 128 and one built for 64, with the same weights for the same offsets, differ at 64."""
-    import timm
-
-    assert create(model="mvitv2_tiny", image_size=64).input_size == (64, 64)
-    large, small = (timm.create_model("mvitv2_tiny", img_size=side).eval() for side in (128, 64))
-    randomise(large)
-    state = large.state_dict()
-    for key, own in small.state_dict().items():
-        surplus = len(state[key]) - len(own) if "rel_pos" in key else 0  # rows of offsets beyond the small map
-        state[key] = state[key][surplus // 2 : len(state[key]) - surplus // 2] if surplus else state[key]
-    small.load_state_dict(state)
-    images = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        one, other = (m.forward_intermediates(images, indices=[0], intermediates_only=True)[0] for m in (large, small))
-    assert (one - other).norm() > 0.05 * other.norm()
-
-
-@pytest.mark.parametrize(
-    ("name", "built"), [("convit_tiny", (96, 96)), ("mvitv2_tiny", (96, 96)), ("tnt_s_patch16_224", (64, 96))]
-)
-def test_fixed_size_model_may_be_rectangular(name, built):
-    backbone = create(model=name, image_size=[64, 96], features=[0])
-    assert (backbone.input_size, backbone.built_size) == ((64, 96), built)
-    stride = backbone.strides[0]
-    assert backbone(torch.randn(1, 3, 64, 96))[0].shape[2:] == (64 // stride, 96 // stride)
 
 
 def test_requested_size_is_rounded_up_to_whole_cells():
@@ -131,96 +81,65 @@ def test_maps_off_the_grid_are_resampled(randomise):
     assert pit.resampled == (True, False, False)
 
 
-def test_unpadded_convolutions_give_the_specified_grids():
-    inception = create(model="inception_v3").eval()
-    assert (inception.strides, inception.input_size) == ((4, 8, 16, 32), None)
-    features = inception(torch.randn(1, 3, 100, 77))
-    assert [tuple(x.shape[2:]) for x in features] == [(25, 20), (13, 10), (7, 5), (4, 3)]
-
-
 # ---- options ----
 
 
-def test_features_are_selected_and_later_stages_dropped():
-    every = create(model="convnext_atto")
-    two = create(model="convnext_atto", features=[2, 0])
-    assert (two.strides, two.channels) == ((4, 16), (40, 160))
+def test_maps_are_selected_and_described_as_they_are():
+    every, two = create(model="convnext_atto"), create(model="convnext_atto", features=[2, 0], drop_path=0.3)
+    assert (two.strides, two.channels) == ((4, 16), (40, 160))  # later stages are dropped
     assert sum(p.numel() for p in two.parameters()) < 0.5 * sum(p.numel() for p in every.parameters())
+    assert max(m.drop_prob for m in two.modules() if hasattr(m, "drop_prob")) == pytest.approx(0.3)
     assert create(model="convnext_atto", features=[-1]).strides == (32,)
     assert create(model="deit_tiny_patch16_224", features=[3, 4]).strides == (16, 16)
-
-
-def test_strides_are_measured_on_the_maps():
+    dilated = create(model="resnet18", model_args={"output_stride": 16})
+    assert (dilated.strides, dilated.channels) == ((4, 8, 16), (64, 128, 512))
     with torch.device("meta"):
         tresnet = create(model="tresnet_m")
-    assert tresnet.strides == (4, 8, 16, 32)  # timm: 2, 4, 8, 16, 32, with two maps of 4
+    assert tresnet.strides == (4, 8, 16, 32)  # measured; timm: 2, 4, 8, 16, 32, with two maps of 4
     assert tresnet.channels == (64, 128, 1024, 2048)
-
-
-def test_dilated_network_has_the_requested_strides():
-    backbone = create(model="resnet18", model_args={"output_stride": 16})
-    assert backbone.strides == (4, 8, 16)
-    assert backbone.channels == (64, 128, 512)
-
-
-def test_mean_and_std_match_the_weights():
     assert create(model="mixer_s32_224", image_size=64).mean == (0.5, 0.5, 0.5)
     assert create(model="resnet18.a1_in1k").mean == (0.485, 0.456, 0.406)
 
 
-def test_stochastic_depth_is_passed_to_timm():
-    backbone = create(model="convnext_atto", drop_path=0.3)
-    rates = [m.drop_prob for m in backbone.modules() if hasattr(m, "drop_prob")]
-    assert max(rates) == pytest.approx(0.3)
-
-
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "facts"),
     [
-        ({"model": "resnt18"}, r"no model 'resnt18'.*Similar names: resnet18,"),
-        ({"model": "resnet18.nonsense"}, "Invalid pretrained tag"),
-        ({}, "backbone.model is missing"),
-        ({"model": "convnext_atto", "features": [4]}, r"features is \[4\].*maps 0 to 3.*3: stride 32"),
-        ({"model": "convnext_atto", "features": [1, -3]}, "each at most once"),
-        ({"model": "convnext_atto", "features": []}, "maps 0 to 3"),
-        ({"model": "convnext_atto", "model_args": {"dept": 3}}, "model_args.*'dept'"),
-        ({"model": "convnext_atto", "model_args": {"img_size": 64}}, "img_size cannot be set there"),
-        ({"model": "convnext_atto", "model_args": {"checkpoint_path": "a.pth"}}, "checkpoint_path cannot be set there"),
-        (
-            {"model": "convnext_atto", "model_args": {"pretrained_cfg": {"file": "a.pth"}}},
-            "pretrained_cfg cannot be set",
-        ),
-        ({"model": "local-dir:/data"}, "'local-dir:/data' is a folder. Fix: .*backbone.weights"),
-        ({"model": "convnext_atto", "image_size": 0}, "image_size"),
-        ({"model": "convnext_atto", "image_size": "large"}, "image_size"),
-        ({"model": "efficientformer_l1", "image_size": 128}, r"takes images of 224x224 only, not of \(128, 128\)"),
-        ({"model": "twins_svt_small", "checkpointing": True}, "no activation checkpointing for 'twins_svt_small'"),
-        ({"model": "levit_128s", "drop_path": 1.5}, "drop_path is 1.5"),
-        ({"model": "vgg11", "drop_path": 0.2}, "'vgg11' has no stochastic depth"),
+        ({"model": "resnt18"}, ["'resnt18'", "resnet18,"]),
+        ({"model": "resnet18.nonsense"}, ["Invalid pretrained tag"]),
+        ({}, ["backbone.model is missing"]),
+        ({"model": "convnext_atto", "features": [4]}, ["features is [4]", "maps 0 to 3", "3: stride 32"]),
+        ({"model": "convnext_atto", "features": [1, -3]}, ["each at most once"]),
+        ({"model": "convnext_atto", "features": []}, ["maps 0 to 3"]),
+        ({"model": "convnext_atto", "model_args": {"dept": 3}}, ["model_args", "'dept'"]),
+        ({"model": "convnext_atto", "model_args": {"img_size": 64}}, ["img_size cannot be set there"]),
+        ({"model": "convnext_atto", "model_args": {"checkpoint_path": "a.pth"}}, ["checkpoint_path", "weights"]),
+        ({"model": "local-dir:/data"}, ["'local-dir:/data' is a folder", "backbone.weights"]),
+        ({"model": "convnext_atto", "image_size": 0}, ["image_size"]),
+        ({"model": "convnext_atto", "image_size": "large"}, ["image_size"]),
+        ({"model": "efficientformer_l1", "image_size": 128}, ["224x224 only", "(128, 128)"]),
+        ({"model": "twins_svt_small", "checkpointing": True}, ["no activation checkpointing for 'twins_svt_small'"]),
+        ({"model": "levit_128s", "drop_path": 1.5}, ["drop_path is 1.5"]),
+        ({"model": "vgg11", "drop_path": 0.2}, ["'vgg11' has no stochastic depth"]),
     ],
     ids=str,
 )
-def test_invalid_options_raise(options, said):
-    with pytest.raises(densevit.DensevitError, match=said):
+def test_invalid_options_are_refused(options, facts):
+    with pytest.raises(densevit.DensevitError, match=".*".join(map(re.escape, facts))):
         create(**options)
 
 
-def test_model_without_features_raises(monkeypatch):
+def test_missing_timm_and_models_without_features_are_refused(monkeypatch):
     import timm
 
-    monkeypatch.setattr(timm, "is_model", lambda name: True)
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **arguments: nn.Linear(2, 2))
-    with pytest.raises(densevit.DensevitError, match="returns no features: Linear has no forward_intermediates"):
-        create(model="strange")
-
-
-def test_unavailable_weights_raise(monkeypatch, tmp_path):
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(densevit.DensevitError, match=r"timm:resnet18: not in the cache.*backbone.pretrained=false"):
-        create(model="resnet18", pretrained=True)
+    with monkeypatch.context() as strange:
+        strange.setattr(timm, "is_model", lambda name: True)
+        strange.setattr(timm, "create_model", lambda name, pretrained, **arguments: nn.Linear(2, 2))
+        with pytest.raises(densevit.DensevitError, match="Linear has no forward_intermediates"):
+            create(model="strange")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.delitem(sys.modules, "densevit_backbones.timm", raising=False)
+    with pytest.raises(densevit.DensevitError, match=r"needs 'timm'.*pip install -e '\.\[timm\]'"):
+        create(model="resnet18")
 
 
 @pytest.mark.integration
@@ -245,106 +164,13 @@ def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
     assert resumed.model.model.licences == {"timm:resnet18": timm.create_model("resnet18").pretrained_cfg["license"]}
     assert "# licence of timm:resnet18: " in (run / "config.yaml").read_text()
     assert "timm:resnet18" in read_header(run / "model.safetensors")["licences"]
+    # Neither does its model file, which keeps the option for a training with its config.
+    assert densevit.load(run).model.architecture.backbone.options["pretrained"] is True
     with pytest.raises(densevit.DensevitError, match="the download failed"):
         densevit.fit(sections, run_dir=tmp_path / "other")
 
 
-def test_model_file_reads_no_pretrained_weights(monkeypatch, tmp_path):
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    backbone = {"name": "timm", "model": "resnet18", "pretrained": True}
-    heads = {"depth": {"name": "dpt", "max_depth": 10.0}}
-    model = densevit.create_model(backbone, heads, pretrained=False)
-    densevit.save(model, tmp_path / "model.safetensors")
-    loaded = densevit.load(tmp_path / "model.safetensors")
-    assert loaded.model.architecture.backbone.options["pretrained"] is True  # for a training with its config
-    with pytest.raises(densevit.DensevitError, match="timm:resnet18: not in the cache"):
-        densevit.create_model(backbone, heads)
-
-
-def test_missing_timm_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    monkeypatch.delitem(sys.modules, "densevit_backbones.timm", raising=False)
-    with pytest.raises(densevit.DensevitError, match=r"needs 'timm'.*pip install -e '\.\[timm\]'` in densevit's clone"):
-        create(model="resnet18")
-
-
-# ---- saving, precision, export ----
-
-
-@pytest.mark.parametrize("name", ["convnext_atto", "deit_tiny_patch16_224", "pit_ti_224"])
-def test_layer_depths_increase_from_input_to_output(name):
-    backbone = create(model=name, image_size=64)
-    names = {id(p): key for key, p in backbone.named_parameters()}
-    depths = [[names[id(p)] for p in group] for group in backbone.parameter_depths()]
-    assert any("stem" in key or "patch_embed" in key for key in depths[0] + depths[1])
-    last = {"convnext_atto": "stages.3.blocks.1", "deit_tiny_patch16_224": "blocks.11", "pit_ti_224": "transformers.2"}
-    assert all(f"model.{last[name]}." in key for key in depths[-1])
-    assert sorted(key for group in depths for key in group) == sorted(names.values())
-
-
-@pytest.mark.parametrize(
-    "name", ["convnext_atto", pytest.param("swinv2_tiny_window8_256", marks=pytest.mark.integration), "pit_ti_224"]
-)
-def test_state_dict_pickle_and_batch_preserve_features(name):
-    options = {"model": name, "image_size": 64, "features": [0, 1]}
-    backbone, other = create(**options).eval(), create(**options).eval()
-    other.load_state_dict(torch.load(saved(backbone), weights_only=True))
-    images = torch.randn(3, 3, 50, 43)
-    with torch.no_grad():
-        together = backbone(images)
-        for x, y, z in zip(together, other(images), pickle.loads(pickle.dumps(backbone))(images[1:2]), strict=True):
-            assert torch.equal(x, y)
-            torch.testing.assert_close(x[1:2], z, atol=1e-4, rtol=1e-4)
-
-
-def saved(module: nn.Module) -> io.BytesIO:
-    file = io.BytesIO()
-    torch.save(module.state_dict(), file)
-    file.seek(0)
-    return file
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("name", ["efficientnet_b0", "swinv2_tiny_window8_256", "cait_xxs24_224"])
-def test_bf16_is_finite(name):
-    backbone = create(model=name, image_size=64, features=[0, 1]).eval()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert all(x.isfinite().all() for x in backbone(torch.randn(1, 3, 70, 61)))
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("name", ["convnext_atto", "deit_tiny_patch16_224", "mixer_s32_224"])
-def test_export_at_a_fixed_size(name):
-    backbone = create(model=name, image_size=64, features=[0, 1]).eval()
-    images = torch.randn(1, 3, 61, 50)
-    exported = torch.export.export(backbone, (images,)).module()
-    for x, y in zip(exported(images), backbone(images), strict=True):
-        torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
-
-
-def test_construction_uses_only_timm_s_random_numbers():
-    import timm
-
-    torch.manual_seed(3)
-    backbone = create(model="convnext_atto")
-    torch.manual_seed(3)
-    reference = timm.create_model("convnext_atto").state_dict()
-    assert all(torch.equal(value, reference[key]) for key, value in backbone.model.state_dict().items())
-
-
 # ---- export ----
-
-
-def test_padding_of_exported_models_is_timms_same_padding():
-    from timm.layers.padding import get_same_padding
-
-    from densevit_backbones.timm import _same_padding
-
-    cases = itertools.product(range(1, 70), (1, 2, 3, 5, 7), (1, 2, 3, 4), (1, 2))
-    assert all(_same_padding(*case) == get_same_padding(*case) for case in cases)
 
 
 class Padded(nn.Module):

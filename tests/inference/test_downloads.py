@@ -1,6 +1,7 @@
 """Downloads of images: bounds of size and time, and redirects that a server chooses."""
 
 import contextlib
+import io
 import socket
 import threading
 import time
@@ -8,16 +9,27 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from densevit.errors import DataError
 from densevit.inference import downloads, image_inputs
 
-SECRET = b"secret"
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def png_of(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+PNG = png_of(PIXELS)
 
 
 class Server(BaseHTTPRequestHandler):
-    """/ADDRESS redirects there; /endless has no length; /drip sends a byte of its head every 0.1 s."""
+    """/to/ADDRESS redirects there; /endless has no length; /drip sends a byte of its head every 0.1 s."""
 
     def do_GET(self) -> None:  # named by http.server
         self.server.paths.append(self.path)  # type: ignore[attr-defined]
@@ -38,17 +50,19 @@ class Server(BaseHTTPRequestHandler):
             self.send_header("Location", self.path.removeprefix("/to/"))
             self.end_headers()
             return
-        self.send_response(200)
-        self.send_header("Content-Type", "image/png")
+        if self.path == "/late.png":
+            time.sleep(1)
+        self.send_response(404 if self.path == "/gone.png" else 200)
+        self.send_header("Content-Type", "text/html" if self.path == "/page" else "image/png")
         if self.path == "/announced":
             self.send_header("Content-Length", str(10**12))
         elif self.path == "/cut":
-            self.send_header("Content-Length", "100")
+            self.send_header("Content-Length", "100000")
         self.end_headers()
         if self.path == "/endless":
             for _ in range(1000):
                 self.wfile.write(bytes(2**12))
-        self.wfile.write(SECRET)
+        self.wfile.write(PNG[:200] if self.path == "/cut.png" else PNG)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -86,8 +100,8 @@ def address(server: ThreadingHTTPServer) -> str:
 def test_an_address_of_this_machine_and_its_redirects_are_read(
     server: ThreadingHTTPServer, inner: ThreadingHTTPServer
 ) -> None:
-    assert downloads.download(f"{address(server)}/image.png") == SECRET
-    assert downloads.download(f"{address(server)}/to/{address(inner)}/image.png") == SECRET
+    assert downloads.download(f"{address(server)}/image.png") == PNG
+    assert downloads.download(f"{address(server)}/to/{address(inner)}/image.png") == PNG
 
 
 def test_a_public_server_does_not_redirect_into_the_network(
@@ -99,7 +113,7 @@ def test_a_public_server_does_not_redirect_into_the_network(
         image_inputs.as_sample(url, 0)
     assert not inner.paths, "no request was sent"  # type: ignore[attr-defined]
     again = f"{address(server)}/to/{address(server)}/image.png"
-    assert downloads.download(again) == SECRET
+    assert downloads.download(again) == PNG
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from PIL import Image
 from densevit.data.io import videos
 from densevit.errors import DataError
 from densevit.inference import predictor as predictors
-from tests.inference.test_predictor import Mean, Pixels, Thirds, predictor_of, random_image
+from tests.inference.test_predictor import Thirds, predictor_of, random_image
+from tests.model.small_models import Averaged, Mean
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def names(results: Iterator[Any]) -> list[str]:
 
 
 def test_a_folder_and_a_pattern_are_predicted_in_order(photos: Path):
-    predictor = predictor_of(Pixels(), detection=Mean)
+    predictor = predictor_of(Averaged(), detection=Mean)
     for folder in ("photos", Path("photos")):
         results = predictor.predict(folder)
         assert isinstance(results, Iterator)
@@ -51,10 +52,12 @@ def test_a_folder_and_a_pattern_are_predicted_in_order(photos: Path):
             assert result.mean.tolist() == predictor.predict(result.path).mean.tolist()
     assert names(predictor.predict("photos/**/*.png")) == ["a.png", "b.png", "c.png", "d.png"]
     assert names(predictor.predict("photos", batch_size=1)) == ["a.png", "b.png", "c.png"]
+    found = predictor.predict(["photos/a.png", Path("photos/b.png"), random_image(8, 8)])
+    assert [result.path for result in found] == ["photos/a.png", Path("photos/b.png"), None]
 
 
 def test_a_video_s_frames_have_its_path_and_their_number(clip: Path):
-    predictor = predictor_of(Pixels(), things=Thirds)
+    predictor = predictor_of(Averaged(), things=Thirds)
     results = list(predictor.predict(clip, batch_size=1, threshold=0.5))
     assert [(result.path, result.frame) for result in results] == [(clip, n) for n in range(7)]
     assert [round(float(result.image.mean()), -1) for result in results] == [30 * n for n in range(7)]
@@ -73,7 +76,7 @@ def test_images_are_read_when_they_are_reached(clip: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(videos, "frames", counted)
     monkeypatch.setattr(predictors, "BATCHES_AT_ONCE", 1)
-    predictor = predictor_of(Pixels(), detection=Mean)
+    predictor = predictor_of(Averaged(), detection=Mean)
     predictor.model.train()
     results = predictor.predict(str(clip), batch_size=2)
     assert read == []
@@ -82,29 +85,22 @@ def test_images_are_read_when_they_are_reached(clip: Path, monkeypatch: pytest.M
     assert len(list(results)) == 6 and read == [*range(7)]
 
 
-def test_images_in_lists_have_their_paths_too(photos: Path):
-    found = predictor_of(Pixels(), detection=Mean).predict(["photos/a.png", Path("photos/b.png"), random_image(8, 8)])
-    assert [result.path for result in found] == ["photos/a.png", Path("photos/b.png"), None]
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("empty", r"empty: no images in this folder; expected \.jpg"),
-        ("photos/*.tif", r"photos/\*\.tif: the pattern matches no image"),
-        (["photos"], r"photos is a folder in a list of images\. Fix: pass it alone: predict\('photos'\)"),
-        (["clip.avi"], r"clip\.avi is a video in a list of images\. Fix: pass it alone"),
+        ("empty", "empty: no images in this folder"),
+        ("photos/*.tif", r"photos/\*\.tif: the pattern"),
+        (["photos"], r"photos is a folder .*predict\('photos'\)"),
+        (["clip.avi"], r"clip\.avi is a video .*Fix: pass it alone"),
         ("nowhere.mp4", r"nowhere\.mp4: there is no such"),
-        ("rtsp://nowhere/1", r"streams are not supported"),
+        ("rtsp://nowhere/1", "streams are not supported"),
     ],
 )
 def test_what_is_no_source_is_an_error_at_once(photos: Path, clip: Path, source: Any, message: str):
     Path("empty").mkdir()
+    predictor = predictor_of(Averaged(), detection=Mean)
     with pytest.raises(DataError, match=message):
-        predictor_of(Pixels(), detection=Mean).predict(source)
-
-
-def test_a_file_that_is_no_video_is_an_error(tmp_path: Path):
-    (tmp_path / "clip.mp4").write_text("no video")
-    with pytest.raises(DataError, match=r"clip\.mp4: no frame could be read; expected a video"):
-        next(predictor_of(Pixels(), detection=Mean).predict(tmp_path / "clip.mp4"))
+        predictor.predict(source)
+    (photos / "broken.mp4").write_text("no video")
+    with pytest.raises(DataError, match=r"broken\.mp4: no frame could be read"):
+        next(predictor.predict(photos / "broken.mp4"))

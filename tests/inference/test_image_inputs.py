@@ -1,12 +1,8 @@
 """Inputs of `predict`: the pixels of each kind, and the errors."""
 
-import contextlib
 import io
 import re
-import threading
-import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +14,7 @@ from PIL import Image
 from densevit.errors import DataError
 from densevit.inference import downloads
 from densevit.inference.image_inputs import as_images, as_sample
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-
-
-def png_of(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-PNG = png_of(PIXELS)
+from tests.inference.test_downloads import PIXELS, PNG, png_of, serving
 
 
 def pixels_of(image: Any) -> np.ndarray:
@@ -38,37 +24,10 @@ def pixels_of(image: Any) -> np.ndarray:
     return sample["image"].permute(1, 2, 0).numpy()
 
 
-class Server(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # named by http.server
-        if self.path == "/slow.png":
-            time.sleep(1)
-        if self.path == "/gone.png":
-            self.send_error(404)
-            return
-        content = {"/image.png": PNG, "/cut.png": PNG[:200], "/page": b"<html>"}.get(self.path, b"")
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html" if self.path == "/page" else "image/png")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def handle(self) -> None:
-        with contextlib.suppress(OSError):  # the client has ended
-            super().handle()
-
-
 @pytest.fixture
 def address() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    for server in serving("127.0.0.1"):
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 def test_all_kinds_of_input_have_the_same_pixels(tmp_path: Path, address: str):
@@ -79,49 +38,42 @@ def test_all_kinds_of_input_have_the_same_pixels(tmp_path: Path, address: str):
     with path.open("rb") as file:
         inputs = [path, str(path), f"{address}/image.png", PNG, bytearray(PNG), memoryview(PNG), io.BytesIO(PNG), file]
         inputs += [Image.open(path), Image.fromarray(PIXELS), PIXELS, PIXELS[:, ::-1][:, ::-1], tensor]
-        inputs += [floats, floats.astype(np.float32), torch.from_numpy(floats).permute(2, 0, 1), tensor / 255]
+        read_only = PIXELS.copy()
+        read_only.flags.writeable = False
+        inputs += [read_only, floats, floats.astype(np.float32), torch.from_numpy(floats).permute(2, 0, 1)]
         for given in inputs:
             assert np.array_equal(pixels_of(given), PIXELS), given
 
 
-def test_grey_images_are_repeated_over_the_channels(tmp_path: Path):
+def test_grey_images_are_repeated_over_the_channels_and_floats_are_rounded(tmp_path: Path):
     grey = PIXELS[..., 0]
     (tmp_path / "grey.png").write_bytes(png_of(grey))
     tensor = torch.from_numpy(grey.copy())
-    expected = np.repeat(grey[..., None], 3, axis=2)
-    for given in (
-        grey,
-        grey[..., None],
-        Image.fromarray(grey),
-        tmp_path / "grey.png",
-        tensor,
-        tensor[None],
-        tensor / 255,
-    ):
-        assert np.array_equal(pixels_of(given), expected)
-
-
-def test_half_precision_tensors_keep_nearest_levels():
+    inputs = [grey, grey[..., None], Image.fromarray(grey), tmp_path / "grey.png", tensor, tensor[None], tensor / 255]
+    for given in inputs:
+        assert np.array_equal(pixels_of(given), np.repeat(grey[..., None], 3, axis=2))
     levels = torch.arange(256).reshape(1, 16, 16)
     for dtype in (torch.float16, torch.float32, torch.float64):
         sample = as_sample((levels.double() / 255).to(dtype), 0)
         assert torch.equal(sample["image"][0].int(), levels[0].int())
 
 
-def test_bytes_and_pil_images_are_turned_as_exif_says():
-    file = io.BytesIO()
-    exif = Image.Exif()
+def test_bytes_are_turned_as_exif_says_and_flipped_arrays_of_one_column_are_accepted():
+    file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6  # a quarter turn clockwise
     Image.fromarray(PIXELS).save(file, "PNG", exif=exif)
-    turned = np.rot90(PIXELS, -1)
     for given in (file.getvalue(), Image.open(file)):
-        assert np.array_equal(as_sample(given, 0)["image"].permute(1, 2, 0).numpy(), turned)
+        assert np.array_equal(as_sample(given, 0)["image"].permute(1, 2, 0).numpy(), np.rot90(PIXELS, -1))
+    for array in (PIXELS[:5, :1], PIXELS[:1, :5]):
+        for flipped, expected in ((array[:, ::-1], np.fliplr(array)), (array[::-1], np.flipud(array))):
+            assert as_sample(flipped, 0)["image"].permute(1, 2, 0).tolist() == expected.tolist()
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("orientation", "suffix", "dtype"),
+    [(n, "png" if n % 2 else "tif", np.uint8 if n % 3 else np.uint16) for n in range(1, 9)],
+)
 def test_grey_pil_images_from_a_file_are_turned_as_exif_says(
     orientation: int, suffix: str, dtype: type, tmp_path: Path
 ):
@@ -138,61 +90,38 @@ def test_grey_pil_images_from_a_file_are_turned_as_exif_says(
         assert image.filename == str(tmp_path / f"a.{suffix}")
 
 
-@pytest.mark.parametrize("size", [(5, 1), (1, 5), (1, 1)])
-def test_flipped_arrays_of_one_column_or_row_are_accepted(size: tuple[int, int]):
-    array = PIXELS[: size[0], : size[1]]
-    for flipped, expected in ((array[:, ::-1], np.fliplr(array)), (array[::-1], np.flipud(array))):
-        assert as_sample(flipped, 0)["image"].permute(1, 2, 0).tolist() == expected.tolist()
-        assert as_sample(flipped[..., 0], 0)["image"][2].tolist() == expected[..., 0].tolist()
-
-
-def test_a_read_only_array_is_accepted_without_a_warning():
-    pixels = PIXELS.copy()
-    pixels.flags.writeable = False
-    assert np.array_equal(pixels_of(pixels), PIXELS)
-
-
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("wrong", "facts"),
     [
-        (PIXELS.transpose(2, 0, 1), r"image 7 is an array of shape (3, 20, 30). Expected (H, W, 3) or (H, W), in RGB."),
-        (PIXELS.transpose(2, 0, 1), "Fix: image.transpose(1, 2, 0), or pass a tensor."),
-        (np.zeros((8, 8, 4), np.uint8), "shape (8, 8, 4). Expected (H, W, 3) or (H, W), in RGB. Fix: remove the"),
-        (np.zeros((0, 8, 3), np.uint8), "image 7 has no pixels: its shape is (0, 8, 3)."),
-        (np.zeros((8, 8, 3), np.int64), "image 7 is an array of int64. Expected uint8 in 0 ... 255, or floats in"),
-        (np.zeros((8, 8, 3), np.uint16), "an array of uint16. Expected uint8"),
-        (np.zeros((8, 8), bool), "an array of bool. Expected uint8"),
-        (PIXELS.astype(np.float32), "array of float32 from 0 to 255. Expected uint8 in 0 ... 255, or"),
-        (PIXELS.astype(np.float32), "floats in 0 ... 1. Fix: divide it by 255"),
-        (PIXELS / 255 - 0.5, "pass the image without normalisation; the model normalises it"),
-        (np.full((8, 8, 3), np.nan), "float64 from nan to nan"),
-        (torch.zeros(8, 9, 3), "image 7 is a tensor of shape (8, 9, 3). Expected (3, H, W), (1, H, W) or (H, W)"),
-        (torch.zeros(8, 9, 3), "in RGB. Fix: image.permute(2, 0, 1)."),
-        (torch.zeros(4, 8, 8), "in RGB. Fix: remove the fourth channel, image[:3]."),
-        (torch.zeros(1, 3, 8, 8), "a tensor of shape (1, 3, 8, 8)"),
-        (torch.zeros(3, 8, 8, dtype=torch.int32), "a tensor of int32. Expected uint8"),
-        (torch.full((3, 8, 8), -1.0), "a tensor of float32 from -1 to -1"),
-        (torch.zeros(3, 0, 8), "has no pixels"),
-        (None, "image 7 is a NoneType. Expected a path, a URL, bytes, a file object, a PIL image, an array"),
-        ([PIXELS], "image 7 is a list. Expected a path"),
-        (
-            b"not an image",
-            "image 7 is not an image, or has a format unknown to Pillow (12 bytes; it begins with b'not an image')",
-        ),
-        (b"no", "image 7 is not an image, or has a format unknown to Pillow (2 bytes; it begins with b'no')"),
-        (b"", "image 7 is not an image, or has a format unknown to Pillow (0 bytes; it is empty)"),
-        (PNG[:200], "image 7 cannot be read"),
-        (io.BytesIO(b""), "image 7, a BytesIO is empty, or was read before. Fix: file.seek(0)."),
-        (io.StringIO("text"), "image 7, a StringIO was opened as text. Fix: open it with mode 'rb'."),
-        ("nowhere.png", "nowhere.png: there is no such image"),
-        (Path("nowhere.png"), "nowhere.png: there is no such image"),
-        ("s3://bucket/image.png", "s3://bucket/image.png: only URLs of http and https are read. Fix: download"),
-        ("http://[", "http://[ cannot be downloaded: "),
-        (Image.new("F", (2, 2)), "image 7: its pixels are floating-point numbers"),
+        (PIXELS.transpose(2, 0, 1), ["image 7 is an array of shape (3, 20, 30)", "(H, W, 3)", "transpose(1, 2, 0)"]),
+        (np.zeros((8, 8, 4), np.uint8), ["shape (8, 8, 4)", "Fix: remove the"]),
+        (np.zeros((0, 8, 3), np.uint8), ["image 7 has no pixels", "(0, 8, 3)"]),
+        (np.zeros((8, 8, 3), np.int64), ["image 7 is an array of int64", "uint8 in 0 ... 255"]),
+        (np.zeros((8, 8), bool), ["an array of bool"]),
+        (PIXELS.astype(np.float32), ["array of float32 from 0 to 255", "divide it by 255"]),
+        (PIXELS / 255 - 0.5, ["pass the image without normalisation"]),
+        (np.full((8, 8, 3), np.nan), ["float64 from nan to nan"]),
+        (torch.zeros(8, 9, 3), ["image 7 is a tensor of shape (8, 9, 3)", "(3, H, W)", "permute(2, 0, 1)"]),
+        (torch.zeros(4, 8, 8), ["image[:3]"]),
+        (torch.zeros(1, 3, 8, 8), ["a tensor of shape (1, 3, 8, 8)"]),
+        (torch.zeros(3, 8, 8, dtype=torch.int32), ["a tensor of int32"]),
+        (torch.full((3, 8, 8), -1.0), ["a tensor of float32 from -1 to -1"]),
+        (torch.zeros(3, 0, 8), ["has no pixels"]),
+        (None, ["image 7 is a NoneType", "a path, a URL"]),
+        ([PIXELS], ["image 7 is a list"]),
+        (b"not an image", ["image 7 is not an image", "12 bytes; it begins with b'not an image'"]),
+        (b"", ["image 7 is not an image", "0 bytes; it is empty"]),
+        (PNG[:200], ["image 7 cannot be read"]),
+        (io.BytesIO(b""), ["image 7, a BytesIO is empty", "file.seek(0)"]),
+        (io.StringIO("text"), ["image 7, a StringIO", "mode 'rb'"]),
+        ("nowhere.png", ["nowhere.png: there is no such image"]),
+        ("s3://bucket/image.png", ["s3://bucket/image.png", "http and https", "Fix: download"]),
+        ("http://[", ["http://[ cannot be downloaded: "]),
+        (Image.new("F", (2, 2)), ["image 7", "floating-point"]),
     ],
 )  # fmt: skip
-def test_a_wrong_input_is_an_error_with_what_was_found_and_the_fix(wrong: Any, message: str):
-    with pytest.raises(DataError, match=re.escape(message)):
+def test_a_wrong_input_is_an_error_with_what_was_found_and_the_fix(wrong: Any, facts: list[str]):
+    with pytest.raises(DataError, match=".*".join(map(re.escape, facts))):
         as_sample(wrong, 7)
 
 
@@ -200,7 +129,7 @@ def test_a_truncated_pil_image_is_an_error_that_names_its_file(tmp_path: Path):
     file = io.BytesIO()
     Image.fromarray(np.tile(PIXELS, (20, 20, 1))).save(file, "JPEG")
     (tmp_path / "cut.jpg").write_bytes(file.getvalue()[:5000])
-    with pytest.raises(DataError, match=r"cut\.jpg cannot be read: .*truncated.*Is the file damaged or cut short"):
+    with pytest.raises(DataError, match=r"cut\.jpg cannot be read: .*truncated"):
         as_sample(Image.open(tmp_path / "cut.jpg"), 0)
     with pytest.raises(DataError, match=r"cut\.jpg cannot be read"):
         as_sample(tmp_path / "cut.jpg", 0)
@@ -209,12 +138,12 @@ def test_a_truncated_pil_image_is_an_error_that_names_its_file(tmp_path: Path):
 def test_a_wrong_url_is_an_error_that_names_it(address: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(downloads, "URL_TIMEOUT", 0.2)
     for path, message in {
-        "gone.png": "the server answers 404 Not Found. Check the address.",
-        "page": "the server sends text/html, not an image",
+        "gone.png": "404 Not Found",
+        "page": "text/html, not an image",
         "cut.png": "cannot be read",
-        "slow.png": "cannot be downloaded: no answer within 0.2 s. Check the address and the network",
+        "late.png": "no answer within 0.2 s",
     }.items():
-        with pytest.raises(DataError, match=rf"^{re.escape(address)}/{path}.* {message}|{path}: {message}"):
+        with pytest.raises(DataError, match=rf"{path}.*{message}"):
             as_sample(f"{address}/{path}", 0)
 
 

@@ -76,38 +76,6 @@ def test_a_saved_model_comes_back_to_the_last_bit(run: Path, with_config: bool):
     assert torch.equal(again.predict(IMAGE).semantic, alone.predict(IMAGE).semantic)
 
 
-OPTIONS = {  # each with what it needs to have an effect
-    "window": {"window": 24},
-    "stride": {"window": 24, "stride": [24, 8]},
-    "flip": {"flip": False},
-    "scales": {"scales": [0.5, 1.0]},
-    "average": {"average": "probabilities", "window": 24},
-    "batch_size": {"window": 24, "batch_size": 1},
-    "none": {"window": None, "flip": False, "scales": [1.0]},
-}
-
-
-def test_every_inference_option_is_tested():
-    assert {*OPTIONS} - {"none"} == {*configs.InferenceSection.model_fields}
-
-
-@pytest.mark.parametrize("with_config", [True, False])
-@pytest.mark.parametrize("option", OPTIONS)
-def test_a_saved_model_predicts_with_its_inference_options(tmp_path: Path, option: str, with_config: bool):
-    heads = {"segmentation": {**SETR, "inference": {"flip": True}}}  # general options need a config
-    config = configs.from_mapping({**VALUES, "inference": {"window": 40}, "heads": heads})
-    model = build_model(config, CLASSES).eval()
-    before = Predictor(model, config if with_config else config.model_sections)
-    assert before.inference == {"segmentation": Inference(flip=True)}
-    predictor = before.with_inference(OPTIONS[option])
-    densevit.save(predictor, tmp_path / "saved.safetensors")
-    again = densevit.load(tmp_path / "saved.safetensors")
-    assert again.inference == predictor.inference
-    found, expected = again.predict(IMAGE).semantic, predictor.predict(IMAGE).semantic
-    assert torch.equal(found, expected)
-    assert before.inference == Predictor(model, before.sections).inference  # the one that it was made of is as before
-
-
 def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
     heads = {"a": SETR, "b": {**SETR, "inference": {"scales": [0.5]}}, "c": DETR}
     config = configs.from_mapping({**VALUES, "inference": {"window": 64}, "heads": heads})
@@ -123,16 +91,7 @@ def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
     assert densevit.load(tmp_path / "unchanged.safetensors").config == config
 
 
-def test_a_head_s_inference_options_apply_without_a_config():
-    from densevit.training.loop.dense_module import DenseModule
-
-    head = {**SETR, "inference": {"flip": True}}
-    predictor = densevit.create_model(BACKBONE, {"seg": head}, ["road", "sky"])
-    assert predictor.inference == {"seg": Inference(flip=True)}
-    assert DenseModule(predictor).inference == predictor.inference
-    assert Predictor(predictor.model).inference == {"seg": Inference()}  # they are the predictor's, not the model's
-
-
+@pytest.mark.integration
 def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(tmp_path: Path, capsys: Any):
     data = ["data.name=scenes", "data.image_size=32", "data.val_length=2", "data.num_workers=0"]
     values = {**VALUES, "data": {"name": "scenes"}}
@@ -146,30 +105,18 @@ def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(tmp_p
     assert 0 <= json.loads((tmp_path / "found" / "metrics.json").read_text())["seg/mIoU"] <= 1
 
 
-def test_a_predictor_says_what_it_is(run: Path):
-    predictor = densevit.load(run)
-    [(name, head)] = predictor.heads.items()
-    what = f"{type(predictor.backbone).__name__} -> {name} ({type(head).__name__}, {len(head.classes)} classes)"
-    assert predictor.config is not None
-    assert repr(predictor) == f"<Predictor: {what}, image_size {predictor.config.data.image_size}, on cpu>"
-
-
-def test_a_backbone_alone_predicts_nothing(tmp_path: Path):
+def test_files_that_are_no_models_are_errors_with_the_fix(run: Path):
     import torchvision
 
-    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
-    with pytest.raises(WeightsError, match=r"r18\.pth: contains only a backbone \(resnet\), which predicts nothing"):
-        densevit.load(tmp_path / "r18.pth")
-
-
-def test_tensors_without_a_header_are_an_error_with_the_fix(run: Path):
+    torch.save(torchvision.models.resnet18().state_dict(), run / "r18.pth")
     save_file(load_file(run / "model.safetensors"), run / "bare.safetensors")
-    with pytest.raises(
-        WeightsError, match=r"bare\.safetensors: a checkpoint of \d+ tensors without classes and config"
-    ):
-        densevit.load(run / "bare.safetensors")
-    with pytest.raises(WeightsError, match="nowhere: no such file"):
-        densevit.load(run / "nowhere")
+    for name, facts in {
+        "r18.pth": r"r18\.pth: contains only a backbone \(resnet\)",
+        "bare.safetensors": r"bare\.safetensors: a checkpoint of \d+ tensors without classes and config",
+        "nowhere": "nowhere: no such file",
+    }.items():
+        with pytest.raises(WeightsError, match=facts):
+            densevit.load(run / name)
 
 
 def test_devices(run: Path):

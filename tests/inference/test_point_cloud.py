@@ -44,12 +44,15 @@ def test_points_by_hand(tmp_path: Path):
         (0.0, 1.0, 4.0, 12, 13, 14),  # the first of its row is unknown
         (0.5, 0.25, 1.0, 15, 16, 17),
     ]
-
-
-def test_calibration_with_two_focal_lengths_and_a_centre():
-    found = points(np.full((2, 3), 6.0), focal=(2.0, 3.0), centre=(2.0, 0.0))
-    assert found[0, 0].tolist() == [-6.0, 0.0, 6.0]
-    assert found[1, 2].tolist() == [0.0, 2.0, 6.0]
+    result = Result(image, (2, 3), {"depth": {"depth": torch.from_numpy(depth)}}, {"depth": ()})
+    assert result.write_ply(str(tmp_path / "result.ply"), focal=(2.0, 4.0), centre=(0.0, 0.5)) == 5
+    assert read(tmp_path / "result.ply")[0] == (0.0, -0.25, 2.0, 0, 1, 2)
+    unknown = np.array([[0, -1, math.nan, math.inf]], np.float32)
+    assert write_ply(tmp_path / "none.ply", unknown, np.zeros((1, 4, 3), np.uint8), focal=100.0) == 0
+    assert read(tmp_path / "none.ply") == []
+    relative = Result(image, (2, 3), {"depth": {"inverse_depth": torch.from_numpy(depth)}}, {"depth": ()})
+    with pytest.raises(AttributeError, match="no head predicts depth"):
+        relative.write_ply(tmp_path / "none.ply", focal=2.0)
 
 
 def test_points_project_onto_their_pixels():
@@ -60,26 +63,21 @@ def test_points_project_onto_their_pixels():
     np.testing.assert_allclose(29 * y / z + 3.25, rows, atol=1e-12)
 
 
-def test_unknown_depth_is_omitted(tmp_path: Path):
-    depth = np.array([[0, -1, math.nan, math.inf, 3]], np.float32)
-    image = np.zeros((1, 5, 3), np.uint8)
-    assert write_ply(tmp_path / "some.ply", depth, image, focal=100.0) == 1
-    assert read(tmp_path / "some.ply")[0][2] == 3
-    assert write_ply(tmp_path / "none.ply", depth[:, :4], image[:, :4], focal=100.0) == 0
-    assert read(tmp_path / "none.ply") == []
-
-
-@pytest.mark.parametrize("focal", [0.0, -1.0, math.nan, (100.0, 0.0)])
-def test_invalid_focal_length_raises(tmp_path: Path, focal: float):
-    with pytest.raises(DensevitError, match="a focal length in pixels above 0 is expected"):
-        write_ply(tmp_path / "cloud.ply", np.ones((2, 2)), np.zeros((2, 2, 3), np.uint8), focal)
+@pytest.mark.parametrize(
+    ("focal", "image", "facts"),
+    [
+        (0.0, np.zeros((2, 2, 3), np.uint8), "focal length in pixels above 0"),
+        (math.nan, np.zeros((2, 2, 3), np.uint8), "focal length in pixels above 0"),
+        ((100.0, 0.0), np.zeros((2, 2, 3), np.uint8), "focal length in pixels above 0"),
+        (100.0, np.zeros((2, 3, 3), np.uint8), r"cloud\.ply: depth is 2 x 2 and the image 2 x 3"),
+        (100.0, np.zeros((2, 2), np.uint8), r"cloud\.ply: depth is 2 x 2"),
+        (100.0, np.zeros((2, 2, 3)), r"cloud\.ply: depth is 2 x 2"),
+    ],
+)
+def test_invalid_focal_lengths_and_images_are_refused(tmp_path: Path, focal: float, image: np.ndarray, facts: str):
+    with pytest.raises(DensevitError, match=facts):
+        write_ply(tmp_path / "cloud.ply", np.ones((2, 2)), image, focal)
     assert not (tmp_path / "cloud.ply").exists()
-
-
-@pytest.mark.parametrize("image", [np.zeros((2, 3, 3), np.uint8), np.zeros((2, 2), np.uint8), np.zeros((2, 2, 3))])
-def test_image_and_depth_sizes_must_match(tmp_path: Path, image: np.ndarray):
-    with pytest.raises(DensevitError, match=r"cloud\.ply: depth is 2 x 2 and the image 2 x"):
-        write_ply(tmp_path / "cloud.ply", np.ones((2, 2)), image, 100.0)
 
 
 class StandIn:
@@ -96,40 +94,19 @@ class StandIn:
         return [{self.key: torch.full(image.shape[:2], 2.0)} for image in images]
 
 
-def test_a_result_writes_its_metres(tmp_path: Path):
-    depth = torch.tensor([[2.0, 4.0, 8.0], [0.0, 4.0, 1.0]])
-    image = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
-    result = Result(image, (2, 3), {"depth": {"depth": depth}}, {"depth": ()})
-    assert result.write_ply(str(tmp_path / "cloud.ply"), focal=(2.0, 4.0), centre=(0.0, 0.5)) == 5
-    assert read(tmp_path / "cloud.ply")[0] == (0.0, -0.25, 2.0, 0, 1, 2)
-    relative = Result(image, (2, 3), {"depth": {"inverse_depth": depth}}, {"depth": ()})
-    with pytest.raises(AttributeError, match="no head predicts depth"):
-        relative.write_ply(tmp_path / "none.ply", focal=2.0)
-
-
-@pytest.fixture
-def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def test_predict_writes_point_clouds_given_a_focal_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: StandIn(run))
     Image.fromarray(np.full((3, 5, 3), 7, np.uint8)).save("photo.png")
-    return tmp_path
-
-
-def test_predict_writes_point_clouds_given_a_focal_length(photo: Path):
-    assert main(["predict", "depth", "photo.png", "--device", "cpu", "--out", "without"]) == 0
-    assert not (photo / "without" / "clouds").exists()
-    assert main(["predict", "depth", "photo.png", "--device", "cpu", "--out", "with", "--focal", "4"]) == 0
-    cloud = read(photo / "with" / "clouds" / "photo.ply")
+    command = ["predict", "depth", "photo.png", "--device", "cpu"]
+    assert main([*command, "--out", "without"]) == 0
+    assert not Path("without/clouds").exists()
+    assert main([*command, "--out", "with", "--focal", "4"]) == 0
+    cloud = read(Path("with/clouds/photo.ply"))
     assert len(cloud) == 15
     assert cloud[0] == (-1.0, -0.5, 2.0, 7, 7, 7) and cloud[-1] == (1.0, 0.5, 2.0, 7, 7, 7)
-
-
-@pytest.mark.parametrize(
-    ("key", "focal", "message"),
-    [("inverse_depth", "4", "in metres, but this model predicts inverse_depth"), ("depth", "0", "--focal is 0.0")],
-)
-def test_predict_without_metric_depth_refuses_point_clouds(
-    photo: Path, capsys: pytest.CaptureFixture, key: str, focal: str, message: str
-):
-    assert main(["predict", key, "photo.png", "--device", "cpu", "--focal", focal]) != 0
-    assert message in capsys.readouterr().err
+    for key, focal, said in (("inverse_depth", "4", "inverse_depth"), ("depth", "0", "--focal is 0.0")):
+        assert main(["predict", key, "photo.png", "--device", "cpu", "--focal", focal]) != 0
+        assert said in capsys.readouterr().err

@@ -3,64 +3,22 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 import densevit
 from densevit import config as configs
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Backbone, Class, Head
+from densevit.interfaces import Backbone, Head
 from densevit.layers import table_cache
-from densevit.model import DenseModel
 from densevit.weights.building import build_model
 from densevit_backbones.swin import Swin
+from tests.model.small_models import CLASSES, Averaged, Mean, of_heads
 
-CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
 SIZES = [(40, 70), (64, 64), (33, 20), (40, 70), (10, 96), (61, 59), (40, 71)]
-
-
-class Pixels(Backbone):
-    """A backbone that passes images on, averaged over 8x8 pixels."""
-
-    channels, strides = (3,), (8,)
-    mean, std = (0.5, 0.25, 0.0), (0.5, 0.25, 2.0)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [nn.functional.avg_pool2d(images, 8) * self.scale]
-
-
-class Mean(Head):
-    """A head that predicts the mean of the coarsest feature over an image, and the sizes that it gets."""
-
-    task = "detection"
-    needs = ("labels",)
-
-    def __init__(self, channels: Any, strides: Any, classes: Any) -> None:
-        super().__init__(channels, strides, classes)
-        self.gain = nn.Parameter(torch.ones(()))
-        self.dropout = nn.Dropout(0.5)
-
-    def forward(self, features, padding_mask, targets=None):
-        mean = self.dropout(self.gain * features[-1].mean((2, 3)))
-        return {"logits": mean, "grid": torch.tensor(padding_mask.shape[1:])}
-
-    def loss(self, outputs, targets, context):
-        return {"mean": outputs["logits"].mean()}
-
-    def predict(self, outputs, targets):
-        return [
-            {"mean": mean, "grid": outputs["grid"], "image_id": t["image_id"], "sizes": [t["size"], t["original_size"]]}
-            for mean, t in zip(outputs["logits"], targets, strict=True)
-        ]
 
 
 class Broken(Mean):
@@ -80,30 +38,29 @@ class Thirds(Mean):
 
 
 def predictor_of(backbone: Backbone, **heads: type[Head]) -> Predictor:
-    features = (backbone.channels, backbone.strides)
-    return Predictor(DenseModel(backbone, {name: head(*features, CLASSES) for name, head in heads.items()}))
+    return Predictor(of_heads(backbone, **heads))
 
 
 def random_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng([height, width]).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(("name", "options"), [("resnet", {"depth": 18}), ("swin", {"variant": "nano"})])
-def test_a_result_depends_neither_on_order_nor_batch_size_nor_neighbours(name, options):
-    predictor = predictor_of(densevit.create_backbone(name, **options), detection=Mean)
+def test_a_result_depends_neither_on_order_nor_batch_size_nor_neighbours():
+    predictor = predictor_of(Swin("nano"), detection=Mean)
     images = [random_image(*size) for size in SIZES]
     together = [found["mean"] for found in predictor.predict(images)]
     one_by_one = [predictor.predict(p)["mean"] for p in images]
     by_two = [found["mean"] for found in predictor.predict(images, batch_size=2)]
     backwards = [found["mean"] for found in predictor.predict(images[::-1])][::-1]
     assert torch.stack(together).std(dim=0).mean() > 1e-3
+    assert len(predictor.predict(images[0][None])) == 1 and predictor.predict([]) == []
     for others in (one_by_one, by_two, backwards):
         for x, y in zip(together, others, strict=True):
             torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
 
 
 def test_equal_padded_sizes_run_together_up_to_the_batch_size():
-    predictor = predictor_of(Pixels(), detection=Mean)
+    predictor = predictor_of(Averaged(), detection=Mean)
     sizes: list[int] = []
     predictor.backbone.register_forward_hook(lambda module, given, out: sizes.append(len(given[0])))
     found = predictor.predict(
@@ -113,24 +70,6 @@ def test_equal_padded_sizes_run_together_up_to_the_batch_size():
     assert sizes == [2, 2, 1]  # 8x8 and 5x7; 16x8 and 9x2; 8x1
     assert [f["image_id"] for f in found] == [0, 1, 2, 3, 4]
     assert [f["grid"].tolist() for f in found] == [[8, 8], [16, 8], [8, 8], [8, 8], [16, 8]]
-
-
-def test_one_image_gives_one_result_and_several_a_list():
-    predictor, pixels = predictor_of(Pixels(), detection=Mean), random_image(16, 24)
-    alone = predictor.predict(pixels)
-    for several in ([pixels], (pixels,), iter([pixels]), pixels[None], torch.from_numpy(pixels).permute(2, 0, 1)[None]):
-        [found] = predictor.predict(several)
-        assert torch.equal(found.mean, alone.mean)
-    assert len(predictor.predict(np.stack([pixels, pixels, pixels]))) == 3
-    assert predictor.predict([]) == []
-
-
-def test_pixels_are_normalised_and_the_padding_is_zero():
-    pixels = random_image(20, 30)
-    found = predictor_of(Pixels(), detection=Mean).predict(pixels)
-    total = (pixels.reshape(-1, 3) / 255 - [0.5, 0.25, 0]).sum(0) / [0.5, 0.25, 2]
-    np.testing.assert_allclose(found.mean.numpy(), total / (24 * 32), atol=1e-5)
-    assert found.sizes == [(20, 30), (20, 30)]
 
 
 def test_threads_predict_what_one_does():
@@ -153,76 +92,55 @@ def test_threads_predict_what_one_does():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_predict_leaves_the_model_in_the_mode_it_was_in(training):
-    predictor = predictor_of(Pixels(), detection=Mean)
+    predictor = predictor_of(Averaged(), detection=Mean)
     predictor.model.train(training)
     first = predictor.predict(random_image(8, 8)).mean
     assert torch.equal(first, predictor.predict(random_image(8, 8)).mean)  # without dropout
     assert all(module.training == training for module in predictor.model.modules())
     assert not first.requires_grad
-
-
-def test_predict_leaves_the_mode_also_when_a_head_fails():
-    predictor = predictor_of(Pixels(), detection=Broken)
+    broken = predictor_of(Averaged(), detection=Broken)
+    broken.model.train(training)
     with pytest.raises(RuntimeError, match="out of order"):
-        predictor.predict(random_image(8, 8))
-    assert predictor.model.training
-    assert not predictor.eval().model.training
-
-
-def test_a_model_that_has_predicted_can_be_trained():
-    predictor = predictor_of(Swin("nano"), detection=Mean)
-    predictor.predict(random_image(100, 90))
-    model = predictor.model.train()
-    images = torch.zeros(1, 3, 96, 64, dtype=torch.uint8)
-    batch = {"images": images, "padding_mask": torch.zeros(1, 96, 64, dtype=torch.bool), "targets": [{}]}
-    sum(model.loss(model(batch), batch["targets"]).values()).backward()
-    assert predictor.backbone.patch_embed.weight.grad.abs().sum() > 0
-
-
-def test_objects_below_the_threshold_are_left_out():
-    predictor = predictor_of(Pixels(), detection=Thirds)
-    found = predictor.predict(random_image(8, 8), threshold=0.5)
-    assert found.boxes.tolist() == [[4, 5, 6, 7], [8, 9, 10, 11]]
-    assert (found.scores.tolist(), found.labels.tolist(), found.names) == ([0.5, 0.75], [1, 0], ["dog", "cat"])
-    assert len(predictor.predict(random_image(8, 8)).boxes) == 3
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"threshold": 50}, "predict: threshold is 50; a score from 0 to 1 is expected."),
-        ({"threshold": math.nan}, "predict: threshold is nan"),
-        ({"batch_size": 0}, "predict: batch_size is 0; at least 1 is expected."),
-    ],
-)
-def test_a_wrong_option_is_an_error_that_names_it(options, message):
-    with pytest.raises(densevit.DensevitError, match=message):
-        predictor_of(Pixels(), detection=Thirds).predict(random_image(8, 8), **options)
+        broken.predict(random_image(8, 8))
+    assert broken.model.training == training
+    assert not broken.eval().model.training
 
 
 def test_the_threshold_of_the_validation_is_used_unless_another_is_given():
-    predictor = predictor_of(Pixels(), detection=Thirds, others=Thirds)
+    predictor = predictor_of(Averaged(), detection=Thirds, others=Thirds)
     predictor.model.score_thresholds = {"detection": 0.5}
     found = predictor.predict(random_image(8, 8))
     assert found.thresholds == predictor.score_thresholds == {"detection": 0.5}
     assert (len(found["detection"].boxes), len(found["others"].boxes)) == (2, 3)
     assert [len(own.boxes) for own in predictor.predict(random_image(8, 8), threshold=0.7).heads.values()] == [1, 1]
     assert [len(own.boxes) for own in predictor.predict(random_image(8, 8), threshold=0).heads.values()] == [3, 3]
+    exact = predictor.predict(random_image(8, 8), threshold=0.5)["others"]
+    assert exact.boxes.tolist() == [[4, 5, 6, 7], [8, 9, 10, 11]]
+    assert (exact.scores.tolist(), exact.labels.tolist(), exact.names) == ([0.5, 0.75], [1, 0], ["dog", "cat"])
     found = predictor.predict(random_image(8, 8), threshold={"others": 0.7})
     assert (len(found["detection"].boxes), len(found["others"].boxes)) == (3, 1)
     with pytest.raises(densevit.DensevitError, match="threshold of 'other', which is not a head. Did you mean 'othe"):
         predictor.predict(random_image(8, 8), threshold={"other": 0.7})
 
 
-def test_a_missing_file_is_an_error_that_names_it():
-    with pytest.raises(densevit.DataError, match="nowhere.png"):
-        predictor_of(Pixels(), detection=Mean).predict("nowhere.png")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 50}, "predict: threshold is 50; .*0 to 1"),
+        ({"threshold": math.nan}, "predict: threshold is nan"),
+        ({"batch_size": 0}, "predict: batch_size is 0"),
+        ({"images": "nowhere.png"}, "nowhere.png"),
+    ],
+)
+def test_a_wrong_option_is_an_error_that_names_it(options, message):
+    with pytest.raises(densevit.DensevitError, match=message):
+        predictor_of(Averaged(), detection=Thirds).predict(**{"images": random_image(8, 8), **options})
 
 
 def test_results_of_files_read_the_image_again_when_it_is_drawn(tmp_path: Path):
     pixels = random_image(20, 30)
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    predictor = predictor_of(Pixels(), detection=Thirds)
+    predictor = predictor_of(Averaged(), detection=Thirds)
     of_file, of_array = predictor.predict([tmp_path / "image.png", pixels])
     assert np.array_equal(of_file.image, pixels) and of_array.image is not None
     assert np.array_equal(np.asarray(of_file.draw()), np.asarray(of_array.draw()))
@@ -231,18 +149,16 @@ def test_results_of_files_read_the_image_again_when_it_is_drawn(tmp_path: Path):
         of_file.draw()
 
 
-def test_a_config_s_data_section_gives_the_size_of_images():
-    sections = {"backbone": {"name": f"{__name__}:Pixels"}, "heads": {"detection": {"name": f"{__name__}:Mean"}}}
+def test_a_config_gives_the_size_of_images_and_the_model_its_parts():
+    sections = {
+        "backbone": {"name": "tests.model.small_models:Averaged"},
+        "heads": {"detection": {"name": "tests.model.small_models:Mean"}},
+    }
     rest = {"data": {"name": "scenes", "image_size": 32}, "trainer": {"max_steps": 1}}
     config = configs.from_mapping({**sections, **rest})
-    found = Predictor(build_model(config, {"detection": CLASSES}), config).predict(random_image(40, 80))
-    assert found.sizes == [(16, 32), (40, 80)]
-
-
-def test_it_passes_on_the_parts_of_its_model():
-    predictor = predictor_of(Pixels(), detection=Mean)
+    predictor = Predictor(build_model(config, {"detection": CLASSES}), config)
+    assert predictor.predict(random_image(40, 80)).sizes == [(16, 32), (40, 80)]
     assert predictor.backbone is predictor.model.backbone and predictor.heads is predictor.model.heads
-    assert predictor.classes == {"detection": CLASSES} and predictor.config is None
     assert [*predictor.parameters()] == [*predictor.model.parameters()]
     assert predictor.to(torch.float64) is predictor and predictor.backbone.scale.dtype == torch.float64
     assert predictor.device == torch.device("cpu")

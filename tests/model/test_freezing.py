@@ -1,24 +1,21 @@
 """Freezing by depth and by name keeps tensors bit-identical; fine-tuning examples of the docs."""
 
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import yaml
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from densevit import config as configs
-from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
-from densevit.interfaces import Batch, Class
+from densevit.interfaces import Class
 from densevit.model import DenseModel
+from densevit.weights import model_file
 from densevit.weights.building import build_model
 from tests.training.runs import interrupted_after, resume, train
 
@@ -78,9 +75,9 @@ def test_patterns_freeze_matching_parameters():
     bias = {name for name, _ in backbone.named_parameters() if name.endswith("norm1.bias")}
     assert len(bias) == 6 and frozen_of(backbone) == starting(backbone, "stages.1.") | bias
     for wrong, near in (("stage.1.*", "stages.1.*"), ("patch_embd.*", "patch_embed.*")):
-        with pytest.raises(ConfigError) as caught:
+        facts = f"backbone.freeze: .*{re.escape(wrong)}.* Closest: {re.escape(near)}"
+        with pytest.raises(ConfigError, match=facts):
             build({"freeze": ["stages.1.*", wrong]})
-        assert f"backbone.freeze: no parameter matches {wrong!r}. Closest: {near}" in str(caught.value)
 
 
 def test_head_patterns_apply_to_its_neck():
@@ -93,42 +90,14 @@ def test_head_patterns_apply_to_its_neck():
         build(head={"freeze": ["decoder.*"]})
 
 
-@pytest.mark.parametrize(("depths", "patterns"), [(1, ["conv1.*", "bn1.*"]), (3, ["conv1.*", "bn1.*", "layer1.*"])])
-def test_resnet_frozen_stages_match_depths(depths, patterns):
-    resnet = {"name": "resnet", "depth": 18}
-    given = {"frozen_stages": 1 if depths == 1 else 2}, {"freeze": depths}, {"freeze": patterns}
-    section = {"heads": {"a": {"name": "detr"}}, "data": DATA, "trainer": TRAINER}
-    states = set()
-    for options in given:
-        config = configs.from_mapping({"backbone": {**resnet, **options}, **section})
-        backbone = build_model(config, {"detection": CLASSES}).backbone
-        still = frozenset(name for name, module in backbone.named_modules() if not module.training)
-        norms = frozenset(name for name in still if re.search(r"bn\d$", name))
-        states.add((frozenset(frozen_of(backbone)), norms))
-    assert len(states) == 1
-    [(frozen, norms)] = states
-    assert len(norms) == (1 if depths == 1 else 5) and len(frozen) == 3 * len(norms)
-
-
 def test_completely_frozen_modules_stay_in_eval_mode():
-    model = build(
-        {"freeze": ["patch_embed.*", "stages.2.1.norm1.*", "stages.3.*.bias"]}, {"freeze": ["decode.project.*"]}
-    )
+    model = build({"freeze": ["patch_embed.*", "stages.2.1.norm1.*"]}, {"freeze": ["decode.project.*"]})
+    prefixes = (r"backbone\.patch_embed", r"heads\.surfaces\.decode\.project", r"backbone\.stages\.2\.1\.norm1")
     for mode in (model.train, model.eval, model.train):
         mode()
-        training = {name for name, module in model.named_modules() if module.training}
-        if mode == model.eval:
-            assert training == set()
-            continue
-        still = {name for name, _ in model.named_modules()} - training
-        assert still == {
-            name
-            for name, _ in model.named_modules()
-            if re.match(r"(backbone\.patch_embed|heads\.surfaces\.decode\.project)(\.|$)", name)
-        } | {"backbone.stages.2.1.norm1"} | {
-            n for n in still if n.startswith("backbone.stages.3.") and n.count(".") > 3
-        }
-    assert model.backbone.stages[2][1].training and model.backbone.stages[3].training
+        still = {name for name, module in model.named_modules() if not module.training}
+        names = {name for name, _ in model.named_modules()}
+        assert still == {n for n in names if mode == model.eval or re.match(rf"({'|'.join(prefixes)})(\.|$)", n)}
 
 
 def test_freeze_option_is_validated_and_round_trips():
@@ -138,7 +107,7 @@ def test_freeze_option_is_validated_and_round_trips():
         assert again == config
         assert type(again.backbone.freeze) is (tuple if isinstance(what, list) else type(what))
     for wrong in ("yes", "stem.*"):
-        with pytest.raises(ConfigError, match=r"backbone.freeze: give true, false or a list of names, .* not '"):
+        with pytest.raises(ConfigError, match=rf"backbone\.freeze: .*{re.escape(wrong)}"):
             config_of({"freeze": wrong})
     for wrong, section in ((-1, "backbone"), (1.5, "backbone"), (2, "head")):
         with pytest.raises(ConfigError, match=f"freeze should be .*, not {wrong}"):
@@ -150,9 +119,10 @@ def test_freeze_option_is_validated_and_round_trips():
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one step, from whose weights others start."""
-    config = config_of(trainer={**TRAINER, "max_epochs": None, "max_steps": 1})
-    return train(config, tmp_path_factory.mktemp("start") / "run")
+    """A model file, from whose weights a run starts."""
+    path, config = tmp_path_factory.mktemp("start") / "model.safetensors", config_of()
+    model_file.save(build_model(config, build_data(config).train), path, config)
+    return path
 
 
 TUNED = {
@@ -177,7 +147,7 @@ def test_frozen_tensors_stay_bit_identical_and_resuming_is_exact(
     assert "1-3 frozen 89,155 backbone.patch_norm.*, backbone.stages.0.*, ..." in printed
     assert "backbone.feature_norms.* 8 0.001 " in printed and "heads.surfaces.decode.classifier.* 0.04 " in printed
 
-    before, after = load_file(start / "model.safetensors"), load_file(whole / "model.safetensors")
+    before, after = load_file(start), load_file(whole / "model.safetensors")
     still = r"backbone\.(patch_embed|patch_norm|stages\.0|stages\.1)\.|heads\.surfaces\.decode\.project\.0\."
     frozen = {name for name in after if re.match(still, name)}
     assert sum("running_" in name for name in frozen) >= 4
@@ -199,6 +169,7 @@ def test_frozen_tensors_stay_bit_identical_and_resuming_is_exact(
         assert ours["param_groups"] == theirs["param_groups"]
 
 
+@pytest.mark.integration
 def test_table_only_with_options_and_no_folder_for_invalid_patterns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,81 +183,3 @@ def test_table_only_with_options_and_no_folder_for_invalid_patterns(
         with pytest.raises(ConfigError, match=r"no parameter matches|at least one must be trained"):
             train(config_of(**sections), tmp_path / "wrong")
         assert not (tmp_path / "wrong").exists()
-
-
-# ---- several processes ----
-
-
-@pytest.fixture
-def one_process(tmp_path: Path) -> Iterator[None]:
-    """A group of one process, in which DistributedDataParallel waits for gradients as with several."""
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-class Losses(nn.Module):
-    """A model's summed losses, as one forward pass."""
-
-    def __init__(self, model: DenseModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> Tensor:
-        return torch.stack(list(self.model.loss(self.model(batch), batch["targets"]).values())).sum()
-
-
-def test_ddp_ignores_frozen_parameters(one_process):
-    from densevit.training.loop.unused_parameters import freeze_unused
-
-    sizes = {"size": (64, 64), "original_size": (64, 64)}
-    batch: Batch = {
-        "images": torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
-        "padding_mask": torch.zeros(2, 64, 64, dtype=torch.bool),
-        "targets": [{"image_id": i, **sizes} for i in range(2)],
-    }
-    small = {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
-    detr = {"name": "detr", "num_queries": 4, "transformer": small}
-    backbone = {**SWIN, "freeze": ["patch_embed.*", "stages.1.*", "*.norm2.bias"]}
-    sections = {"backbone": backbone, "heads": {"boxes": {**detr, "freeze": ["encoder.*"]}}}
-    config = configs.from_mapping({**sections, "data": DATA, "trainer": TRAINER})
-    model = build_model(config, {"detection": CLASSES})
-    frozen = frozen_of(model)
-    assert frozen >= starting(model, "backbone.patch_embed.", "backbone.stages.1.", "heads.boxes.encoder.")
-    unused = freeze_unused(model)  # norms of features that this head does not use
-    assert frozen_of(model) == frozen | set(unused) and len(unused) == 6
-    parallel = nn.parallel.DistributedDataParallel(Losses(model))
-    for _ in range(2):  # the second pass raises if the first one waited for parameters without gradient
-        parallel(batch).backward()
-    assert all((parameter.grad is None) == (not parameter.requires_grad) for parameter in model.parameters())
-
-
-# ---- docs ----
-
-SMALL = [
-    "data.num_workers=0", "data.batch_size=2", "data.image_size=64", "data.train_length=2", "data.val_length=2",
-    "trainer.max_steps=1", "trainer.accelerator=cpu", "trainer.precision=32",
-]  # fmt: skip
-
-
-@pytest.mark.integration
-def test_docs_examples_run(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Writes its file, runs its commands in order on a few images, and compares the printed table."""
-    page = (project / "docs/fine-tuning.md").read_text().partition("## What is trained")[2]
-    monkeypatch.chdir(tmp_path)
-    printed = shown = ""
-    for language, text in re.findall(r"```(\w*)\n(.*?)```", page, re.DOTALL):
-        if language == "yaml":
-            if text.startswith("# tuned.yaml"):
-                Path("tuned.yaml").write_text(text)
-        elif language == "text":
-            lines = [line.split() for line in printed.splitlines()]
-            assert all(line.split() in lines for line in text.splitlines() if line != "..."), printed
-            shown = text
-        else:
-            for command in text.splitlines():
-                assert main(["train", *shlex.split(command)[2:], *SMALL]) == 0, command
-            printed = capsys.readouterr().out
-    assert shown

@@ -30,14 +30,10 @@ LORA = {"rank": 2, "alpha": 6.0, "targets": ["*.qkv", "*.output"]}
 CLASSES = (Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0)))
 BACKBONES: list[tuple[dict[str, Any], str]] = [
     (VIT, "*"),
-    ({"name": "swin", "variant": "nano", "window_size": 4}, "*"),
     ({"name": "swin", "variant": "nano", "window_size": 4, "version": 2}, "*.qkv"),  # it reads qkv.weight
     ({"name": "timm", "model": "test_vit"}, "*.qkv"),
-    ({"name": "timm", "model": "eva02_tiny_patch14_224", "model_args": {"depth": 2}}, "*"),
     ({"name": "timm", "model": "beit_base_patch16_224", "image_size": 32,
       "model_args": {"depth": 2, "embed_dim": 48, "num_heads": 3}}, "*.qkv"),  # it reads qkv.weight
-    ({"name": "timm", "model": "convnext_tiny",
-      "model_args": {"depths": [1, 1, 1, 1], "dims": [16, 24, 32, 40], "ls_init_value": None}}, "*"),
 ]  # fmt: skip
 
 
@@ -57,22 +53,6 @@ class Convolution(Backbone):
 
     def forward(self, images):
         return [self.stem(images)]
-
-
-class Attention(Backbone):
-    """A backbone with torch's attention, which reads the weight of its output layer."""
-
-    channels, strides = (8,), (4,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 4, stride=4)
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-
-    def forward(self, images):
-        x = self.stem(images)
-        tokens = x.flatten(2).transpose(1, 2)
-        return [self.attention(tokens, tokens, tokens)[0].transpose(1, 2).reshape(x.shape)]
 
 
 def config_of(backbone: dict[str, Any], **sections: Any) -> configs.Config:
@@ -105,18 +85,6 @@ def randomise():
 # ---- the computation ----
 
 
-def test_adapter_adds_the_scaled_product_of_the_paper(randomise):
-    """W x + b + alpha / r * B A x (Hu et al. 2021, section 4.1)."""
-    model, before = adapted(VIT, randomise)
-    layer = model.backbone.get_submodule("blocks.0.attention.qkv")
-    x = torch.randn(5, layer.in_features)
-    weight, bias = (before[f"blocks.0.attention.qkv.{name}"] for name in ("weight", "bias"))
-    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    expected = x @ weight.T + bias + 6 / 2 * (x @ a.T @ b.T)
-    torch.testing.assert_close(layer(x), expected)
-    torch.testing.assert_close(nn.functional.linear(x, layer.weight, layer.bias), expected)
-
-
 @pytest.mark.parametrize(
     ("backbone", "target"), BACKBONES, ids=lambda x: x.get("model", x["name"]) if isinstance(x, dict) else ""
 )
@@ -135,41 +103,6 @@ def test_merged_weights_compute_the_same_and_every_adapter_is_used(backbone, tar
     plain.backbone.load_state_dict(state)
     for x, y in zip(outputs, plain.backbone(images), strict=True):
         torch.testing.assert_close(x / y.abs().mean(), y / y.abs().mean(), atol=1e-5, rtol=1e-5)
-
-
-def test_attention_that_reads_the_weight_uses_the_adapter(randomise):
-    model, _ = adapted({"name": f"{__name__}:Attention"}, randomise, targets=["attention.*"])
-    model.backbone(torch.randn(1, 3, 16, 16))[0].square().sum().backward()
-    assert model.backbone.attention.out_proj.lora_A["default"].weight.grad.abs().sum() > 0
-
-
-def test_number_of_trained_parameters():
-    """nano: 6 blocks of width 128; qkv 128 -> 384, output 128 -> 128. r (in + out) each."""
-    model = build_model(config_of({**VIT, "lora": LORA}), {"segmentation": CLASSES})
-    add_adapters(model)
-    trained = sum(p.numel() for p in model.backbone.parameters() if p.requires_grad)
-    assert trained == 6 * 2 * ((128 + 384) + (128 + 128)) == 9216
-
-
-def test_new_adapters_do_not_change_the_outputs():
-    model = build_model(config_of({**VIT, "lora": {}}), {"segmentation": CLASSES}).eval()
-    images = torch.randn(1, 3, 32, 32)
-    before = model.backbone(images)
-    add_adapters(model)
-    assert all(torch.equal(x, y) for x, y in zip(before, model.backbone(images), strict=True))
-
-
-@pytest.mark.parametrize("backbone", [VIT, {"name": "timm", "model": "test_vit"}], ids=["vit", "timm"])
-def test_adapters_have_the_depth_of_their_block(backbone):
-    model = build_model(config_of({**backbone, "lora": {}}), {"segmentation": CLASSES})
-    add_adapters(model)
-    names = dict(model.backbone.named_parameters())
-    depths = {id(p): depth for depth, group in enumerate(model.backbone.parameter_depths()) for p in group}
-    of_blocks: dict[str, set[int]] = {}
-    for name, parameter in names.items():
-        if "blocks." in name:
-            of_blocks.setdefault(name.partition("blocks.")[2].partition(".")[0], set()).add(depths[id(parameter)])
-    assert len(of_blocks) > 1 and all(len(found) == 1 for found in of_blocks.values())
 
 
 # ---- runs ----
@@ -198,6 +131,7 @@ def run(weights, tmp_path_factory):
     return path, printed.getvalue()
 
 
+@pytest.mark.integration
 def test_run_trains_adapters_only_and_saves_merged_weights(weights, run):
     path, printed = run
     before, after = load_file(weights), load_file(path / "model.safetensors")
@@ -215,6 +149,7 @@ def test_run_trains_adapters_only_and_saves_merged_weights(weights, run):
     assert re.search(r"backbone\.blocks\.5\.attention\.\*lora_\* +7 +0\.008 ", printed)  # 0.01 * 0.8 of depth 7 of 8
 
 
+@pytest.mark.integration
 def test_saved_run_equals_the_trained_model(weights, run, tmp_path):
     """`load`, `weights` and the checkpoint give the outputs of the model with adapters."""
     path, _ = run
@@ -239,13 +174,11 @@ def test_saved_run_equals_the_trained_model(weights, run, tmp_path):
 
 
 @pytest.mark.integration
-def test_resumed_run_equals_an_uninterrupted_one(weights, tmp_path):
-    config = run_config(weights, ema=0.9, max_epochs=1)
-    complete = train(config, tmp_path / "complete")
+def test_resumed_run_equals_an_uninterrupted_one(weights, run, tmp_path):
     with interrupted_after(1):
-        stopped = train(config, tmp_path / "stopped")
+        stopped = train(run_config(weights), tmp_path / "stopped")
     resume(stopped)
-    found, expected = load_file(stopped / "model.safetensors"), load_file(complete / "model.safetensors")
+    found, expected = load_file(stopped / "model.safetensors"), load_file(run[0] / "model.safetensors")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], value) for key, value in expected.items())
 
@@ -253,65 +186,43 @@ def test_resumed_run_equals_an_uninterrupted_one(weights, tmp_path):
 def test_created_model_has_adapters_and_is_saved_without(weights, tmp_path):
     backbone = {**VIT, "weights": str(weights), "lora": LORA}
     model = densevit.create_model(backbone, heads={"surfaces": SURFACES}, classes=["a", "b"])
-    assert any("lora_A" in name for name, _ in model.model.named_parameters())
+    adapters = {name: p for name, p in model.model.named_parameters() if "lora_" in name}
+    assert sum(p.numel() for p in adapters.values()) == 6 * 2 * ((128 + 384) + (128 + 128))  # r (in + out) each
     image = torch.randint(0, 256, (3, 40, 32), dtype=torch.uint8)
     densevit.save(model, tmp_path / "m.safetensors")
     assert {k for k in load_file(tmp_path / "m.safetensors") if k.startswith("backbone.")} == load_file(weights).keys()
-    expected = model.predict(image).semantic
-    assert torch.equal(
-        torch.as_tensor(densevit.load(tmp_path / "m.safetensors").predict(image).semantic), torch.as_tensor(expected)
-    )
-
-
-@pytest.mark.integration
-def test_run_and_created_model_are_exported(weights, run, tmp_path):
-    densevit.export(densevit.load(run[0]), tmp_path / "run.pt2")  # compared with the model
-    backbone = {**VIT, "weights": str(weights), "lora": LORA}
-    created = densevit.create_model(backbone, heads={"surfaces": SURFACES}, classes=["a", "b"])
-    densevit.export(created, tmp_path / "created.pt2")
+    found = densevit.load(tmp_path / "m.safetensors").predict(image).semantic
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(model.predict(image).semantic))
 
 
 # ---- invalid input ----
 
 
-def test_unknown_target_error_lists_the_nearest():
-    backbone = densevit.create_backbone(**VIT)
-    with pytest.raises(
-        ConfigError, match=r"backbone\.lora\.targets: no linear layer .* matches '\*\.qvk'\. Closest: \*\.qkv"
-    ):
-        adapted_layers(backbone, LoraArchitecture(2, 4.0, ("*.qvk",)))
-    with pytest.raises(ConfigError, match=r"Closest: \*\.qkv, \*\.output"):
-        adapted_layers(backbone, LoraArchitecture(2, 4.0, ("*.zzzzzzzz",)))
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [
+        ({"lora": LORA, "freeze": 2}, r"backbone\.lora.*Leave backbone\.freeze out"),
+        ({"lora": {"rank": 0}}, r"backbone\.lora\.rank"),
+        ({"lora": {"alpha": 0}}, r"backbone\.lora\.alpha"),
+        ({"lora": {"targets": []}}, r"backbone\.lora\.targets"),
+        ({"lora": {"ranks": 3}}, r"backbone\.lora\.ranks"),
+    ],
+    ids=str,
+)
+def test_invalid_options_are_refused(options, facts):
+    with pytest.raises(ConfigError, match=facts):
+        config_of({**VIT, **options})
 
 
-def test_unknown_target_is_found_before_weights_are_downloaded(tmp_path, monkeypatch):
+def test_targets_without_layers_are_refused_before_weights_are_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "fetch", lambda source: pytest.fail(f"{source} is downloaded"))
     config = config_of({**VIT, "weights": "timm:vit_tiny_patch16_224", "lora": {"targets": ["*.qvk"]}})
-    with pytest.raises(ConfigError, match=r"no linear layer .* matches '\*\.qvk'"):
+    with pytest.raises(ConfigError, match=r"backbone\.lora\.targets: .*'\*\.qvk'\. Closest: \*\.qkv"):
         train(config, run_dir=tmp_path / "run")
-
-
-def test_backbone_of_convolutions_is_an_error():
+    with pytest.raises(ConfigError, match=r"Closest: \*\.qkv, \*\.output"):
+        adapted_layers(densevit.create_backbone(**VIT), LoraArchitecture(2, 4.0, ("*.zzzzzzzz",)))
     with pytest.raises(ConfigError, match=r"backbone\.lora: Convolution has no linear layers"):
         adapted_layers(Convolution(), LoraArchitecture(2, 4.0, ("*",)))
-    with torch.device("meta"):  # its MLPs are 1x1 convolutions
-        backbone = densevit.create_backbone("timm", model="convnext_atto")
-    with pytest.raises(ConfigError, match=r"has no linear layers"):
-        adapted_layers(backbone, LoraArchitecture(2, 4.0, ("*",)))
-
-
-@pytest.mark.parametrize("freeze", [True, 2, ["blocks.0.*"]])
-def test_freeze_beside_lora_is_an_error(freeze):
-    with pytest.raises(
-        ConfigError, match=r"backbone\.lora.*adapters are trained in a frozen backbone.*Leave backbone\.freeze out"
-    ):
-        config_of({**VIT, "freeze": freeze, "lora": LORA})
-
-
-@pytest.mark.parametrize("lora", [{"rank": 0}, {"alpha": 0}, {"targets": []}, {"ranks": 3}])
-def test_invalid_options_are_errors(lora):
-    with pytest.raises(ConfigError, match=r"backbone\.lora\."):
-        config_of({**VIT, "lora": lora})
 
 
 def test_random_weights_are_a_warning():
@@ -326,10 +237,10 @@ def test_random_weights_are_a_warning():
 def test_without_peft_a_run_fails_before_it_builds_anything(monkeypatch, tmp_path, weights):
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "peft" else found(name, *rest))
-    message = r"backbone\.lora: needs peft, which is not installed\. Fix: `pip install -e '\.\[lora\]'`"
+    message = r"backbone\.lora: needs peft.*pip install -e '\.\[lora\]'"
     monkeypatch.setattr("densevit.training.run.plan.build_data", lambda *_: pytest.fail("data is built"))
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(ConfigError, match=message):
         train(run_config(weights), run_dir=tmp_path / "run")
-    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match=message):
         densevit.create_model({**VIT, "lora": LORA}, heads={"surfaces": SURFACES}, classes=["a"])

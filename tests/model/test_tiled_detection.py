@@ -1,26 +1,18 @@
 """Detection in windows: an oracle finds every object of a large image once, and one window equals one pass."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from densevit import config as configs
-from densevit.data.build import build_data
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, PluginError
 from densevit.evaluation.coco import CocoDetection
 from densevit.inference.predictor import WINDOW_SCORE, Predictor
-from densevit.interfaces import Backbone, Class, DenseHead, Head
+from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, Inference, inference_by_head
-from densevit.model.box_merging import merge_boxes
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr.head import Detr
-from densevit_heads.one_stage.head import OneStage
+from tests.model.small_models import Segmenter
 from tests.strict_device import DEVICE, Accelerator, host, moved
 
 CLASSES = tuple(Class(str(i), i, (0, 0, 0)) for i in range(1, 4))
@@ -70,19 +62,6 @@ class Masks(Oracle):
     needs = ("masks", "labels")
 
 
-class Dense(DenseHead):
-    task, needs = "segmentation", ("semantic",)
-
-    def forward(self, features, padding_mask, targets=None):
-        return {"maps": features[0]}
-
-    def maps(self, outputs, size):
-        return outputs["maps"][..., : size[0], : size[1]]
-
-    def read_maps(self, maps):
-        return {"semantic": maps.argmax(1).to(torch.uint8)}
-
-
 def painted(size, count, largest, seed=0):
     """An image (3, H, W) of ellipses and rectangles that do not touch, and their boxes and labels."""
     rng = np.random.default_rng(seed)
@@ -116,6 +95,7 @@ def as_set(found):
     return sorted((label, *box) for label, box in zip(found["labels"].tolist(), found["boxes"].tolist(), strict=True))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("largest", "stride"), [(60, 100), (90, 100), (40, 53)])
 def test_each_object_of_a_large_image_is_found_once(largest, stride):
     """512 x 512 in windows of 160; objects up to the overlap of 60, larger ones, and windows that overlap threefold."""
@@ -192,17 +172,6 @@ def test_windows_keep_the_highest_scores_up_to_max_predictions():
         )
 
 
-def test_one_stage_predicts_at_most_max_predictions_in_windows():
-    torch.manual_seed(0)
-    head = OneStage((3,), (4,), CLASSES, width=8, stride=4, fusion_blocks=0, max_predictions=5)
-    model = DenseModel(Pixels(), {"detection": head}).eval()
-    model.backbone.forward = lambda images: [images[..., ::4, ::4] / 255]
-    image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
-    predictor = Predictor(model)
-    whole, tiled = predictor.predict(image), predictor.predict(image, threshold=0, inference={"window": 32})
-    assert len(whole.boxes) == len(tiled.boxes) == 5
-
-
 def test_boxes_of_windows_have_a_lowest_score_which_validation_does_not_use():
     """30 objects of scores 0.5 to 0.9, scaled to 0.049 to 0.088, of which some are below 0.05."""
 
@@ -224,92 +193,29 @@ def test_boxes_of_windows_have_a_lowest_score_which_validation_does_not_use():
     assert predictor.predict(image).scores.min() < WINDOW_SCORE  # one pass
 
 
-class Largest(TorchDispatchMode):
-    """The number of elements of the largest tensor that an operation returned."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        found = [x.untyped_storage().nbytes() // x.element_size() for x in tree_leaves(result) if torch.is_tensor(x)]
-        self.elements = max(self.elements, *found, 0)
-        return result
-
-
-def test_memory_of_merging_grows_with_the_boxes_and_not_with_their_square():
-    torch.manual_seed(0)
-    corners = torch.tensor([(60.0 * i, 60.0 * j) for j in range(8) for i in range(8)])
-    windows = torch.cat([corners, corners + 100], 1)
-    window_of = torch.arange(64).repeat_interleave(100)
-    centres = corners[window_of] + 15 + 70 * torch.rand(6400, 2)
-    boxes, scores = torch.cat([centres - 10, centres + 10], 1), torch.rand(6400)
-    labels = torch.randint(0, 3, (6400,))
-    with Largest() as largest:
-        found = merge_boxes(boxes, scores, labels, window_of, windows, (520, 520), (40, 40))
-    assert 0 < len(found.rows) < 6400
-    assert largest.elements <= 8 * 6400  # the square is 41 million
-
-
 def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_sections():
-    model = oracle(Dense, Oracle, Masks)
+    model = oracle(Segmenter, Oracle, Masks)
     section = Inference(window=64, stride=32, flip=True, batch_size=2)
     windows = Inference(window=64, stride=32, batch_size=2)
-    assert inference_by_head(model, section) == {"dense": section, "oracle": windows}  # masks: one pass
+    assert inference_by_head(model, section) == {"segmenter": section, "oracle": windows}  # masks: one pass
     whole = {"oracle": Inference()}
-    assert inference_by_head(model, section, whole) == {"dense": section, **whole}
+    assert inference_by_head(model, section, whole) == {"segmenter": section, **whole}
     assert Predictor(model).with_inference({"window": 64, "flip": True}).inference == {
-        "dense": Inference(window=64, flip=True),
+        "segmenter": Inference(window=64, flip=True),
         "oracle": Inference(window=64),
     }
-    with pytest.raises(ConfigError, match=r"^heads.oracle.inference.flip=true averages dense maps.*Fix: leave it out"):
-        inference_by_head(model, Inference(), {"oracle": section})
-    with pytest.raises(ConfigError, match=r"heads.masks.inference.*only .* heads of boxes.*\(it needs masks, labels\)"):
-        inference_by_head(model, section, {"masks": windows})
-    with pytest.raises(ConfigError, match=r"^inference.window=64 averages.*heads.masks \(Masks\).*needs masks, labels"):
-        inference_by_head(oracle(Masks), windows)
-    with pytest.raises(ConfigError, match=r"^inference.flip=true averages dense maps.*support windows. Fix: leave it"):
-        inference_by_head(oracle(Oracle), section)
-    with pytest.raises(ConfigError, match=r"^inference.average=probabilities averages dense maps"):
-        inference_by_head(oracle(Oracle), Inference(window=64, average="probabilities"))
-    with pytest.raises(ConfigError, match=r"^heads.oracle.inference.average=probabilities averages dense maps"):
-        inference_by_head(model, windows, {"oracle": Inference(window=64, average="probabilities")})
-    with pytest.raises(ConfigError, match=r"^inference.scales=\[0.5\] averages dense maps"):
-        Predictor(oracle(Oracle)).with_inference({"scales": [0.5]})
-
-
-def test_validation_and_evaluation_use_the_windows_of_the_config(tmp_path):
-    """An image file of 300 x 400 in COCO format, at its own scale; the training crops are smaller."""
-    from densevit.training.loop.dense_module import DenseModule
-    from densevit.training.run.evaluation import EvaluationPlan
-
-    image, truth = painted((300, 400), 50, 40)
-    annotations = [
-        {"id": n, "image_id": 1, "category_id": label + 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
-        | {"area": (x1 - x0) * (y1 - y0)}
-        for n, (label, x0, y0, x1, y1) in enumerate(as_set(truth), 1)
-    ]
-    for split in ("train", "val"):
-        (tmp_path / split).mkdir()
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / split / "a.png")
-        file = {"images": [{"id": 1, "file_name": "a.png", "height": 300, "width": 400}], "annotations": annotations}
-        file["categories"] = [{"id": one.file_id, "name": one.name} for one in CLASSES]
-        (tmp_path / f"{split}.json").write_text(json.dumps(file))
-    data = {
-        "name": "coco",
-        "root": str(tmp_path),
-        "transforms": {"name": "crop", "object_crops": 0.5},
-        "image_size": 96,
-    }
-    values = {"backbone": {"name": "x"}, "heads": {"oracle": {"name": "x"}}, "data": data}
-    window = {"window": 96, "stride": 56}
-    trainer = {"max_steps": 1, "accelerator": "cpu", "devices": 1, "precision": "32"}
-    config = configs.from_mapping({**values, "trainer": trainer, "inference": window})
-    model = oracle()
-    predictor = Predictor(model, config)
-    assert predictor.inference == DenseModule(predictor).inference == {"oracle": Inference(**window)}
-    found = EvaluationPlan.of(Predictor(model, config), build_data(config, 4), config.trainer).run()
-    assert found.metrics["oracle/AP"] == 1
-    assert all(rows <= 96 and columns <= 96 for _, rows, columns in model.heads["oracle"].runs)
+    averaged = Inference(window=64, average="probabilities")
+    for refused, general, own, facts in (
+        (model, Inference(), {"oracle": section}, r"^heads\.oracle\.inference\.flip=true .*Fix: leave it out"),
+        (model, section, {"masks": windows}, r"heads\.masks\.inference.*\(it needs masks, labels\)"),
+        (oracle(Masks), windows, {}, r"^inference\.window=64 .*heads\.masks \(Masks\).*needs masks, labels"),
+        (oracle(Oracle), section, {}, r"^inference\.flip=true .*support windows. Fix: leave it"),
+        (oracle(Oracle), averaged, {}, r"^inference\.average=probabilities"),
+        (model, windows, {"oracle": averaged}, r"^heads\.oracle\.inference\.average=probabilities"),
+        (oracle(Oracle), Inference(scales=(0.5,)), {}, r"^inference\.scales=\[0.5\]"),
+    ):
+        with pytest.raises(ConfigError, match=facts):
+            inference_by_head(refused, general, own)
 
 
 def test_predictions_that_windows_cut_are_an_error():

@@ -4,16 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.papers.small_models import randomise
+
 
 def randomised(module: nn.Module) -> nn.Module:
     """The module in evaluation mode and float64, with random values in every parameter and running statistic."""
-    module = module.eval().double().requires_grad_(False)
-    for value in (*module.parameters(), *module.buffers()):
-        if value.is_floating_point():
-            value.normal_(0.0, 0.5)
+    module = randomise(module).eval().double().requires_grad_(False)
     for name, value in module.named_buffers():
-        if name.endswith("running_var"):
-            value.square_().add_(0.5)
         if name.endswith("prior"):
             value.zero_()
             value[-1] = torch.tensor(9.0 * (len(value) - 1), dtype=value.dtype).log()

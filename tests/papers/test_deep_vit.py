@@ -1,40 +1,16 @@
-"""DeepViT beside its equations and, without re-attention, timm's ViT; parameters of the paper; the authors' keys."""
+"""DeepViT beside its equations and, without re-attention, timm's ViT."""
 
-import functools
 import math
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
-import densevit
-from densevit.errors import WeightsError
-from densevit.testing import check_backbone
-from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.layouts import find, recognise
+from densevit.weights.key_mapping import translate
 from densevit_papers import deep_vit
 from densevit_papers.deep_vit import VARIANTS, Block, ConvEmbedding, DeepViT, ReAttention, Variant
-
-# Millions of parameters of the classifiers and multiply-adds in 10^9 at 224 x 224, without linear layer (Zhou et al.
-# 2021, tables 5 and 6). DeepViT-L has 55 in the paper's text and 58.9 in its table, which the authors' code has too.
-MILLIONS = {"16b": 24.5, "24b": 36.3, "32b": 48.1, "small": 27.3, "large": 58.9}
-# The paper has 6.2 and 12.5; the authors' code has the sums below, worked out in `multiply_adds`.
-PAPER_BILLIONS = {"small": 6.2, "large": 12.5}
-
-
-def randomise(module: nn.Module) -> None:
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if name.endswith("running_var"):
-            nn.init.uniform_(tensor, 0.5, 2.0)
-        elif tensor.is_floating_point():
-            nn.init.normal_(tensor, 0.0, 0.4 if tensor.ndim < 2 else tensor[0].numel() ** -0.5)
-
-
-@pytest.mark.integration
-def test_the_backbone_passes_the_contract_tests():
-    check_backbone(functools.partial(DeepViT, "nano", features=(2, 5)))
+from tests.papers.small_models import randomise
 
 
 def reattention_by_hand(layer: ReAttention, x: torch.Tensor, training: bool) -> torch.Tensor:
@@ -53,8 +29,7 @@ def reattention_by_hand(layer: ReAttention, x: torch.Tensor, training: bool) -> 
     return layer.output(torch.cat(outputs, dim=-1))
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize(("scaled", "scale"), [(False, 1.0), (True, 0.5)])
+@pytest.mark.parametrize(("training", "scaled", "scale"), [(False, True, 0.5), (True, False, 1.0)])
 def test_re_attention_matches_the_equation(training, scaled, scale):
     torch.manual_seed(0)
     layer = ReAttention(12, 3, scaled).double().train(training)
@@ -96,8 +71,7 @@ def test_convolutional_embedding_matches_the_formulation():
     torch.testing.assert_close(layer(images), expected + layer.projection.bias[:, None, None])
 
 
-@pytest.mark.parametrize("size", [(48, 48), (97, 70)], ids=str)
-@pytest.mark.parametrize("readout", ["ignore", "add", "project"])
+@pytest.mark.parametrize(("readout", "size"), [("ignore", (48, 48)), ("add", (97, 70)), ("project", (97, 70))])
 def test_without_re_attention_features_match_timm(monkeypatch, size, readout):
     """The frame shared with LocalViT: patches, padding, class token, positions at other sizes, the norm, readouts."""
     from timm.models.vision_transformer import VisionTransformer
@@ -124,71 +98,3 @@ def test_without_re_attention_features_match_timm(monkeypatch, size, readout):
             maps = F.gelu(ours.readouts[i](both.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
         assert x.shape[2:] == tuple(-(-side // 16) for side in size) and maps.abs().mean() > 0.1
         torch.testing.assert_close(x, maps, atol=1e-4, rtol=1e-4)
-
-
-def multiply_adds(variant: Variant) -> int:
-    """At 224 x 224, from the authors' layers: 197 tokens, of which 196 are patches of 16 pixels."""
-    C, N, H = variant.width, 197, variant.heads
-    total = 196 * 16**2 * 3 * C
-    if variant.convolutions:
-        total = 112**2 * 64 * (49 * 3 + 9 * 64) + 196 * 64 * 8**2 * C
-    blocks = variant.depth * (N * (4 + 2 * 3) * C**2 + 2 * N**2 * C)
-    return total + blocks + variant.reattention * H**2 * N**2
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("variant", MILLIONS)
-def test_parameters_and_multiply_adds(variant):
-    """Parameters with the classifier's linear layer; multiply-adds within 5.5 % of the paper's."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        vit = DeepViT(variant).eval()
-        vit(torch.empty(1, 3, 224, 224))
-    millions = (sum(p.numel() for p in vit.parameters()) + (vit.channels[-1] + 1) * 1000) / 1e6
-    assert millions == pytest.approx(MILLIONS[variant], abs=0.08)
-    assert counter.get_total_flops() / 2 == multiply_adds(VARIANTS[variant])
-    if variant in PAPER_BILLIONS:
-        assert counter.get_total_flops() / 2e9 == pytest.approx(PAPER_BILLIONS[variant], rel=0.055)
-
-
-def authors_state(side: int) -> dict[str, torch.Tensor]:
-    """Random tensors with the names and shapes of the authors' classifiers, in the size "nano"."""
-    C, kinds = 128, ("weight", "bias", "running_mean", "running_var")
-    shapes = {"cls_token": (1, 1, C), "pos_embed": (1, side**2 + 1, C), "norm.weight": (C,), "norm.bias": (C,)}
-    shapes |= {"head.weight": (10, C), "head.bias": (10,), "patch_embed.proj.weight": (C, 64, 8, 8)}
-    shapes |= {"patch_embed.proj.bias": (C,), "patch_embed.conv1.weight": (64, 3, 7, 7)}
-    shapes["patch_embed.conv2.weight"] = (64, 64, 3, 3)
-    norms = {"patch_embed.bn1": 64, "patch_embed.bn2": 64}
-    for i in range(8):
-        b = f"blocks.{i}."
-        linear = {"attn.qkv": (3 * C, C), "attn.proj": (C, C), "mlp.fc1": (3 * C, C), "mlp.fc2": (C, 3 * C)}
-        shapes |= {f"{b}{name}.weight": shape for name, shape in linear.items()}
-        shapes |= {f"{b}{name}.bias": shape[:1] for name, shape in linear.items()}
-        shapes |= {f"{b}{name}.{kind}": (C,) for name in ("norm1", "norm2") for kind in ("weight", "bias")}
-        if i >= 4:
-            shapes |= {b + "attn.reatten_matrix.weight": (4, 4, 1, 1), b + "attn.reatten_matrix.bias": (4,)}
-            norms[b + "attn.var_norm"] = 4
-    for name, channels in norms.items():
-        shapes |= {f"{name}.{kind}": (channels,) for kind in kinds} | {f"{name}.num_batches_tracked": ()}
-    return {key: torch.randn(shape).abs() if shape else torch.tensor(3) for key, shape in shapes.items()}
-
-
-def test_checkpoints_of_the_authors_are_read_and_written():
-    torch.manual_seed(0)
-    state = authors_state(4)
-    layout = recognise(state)
-    assert layout.name == "deepvit" and layout.publishing.mean == layout.publishing.std == (0.5, 0.5, 0.5)
-    section = describe(state, layout)["backbone"]
-    assert section == {"name": "deep_vit", "variant": "nano", "patch_size": 16, "image_size": 64}
-    vit = densevit.create_backbone(**section).eval()
-    done = translate(state, layout)
-    assert done.unknown == done.errors == [] and done.left_out.keys() == {"head.weight", "head.bias"}
-    vit.load_state_dict(done.tensors)
-    back, unknown = translate_back(vit.state_dict(), layout)
-    assert unknown == [] and back.keys() == state.keys() - done.left_out.keys()
-    assert all(torch.equal(x, state[key]) for key, x in back.items() if key not in ("cls_token", "pos_embed"))
-
-
-def test_a_checkpoint_of_another_width_is_refused():
-    state = translate(authors_state(4), find("deepvit")).tensors
-    with pytest.raises(WeightsError, match="A DeepViT of 100 channels and 8 blocks is not a known variant"):
-        deep_vit.describe({**state, "norm.weight": torch.ones(100)})

@@ -1,6 +1,5 @@
-"""The max_deeplab head: matching and losses written out, layers as equations, panoptic maps, cost."""
+"""The max_deeplab head: matching and losses written out, layers as equations, panoptic maps."""
 
-import functools
 import itertools
 import math
 
@@ -8,26 +7,15 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
-from densevit import config as configs
-from densevit.data.build import build_data
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
-from densevit.testing import check_head
-from densevit.weights.building import build_model
-from densevit_backbones.resnet import ResNet
 from densevit_papers.max_deeplab import DualPathLayer, MaXDeepLab
 from densevit_papers.max_deeplab_criterion import GridTruth, MaskLossWeights, MaskOutputs, PQCriterion, dice, match
 from densevit_papers.max_deeplab_layers import (
     AxialAttention,
-    AxialAttention2d,
-    ConvNorm,
     MaskPredictor,
     PixelBlock,
-    ResizedFuse,
-    SemanticDecoder,
-    levels_of,
     padding_bias,
 )
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, pixelwise_panoptic
@@ -57,11 +45,6 @@ def outputs_of(cells, K=4, Q=5, C=6, seed=0):
 
 def criterion_of(**options):
     return PQCriterion(CLASSES, 5, 4, MaskLossWeights(), **options)
-
-
-@pytest.mark.integration
-def test_the_head_meets_its_interface():
-    check_head(functools.partial(MaXDeepLab, **SMALL))
 
 
 # ---- targets, matching and losses ----
@@ -155,16 +138,12 @@ def test_losses_are_the_papers(void_weighting):
     expected = F.cross_entropy(semantic[:, cells].T, classes)
     torch.testing.assert_close(criterion.semantic_term(semantic, truth), expected)
 
-
-def test_gradients_do_not_reach_the_weights_of_the_losses():
-    [truth] = GridTruth.of([map_of()], 4, 4, torch.device("cpu"))
-    x = MaskOutputs(*(value.requires_grad_() for value in outputs_of(truth.masks.shape[1])))
-    [matched] = match([x], [truth])
-    found = criterion_of().terms(x, matched)
+    # The weights of the losses have no gradient.
+    x = MaskOutputs(*(value.requires_grad_() for value in x))
+    found = criterion.terms(x, match([x], [truth])[0])
     of_label = torch.autograd.grad(found["label"], [x.logits, x.masks], retain_graph=True, allow_unused=True)
     of_dice = torch.autograd.grad(found["dice"], [x.logits, x.masks], allow_unused=True)
-    assert of_label[1] is None and of_dice[0] is None
-    assert of_label[0].any() and of_dice[1].any()
+    assert of_label[1] is None and of_dice[0] is None and of_label[0].any() and of_dice[1].any()
 
 
 def batch_of(targets, criterion, seed=0):
@@ -200,17 +179,6 @@ def test_a_loss_is_the_mean_of_the_labelled_images_and_padding_has_no_effect():
     assert all(torch.equal(again[name], value) for name, value in found.items())
 
 
-def test_an_image_without_segments_is_unlabelled():
-    criterion = criterion_of()
-    void = {"panoptic": torch.full((36, 32), -1, dtype=torch.int32), "size": (36, 32)}
-    layer, cells = batch_of([void, map_of()], criterion)
-    found = criterion.losses([layer], cells, [void, map_of()], LossContext())
-    alone = criterion.losses([tuple(x[1:] for x in layer)], cells[1:], [map_of()], LossContext())
-    for name, value in found.items():
-        torch.testing.assert_close(value, alone[name])
-    assert criterion.loss_counts([void, map_of()]) == {"images": 1.0}
-
-
 def test_segments_in_excess_of_the_queries_are_unlabelled_and_are_reported():
     criterion = PQCriterion(CLASSES, 2, 4, MaskLossWeights())
     layer, cells = batch_of([map_of()], criterion)
@@ -241,16 +209,6 @@ def test_axial_attention_is_its_equation():
         position[b, part, n] += weights[b, h, n, m] * of_value[m - n + 254]
     both = normed(layer.norm_values, torch.cat([content, position], dim=1))
     torch.testing.assert_close(layer(x, padding_bias(padding).double()), both[:, :16] + both[:, 16:])
-
-
-def test_axial_attention_is_along_columns_then_rows():
-    torch.manual_seed(0)
-    layer = randomised(AxialAttention2d(6, 4, 2))
-    x, padding = torch.randn(1, 6, 3, 4, dtype=torch.float64), torch.zeros(1, 3, 4, dtype=torch.bool)
-    free = torch.zeros(1, 1, 1, 1)
-    columns = torch.stack([layer.columns(x[..., i], free) for i in range(4)], dim=3)
-    rows = torch.stack([layer.rows(columns[:, :, i], free) for i in range(3)], dim=2)
-    torch.testing.assert_close(layer(x, padding), rows)
 
 
 @pytest.mark.parametrize("axial", [False, True])
@@ -301,22 +259,6 @@ def test_masks_are_products_of_normalised_features_and_kernels():
         torch.testing.assert_close(value, expected)
 
 
-def test_levels_have_one_feature_for_each_stride():
-    def read(*strides):
-        return [tuple(level) for level in levels_of(strides, 64)]
-
-    assert read(4, 8, 16, 32) == [
-        (3, 32, 1, 512, True),
-        (2, 16, 2, 256, True),
-        (1, 8, 2, 128, False),
-        (0, 4, 2, 64, False),
-    ]
-    assert read(4, 8, 16, 16) == [(3, 16, 1, 512, True), (1, 8, 2, 128, False), (0, 4, 2, 64, False)]  # MaX-DeepLab-S
-    assert read(16) == [(0, 16, 1, 512, True)]
-    assert [level[1] for level in read(2, 4, 8, 16, 32)] == [32, 16, 8, 4]
-    assert [level[1] for level in read(7, 14)] == [14, 7]
-
-
 # ---- predictions ----
 
 
@@ -353,119 +295,15 @@ def test_a_pixel_is_void_below_either_threshold():
     assert pixelwise_panoptic(logits, masks, CLASSES, 0.2).tolist() == [[0, 1, 2000, 2000, -1, -1]]
 
 
-def test_sizes_and_images_without_predictions():
-    head = MaXDeepLab((16, 32), (8, 32), CLASSES, **SMALL).eval()
-    features = [torch.randn(2, 16, 9, 10), torch.randn(2, 32, 3, 3)]
-    padding = torch.zeros(2, 70, 75, dtype=torch.bool)
-    padding[1, 33:], padding[1, :, 41:] = True, True
-    targets = [{"size": (70, 75), "original_size": (35, 37)}, {"size": (33, 41), "original_size": (50, 60)}]
-    found = head.predict(head(features, padding), targets)  # "no object" has a probability of 0.9 at first
-    for prediction, target in zip(found, targets, strict=True):
-        assert prediction["panoptic"].shape == prediction["semantic"].shape == target["original_size"]
-        assert (prediction["panoptic"] == -1).all()
-
-
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("width", 18, "width is 18; it must be a multiple of 2 \\* num_heads, 4"),
-        ("pixel_width", 0, "pixel_width is 0; it must be at least 1"),
-        ("threshold", 1.5, "threshold is 1.5; a probability is between 0 and 1"),
-        ("layers", 0, "layers is 0; it must be at least 1"),
+        ("width", 18, "width is 18; .*num_heads, 4"),
+        ("pixel_width", 0, "pixel_width is 0"),
+        ("threshold", 1.5, "threshold is 1.5"),
+        ("layers", 0, "layers is 0"),
     ],
 )
 def test_an_invalid_option_is_an_error(option, value, message):
     with pytest.raises(ValueError, match=message):
         MaXDeepLab((16,), (16,), CLASSES, **{**SMALL, option: value})
-
-
-def step_of_recipe(path):
-    """Losses of one step of a recipe on two scenes; each parameter has a gradient."""
-    config = configs.load(path, ["data.batch_size=2", "data.num_workers=0", "data.train_length=4", "data.val_length=4"])
-    data = build_data(config)
-    model = build_model(config, data.classes).train()
-    batch = next(iter(data.train_loader()))
-    losses = model.loss(model(batch), batch["targets"])
-    torch.stack(list(losses.values())).sum().backward()
-    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-    return {name.removeprefix("panoptic/"): float(value.detach()) for name, value in losses.items()}
-
-
-def test_the_recipe_trains_a_step():
-    losses = step_of_recipe("configs/papers/max_deeplab.yaml")
-    assert losses["auxiliary"] == 0
-    assert all(losses[name] > 0 for name in ("label", "dice", "mask", "instance", "semantic"))
-
-
-# ---- cost ----
-
-
-class PaperS(nn.Module):
-    """MaX-DeepLab-S of the paper from the layers here: three of four dual-path layers are in the last stage of a
-    ResNet-50 with Inception stem, output stride 16 and axial attention in its last two stages."""
-
-    def __init__(self):
-        super().__init__()
-        layers, channels = [], 128
-        for inputs, outputs, stride in ((3, 64, 2), (64, 64, 1), (64, 128, 1)):
-            convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
-        self.stem = nn.Sequential(*layers, nn.MaxPool2d(3, 2, 1))
-        self.stages = nn.ModuleList()
-        for base, count, axial in ((64, 3, False), (128, 4, False), (256, 6, True), (512, 4, True)):
-            inputs = [channels] + [4 * base] * (count - 1)
-            self.stages.append(nn.ModuleList(PixelBlock(x, base, axial, 8, nn.ReLU) for x in inputs))
-            channels = 4 * base
-        self.dual_path = nn.ModuleList(DualPathLayer(2048, 256, 8, 2048) for _ in range(4))
-        self.fuses = nn.ModuleList([ResizedFuse(2048, 512, 512, nn.ReLU), ResizedFuse(512, 256, 256, nn.ReLU)])
-        self.decoder = nn.ModuleList([PixelBlock(512, 128, False, 8, nn.ReLU), PixelBlock(256, 64, False, 8, nn.ReLU)])
-        self.memory = nn.Parameter(torch.empty(256, 128))
-        self.heads = nn.ModuleList(ConvNorm(256, 256, activation=nn.ReLU, memory=True) for _ in range(2))
-        self.predictor = MaskPredictor(256, 256, 128, 133, nn.ReLU)
-
-    def forward(self, images):
-        def free(x):
-            return torch.zeros(x.shape[0], *x.shape[2:], dtype=torch.bool, device=x.device)
-
-        x, memory, maps = self.stem(images), self.memory.expand(1, -1, -1), []
-        for i, stage in enumerate(self.stages):
-            x = x[..., ::2, ::2] if i in (1, 2) else x
-            for j, block in enumerate(stage):
-                x = block(x, free(x))
-                if i == 3:
-                    x, memory = self.dual_path[j](x, memory, free(x))
-            maps.append(x)
-        for fuse, block, fine in zip(self.fuses, self.decoder, (maps[1], maps[0]), strict=True):
-            x = block(fuse(x, fine, 2), free(fine))
-        return self.predictor(self.heads[0](memory), self.heads[1](memory), x.relu())
-
-
-def cost_of(model, *inputs):
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(*inputs)
-    return counter.get_total_flops() / 2e9
-
-
-def parameters_of(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-@pytest.mark.integration
-def test_the_layers_make_max_deeplab_s_of_the_papers_size():
-    """The paper: 61.9 M parameters. Here 509 positions of each axial attention are 0.9 M more than 257 would be."""
-    with torch.device("meta"):
-        model = PaperS().eval().requires_grad_(False)
-        image = torch.empty(1, 3, 641, 641)
-    assert parameters_of(model) == pytest.approx(61.9e6, rel=0.02)
-    assert parameters_of(model) == 62_890_760
-    assert cost_of(model, image) == pytest.approx(127.5, abs=0.05)
-
-
-def test_the_head_on_resnet_50_has_four_blocks_of_its_own():
-    """70.1 M without the semantic head of training, on a ResNet-50 of stride 16: its blocks of the last stage stay."""
-    with torch.device("meta"):
-        backbone = ResNet(depth=50, dilation=True).eval().requires_grad_(False)
-        head = MaXDeepLab(backbone.channels, backbone.strides, COCO).eval().requires_grad_(False)
-    assert isinstance(head.semantic_head, SemanticDecoder)
-    without = parameters_of(backbone) + parameters_of(head) - parameters_of(head.semantic_head)
-    assert without == pytest.approx(70.08e6, rel=1e-4)

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from densevit_papers.attention_resnet import AttentionResNet
-from densevit_papers.sagan import SelfAttention, SelfAttentionBlock
-from tests.papers.cnn_attention import randomise
+from densevit_papers.sagan import SelfAttentionBlock
+from tests.papers.small_models import randomise
 
 
 def block_by_hand(block: SelfAttentionBlock, x: torch.Tensor) -> torch.Tensor:
@@ -40,25 +39,3 @@ def test_block_is_an_identity_at_first_and_gamma_has_a_gradient():
     assert torch.equal(y, x)
     (y * torch.randn_like(y)).sum().backward()
     assert block.gamma.grad.abs() > 0
-
-
-@pytest.mark.parametrize(("reduction", "values"), [(2, 128), (8, 32)])
-def test_parameters_by_hand(reduction, values):
-    """Queries and keys of C / 8 channels, values of C / 2 (the authors' code) or C / 8 (the paper), without biases."""
-    with torch.device("meta"):
-        resnet = AttentionResNet(sagan=SelfAttention(value_reduction=reduction))
-        plain = AttentionResNet()
-    found = sum(p.numel() for p in resnet.parameters()) - sum(p.numel() for p in plain.parameters())
-    assert found == 256 * (2 * 32 + 2 * values) + 1
-
-
-def test_blocks_follow_the_last_residual_blocks():
-    with torch.device("meta"):
-        assert list(AttentionResNet(50, sagan=SelfAttention(stages=(1, 4))).inserted) == ["1_2", "4_2"]
-
-
-def test_invalid_options_are_refused():
-    with pytest.raises(ValueError, match=r"stages is \(5,\); it must have one or more of 1, 2, 3 and 4"):
-        SelfAttention(stages=(5,))
-    with pytest.raises(ValueError, match="value_reduction is 0; it must be at least 1"):
-        SelfAttention(value_reduction=0)

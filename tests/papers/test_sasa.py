@@ -5,17 +5,7 @@ import torch
 
 from densevit_papers.attention_resnet import AttentionResNet
 from densevit_papers.sasa import BlockAttention, LocalAttention, StandAlone
-from tests.papers.cnn_attention import cost, randomise
-
-# Table 1: millions of parameters, and floating-point operations in billions, two per multiply-add.
-TABLE = {
-    (26, "convolution"): (10.3, 4.5),
-    (38, "convolution"): (14.1, 5.7),
-    (50, "convolution"): (18.0, 7.0),
-    (26, "attention"): (10.3, 4.7),
-    (38, "attention"): (14.1, 6.0),
-    (50, "attention"): (18.0, 7.2),
-}
+from tests.papers.small_models import randomise
 
 
 def attention_by_hand(layer: LocalAttention, x: torch.Tensor) -> torch.Tensor:
@@ -77,7 +67,7 @@ def stem_by_hand(layer: BlockAttention, x: torch.Tensor) -> torch.Tensor:
     return y
 
 
-@pytest.mark.parametrize("size", [(8, 4), (6, 9), (1, 3)], ids=str)
+@pytest.mark.parametrize("size", [(6, 9), (1, 3)], ids=str)
 def test_stem_matches_the_equation(size):
     layer = BlockAttention(8).double()
     randomise(layer)
@@ -87,18 +77,6 @@ def test_stem_matches_the_equation(size):
             torch.testing.assert_close(found, stem_by_hand(layer, image))
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize(("depth", "stem"), TABLE)
-def test_cost_matches_the_paper(depth, stem):
-    """With the convolutional stem to the last digit. The attention stem of the paper, whose layer is described in part,
-    has 0.2 to 0.3 billion operations more than the convolutional one; this one has 0.03.
-    """
-    millions, billions = TABLE[depth, stem]
-    found = cost(depth=depth, sasa=StandAlone(stem=stem))
-    assert found[0] == pytest.approx(millions, abs=0.08)
-    assert 2 * found[1] == pytest.approx(billions, abs=0.05 if stem == "convolution" else 0.26)
-
-
 def test_pooling_follows_attention_where_the_stride_is_2():
     with torch.device("meta"):
         resnet = AttentionResNet(26, sasa=StandAlone(stages=(3, 4)))
@@ -106,21 +84,3 @@ def test_pooling_follows_attention_where_the_stride_is_2():
     assert isinstance(attention, LocalAttention) and isinstance(pooling, torch.nn.AvgPool2d)
     assert isinstance(resnet.layer3[1].conv2, LocalAttention)
     assert isinstance(resnet.layer2[0].conv2, torch.nn.Conv2d) and resnet.layer2[0].conv2.stride == (2, 2)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kernel_size": 4}, "kernel_size is 4; it must be odd and at least 1"),
-        ({"num_heads": 0}, "num_heads is 0; it must be at least 1"),
-        ({"stages": (0,)}, r"stages is \(0,\); it must have some of 1, 2, 3 and 4"),
-    ],
-)
-def test_invalid_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        StandAlone(**options)
-
-
-def test_channels_that_heads_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="sasa: 8 channels are not a multiple of 2 x num_heads, 16"):
-        AttentionResNet(26, 0.125, sasa=StandAlone())

@@ -1,4 +1,4 @@
-"""Features and input gradients match timm and transformers with the same random weights."""
+"""Features and input gradients match timm and transformers with the same random weights; tokens and rotary windows."""
 
 import re
 from functools import partial
@@ -6,44 +6,15 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+import densevit
+from densevit.layers.rotary import rotary_table, rotate
 from densevit_backbones.vit import ViT
 from densevit_backbones.vit.windows import Windows
+from tests.backbones.references import load
 
-Renamings = list[tuple[str, str]]
-
-FROM_TIMM: Renamings = [
-    (r"^patch_embed\.proj\.", "stem.projection."),
-    (r"^patch_embed\.backbone\.stem\.", "stem."),
-    (r"^patch_embed\.backbone\.stages\.(\d)\.blocks\.", r"stem.stages.\1."),
-    (r"\.downsample\.conv\.", ".downsample.0."),
-    (r"\.downsample\.norm\.", ".downsample.1."),
-    (r"\.attn\.proj\.", ".attention.output."),
-    (r"\.attn\.([qk])_norm\.", lambda m: f".attention.{'query' if m[1] == 'q' else 'key'}_norm."),
-    (r"\.attn\.", ".attention."),
-    (r"\.mlp\.fc1\.", ".mlp.expand."),
-    (r"\.mlp\.fc2\.", ".mlp.contract."),
-    (r"\.ls([12])\.gamma$", r".scale\1.scale"),
-    (r"\.gamma_([12])$", r".scale\1.scale"),
-    (r"^cls_token$", "class_token"),
-    (r"^dist_token$", "distillation_token"),
-    (r"^reg_token$", "register_tokens"),
-    (r"^pos_embed$", "position_table"),
-]
-FROM_VIT: Renamings = [
-    (r"^embeddings\.patch_embeddings\.projection\.", "stem.projection."),
-    (r"^embeddings\.cls_token$", "class_token"),
-    (r"^embeddings\.position_embeddings$", "position_table"),
-    (r"^layernorm\.", "norm."),
-    (r"^(?:encoder\.layer|layers)\.(\d+)\.", r"blocks.\1."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"\.attention\.(?:attention\.)?(query|key|value|[qkv]_proj)\.", r".attention.\1."),
-    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attention.output."),
-    (r"\.(?:intermediate\.dense|mlp\.fc1)\.", ".mlp.expand."),
-    (r"\.(?<!attention\.)(?:output\.dense|mlp\.fc2)\.", ".mlp.contract."),
-]
-FROM_VITDET: Renamings = [
+FROM_VITDET = [
     (r"^embeddings\.projection\.", "stem.projection."),
     (r"^embeddings\.position_embeddings$", "position_table"),
     (r"^encoder\.layer\.", "blocks."),
@@ -53,56 +24,6 @@ FROM_VITDET: Renamings = [
 ]
 
 
-def load(vit: ViT, reference: nn.Module, renamings: Renamings, tokens_have_positions: bool = True) -> None:
-    """Loads all weights of the reference except its classifier's; every tensor of ours must be set.
-
-    tokens_have_positions: the reference adds a position to each prefix token; our token is the sum.
-    """
-    given: dict[str, Tensor] = {}
-    for key, value in reference.state_dict().items():
-        if key.startswith(("head.", "head_dist.", "pooler.")):
-            continue
-        for pattern, replacement in renamings:
-            key = re.sub(pattern, replacement, key)
-        given[key] = value
-    for key in [key for key in given if key.endswith(".q_bias")]:
-        stem = key.removesuffix("q_bias")
-        q, v = given.pop(key), given.pop(stem + "v_bias")
-        given.pop(stem + "k_bias", None)
-        given[stem + "qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
-    for key in [key for key in given if re.search(r"\.(query|q_proj)\.", key)]:
-        names = [key.replace("q_proj", n) for n in ("q_proj", "k_proj", "v_proj")]
-        if ".query." in key:
-            names = [key.replace("query", n) for n in ("query", "key", "value")]
-        given[re.sub(r"query|q_proj", "qkv", key)] = torch.cat([given.pop(name) for name in names])
-    for token in ("class_token", "distillation_token", "register_tokens"):
-        if token in given:
-            given[token] = given[token][0]
-    if "position_table" in given:
-        table = given["position_table"][0]
-        if tokens_have_positions:
-            for i, token in enumerate(t for t in ("class_token", "distillation_token") if t in given):
-                given[token] = given[token] + table[i]
-        cells = table[-(vit.position_side**2) :]
-        given["position_table"] = cells.view(vit.position_side, vit.position_side, -1)
-    if vit.norm is None:
-        given = {key: value for key, value in given.items() if not key.startswith("norm.")}
-    assert given.keys() == vit.state_dict().keys()
-    vit.load_state_dict(given)
-
-
-def timm_pair(randomise, name: str, options: dict, own: dict, tokens_have_positions: bool = True):
-    """Our model and timm's with the same weights."""
-    import timm
-
-    reference = timm.create_model(name, pretrained=False, num_classes=0, **options).eval()
-    vit = ViT(**own).eval()
-    randomise(vit)
-    randomise(reference)
-    load(vit, reference, FROM_TIMM, tokens_have_positions)
-    return vit, reference
-
-
 def timm_features(vit: ViT, reference: nn.Module, images: Tensor) -> list[Tensor]:
     """Features after the same blocks as ours."""
     indices = [block - 1 for block in vit.feature_blocks]
@@ -110,100 +31,85 @@ def timm_features(vit: ViT, reference: nn.Module, images: Tensor) -> list[Tensor
     return reference.forward_intermediates(images, indices=indices, norm=norm, intermediates_only=True)
 
 
+SMALL = {"depth": 2, "dynamic_img_size": True}
+DINOV3 = {"depth": 2, "norm_layer": partial(nn.LayerNorm, eps=1e-6)}
+SWIGLU = {"mlp_ratio": 2.66667 * 2, "act_layer": nn.SiLU, "img_size": 112}
+TIMM: dict[str, tuple[str, dict, dict, tuple[int, int]]] = {
+    "native size": ("vit_tiny_patch16_224", {}, {"feature_norm": False}, (224, 224)),
+    "padding": ("vit_tiny_patch16_224", {"dynamic_img_pad": True}, {"feature_norm": False}, (97, 259)),
+    "one row": ("vit_tiny_patch16_224", {"dynamic_img_pad": True}, {}, (16, 33)),
+    "distilled": ("deit_tiny_distilled_patch16_224", {}, {"distillation_token": True}, (80, 112)),
+    "qk-norm": ("vit_tiny_patch16_224", {"qk_norm": True}, {"qk_norm": True}, (80, 48)),
+    "layer scale": ("vit_tiny_patch16_224", {"init_values": 0.1}, {"layer_scale": 0.1}, (80, 48)),
+    "swiglu": (
+        "vit_small_patch14_dinov2",
+        SWIGLU,
+        {"variant": "small", "swiglu": True, "layer_scale": 1.0, "patch_size": 14, "image_size": 112},
+        (70, 42),
+    ),
+    "no class token": (
+        "vit_small_patch32_224",
+        {"class_token": False, "global_pool": "avg", "fc_norm": False},
+        {"variant": "small", "patch_size": 32, "class_token": False},
+        (160, 96),
+    ),
+    "no positions": (
+        "vit_small_patch8_224",
+        {"pos_embed": "none"},
+        {"variant": "small", "patch_size": 8, "positions": "none"},
+        (40, 24),
+    ),
+    "registers": (
+        "vit_small_patch14_reg4_dinov2",
+        {"img_size": 98},
+        {"variant": "small", "registers": 4, "patch_size": 14, "layer_scale": 1.0, "image_size": 98},
+        (70, 112),
+    ),
+    "rotary": (
+        "vit_small_patch16_dinov3_qkvb",
+        DINOV3,
+        {"variant": "small", "registers": 4, "layer_scale": 1.0, "positions": "rotary"},
+        (80, 176),
+    ),
+}
+
+
 @pytest.mark.integration
-@pytest.mark.parametrize(
-    "size", [pytest.param((224, 224), id="224"), pytest.param((384, 384), id="384", marks=pytest.mark.slow)]
-)
-def test_base_matches_timm(size, randomise, assert_equal_features):
-    vit, reference = timm_pair(randomise, "vit_base_patch16_224", {"dynamic_img_size": True}, {"variant": "base"})
-    assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(1, 3, *size))
-
-
-@pytest.mark.parametrize(
-    "size", [pytest.param((384, 384), marks=pytest.mark.integration), (97, 259), (16, 33)], ids=str
-)
-def test_positions_and_padding_at_another_size_match_timm(size, randomise, assert_equal_features):
-    vit, reference = timm_pair(
-        randomise,
-        "vit_base_patch16_224",
-        {"depth": 2, "dynamic_img_size": True, "dynamic_img_pad": True},
-        {"variant": "base", "features": (1, 2), "feature_norm": False},
-    )
-    assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(1, 3, *size))
-
-
-@pytest.mark.integration
-def test_model_built_for_384_matches_timm(randomise, assert_equal_features):
-    vit, reference = timm_pair(
-        randomise,
-        "vit_base_patch16_384",
-        {"depth": 1},
-        {"variant": "base", "image_size": 384, "features": (1,)},
-    )
-    assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(1, 3, 384, 384))
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize(
-    ("name", "own"),
-    [
-        ("vit_large_patch16_224", {"variant": "large"}),
-        ("vit_large_patch32_384", {"variant": "large", "patch_size": 32, "image_size": 384}),
-        ("vit_huge_patch14_224", {"variant": "huge", "patch_size": 14}),
-        ("vit_small_patch8_224", {"variant": "small", "patch_size": 8}),
-        ("deit_tiny_distilled_patch16_224", {"variant": "tiny", "distillation_token": True}),
-        (
-            "vit_giant_patch14_dinov2",
-            {"variant": "giant", "patch_size": 14, "swiglu": True, "layer_scale": 1e-5, "image_size": 518},
-        ),
-        ("vit_base_r50_s16_384", {"stem": "resnet", "image_size": 384}),
-    ],
-)
-def test_all_variants_have_timm_s_tensors(name, own):
+@pytest.mark.parametrize("case", TIMM)
+def test_features_and_gradients_match_timm(case, randomise, assert_equal_features):
     import timm
 
-    with torch.device("meta"):
-        reference = timm.create_model(name, pretrained=False, num_classes=0)
-        load(ViT(**own), reference, FROM_TIMM)
+    name, options, own, size = TIMM[case]
+    options = {**({} if case == "rotary" else SMALL), **options}
+    if case == "swiglu":
+        options["mlp_layer"] = timm.layers.SwiGLUPacked
+    own = {"variant": "tiny", "features": (1, 2), **own}
+    reference = timm.create_model(name, pretrained=False, num_classes=0, **options).eval()
+    vit = ViT(**own).eval()
+    randomise(reference)
+    randomise(vit)
+    state = reference.state_dict()
+    for block in range(2) if case == "rotary" else ():
+        q, v = (state.pop(f"blocks.{block}.attn.{name}_bias") for name in "qv")
+        state.pop(f"blocks.{block}.attn.k_bias", None)
+        state[f"blocks.{block}.attn.qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
+    if vit.norm is None:
+        del state["norm.weight"], state["norm.bias"]
+    load(vit, state, "timm-vit")
+    assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(2, 3, *size))
 
 
 @pytest.mark.integration
-def test_distilled_matches_timm_s_deit(randomise, assert_equal_features):
-    vit, reference = timm_pair(
-        randomise,
-        "deit_base_distilled_patch16_224",
-        {"depth": 3, "dynamic_img_size": True},
-        {"variant": "base", "distillation_token": True, "features": (1, 3)},
-    )
-    assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(1, 3, 80, 112))
+def test_hybrid_matches_timm_s_vit_base_r50(randomise, assert_equal_features):
+    """In float64: otherwise rounding errors grow until ReLUs flip."""
+    import timm
 
-
-@pytest.mark.integration
-@pytest.mark.parametrize(
-    ("dtype", "depth", "size"),
-    [
-        (torch.float32, 2, (64, 96)),
-        (torch.float64, 2, (80, 48)),
-        pytest.param(torch.float64, 12, (384, 384), marks=pytest.mark.slow),
-    ],
-    ids=str,
-)
-def test_hybrid_matches_timm_s_vit_base_r50(dtype, depth, size, randomise, assert_equal_features):
-    vit, reference = timm_pair(
-        randomise,
-        "vit_base_r50_s16_384",
-        {"depth": depth, "dynamic_img_size": True},
-        {"stem": "resnet", "image_size": 384, "features": (depth * 3 // 4, depth)},
-    )
-    if (
-        dtype is torch.float32
-    ):  # residual branches as small as trained ones; otherwise rounding errors grow until ReLUs flip
-        weights = [(k, p) for m in (vit, reference) for k, p in m.named_parameters() if k.endswith("norm3.weight")]
-        assert len(weights) == 32
-        for _, weight in weights:
-            weight.data *= 0.2
+    reference = timm.create_model("vit_base_r50_s16_384", pretrained=False, num_classes=0, **SMALL).eval()
+    vit = ViT(stem="resnet", image_size=384, features=(1, 2)).eval()
+    randomise(reference)
+    load(vit, reference.state_dict(), "timm-vit")
     early: list[Tensor] = []
-    for stage in reference.to(dtype).patch_embed.backbone.stages[:2]:
+    for stage in reference.double().patch_embed.backbone.stages[:2]:
         stage.register_forward_hook(lambda module, inputs, x: early.append(x))
 
     def features(images: Tensor) -> list[Tensor]:
@@ -211,102 +117,13 @@ def test_hybrid_matches_timm_s_vit_base_r50(dtype, depth, size, randomise, asser
         return [*early, *late]
 
     assert vit.strides == (4, 8, 16, 16) and vit.channels == (256, 512, 768, 768)
-    assert_equal_features(vit.to(dtype), features, torch.randn(1, 3, *size, dtype=dtype))
-
-
-SMALL = {"depth": 3, "dynamic_img_size": True}
+    assert_equal_features(vit.double(), features, torch.randn(1, 3, 64, 48, dtype=torch.float64))
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(
-    ("name", "options", "own"),
-    [
-        ("vit_small_patch16_224", {"qk_norm": True}, {"qk_norm": True}),
-        ("vit_small_patch16_224", {"init_values": 0.1}, {"layer_scale": 0.1}),
-        (
-            "vit_small_patch14_dinov2",
-            {"mlp_ratio": 2.66667 * 2, "mlp_layer": "SwiGLUPacked", "act_layer": nn.SiLU, "img_size": 112},
-            {"swiglu": True, "layer_scale": 1.0, "patch_size": 14, "image_size": 112},
-        ),
-        (
-            "vit_small_patch32_224",
-            {"class_token": False, "global_pool": "avg", "fc_norm": False},
-            {"patch_size": 32, "class_token": False},
-        ),
-        ("vit_small_patch8_224", {"pos_embed": "none"}, {"patch_size": 8, "positions": "none"}),
-    ],
-    ids=["qk-norm", "layer scale", "swiglu", "no class token", "no positions"],
-)
-def test_later_options_match_timm(name, options, own, randomise, assert_equal_features):
-    import timm
-
-    own = {"variant": "small", "features": (1, 3), **own}
-    if "mlp_layer" in options:
-        options = {**options, "mlp_layer": getattr(timm.layers, options["mlp_layer"])}
-    vit, reference = timm_pair(randomise, name, {**SMALL, **options}, own)
-    side = own.get("patch_size", 16)
-    assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(2, 3, 5 * side, 3 * side))
-
-
-@pytest.mark.integration
-def test_registers_match_timm_s_dinov2(randomise, assert_equal_features):
-    vit, reference = timm_pair(
-        randomise,
-        "vit_small_patch14_reg4_dinov2",
-        {**SMALL, "img_size": 98},
-        {
-            "variant": "small",
-            "features": (1, 3),
-            "registers": 4,
-            "patch_size": 14,
-            "layer_scale": 1.0,
-            "image_size": 98,
-        },
-        tokens_have_positions=False,
-    )
-    assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(2, 3, 70, 112))
-
-
-@pytest.mark.integration
-def test_rotary_matches_timm_s_dinov3(randomise, assert_equal_features):
-    vit, reference = timm_pair(
-        randomise,
-        "vit_small_patch16_dinov3_qkvb",
-        {"depth": 3, "norm_layer": partial(nn.LayerNorm, eps=1e-6)},
-        {"variant": "small", "features": (1, 3), "registers": 4, "layer_scale": 1.0, "positions": "rotary"},
-    )
-    assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(2, 3, 80, 176))
-
-
-def test_nano_matches_transformers_vit(randomise, assert_equal_features):
-    from transformers import ViTConfig, ViTModel
-
-    config = ViTConfig(
-        hidden_size=128,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        intermediate_size=512,
-        image_size=80,
-        patch_size=8,
-        layer_norm_eps=1e-6,
-    )
-    vit, reference = ViT("nano", patch_size=8, image_size=80, feature_norm=False).eval(), ViTModel(config).eval()
-    assert len(vit.feature_blocks) == 4
-    randomise(vit)
-    randomise(reference)
-    load(vit, reference, FROM_VIT)
-
-    def features(images: Tensor) -> list[Tensor]:
-        states = reference(images, output_hidden_states=True).hidden_states
-        return [states[i][:, 1:].transpose(1, 2).unflatten(2, (10, 10)) for i in vit.feature_blocks]
-
-    assert_equal_features(vit, features, torch.randn(2, 3, 80, 80))
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("window", [4, 5, 12])
+@pytest.mark.parametrize("window", [4, 5])
 def test_windowed_blocks_match_transformers_vitdet(window, randomise, assert_equal_features):
-    """A grid of 10x10 cells, not divisible into windows of 4 or 12."""
+    """A grid of 10x10 cells, not divisible into windows of 4."""
     from transformers import VitDetConfig, VitDetModel
 
     config = VitDetConfig(
@@ -326,7 +143,14 @@ def test_windowed_blocks_match_transformers_vitdet(window, randomise, assert_equ
     assert [block.window is not None for block in vit.blocks] == [True, False, False, True, False, False]
     randomise(vit)
     randomise(reference)
-    load(vit, reference, FROM_VITDET)
+    state = reference.state_dict()
+    for key in [*state]:
+        name = key
+        for pattern, replacement in FROM_VITDET:
+            name = re.sub(pattern, replacement, name)
+        state[name] = state.pop(key)
+    state["position_table"] = state["position_table"][0, 1:].view(10, 10, -1)  # without that of a class token
+    vit.load_state_dict(state)
 
     def features(images: Tensor) -> list[Tensor]:
         states = reference(images, output_hidden_states=True).hidden_states
@@ -356,3 +180,55 @@ def test_readout_matches_transformers_dpt(readout, randomise):
     theirs = stage([torch.cat([x[:, :1], x[:, 3:]], dim=1) for x in tokens], 4, 5)
     for x, y in zip(found, theirs, strict=True):
         torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+
+
+def nano(**options) -> ViT:
+    return densevit.create_backbone("vit", variant="nano", **options)
+
+
+def test_features_follow_the_selected_blocks(randomise):
+    vit = nano(features=(1, 4, 6), feature_norm=False).eval()
+    randomise(vit)
+    states = []
+    for block in vit.blocks:
+        block.register_forward_hook(lambda module, inputs, x: states.append(x))
+    features = vit(torch.randn(1, 3, 48, 64))
+    for x, number in zip(features, (1, 4, 6), strict=True):
+        assert torch.equal(x.flatten(2).transpose(1, 2), states[number - 1][:, 1:])
+    normed = nano(features=(1, 4, 6)).eval()
+    assert len(nano(features=(2, 3)).blocks) == 3
+    assert normed.feature_blocks == (1, 4, 6) and nano().feature_blocks == (2, 3, 5, 6)
+    assert ViT("tiny").feature_blocks == (3, 6, 9, 12)
+
+
+def test_tokens_take_part_in_global_attention_only(randomise):
+    vit = nano(windows=Windows(2, (2,)), registers=1, features=(2,), layer_scale=0.5)
+    randomise(vit)
+    windowed, whole = vit.blocks
+    x = torch.randn(1, 2 + 3 * 5, 128)
+    with torch.no_grad():
+        found = windowed(x, (3, 5))[:, :2]
+        expected = x[:, :2] + windowed.scale2(windowed.mlp(windowed.norm2(x[:, :2])))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        changed = x.clone()
+        changed[:, 0] += torch.randn(128)
+        assert torch.equal(windowed(changed, (3, 5))[:, 2:], windowed(x, (3, 5))[:, 2:])
+        assert (whole(changed, (3, 5)) - whole(x, (3, 5)))[:, 2:].abs().amax(-1).min() > 1e-4
+
+
+def test_rotary_windows_use_offsets_on_the_whole_grid(randomise):
+    """A windowed block matches attention over the whole grid with positions of the whole grid, masked to windows."""
+    grid, M = (4, 6), 2
+    vit = nano(positions="rotary", windows=Windows(M), class_token=False)
+    randomise(vit)
+    attend = vit.blocks[0].attention
+    x = torch.randn(2, 24, 128)
+    row, column = torch.arange(24) // 6 // M, torch.arange(24) % 6 // M
+    same = (row[:, None] == row) & (column[:, None] == column)
+    query, key, value = attend.qkv(x).view(2, 24, 3, 4, 32).permute(2, 0, 3, 1, 4)
+    table = rotary_table(grid, 32, x.device)
+    mixed = F.scaled_dot_product_attention(rotate(query, table), rotate(key, table), value, attn_mask=same)
+    expected = attend.output(mixed.transpose(1, 2).reshape(2, 24, 128))
+    _, part = vit._rotations(grid, 0, x)
+    found = vit.blocks[0]._in_windows(x, M, grid, part)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,213 @@
+"""Every registered backbone meets the interface in each of its kinds, and computes the same compiled and exported."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import densevit
+from densevit import registry
+from densevit.interfaces import Backbone
+from densevit.testing import check_backbone
+from densevit_backbones.vit.windows import Windows
+from densevit_papers.axial import Axial
+from densevit_papers.lr_net import LocalRelations
+from densevit_papers.non_local import NonLocal
+from densevit_papers.sagan import SelfAttention
+from densevit_papers.sasa import StandAlone
+
+SMALL: dict[str, Any] = {"depth": 26, "width": 0.125}
+CASES: dict[str, dict[str, dict[str, Any]]] = {
+    "resnet": {
+        "groups": {"depth": 18, "norm": "group", "variant": "d"},
+        "frozen": {"depth": 18, "norm": "frozen", "frozen_stages": 2},
+        "synchronised": {"depth": 18, "norm": "sync"},
+    },
+    "swin": {
+        "1": {"variant": "nano", "drop_path": 0.2},
+        "2": {"variant": "nano", "version": 2, "window_size": 4, "shift": "dense"},
+        "convolutions": {"variant": "nano", "window_size": 4, "stem": "conv", "shift": "both_axes"},
+    },
+    "vit": {  # of the variant "nano"
+        "plain": {"drop_path": 0.3},
+        "convolutions": {"stem": "conv", "patch_size": 8},
+        "sine": {"positions": "sine1d", "readout": "add"},
+        "rotary": {"positions": "rotary", "windows": Windows(3), "registers": 2, "features": (2, 4)},
+        "relative": {"positions": "relative", "windows": Windows(3), "registers": 2, "features": (2, 4)},
+        "everything": {
+            "positions": "sine2d",
+            "distillation_token": True,
+            "readout": "project",
+            "layer_scale": 0.5,
+            "qk_norm": True,
+            "swiglu": True,
+            "feature_norm": False,
+            "windows": Windows(2, (1, 3)),
+            "features": (1, 2, 4),
+        },
+        "no tokens": {"positions": "none", "class_token": False, "windows": Windows(3, ()), "patch_size": 32},
+        "hybrid": {"stem": "resnet", "readout": "project", "features": (1, 2)},
+    },
+    "mvit": {
+        "2": {"variant": "nano", "drop_path": 0.2},
+        "1": {"variant": "nano", "version": 1},
+        "token": {"variant": "nano", "class_token": True, "stem": "conv"},
+        "windows": {"variant": "nano", "window_size": 16, "coarse_global_keys": True},
+    },
+    "mit": {"b0": {}},
+    "timm": {name: {"model": name} for name in ("hgnetv2_b0", "convnext_atto")},
+    "attention_resnet": {
+        "non-local": {"non_local": NonLocal(1, "gaussian")},
+        "sagan": {"sagan": SelfAttention((1, 3))},
+        "sasa": {"sasa": StandAlone(3, num_heads=2, stem="attention", stages=(2, 4))},
+        "lr-net": {"lr_net": LocalRelations(7, stages=(2, 4))},
+        "axial": {"axial": Axial(num_heads=2, span=9, stages=(2, 4))},
+    },
+    "ceit": {"lca": {"variant": "nano", "readout": "lca"}},
+    "cvt": {"nano": {"variant": "nano"}},
+    "cycle_mlp": {"nano": {"variant": "nano"}},
+    "deep_vit": {"nano": {"variant": "nano", "features": (2, 5)}},
+    "local_vit": {"nano": {"variant": "nano", "features": (1, 3)}},
+    "s2_mlp": {"nano": {"variant": "nano", "patch_size": 8, "features": (1, 2)}},
+    "vision_longformer": {"nano": {"variant": "nano", "window_size": 2}},
+}
+TRACED = {  # one of each family, and those whose graphs depend on sizes or options
+    "resnet": ("groups",),
+    "swin": ("1", "2", "convolutions"),
+    "vit": ("rotary", "everything"),
+    "mvit": ("1", "2"),
+    "mit": ("b0",),
+}
+every = pytest.mark.parametrize(
+    ("name", "kind"), [pytest.param(n, k, id=f"{n} {k}") for n, kinds in CASES.items() for k in kinds]
+)
+traced = pytest.mark.parametrize(("name", "kind"), [(n, k) for n, kinds in TRACED.items() for k in kinds])
+
+
+def trained(**options: Any) -> Backbone:
+    """Without the zeros that norms of Axial-ResNet have at first, with which features depend on few pixels."""
+    resnet: Backbone = registry.load("backbones", "attention_resnet")(**SMALL, **options)
+    for name, parameter in resnet.named_parameters():
+        if name.endswith("bn3.weight"):
+            nn.init.ones_(parameter)
+    return resnet
+
+
+def factory(name: str, kind: str) -> partial[Backbone]:
+    plugin = trained if name == "attention_resnet" else registry.load("backbones", name)
+    return partial(plugin, **{**({"variant": "nano"} if name == "vit" else {}), **CASES[name][kind]})
+
+
+def test_every_registered_backbone_is_a_case():
+    assert set(densevit.list_backbones()) == CASES.keys()
+
+
+@pytest.mark.integration
+@every
+def test_backbone_meets_the_interface(name, kind):
+    """Features, gradients, precisions, checkpointing, export, saving: `densevit check backbone` lists the checks."""
+    check_backbone(factory(name, kind))
+
+
+@pytest.mark.integration
+@every
+def test_grids_of_large_images_are_the_size_over_the_stride_rounded_up(name, kind):
+    with torch.device("meta"):
+        backbone = factory(name, kind)().eval()
+        for size in ((1021, 1327), (33, 1333), (3, 1)):
+            found = [tuple(x.shape[1:]) for x in backbone(torch.empty(1, 3, *size))]
+            expected = [(-(-size[0] // s), -(-size[1] // s)) for s in backbone.strides]
+            assert found == [(C, *grid) for C, grid in zip(backbone.channels, expected, strict=True)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_checkpointing_keeps_fewer_activations(name):
+    build, kept = factory(name, next(iter(CASES[name]))), []
+    for checkpointing in (False, True):
+        sizes: list[int] = []
+        backbone = build(checkpointing=checkpointing).train()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, to=sizes: to.append(x.numel()) or x, lambda x: x):
+            backbone(torch.randn(2, 3, 64, 64))
+        kept.append(sum(sizes) - sum(p.numel() for p in backbone.parameters()))
+    assert kept[1] < 0.8 * kept[0]
+
+
+@pytest.mark.integration
+@traced
+def test_low_precision_and_compilation_match(name, kind, randomise):
+    """Of images that windows pad and of maps of one window."""
+    backbone = factory(name, kind)().eval()
+    randomise(backbone)
+    torch.compiler.reset()
+    compiled = torch.compile(backbone, fullgraph=True, backend="aot_eager", dynamic=False)
+    for size in ((37, 61), (60, 140)):
+        images = torch.randn(2, 3, *size)
+        with torch.no_grad():
+            expected = backbone(images)
+            torch.testing.assert_close(list(compiled(images)), list(expected), atol=1e-4, rtol=1e-4)
+            for dtype in (torch.bfloat16, torch.float16):
+                with torch.autocast("cpu", dtype):
+                    low = backbone(images)
+                for x, y in zip(low, expected, strict=True):
+                    assert (x.float() - y).norm() < 0.06 * y.norm()
+
+
+@pytest.mark.integration
+def test_compiled_training_step_with_checkpointing_matches_eager():
+    plain, compiled = (densevit.create_backbone("resnet", depth=18, checkpointing=c) for c in (False, True))
+    for resnet in (plain, compiled):
+        for stage in ("layer1", "layer2", "layer3", "layer4"):
+            setattr(resnet, stage, getattr(resnet, stage)[:1])
+    compiled.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, 40, 50)
+    for model in (plain, torch.compile(compiled, fullgraph=True, backend="aot_eager")):
+        sum(x.square().mean() for x in model(images)).backward()
+    for own, other in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, atol=1e-5, rtol=1e-3)
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[key], value)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet", {"depth": 18, "norm": "frozen", "variant": "d"}),
+        ("vit", {"variant": "nano", "features": (1,)}),
+        ("vit", {"variant": "nano", "positions": "rotary", "features": (1,)}),
+    ],
+    ids=str,
+)
+def test_exported_graph_accepts_other_sizes(name, options, randomise):
+    backbone = densevit.create_backbone(name, **options).eval()
+    randomise(backbone)
+    sizes = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    graph = torch.export.export(backbone, (torch.randn(2, 3, 100, 65),), dynamic_shapes=(sizes,)).module()
+    images = torch.randn(3, 3, 70, 131)
+    for x, y in zip(graph(images), backbone(images), strict=True):
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("swin", {"variant": "nano", "window_size": 5}),
+        ("mvit", {"variant": "nano"}),
+        *(("vit", {"variant": "nano", "positions": p, "features": (1,)}) for p in ("sine1d", "sine2d", "rotary")),
+    ],
+    ids=str,
+)
+def test_training_works_after_inference_and_export(name, options):
+    """Tables created in inference mode, on the meta device or while tracing are not reused."""
+    images = torch.randn(1, 3, 70, 104)
+    with torch.device("meta"):
+        densevit.create_backbone(name, **options)(images.to("meta"))
+    with torch.inference_mode():
+        densevit.create_backbone(name, **options)(images)
+    backbone = densevit.create_backbone(name, **options)
+    torch.export.export(backbone.eval(), (images,), strict=False)
+    sum(x.sum() for x in backbone.train()(images)).backward()
+    assert next(backbone.parameters()).grad.isfinite().all()

@@ -1,0 +1,141 @@
+"""The options of inference of each head: of a config, of `predict`, and of models that cannot have them."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.data.loading.batch_sampler import collate
+from densevit.errors import ConfigError
+from densevit.inference.predictor import Predictor
+from densevit.model import DenseModel, Inference, inference_by_head, sliding_window
+from tests.model.small_models import Boxes, Depth, Pixels, Segmenter, Stem, batch_of, model_of
+from tests.model.test_sliding_window import depth_of, infer
+
+
+def test_predict_uses_the_config_section_and_overrides():
+    model = model_of(Stem(), Depth)
+    here = {"backbone": {"name": "x"}, "heads": {"depth": {"name": "y"}}, "data": {"name": "scenes"}}
+    config = configs.from_mapping({**here, "trainer": {"max_steps": 1}, "inference": {"window": 24}})
+    predictor = Predictor(model, config)
+    pixels = np.random.default_rng(0).integers(0, 256, (41, 54, 3), dtype=np.uint8)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    batch = collate([{"image": image, "targets": {"size": (41, 54), "original_size": (41, 54)}}], 4)
+    for given, section in (
+        (None, {"window": 24}),
+        ({"stride": 24}, {"window": 24, "stride": 24}),
+        ({"window": None}, {}),
+        ({"window": None, "flip": True}, {"flip": True}),
+    ):
+        found = predictor.predict([pixels, pixels[:20]], inference=given)
+        assert torch.equal(found[0]["depth"], depth_of(model, batch, **section)[0])
+        assert found[1]["depth"].shape == (20, 54)
+    with pytest.raises(ConfigError, match=r"^predict: inference\.windw .*'window'"):
+        predictor.predict([pixels], inference={"windw": 3})
+
+
+def config_with(section):
+    values = {"backbone": {"name": "swin"}, "heads": {"a": {"name": "setr"}}, "data": {"name": "scenes"}}
+    return configs.from_mapping({**values, "trainer": {"max_steps": 1}, "inference": section}, "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "facts"),
+    [
+        ({"stride": 100}, ["inference.stride", "100", "Set inference.window"]),
+        ({"window": 512, "stride": 600}, ["inference.stride: 600", "inference.window, 512"]),
+        ({"window": [512, 300], "stride": 400}, ["inference.stride: 400", "inference.window, [512, 300]"]),
+        ({"window": 0}, ["inference.window", "greater than or equal to 1", "not 0"]),
+        ({"window": [1, 2, 3]}, ["inference.window", "[height, width]"]),
+        ({"window": 8, "stride": 0}, ["inference.stride", "greater than or equal to 1", "not 0"]),
+        ({"scales": [1.0, 0]}, ["inference.scales.1", "greater than 0", "not 0"]),
+        ({"scales": []}, ["inference.scales"]),
+        ({"average": "votes"}, ["inference.average", "'logits' or 'probabilities'", "'votes'"]),
+        ({"batch_size": 0}, ["inference.batch_size"]),
+        ({"flips": True}, ["inference.flips", "'flip'"]),
+    ],
+)
+def test_invalid_section_error_names_the_key(section, facts):
+    with pytest.raises(ConfigError, match="^mine.yaml: " + ".*".join(map(re.escape, facts))):
+        config_with(section)
+
+
+def test_the_stride_is_two_thirds_of_the_window_by_default():
+    assert [config_with({"window": side}).inference.options.strides for side in (512, 768, [1, 5])] == [
+        (341, 341),
+        (512, 512),
+        (1, 3),
+    ]
+    options = config_with({"window": "5e2", "scales": ["1", 1.5]}).inference.options
+    assert (options.window_sides, options.scales, options.single_pass) == ((500, 500), (1.0, 1.5), False)
+    assert configs.from_mapping(
+        configs.yaml_io.parse(configs.dump(config_with({"window": [4, 5]})), "")
+    ) == config_with({"window": [4, 5]})
+    assert configs.InferenceSection().options == Inference()
+    given = {"window": (32, 48), "stride": 16, "average": "probabilities", "flip": True, "scales": (0.5,)}
+    assert configs.InferenceSection(**given, batch_size=2).options == Inference(**given, batch_size=2)
+
+
+def test_a_model_without_maps_is_refused_by_its_heads():
+    model = model_of(Stem(), Boxes)
+    asked = {"window=64": {"window": 64}, "flip=true": {"flip": True}, r"scales=\[0.5, 1.0\]": {"scales": (0.5, 1.0)}}
+    for said, section in asked.items():
+        with pytest.raises(ConfigError, match=rf"^inference\.{said} .*detection \(Boxes\) .*not a DenseHead"):
+            Predictor(model).predict([], inference=section)
+    with pytest.raises(ConfigError, match=r"^heads\.detection\.inference: .*\(Boxes\) .*leave it"):
+        inference_by_head(model_of(Stem(), Segmenter, Boxes), Inference(), {"detection": Inference()})
+    assert inference_by_head(model, Inference()) == {}
+
+
+@torch.no_grad()
+def test_each_head_has_its_own_options_in_prediction_and_validation():
+    from densevit.training.loop.dense_module import DenseModule
+
+    model = model_of(Stem(), Segmenter, Boxes, Depth)
+    heads = {name: {"name": name} for name in model.heads} | {"depth": {"name": "x", "inference": {"flip": True}}}
+    values = {"backbone": {"name": "x"}, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
+    config = configs.from_mapping({**values, "inference": {"window": 24}})
+    predictor = Predictor(model, config)
+    sections = {"segmentation": Inference(window=24), "depth": Inference(flip=True)}
+    assert predictor.inference == DenseModule(predictor).inference == sections
+    batch = batch_of(model, (41, 54))
+    found = model.infer(batch, sections)
+    for name, key in (("segmentation", "semantic"), ("depth", "depth")):
+        alone = DenseModel(model.backbone, {name: model.heads[name]}).eval()
+        assert torch.equal(found[name][0][key], infer(alone, batch, sections[name])[name][0][key])
+    assert torch.equal(found["detection"][0]["boxes"], model.infer(batch)["detection"][0]["boxes"])
+    others = predictor.with_inference({"average": "probabilities"}).inference
+    assert others["segmentation"] == Inference(window=24, average="probabilities")
+    assert others["depth"] == Inference(flip=True, average="probabilities")
+    assert configs.from_mapping(configs.yaml_io.parse(configs.dump(config), "")) == config
+    heads["depth"]["inference"] = {"windw": 3}
+    with pytest.raises(ConfigError, match=r"heads\.depth\.inference\.windw .*Did you mean"):
+        configs.from_mapping(values)
+
+
+class OneSize(Pixels):
+    """A backbone of fixed input size."""
+
+    input_size = (24, 32)
+
+    def forward(self, images):
+        assert tuple(images.shape[2:]) == self.input_size
+        return super().forward(images)
+
+
+def test_fixed_size_backbone_requires_windows_of_that_size():
+    model = model_of(OneSize(), Depth)
+    for wrong in ({"window": 24}, {"scales": (0.5,)}):
+        with pytest.raises(ConfigError, match=r"takes images of 24x32 only. Fix: set inference.window=\[24,32\]"):
+            inference_by_head(model, Inference(**wrong))
+    for size in ((50, 60), (20, 40), (11, 12)):
+        batch = batch_of(model, size)
+        for section in ({"window": (24, 32)}, {"window": (24, 32), "scales": (0.5, 1.0)}):
+            inference_by_head(model, Inference(**section))
+            assert depth_of(model, batch, **section)[0].shape == size
+    batch = collate([{"image": torch.zeros(3, 24, 32, dtype=torch.uint8), "targets": {}}])
+    batch["targets"] = [{"size": (20, 32), "original_size": (40, 64)}]
+    assert depth_of(model, batch, flip=True)[0].shape == (40, 64)
+    assert sliding_window.starts(1, 24, 16) == [0]
