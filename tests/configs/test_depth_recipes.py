@@ -12,15 +12,17 @@ from PIL import Image
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
-from densevit.training.loop.lr_schedule import schedule
-from densevit.training.loop.optim import learning_rate, optimizer_of
 from densevit.weights.building import build_model
-from tests.configs.published import Recipe, with_variants
+from tests.configs.published import Recipe, count, full_model, one_step, with_variants
 from tests.training.runs import train
 
 RECIPES = [Path("configs/nyu/dpt_hybrid.yaml"), Path("configs/kitti/dpt_hybrid.yaml")]
 
 
+PARAMETERS = (
+    100_540_480,
+    20_655_041,
+)  # three stages of a ResNet-50, a ViT-B with two readouts, the decoder; counted by hand
 DEPTH_ANYTHING = with_variants(Path("configs").glob("*/depth_anything_v2*.yaml"))
 PUBLISHED_SIZES = {"small": 24.8, "base": 97.5, "large": 335.3}  # millions of parameters, the authors' README
 
@@ -66,37 +68,6 @@ def make(data: str, root: Path, sizes: list[tuple[int, int]]) -> Path:
     return root
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_recipe_builds_the_full_model(path: Path, tmp_path: Path) -> None:
-    """Three stages of a ResNet-50 and twelve blocks of a ViT-B with two readouts; the decoder; counted by hand.
-
-    The paper has 123 M; its code's unused parts, a residual unit and ViT's last norm and classifier, are not built.
-    """
-    config = configs.load(path, ["data.num_workers=0", f"data.root={make(name(path), tmp_path, [(480, 640)])}"])
-    configs.check_plugins(config)
-    data = build_data(config)
-    with torch.device("meta"):
-        model = build_model(config, data.classes)
-
-    def bottleneck(before: int, width: int) -> int:
-        return before * width + 9 * width**2 + 4 * width**2 + 2 * (2 * width + 4 * width)  # group norms
-
-    stages = 0
-    for before, width, blocks in ((64, 64, 3), (256, 128, 4), (512, 256, 9)):  # of ViT's R50: 3, 4 and 9
-        shortcut = before * 4 * width + 2 * 4 * width
-        stages += shortcut + bottleneck(before, width) + (blocks - 1) * bottleneck(4 * width, width)
-    resnet = 3 * 49 * 64 + 2 * 64 + stages
-    vit = 12 * (12 * 768**2 + 13 * 768) + (1024 * 768 + 768) + (24 * 24 + 1) * 768
-    readouts = 2 * (2 * 768 * 768 + 768)
-    assert sum(p.numel() for p in model.backbone.parameters()) == resnet + vit + readouts
-
-    unit, fusion = 2 * (9 * 256 * 256 + 256), 256 * 256 + 256
-    reassembled = 2 * (768 * 768 + 768) + (9 * 768 * 768 + 768)  # of the last two; the last is downsampled by 2
-    projected = 9 * 256 * (256 + 512 + 768 + 768)
-    output = (9 * 256 * 128 + 128) + (9 * 128 * 32 + 32) + (32 + 1)
-    assert sum(p.numel() for p in model.heads.parameters()) == reassembled + projected + 7 * unit + 4 * fusion + output
-
-
 SMALLER = (
     "backbone.variant=nano",
     "heads.depth.width=32",
@@ -110,36 +81,27 @@ SMALLER = (
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_narrower_recipe_trains_one_step_at_its_crop(path: Path, tmp_path: Path) -> None:
     root = make(name(path), tmp_path, {"nyu": [(480, 640)], "kitti": [(375, 1242)]}[name(path)])
-    config = configs.load(path, [*SMALLER, f"data.root={root}", "data.batch_size=1"])
-    configs.check_plugins(config)
-    data = build_data(config)
-    model = build_model(config, data.classes)
-    batch = next(iter(data.train_loader()))
-    assert batch["images"].shape == (1, 3, *{"nyu": (416, 544), "kitti": (352, 704)}[name(path)])
-    known = batch["targets"][0]["depth"]
+    step = one_step(configs.load(path, [*SMALLER, f"data.root={root}", "data.batch_size=1"]))
+    assert step.batch["images"].shape == (1, 3, *{"nyu": (416, 544), "kitti": (352, 704)}[name(path)])
+    known = step.batch["targets"][0]["depth"]
     known = known[known > 0]
     low, high = {"nyu": (0.5, 3.7), "kitti": (8.0, 52.0)}[name(path)]
     assert len(known) and low < known.min() and known.max() < high
-
-    optimizer = optimizer_of(model, config.optim, learning_rate(config.optim, 16))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(config.optim, 50))
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    losses = model.loss(model(batch), batch["targets"])
-    assert set(losses) == {"nyu": {"depth/silog", "depth/gradient"}, "kitti": {"depth/silog"}}[name(path)]
-    torch.stack(list(losses.values())).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-    optimizer.step()
-    scheduler.step()
+    assert set(step.losses) == {"nyu": {"depth/silog", "depth/gradient"}, "kitti": {"depth/silog"}}[name(path)]
     for part, rate in (("backbone.blocks.0.mlp.expand.weight", 1e-5), ("heads.depth.conv1.weight", 1e-4)):
-        parameter = dict(model.named_parameters())[part]
-        moved = (parameter.detach() - before[part]).abs()  # Adam's first step equals the learning rate
-        torch.testing.assert_close(moved.max().item(), rate, rtol=0.05, atol=0)
+        moved = (dict(step.model.named_parameters())[part].detach() - step.before[part]).abs()
+        torch.testing.assert_close(moved.max().item(), rate, rtol=0.05, atol=0)  # Adam's first step
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_recipe_matches_the_published_one(path: Path) -> None:
-    """Ranftl et al. 2021, sections 4.1 and 4.2, and the authors' configs; crops, epochs and lists are of BTS."""
+    """Ranftl et al. 2021, sections 4.1 and 4.2, and the authors' configs; crops, epochs and lists are of BTS.
+
+    The paper has 123 M; its code's unused parts, a residual unit and ViT's last norm and classifier, are not built.
+    """
     config = configs.load(path)
+    model = full_model(config, {})
+    assert (count(model.backbone), count(model.heads)) == PARAMETERS
     nyu = name(path) == "nyu"
     head = config.heads["depth"]
     assert config.backbone.options == {
@@ -176,13 +138,10 @@ def test_all_sizes_of_depth_anything_are_tested() -> None:
 def test_depth_anything_recipe_has_the_published_size_and_settings(recipe: Recipe) -> None:
     """metric_depth/train.py of the authors; their number of parameters includes parts without effect."""
     config, folder = recipe.load(), recipe.path.parent.name
-    configs.check_plugins(config)
-    with torch.device("meta"):
-        model = build_model(config, {})
+    model = full_model(config, {})
     size, width = config.backbone.options["variant"], config.heads["depth"].options["width"]
     unused = 2 * (9 * width**2 + width) + 2 * model.backbone.channels[0]  # a residual unit, two rows of tokens
-    total = sum(p.numel() for p in model.parameters()) + unused
-    assert round(total / 1e6, 1) == PUBLISHED_SIZES[size]
+    assert round((count(model) + unused) / 1e6, 1) == PUBLISHED_SIZES[size]
     assert model.backbone.feature_blocks == ((5, 12, 18, 24) if size == "large" else (3, 6, 9, 12))
     optim, data, head = config.optim, config.data, config.heads["depth"].options
     assert (optim.name, optim.backbone_lr, optim.weight_decay, optim.schedule) == ("adamw", 5e-6, 0.01, "poly")
@@ -198,40 +157,33 @@ def test_depth_anything_recipe_has_the_published_size_and_settings(recipe: Recip
         assert config.heads["depth"].evaluation.options == {"min_depth": 0.001} | measured[folder]
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize("data", ["nyu", "kitti"])
-def test_depth_anything_recipe_trains_and_writes_a_run_folder(data: str, tmp_path: Path) -> None:
-    root = make(data, tmp_path / "data", {"nyu": [(480, 640)], "kitti": [(94, 311), (92, 306)]}[data])
-    smaller = [
-        "backbone.features=[2,3,5,6]",
-        "backbone.image_size=56",
-        "data.image_size=56",
-        "data.transforms.short_side=56",
-    ]
-    smaller += ["data.batch_size=2", "trainer.max_epochs=null", "trainer.max_steps=2", f"data.root={root}"]
-    recipe = f"configs/{data}/depth_anything_v2_small.yaml"
-    run = train(configs.load(recipe, [*SMALLER, *smaller]), tmp_path / "run")
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["depth/AbsRel"] > 0 and 0 <= metrics["depth/delta1"] <= 1
+SMALL_IMAGES = (
+    "backbone.features=[2,3,5,6]",
+    "backbone.image_size=56",
+    "data.image_size=56",
+    "data.transforms.short_side=56",
+)
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("output", ["sigmoid", "relative"])
-def test_own_depth_maps_fine_tune_depth_anything(output: str, tmp_path: Path) -> None:
-    root = make("nyu", tmp_path / "data", [(480, 640)])
-    smaller = [
-        "backbone.features=[2,3,5,6]",
-        "backbone.image_size=56",
-        "data.image_size=56",
-        "data.transforms.short_side=56",
-    ]
-    smaller += ["data.preset=nyu", f"data.root={root}", "data.batch_size=1", "trainer.max_epochs=2"]
-    if output == "relative":
-        smaller += ["data.metric=false", "heads.depth.output=relative", "heads.depth.loss_weights.gradient=2"]
-    config = configs.load("start/depth_anything_v2", [*SMALLER, *smaller, "weights=null"])
+def test_depth_anything_recipe_trains_and_writes_a_run_folder(tmp_path: Path) -> None:
+    """With sparse ground truth and images of two sizes."""
+    root = make("kitti", tmp_path / "data", [(94, 311), (92, 306)])
+    smaller = ["data.batch_size=2", "trainer.max_epochs=null", "trainer.max_steps=2", f"data.root={root}"]
+    config = configs.load("configs/kitti/depth_anything_v2_small.yaml", [*SMALLER, *SMALL_IMAGES, *smaller])
     run = train(config, tmp_path / "run")
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["depth/AbsRel" if output == "sigmoid" else "depth/AbsRel_aligned_disparity"] >= 0
+    assert metrics["depth/AbsRel"] > 0 and 0 <= metrics["depth/delta1"] <= 1
+    assert len(list((run / "predictions").glob("*.jpg"))) == 2
+
+
+@pytest.mark.integration
+def test_own_depth_maps_without_unit_fine_tune_depth_anything(tmp_path: Path) -> None:
+    root = make("nyu", tmp_path / "data", [(480, 640)])
+    smaller = ["data.preset=nyu", f"data.root={root}", "data.batch_size=1", "trainer.max_epochs=2", "weights=null"]
+    smaller += ["data.metric=false", "heads.depth.output=relative", "heads.depth.loss_weights.gradient=2"]
+    run = train(configs.load("start/depth_anything_v2", [*SMALLER, *SMALL_IMAGES, *smaller]), tmp_path / "run")
+    assert json.loads((run / "metrics.json").read_text())["depth/AbsRel_aligned_disparity"] >= 0
 
 
 def test_metres_are_not_learned_from_depth_without_unit(tmp_path: Path) -> None:
@@ -242,16 +194,3 @@ def test_metres_are_not_learned_from_depth_without_unit(tmp_path: Path) -> None:
     model = build_model(config, data.classes)
     with pytest.raises(ConfigError, match="learns metres, but the depth of the data set has no unit .* relative"):
         model.heads["depth"].check(data.train)
-
-
-@pytest.mark.integration
-def test_small_recipe_trains_validates_and_writes_a_run_folder(tmp_path: Path) -> None:
-    """With sparse ground truth and images of two sizes."""
-    root = make("kitti", tmp_path / "data", [(94, 311), (92, 306)])
-    smaller = ["data.image_size=[64, 96]", "data.batch_size=2", "trainer.max_steps=1", "backbone.stem=patch"]
-    run = train(
-        configs.load("configs/kitti/dpt_hybrid.yaml", [*SMALLER, *smaller, f"data.root={root}"]), tmp_path / "run"
-    )
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["depth/AbsRel"] > 0 and 0 <= metrics["depth/delta1"] <= 1
-    assert len(list((run / "predictions").glob("*.jpg"))) == 2

@@ -5,13 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from densevit import config as configs
-from densevit.data.build import build_data
-from densevit.training.loop.optim import learning_rate, optimizer_of
-from densevit.weights.building import build_model
 from densevit.weights.label_sets import coco_classes
+from tests.configs.published import count, full_model, one_step
 from tests.configs.test_coco_recipes import make
 
 SIZES = "nsmlx"
@@ -34,7 +31,6 @@ def path_of(size: str) -> Path:
 def test_recipe_has_the_settings_of_the_authors_configs(size: str) -> None:
     """configs/dfine/dfine_hgnetv2_*_coco.yml and include/ of Peterande/D-FINE."""
     config = configs.load(path_of(size))
-    configs.check_plugins(config)
     epochs, first, images, lr, backbone_lr, decay, repeats = PUBLISHED[size]
     optim, trainer, data = config.optim, config.trainer, config.data
     assert (trainer.max_epochs, data.batch_size * trainer.accumulate) == (epochs, images)
@@ -53,13 +49,11 @@ def test_recipe_has_the_settings_of_the_authors_configs(size: str) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_parameters_are_those_of_the_authors(size: str) -> None:
-    config = configs.load(path_of(size))
-    with torch.device("meta"):
-        model = build_model(config, {"detection": coco_classes()})
+    model = full_model(configs.load(path_of(size)), {"detection": coco_classes()})
     backbone = dict(model.backbone.named_parameters())
     frozen = {name for name, parameter in backbone.items() if not parameter.requires_grad}
     if size in PARAMETERS:
-        assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[size] and not frozen
+        assert count(model) == PARAMETERS[size] and not frozen
     else:  # the stem and all batch norms
         assert frozen == {name for name in backbone if ".stem." in name or ".bn." in name}
 
@@ -73,18 +67,5 @@ def test_smaller_recipe_trains_one_step_in_both_phases(size: str, tmp_path: Path
     if size == "l":
         more.append("data.multi_scale=[64, 96]")
     for last in ([], ["data.transforms=plain_stretch"]):
-        config = configs.load(path_of(size), [*smaller, *more, *last])
-        data = build_data(config)
-        model = build_model(config, data.classes)
-        batch = next(iter(data.train_loader()))
-        assert batch["images"].shape[-2:] in ((64, 64), (96, 96)) and not batch["padding_mask"].any()
-        optimizer = optimizer_of(model, config.optim, learning_rate(config.optim, 64))
-        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        torch.stack(list(model.loss(model.train()(batch), batch["targets"]).values())).sum().backward()
-        optimizer.step()
-        for name, parameter in model.named_parameters():
-            assert (parameter.grad is not None) == parameter.requires_grad, name
-            if parameter.grad is not None and parameter.grad.any():
-                assert not torch.equal(parameter, before[name]), name
-            elif not parameter.requires_grad:
-                assert torch.equal(parameter, before[name]), name
+        step = one_step(configs.load(path_of(size), [*smaller, *more, *last]), 64)
+        assert step.batch["images"].shape[-2:] in ((64, 64), (96, 96)) and not step.batch["padding_mask"].any()

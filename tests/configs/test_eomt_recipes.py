@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from densevit.training.loop.optim import rates_of
-from densevit.weights.building import build_model
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
-from tests.configs.published import with_variants
+from tests.configs.published import count, full_model, with_variants
 
 CLASSES = {
     "detection": coco_classes(),
@@ -34,14 +32,13 @@ def test_all_recipes_are_tested():
 
 def built(name):
     config = RECIPES[name].load()
-    with torch.device("meta"):
-        return config, build_model(config, {key: CLASSES[key] for key in config.heads})
+    return config, full_model(config, {key: CLASSES[key] for key in config.heads})
 
 
 @pytest.mark.parametrize("name", MILLIONS)
 def test_parameters_are_those_of_the_published_model(name):
     config, model = built(name)
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(MILLIONS[name], rel=0.006)
+    assert count(model) / 1e6 == pytest.approx(MILLIONS[name], rel=0.006)
     assert model.backbone.input_size == (config.data.image_size, config.data.image_size)
 
 

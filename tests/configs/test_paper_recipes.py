@@ -12,14 +12,13 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.config import BackboneSection, Config
-from densevit.data.build import build_data
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.interfaces import Class
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
-from densevit.weights.building import build_model
+from densevit.training.loop.optim import learning_rate, rates_of
 from densevit.weights.label_sets import coco_classes, segmentation_classes
 from tests.configs import test_coco_recipes, test_depth_recipes, test_recipes
+from tests.configs.published import full_model, one_step
 
 RECIPES = sorted(Path("configs/paper").glob("*.yaml"))
 HEADS = {"coco": "detection", "ade20k": "segmentation", "nyu": "depth"}
@@ -83,13 +82,11 @@ def test_all_recipes_are_tested() -> None:
 def test_another_backbone_has_its_own_options_and_the_protocol(path: Path, backbone: str) -> None:
     """Nothing of the published backbone is left: no frozen norms, layers, statistics or rates of single layers."""
     published, config = configs.load(path), configs.load(path, backbone.split())
-    configs.check_plugins(config)
     given = dict(part.removeprefix("backbone.").split("=") for part in backbone.split())
     assert config.backbone == BackboneSection(**given)
     for key in set(Config.model_fields) - {"backbone"}:
         assert getattr(config, key) == getattr(published, key), key
-    with torch.device("meta"):
-        model = build_model(config, classes_of(path.stem))
+    model = full_model(config, classes_of(path.stem))
     lr, backbone_lr = RATES[path.stem]
     for rate in rates_of(model, config.optim, learning_rate(config.optim, 16)):
         assert rate.lr == (backbone_lr if rate.name.startswith("backbone.") else lr), rate.name
@@ -112,13 +109,8 @@ def test_one_gpu_and_eight_train_the_same_steps_of_16_images(path: Path) -> None
 @pytest.mark.integration
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
-    config = configs.load(path, [OWN, *small(path.stem, tmp_path / "data"), "data.batch_size=2"])
-    data = build_data(config)
-    model = build_model(config, data.classes)
-    batch = next(iter(data.train_loader()))
-    torch.stack(list(model.loss(model(batch), batch["targets"]).values())).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-    optimizer_of(model, config.optim, learning_rate(config.optim, 16)).step()
+    step = one_step(configs.load(path, [OWN, *small(path.stem, tmp_path / "data"), "data.batch_size=2"]))
+    assert all(parameter.grad is not None for parameter in step.model.parameters())
 
 
 @pytest.mark.integration

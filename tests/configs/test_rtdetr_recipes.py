@@ -4,28 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
-from densevit import config as configs
-from densevit.data.build import build_data
-from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
-from densevit.weights.building import build_model
+from densevit.training.loop.optim import rates_of
 from densevit.weights.label_sets import coco_classes
-from tests.configs.published import Recipe, with_variants
+from tests.configs.published import Recipe, count, full_model, one_step, with_variants
 from tests.configs.test_coco_recipes import make
 
 RECIPES = with_variants(Path("configs/coco").glob("rtdetr*.yaml"))
 # Parameters in all, of which the stem of R50 and R101 is frozen and their norms are buffers.
-PARAMETERS = {
-    "rtdetr_r18": 20_184_208,
-    "rtdetr_r34": 31_441_412,
-    "rtdetr_r50": 42_944_364,
-    "rtdetr_r101": 76_661_484,
-    "rtdetrv2_r18": 20_184_208,
-    "rtdetrv2_r34": 31_441_412,
-    "rtdetrv2_r50": 42_944_364,
-    "rtdetrv2_r101": 76_661_484,
-}
+PARAMETERS = {"r18": 20_184_208, "r34": 31_441_412, "r50": 42_944_364, "r101": 76_661_484}
 LAYERS = {"r18": 3, "r34": 4, "r50": 6, "r101": 6}  # of the decoder
 FROZEN_STEM = {"r50", "r101"}
 STEM = 9 * 3 * 32 + 9 * 32 * 32 + 9 * 32 * 64  # kernels
@@ -56,20 +43,17 @@ def name(recipe: Recipe) -> str:
 
 
 def test_all_recipes_are_tested() -> None:
-    assert {name(recipe) for recipe in RECIPES} == set(PARAMETERS) and len(RECIPES) == len(PARAMETERS)
+    assert sorted(name(recipe) for recipe in RECIPES) == sorted(SCHEDULES)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_recipe_matches_the_authors_config(recipe: Recipe) -> None:
     """rtdetr_pytorch/configs/rtdetr and rtdetrv2_pytorch/configs/rtdetrv2 of lyuwenyu/RT-DETR."""
     config = recipe.load()
-    configs.check_plugins(config)
-    with torch.device("meta"):
-        model = build_model(config, {"detection": coco_classes()})
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    model = full_model(config, {"detection": coco_classes()})
     version, depth = name(recipe).split("_")
     fixed = STEM + norms(BLOCKS[depth]) if depth in FROZEN_STEM else 0
-    assert trained == PARAMETERS[name(recipe)] - fixed
+    assert count(model, trained=True) == PARAMETERS[depth] - fixed
     backbone_lr, epochs = SCHEDULES[name(recipe)]
     optim, trainer, data = config.optim, config.trainer, config.data
     assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", 1e-4, backbone_lr, 1e-4)
@@ -91,31 +75,15 @@ def test_recipe_matches_the_authors_config(recipe: Recipe) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.parametrize("recipe", [one for one in RECIPES if name(one) in ("rtdetr_r50", "rtdetrv2_r18")], ids=str)
 def test_smaller_recipe_trains_one_step(recipe: Recipe, tmp_path: Path) -> None:
     head = "heads.detection"
     smaller = [f"{head}.encoder.width=16", f"{head}.encoder.feedforward=16", f"{head}.transformer.width=32"]
     smaller += [f"{head}.transformer.{x}" for x in ("encoder_layers=1", "decoder_layers=2", "feedforward=64")]
-    root = make(tmp_path / "coco", (60, 90))
-    more = [
-        f"data.root={root}",
-        "data.num_workers=0",
-        "data.batch_size=2",
-        "data.image_size=128",
-        "data.multi_scale=null",
-    ]
-    config = recipe.load(*smaller, *more)
-    data = build_data(config)
-    model = build_model(config, data.classes).train()
-    batch = next(iter(data.train_loader()))
-    assert batch["images"].shape == (2, 3, 128, 128) and not batch["padding_mask"].any()
-    optimizer = optimizer_of(model, config.optim, learning_rate(config.optim, 16))
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    torch.stack(list(model.loss(model(batch), batch["targets"]).values())).sum().backward()
-    optimizer.step()
-    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    assert any(name.startswith("backbone.layer2") for name in changed)
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    smaller += [f"data.root={make(tmp_path / 'coco', (60, 90))}", "data.num_workers=0", "data.batch_size=2"]
+    step = one_step(recipe.load(*smaller, "data.image_size=128", "data.multi_scale=null"))
+    assert step.batch["images"].shape == (2, 3, 128, 128) and not step.batch["padding_mask"].any()
+    assert any(name.startswith("backbone.layer2") for name in step.changed)
+    frozen = {name for name, parameter in step.model.named_parameters() if not parameter.requires_grad}
     stem = {f"backbone.conv1.{i}.weight" for i in (0, 3, 6)}
     assert frozen == (stem if name(recipe).split("_")[1] in FROZEN_STEM else set())
-    assert not frozen & changed

@@ -8,7 +8,8 @@ from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.coco_masks import CocoMasks
 from densevit.evaluation.f1_threshold import best_threshold, f1_by_score
 from densevit.targets import RunLengthMasks
-from tests.evaluation.test_coco import CLASSES, crowded, messy
+from tests.evaluation.coco_reference import CLASSES, updated
+from tests.evaluation.test_coco import crowded, messy
 
 
 def iou(a, b):
@@ -62,12 +63,10 @@ def brute_force(pairs, thresholds, label=None):
 
 
 def evaluated(pairs):
-    evaluator = CocoDetection(CLASSES)
-    evaluator.update(*zip(*pairs, strict=True))
-    return evaluator
+    return updated(CocoDetection(CLASSES), pairs)
 
 
-@pytest.mark.parametrize("pairs", [messy(0, 40), messy(1, 40), messy(2, 60), crowded(3)], ids=lambda _: "")
+@pytest.mark.parametrize("pairs", [messy(1, 40), crowded(3)], ids=["ties", "many"])
 def test_it_is_the_best_of_all_scores(pairs):
     thresholds = sorted({score for found, _ in pairs for score in found["scores"].tolist()}, reverse=True)
     expected = brute_force(pairs, thresholds)

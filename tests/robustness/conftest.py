@@ -21,8 +21,8 @@ NEEDS_MODEL = {
     "test_tensors_of_another_dtype_are_summarised": "a checkpoint's tensors are compared with the model's",
     "test_checkpoint_of_another_model_is_refused[tensors of another project]": "keys are compared with the model's",
     "test_invalid_model_file_is_refused[config of another model]": "a file's tensors are compared with the model's",
-    "test_invalid_option_value_is_refused[before28-optim.eps=-1]": "an optimiser is built of the model's parameters",
-    "test_invalid_option_value_is_refused[before21-heads.boxes.evaluation.max_detections=0]": (
+    "test_invalid_option_value_is_refused[optim.eps=-1]": "an optimiser is built of the model's parameters",
+    "test_invalid_option_value_is_refused[heads.boxes.evaluation.max_detections=0]": (
         "the evaluator of a head is built for the head"
     ),
     "test_evaluation_on_data_without_labels_is_refused": "a model is loaded sooner than data is read",

@@ -41,13 +41,8 @@ NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
     "web page": (HTML, "is an HTML page ('Log in')"),
     "git-LFS pointer": (LFS, "is a git-LFS pointer to a file of 123,456 bytes"),
     "text": (b"hello", "is not a checkpoint: 5 bytes, the first are b'hello'"),
-    "deep JSON": (DEEP.encode(), "is not a checkpoint: 100,000 bytes, the first are b'[[["),
-    "gzip": (b"\x1f\x8b123456", r"is not a checkpoint: 8 bytes, the first are b'\x1f\x8b123456'"),
-    "numpy array": (b"\x93NUMPY\x01\x00", r"is not a checkpoint: 8 bytes, the first are b'\x93NUMPY\x01\x00'"),
     "part of a zip": (b"PK\x03\x04" + bytes(100), "is a truncated or corrupt zip archive, 104 bytes"),
     "bare pickle": (b"\x80\x04}q\x00." + bytes(20), "is a bare pickle"),
-    "image": (b"\x89PNG\r\n\x1a\n" + bytes(100), r"is not a checkpoint: 108 bytes, the first are b'\x89PNG\r\n"),
-    "HDF5": (b"\x89HDF\r\n\x1a\n", r"is not a checkpoint: 8 bytes, the first are b'\x89HDF\r\n\x1a\n'"),
 }
 
 INCOMPLETE = "not a complete safetensors file"
@@ -55,13 +50,7 @@ INCOMPLETE = "not a complete safetensors file"
 # Replacements for a run's model.safetensors.
 MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "cut short": (lambda run: (run / "model.safetensors").read_bytes()[:5000], INCOMPLETE),
-    "zeros": (lambda run: bytes(1000), INCOMPLETE),
-    "empty": (lambda run: b"", "is an empty file, 0 bytes"),
-    "web page": (lambda run: HTML, "is an HTML page"),
-    "git-LFS pointer": (lambda run: LFS, "is a git-LFS pointer"),
-    "header of 2**60 bytes": (lambda run: struct.pack("<Q", 2**60) + b"{" + b" " * 100, INCOMPLETE),
     "header of 2**64 - 1 bytes": (lambda run: b"\xff" * 8 + b"{}", INCOMPLETE),
-    "header that is no JSON": (lambda run: struct.pack("<Q", 10) + b"x" * 10, INCOMPLETE),
     "header nested deeply": (lambda run: struct.pack("<Q", len(DEEP)) + DEEP.encode(), INCOMPLETE),
     "tensor of petabytes": (
         lambda run: model_file(run, {KERNEL: {"dtype": "F32", "shape": [10**15], "data_offsets": [0, 4 * 10**15]}}),
@@ -71,17 +60,11 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, expected 2. Update"),
     "no config": (lambda run: model_file(run, config=None), "its header is corrupt ('config')"),
     "config of another kind": (lambda run: model_file(run, config="[]"), "config should be keys and values, not a"),
-    "config nested deeply": (lambda run: model_file(run, config=f"a: {'[' * 500}"), "levels deep"),
-    "config that holds itself": (lambda run: model_file(run, config="a: &a [*a]"), "a value that contains it"),
     "config with nan": (
         lambda run: model_file(run, config=TINY.replace("feedforward: 32", "dropout: .nan")),
         "heads.boxes.transformer.dropout should be a finite number, not nan",
     ),
-    "config with an unknown plugin": (
-        lambda run: model_file(run, config=TINY.replace("swin", "swim")), "There is no backbone 'swim'"
-    ),
     "config of another model": (lambda run: model_file(run, config=TINY.replace("width: 32", "width: 64")), "shape"),
-    "classes nested deeply": (lambda run: model_file(run, classes=DEEP), "its header is corrupt"),
     "classes that are a number": (lambda run: model_file(run, classes="5"), "its header is corrupt"),
     "classes without colours": (
         lambda run: model_file(run, classes='{"boxes": [{"name": "a"}]}'), "its header is corrupt ('color')"
@@ -89,14 +72,6 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "class of another name": (
         lambda run: model_file(run, classes='{"boxes": [{"name": 3, "file_id": 1, "color": [0, 0, 0]}]}'),
         "its header is corrupt (a class {'name': 3",
-    ),
-    "class with an id in words": (
-        lambda run: model_file(run, classes='{"boxes": [{"name": "a", "file_id": "1", "color": [0, 0, 0]}]}'),
-        "its header is corrupt (a class {'name': 'a', 'file_id': '1'",
-    ),
-    "class with two colours": (
-        lambda run: model_file(run, classes='{"boxes": [{"name": "a", "file_id": 1, "color": [0, 0]}]}'),
-        "its header is corrupt (a class",
     ),
     "class with another key": (
         lambda run: model_file(run, classes='{"boxes": [{"name": "a", "file_id": 1, "color": [0,0,0], "x": 1}]}'),
@@ -106,7 +81,6 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
         lambda run: model_file(run, config="a: [" + "1, " * 2**20 + "1]"), "should be a text of at most 1,048,576 char"
     ),
     "config with a base": (lambda run: model_file(run, config=f"base: detr_swin\n{TINY}"), "base is not a key"),
-    "backbone in a file": (lambda run: model_file(run, config="backbone: a.yaml\nheads: {}\n"), "backbone should be"),
     "no classes": (lambda run: model_file(run, classes="{}"), "has no classes"),
 }  # fmt: skip
 
@@ -154,9 +128,6 @@ def test_run_and_rewritten_model_file_are_accepted(
 
 TENSORS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
     "int8": (lambda x: x.to(torch.int8), f"{KERNEL} is int8; dense floating point is expected"),
-    "int64": (lambda x: x.to(torch.int64), f"{KERNEL} is int64; dense floating point is expected"),
-    "bool": (lambda x: x > 0, f"{KERNEL} is bool; dense floating point is expected"),
-    "complex64": (lambda x: x.to(torch.complex64), f"{KERNEL} is complex64; dense floating point is expected"),
     "sparse": (lambda x: x.to_sparse(), f"{KERNEL} is sparse_coo; dense floating point is expected"),
     "quantised": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), f"{KERNEL} is qint8"),
     "flat": (lambda x: x.flatten(), "1 have another shape"),
@@ -195,8 +166,6 @@ def test_tensors_of_another_dtype_are_summarised(
 
 CONTENTS = {
     "a list": ([1, 2], "no state dict, but a list"),
-    "a number": (5, "no state dict, but a int"),
-    "nothing": ({}, "no state dict, but nothing"),
     "no tensors in the model": ({"model": {"model": {}}}, "no state dict, but the keys model"),
     "tensors of another project": (
         {"a.weight": torch.zeros(2)},
@@ -240,13 +209,10 @@ def array(shape: tuple[int, ...], descr: str = "<f4", data: bytes = b"") -> byte
 
 ARRAYS = {
     "petabytes": (array((10**15,)), "Unable to allocate 3.55 PiB"),
-    "more than 64 bits": (array((10**18, 10**18)), "not a complete .npz of plain arrays"),
-    "a negative side": (array((-5,)), "negative dimensions"),
     "objects": (array((3,), "|O"), "it contains pickled objects"),
     "words": (array((1,), "<U3", bytes(12)), "contains no numeric arrays"),
     "too few bytes": (array((100,), data=b"12"), "expected 400 bytes got 2"),
     "no array": (b"xx", "contains no numeric arrays"),
-    "a header of brackets": (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "not a complete .npz"),
 }
 
 
@@ -270,14 +236,10 @@ def test_valid_npz_is_accepted(tmp_path: Path, tiny: str, tiny_run: Path, accept
 FORMAT = "not in the format of transformers or timm"
 BESIDE = {
     ("config.json", DEEP): "config.json: invalid JSON",
-    ("config.json", "\x00"): "config.json: invalid JSON",
     ("config.json", '{"pretrained_cfg": 5}'): f"config.json: {FORMAT}",
-    ("config.json", '{"pretrained_cfg": {"mean": "abc"}}'): f"config.json: {FORMAT}",
     ("config.json", '{"pretrained_cfg": {"mean": [1, 2]}}'): "three numbers are expected",
-    ("config.json", '{"id2label": 5}'): f"config.json: {FORMAT}",
     ("preprocessor_config.json", DEEP): "preprocessor_config.json: invalid JSON",
     ("preprocessor_config.json", '{"image_mean": "abc"}'): f"preprocessor_config.json: {FORMAT}",
-    ("preprocessor_config.json", '{"image_mean": [0, 0]}'): "three numbers are expected, for red, green and blue",
     ("preprocessor_config.json", '{"image_mean": [0, 0, NaN]}'): "finite numbers are expected",
     ("preprocessor_config.json", '{"image_mean": 0, "image_std": 0}'): "the std above 0",
     ("preprocessor_config.json", '{"image_mean": 0, "rescale_factor": 0}'): "division by zero",

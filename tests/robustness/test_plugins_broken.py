@@ -29,42 +29,27 @@ NO_MESSAGE = "class Odd(Exception):\n    def __str__(self):\n        raise Value
 # The source of the module net, and what the message says besides "The backbone 'mine' (net:Net, from own 1.0)".
 IMPORTS = {
     "exits": ("import sys\nsys.exit(3)\n", "cannot be imported: SystemExit: 3 (", "net.py, line 2)"),
-    "exits without code": ("raise SystemExit", "cannot be imported: SystemExit (", "net.py, line 1)"),
-    "exits with a text": ("import sys\nsys.exit('bye')\n", "cannot be imported: SystemExit: bye ("),
     "exits by argparse": ("import argparse as a\na.ArgumentParser().error('x')", "SystemExit: 2 (", "net.py, line 2)"),
     "an exception of no kind": ("class Odd(BaseException): pass\nraise Odd('x')", "cannot be imported: Odd: x ("),
-    "generator exit": ("raise GeneratorExit", "cannot be imported: GeneratorExit ("),
     "an exception without a message": (NO_MESSAGE + "raise Odd", "cannot be imported: Odd ("),
     "an exception of three lines": ("raise ValueError('a\\nb\\nc')", "ValueError: a b c ("),
     "an exception with an escape": ("raise ValueError('\\x1b[31mred')", "ValueError: \\x1b[31mred ("),
     "a message of a megabyte": ("raise ValueError('x' * 10**6)", "x ... ("),
-    "a group of exceptions": (
-        "class Several(Exception): pass\nraise Several([ValueError('x')])", "Several: [ValueError('x')] (",
-    ),
-    "no memory": ("raise MemoryError", "cannot be imported: MemoryError ("),
     "no end": ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
     "a name that is missing": ("import torch\nfoo", "NameError: name 'foo' is not defined", "line 2)"),
     "a package that is missing": ("import no_such_package", "it needs 'no_such_package', which is not installed"),
-    "an import without reason": ("raise ImportError", "cannot be imported: ImportError ("),
     "no syntax": ("def (", "SyntaxError: invalid syntax (", "net.py, line 1)"),
-    "no indentation": ("if 1:\nx", "IndentationError", "net.py, line 2)"),
-    "NUL": ("a\0b", "null bytes"),
     "an attribute that raises": ("def __getattr__(name): raise RuntimeError('lazy')", "RuntimeError: lazy ("),
     "no such class": ("class Nets: pass", "net has no 'Net'. Did you mean 'Nets'?"),
     "a function": ("def Net(): pass", "is a function, which is not a densevit.Backbone"),
-    "a number": ("Net = 5", "is a int, which is not a densevit.Backbone"),
     "an instance": (backbone().replace("class Net(", "class Own(") + "Net = Own()\n", "is a Own, which is not a"),
     "a class that is no module": ("class Net: pass", "is the class Net, which is not a densevit.Backbone"),
     "a module that is no backbone": (BEGIN + "class Net(nn.Module): pass", "Write `class Net(densevit.Backbone)`"),
-    "a head": (BEGIN + "class Net(densevit.Head): pass", "is the class Net, which is not a densevit.Backbone"),
 }  # fmt: skip
 
 CONSTRUCTORS = {
     "a RuntimeError": ("raise RuntimeError('boom\\nand more')", "RuntimeError: boom and more (", "net.py, line 9)"),
-    "a TypeError": ("len(5)", "TypeError: object of type 'int' has no len() ("),
-    "a KeyError": ("{}['width']", "KeyError: 'width' ("),
     "a ValueError": ("raise ValueError('width is odd')", "cannot be built with these options: width is odd"),
-    "an assertion": ("assert False", "AssertionError ("),
     "exits": ("raise SystemExit(1)", "SystemExit: 1 ("),
     "petabytes": ("torch.empty(10**15)", "memory", "net.py, line 9)"),
     "no channels": ("pass", "backbone 'mine' has no 'channels'"),
@@ -72,14 +57,9 @@ CONSTRUCTORS = {
         "self.channels, self.strides = (8,), (16, 32)", "has 1 channels and 2 strides"
     ),
     "channels of strings": ("self.channels, self.strides = ('a',), (32,)", "has channels ('a',); positive integers"),
-    "channels of one integer": ("self.channels, self.strides = 8, 32", "has channels 8; positive integers"),
-    "no channel": ("self.channels, self.strides = (0,), (32,)", "has channels (0,); positive integers"),
     "negative strides": ("self.channels, self.strides = (8,), (-4,)", "has strides (-4,); positive integers"),
     "a mean of one number": (
         "self.channels, self.strides, self.mean = (8,), (32,), 0.5", "has mean 0.5; expected: three numbers"
-    ),
-    "a std of two": (
-        "self.channels, self.strides, self.std = (8,), (32,), (1, 1)", "has std (1, 1); expected: three numbers"
     ),
     "an input size of one number": (
         "self.channels, self.strides, self.input_size = (8,), (32,), 224",
@@ -89,50 +69,32 @@ CONSTRUCTORS = {
 
 FORWARDS = {
     "too few features": ("return []", "returned features of shapes []; its channels are [8]"),
-    "too many features": ("return [x, x]", "a list of 1 maps (B, C, h, w) is expected"),
-    "other channels": ("return [x[:, :4]]", "its channels are [8]"),
     "tokens": ("return [x.flatten(2)]", "its channels are [8]"),
     "nothing": ("return None", "returned a NoneType"),
-    "a tensor": ("return x", "returned a Tensor"),
-    "a dict": ("return {'a': x}", "returned a dict"),
     "numbers": ("return [1]", "returned features of shapes ['int']"),
 }
 
 ENTRY_POINTS = {
     "a group in the singular": ("[densevit.backbone]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
-    "a group in capitals": ("[Densevit.Backbones]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
     "a group with an underscore": ("[densevit_backbones]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
-    "a group of another kind": ("[densevit.dataset]\nmine = net:Net\n", "Did you mean 'densevit.datasets'?"),
     "a group that nobody knows": (
         "[densevit.foo]\nmine = net:Net\n",
         "[densevit.foo], which is not a plugin group. Known",
     ),
     "no class": (GROUP + "mine = net\n", "own 1.0 has a malformed entry point, 'mine = net'"),
-    "no value": (GROUP + "mine =\n", "own 1.0 has a malformed entry point, 'mine ='"),
     "no name": (GROUP + "= net:Net\n", "own 1.0 has a malformed entry point, '= net:Net'"),
-    "a sentence": (GROUP + "mine is net:Net\n", "own 1.0 has a malformed entry point"),
 }
 
 # Entry points that are listed, and the message when they are used.
 LISTED = {
     "__main__": ("mine = __main__:Net_of_mine", "__main__ has no 'Net_of_mine'"),
-    "a module that is not there": ("mine = no.such.module:Net", "there is no module 'no'"),
-    "a relative module": ("mine = ..net:Net", "is not of the form module:Class"),
-    "a module built in": ("mine = sys:Net", "sys has no 'Net'"),
     "a function built in": ("mine = os:system", "which is not a densevit.Backbone"),
 }
 
 VALUES = {
     "net:": "is not of the form module:Class",
-    ".:Net": "is not of the form module:Class",
     "..net:Net": "is not of the form module:Class",
-    "net:Net:Net": "is not of the form module:Class",
-    "net net:Net": "is not of the form module:Class",
-    "nope:Net": "there is no module 'nope'",
     "net.below:Net": "there is no module 'net.below'",
-    "net:Nett": "net has no 'Nett'. Did you mean 'Net'?",
-    "net:Net.inner": "net has no 'Net.inner'",
-    "builtins:exit": "which is not a densevit.Backbone",
 }
 
 
