@@ -1,5 +1,5 @@
-"""A page's blocks and inline code without running them: commands are parsed, configs are resolved, keys, paths and
-names of Python exist.
+"""A page's blocks and inline code without running them: commands are parsed, configs are resolved, keys, paths
+and modules of Python exist.
 
 A training leaves its config.yaml in its run folder, so that later commands resolve overrides of the run. A package is
 written from its template, and its classes are imported.
@@ -9,15 +9,12 @@ import argparse
 import ast
 import dataclasses
 import importlib
-import inspect
 import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -66,7 +63,6 @@ class ResolvedPage(Page):
 
     models: dict[str, Sequence[str]] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
-    imported: dict[str, Any] = field(default_factory=dict)
     recipe: str = ""  # whose comments are resolved
     contexts: list[Sequence[str]] = field(default_factory=list)  # recipes with overrides, to which further ones belong
     paragraph: int = 0
@@ -215,46 +211,14 @@ class ResolvedPage(Page):
     # ---- Python ----
 
     def _python(self, block: Block) -> None:
+        """Written files are imported; `test_blocks_of_the_page_run` runs the others."""
         tree = ast.parse(block.text, block.id)
         if block.file is not None:
             self._import(self._written(block))
         for node in ast.walk(tree):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                self.imported |= imported_names(node)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute | ast.Name):
-                self._object(node)
-            elif isinstance(node, ast.Call):
-                self._call(node)
-
-    def _object(self, node: ast.expr) -> Any:
-        """The module, class or function that a dotted name means; None for others. Raises AttributeError."""
-        if isinstance(node, ast.Name):
-            return self.imported.get(node.id)
-        owner = self._object(node.value) if isinstance(node, ast.Attribute) else None
-        if not isinstance(node, ast.Attribute) or not isinstance(owner, ModuleType | type):
-            return None
-        return attribute(owner, node.attr)
-
-    def _call(self, node: ast.Call) -> None:
-        """A call of a function of densevit has arguments that it takes; the config that it names resolves."""
-        function = self._object(node.func)
-        starred = any(isinstance(one, ast.Starred) for one in node.args) or any(
-            one.arg is None for one in node.keywords
-        )
-        if not str(getattr(function, "__module__", "")).startswith("densevit") or starred:
-            return
-        if isinstance(function, type) and issubclass(function, Exception):  # of C, without a signature
-            return
-        signature = inspect.signature(function)
-        given = signature.bind(*node.args, **{one.arg: one.value for one in node.keywords if one.arg}).arguments
-        if function not in (configs.load, attribute(importlib.import_module("densevit"), "fit")):
-            return
-        source = given.get("config", given.get("source"))
-        if isinstance(source, ast.Constant):
-            overrides = given.get("overrides", ast.List([]))
-            literal = all(isinstance(one, ast.Constant) for one in overrides.elts)
-            self.config(source.value, [one.value for one in overrides.elts] if literal else [])
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            for name in [node.module or ""] if isinstance(node, ast.ImportFrom) else names:
+                importlib.import_module(name)
 
     def _pytest(self, *files: Path) -> None:
         for file in files or sorted((self.cwd / "tests").glob("test_*.py")):
@@ -416,27 +380,6 @@ class ResolvedPage(Page):
 
         if not PLACEHOLDER.fullmatch(given.name):
             registry.check_options(f"{given.kind}s", given.name, read_options(given.options), given.kind)
-
-
-def imported_names(node: ast.Import | ast.ImportFrom) -> dict[str, Any]:
-    """The names that an import statement defines. Raises ImportError or AttributeError."""
-    if isinstance(node, ast.Import):
-        found = {}
-        for one in node.names:
-            module = importlib.import_module(one.name)
-            top = one.name.partition(".")[0]
-            found[one.asname or top] = module if one.asname else importlib.import_module(top)
-        return found
-    assert node.module is not None and not node.level
-    module = importlib.import_module(node.module)
-    return {one.asname or one.name: attribute(module, one.name) for one in node.names}
-
-
-def attribute(owner: ModuleType | type, name: str) -> Any:
-    """An attribute, or a module of a package."""
-    if isinstance(owner, ModuleType) and not hasattr(owner, name) and hasattr(owner, "__path__"):
-        return importlib.import_module(f"{owner.__name__}.{name}")
-    return getattr(owner, name)
 
 
 # ---- flags, and the configs that programs and comments name ----

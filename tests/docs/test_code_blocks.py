@@ -31,18 +31,10 @@ RUN = ("python", "bash", "yaml", "ini")
 # Blocks that are not run: the page, a part of the text, and the reason. At most ten.
 NOT_RUN = (
     ("docs/export-onnxruntime.md", "npm install", "needs Node.js; tests/exporting/test_programs.py runs the program"),
-    (
-        "docs/export-onnxruntime.md",
-        "cmake --build",
-        "needs ONNX Runtime's headers; tests/exporting/test_programs.py runs the program",
-    ),
+    ("docs/export-onnxruntime.md", "cmake --build", "needs ONNX Runtime's headers; test_programs.py runs the program"),
     ("docs/export-tensorrt.md", "trtexec", "needs TensorRT and an NVIDIA GPU"),
     ("docs/versions.md", "runs-on", "a workflow of GitHub, no config of densevit"),
-    (
-        "docs/benchmarks.md",
-        "tools/benchmarks/gpu.py",
-        "needs a GPU; test_gpu.py runs it on a CPU",
-    ),
+    ("docs/benchmarks.md", "tools/benchmarks/gpu.py", "needs a GPU; test_gpu.py runs it on a CPU"),
     ("docs/multi-gpu.md", "tools/benchmarks/scaling.py", "trains on one to eight GPUs, in processes of its own"),
 )
 # Placeholders in commands.
@@ -106,7 +98,6 @@ def environment(world: World, free_port: int, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr("huggingface_hub.hf_hub_download", world.download)
         monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
     monkeypatch.setattr("torch.hub.download_url_to_file", torch_download)
-    monkeypatch.setattr("densevit.weights.hub._length", lambda _: 0)
     monkeypatch.setattr("densevit.weights.hub._length", lambda address: 0)
     monkeypatch.setattr("densevit.exporting.files.write", exported_once(tmp_path / "exported"))
     if importlib.util.find_spec("timm"):
@@ -247,8 +238,9 @@ def test_commands_are_those_that_bash_runs(tmp_path: Path) -> None:
     [
         ("bash", "densevit config nonesuch", "nonesuch"),
         ("bash", "pip install -e '.[nonesuch]'", "setup.cfg has no extra"),
-        ("python", "import densevit\n\ndensevit.nonesuch", "nonesuch"),
+        ("python", "import densevit.nonesuch", "nonesuch"),
         ("yaml", "backbone: {varient: tiny}", "Did you mean 'variant'"),
+        ("ini", "densevit.nonesuch =\n    a = b:C", "densevit.nonesuch"),
     ],
 )
 def test_a_wrong_block_fails(runner: type[Page], language: str, text: str, said: str, tmp_path: Path) -> None:
@@ -256,26 +248,16 @@ def test_a_wrong_block_fails(runner: type[Page], language: str, text: str, said:
 
 
 @pytest.mark.parametrize(
-    ("language", "text", "said"),
+    ("text", "said"),
     [
-        ("bash", "densevit train detr_swin --nonesuch", "densevit train detr_swin --nonesuch are wrong"),
-        ("bash", "densevit train detr_swin optim.nonesuch=1", "optim.nonesuch is not an option"),
-        ("bash", "densevit train detr_swin --run-dir runs/a\ndensevit evaluate runs/a data.nonesuch=1", "nonesuch"),
-        ("bash", "densevit benchmark --backbones swin --heads nonesuch", "there is no head 'nonesuch'"),
-        ("bash", "densevit check head detr nonesuch=1", "nonesuch"),
-        ("python", "from densevit import nonesuch", "nonesuch"),
-        ("python", "import densevit\n\ndensevit.load('a', nonesuch=1)", "unexpected keyword argument 'nonesuch'"),
-        (
-            "python",
-            "import densevit as d\n\nd.fit('detr_swin', ['optim.nonesuch=1'])",
-            "optim.nonesuch is not an option",
-        ),
-        ("python", "x = (", "was never closed"),
-        ("ini", "densevit.nonesuch =\n    a = b:C", "densevit.nonesuch"),
+        ("densevit train detr_swin --nonesuch", "densevit train detr_swin --nonesuch are wrong"),
+        ("densevit train detr_swin --run-dir runs/a\ndensevit evaluate runs/a data.nonesuch=1", "nonesuch"),
+        ("densevit benchmark --backbones swin --heads nonesuch", "there is no head 'nonesuch'"),
+        ("densevit check head detr nonesuch=1", "nonesuch"),
     ],
 )
-def test_a_block_that_does_not_resolve_fails(language: str, text: str, said: str, tmp_path: Path) -> None:
-    fails(ResolvedPage, language, text, said, tmp_path)
+def test_a_command_that_does_not_resolve_fails(text: str, said: str, tmp_path: Path) -> None:
+    fails(ResolvedPage, "bash", text, said, tmp_path)
 
 
 def fails(runner: type[Page], language: str, text: str, said: str, folder: Path) -> None:
@@ -311,31 +293,16 @@ def resolve(text: str, folder: Path, name: str = "p.md", compares_weights: bool 
 
 WRONG = (
     ("`densevit nonesuch a`", "there is no command 'nonesuch'"),
-    ("`train scenes/nonesuch seed=1`", "scenes/nonesuch"),
     ("`scenes/nonesuch`", "there is no recipe scenes/nonesuch"),
     ("| command |\n|---|\n| `train scenes/nonesuch seed=1`, 3 images |", "scenes/nonesuch"),
-    (
-        "`densevit train detr_swin heads.detection.max_depth=20`",
-        "heads.detection.max_depth is not an option of 'dab_detr'",
-    ),
     ("`train\nsetr_vit backbone.window_sise=7`", "backbone.window_sise is not an option of 'vit'"),
-    ("`start/detector backbone.model=resnet18 data.classes=[a]`", "data.classes is not an option"),
-    ("`densevit train dpt_swin heads.depth.max_depth=deep`", "heads.depth.max_depth should be"),
-    ("`evaluate RUN data.seed=first`", "data.seed should be"),
     ("`evaluate RUN backbone.variant=tiny`", "a run is evaluated as it was trained"),
-    ("`python -m densevit train detr_swin --nonesuch`", "no command has the flag --nonesuch"),
     ("`densevit export MODEL [--nonesuch FILE]`", "no command has the flag --nonesuch"),
-    ("`predict --nonesuch`", "no command has the flag --nonesuch"),
     ("`--nonesuch N`", "no command has the flag --nonesuch"),
     ("`python tools/benchmarks/gpu.py --nonesuch 1`", "tools/benchmarks/gpu.py has no --nonesuch"),
-    ("`python tools/nonesuch.py`", "tools/nonesuch.py"),
-    ("`tests/docs/nonesuch.py`", "there is no tests/docs/nonesuch.py"),
     ("`tests/docs/world.py::nonesuch`", "tests/docs/world.py has no nonesuch"),
     ("`trainer.epochs`", "trainer.epochs is not a key"),
-    ("`heads.NAME.nonesuch`", "nonesuch"),
-    ("`trainer.max_epochs=many`", "trainer.max_epochs should be"),
     ("`heads.detection.num_queries=many`", "heads.detection.num_queries should be"),
-    ("`data.transforms=nonesuch`", "nonesuch"),
 )
 
 
@@ -362,12 +329,9 @@ def test_right_inline_code_resolves(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("# With backbone.variant=b9: mIoU 0.494.", "backbone.variant"),
-        ("# On 8 devices: data.batch_size=2\n# trainer.device=8.", "trainer.device is not a key"),
         ("# With heads.detection.num_queries=300.", "heads.detection"),
         ("#   densevit evaluate runs/a data.rot=~/b", "data.rot"),
-        ("# Fewer images: data.batch_sise.", "data.batch_sise"),
         ("# nonesuch.yaml, its base, says how to run it", "there is no nonesuch.yaml"),
-        ("# (docs/nonesuch.md)", "there is no docs/nonesuch.md"),
     ],
 )
 def test_a_fault_in_comments_of_a_recipe_is_found(text: str, said: str, tmp_path: Path) -> None:
@@ -392,15 +356,9 @@ def test_right_comments_of_a_recipe_resolve(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("`train scenes/detr_resnet backbone.weights=torchvision:resnet50`", "have another shape"),
         ("`train detector backbone.weights=timm:swin_tiny_patch4_window7_224`", "tensors are missing"),
-        (
-            "Use `detector.yaml`, and start from `backbone.weights=timm:swin_tiny_patch4_window7_224`.",
-            "tensors are missing",
-        ),
         ("`train kitti/dpt_hybrid backbone.weights=FILE`", "starts from weights= by its comments"),
         ("`train coco/detr_r50 backbone.depth=101 weights=detr-r50-e632da11.pth`", "are missing"),
-        ("`train detr_swin backbone.weights=torchvision:resnet51`", "torchvision has no model 'resnet51'"),
         (
             "`train classifier --run-dir runs/a`, then `train scenes/detr_vit backbone.weights=runs/a`",
             "runs/a does not fit",

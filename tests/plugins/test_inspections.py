@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import densevit
@@ -56,14 +55,3 @@ def test_a_named_one_adds_its_figure_and_that_of_a_class_needs_no_name(site: Pat
     ended = done.ended()
     assert ended.code == 2
     assert ended.errors.startswith("The inspector 'unreadable' (inspections:Missing, from inspections 0.1): ")
-
-
-def test_colours_are_the_principal_components(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(project / "examples" / "plugins" / "inspections")
-    from inspections import colours
-
-    along = torch.tensor([0.0, 1.0, 2.0, 4.0])
-    feature = torch.stack([along, -2 * along, 0 * along]).view(3, 2, 2)  # one direction
-    red = colours(feature)[..., 0].flatten().astype(int)
-    rising, falling = np.array([0, 64, 128, 255]), np.array([255, 191, 128, 0])
-    assert min(abs(red - rising).max(), abs(red - falling).max()) <= 1  # the sign is arbitrary

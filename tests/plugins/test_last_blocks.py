@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+import yaml
 
 import densevit
 from densevit import config as configs
@@ -61,20 +62,12 @@ def test_more_blocks_than_it_lets_heads_run_are_an_error(tokens):
 def test_the_head_is_told_the_progress_of_the_training(tokens, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(tokens.ClassTokens, "set_progress", lambda self, progress: seen.append(progress))
-    config = configs.from_mapping(
-        {
-            "backbone": {"name": "tokens:TinyTokens"},
-            "heads": {"segmentation": {"name": "tokens:ClassTokens"}},
-            "data": {
-                "name": "scenes",
-                "image_size": 32,
-                "batch_size": 2,
-                "train_length": 8,
-                "val_length": 2,
-                "num_workers": 0,
-            },
-            "trainer": {"max_steps": 4, "accelerator": "cpu"},
-        }
-    )
+    text = """
+    backbone: {name: "tokens:TinyTokens"}
+    heads: {segmentation: {name: "tokens:ClassTokens"}}
+    data: {name: scenes, image_size: 32, batch_size: 2, train_length: 8, val_length: 2, num_workers: 0}
+    trainer: {max_steps: 4, accelerator: cpu}
+    """
+    config = configs.from_mapping(yaml.safe_load(text))
     train(config, tmp_path / "run")
     assert seen == [0.0, 0.25, 0.5, 0.75]

@@ -15,7 +15,6 @@ import yaml
 from safetensors.torch import load_file
 
 from densevit import registry
-from densevit.cli import main
 from tests.training.process_groups import Command
 
 pytestmark = pytest.mark.integration
@@ -151,10 +150,3 @@ print(*sorted(name for name in sys.modules if name.startswith(("densevit_", "den
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     of_swin = [f"densevit_backbones.swin.{name}" for name in ("attention", "backbone", "variants")]
     assert done.stdout.split() == ["densevit_backbones", "densevit_backbones.swin", *of_swin]
-
-
-def test_plugins_of_one_group(capsys):
-    assert main(["plugins", "heads"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines
-    assert all(line.startswith("heads ") for line in lines)
