@@ -1,18 +1,12 @@
 """Recipes of the published trainings of DETR, Deformable DETR and DINO on COCO: model, one step, evaluation."""
 
-import inspect
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from densevit import config as configs
-from densevit import registry
 from densevit.training.loop.optim import rates_of
 from densevit.weights.label_sets import coco_classes
-from densevit_heads.dino import Dino
+from tests.configs.generated import make_coco
 from tests.configs.published import Recipe, count, full_model, one_step, with_variants
 
 RECIPES = with_variants(
@@ -75,26 +69,6 @@ SMALLER = (
 )
 
 
-def make(root: Path, size: tuple[int, int]) -> Path:
-    """Two images per split of `size` (h, w), in COCO's official layout, with its 80 categories."""
-    rng = np.random.default_rng(0)
-    categories = [{"id": one.file_id, "name": one.name} for one in coco_classes()]
-    (root / "annotations").mkdir(parents=True)
-    for split in ("train2017", "val2017"):
-        (root / split).mkdir()
-        images, boxes = [], []
-        for i in (1, 2):
-            Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / split / f"{i:012d}.jpg")
-            images.append({"id": i, "file_name": f"{i:012d}.jpg", "height": size[0], "width": size[1]})
-            box = [size[1] // 4, size[0] // 4, size[1] // 2, size[0] // 2]
-            boxes.append(
-                {"id": i, "image_id": i, "category_id": 90, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-            )
-        content = {"images": images, "annotations": boxes, "categories": categories}
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    return root
-
-
 def test_all_recipes_are_tested() -> None:
     assert {recipe.name for recipe in RECIPES} == set(TRAINED)
 
@@ -126,37 +100,13 @@ def test_recipe_matches_the_published_one(recipe: Recipe) -> None:
     assert slow == {name for name, _ in model.named_parameters() if name.endswith(expected)}
 
 
-def test_dino_with_shared_prediction_heads_has_the_published_parameters() -> None:
-    """47 M and 217 M in all (alibaba/EasyCV, configs/detection/dino); there, decoder layers share prediction heads."""
-    shared, frozen = 5 * (80 * 257 + BOX_HEAD), 9_408 + 212_992
-    assert round((DINO - shared + frozen) / 1e6) == 47
-    assert round((DINO + SWIN_L + WINDOW_12 - shared) / 1e6) == 217
-
-
-@pytest.mark.parametrize("name", ["dino_r50", "deformable_detr_r50"])
-def test_recipes_of_12_epochs_have_the_options_of_their_papers(name: str) -> None:
-    """config/DINO/DINO_4scale.py; configs/two_stage/deformable-detr-baseline/12eps/r50_dp0_mqs_lft_*.sh."""
-    section = configs.load(f"configs/coco/{name}_12ep.yaml").heads["detection"]
-    defaults = {key: parameter.default for key, parameter in inspect.signature(Dino).parameters.items()}
-    options = defaults | registry.check_options("heads", section.name, section.options, "head")
-    assert section.name == "dino" and (options["transformer"].feedforward, options["transformer"].dropout) == (
-        2048,
-        0.0,
-    )
-    assert options["mixed_query_selection"] and options["look_forward_twice"]
-    later = ("num_queries", "contrastive_denoising", "class_proposals", "refined_positions")
-    dino = [900, 100, True, True]
-    assert [options[key] for key in later] == (dino if name == "dino_r50" else [300, 0, False, False])
-    assert options["loss_weights"].label == (1.0 if name == "dino_r50" else 2.0)
-
-
 @pytest.mark.integration
 @pytest.mark.parametrize("recipe", [one for one in RECIPES if one.name in SMALLER], ids=str)
 def test_smaller_recipe_trains_one_step(recipe: Recipe, tmp_path: Path) -> None:
     dilated = DC5 in recipe.name
     backbone = "backbone.variant=nano" if "swin" in recipe.name else f"backbone.depth={50 if dilated else 18}"
     smaller = [backbone, *(f"heads.detection.transformer.{option}" for option in SMALL), "data.num_workers=0"]
-    smaller += [f"data.root={make(tmp_path / 'coco', (60, 90))}", "data.batch_size=1", "data.image_size=[96, 160]"]
+    smaller += [f"data.root={make_coco(tmp_path / 'coco', (60, 90))}", "data.batch_size=1", "data.image_size=[96, 160]"]
     step = one_step(recipe.load(*smaller), 64)
     assert [one.file_id for one in step.data.classes["detection"]] == [one.file_id for one in coco_classes()]
     assert step.model.backbone.strides[-1] == (16 if dilated else 32)

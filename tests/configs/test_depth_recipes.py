@@ -4,15 +4,14 @@ import itertools
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.weights.building import build_model
+from tests.configs.generated import make_depth_maps
 from tests.configs.published import Recipe, count, full_model, one_step, with_variants
 from tests.training.runs import train
 
@@ -31,43 +30,6 @@ def name(path: Path) -> str:
     return path.parent.name
 
 
-def make(data: str, root: Path, sizes: list[tuple[int, int]]) -> Path:
-    """An image for each of `sizes` (h, w) per split, in the layout of BTS's lists, with a focal length in each line.
-
-    NYU's PNGs are in millimetres, with an unknown border; KITTI's 1/256 m, in a 20th of the lower two thirds.
-    """
-    rng = np.random.default_rng(0)
-    for split in ("train", "test"):
-        lines = []
-        for i, (height, width) in enumerate(sizes):
-            metres = (3 + 40 * (data == "kitti")) * (1.2 - np.linspace(0, 1, height))[:, None].repeat(width, 1)
-            if data == "nyu":
-                scene = f"{'/' if split == 'train' else ''}kitchen_0028b"  # the train list's paths begin with a slash
-                image, depth = f"{scene}/rgb_0004{i}.jpg", f"{scene}/sync_depth_0004{i}.png"
-                folder = root / {"train": "sync", "test": "official_splits/test"}[split]
-                files = folder / image.lstrip("/"), folder / depth.lstrip("/")
-                metres[:8] = metres[:, :8] = 0
-                stored, focal = 1000 * metres, 518.8579
-            else:
-                drive, frame = "2011_09_26_drive_0057_sync", f"{int(split == 'test')}{i:09d}.png"
-                image = f"2011_09_26/{drive}/image_02/data/{frame}"
-                depth = f"{drive}/proj_depth/groundtruth/image_02/{frame}"
-                official = {"train": "train", "test": "val"}[split]
-                files = root / image, root / "data_depth_annotated" / official / depth
-                metres[(rng.random(metres.shape) > 0.05) | (np.arange(height)[:, None] < height // 3)] = 0
-                stored, focal = 256 * metres, 721.5377
-            pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-            for file, array in zip(files, (pixels, stored.astype(np.uint16)), strict=True):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(file)
-            lines.append(f"{image} {depth} {focal}")
-        if data == "kitti" and split == "test":
-            lines.append(lines[0].replace("0000000", "0000099").split()[0] + " None 721.5377")
-        prefix = {"nyu": "nyudepthv2", "kitti": "eigen"}[data]
-        (root / f"{prefix}_{split}_files_with_gt.txt").write_text("\n".join(lines) + "\n")
-    return root
-
-
 SMALLER = (
     "backbone.variant=nano",
     "heads.depth.width=32",
@@ -80,7 +42,7 @@ SMALLER = (
 @pytest.mark.integration
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_narrower_recipe_trains_one_step_at_its_crop(path: Path, tmp_path: Path) -> None:
-    root = make(name(path), tmp_path, {"nyu": [(480, 640)], "kitti": [(375, 1242)]}[name(path)])
+    root = make_depth_maps(name(path), tmp_path, {"nyu": [(480, 640)], "kitti": [(375, 1242)]}[name(path)])
     step = one_step(configs.load(path, [*SMALLER, f"data.root={root}", "data.batch_size=1"]))
     assert step.batch["images"].shape == (1, 3, *{"nyu": (416, 544), "kitti": (352, 704)}[name(path)])
     known = step.batch["targets"][0]["depth"]
@@ -168,7 +130,7 @@ SMALL_IMAGES = (
 @pytest.mark.integration
 def test_depth_anything_recipe_trains_and_writes_a_run_folder(tmp_path: Path) -> None:
     """With sparse ground truth and images of two sizes."""
-    root = make("kitti", tmp_path / "data", [(94, 311), (92, 306)])
+    root = make_depth_maps("kitti", tmp_path / "data", [(94, 311), (92, 306)])
     smaller = ["data.batch_size=2", "trainer.max_epochs=null", "trainer.max_steps=2", f"data.root={root}"]
     config = configs.load("configs/kitti/depth_anything_v2_small.yaml", [*SMALLER, *SMALL_IMAGES, *smaller])
     run = train(config, tmp_path / "run")
@@ -179,7 +141,7 @@ def test_depth_anything_recipe_trains_and_writes_a_run_folder(tmp_path: Path) ->
 
 @pytest.mark.integration
 def test_own_depth_maps_without_unit_fine_tune_depth_anything(tmp_path: Path) -> None:
-    root = make("nyu", tmp_path / "data", [(480, 640)])
+    root = make_depth_maps("nyu", tmp_path / "data", [(480, 640)])
     smaller = ["data.preset=nyu", f"data.root={root}", "data.batch_size=1", "trainer.max_epochs=2", "weights=null"]
     smaller += ["data.metric=false", "heads.depth.output=relative", "heads.depth.loss_weights.gradient=2"]
     run = train(configs.load("start/depth_anything_v2", [*SMALLER, *SMALL_IMAGES, *smaller]), tmp_path / "run")
@@ -187,7 +149,7 @@ def test_own_depth_maps_without_unit_fine_tune_depth_anything(tmp_path: Path) ->
 
 
 def test_metres_are_not_learned_from_depth_without_unit(tmp_path: Path) -> None:
-    root = make("nyu", tmp_path, [(480, 640)])
+    root = make_depth_maps("nyu", tmp_path, [(480, 640)])
     values = [*SMALLER, "backbone.features=[2,3,5,6]", "data.preset=nyu", f"data.root={root}", "data.metric=false"]
     config = configs.load("start/depth_anything_v2", values)
     data = build_data(config)

@@ -8,8 +8,8 @@ import pytest
 
 from densevit import config as configs
 from densevit.weights.label_sets import coco_classes
+from tests.configs.generated import make_coco
 from tests.configs.published import count, full_model, one_step
-from tests.configs.test_coco_recipes import make
 
 SIZES = "nsmlx"
 # Counted in the authors' code, less `up` and `reg_scale`, and the row of the label embedding for padding.
@@ -61,7 +61,7 @@ def test_parameters_are_those_of_the_authors(size: str) -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize("size", "nl")
 def test_smaller_recipe_trains_one_step_in_both_phases(size: str, tmp_path: Path) -> None:
-    head, root = "heads.detection", make(tmp_path / "coco", (60, 90))
+    head, root = "heads.detection", make_coco(tmp_path / "coco", (60, 90))
     smaller = [f"{head}.encoder.width=32", f"{head}.transformer.width=32", "backbone.model=hgnetv2_b0"]
     more = [f"data.root={root}", "data.num_workers=0", "data.batch_size=2", "data.image_size=64"]
     if size == "l":

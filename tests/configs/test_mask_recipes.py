@@ -1,21 +1,16 @@
 """Recipes of the published trainings of Mask2Former and panoptic DETR: model, cost, settings and one step."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from pycocotools import mask as rle
 from torch.utils.flop_counter import FlopCounterMode
 
 from densevit.model import DenseModel
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
+from tests.configs.generated import make_coco, make_label_maps
 from tests.configs.published import Recipe, count, full_model, one_step, with_variants
-from tests.configs.test_recipes import make as make_label_maps
 
 SMALLER = (
     "coco/detr_panoptic_r50",
@@ -105,43 +100,6 @@ def test_recipe_matches_the_published_one(recipe: Recipe) -> None:
             "scales": [0.1, 2.0],
         }
         assert data.name == ("coco_panoptic" if panoptic else "coco")
-
-
-# ---- one step ----
-
-
-def make_coco(root: Path, size: tuple[int, int]) -> Path:
-    """Two images per split of `size` (h, w): stripes of a dog and of sky, in COCO's instance and panoptic layouts."""
-    h, w = size
-    ids = np.full(size, 7, np.uint8)
-    ids[:, np.arange(w) // 8 % 2 == 1] = 9
-    rng = np.random.default_rng(0)
-    things = [{"id": one.file_id, "name": one.name} for one in coco_classes()]
-    categories = [{"id": c.file_id, "name": c.name, "isthing": int(c.thing)} for c in coco_panoptic_classes()]
-    dog, sky = ({c["name"]: c["id"] for c in categories}[one] for one in ("dog", "sky-other-merged"))
-    mask = rle.encode(np.asfortranarray((ids == 7).astype(np.uint8)))
-    mask["counts"] = mask["counts"].decode()
-    for split in ("train2017", "val2017"):
-        folder = root / "annotations" / f"panoptic_{split}"
-        folder.mkdir(parents=True)
-        (root / split).mkdir()
-        images: list[dict[str, Any]] = []
-        objects, segments = [], []
-        for i in (1, 2):
-            Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)).save(root / split / f"{i}.jpg")
-            Image.fromarray(np.stack([ids, 0 * ids, 0 * ids], axis=2)).save(folder / f"{i}.png")
-            images.append({"id": i, "file_name": f"{i}.jpg", "height": h, "width": w})
-            thing = {"category_id": dog, "bbox": [0, 0, w, h], "area": int((ids == 7).sum()), "iscrowd": 0}
-            stuff = {"category_id": sky, "bbox": [8, 0, w - 8, h], "area": int((ids == 9).sum()), "iscrowd": 0}
-            objects.append({"id": i, "image_id": i, "segmentation": mask, **thing})
-            found = [{"id": 7, **thing}, {"id": 9, **stuff}]
-            segments.append({"image_id": i, "file_name": f"{i}.png", "segments_info": found})
-        for kind, content in {
-            "instances": {"categories": things, "annotations": objects},
-            "panoptic": {"categories": categories, "annotations": segments},
-        }.items():
-            (root / "annotations" / f"{kind}_{split}.json").write_text(json.dumps({"images": images, **content}))
-    return root
 
 
 @pytest.mark.integration

@@ -17,7 +17,8 @@ from densevit.interfaces import Class
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.optim import learning_rate, rates_of
 from densevit.weights.label_sets import coco_classes, segmentation_classes
-from tests.configs import test_coco_recipes, test_depth_recipes, test_recipes
+from tests.configs import test_coco_recipes
+from tests.configs.generated import make_coco, make_depth_maps, make_label_maps
 from tests.configs.published import full_model, one_step
 
 RECIPES = sorted(Path("configs/paper").glob("*.yaml"))
@@ -65,11 +66,11 @@ def classes_of(recipe: str) -> dict[str, list[Class]]:
 def small(recipe: str, root: Path) -> list[str]:
     """Overrides for generated images and a narrow head."""
     if recipe == "coco":
-        test_coco_recipes.make(root, (60, 90))
+        make_coco(root, (60, 90))
     elif recipe == "ade20k":
-        test_recipes.make("ade20k", root, (40, 60))
+        make_label_maps("ade20k", root, (40, 60))
     else:
-        test_depth_recipes.make("nyu", root, [(480, 640), (480, 640)])
+        make_depth_maps("nyu", root, [(480, 640), (480, 640)])
     return [*SMALL[recipe], f"data.root={root}", "data.num_workers=0", f"data.image_size={SIZES[recipe]}"]
 
 

@@ -3,15 +3,14 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from densevit import config as configs
 from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.weights.label_sets import segmentation_classes
+from tests.configs.generated import make_label_maps
 from tests.configs.published import count, full_model, one_step
 from tests.training.runs import train
 
@@ -25,63 +24,6 @@ HEADS = {
     "pup": (1285, 15_941_632),
     "mla": (1541, 5_191_680),
 }  # parameters for each class and of the rest, by hand
-
-LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, str], list[int]]] = {
-    # section: image, label, list file, names of the splits, label values
-    "ade20k": (
-        "images/{split}/ADE_{split}_0000000{i}.jpg",
-        "annotations/{split}/ADE_{split}_0000000{i}.png",
-        None,
-        {"train": "training", "val": "validation"},
-        [0, 1, 4, 13, 150],
-    ),
-    "camvid": ("images/{split}/0001TP_{i}.png", "labels/{split}/0001TP_{i}.png", None, {}, [0, 3, 8, 10, 11]),
-    "cityscapes": (
-        "leftImg8bit/{split}/ulm/ulm_00000{i}_000019_leftImg8bit.png",
-        "gtFine/{split}/ulm/ulm_00000{i}_000019_gtFine_labelIds.png",
-        None,
-        {},
-        [0, 3, 7, 11, 26, 33],
-    ),
-    "coco_stuff": ("images/{split}2017/{i}.jpg", "annotations/{split}2017/{i}.png", None, {}, [0, 91, 148, 181, 255]),
-    "label_maps": ("images/{split}/{i}.jpg", "labels/{split}/{i}.png", None, {}, [0, 1, 2, 255]),
-    "pascal_context": (
-        "JPEGImages/2008_{i}_{split}.jpg",
-        "SegmentationClassContext/2008_{i}_{split}.png",
-        "ImageSets/SegmentationContext/{split}.txt",
-        {},
-        [0, 1, 37, 59],
-    ),
-    "voc": (
-        "JPEGImages/2007_{i}_{split}.jpg",
-        "SegmentationClass/2007_{i}_{split}.png",
-        "ImageSets/Segmentation/{split}.txt",
-        {},
-        [0, 1, 20, 255],
-    ),
-}
-
-
-def make(section: str, root: Path, size: tuple[int, int]) -> Path:
-    """Two images per split of `size` (h, w), blocks of the label's values, in the layout of the official archives."""
-    image, label, listed, spelled, values = LAYOUTS[section]
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        names = []
-        for i in range(2):
-            blocks = rng.choice(np.array(values, np.uint8), (4, 4))
-            pixels = blocks.repeat(-(-size[0] // 4), 0).repeat(-(-size[1] // 4), 1)[: size[0], : size[1]]
-            shown = np.stack([pixels, 255 - pixels, pixels * 7], axis=-1)
-            for pattern, array in ((image, shown), (label, pixels)):
-                file = root / pattern.format(split=spelled.get(split, split), i=i)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(file)
-            names.append(Path(image.format(split=split, i=i)).stem)
-        if listed:
-            file = root / listed.format(split=split)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("\n".join(names))
-    return root
 
 
 def name(path: Path) -> str:
@@ -99,7 +41,7 @@ SMALLER = (
 
 @pytest.mark.parametrize("path", RECIPES[::2], ids=name)
 def test_narrower_recipe_trains_one_step_at_the_published_crop(path: Path, tmp_path: Path) -> None:
-    root = make(path.parent.name, tmp_path, (256, 384))
+    root = make_label_maps(path.parent.name, tmp_path, (256, 384))
     features = "[1, 2, 3, 6]" if "mla" in path.stem else "[2, 4, 5, 6]"
     config = configs.load(path, [*SMALLER, f"data.root={root}", f"backbone.features={features}", "data.batch_size=1"])
     step = one_step(config)
@@ -157,7 +99,7 @@ def test_recipe_matches_the_published_one(path: Path) -> None:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_data_section_reads_its_official_layout(section: str, tmp_path: Path) -> None:
-    root = make(section, tmp_path, (30, 45))
+    root = make_label_maps(section, tmp_path, (30, 45))
     overrides = [f"data=configs/data/{section}.yaml", f"data.root={root}", "data.num_workers=0", "data.batch_size=2"]
     if section == "label_maps":
         overrides.append("data.classes=[road, tree, car]")
@@ -179,7 +121,7 @@ def test_all_label_map_sections_are_tested() -> None:
 
 def test_small_recipe_trains_validates_in_windows_and_writes_a_run_folder(tmp_path: Path) -> None:
     path = "configs/ade20k/setr_pup_vit_large.yaml"
-    root = make(Path(path).parent.name, tmp_path / "data", (80, 120))
+    root = make_label_maps(Path(path).parent.name, tmp_path / "data", (80, 120))
     smaller = [
         "data.image_size=64",
         "inference.window=64",

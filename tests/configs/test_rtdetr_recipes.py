@@ -7,8 +7,8 @@ import pytest
 
 from densevit.training.loop.optim import rates_of
 from densevit.weights.label_sets import coco_classes
+from tests.configs.generated import make_coco
 from tests.configs.published import Recipe, count, full_model, one_step, with_variants
-from tests.configs.test_coco_recipes import make
 
 RECIPES = with_variants(Path("configs/coco").glob("rtdetr*.yaml"))
 # Parameters in all, of which the stem of R50 and R101 is frozen and their norms are buffers.
@@ -80,7 +80,7 @@ def test_smaller_recipe_trains_one_step(recipe: Recipe, tmp_path: Path) -> None:
     head = "heads.detection"
     smaller = [f"{head}.encoder.width=16", f"{head}.encoder.feedforward=16", f"{head}.transformer.width=32"]
     smaller += [f"{head}.transformer.{x}" for x in ("encoder_layers=1", "decoder_layers=2", "feedforward=64")]
-    smaller += [f"data.root={make(tmp_path / 'coco', (60, 90))}", "data.num_workers=0", "data.batch_size=2"]
+    smaller += [f"data.root={make_coco(tmp_path / 'coco', (60, 90))}", "data.num_workers=0", "data.batch_size=2"]
     step = one_step(recipe.load(*smaller, "data.image_size=128", "data.multi_scale=null"))
     assert step.batch["images"].shape == (2, 3, 128, 128) and not step.batch["padding_mask"].any()
     assert any(name.startswith("backbone.layer2") for name in step.changed)

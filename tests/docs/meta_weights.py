@@ -1,34 +1,28 @@
 """Weights that configs name, loaded on the meta device: names and shapes are compared, and nothing is downloaded."""
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from densevit import config as configs
 from densevit.config import Config
 
 if TYPE_CHECKING:
     import torch
 
-    from densevit.interfaces import Class
     from densevit.model import DenseModel
     from densevit.weights.checkpoint_io import Checkpoint
 
 RELEASED = Path(__file__).parents[1] / "weights/released"
 
 
-def compare(config: Config, model_of: Callable[[str], Config | None]) -> list[str]:
+def compare(config: Config) -> list[str]:
     """Loads the weights that a config names into its model on the meta device, as a training does.
 
-    model_of: the config of the model that a run folder or a published file holds; None if it is not known.
     Returns the sources that were compared. Raises WeightsError for other names or shapes.
     """
     from densevit.weights.pretrained import load_pretrained  # late: it imports torch
@@ -37,7 +31,7 @@ def compare(config: Config, model_of: Callable[[str], Config | None]) -> list[st
     found: dict[str, Checkpoint] = {}
     for section in (sections, sections.backbone, *sections.heads.values()):
         if section.weights is not None and section.weights not in found:
-            checkpoint = checkpoint_of(section.weights, model_of)
+            checkpoint = checkpoint_of(section.weights)
             if checkpoint is not None:
                 found[section.weights] = checkpoint
         section.weights = section.weights if section.weights in found else None
@@ -61,50 +55,25 @@ def meta() -> Iterator[None]:
 
 def model_on_meta(sections: Config) -> "DenseModel":
     """The model of a config, for the same classes in all heads. Without weights that a constructor downloads."""
+    from densevit.interfaces import Class
     from densevit.model import build_from_architecture
 
+    classes = tuple(Class(f"class {i}", i, (i, i, i), thing=i < 4) for i in range(6))
     with meta():
-        return build_from_architecture(
-            sections.architecture, dict.fromkeys(sections.heads, classes()), pretrained=False
-        )
+        return build_from_architecture(sections.architecture, dict.fromkeys(sections.heads, classes), pretrained=False)
 
 
-@cache
-def classes() -> "tuple[Class, ...]":
-    from densevit.interfaces import Class
-
-    return tuple(Class(f"class {i}", i, (i, i, i), thing=i < 4) for i in range(6))
-
-
-def checkpoint_of(source: str, model_of: Callable[[str], Config | None]) -> "Checkpoint | None":
+def checkpoint_of(source: str) -> "Checkpoint | None":
     """The names and shapes of weights; None if they are not known without a download."""
     from densevit.weights.checkpoint_io import Checkpoint, read
 
     kind, _, name = source.partition(":")
-    model = model_of(source)
-    if model is not None:
-        return of_model(model, source)
     if kind in ("timm", "torchvision"):
         return Checkpoint(*of_library(kind, source)) if find_spec(kind) else None
     if kind == "package":
         return read(source) if find_spec(name.partition("/")[0]) else None
     state = released(Path(source).stem)
     return None if state is None else Checkpoint(state, source)
-
-
-def of_model(config: Config, source: str) -> "Checkpoint":
-    """The checkpoint of a run with this config."""
-    from densevit.weights.checkpoint_io import Checkpoint
-    from densevit.weights.state import FORMAT
-
-    own = {name: [asdict(one) for one in classes()] for name in config.heads}
-    header = {
-        "format": "densevit",
-        "format_version": FORMAT,
-        "config": configs.dump(config),
-        "classes": json.dumps(own),
-    }
-    return Checkpoint(model_on_meta(config).state_dict(), source, header)
 
 
 def of_library(kind: str, source: str) -> "tuple[Mapping[str, torch.Tensor], str, dict[str, str], dict]":

@@ -95,13 +95,11 @@ def test_notebook_becomes_markdown_and_images(module: Callable[[str], ModuleType
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Trains a model.", "Trains a model."),
         (
             "Steps.\n\nlr: the rate, 0\nto 1. steps: their number. Raises ValueError\nfor none.",
             "Steps.\n\n- `lr`: the rate, 0 to 1.\n- `steps`: their number.\n\nRaises ValueError for none.",
         ),
         ("beta_1, beta_2: (B, *size), a < b.", r"- `beta_1`, `beta_2`: (B, \*size), a \< b."),
-        ("Uses lr: no list. `a*b` and _private.", r"Uses lr: no list. `a*b` and \_private."),
         ("A list:\n\n- lr\n- steps\n\n    x = 1\n    y", "A list:\n\n- lr\n- steps\n\n    x = 1\n    y"),
     ],
 )

@@ -105,20 +105,6 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[Path, Page]) -
         )
 
 
-def test_what_a_page_loads_is_found(tmp_path: Path) -> None:
-    file = tmp_path / "page.html"
-    file.write_text(
-        '<link rel="stylesheet" href="//a/b.css"><link rel="canonical" href="https://a"><script src="https://c/d.js">'
-        '</script><img src="e.png" alt="x"><style>b { src: url(http://f) }</style>'
-        '<a href="https://g" id="h">url(//i)</a>'
-    )
-    page = Page(file)
-    assert page.loads == ["//a/b.css", "https://c/d.js", "e.png"]
-    assert [bool(REMOTE.match(address)) for address in page.loads] == [True, True, False]
-    assert (page.links, page.anchors) == (["https://g"], {"h"})
-    assert page.styles.split() == ["b", "{", "src:", "url(http://f)", "}"]
-
-
 @pytest.mark.integration
 def test_loaded_files_and_internal_links_resolve(site: Path, pages: dict[Path, Page]) -> None:
     broken = []
@@ -157,13 +143,6 @@ def test_reference_has_descriptions_and_no_markup(site: Path) -> None:
             assert description and description[1].strip(), f"{name[1]} has no description"
         text = re.sub(r"<(pre|code|script|style|svg)\b.*?</\1>", "", article[0], flags=re.DOTALL)
         assert not re.search(r"`|\*\*|\\[*<_\[]|:::|\]\(", re.sub(r"<[^>]+>", "", text)), file.name
-
-
-@pytest.mark.integration
-def test_palette_has_a_light_and_a_dark_scheme(project: Path, site: Path) -> None:
-    html = (site / "index.html").read_text(encoding="utf-8")
-    assert set(re.findall(r'data-md-color-scheme="(\w+)"', html)) == {"default", "slate"}
-    assert html.count("data-md-color-media=") >= 2
 
 
 def test_citation_follows_its_schema(project: Path) -> None:
