@@ -28,8 +28,9 @@ OWN_CLASS = re.compile(r"(?:my_\w+|own_dataset)[\w.]*:\w+")  # of the reader's, 
 OWN_FILE = re.compile(r"(?:configs|tests)/(?:test_)?(?:my\w+|fcn)\.\w+")  # that a page makes
 # Flags, paths and keys of other programs, projects and plugins; attributes in Python that are no keys.
 OTHERS = (
-    "backbone.layers", "backbone.layers.width=128", "densevit data count", "densevit parameters --help", "--ignore-scripts", "--no-deps", "--requeue",
-    "--shm-size", "--signal", "--stronglyTyped", "tools/dataset_converters/pascal_context.py", "backbone.input_size",
+    "backbone.layers", "backbone.layers.width=128", "densevit data count", "--ignore-scripts", "--no-deps", "--requeue",
+    "densevit parameters --help", "--shm-size", "--signal", "--stronglyTyped", "tools/dataset_converters/pascal_context.py",
+    "backbone.input_size",
     "heads.NAME.channels", "heads.NAME.classes", "heads.NAME.strides", "trainer.save_checkpoint",
 )  # fmt: skip
 SECTION_FOLDERS = ("backbone", "benchmark", "data")

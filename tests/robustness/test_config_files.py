@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from densevit.config import dump, load
 from densevit.evaluation import metrics_file
@@ -24,6 +23,8 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "binary": (bytes(range(256)), "it is not UTF-8 text"),
     "empty": ("", "this one contains nothing"),
     "a list": ("- seed: 0", "this one contains a list"),
+    "a key of no section": (TINY.replace("seed: 0", "sed: 0"), "sed is not a key. Did you mean 'seed'?"),
+    "a key of another name": (TINY.replace("max_steps", "steps"), "trainer.steps is not a key of trainer"),
     "two documents": (TINY + "---\nseed: 1\n", "another document"),
     "tab": ("seed: 0\noptim:\n\tlr: 1", "line 3, column 1"),
     "NUL byte": ("seed: 0\0", "#x0000"),
@@ -66,6 +67,10 @@ PATHS = {
 }
 
 OVERRIDES = {
+    "backbone.freeze=yes": "give true, false or a list of names, as in [stages.0.*], not 'yes'",
+    "heads.extra.weight=1": "heads.extra.name is missing",
+    "trainer.max_steps=null": "trainer: set max_images, max_steps or max_epochs, else the training has no end",
+    "backbone=swin": "there is no config file 'swin'",
     "=1": "'=1' is not an override: write section.key=value",
     "seed": "'seed' is not an override",
     "seed=": "seed has no value; write seed=null for none",

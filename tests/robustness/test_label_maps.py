@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from densevit.cli import main
-from tests.robustness.test_images import encoded, png_of
+from tests.robustness.test_images import encoded
 
 TINY = """
 backbone: {name: swin, variant: nano, window_size: 4}
