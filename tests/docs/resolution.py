@@ -29,7 +29,8 @@ OWN_FILE = re.compile(r"(?:configs|tests)/(?:test_)?(?:my\w+|fcn)\.\w+")  # that
 # Flags, paths and keys of other programs, projects and plugins; attributes in Python that are no keys.
 OTHERS = (
     "backbone.layers", "backbone.layers.width=128", "densevit data count", "--ignore-scripts", "--no-deps", "--requeue",
-    "densevit parameters --help", "--shm-size", "--signal", "--stronglyTyped", "tools/dataset_converters/pascal_context.py",
+    "densevit parameters --help", "--shm-size", "--signal", "--stronglyTyped",
+    "tools/dataset_converters/pascal_context.py",
     "backbone.input_size",
     "heads.NAME.channels", "heads.NAME.classes", "heads.NAME.strides", "trainer.save_checkpoint",
 )  # fmt: skip

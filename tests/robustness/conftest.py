@@ -18,8 +18,6 @@ Refused = Callable[..., str]
 # The tests, or single cases of them, whose input is refused after a model was built, and why.
 NEEDS_MODEL = {
     "test_invalid_tensor_is_refused": "a checkpoint's tensors are compared with the model's",
-    "test_tensors_of_another_dtype_are_summarised": "a checkpoint's tensors are compared with the model's",
-    "test_checkpoint_of_another_model_is_refused[tensors of another project]": "keys are compared with the model's",
     "test_invalid_model_file_is_refused[config of another model]": "a file's tensors are compared with the model's",
     "test_invalid_option_value_is_refused[optim.eps=-1]": "an optimiser is built of the model's parameters",
     "test_invalid_option_value_is_refused[heads.boxes.evaluation.max_detections=0]": (

@@ -2,7 +2,6 @@
 
 import json
 import struct
-import warnings
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from .conftest import TINY
 
@@ -126,78 +126,71 @@ def test_run_and_rewritten_model_file_are_accepted(
 
 # ---- tensors ----
 
-TENSORS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
-    "int8": (lambda x: x.to(torch.int8), f"{KERNEL} is int8; dense floating point is expected"),
-    "sparse": (lambda x: x.to_sparse(), f"{KERNEL} is sparse_coo; dense floating point is expected"),
-    "quantised": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), f"{KERNEL} is qint8"),
-    "flat": (lambda x: x.flatten(), "1 have another shape"),
-    "text": (lambda x: "weights", "1 tensors are missing"),
-}
+
+def saved(content: Any) -> bytes:
+    """A file of `torch.save`."""
+    buffer = BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def changed(run: Path, change: Callable[[torch.Tensor], Any]) -> dict[str, Any]:
+    """The run's tensors, one of them changed."""
+    state = load_file(run / "model.safetensors")
+    return state | {KERNEL: change(state[KERNEL])}
+
+
+TENSORS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
+    "int8": (lambda run: changed(run, lambda x: x.to(torch.int8)), f"{KERNEL} is int8; dense floating point is exp"),
+    "sparse": (lambda run: changed(run, torch.Tensor.to_sparse), f"{KERNEL} is sparse_coo; dense"),
+    "flat": (lambda run: changed(run, torch.Tensor.flatten), "1 have another shape"),
+    "text": (lambda run: changed(run, lambda x: "weights"), "1 tensors are missing"),
+    "all int16": (
+        lambda run: {k: x.to(torch.int16) for k, x in load_file(run / "model.safetensors").items()}, "is int16 (and "
+    ),
+    "another project": (lambda run: {"a.weight": torch.zeros(2)}, "1 tensors (a.weight), which match no known layout"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TENSORS)
 def test_invalid_tensor_is_refused(
     tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str], name: str
 ) -> None:
-    change, says = TENSORS[name]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.save(_changed(tiny_run, change), tmp_path / "x.pth")
-    refused("train", tiny, "weights=x.pth", says=("weights: x.pth does not fit", says))
+    make, says = TENSORS[name]
+    (tmp_path / "x.pth").write_bytes(saved(make(tiny_run)))
+    assert len(refused("train", tiny, "weights=x.pth", says=("x.pth", says)).splitlines()) == 1
 
 
-def test_other_floating_point_dtypes_are_accepted(
+def test_weights_of_other_dtypes_and_formats_are_accepted(
     tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]
 ) -> None:
-    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn):
-        torch.save(_changed(tiny_run, lambda x, dtype=dtype: x.to(dtype)), tmp_path / "x.pth")  # type: ignore[misc]
+    for dtype in (torch.bfloat16, torch.float64, torch.float8_e4m3fn):
+        (tmp_path / "x.pth").write_bytes(saved(changed(tiny_run, lambda x, dtype=dtype: x.to(dtype))))  # type: ignore
         accepted("train", tiny, "weights=x.pth")
-
-
-def test_tensors_of_another_dtype_are_summarised(
-    tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str]
-) -> None:
-    from safetensors.torch import load_file
-
-    state = load_file(tiny_run / "model.safetensors")
-    torch.save({name: tensor.to(torch.int16) for name, tensor in state.items()}, tmp_path / "x.pth")
-    assert len(refused("train", tiny, "weights=x.pth", says=("is int16 (and ", "tensors more)")).splitlines()) == 1
-
-
-CONTENTS = {
-    "a list": ([1, 2], "no state dict, but a list"),
-    "no tensors in the model": ({"model": {"model": {}}}, "no state dict, but the keys model"),
-    "tensors of another project": (
-        {"a.weight": torch.zeros(2)},
-        "1 tensors (a.weight), which match no known layout",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CONTENTS)
-def test_checkpoint_of_another_model_is_refused(
-    tmp_path: Path, tiny: str, refused: Callable[..., str], name: str
-) -> None:
-    content, says = CONTENTS[name]
-    torch.save(content, tmp_path / "x.pth")
-    refused("train", tiny, "weights=x.pth", says=("x.pth", says))
+    np.savez(tmp_path / "x.npz", **{k: v.numpy() for k, v in load_file(tiny_run / "model.safetensors").items()})
+    accepted("train", tiny, "weights=x.npz")
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "model.safetensors").write_bytes(model_file(tiny_run))
+    for content in ("[]", "null", '{"id2label": {"99999999999": "a"}}', '{"architecture": 5}'):
+        (tmp_path / "hub" / "config.json").write_text(content)
+        accepted("train", tiny, "weights=hub")
 
 
 def test_checkpoint_is_not_accepted_as_a_run(tmp_path: Path, tiny_run: Path, refused: Callable[..., str]) -> None:
-    torch.save(_changed(tiny_run, lambda x: x), tmp_path / "x.pth")
+    (tmp_path / "x.pth").write_bytes(saved(load_file(tiny_run / "model.safetensors")))
     says = ("x.pth: a checkpoint of 154 tensors without classes and config", "Fix: name the run folder")
     refused("predict", "x.pth", "a.png", says=says)
     refused("evaluate", "x.pth", says=says)
 
 
-def _changed(run: Path, change: Callable[[torch.Tensor], Any]) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    state = load_file(run / "model.safetensors")
-    return state | {KERNEL: change(state[KERNEL])}
+# ---- containers, and JSON beside weights ----
 
 
-# ---- .npz ----
+def npz(array: bytes) -> bytes:
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("a.npy", array)
+    return buffer.getvalue()
 
 
 def array(shape: tuple[int, ...], descr: str = "<f4", data: bytes = b"") -> bytes:
@@ -207,78 +200,37 @@ def array(shape: tuple[int, ...], descr: str = "<f4", data: bytes = b"") -> byte
     return buffer.getvalue() + data
 
 
-ARRAYS = {
-    "petabytes": (array((10**15,)), "Unable to allocate 3.55 PiB"),
-    "objects": (array((3,), "|O"), "it contains pickled objects"),
-    "words": (array((1,), "<U3", bytes(12)), "contains no numeric arrays"),
-    "too few bytes": (array((100,), data=b"12"), "expected 400 bytes got 2"),
-    "no array": (b"xx", "contains no numeric arrays"),
-}
-
-
-@pytest.mark.parametrize("name", ARRAYS)
-def test_invalid_npz_is_refused(tmp_path: Path, tiny: str, refused: Callable[..., str], name: str) -> None:
-    content, says = ARRAYS[name]
-    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
-        file.writestr("a.npy", content)
-    refused("train", tiny, "weights=x.npz", says=("x.npz", says))
-
-
-def test_valid_npz_is_accepted(tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]) -> None:
-    from safetensors.torch import load_file
-
-    np.savez(tmp_path / "x.npz", **{k: v.numpy() for k, v in load_file(tiny_run / "model.safetensors").items()})
-    accepted("train", tiny, "weights=x.npz")
-
-
-# ---- JSON beside weights ----
-
 FORMAT = "not in the format of transformers or timm"
-BESIDE = {
-    ("config.json", DEEP): "config.json: invalid JSON",
-    ("config.json", '{"pretrained_cfg": 5}'): f"config.json: {FORMAT}",
-    ("config.json", '{"pretrained_cfg": {"mean": [1, 2]}}'): "three numbers are expected",
-    ("preprocessor_config.json", DEEP): "preprocessor_config.json: invalid JSON",
-    ("preprocessor_config.json", '{"image_mean": "abc"}'): f"preprocessor_config.json: {FORMAT}",
-    ("preprocessor_config.json", '{"image_mean": [0, 0, NaN]}'): "finite numbers are expected",
-    ("preprocessor_config.json", '{"image_mean": 0, "image_std": 0}'): "the std above 0",
-    ("preprocessor_config.json", '{"image_mean": 0, "rescale_factor": 0}'): "division by zero",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "content"), BESIDE, ids=[f"{name}-{text[:40]}" for name, text in BESIDE])
-def test_invalid_json_beside_weights_is_refused(
-    tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str], name: str, content: str
-) -> None:
-    (tmp_path / "hub").mkdir()
-    (tmp_path / "hub" / "model.safetensors").write_bytes(model_file(tiny_run))
-    (tmp_path / "hub" / name).write_text(content)
-    refused("train", tiny, "weights=hub", says=(f"hub/{name}", BESIDE[name, content]))
-
-
-@pytest.mark.parametrize(
-    "content", ["[]", "5", "null", "{}", '{"id2label": {"99999999999": "a"}}', '{"architecture": 5}']
+PROCESSOR, INDEX = "hub/preprocessor_config.json", "hub/model.safetensors.index.json"
+CONTENTS: tuple[tuple[str, bytes | str, str], ...] = (
+    ("x.pth", saved([1, 2]), "no state dict, but a list"),
+    ("x.pth", saved({"model": {"model": {}}}), "no state dict, but the keys model"),
+    ("x.npz", npz(array((10**15,))), "Unable to allocate 3.55 PiB"),
+    ("x.npz", npz(array((3,), "|O")), "it contains pickled objects"),
+    ("x.npz", npz(array((1,), "<U3", bytes(12))), "contains no numeric arrays"),
+    ("x.npz", npz(array((100,), data=b"12")), "expected 400 bytes got 2"),
+    ("x.npz", npz(b"xx"), "contains no numeric arrays"),
+    ("hub/config.json", DEEP, "invalid JSON"),
+    ("hub/config.json", '{"pretrained_cfg": 5}', FORMAT),
+    ("hub/config.json", '{"pretrained_cfg": {"mean": [1, 2]}}', "three numbers are expected"),
+    (PROCESSOR, '{"image_mean": "abc"}', FORMAT),
+    (PROCESSOR, '{"image_mean": [0, 0, NaN]}', "finite numbers are expected"),
+    (PROCESSOR, '{"image_mean": 0, "image_std": 0}', "the std above 0"),
+    (PROCESSOR, '{"image_mean": 0, "rescale_factor": 0}', "division by zero"),
+    (INDEX, DEEP, "invalid JSON"),
+    (INDEX, '{"weight_map": 5}', "not an index of shards"),
+    (INDEX, '{"weight_map": {"a": "../a"}}', "not an index of shards"),
+    (INDEX, '{"weight_map": {"a": "b.safetensors"}}', "1 of 1 shards are missing in its folder (b.safetensors)"),
 )
-def test_empty_json_is_accepted(
-    tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None], content: str
+
+
+@pytest.mark.parametrize(("file", "content", "says"), CONTENTS, ids=lambda value: str(value)[:40])
+def test_invalid_weights_are_refused(
+    tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str], file: str, content: bytes | str, says: str
 ) -> None:
     (tmp_path / "hub").mkdir()
-    (tmp_path / "hub" / "model.safetensors").write_bytes(model_file(tiny_run))
-    (tmp_path / "hub" / "config.json").write_text(content)
-    accepted("train", tiny, "weights=hub")
-
-
-INDEXES = {
-    DEEP: "invalid JSON",
-    "{}": "not an index of shards",
-    '{"weight_map": 5}': "not an index of shards",
-    '{"weight_map": {"a": "../a"}}': "not an index of shards",
-    '{"weight_map": {"a": "b.safetensors"}}': "1 of 1 shards are missing in its folder (b.safetensors)",
-}
-
-
-@pytest.mark.parametrize("content", INDEXES, ids=lambda text: text[:20])
-def test_invalid_shard_index_is_refused(tmp_path: Path, tiny: str, refused: Callable[..., str], content: str) -> None:
-    (tmp_path / "hub").mkdir()
-    (tmp_path / "hub" / "model.safetensors.index.json").write_text(content)
-    refused("train", tiny, "backbone.weights=hub", says=("hub/model.safetensors.index.json: ", INDEXES[content]))
+    if file != INDEX:
+        (tmp_path / "hub" / "model.safetensors").write_bytes(model_file(tiny_run))
+    (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    key = "backbone.weights" if file == INDEX else "weights"
+    refused("train", tiny, f"{key}={file.partition('/')[0]}", says=(file, says))

@@ -136,10 +136,3 @@ def test_line_breaks_in_names_are_escaped_in_the_config(folder, monkeypatch):
     text = (folder / "run" / "config.yaml").read_text()
     assert "# classes of surfaces: ro ad: 5 seed: 7, tree\n" in text
     assert main(["config", "run"]) == 0
-
-
-@pytest.mark.integration
-def test_unmodified_folder_trains(folder, monkeypatch):
-    """The files that the other tests damage are trained on; no other run has them."""
-    monkeypatch.chdir(folder)
-    assert main(["train", "tiny.yaml", "--run-dir", "run"]) == 0
