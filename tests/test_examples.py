@@ -143,26 +143,6 @@ def test_serving_refuses_many_pixels_in_few_bytes(serve: Serve) -> None:
     assert not model.batches, "refused by its header"
 
 
-def test_serving_has_a_queue_of_some_requests_and_seconds(serve: Serve) -> None:
-    module, port = serve(model := Colors())
-    module.MAX_SECONDS = 0.5
-    body, answers = image_file((5, 0, 0)), []
-
-    def ask() -> None:
-        answers.append(reply_to(port, f"Content-Length: {len(body)}\r\n", body)[0])
-
-    first, second = threading.Thread(target=ask), threading.Thread(target=ask)
-    first.start()
-    while not model.batches:
-        time.sleep(0.01)
-    second.start()
-    second.join(20)
-    assert answers == [503], "it waited for the model for half a second"
-    model.go_on.set()
-    first.join(20)
-    assert answers == [503, 200]
-
-
 def image_file(color: tuple[int, int, int], size: tuple[int, int] = (24, 16)) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", size, color).save(file, "PNG")
@@ -223,19 +203,6 @@ def test_serving_answers_a_form_with_a_list(serve: Serve) -> None:
     status, content = reply_to(port, head, body, "/drawn")
     assert status == 400 and content == b"The form has 2 files; /drawn takes one."
     assert metrics(port)['densevit_requests_total{status="400"}'] == 3
-
-
-def test_a_client_that_does_not_take_its_answer_costs_no_other(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
-    _, port = serve(model := Colors())
-    body = image_file((5, 0, 0))
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # resets on closing
-        connection.sendall(f"POST / HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-        while not model.batches:
-            time.sleep(0.01)
-    model.go_on.set()
-    assert reply_to(port, f"Content-Length: {len(body)}\r\n", body)[0] == 200
-    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_serving_predicts_waiting_images_as_a_batch(serve: Serve) -> None:

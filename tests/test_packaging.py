@@ -99,16 +99,6 @@ def test_wheel_of_the_sdist_is_that_of_the_tree(tree, wheel, project, tmp_path):
             assert other.read(name) == expected.read(name) or name.endswith("RECORD"), name
 
 
-def test_lower_bounds_of_all_requirements_are_printed(project):
-    config = configparser.ConfigParser()
-    config.read(project / "setup.cfg")
-    lines = config["options"]["install_requires"].split("\n")
-    requirements = [line for line in lines if line and not line.startswith("#")]
-    command = [str(project / "tools" / "release" / "lower_bounds.py")]
-    bounds = run(*command, cwd=project).split()
-    assert "albumentations==2.0.8" in bounds and "torch==2.6" in bounds and len(bounds) == len(requirements)
-
-
 def smoke(python: str, wheel: Path | str, folder: Path, project: Path, *arguments: str) -> str:
     """Installs the wheel in an empty environment, without the clone, and returns what tools/release/smoke.py prints."""
     if shutil.which(python) is None or subprocess.run([python, "--version"], capture_output=True).returncode:

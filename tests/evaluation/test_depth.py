@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from densevit import interfaces, registry
+from densevit import interfaces
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.depth import DepthErrors
 from densevit.evaluation.depth_alignment import least_squares
@@ -316,17 +316,6 @@ def test_invalid_options_raise():
     ):
         with pytest.raises(ConfigError, match=says):
             DepthErrors((), **options)
-
-
-def test_config_sets_the_options():
-    options = {"max_depth": 80, "crop": "none", "align": "median", "deltas": [1.1], "per_pixel": True}
-    plugin = "densevit.evaluation.depth:DepthErrors"
-    made = registry.create("evaluators", plugin, (), options=options, where="heads.depth.evaluation")
-    made.update(*zip(image(1, [[1.0, 3.0]], [[2.0, 6.0]]), strict=True))
-    metrics = made.compute()
-    assert metrics["AbsRel_aligned_median"] == 0 and metrics["delta_1.1_aligned_median_pixel"] == 1
-    with pytest.raises(ValueError, match=r"heads\.depth\.evaluation\.crop should be .*eigen_kitti.*not 'nyu'"):
-        registry.create("evaluators", plugin, (), options={"crop": "nyu"}, where="heads.depth.evaluation")
 
 
 def test_errors_by_distance_cover_all_pixels_of_an_interval():

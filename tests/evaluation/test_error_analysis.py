@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from densevit.evaluation.coco import CocoDetection
-from densevit.evaluation.coco_masks import CocoMasks
 from densevit.interfaces import Class
-from densevit.targets import RunLengthMasks
 
 CLASSES = [Class(name, n + 1, (0, 0, 0)) for n, name in enumerate(("cat", "dog", "fox"))]
 BOX = (0, 0, 100, 100)
@@ -158,26 +156,6 @@ def test_tables_do_not_depend_on_processes():
     merged.merge([pickle.loads(pickle.dumps(evaluated(*shard).state())) for shard in shards])
     assert str(merged.tables()) == str(alone.tables()) and merged.image_scores() == alone.image_scores()
     assert merged.plots() == alone.plots()
-
-
-def test_masks_have_the_same_errors_as_their_boxes():
-    """Boxes with whole coordinates, drawn as masks."""
-    boxes, masks = [], []
-    for found, truth in random_images(2):
-        drawn = []
-        for one in (found, truth):
-            one["boxes"] = one["boxes"].round().clamp(0, 400)
-            grid = torch.zeros(len(one["boxes"]), 400, 400, dtype=torch.bool)
-            for mask, (x1, y1, x2, y2) in zip(grid, one["boxes"].int().tolist(), strict=True):
-                mask[y1:y2, x1:x2] = True
-            drawn.append({**one, "masks": grid})
-        drawn[1]["masks"] = RunLengthMasks.from_dense(grid, (400, 400))
-        boxes.append((found, truth))
-        masks.append(drawn)
-    evaluator = CocoMasks(CLASSES)
-    evaluator.update([found for found, _ in masks], [truth for _, truth in masks])
-    assert evaluator.tables()["errors"] == evaluated(*boxes).tables()["errors"]
-    assert evaluator.tables()["confusion"] == evaluated(*boxes).tables()["confusion"]
 
 
 def test_class_tables_and_curves_hold_the_metrics():

@@ -33,15 +33,6 @@ def test_metrics_of_several_heads_share_a_table():
     ]
 
 
-def test_names_are_not_broken_at_80_columns():
-    plain = ["AbsRel", "SqRel", "RMSE", "RMSElog", "log10", "SILog", "delta1", "delta2", "delta3"]
-    aligned = [f"{name}_aligned_disparity" for name in plain]
-    for heads in ({"depth": plain}, {"depth": aligned}, {"depth": aligned, "detection": ["AP", "AP50"]}):
-        lines = shown({f"{head}/{name}": 0.5 for head, own in heads.items() for name in own})
-        words = [word for line in lines for word in line if word != "0.5000"]
-        assert words == [word for head, own in heads.items() for word in (head, *own)]
-
-
 def test_the_table_of_classes_fits_80_columns():
     header = ["class", "objects", "predictions", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"]
     rows = [header, ["Platelets", 36_781, 1_234_567, *[0.5] * 7]]

@@ -131,13 +131,6 @@ def test_matches_above_half():
     assert row[0] == [6 / 7, 6 / 7, 1, 1, 0, 0]
 
 
-def test_void_does_not_count_for_the_union():
-    """The prediction covers the 4 pixels of the thing and 4 void ones: IoU 1; in the prediction, void counts."""
-    assert of([[1000] * 4 + [-1] * 4], [[1000] * 8])[1] == [1, 1, 1, 1, 0, 0]
-    assert of([[1000] * 4 + [0] * 4], [[1000] * 3 + [-1] * 5])[1] == [3 / 4, 3 / 4, 1, 1, 0, 0]
-    assert of([[1000] * 4], [[-1] * 4])[1] == [0, 0, 0, 0, 0, 1]
-
-
 def test_predictions_on_void_and_on_crowds_are_ignored_if_more_than_half():
     nothing = [math.nan, math.nan, math.nan, 0, 0, 0]
     cases = [
@@ -152,13 +145,6 @@ def test_predictions_on_void_and_on_crowds_are_ignored_if_more_than_half():
     for truth, crowds, expected in cases:
         row = of(truth, [[1007] * len(truth[0])], crowds)
         assert np.array_equal(row[1], expected, equal_nan=True), truth
-
-
-def test_instance_numbers_do_not_matter_and_stuff_is_one_segment():
-    truth, found = [[1000] * 3 + [1001] * 3 + [0, 3000, 0]], [[1005] * 3 + [1000] * 3 + [0, 3000, 0]]
-    rows = of(truth, found)
-    assert rows[1] == [1, 1, 1, 2, 0, 0] and rows[0] == rows[3] == [1, 1, 1, 1, 0, 0]
-    assert of(truth, [[2005] * 3 + found[0][3:]])[2][3:] == [0, 1, 0]  # a wrong class
 
 
 def test_metrics_do_not_depend_on_batches_order_or_processes():

@@ -1,26 +1,19 @@
 """Maps of all tasks that `evaluate --out` writes, with one process and with two."""
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from pycocotools.mask import encode
 
 from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.weights import model_file
 from densevit.weights.building import build_model
-from tests.evaluation.coco_reference import NAMES
 
 CONFIG = """
 backbone: {name: swin, variant: nano, window_size: 4}
@@ -87,32 +80,6 @@ def test_written_maps_reproduce_the_metrics(run: Path, tmp_path: Path) -> None:
         pixels += found.size
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["surfaces/aAcc"] == hits / pixels
-    assert mask_ap(data.val, tmp_path / "out") == [
-        -1 if value is None else value for value in (metrics[f"segments/mask_{name}"] for name in NAMES)
-    ]
-
-
-def mask_ap(data: Any, out: Path) -> list[float]:
-    """What pycocotools finds of the written masks."""
-    truth = COCO()
-    truth.dataset = {"images": [], "annotations": [], "categories": []}
-    truth.dataset["categories"] = [{"id": c.file_id, "name": c.name} for c in data.classes["panoptic"] if c.thing]
-    for index in range(len(data)):
-        known = data[index]["targets"]
-        truth.dataset["images"].append({"id": known["image_id"], "height": 32, "width": 32})
-        for mask, label in zip(known["masks"], known["labels"].tolist(), strict=True):
-            code = encode(np.asfortranarray(mask.astype(np.uint8)))
-            one = {"image_id": known["image_id"], "category_id": data.classes["detection"][label].file_id}
-            one |= {"id": len(truth.dataset["annotations"]) + 1, "segmentation": code, "iscrowd": 0}
-            truth.dataset["annotations"].append(one | {"area": int(mask.sum())})
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        found = COCOeval(truth, truth.loadRes(str(out / "detections-segments.json")), "segm")
-        found.evaluate()
-        found.accumulate()
-        found.summarize()
-    values: list[float] = found.stats.tolist()
-    return values
 
 
 @pytest.mark.integration

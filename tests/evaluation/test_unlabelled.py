@@ -93,20 +93,3 @@ def test_an_image_whose_value_labels_nothing_is_not_counted(name: str) -> None:
         found, truth = image(2)
         bare = {k: truth[k] for k in ("image_id", "size", "original_size")} | {key: value}
         same(metrics(name, [*labelled, (found, bare)]), expected)
-
-
-@pytest.mark.parametrize("name", ["segmentation", "depth"])
-def test_predictions_at_unlabelled_pixels_are_not_counted(name: str) -> None:
-    key = KEYS[name]
-    assert key is not None
-    for value in nothing(key):
-        images, others = [], []
-        for index in range(2):
-            found, truth = image(index)
-            partly = truth[key].clone()
-            partly[:, :20] = value[:, :20]
-            changed = found[key].clone()
-            changed[:, :20] = found[key][:, :20].flip(0)
-            images.append((found, {**truth, key: partly}))
-            others.append(({**found, key: changed}, {**truth, key: partly}))
-        same(metrics(name, others), metrics(name, images))

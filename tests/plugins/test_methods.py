@@ -24,7 +24,6 @@ from densevit.weights.building import build_model
 from densevit.weights.state import read_safetensors
 from densevit_scenes.dataset import Scenes
 from tests.plugins.test_plugins import run_command
-from tests.training.process_groups import run_together
 from tests.training.run.test_signals import child
 from tests.training.runs import rows
 
@@ -147,15 +146,6 @@ def test_killed_simmim_continues_exactly(pretrained: Path, tmp_path: Path) -> No
     ]
     assert {"method.mask_token", "method.decoder.0.weight"} <= states[0].keys() == states[1].keys()
     assert all(torch.equal(x, states[1][name]) for name, x in states[0].items())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="gloo")
-def test_two_processes_train_simmim(site: Path, work: Path) -> None:
-    """The norms of the features that it does not use would make DDP wait for their gradients."""
-    overrides = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=3", "data.batch_size=4"]
-    done = run_together("train", "simmim.yaml", *overrides, "--run-dir", "double", folder=work, path=[site])
-    assert "2 x cpu" in done.output and "sync_dist" not in done.errors
-    assert len(losses(work / "double")) == 3 and losses(work / "double", "method/loss")
 
 
 def test_methods_are_listed_and_their_options_checked() -> None:

@@ -178,15 +178,6 @@ def test_keypoints_skeletons_and_tilts_are_drawn(poses):
     assert np.mean(np.array(redness) > 60) > 0.8
 
 
-def test_the_report_shows_metrics_and_visualizations(poses, normals):
-    for folder, head, metric in ((poses, "poses", "AP50"), (normals, "normals", "below11.25")):
-        page = (folder / "run" / "report.html").read_text()
-        assert f"<span>{metric}</span>" in page
-        captions = re.findall(r'<img src="data:image/jpeg;base64,[^"]{1000,}" alt="([^"]*)"', page)
-        names = sorted(path.stem for path in (folder / "run" / "predictions").iterdir())
-        assert captions == names and names[0].startswith(f"{head}-") and len(names) >= 4
-
-
 @pytest.mark.parametrize("transforms", ["fixed", "{name: crop, rotation: 30, vertical_flip: true}"])
 def test_training_batches_keep_left_and_right(transforms, tmp_path):
     """Figures raise their left hand, and the background is darker on the left; the mirror image shows a right hand."""
@@ -305,9 +296,7 @@ def test_a_head_passes_the_check_with_random_targets(capsys):
 
 
 BAD_SETS = """
-import math
 import torch
-from normals.solids import Solids
 from poses.figures import Figures
 
 class FourKeypoints(Figures):
@@ -318,25 +307,11 @@ class FourKeypoints(Figures):
             sample["targets"]["keypoints"] = torch.zeros(2, 4, 3)
         return sample
 
-class Degrees(Figures):
-    \"\"\"Angles in degrees.\"\"\"
-    def __getitem__(self, index):
-        sample = super().__getitem__(index)
-        sample["targets"]["tilt"] = torch.full_like(sample["targets"]["tilt"], 20)
-        return sample
-
 class Untyped(Figures):
     \"\"\"A key without a type.\"\"\"
     def __getitem__(self, index):
         sample = super().__getitem__(index)
         sample["targets"]["joints"] = torch.zeros(2, 4)
-        return sample
-
-class ChannelsLast(Solids):
-    \"\"\"Maps (H, W, 3).\"\"\"
-    def __getitem__(self, index):
-        sample = super().__getitem__(index)
-        sample["targets"]["normals"] = sample["targets"]["normals"].permute(1, 2, 0)
         return sample
 
 """
@@ -346,16 +321,14 @@ class ChannelsLast(Solids):
     ("name", "message"),
     [
         ("FourKeypoints", r"image 6: keypoints has shape \(2, 4, 3\); expected \(N, 5, 3\): .*"),
-        ("Degrees", r"image \d: tilt has the angle 20; expected -3.14 to 3.14, radians\."),
         ("Untyped", r"Sample 0 of bad_sets.Untyped \(image 1\) has the target 'joints', .* Fix: .*"),
-        ("ChannelsLast", r"image 1: normals has shape \(64, 64, 3\); expected \(3, 64, 64\), like the image\."),
     ],
 )
 def test_bad_targets_are_one_line_before_training(name, message, tmp_path, monkeypatch, capsys):
     (tmp_path / "bad_sets.py").write_text(BAD_SETS)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "bad_sets", raising=False)
-    config = NORMALS if name == "ChannelsLast" else POSES
+    config = POSES
     config = re.sub("name: (figures|solids)", f'name: "bad_sets:{name}"', config).replace("length: 256", "length: 16")
     (tmp_path / "bad.yaml").write_text(config)
     assert main(["train", str(tmp_path / "bad.yaml"), "--run-dir", str(tmp_path / "run")]) == 2

@@ -1,11 +1,6 @@
 """Invalid input through the command line: each gives one clear message, exit code 2 and leaves no files."""
 
-import multiprocessing
-import os
-import resource
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -71,38 +66,6 @@ def refused(
         return printed.err
 
     return refused
-
-
-@pytest.fixture
-def refused_in_child(tmp_path: Path) -> Refused:
-    """Like `refused`, in a child process forked from this one: for input that may hang or exhaust memory.
-
-    seconds: limit of CPU time. gigabytes: limit of memory beyond that of this process.
-    """
-
-    def refused_in_child(*arguments: str, says: tuple[str, ...] = (), seconds: int = 30, gigabytes: float = 3.0) -> str:
-        errors, output = tmp_path / "stderr", tmp_path / "stdout"
-
-        def child() -> None:
-            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-            if (statm := Path("/proc/self/statm")).exists():  # Linux
-                size = int(statm.read_text().split()[0]) * resource.getpagesize()
-                resource.setrlimit(resource.RLIMIT_AS, (size + int(gigabytes * 2**30),) * 2)
-            os.chdir(tmp_path)
-            with errors.open("w") as err, output.open("w") as out, redirect_stderr(err), redirect_stdout(out):
-                code = main(arguments)
-            sys.exit(code)
-
-        process = multiprocessing.get_context("fork").Process(target=child)
-        process.start()
-        process.join(4 * seconds)
-        process.kill()
-        process.join()
-        message = errors.read_text()
-        _check(process.exitcode, message, output.read_text(), says, tmp_path)
-        return message
-
-    return refused_in_child
 
 
 def _check(code: int | None, errors: str, output: str, says: tuple[str, ...], folder: Path) -> None:

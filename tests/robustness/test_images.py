@@ -86,8 +86,7 @@ def test_corrupt_image_is_refused_before_training(case, refused, tmp_path):
 def test_corrupt_pixel_data_stops_training_with_a_message(refused, tmp_path):
     """Its beginning and end are valid; decoding all images first would take as long as an epoch."""
     replaced(tmp_path, REFUSED_WHEN_READ["half of a JPEG that ends as one"])
-    workers = 1
-    arguments = ("data.root=.", "data.batch_size=2", f"data.num_workers={workers}", "--run-dir", "run")
+    arguments = ("data.root=.", "data.batch_size=2", "data.num_workers=1", "--run-dir", "run")
     error = refused("train", "tiny.yaml", *arguments, says=("train/0.png", "damaged", "premature end"))
     assert len([line for line in error.splitlines() if not line.startswith("warning: ")]) == 1
     assert not (tmp_path / "run" / "config.yaml").exists()
