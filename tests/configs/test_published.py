@@ -56,7 +56,7 @@ def test_recipe_has_the_published_parameters_and_settings(name: str) -> None:
 
 
 def test_single_layers_have_the_authors_learning_rates() -> None:
-    """Sampling offsets of Deformable DETR learn slowly; RT-DETR's norms do not decay; EoMT's last blocks are as heads."""
+    """Offsets of Deformable DETR learn slowly; RT-DETR's norms do not decay; EoMT's last blocks learn as its head."""
     rates = {}
     for name in ("coco/deformable_detr_r50", "coco/rtdetr_r50", "coco/eomt_large_dinov3_panoptic"):
         config = RECIPES[name].load()
