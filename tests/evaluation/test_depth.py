@@ -1,7 +1,6 @@
 """DepthErrors against the written-out formulas, numpy's least squares and counted pixels."""
 
 import math
-import pickle
 import warnings
 from typing import Any
 
@@ -243,44 +242,6 @@ def test_the_alignment_fits_the_head_and_the_data():
     for align in ("median", "scale_shift", "scale_shift_disparity"):
         assert meets("depth", metric=False, align=align).align == align
     assert meets(None).main == meets(None, metric=False).main == meets("depth").main == "AbsRel"  # of no declared unit
-
-
-# ---- exactness in any order ----
-
-
-def test_metrics_are_bit_identical_for_any_batch_order_or_processes():
-    images = random_images(23)
-    options: dict[str, Any] = {"max_depth": 10, "align": "scale_shift", "per_pixel": True, "deltas": (1.1,)}
-    whole = measured(images, batch=23, **options)
-    rng = np.random.default_rng(0)
-    for batch in (1, 5):
-        shuffled = [images[n] for n in rng.permutation(23)]
-        assert measured(shuffled, batch=batch, **options) == whole
-    dealt = images + images[:1]  # to three processes, as by a distributed sampler: round-robin, with a repeated image
-    parts = [evaluated(dealt[rank::3], **options) for rank in range(3)]
-    states = pickle.loads(pickle.dumps([part.state() for part in parts]))
-    for part in parts:
-        part.merge(states)
-        assert part.compute() == whole
-
-
-def test_process_without_valid_depth_changes_nothing():
-    images = random_images(3)
-    parts = [evaluated(images), evaluated([]), evaluated([image("unknown", np.zeros((2, 2)), np.ones((2, 2)))])]
-    parts[1].merge([part.state() for part in parts])
-    with pytest.warns(UserWarning, match="1 of 4 images"):
-        assert parts[1].compute() == measured(images)
-
-
-def test_repeated_image_counts_once_and_reset_clears():
-    images = random_images(4)
-    evaluator = evaluated(images)
-    expected = evaluator.compute()
-    evaluator.update(*zip(image(0, [[1.0]], [[9.0]]), strict=True))
-    assert evaluator.compute() == expected
-    evaluator.reset()
-    evaluator.update(*zip(*images[:1], strict=True))
-    assert evaluator.compute() == measured(images[:1])
 
 
 def test_predictions_of_any_dtype():

@@ -1,7 +1,6 @@
 """SemanticSegmentation against values by hand, plain loops, torchmetrics and erosion of each mask."""
 
 import math
-import pickle
 from typing import Any
 
 import cv2
@@ -67,12 +66,6 @@ def test_class_without_ground_truth_lowers_miou_but_not_mean_accuracy():
     assert math.isnan(metrics["Acc/class 1"]) and metrics["mAcc"] == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("images", [[], [image(1, [[255, 255]], [[0, 1]])], [({}, {"image_id": 1})]])
-def test_without_labels_metrics_are_nan(images: list[Image]):
-    metrics = evaluated(images, 2, boundary=True).compute()
-    assert len(metrics) == 5 + 3 * 2 and all(math.isnan(value) for value in metrics.values())
-
-
 @pytest.mark.integration
 def test_metrics_match_torchmetrics():
     from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
@@ -129,30 +122,7 @@ def test_maps_may_be_non_contiguous():
     assert evaluated([parts], 3).counts.tolist() == brute_force([parts], 3).tolist()
 
 
-# ---- invariances ----
-
-
-def test_metrics_do_not_depend_on_batches_or_processes():
-    images = random_images(6)
-    whole = evaluated(images, 6, boundary=0.1)
-    expected = str(whole.compute())
-    assert str(evaluated(images, 6, batch=7, boundary=0.1).compute()) == expected
-    for processes in (2, 9):
-        shares = [evaluated(images[rank::processes], 6, boundary=0.1) for rank in range(processes)]
-        states = pickle.loads(pickle.dumps([share.state() for share in shares]))
-        for share in shares:
-            share.merge(states)
-            assert str(share.compute()) == expected
-    whole.reset()
-    assert not whole.counts.any()
-    whole.update(*zip(*images, strict=True))
-    assert str(whole.compute()) == expected
-
-
-def test_repeated_image_counts_once_and_one_without_a_label_map_not_at_all():
-    images = random_images(7)
-    other = ({"semantic": torch.zeros(4, 4, dtype=torch.uint8)}, {"image_id": 99, "boxes": torch.zeros(0, 4)})
-    assert evaluated([other, *images, *images[2:4]], 6).counts.tolist() == brute_force(images, 6).tolist()
+# ---- processes ----
 
 
 def test_image_evaluated_by_two_processes_raises():

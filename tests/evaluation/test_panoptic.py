@@ -147,22 +147,6 @@ def test_predictions_on_void_and_on_crowds_are_ignored_if_more_than_half():
         assert np.array_equal(row[1], expected, equal_nan=True), truth
 
 
-def test_metrics_do_not_depend_on_batches_order_or_processes():
-    pairs = messy(0)
-    whole = evaluated(pairs, batch_size=1)
-    assert same(evaluated(pairs[::-1], batch_size=12).compute(), whole.compute())
-    shards = [pairs[:1], pairs[1:9], pairs[7:], pairs[:2], []]  # uneven, repeated and empty ones
-    merged = evaluated(pairs[:1])
-    merged.merge([pickle.loads(pickle.dumps(evaluated(shard).state())) for shard in shards])
-    assert same(merged.compute(), whole.compute())
-    assert str(merged.tables()) == str(whole.tables())
-    assert same(evaluated([*pairs, *pairs[:3]]).compute(), whole.compute())
-    unlabelled = ({"panoptic": torch.zeros(2, 2, dtype=torch.int32)}, {"image_id": "unlabelled"})
-    assert same(evaluated([*pairs, unlabelled]).compute(), whole.compute())
-    merged.reset()
-    assert all(math.isnan(value) for value in merged.compute().values())
-
-
 def all_tasks(seed: int) -> Pairs:
     """With the masks of things in predictions and targets, and label maps of predictions."""
     pairs = messy(seed, predicted_void=0)

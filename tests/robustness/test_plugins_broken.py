@@ -28,23 +28,17 @@ NO_MESSAGE = "class Odd(Exception):\n    def __str__(self):\n        raise Value
 
 # The source of the module net, and what the message says besides "The backbone 'mine' (net:Net, from own 1.0)".
 IMPORTS = {
-    "exits": ("import sys\nsys.exit(3)\n", "cannot be imported: SystemExit: 3 (", "net.py, line 2)"),
     "exits by argparse": ("import argparse as a\na.ArgumentParser().error('x')", "SystemExit: 2 (", "net.py, line 2)"),
     "an exception of no kind": ("class Odd(BaseException): pass\nraise Odd('x')", "cannot be imported: Odd: x ("),
     "an exception without a message": (NO_MESSAGE + "raise Odd", "cannot be imported: Odd ("),
-    "an exception of three lines": ("raise ValueError('a\\nb\\nc')", "ValueError: a b c ("),
     "an exception with an escape": ("raise ValueError('\\x1b[31mred')", "ValueError: \\x1b[31mred ("),
     "a message of a megabyte": ("raise ValueError('x' * 10**6)", "x ... ("),
     "no end": ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
     "a name that is missing": ("import torch\nfoo", "NameError: name 'foo' is not defined", "line 2)"),
     "a package that is missing": ("import no_such_package", "it needs 'no_such_package', which is not installed"),
     "no syntax": ("def (", "SyntaxError: invalid syntax (", "net.py, line 1)"),
-    "an attribute that raises": ("def __getattr__(name): raise RuntimeError('lazy')", "RuntimeError: lazy ("),
     "no such class": ("class Nets: pass", "net has no 'Net'. Did you mean 'Nets'?"),
-    "a function": ("def Net(): pass", "is a function, which is not a densevit.Backbone"),
     "an instance": (backbone().replace("class Net(", "class Own(") + "Net = Own()\n", "is a Own, which is not a"),
-    "a class that is no module": ("class Net: pass", "is the class Net, which is not a densevit.Backbone"),
-    "a module that is no backbone": (BEGIN + "class Net(nn.Module): pass", "Write `class Net(densevit.Backbone)`"),
 }  # fmt: skip
 
 CONSTRUCTORS = {
@@ -77,10 +71,6 @@ FORWARDS = {
 ENTRY_POINTS = {
     "a group in the singular": ("[densevit.backbone]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
     "a group with an underscore": ("[densevit_backbones]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
-    "a group that nobody knows": (
-        "[densevit.foo]\nmine = net:Net\n",
-        "[densevit.foo], which is not a plugin group. Known",
-    ),
     "no class": (GROUP + "mine = net\n", "own 1.0 has a malformed entry point, 'mine = net'"),
     "no name": (GROUP + "= net:Net\n", "own 1.0 has a malformed entry point, '= net:Net'"),
 }
@@ -120,11 +110,6 @@ def test_constructor_error_is_reported(broken: Callable, tiny: str, refused: Cal
     body, *says = CONSTRUCTORS[name]
     broken(backbone(body))
     assert len(refused("train", tiny, "backbone={name: mine}", says=("'mine'", *says)).splitlines()) == 1
-
-
-def test_constructor_exception_without_a_message(broken: Callable, tiny: str, refused: Callable) -> None:
-    broken(NO_MESSAGE + backbone("raise Odd"))
-    refused("train", tiny, "backbone={name: mine}", says=("'mine' cannot be built with these options: Odd (",))
 
 
 def test_constructor_without_super_call(broken: Callable, tiny: str, refused: Callable[..., str]) -> None:
@@ -189,21 +174,15 @@ def test_invalid_class_name_is_refused(broken: Callable, tiny: str, refused: Cal
 @pytest.mark.parametrize(
     "source",
     [
-        backbone(),
-        "print('hello')\n" + backbone(),
-        "import warnings\nwarnings.warn('old')\n" + backbone(),
-        backbone(forward="return (x,)"),
-        backbone("self.channels, self.strides = [8], [32]"),
-        backbone("import numpy; self.channels, self.strides = tuple(numpy.array([8])), (32,)"),
-        backbone("self.channels, self.strides, self.mean = (8,), (32,), [0, 0, 0]"),
-        backbone(options=", width: 'no such type' = 1"),
+        "print('hello')\nimport warnings\nwarnings.warn('old')\n" + backbone(forward="return (x,)"),
+        backbone("import numpy; self.channels, self.strides = tuple(numpy.array([8])), [32]"),
+        backbone("self.channels, self.strides, self.mean = (8,), (32,), [0, 0, 0]", options=", width: 'no type' = 1"),
         backbone().replace("class Net(", "class Own(") + "class Net(Own): pass\n",
     ],
+    ids=["says something", "numbers of numpy", "lists", "inherited"],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_valid_plugins_are_accepted(
-    broken: Callable, tiny: str, tmp_path: Path, accepted: Callable, source: str
-) -> None:
+def test_valid_plugins_are_accepted(broken: Callable, tiny: str, accepted: Callable, source: str) -> None:
     from densevit.model import build_backbone
 
     broken(source)

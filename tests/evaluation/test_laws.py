@@ -1,6 +1,7 @@
-"""Values that label nothing (-1, 255, void, 0 m, nan): no evaluator counts them."""
+"""Laws of all evaluators: batches, order, processes and repeated images do not matter, nor do values without label."""
 
 import math
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,9 +28,16 @@ KEYS = {
 }
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "panoptic": {"masks": False},  # its things have other labels than these objects
+    "depth": {"per_pixel": True, "deltas": [1.1]},
+    "segmentation": {"boundary": 0.1},
+    "coco_masks": {"boundary": True},
+}
+
+
 def evaluator(name: str) -> Evaluator:
-    options = {"masks": False} if name == "panoptic" else {}  # its things have other labels than these objects
-    made: Evaluator = registry.create("evaluators", name, CLASSES, options=options, where=name)
+    made: Evaluator = registry.create("evaluators", name, CLASSES, options=OPTIONS.get(name, {}), where=name)
     if name in ("knn", "linear_probe"):
         generator = torch.Generator().manual_seed(0)
         made.fit(torch.randn(40, 8, generator=generator), torch.arange(40) % K)  # type: ignore[attr-defined]
@@ -93,3 +101,32 @@ def test_an_image_whose_value_labels_nothing_is_not_counted(name: str) -> None:
         found, truth = image(2)
         bare = {k: truth[k] for k in ("image_id", "size", "original_size")} | {key: value}
         same(metrics(name, [*labelled, (found, bare)]), expected)
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_batches_order_processes_and_repeated_images_do_not_matter(name: str) -> None:
+    """To the last bit, with an image without labels and a process without images."""
+    images = [image(index) for index in range(7)]
+    images[3] = (images[3][0], {key: images[3][1][key] for key in ("image_id", "size", "original_size")})
+
+    def updated(batches: list[Any]) -> Evaluator:
+        made = evaluator(name)
+        for batch in batches:
+            made.update(*([*side] for side in zip(*batch, strict=True)))
+        return made
+
+    whole = updated([images])
+    expected, tables = str(whole.compute()), str(whole.tables())
+    assert str(updated([images[5:], images[:2], images[2:5]]).compute()) == expected
+    assert str(updated([images[::-1], images[:2]]).compute()) == expected  # two images twice
+    shards = [updated([images[:1]]), updated([images[1:5]]), updated([images[5:], images[5:6]]), updated([])]
+    states = pickle.loads(pickle.dumps([shard.state() for shard in shards]))
+    for shard in shards:
+        shard.merge(states)
+        assert str(shard.compute()) == expected and str(shard.tables()) == tables
+        assert shard.image_scores() == whole.image_scores()
+    whole.reset()
+    assert str(whole.compute()) == str(evaluator(name).compute()) != expected
+    for one in images:
+        whole.update([one[0]], [one[1]])
+    assert str(whole.compute()) == expected
