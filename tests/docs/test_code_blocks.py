@@ -64,12 +64,11 @@ def world(made_once: Callable[..., Path]) -> World:
 
 
 @pytest.fixture
-def environment(world: World, free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small configs, a home folder, and random numbers in place of downloads."""
     small_configs.install(monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path / "page" / "home"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("DOCS_PORT", str(free_port))
     if importlib.util.find_spec("huggingface_hub"):
         monkeypatch.setattr("huggingface_hub.hf_hub_download", world.download)
         monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)

@@ -128,16 +128,11 @@ def test_keypoint_metrics_equal_those_of_pycocotools_on_the_written_files(poses,
     for targets in (sample["targets"] for sample in samples):
         for n, (x0, y0, x1, y1) in enumerate(targets["boxes"].tolist()):
             points = [(x - 0.5, y - 0.5, v) if v else (0, 0, 0) for x, y, v in targets["keypoints"][n].tolist()]
-            annotation = {
-                "id": len(annotations) + 1,
-                "image_id": targets["image_id"],
-                "category_id": 7,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": targets["area"][n].item(),
-                "iscrowd": int(targets["iscrowd"][n]),
-                "keypoints": [number for point in points for number in point],
-                "num_keypoints": sum(v > 0 for _, _, v in points),
-            }
+            numbers = [number for point in points for number in point]
+            annotation = {"id": len(annotations) + 1, "image_id": targets["image_id"], "category_id": 7}
+            annotation |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": targets["area"][n].item()}
+            annotation |= {"iscrowd": int(targets["iscrowd"][n]), "keypoints": numbers}
+            annotation["num_keypoints"] = sum(v > 0 for _, _, v in points)
             annotations.append(annotation)
     assert {annotation["iscrowd"] for annotation in annotations} == {0, 1}
     assert {annotation["num_keypoints"] for annotation in annotations} > {0, 5}  # some are outside of the image
