@@ -149,16 +149,6 @@ def image_file(color: tuple[int, int, int], size: tuple[int, int] = (24, 16)) ->
     return file.getvalue()
 
 
-def form(*files: bytes, field: bool = True) -> tuple[str, bytes]:
-    """Head and body of a request with files as a form, one of them with a line break and the boundary's dashes."""
-    parts = [b'Content-Disposition: form-data; name="note"\r\n\r\ntwo images'] if field else []
-    for number, file in enumerate(files):
-        disposition = f'Content-Disposition: form-data; name="image"; filename="{number}.png"\r\n'
-        parts.append(f"{disposition}Content-Type: application/octet-stream\r\n\r\n".encode() + file)
-    body = b"".join(b"--a--b\r\n" + part + b"\r\n" for part in parts) + b"--a--b--\r\n"
-    return f"Content-Length: {len(body)}\r\nContent-Type: multipart/form-data; boundary=a--b\r\n", body
-
-
 class Colors:
     """A model whose result is the image's size and its first pixel, and that remembers its batches."""
 
@@ -184,25 +174,6 @@ def metrics(port: int) -> dict[str, float]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
         lines = reply.read().decode().splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
-
-
-def test_serving_answers_a_form_with_a_list(serve: Serve) -> None:
-    _, port = serve(model := Colors())
-    model.go_on.set()
-    status, content = reply_to(port, *form(image_file((10, 0, 0)), image_file((13, 10, 13), (8, 9))))
-    found = json.loads(content)
-    assert status == 200
-    assert [one["d"]["depth"] for one in found] == [[10.0, 10.0], [13.0, 13.0]]
-    assert [(one["height"], one["width"]) for one in found] == [(16, 24), (9, 8)]
-    status, content = reply_to(port, *form(image_file((7, 0, 0))))
-    assert status == 200 and json.loads(content)["d"]["depth"] == [7.0, 7.0]
-    for files in ((), (image_file((0, 0, 0)),) * 9):
-        status, content = reply_to(port, *form(*files))
-        assert status == 400 and f"has {len(files)} files; 1 to 8 are expected".encode() in content
-    head, body = form(image_file((7, 0, 0)), image_file((7, 0, 0)))
-    status, content = reply_to(port, head, body, "/drawn")
-    assert status == 400 and content == b"The form has 2 files; /drawn takes one."
-    assert metrics(port)['densevit_requests_total{status="400"}'] == 3
 
 
 def test_serving_predicts_waiting_images_as_a_batch(serve: Serve) -> None:

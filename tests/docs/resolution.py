@@ -1,7 +1,7 @@
 """Inline code without running it: commands, flags, overrides, keys, paths and recipes exist.
 
-Overrides in the comments of a recipe are of that recipe, and the weights that they name fit its model. Elsewhere they
-are of the recipe that the code names, or of any recipe or plugin.
+Overrides in the comments of a recipe are of that recipe. Elsewhere they are of the recipe that the code names, or of
+any recipe or plugin.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from densevit import cli, registry
 from densevit import config as configs
 from densevit.config import yaml_io
 from densevit.errors import DensevitError
-from tests.docs import known_keys, meta_weights
+from tests.docs import known_keys
 from tests.docs.code_blocks import PROGRAMS
 from tests.docs.inline_code import KEY, OVERRIDE, PATH, SOURCE, Inline
 from tools.conventions.recipes import variants
@@ -39,12 +39,10 @@ SECTION_FOLDERS = ("backbone", "benchmark", "data")
 
 @dataclass
 class Resolver:
-    """Of one file, in the order of its code. compares_weights: loads the weights that a recipe's comments name."""
+    """Of one file."""
 
     project: Path
     file: str
-    compares_weights: bool = False
-    compared: set[str] = field(default_factory=set)  # weights whose names and shapes were compared
 
     def __post_init__(self) -> None:
         self.contexts: list[Sequence[str]] = []  # the recipe with the overrides of its variants
@@ -138,8 +136,6 @@ class Resolver:
                 known_keys.check(without_placeholder(word))
         config = configs.load(recipe, [word for word in parts if without_placeholder(word) == word])
         configs.check_plugins(config)
-        if self.compares_weights and any(re.match(r"(?:backbone\.)?weights=", word) for word in parts):
-            self.compared |= {*meta_weights.compare(config)}
 
     def _path(self, text: str) -> None:
         if OWN_FILE.fullmatch(text):

@@ -118,35 +118,6 @@ def test_few_blocks_are_not_run() -> None:
         assert len(found) == 1 and reason, f"{page}: {len(found)} blocks have {part!r}"
 
 
-# ---- the runner ----
-
-
-def test_blocks_of_a_page_have_their_line_and_file() -> None:
-    python = '- Write `a/b.py`:\n\n  ~~~python\n  x = """\n  ```\n  """\n  ~~~\n'
-    text = f"Run it:\n\n```bash\nls\n```\n\n{python}\n```yaml\n# c.yaml\n```\n"
-    found = parse("p.md", text)
-    assert [(block.id, block.language, block.file) for block in found] == [
-        ("p.md:3", "bash", None),
-        ("p.md:9", "python", "a/b.py"),
-        ("p.md:15", "yaml", "c.yaml"),
-    ]
-    assert found[1].text == 'x = """\n```\n"""\n'
-    with pytest.raises(ValueError, match="p.md:1: the block is not closed"):
-        parse("p.md", "```bash\nls\n")
-
-
-def test_commands_are_those_that_bash_runs(tmp_path: Path) -> None:
-    page = Page(tmp_path / "page", tmp_path, PROJECT, [], lambda *_: None)
-    page.folder.mkdir()
-    script = (
-        "cd 'my net' && densevit train x.yaml 'data.classes=[a, b]' \\\n  a=1  # b\nif false; then pip install x; fi\n"
-    )
-    assert page.commands(script) == [["cd", "my net"], ["densevit", "train", "x.yaml", "data.classes=[a, b]", "a=1"]]
-    with pytest.raises(AssertionError, match="nonesuch"):
-        page.commands("nonesuch --flag")
-    page.close()
-
-
 @pytest.mark.parametrize(
     ("language", "text", "said"),
     [

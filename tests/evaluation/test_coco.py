@@ -64,10 +64,7 @@ def crowded(seed: int) -> Pairs:
     boxes = torch.tensor(rng.uniform(0, 200, (40, 4)), dtype=torch.float32)
     boxes[:, 2:] += boxes[:, :2]
     truth = {"image_id": 20_000, "boxes": boxes, "labels": torch.zeros(40, dtype=torch.long)}
-    truth |= {
-        "area": torch.full((40,), 1024.0),
-        "iscrowd": torch.zeros(40, dtype=torch.bool),
-    }  # both small and medium
+    truth |= {"area": torch.full((40,), 1024.0), "iscrowd": torch.zeros(40, dtype=torch.bool)}  # both small and medium
     found = torch.tensor(rng.integers(0, 40, 301))
     scores = torch.tensor(rng.random(301), dtype=torch.float32)
     prediction = {"boxes": boxes[found] + 3 * torch.tensor(rng.random((301, 4)), dtype=torch.float32), "scores": scores}
@@ -154,15 +151,6 @@ def test_ground_truth_of_different_lengths_raises():
         truths[0][key], truths[1][key] = truths[1][key], truths[0][key]
         with pytest.raises(DensevitError, match=rf"^image 7: ground truth with .*1 {key}"):
             CocoDetection(CLASSES).update([found, found], truths)
-
-
-def test_half_precision_predictions_are_not_rounded():
-    pairs = messy(2)
-    half = [({**p, "boxes": p["boxes"].bfloat16(), "scores": p["scores"].bfloat16()}, t) for p, t in pairs]
-    as_float = [
-        ({**p, "boxes": p["boxes"].bfloat16().float(), "scores": p["scores"].bfloat16().float()}, t) for p, t in pairs
-    ]
-    assert same(evaluated(half).compute(), evaluated(as_float).compute())
 
 
 def test_invalid_input_raises():

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from densevit.weights.building import build_model
 from densevit.weights.state import read_safetensors
 from densevit_scenes.dataset import Scenes
 from tests.plugins.test_plugins import run_command
-from tests.training.run.test_signals import child
 from tests.training.runs import rows
 
 pytestmark = pytest.mark.integration
@@ -127,25 +125,6 @@ def test_its_weights_start_a_detector(pretrained: Path, tmp_path: Path) -> None:
     unused = {name for name in before if name.startswith(tuple(f"backbone.feature_norms.{i}" for i in range(3)))}
     assert changed == before.keys() - unused  # DETR takes the coarsest feature
     assert "detection/AP" in json.loads((run / "metrics.json").read_text())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="forks")
-def test_killed_simmim_continues_exactly(pretrained: Path, tmp_path: Path) -> None:
-    from tests.training.own_callbacks import Quit
-
-    config, killed = configs.load("simmim.yaml"), tmp_path / "killed"
-    process = child(lambda: densevit.fit(config, run_dir=killed, callbacks=[Quit(8)]))  # after the checkpoint of step 6
-    process.join(120)
-    assert process.exitcode == 9
-    process = child(lambda: densevit.fit(resume=killed))
-    process.join(120)
-    assert process.exitcode == 0
-    assert losses(killed) == losses(pretrained)
-    states = [
-        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (pretrained, killed)
-    ]
-    assert {"method.mask_token", "method.decoder.0.weight"} <= states[0].keys() == states[1].keys()
-    assert all(torch.equal(x, states[1][name]) for name, x in states[0].items())
 
 
 def test_methods_are_listed_and_their_options_checked() -> None:

@@ -5,7 +5,6 @@ import io
 import json
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -153,26 +152,6 @@ def test_keypoint_metrics_equal_those_of_pycocotools_on_the_written_files(poses,
         assert {name: -1 if value is None else value for name, value in metrics.items()} == pytest.approx(expected)
 
 
-def test_keypoints_skeletons_and_tilts_are_drawn(poses):
-    points, lines = [], []
-    for image_id in range(1, 17):
-        found = [entry for entry in read(poses / "predicted" / "predictions.json") if entry["image_id"] == image_id]
-        pixels = drawn(poses / "predicted" / "drawn" / f"{image_id}.jpg")
-        zoom, last = len(pixels) // 64, len(pixels) - 2
-        for entry in (entry for entry in found if entry["score"] >= 0.5):
-            keypoints = (np.array(entry["keypoints"]).reshape(5, 3)[:, :2] + 0.5) * zoom
-            for x, y in keypoints.clip(1, last).round().astype(int):
-                points.append(pixels[y, x])
-            for x, y in ((keypoints[0] + keypoints[1:]) / 2).clip(1, last).round().astype(int):
-                lines.append(pixels[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3))
-        tilted = (pixels[..., 0] > 170) & (pixels[..., 2] > 170) & (pixels[..., 1] < 110)  # magenta
-        assert tilted.any() == any(entry["score"] >= 0.5 for entry in found)
-    assert len(points) > 20
-    assert np.mean(np.abs(np.array(points) - FIGURE_COLOR).sum(axis=1) < 120) > 0.8  # some are below a label
-    redness = [max(one[:, 0] - one[:, 2]) for one in lines]  # bones are grey in the image
-    assert np.mean(np.array(redness) > 60) > 0.8
-
-
 @pytest.mark.parametrize("transforms", ["fixed", "{name: crop, rotation: 30, vertical_flip: true}"])
 def test_training_batches_keep_left_and_right(transforms, tmp_path):
     """Figures raise their left hand, and the background is darker on the left; the mirror image shows a right hand."""
@@ -203,16 +182,6 @@ def test_training_batches_keep_left_and_right(transforms, tmp_path):
 
 
 # ---- surface normals ----
-
-
-def test_a_third_party_normals_head_learns(normals):
-    metrics = read(normals / "run" / "metrics.json")
-    truth = torch.stack([sample["targets"]["normals"] for sample in validation_samples(normals)])
-    known = (truth != 0).any(1)
-    facing = torch.rad2deg(torch.acos(-truth[:, 2][known])).mean().item()  # error of a plane that faces the camera
-    assert metrics["normals/mean"] < 0.6 * facing
-    assert metrics["normals/below11.25"] > 0.5
-    assert metrics == read(normals / "evaluated" / "metrics.json")
 
 
 def test_normals_are_written_and_drawn(normals):
@@ -258,28 +227,6 @@ def test_normals_are_averaged_over_windows_and_flips(normals, capsys):
 
 
 # ---- both ----
-
-
-def test_both_tasks_train_together_on_two_data_sets(tmp_path):
-    config = """
-    seed: 0
-    backbone: {name: mynet, width: 8}
-    heads: {poses: {name: pose_grid, width: 8}, normals: {name: normals, width: 8}}
-    data:
-      name: mix
-      image_size: 64
-      batch_size: 4
-      num_workers: 0
-      sets:
-        a: {name: figures, side: 64, length: 4, val_length: 2}
-        b: {name: solids, length: 4, val_length: 2}
-    trainer: {max_steps: 1, accelerator: cpu}
-    """
-    (tmp_path / "both.yaml").write_text(textwrap.dedent(config))
-    assert main(["train", str(tmp_path / "both.yaml"), "--run-dir", str(tmp_path / "run")]) == 0
-    assert {"poses/AP", "normals/mean"} <= read(tmp_path / "run" / "metrics.json").keys()
-    names = {path.stem for path in (tmp_path / "run" / "predictions").iterdir()}
-    assert names == {f"{head}-{name}" for head in ("poses", "normals") for name in ("a-1", "a-2", "b-1", "b-2")}
 
 
 def test_a_head_passes_the_check_with_random_targets(capsys):

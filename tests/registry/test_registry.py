@@ -113,17 +113,6 @@ def test_class_in_the_working_directory_needs_no_entry_point(tmp_path: Path, mon
     assert registry.load("backbones", "nearby_net:Own").__name__ == "Own"
 
 
-def test_import_error_names_plugin_origin_and_line(install):
-    install("crash", "[densevit.heads]\ncrash = crash_head:Head\n", {"crash_head.py": "x = 1\ny = z\n"})
-    with pytest.raises(PluginError) as caught:
-        registry.load("heads", "crash")
-    assert str(caught.value).startswith(
-        "The head 'crash' (crash_head:Head, from crash 1.0) cannot be imported: NameError:"
-    )
-    assert "crash_head.py, line 2" in str(caught.value)
-    assert isinstance(caught.value.__cause__, NameError)
-
-
 def test_missing_package_error_names_the_extra(install):
     metadata = "Metadata-Version: 2.1\nName: lazy\nVersion: 1.0\nRequires-Dist: absentee>=2; extra == 'more'\n"
     install("lazy", "[densevit.heads]\nlazy = lazy_head:Head\n", {"lazy_head.py": "import absentee.sub\n"}, metadata)

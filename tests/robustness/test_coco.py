@@ -221,10 +221,7 @@ def test_valid_file_is_accepted(case, tmp_path):
         assert dataset[0]["targets"]["masks"].areas().tolist() == [200, 40 * 56 // 2]
 
 
-@pytest.mark.parametrize(
-    ("annotations", "says"),
-    [(None, "no `annotations`"), ([], "no object")],
-)
+@pytest.mark.parametrize(("annotations", "says"), [(None, "no `annotations`"), ([], "no object")])
 def test_evaluated_split_without_labels_is_refused(annotations, says, refused, tmp_path):
     write(tmp_path, document(), {**document(), "annotations": annotations})
     refused("train", "tiny.yaml", "data.root=.", says=("val.json", says))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.cli import main
 from tests.robustness.test_images import encoded
 
 TINY = """
@@ -126,13 +125,3 @@ def test_empty_list_file_is_refused(folder, refused):
     refused("train", "tiny.yaml", "data.list_file=list.txt", says=("list.txt", "9"))
     (folder / "list.txt").write_bytes(b"\xff\xfe\x00")
     refused("train", "tiny.yaml", "data.list_file=list.txt", says=("list.txt",))
-
-
-@pytest.mark.integration
-def test_line_breaks_in_names_are_escaped_in_the_config(folder, monkeypatch):
-    """It trains by itself: no other run has such classes."""
-    monkeypatch.chdir(folder)
-    assert main(["train", "tiny.yaml", 'data.classes=["ro\\nad: 5\\nseed: 7", tree]', "--run-dir", "run"]) == 0
-    text = (folder / "run" / "config.yaml").read_text()
-    assert "# classes of surfaces: ro ad: 5 seed: 7, tree\n" in text
-    assert main(["config", "run"]) == 0
