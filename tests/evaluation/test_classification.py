@@ -1,10 +1,8 @@
 """Accuracy beside torchmetrics, counted once per image over processes."""
 
-import numpy as np
 import pytest
 import torch
 
-from densevit.errors import DataError
 from densevit.evaluation.classification import Classification
 from densevit.interfaces import Class
 
@@ -54,16 +52,3 @@ def test_tables_by_hand():
     tables = evaluator.tables()
     assert tables["confusion"][1:] == [["class 0", 1, 0], ["class 1", 1, 1]]
     assert list(tables["classes"][1:]) == [("class 0", 1, 1.0, 0.5), ("class 1", 2, 0.5, 1.0)]
-
-
-@pytest.mark.parametrize(
-    ("prediction", "label", "message"),
-    [
-        ({"boxes": 1}, 0, r"Image 'x': its prediction has no `class_scores`, only boxes"),
-        ({"class_scores": np.zeros(3)}, 0, r"has the shape \(3,\); expected \(12,\)"),
-        ({"class_scores": np.zeros(K)}, K, r"`image_class` is 12; 0 \.\.\. 11 is expected"),
-    ],
-)
-def test_errors_name_the_image(prediction, label, message):
-    with pytest.raises(DataError, match=message):
-        Classification(CLASSES).update([prediction], [{"image_id": "x", "image_class": torch.tensor(label)}])

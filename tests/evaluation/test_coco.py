@@ -15,7 +15,6 @@ from pycocotools import mask
 from densevit.config import from_mapping
 from densevit.data.build import build_data
 from densevit.data.datasets.coco_annotations import read_annotations
-from densevit.errors import DensevitError
 from densevit.evaluation import backends
 from densevit.evaluation.coco import CocoDetection
 from densevit.targets.objects import Boxes, xywh
@@ -138,37 +137,6 @@ def test_detections_without_ground_truth_are_false_positives_unless_unlabelled()
     empty = {"image_id": 99_999, "boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=int)}
     assert evaluated([*pairs, (found, empty)]).compute()["AP/class 0"] < evaluated(pairs).compute()["AP/class 0"]
     assert same(evaluated([*pairs, (found, {"image_id": 99_999})]).compute(), evaluated(pairs).compute())
-
-
-def test_ground_truth_of_different_lengths_raises():
-    """Also where the numbers of two images together agree, so that values would move to the next image's objects."""
-    found = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=int)}
-    for key in ("labels", "area", "iscrowd", "boxes"):
-        truths = []
-        for image_id, count in ((7, 2), (8, 1)):
-            truth = {"boxes": torch.tensor([[0.0, 0, 9, 9]] * count), "labels": torch.zeros(count, dtype=int)}
-            truths.append(truth | {"image_id": image_id, "area": torch.ones(count), "iscrowd": torch.zeros(count)})
-        truths[0][key], truths[1][key] = truths[1][key], truths[0][key]
-        with pytest.raises(DensevitError, match=rf"^image 7: ground truth with .*1 {key}"):
-            CocoDetection(CLASSES).update([found, found], truths)
-
-
-def test_invalid_input_raises():
-    boxes, one = torch.zeros(1, 4), torch.zeros(1, dtype=int)
-    found, truth = ({"boxes": boxes, "scores": torch.ones(1), "labels": one}, {"boxes": boxes, "labels": one})
-    evaluator = CocoDetection(CLASSES)
-    for wrong, changed, says in (
-        ({"labels": one + 6}, {}, r"predicted label 6, .* 6 classes"),
-        ({"scores": torch.tensor([math.nan])}, {}, r"a predicted box or score is not a finite number"),
-        ({"scores": torch.ones(2)}, {}, r"1 boxes, 2 scores, 1 labels"),
-        ({}, {"labels": one + 6}, r"label 6, .* 6 classes"),
-        ({}, {"boxes": boxes + math.nan}, r"a box of the ground truth is not finite"),
-    ):
-        with pytest.raises(DensevitError, match=f"^image 12: .*{says}"):
-            evaluator.update([found | wrong], [{"image_id": 12, **truth, **changed}])
-    with pytest.raises(DensevitError, match=r"max_detections is 5"):
-        CocoDetection(CLASSES, max_detections=5)
-    assert evaluator.results() == []  # rejected updates have no effect
 
 
 def test_max_detections_can_be_raised():

@@ -12,10 +12,8 @@ from pycocotools import mask as codes
 from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
 
-from densevit.errors import DensevitError
 from densevit.evaluation.coco_masks import CocoMasks
 from densevit.targets import RunLengthMasks
-from densevit.training.loop.evaluators import create_evaluator
 from tests.evaluation.coco_reference import CLASSES, Pairs, as_json, reference, same, updated
 
 
@@ -132,31 +130,3 @@ def test_missing_areas_and_crowds_have_defaults():
     assert same(evaluated(bare).compute(), evaluated(full).compute())
     unlabelled = [(found, {"image_id": 99_999}) for found, _ in pairs[:1]]
     assert same(evaluated([*pairs, *unlabelled]).compute(), evaluated(pairs).compute())
-
-
-def test_invalid_input_raises():
-    masks, one = torch.zeros(1, 4, 5, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
-    found, coded = {"masks": masks, "scores": torch.ones(1), "labels": one}, RunLengthMasks.from_dense(masks, (4, 5))
-    truth = {"image_id": 12, "masks": coded, "labels": one}
-    evaluator = create_evaluator("coco_masks", CLASSES)
-    cases = [
-        (found | {"masks": masks.float()}, truth, r"image 12: predicted `masks` are \(1, 4, 5\) float32; \(N, H, W\)"),
-        (
-            found,
-            truth | {"masks": RunLengthMasks.from_dense(masks.mT, (5, 4))},
-            r"image 12: predicted masks are 4 x 5, those of the ground truth are 5 x 4",
-        ),
-        (found, truth | {"masks": masks}, r"image 12: masks of the ground truth are a Tensor; RunLengthMasks are exp"),
-        (found, truth | {"masks": coded[:0]}, r"image 12: ground truth with 0 masks, 1 labels; equally many"),
-        (found | {"scores": torch.ones(2)}, truth, r"image 12: predictions with 1 masks, 2 scores, 1 labels"),
-        (found | {"labels": one + 6}, truth, r"image 12: predicted label 6, but there are 6 classes"),
-        (found, truth | {"labels": one + 6}, r"image 12: label 6, but there are 6 classes"),
-        (found | {"scores": torch.tensor([math.nan])}, truth, r"image 12: a predicted .* is not a finite number"),
-    ]
-    for prediction, target, message in cases:
-        with pytest.raises(DensevitError, match=message):
-            evaluator.update([prediction], [target])
-    assert evaluator.results() == []  # rejected updates have no effect
-    for boundary in (0.0, 1.5):
-        with pytest.raises(DensevitError, match="boundary is"):
-            CocoMasks(CLASSES, boundary=boundary)

@@ -250,35 +250,6 @@ def test_predictions_of_any_dtype():
         assert measured([({"depth": found["depth"].to(dtype)}, truth)])["AbsRel"] == 1 / 4
 
 
-# ---- errors ----
-
-
-@pytest.mark.parametrize(
-    ("prediction", "options", "message"),
-    [
-        ({"semantic": torch.zeros(2, 2)}, {}, "no `depth`.*only semantic"),
-        ({"inverse_depth": torch.ones(2, 2)}, {}, "relative.*align: none.*scale_shift_disparity"),
-        ({"inverse_depth": torch.ones(2, 2)}, {"align": "scale_shift"}, "relative.*align: scale_shift cannot"),
-        ({"depth": torch.ones(2, 3)}, {}, "2 x 3 and 2 x 2"),
-        ({"depth": torch.tensor([[1, math.nan], [math.nan, 1]])}, {}, "not finite in 1 of the 3 valid pixels"),
-    ],
-)
-def test_invalid_prediction_raises(prediction: dict, options: dict, message: str):
-    truth = {"image_id": 5, "depth": torch.tensor([[1.0, 2.0], [0.0, 1.0]])}
-    with pytest.raises(DataError, match=f"Image 5: .*{message}"):
-        measured([(prediction, truth)], **options)
-
-
-def test_invalid_options_raise():
-    for options, says in (
-        ({"min_depth": 0.0}, "min_depth is 0.0"),
-        ({"max_depth": 1e-4}, "max_depth is 0.0001.*min_depth"),
-        ({"deltas": (0.9,)}, r"deltas is \[0.9\]"),
-    ):
-        with pytest.raises(ConfigError, match=says):
-            DepthErrors((), **options)
-
-
 def test_errors_by_distance_cover_all_pixels_of_an_interval():
     """By hand: two images, four pixels between 1.5 and 2 m and between 5 and 7 m; 0 is unknown."""
     evaluator = DepthErrors([])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.errors import ConfigError, DataError
+from densevit.errors import DataError
 from densevit.evaluation import confusion
 from densevit.evaluation.confusion import count_pairs
 from densevit.evaluation.miou import SemanticSegmentation
@@ -206,7 +206,6 @@ def test_boundary_iou_matches_the_paper():
 # ---- errors ----
 
 
-@pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize(
     ("truth", "prediction", "message"),
     [
@@ -215,49 +214,22 @@ def test_boundary_iou_matches_the_paper():
         ([[0, 1, 255], [0, 1, 2]], [[0, 255, 255], [0, 0, 0]], "of its prediction is 255 in 1 pixels"),
     ],
 )
-def test_invalid_class_value_is_named(
-    truth: Any, prediction: Any, message: str, on_device: bool, monkeypatch: pytest.MonkeyPatch
+def test_invalid_class_on_a_device_is_named_when_metrics_are_computed(
+    truth: Any, prediction: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ):
-    good = random_images(0, 3, labels=3)
-    images = [*good, image("street/7", truth, prediction), image("worse", [[254]], [[254]])]
-    expected = f"Image 'street/7': `semantic` {message}; 0 ... 2 is expected, for 3 classes"
-    if not on_device:
-        with pytest.raises(DataError, match=expected.replace("...", r"\.\.\.")):
-            evaluated(images, 3)
-        return
+    images = [*random_images(0, 3, labels=3), image("street/7", truth, prediction), image("worse", [[254]], [[254]])]
+    expected = f"Image 'street/7': `semantic` {message}; 0 ... 2 is expected, for 3 classes".replace("...", r"\.\.\.")
     evaluator = SemanticSegmentation(classes(3))
-    record = evaluator._record_faults
-    monkeypatch.setattr(evaluator, "_check", record)
+    monkeypatch.setattr(evaluator, "_check", evaluator._record_faults)
     evaluator.update(*zip(*images, strict=True))
-    with pytest.raises(DataError, match=expected.replace("...", r"\.\.\.")):
+    with pytest.raises(DataError, match=expected):
         evaluator.compute()
-    with pytest.raises(DataError, match=expected.replace("...", r"\.\.\.")):
+    with pytest.raises(DataError, match=expected):
         SemanticSegmentation(classes(3)).merge([evaluated([], 3).state(), evaluator.state()])
 
 
 def test_predictions_at_ignored_pixels_do_not_matter():
     assert evaluated([image(1, [[0, 255]], [[0, 200]])], 2).compute()["aAcc"] == 1
-
-
-def test_invalid_shapes_and_dtypes_are_named():
-    with pytest.raises(
-        DataError, match="Image 5: prediction and ground truth differ in height x width: 2 x 3 and 3 x 2"
-    ):
-        evaluated([image(5, np.zeros((3, 2)), np.zeros((2, 3)))], 2)
-    found, truth = image(6, np.zeros((3, 2)), np.zeros((3, 2)))
-    with pytest.raises(DataError, match=r"Image 6: .* of its prediction is \(3, 2\) int64; \(H, W\) uint8 is expected"):
-        evaluated([({"semantic": found["semantic"].long()}, truth)], 2)
-    with pytest.raises(DataError, match="Image 6: its prediction has no `semantic`, only boxes"):
-        evaluated([({"boxes": 0}, truth)], 2)
-
-
-def test_invalid_options_raise():
-    for value in (0.0, 1.0):
-        with pytest.raises(ConfigError, match=f"boundary is {value}"):
-            SemanticSegmentation(classes(2), boundary=value)
-    for count in (0, 256):
-        with pytest.raises(ConfigError, match=f"1 to 255 classes; found {count}"):
-            SemanticSegmentation(classes(count))
 
 
 def test_class_table_and_image_scores():
