@@ -126,7 +126,7 @@ def test_batches_order_processes_and_repeated_images_do_not_matter(name: str) ->
         assert str(shard.compute()) == expected and str(shard.tables()) == tables
         assert shard.image_scores() == pytest.approx(whole.image_scores())
     whole.reset()
-    assert str(whole.compute()) == str(evaluator(name).compute()) != expected
+    assert str(whole.compute()) == str(evaluator(name).compute()) and all(map(math.isnan, whole.compute().values()))
     for one in images:
         whole.update([one[0]], [one[1]])
     assert str(whole.compute()) == expected

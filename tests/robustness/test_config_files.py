@@ -30,6 +30,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "NUL byte": ("seed: 0\0", "#x0000"),
     "key twice": (TINY + "seed: 1\n", "the key 'seed' is duplicated; first in line 1"),
     "number as key": ("1: 2", "a key must be a word, not 1"),
+    "list as key": ("[1, 2]: 3", "a key must be a word"),
     "open bracket": ("optim: {lr: 1", "expected ',' or '}'"),
     "alias without anchor": ("seed: *x", "undefined alias 'x'"),
     "list holds itself": ("a: &a [*a]", "line 1, column 4: an alias refers to a value that contains it"),
