@@ -107,7 +107,7 @@ class Resolver:
     def _arguments(self, words: Sequence[str]) -> None:
         """The overrides of a command, of the recipe before them."""
         overrides = [word for word in words if re.fullmatch(OVERRIDE, word)]
-        recipes = [word for word in words if not OWN_FILE.fullmatch(word)]
+        recipes = [word for word in words if not OWN_FILE.fullmatch(word) and word.split("/")[0] not in SECTION_FOLDERS]
         recipes = [word for word in recipes if word in yaml_io.shipped_configs() or word.startswith("configs/")]
         if recipes and not PLACEHOLDER.fullmatch(recipes[0]):
             self._load(recipes[0], overrides)
