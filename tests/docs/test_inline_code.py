@@ -71,7 +71,7 @@ def test_commands_keys_and_paths_exist(name: str) -> None:
     ("text", "said"),
     [
         ("`scenes/nonesuch`", "there is no recipe scenes/nonesuch"),
-        ("| command |\n|---|\n| `train scenes/setr_swin sed=1`, 3 images |", "sed is not a key"),
+        ("| command |\n|---|\n| `train scenes/setr_swin seed=first`, 3 images |", "seed should be"),
         ("`train\nsetr_vit backbone.window_sise=7`", "backbone.window_sise is not an option of 'vit'"),
         ("`densevit export MODEL [--nonesuch FILE]`", "there is no flag --nonesuch"),
         ("`python tools/benchmarks/gpu.py --nonesuch 1`", "there is no flag --nonesuch"),
@@ -90,7 +90,7 @@ def test_right_code_in_a_page_has_no_fault() -> None:
         "`train CONFIG [section.key=value ...]`, `train CONFIG seed=N weights=RUN`, `evaluate RUN data.seed=1`,\n"
         "`heads.detection.num_queries=300`, `data.transforms=crop`, `trainer.max_epochs`, `heads.NAME.weights`,\n"
         "`data.yaml`, `data.name=my_set:Mine`, `python tools/benchmarks/gpu.py --out DIR`, `scenes/NAME`,\n"
-        "`configs/coco/`, `tests/docs/world.py::street`, `it's text`, `start/dfine backbone=efficientnet_lite0`\n"
+        "`configs/coco/`, `tests/docs/world.py::mentions`, `it's text`, `start/dfine backbone=efficientnet_lite0`\n"
     )
     assert not faults([*of_page("p.md", text)], Resolver(PROJECT, "p.md"))
 
