@@ -9,6 +9,7 @@ import pytest
 from densevit.cli import main
 
 Refused = Callable[..., str]
+Accept = Callable[..., None]
 
 # The tests, or single cases of them, whose input is refused after a model was built, and why.
 NEEDS_MODEL = {
@@ -95,7 +96,7 @@ class Accepted(Exception):  # noqa: N818  # not an error
 
 
 @pytest.fixture
-def accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Accept:
     """`accepted(*arguments)` runs a valid command in tmp_path; `train` stops where it creates its folder."""
     monkeypatch.chdir(tmp_path)
 

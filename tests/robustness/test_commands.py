@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from PIL import Image
 
 from densevit import registry
 from densevit.cli import main
+from tests.robustness.conftest import Accept, Refused
 from tests.robustness.test_coco import document, write
 
 LONG = "n" * 300  # longer than file names may be
@@ -51,7 +51,7 @@ PATHS = {LONG: "name too long", DEEP: "name too long", "file/x": "", "loop/x": "
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=" ".join)
-def test_invalid_path_is_refused(refused: Callable[..., str], arguments: tuple[str, ...]) -> None:
+def test_invalid_path_is_refused(refused: Refused, arguments: tuple[str, ...]) -> None:
     """A name and a path that are too long, a path under a file and under a link to itself."""
     for path, says in PATHS.items():
         message = refused(*(argument.replace("PATH", path) for argument in arguments), says=(path[:90], says))
@@ -101,7 +101,7 @@ WRONG: dict[tuple[str, ...], str] = {
 
 
 @pytest.mark.parametrize("arguments", WRONG, ids=lambda arguments: " ".join(arguments)[:60])
-def test_invalid_argument_is_refused(tmp_path: Path, refused: Callable[..., str], arguments: tuple[str, ...]) -> None:
+def test_invalid_argument_is_refused(tmp_path: Path, refused: Refused, arguments: tuple[str, ...]) -> None:
     before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     refused(*arguments, says=(WRONG[arguments],))
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
@@ -118,7 +118,7 @@ def test_invalid_argument_is_refused(tmp_path: Path, refused: Callable[..., str]
     ],
     ids=" ".join,
 )
-def test_valid_arguments_are_accepted(accepted: Callable[..., None], arguments: tuple[str, ...]) -> None:
+def test_valid_arguments_are_accepted(accepted: Accept, arguments: tuple[str, ...]) -> None:
     accepted(*arguments)
 
 
@@ -154,7 +154,7 @@ WRITE_NOTHING = {"plugins", "check", "config", "new"}  # new loads nothing
 
 @pytest.mark.parametrize(("arguments", "fix"), READ_ONLY, ids=lambda value: " ".join(value) if value[0] != "-" else "")
 def test_read_only_folder_is_refused_before_anything_is_loaded(
-    arguments: tuple[str, ...], fix: str, tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], fix: str, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_only(dir: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
@@ -181,7 +181,7 @@ def test_predict_skips_unreadable_images(
     assert (tmp_path / "predictions" / "drawn" / "a.jpg").is_file()
 
 
-def test_evaluation_on_data_without_labels_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_evaluation_on_data_without_labels_is_refused(refused: Refused, tmp_path: Path) -> None:
     content = {**document(), "annotations": []}
     write(tmp_path / "set", content, content)
     data = ["data.name=coco", "data.root=set", "data.image_size=32"]
@@ -191,7 +191,7 @@ def test_evaluation_on_data_without_labels_is_refused(refused: Callable[..., str
 # ---- messages ----
 
 
-def test_control_characters_and_undecodable_names_are_escaped(refused: Callable[..., str]) -> None:
+def test_control_characters_and_undecodable_names_are_escaped(refused: Refused) -> None:
     message = refused("predict", "run", "\x1b[31m\x07\x9b.png", says=("\\x1b[31m\\x07\\x9b.png",))
     assert not any(ord(one) < 32 or 127 <= ord(one) < 160 for one in message.replace("\n", ""))
     refused("predict", "run", os.fsdecode(b"\xff.png"), says=("\\udcff.png: there is no such file",))

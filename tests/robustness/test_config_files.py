@@ -1,7 +1,6 @@
 """Invalid config files and overrides: the message names the file, the line and the error."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from densevit.config import dump, load
 from densevit.evaluation import metrics_file
 from densevit.reporting.report import write_report
 
-from .conftest import HEAD, TINY
+from .conftest import HEAD, TINY, Accept, Refused
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
@@ -101,25 +100,25 @@ def _around(tiny: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_invalid_config_file_is_refused(tmp_path: Path, refused: Callable[..., str], case: str) -> None:
+def test_invalid_config_file_is_refused(tmp_path: Path, refused: Refused, case: str) -> None:
     content, says = FILES[case]
     (tmp_path / "wrong.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert "\x1b" not in refused("config", "wrong.yaml", says=("wrong.yaml", says))
 
 
 @pytest.mark.parametrize("bomb", [BOMB, MERGE_BOMB], ids=["lists", "merges"])
-def test_alias_bomb_is_refused(tmp_path: Path, refused: Callable[..., str], bomb: str) -> None:
+def test_alias_bomb_is_refused(tmp_path: Path, refused: Refused, bomb: str) -> None:
     (tmp_path / "wrong.yaml").write_text(bomb + TINY)
     refused("config", "wrong.yaml", says=("wrong.yaml", "its aliases expand to"))
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_path_of_another_file_is_refused(refused: Callable[..., str], path: str) -> None:
+def test_path_of_another_file_is_refused(refused: Refused, path: str) -> None:
     refused("config", path, says=(PATHS[path],))
 
 
 @pytest.mark.parametrize("override", OVERRIDES)
-def test_invalid_override_is_refused(tiny: str, refused: Callable[..., str], override: str) -> None:
+def test_invalid_override_is_refused(tiny: str, refused: Refused, override: str) -> None:
     refused("config", tiny, override, says=(OVERRIDES[override],))
 
 
@@ -136,7 +135,7 @@ VALID = {
 }
 
 
-def test_unusual_files_are_accepted(tmp_path: Path, accepted: Callable[..., None]) -> None:
+def test_unusual_files_are_accepted(tmp_path: Path, accepted: Accept) -> None:
     (tmp_path / "link.yaml").symlink_to("right.yaml")
     for content in VALID.values():
         (tmp_path / "right.yaml").write_bytes(content.encode())
@@ -145,7 +144,7 @@ def test_unusual_files_are_accepted(tmp_path: Path, accepted: Callable[..., None
         accepted("config", name)
 
 
-def test_two_thousand_classes_are_accepted(tmp_path: Path, accepted: Callable[..., None]) -> None:
+def test_two_thousand_classes_are_accepted(tmp_path: Path, accepted: Accept) -> None:
     classes = "\n".join(f"    - {{name: c{i}, id: {i}, color: [1, 2, 3]}}" for i in range(2000))
     (tmp_path / "right.yaml").write_text(
         TINY.replace("data: {name: scenes, ", "data:\n  name: label_maps\n  classes:\n" + classes + "\n  root: x\n  #{")

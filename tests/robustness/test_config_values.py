@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.robustness.conftest import Accept, Refused
 
 HUGE = "9999999999999999999999"  # 22 digits, beyond 64 bits
 SETR = ("heads.boxes=null", "heads.map={name: setr}")
@@ -140,7 +141,7 @@ VALID = (
 
 
 @pytest.mark.parametrize("override", SCHEMA)
-def test_invalid_schema_value_is_refused(tiny: str, refused: Callable[..., str], override: str) -> None:
+def test_invalid_schema_value_is_refused(tiny: str, refused: Refused, override: str) -> None:
     key = override.partition("=")[0]
     refused("config", tiny, override, says=(f"command line: {key}", SCHEMA[override]))
 
@@ -149,20 +150,18 @@ def test_invalid_schema_value_is_refused(tiny: str, refused: Callable[..., str],
     ("before", "override"),
     [pytest.param(before, override, id=override) for before, table in OPTIONS.items() for override in table],
 )
-def test_invalid_option_value_is_refused(
-    tiny: str, refused: Callable[..., str], before: tuple[str, ...], override: str
-) -> None:
+def test_invalid_option_value_is_refused(tiny: str, refused: Refused, before: tuple[str, ...], override: str) -> None:
     option = override.partition("=")[0].split(".")
     section = "max_detections" if "evaluation" in option else ".".join(option[:-1])
     refused("train", tiny, *before, override, says=(section, OPTIONS[before][override]))
 
 
-def test_plugins_with_valid_options_are_accepted(tiny: str, accepted: Callable[..., None]) -> None:
+def test_plugins_with_valid_options_are_accepted(tiny: str, accepted: Accept) -> None:
     for before in OPTIONS:
         accepted("train", tiny, *before)
 
 
-def test_unusual_values_are_accepted(tiny: str, accepted: Callable[..., None]) -> None:
+def test_unusual_values_are_accepted(tiny: str, accepted: Accept) -> None:
     for overrides in VALID:
         accepted("train", tiny, *overrides)
 

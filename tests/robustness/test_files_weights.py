@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from .conftest import TINY
+from .conftest import TINY, Accept, Refused
 
 DEEP = "[" * 100_000
 KERNEL = "backbone.patch_embed.weight"
@@ -92,7 +92,7 @@ def _image(tiny: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NO_WEIGHTS)
 def test_files_without_weights_are_refused_by_all_commands(
-    tmp_path: Path, tiny: str, refused: Callable[..., str], name: str
+    tmp_path: Path, tiny: str, refused: Refused, name: str
 ) -> None:
     content, says = NO_WEIGHTS[name]
     (tmp_path / "x.pth").write_bytes(content)
@@ -104,7 +104,7 @@ def test_files_without_weights_are_refused_by_all_commands(
 
 
 @pytest.mark.parametrize("name", MODEL_FILES)
-def test_invalid_model_file_is_refused(tmp_path: Path, tiny_run: Path, refused: Callable[..., str], name: str) -> None:
+def test_invalid_model_file_is_refused(tmp_path: Path, tiny_run: Path, refused: Refused, name: str) -> None:
     make, says = MODEL_FILES[name]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.safetensors").write_bytes(make(tiny_run))
@@ -113,9 +113,7 @@ def test_invalid_model_file_is_refused(tmp_path: Path, tiny_run: Path, refused: 
     assert not (tmp_path / "predictions").exists()
 
 
-def test_run_and_rewritten_model_file_are_accepted(
-    tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]
-) -> None:
+def test_run_and_rewritten_model_file_are_accepted(tmp_path: Path, tiny: str, tiny_run: Path, accepted: Accept) -> None:
     (tmp_path / "same.safetensors").write_bytes(model_file(tiny_run, format="densevit"))
     for run in (str(tiny_run), "same.safetensors"):
         accepted("predict", run, "a.png", "--out", f"out-{Path(run).name}")
@@ -153,16 +151,14 @@ TENSORS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_invalid_tensor_is_refused(
-    tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str], name: str
-) -> None:
+def test_invalid_tensor_is_refused(tmp_path: Path, tiny: str, tiny_run: Path, refused: Refused, name: str) -> None:
     make, says = TENSORS[name]
     (tmp_path / "x.pth").write_bytes(saved(make(tiny_run)))
     assert len(refused("train", tiny, "weights=x.pth", says=("x.pth", says)).splitlines()) == 1
 
 
 def test_weights_of_other_dtypes_and_formats_are_accepted(
-    tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]
+    tmp_path: Path, tiny: str, tiny_run: Path, accepted: Accept
 ) -> None:
     for dtype in (torch.bfloat16, torch.float64, torch.float8_e4m3fn):
         (tmp_path / "x.pth").write_bytes(saved(changed(tiny_run, lambda x, dtype=dtype: x.to(dtype))))  # type: ignore
@@ -176,7 +172,7 @@ def test_weights_of_other_dtypes_and_formats_are_accepted(
         accepted("train", tiny, "weights=hub")
 
 
-def test_checkpoint_is_not_accepted_as_a_run(tmp_path: Path, tiny_run: Path, refused: Callable[..., str]) -> None:
+def test_checkpoint_is_not_accepted_as_a_run(tmp_path: Path, tiny_run: Path, refused: Refused) -> None:
     (tmp_path / "x.pth").write_bytes(saved(load_file(tiny_run / "model.safetensors")))
     says = ("x.pth: a checkpoint of 154 tensors without classes and config", "Fix: name the run folder")
     refused("predict", "x.pth", "a.png", says=says)
@@ -226,7 +222,7 @@ CONTENTS: tuple[tuple[str, bytes | str, str], ...] = (
 
 @pytest.mark.parametrize(("file", "content", "says"), CONTENTS, ids=lambda value: str(value)[:40])
 def test_invalid_weights_are_refused(
-    tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str], file: str, content: bytes | str, says: str
+    tmp_path: Path, tiny: str, tiny_run: Path, refused: Refused, file: str, content: bytes | str, says: str
 ) -> None:
     (tmp_path / "hub").mkdir()
     if file != INDEX:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from densevit.cli import main
+from tests.robustness.conftest import Accept, Refused
 
 GROUP = "[densevit.backbones]\n"
 BEGIN = "import densevit\nimport torch\nfrom torch import nn\n"
@@ -95,7 +96,7 @@ def broken(tiny: str, install: Callable[..., Path]) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("name", IMPORTS)
-def test_import_error_is_reported(broken: Callable, tiny: str, refused: Callable[..., str], name: str) -> None:
+def test_import_error_is_reported(broken: Callable, tiny: str, refused: Refused, name: str) -> None:
     source, *says = IMPORTS[name]
     broken(source)
     message = refused("config", tiny, "backbone.name=mine", says=("backbone.name: The backbone 'mine'", *says))
@@ -106,24 +107,24 @@ def test_import_error_is_reported(broken: Callable, tiny: str, refused: Callable
 
 
 @pytest.mark.parametrize("name", CONSTRUCTORS)
-def test_constructor_error_is_reported(broken: Callable, tiny: str, refused: Callable[..., str], name: str) -> None:
+def test_constructor_error_is_reported(broken: Callable, tiny: str, refused: Refused, name: str) -> None:
     body, *says = CONSTRUCTORS[name]
     broken(backbone(body))
     assert len(refused("train", tiny, "backbone={name: mine}", says=("'mine'", *says)).splitlines()) == 1
 
 
-def test_constructor_without_super_call(broken: Callable, tiny: str, refused: Callable[..., str]) -> None:
+def test_constructor_without_super_call(broken: Callable, tiny: str, refused: Refused) -> None:
     source = backbone().replace("super().__init__()", "pass").replace("self.embed = nn.Conv2d(3, 8, 32, 32)", "pass")
     broken(source)
     refused("train", tiny, "backbone={name: mine}", says=("'mine': its constructor does not call super().__init__()",))
 
 
-def test_missing_required_option_is_reported(broken: Callable, tiny: str, refused: Callable[..., str]) -> None:
+def test_missing_required_option_is_reported(broken: Callable, tiny: str, refused: Refused) -> None:
     broken(backbone(options=", width: int"))
     refused("config", tiny, "backbone={name: mine}", says=("backbone.width is missing: 'mine' needs it",))
 
 
-def test_head_constructor_error_is_reported(install: Callable, tiny: str, refused: Callable[..., str]) -> None:
+def test_head_constructor_error_is_reported(install: Callable, tiny: str, refused: Refused) -> None:
     source = (
         "import densevit\nclass Own(densevit.Head):\n    task = 'detection'\n    needs = ('boxes', 'labels')\n"
         "    def __init__(self, channels, strides, classes):\n        self.nope\n"
@@ -133,7 +134,7 @@ def test_head_constructor_error_is_reported(install: Callable, tiny: str, refuse
 
 
 @pytest.mark.parametrize("name", FORWARDS)
-def test_invalid_forward_output_is_reported(broken: Callable, tiny: str, refused: Callable, name: str) -> None:
+def test_invalid_forward_output_is_reported(broken: Callable, tiny: str, refused: Refused, name: str) -> None:
     forward, says = FORWARDS[name]
     broken(backbone(forward=forward))
     refused("train", tiny, "backbone={name: mine}", "--run-dir", "out", says=("backbone Net: its forward", says))
@@ -141,7 +142,7 @@ def test_invalid_forward_output_is_reported(broken: Callable, tiny: str, refused
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_missing_entry_points_are_reported(
-    install: Callable, tiny: str, refused: Callable, name: str, capsys: pytest.CaptureFixture[str]
+    install: Callable, tiny: str, refused: Refused, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, says = ENTRY_POINTS[name]
     install("own", text, {"net.py": backbone()})
@@ -154,7 +155,7 @@ def test_missing_entry_points_are_reported(
 
 @pytest.mark.parametrize("name", LISTED)
 def test_invalid_entry_points_are_reported(
-    install: Callable, tiny: str, refused: Callable, name: str, capsys: pytest.CaptureFixture[str]
+    install: Callable, tiny: str, refused: Refused, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, says = LISTED[name]
     install("own", GROUP + text + "\n", {"net.py": backbone()})
@@ -166,7 +167,7 @@ def test_invalid_entry_points_are_reported(
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_invalid_class_name_is_refused(broken: Callable, tiny: str, refused: Callable[..., str], value: str) -> None:
+def test_invalid_class_name_is_refused(broken: Callable, tiny: str, refused: Refused, value: str) -> None:
     broken(backbone())
     refused("config", tiny, f"backbone.name='{value}'", says=(VALUES[value],))
 
@@ -182,7 +183,7 @@ def test_invalid_class_name_is_refused(broken: Callable, tiny: str, refused: Cal
     ids=["says something", "numbers of numpy", "lists", "inherited"],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_valid_plugins_are_accepted(broken: Callable, tiny: str, accepted: Callable, source: str) -> None:
+def test_valid_plugins_are_accepted(broken: Callable, tiny: str, accepted: Accept, source: str) -> None:
     from densevit.model import build_backbone
 
     broken(source)
