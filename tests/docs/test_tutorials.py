@@ -87,44 +87,37 @@ def texts(cell: Any) -> list[str]:
     return found
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize(
-    ("name", "budgets", "files", "texts"),
-    [
-        (
-            "own_detector",
-            {"IMAGES": 16, "MORE": 24},
-            ("runs/first/report.html", "doctor.html"),
-            ("identical images in several splits", "boxes partly outside of their image", "| missed"),
-        ),
-        (
-            "own_backbone",
-            {"IMAGES": 16},
-            ("comparison.html", "benchmark/benchmark.svg"),
-            ("30 checks passed", "ceil(size / stride)", "'densevit.backbones': '\\nmynet = mynet:Mynet'", "| MyNet"),
-        ),
-        (
-            "depth",
-            {"IMAGES": 16, "TUNING": 16},
-            ("cloud.ply", "runs/tuned/metrics.json"),
-            ("data.scale is missing", "| fine-tuned", "| base"),
-        ),
-        (
-            "own_task",
-            {"IMAGES": 16},
-            ("runs/arrows/metrics.json",),
-            ("33 checks passed", "'PCK': 0.375"),  # of the case that is worked by hand
-        ),
-    ],
-)
-def test_tutorial_runs(
-    name: str, budgets: dict[str, int], files: tuple[str, ...], texts: tuple[str, ...], run: Callable[..., Any]
-):
+def wrote(run: Callable[..., Any], name: str, files: tuple[str, ...], said: tuple[str, ...], **budgets: int) -> None:
+    """A tutorial writes these files and finite metrics, and its outputs have these texts."""
     folder, text = run(name, **budgets)
     assert all((folder / file).stat().st_size for file in files)
-    assert all(one in text for one in texts), text
+    assert all(one in text for one in said), text
     for metrics in folder.glob("runs/*/metrics.json"):
         assert all(value is None or np.isfinite(value) for value in json.loads(metrics.read_text()).values())
+
+
+@pytest.mark.integration
+def test_own_detector(run: Callable[..., Any]):
+    said = "identical images in several splits", "boxes partly outside of their image", "| missed"
+    wrote(run, "own_detector", ("runs/first/report.html", "doctor.html"), said, IMAGES=16, MORE=24)
+
+
+@pytest.mark.integration
+def test_own_backbone(run: Callable[..., Any]):
+    said = "30 checks passed", "ceil(size / stride)", "'densevit.backbones': '\\nmynet = mynet:Mynet'", "| MyNet"
+    wrote(run, "own_backbone", ("comparison.html", "benchmark/benchmark.svg"), said, IMAGES=16)
+
+
+@pytest.mark.integration
+def test_depth(run: Callable[..., Any]):
+    said = "data.scale is missing", "| fine-tuned", "| base"
+    wrote(run, "depth", ("cloud.ply", "runs/tuned/metrics.json"), said, IMAGES=16, TUNING=16)
+
+
+@pytest.mark.integration
+def test_own_task(run: Callable[..., Any]):
+    said = "33 checks passed", "'PCK': 0.375"  # of the case that is worked by hand
+    wrote(run, "own_task", ("runs/arrows/metrics.json",), said, IMAGES=16)
 
 
 @pytest.mark.integration
