@@ -67,6 +67,14 @@ PATHS = {
 }
 
 OVERRIDES = {
+    "backbone.freze=true": "backbone.freze is not an option of 'swin'. Did you mean 'freeze'? Options: variant, ",
+    "heads.boxes.evaluation.x=1": "heads.boxes.evaluation.x is not an option of 'detection'",
+    "heads.boxes.neck.name=x:Y": "heads.boxes.neck.name: The neck 'x:Y' cannot be imported: ",
+    "data.name=scene": "There is no dataset 'scene'. Did you mean 'scenes'? ",
+    "optim.name=torch.optim.RAdam": "There is no optimiser 'torch.optim.RAdam'. For the class ",
+    "optim.lrr=1": "optim.lrr is not an option of 'adamw'. Did you mean 'lr'? Options: betas, eps, amsgrad. Other keys",
+    "data={name: coco, root:/x}": "'root:/x' needs a space after the colon: write {root: /x}.",
+    "heads={a: {name:my.module:MyHead}}": "'name:my.module:MyHead' needs a space after the colon: write {name: my.",
     "backbone.freeze=yes": "give true, false or a list of names, as in [stages.0.*], not 'yes'",
     "heads.extra.weight=1": "heads.extra.name is missing",
     "trainer.max_steps=null": "trainer: set max_images, max_steps or max_epochs, else the training has no end",
