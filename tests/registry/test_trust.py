@@ -197,9 +197,7 @@ def test_trust_is_of_a_module_and_those_below_it():
 
 def test_trusted_module_is_not_taken_from_the_working_directory(payload):
     file = naming("backbone.name", "payload:Net", payload / "theirs.safetensors")
-    with pytest.raises(
-        WeightsError, match=r"no module 'payload' on PYTHONPATH.*working directory is searched for a con"
-    ):
+    with pytest.raises(WeightsError, match=r"no module 'payload' on PYTHONPATH.*working directory is searched for a"):
         densevit.load(file, trust=["payload"])
     assert "payload" not in sys.modules
 
