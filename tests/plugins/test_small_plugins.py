@@ -32,6 +32,7 @@ seed: 0
 backbone: {{name: resnet, depth: 18}}
 heads: {{segmentation: {{name: setr}}}}
 {SCENES}
+optim: {{schedule: constant}}
 trainer: {{max_steps: 4, accelerator: cpu, precision: 32}}
 """
 
@@ -39,7 +40,11 @@ trainer: {{max_steps: 4, accelerator: cpu, precision: 32}}
 @pytest.mark.parametrize(
     ("folder", "overrides", "changed"),
     [
-        ("lion", ["optim={name: lion, lr: 1e-3, weight_decay: 0.1, cautious: true}"], "optim.betas=[0.5, 0.6]"),
+        (
+            "lion",
+            ["optim.name=lion", "optim.lr=1e-3", "optim.weight_decay=0.1", "optim.cautious=true"],
+            "optim.betas=[0.5, 0.6]",
+        ),
         ("zooms", ["data.transforms={name: zooms, smallest: 0.3}"], "data.transforms.smallest=0.9"),
     ],
 )
@@ -69,7 +74,10 @@ def test_a_run_with_a_plugin_resumes_to_the_last_bit_and_takes_changed_options(
 
 def test_an_inspector_adds_its_figure(third_party: Callable[[str], Path], tmp_path: Path) -> None:
     """A named one, and one of a class of heads, which needs no name."""
-    site, small = third_party("inspections"), {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    site, small = (
+        third_party("inspections"),
+        {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 8},
+    )
     heads = {"setr": {"name": "setr"}, "deformable": {"name": "deformable_detr", "transformer": small, "num_levels": 2}}
     for name, head in heads.items():
         backbone = {"name": "swin", "variant": "nano", "window_size": 4}
@@ -123,7 +131,11 @@ def test_heads_run_the_last_blocks_of_a_backbone(tokens):
     batch = {"images": images, "padding_mask": padding, "targets": [{}] * 2}
 
     def logits(backbone: str, **head: object) -> torch.Size:
-        return densevit.create_model(backbone, {"s": head}, {"s": CLASSES}).model(batch)["s"]["logits"].shape
+        return (
+            densevit.create_model({"name": backbone}, {"s": head}, {"s": CLASSES})
+            .model.train()(batch)["s"]["logits"]
+            .shape
+        )
 
     assert logits("tokens:TinyTokens", name="tokens:ClassTokens") == (2, 3, 4, 5)
     assert logits("vit", name="tokens:ClassTokens") == (2, 3, 4, 5)
