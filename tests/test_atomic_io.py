@@ -77,9 +77,10 @@ def test_failed_replacement_leaves_the_file_before_and_nothing_else(tmp_path: Pa
 
 
 @posix
-@posix
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("writer", ["atomic_file", "atomic_folder", "replaced_file"])
+@pytest.mark.parametrize(
+    ("writer", "number"),
+    [("atomic_file", signal.SIGTERM), ("atomic_folder", signal.SIGINT), ("replaced_file", signal.SIGTERM)],
+)
 def test_a_stopped_process_leaves_no_temporary_file(writer: str, number: signal.Signals, tmp_path: Path) -> None:
     """Also if a file that the process writes lies inside a temporary folder."""
     script = f"""

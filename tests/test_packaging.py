@@ -99,24 +99,6 @@ def test_wheel_of_the_sdist_is_that_of_the_tree(tree, wheel, project, tmp_path):
             assert other.read(name) == expected.read(name) or name.endswith("RECORD"), name
 
 
-def test_import_in_the_folder_that_contains_the_clone(site, tmp_path):
-    (tmp_path / "densevit" / "densevit").mkdir(parents=True)  # a folder without __init__.py, as a clone
-    code = "sys.path.insert(0, '')\nimport densevit; print(densevit.__file__, densevit.__version__)"
-    file, version = run(*apart(site, code), cwd=tmp_path).split()
-    assert Path(file) == site / "densevit" / "__init__.py"
-    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
-
-
-def test_lower_bounds_of_all_requirements_are_printed(project):
-    config = configparser.ConfigParser()
-    config.read(project / "setup.cfg")
-    lines = config["options"]["install_requires"].split("\n")
-    requirements = [line for line in lines if line and not line.startswith("#")]
-    command = [str(project / "tools" / "release" / "lower_bounds.py")]
-    bounds = run(*command, cwd=project).split()
-    assert "albumentations==2.0.8" in bounds and "torch==2.6" in bounds and len(bounds) == len(requirements)
-
-
 def smoke(python: str, wheel: Path | str, folder: Path, project: Path, *arguments: str) -> str:
     """Installs the wheel in an empty environment, without the clone, and returns what tools/release/smoke.py prints."""
     if shutil.which(python) is None or subprocess.run([python, "--version"], capture_output=True).returncode:
@@ -151,16 +133,13 @@ def test_lower_bounds(wheel, tmp_path, project):
 def test_wheel_metadata(site, project):
     info = next(site.glob("*.dist-info"))
     metadata = (info / "METADATA").read_text()
-    assert "License-Expression: Apache-2.0" in metadata
-    assert "Requires-Dist: albumentations<2.1,>=2.0.8" in metadata
-    assert metadata.partition("\n\n")[2].strip() == (project / "README.md").read_text().strip()
     for header in (
-        "Summary: Dense prediction",
-        "Keywords: dense prediction",
+        "License-Expression: Apache-2.0",
+        "Requires-Dist: albumentations<2.1,>=2.0.8",
         "Provides-Extra: docs",
-        "Classifier: Typing",
     ):
         assert f"\n{header}" in metadata
+    assert metadata.partition("\n\n")[2].strip() == (project / "README.md").read_text().strip()
     assert (info / "licenses" / "LICENSE").read_text().strip().startswith("Apache License")
     entry_points = configparser.ConfigParser()
     entry_points.optionxform = str  # names are case-sensitive
@@ -174,14 +153,15 @@ def test_installed_wheel_finds_shipped_configs_by_name(site, tmp_path):
 import densevit, densevit_configs
 from densevit import config
 from densevit.cli import main
-print(densevit.__file__)
+print(densevit.__file__, densevit.__version__)
 print(config.load("detr_swin", ["data=configs/data/coco.yaml"]).data.name)
 sys.stderr = sys.stdout
 main(["train", "detr_swin", "backbone.varient=x"])
 main(["train", "detr_swim"])
 """
     file, data, found, missing = run(*apart(site, code), cwd=tmp_path).splitlines()
-    assert Path(file) == site / "densevit" / "__init__.py"
+    path, version = file.split()
+    assert Path(path) == site / "densevit" / "__init__.py" and re.fullmatch(r"\d+\.\d+\.\d+", version)
     assert data == "coco"
     assert found.startswith(
         "command line: backbone.varient is not an option of 'swin'"

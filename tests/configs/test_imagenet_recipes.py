@@ -2,18 +2,14 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 import densevit
 from densevit import config as configs
-from densevit.data.build import build_data
-from densevit.interfaces import LossContext
 from densevit.training.loop.optim import learning_rate
-from densevit.weights.building import build_model
+from tests.configs.published import one_step
 
 # Of the papers and their authors' commands: devices, images of a step, learning rate, epochs, epochs of the warm-up
 SETTINGS = {
@@ -36,31 +32,20 @@ class Tokenizer(nn.Module):
         return (nn.functional.avg_pool2d(images.mean(1, keepdim=True), 16)[:, 0] * 15.99).long()
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
-        (root / name).mkdir(parents=True)
-        for i in range(2):
-            Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(root / name / f"{i}.jpg")
-    return root
-
-
 def test_all_recipes_are_listed():
     assert {path.stem for path in Path("configs/imagenet").glob("*.yaml")} == set(SETTINGS)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_settings_are_the_published_ones(name: str) -> None:
-    devices, images, lr, epochs, warmup = SETTINGS[name]
-    config = configs.load(f"configs/imagenet/{name}.yaml", [f"trainer.devices={devices}", "trainer.accumulate=1"])
-    assert config.data.batch_size * devices == images
-    assert learning_rate(config.optim, images) == pytest.approx(lr)
-    assert config.trainer.max_epochs == epochs
-    assert round(config.optim.warmup * epochs, 1) == pytest.approx(warmup, abs=0.1)
-    alone = configs.load(f"configs/imagenet/{name}.yaml")
-    if name != "moco_v3_vit_base":  # which compares the images of one batch
-        assert alone.data.batch_size * alone.trainer.accumulate == images
+def test_settings_are_the_published_ones() -> None:
+    for name, (devices, images, lr, epochs, warmup) in SETTINGS.items():
+        config = configs.load(f"configs/imagenet/{name}.yaml", [f"trainer.devices={devices}", "trainer.accumulate=1"])
+        assert config.data.batch_size * devices == images, name
+        assert learning_rate(config.optim, images) == pytest.approx(lr), name
+        assert config.trainer.max_epochs == epochs, name
+        assert round(config.optim.warmup * epochs, 1) == pytest.approx(warmup, abs=0.1), name
+        alone = configs.load(f"configs/imagenet/{name}.yaml")
+        if name != "moco_v3_vit_base":  # which compares the images of one batch
+            assert alone.data.batch_size * alone.trainer.accumulate == images, name
 
 
 @pytest.mark.integration
@@ -75,15 +60,4 @@ def test_recipe_trains_one_step(name: str, photos: Path) -> None:
         )
         densevit.save(teacher, photos / "teacher.safetensors")
         smaller.append(f"method.teacher={photos / 'teacher.safetensors'}")
-    config = configs.load(f"configs/imagenet/{name}.yaml", smaller)
-    configs.check_plugins(config)
-    data = build_data(config)
-    model = build_model(config, data.classes if config.heads else {})
-    method = densevit.create_method(config.method.name, model, **config.method.options)
-    data.use(method)
-    losses = method.train().training_step(model.train(), next(iter(data.train_loader())), LossContext())
-    total = torch.stack(list(losses.values())).sum()
-    total.backward()
-    assert total.isfinite()
-    unused = [name for name, p in model.named_parameters() if p.grad is None and p.requires_grad]
-    assert all(name.startswith("backbone.feature_norms.") for name in unused)
+    one_step(configs.load(f"configs/imagenet/{name}.yaml", smaller))

@@ -1,25 +1,22 @@
 """Recipes that compare a backbone of one's own with published ones: the protocol stays, whatever the backbone is."""
 
-import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import densevit
 from densevit import config as configs
-from densevit.cli import main
 from densevit.config import BackboneSection, Config
-from densevit.data.build import build_data
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.interfaces import Class
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
-from densevit.weights.building import build_model
+from densevit.training.loop.optim import learning_rate, rates_of
 from densevit.weights.label_sets import coco_classes, segmentation_classes
-from tests.configs import test_coco_recipes, test_depth_recipes, test_recipes
+from tests.configs.generated import make_coco, make_depth_maps, make_label_maps
+from tests.configs.published import full_model, one_step
+from tests.configs.test_steps import SMALL_DETR
 
 RECIPES = sorted(Path("configs/paper").glob("*.yaml"))
 HEADS = {"coco": "detection", "ade20k": "segmentation", "nyu": "depth"}
@@ -31,7 +28,7 @@ STEPS = {  # on one GPU and on eight; with accumulation, the last step of an epo
 }
 RATES = {"coco": (1e-4, 1e-5), "ade20k": (6e-5, 6e-5), "nyu": (1e-4, 1e-4)}  # of the head and of the backbone
 SMALL = {
-    "coco": [f"heads.detection.transformer.{option}" for option in test_coco_recipes.SMALL],
+    "coco": [f"heads.detection.transformer.{option}" for option in SMALL_DETR],
     "ade20k": ["heads.segmentation.width=16", "heads.segmentation.auxiliary_width=16", "data.transforms.short_side=64"],
     "nyu": ["heads.depth.width=16"],
 }
@@ -66,11 +63,11 @@ def classes_of(recipe: str) -> dict[str, list[Class]]:
 def small(recipe: str, root: Path) -> list[str]:
     """Overrides for generated images and a narrow head."""
     if recipe == "coco":
-        test_coco_recipes.make(root, (60, 90))
+        make_coco(root, (60, 90))
     elif recipe == "ade20k":
-        test_recipes.make("ade20k", root, (40, 60))
+        make_label_maps("ade20k", root, (40, 60))
     else:
-        test_depth_recipes.make("nyu", root, [(480, 640), (480, 640)])
+        make_depth_maps("nyu", root, [(480, 640), (480, 640)])
     return [*SMALL[recipe], f"data.root={root}", "data.num_workers=0", f"data.image_size={SIZES[recipe]}"]
 
 
@@ -83,13 +80,11 @@ def test_all_recipes_are_tested() -> None:
 def test_another_backbone_has_its_own_options_and_the_protocol(path: Path, backbone: str) -> None:
     """Nothing of the published backbone is left: no frozen norms, layers, statistics or rates of single layers."""
     published, config = configs.load(path), configs.load(path, backbone.split())
-    configs.check_plugins(config)
     given = dict(part.removeprefix("backbone.").split("=") for part in backbone.split())
     assert config.backbone == BackboneSection(**given)
     for key in set(Config.model_fields) - {"backbone"}:
         assert getattr(config, key) == getattr(published, key), key
-    with torch.device("meta"):
-        model = build_model(config, classes_of(path.stem))
+    model = full_model(config, classes_of(path.stem))
     lr, backbone_lr = RATES[path.stem]
     for rate in rates_of(model, config.optim, learning_rate(config.optim, 16)):
         assert rate.lr == (backbone_lr if rate.name.startswith("backbone.") else lr), rate.name
@@ -112,34 +107,5 @@ def test_one_gpu_and_eight_train_the_same_steps_of_16_images(path: Path) -> None
 @pytest.mark.integration
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
-    config = configs.load(path, [OWN, *small(path.stem, tmp_path / "data"), "data.batch_size=2"])
-    data = build_data(config)
-    model = build_model(config, data.classes)
-    batch = next(iter(data.train_loader()))
-    torch.stack(list(model.loss(model(batch), batch["targets"]).values())).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-    optimizer_of(model, config.optim, learning_rate(config.optim, 16)).step()
-
-
-@pytest.mark.integration
-def test_three_seeds_become_a_row_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    overrides = [OWN, *small("ade20k", tmp_path / "data"), "data.batch_size=2", "trainer.max_steps=2"]
-    overrides += ["trainer.evaluate_every=0.5", "trainer.accelerator=cpu", "optim.warmup_steps=1"]
-    runs = [str(tmp_path / f"tiny-{seed}") for seed in (0, 1, 2)]
-    for seed, run in enumerate(runs):
-        assert main(["train", "paper/ade20k", *overrides, f"seed={seed}", "--run-dir", run, "--quiet"]) == 0
-    capsys.readouterr()
-    assert main(["report", *runs, "--table", "md"]) == 0
-    header, _, row = (re.findall(r"[^|]+", line) for line in capsys.readouterr().out.splitlines()[:3])
-    cells = {name.strip(): cell.strip() for name, cell in zip(header, row, strict=True) if name.strip()}
-    metrics = [json.loads((Path(run) / "metrics.json").read_text()) for run in runs]
-    assert len({own["segmentation/mIoU"] for own in metrics}) == 3
-    for name in ("mIoU", "mAcc", "aAcc", "fwIoU"):
-        values = np.array([own[f"segmentation/{name}"] for own in metrics])
-        assert cells[name] == f"{values.mean():.4f} ± {values.std(ddof=1):.4f}"
-    assert (cells["backbone"], cells["images seen"], cells["seeds"]) == (f"{__name__}:Tiny", "4", "3")
-    assert (cells["epochs"], cells["parameters, M"]) == ("2.00", f"{parameters(runs[0]) / 1e6:.2f}")
-
-
-def parameters(run: str) -> int:
-    return sum(p.numel() for p in densevit.load(run).model.parameters())
+    step = one_step(configs.load(path, [OWN, *small(path.stem, tmp_path / "data"), "data.batch_size=2"]))
+    assert all(parameter.grad is not None for parameter in step.model.parameters())

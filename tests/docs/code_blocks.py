@@ -304,23 +304,19 @@ class Page:
 
         densevit is in no index: `pip install densevit` would install another package of that name.
         """
-        *options, requirement = arguments
-        if not any(option.startswith("-") for option in options):
-            assert all(re.fullmatch(r"[\w.-]+", one) for one in options)
-            options = []
-        target, _, extras = requirement.rstrip("]").partition("[")
+        target, _, extras = arguments[-1].rstrip("]").partition("[")
         if target == "." and self.cwd == self.folder:
             known = configparser_of(self.project / "setup.cfg")["options.extras_require"]
             wrong = set(filter(None, extras.split(","))) - set(known)
             assert not wrong, f"setup.cfg has no extra {wrong}"
-        elif options == ["-e"]:
+        elif arguments[0] == "-e":
             folder = (self.cwd / target).resolve(strict=True)
             file = folder / "setup.cfg"
             sys.path.insert(0, str(folder))
             self.install(configparser_of(file)["metadata"]["name"], entry_points(file.read_text()))
         else:
             assert target != "densevit", "densevit is in no package index: pip install -e '.[extra]'"
-            assert re.fullmatch(r"[\w.-]+", target) and not options, f"cannot install {requirement}"
+            assert all(re.fullmatch(r"[\w.-]+", one) for one in (*arguments[:-1], target)), f"cannot install {target}"
 
     def install(self, name: str, groups: Mapping[str, Mapping[str, str]]) -> None:
         """Puts the metadata of a distribution on sys.path, as installed by pip."""
@@ -336,30 +332,12 @@ class Page:
         importlib.invalidate_caches()
 
     def _torchrun(self, arguments: Sequence[str]) -> None:
-        """torchrun's own options are valid, and its program runs: in two processes, if the block wants two on a CPU,
-        else in this one."""
+        """torchrun's own options are valid; its program runs in this process."""
         from torch.distributed.run import get_args_parser
 
         given = get_args_parser().parse_args(list(arguments))
         assert given.module and given.training_script == "densevit"
-        if given.nproc_per_node == "2" and "trainer.accelerator=cpu" in given.training_script_args:
-            self._processes(arguments, given.training_script_args)
-        else:
-            self._command(["densevit", *given.training_script_args])
-
-    def _processes(self, arguments: Sequence[str], command: Sequence[str]) -> None:
-        """Runs torchrun. command: of densevit, in the arguments."""
-        small = [
-            "trainer.max_steps=2", "data.batch_size=2", "data.num_workers=0", "data.image_size=64",
-            "data.train_length=8", "data.val_length=2",
-        ]  # fmt: skip
-        port = ["--master-addr", "127.0.0.1", "--master-port", os.environ["DOCS_PORT"]]
-        torchrun = [sys.executable, "-m", "torch.distributed.run", *port, *arguments, *small]
-        environment = {
-            **os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(self.project)
-        }  # fmt: skip
-        done = subprocess.run(torchrun, cwd=self.cwd, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        self._command(["densevit", *given.training_script_args])
 
 
 def run_command(arguments: Sequence[str]) -> None:

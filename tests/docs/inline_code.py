@@ -1,6 +1,6 @@
 """Commands, overrides, keys, flags and paths outside of blocks: inline code of pages, comments of configs, docstrings.
 
-The runner of a page resolves them in order with its blocks (`tests.docs.resolution`).
+`tests.docs.resolution` checks them.
 """
 
 import ast
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densevit import registry
-from tests.docs.code_blocks import FENCE, Block, parse
+from tests.docs.code_blocks import FENCE
 
 SECTIONS = ("backbone", "data", "heads", "inference", "method", "optim", "probes", "trainer")
 SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
@@ -32,27 +32,21 @@ IN_TEXT = re.compile(
 
 @dataclass(frozen=True)
 class Inline:
-    """Code in a text, as one line. line: where it begins, from 1. paragraph: the first line of its paragraph."""
+    """Code in a text, as one line. line: where it begins, from 1."""
 
     page: str
     line: int
     text: str
-    paragraph: int = 0
-    file: None = None  # as a `Block` that shows none
 
     @property
     def id(self) -> str:
         return f"{self.page}:{self.line}"
 
 
-def of_file(name: str, project: Path) -> list[Block | Inline]:
-    """The blocks and the inline code of a page, of a config's comments or of a program's docstring, by line."""
-    text = (project / name).read_text()
-    if name.endswith(".yaml"):
-        return [*of_comments(name, text)]
-    if name.endswith(".py"):
-        return [*of_docstring(name, text)]
-    return sorted([*parse(name, text), *of_page(name, text)], key=lambda one: one.line)
+def of_file(name: str, project: Path) -> list[Inline]:
+    """The inline code of a page, of a config's comments or of a program's docstring, by line."""
+    find = {".yaml": of_comments, ".py": of_docstring}.get(Path(name).suffix, of_page)
+    return [*find(name, (project / name).read_text())]
 
 
 def of_page(page: str, text: str) -> Iterator[Inline]:
@@ -67,7 +61,7 @@ def of_page(page: str, text: str) -> Iterator[Inline]:
     for number, paragraph in _paragraphs(lines):
         for match in SPAN.finditer(paragraph):
             line = number + paragraph.count("\n", 0, match.start())
-            yield Inline(page, line, " ".join(match[2].replace("\\|", "|").split()), number)
+            yield Inline(page, line, " ".join(match[2].replace("\\|", "|").split()))
 
 
 def _paragraphs(lines: list[str]) -> Iterator[tuple[int, str]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,16 +11,12 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import loading, sections
 from densevit.config.sources import Sources
-from densevit.reporting import plots
 
 CAPS = {  # options of heads and keys of their sections: the largest value
     "encoder_layers": 1, "decoder_layers": 2, "layers": 1, "width": 64, "feedforward": 64, "ffn_width": 64,
     "num_points": 64, "num_heads": 8, "branch_width": 16, "fusion_blocks": 1,
 }  # fmt: skip
 STEPS, EXTENDED = 2, 4
-
-
-_drawn: dict[Any, str] = {}  # plots of all reports, by function and names
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
@@ -37,24 +33,9 @@ def install(patch: pytest.MonkeyPatch) -> None:
         found = section(name, values, source, overrides)
         return type(found).model_validate(small_data(found.model_dump())) if name == "data" else found
 
-    for name in ("_lines", "_heat_map"):
-        patch.setattr(plots, name, drawn_once(getattr(plots, name)))
     patch.setattr(loading, "_validated", small_validated)
     for module in (configs, sections):
         patch.setattr(module, "section", small_section)
-
-
-def drawn_once(draw: Callable[..., str]) -> Callable[..., str]:
-    """Plots of the same names are drawn once, with the values of the first: a report has dozens."""
-
-    def plot(first: Any, *others: Any) -> str:
-        names = first if draw.__name__ == "_heat_map" else (*(name for name, _ in first), *others)
-        key = draw.__name__, names
-        if key not in _drawn:
-            _drawn[key] = draw(first, *others)
-        return _drawn[key]
-
-    return plot
 
 
 def small(config: dict[str, Any], extended: bool = False) -> dict[str, Any]:

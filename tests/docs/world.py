@@ -5,18 +5,12 @@ folder or home; runs are copied, because commands write to them.
 """
 
 import hashlib
-import json
-import pickle
 import re
 import shutil
-import string
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from PIL import Image
 
 from densevit import cli, registry
 from densevit import config as configs
@@ -24,16 +18,28 @@ from densevit.cli import main
 from densevit.config import Config, yaml_io
 from densevit.registry.trust import modules_in
 from tests.docs.code_blocks import SHORTER, Block, Page, entry_points, run_command
-from tests.docs.inline_code import Inline
-from tests.docs.resolution import SECTION_FOLDERS, ResolvedPage
-from tools.conventions.recipes import variants
+from tests.docs.made_files import (
+    aerial,
+    animals,
+    coco,
+    depth_maps,
+    depth_set,
+    kmax,
+    label_maps,
+    label_set,
+    photos,
+    pickled,
+    scenes,
+    scenes_and_test,
+    street,
+    traffic,
+    vehicles,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
     from densevit.exporting.graph import ExportedGraph
-
-SIZE = (64, 96)
 
 # Runs by name: the config and its overrides. A page may have its own.
 RUNS: dict[str, tuple[str, ...]] = {
@@ -179,28 +185,6 @@ class World:
                 shutil.copytree(self.run(*config), folder / "runs" / name)
         return page
 
-    def resolved_page(
-        self, folder: Path, blocks: Sequence[Block | Inline], compares_weights: bool = False, **given: dict[str, str]
-    ) -> ResolvedPage:
-        """A runner that runs nothing, of a page, of the comments of a config or of a program's docstring. The folders
-        of runs have their configs."""
-        page = ResolvedPage(folder, folder / "home", self.project, blocks, self.place_sources, **given)  # type: ignore
-        page.compares_weights = compares_weights
-        self._prepare(page)
-        own = {name: config for (where, name), config in OWN_RUNS.items() if where == blocks[0].page}
-        for name, (config, *overrides) in (RUNS | own).items():
-            if any(f"runs/{name}" in block.text for block in blocks):
-                page.leave_run(folder / "runs" / name, configs.load(config, overrides))
-        page.models |= {f"hf:{repository}": RUNS[run] for repository, (run, _) in self.published.items()}
-        page.models["detr-r50-e632da11.pth"] = RUNS["coco_r50"]
-        name = blocks[0].page
-        if name.startswith("configs/"):
-            page.recipe = name
-            if name.split("/")[1] not in SECTION_FOLDERS:
-                further = variants((self.project / name).read_text())
-                page.contexts += [(name,), *((name, *overrides.split()) for overrides in further)]
-        return page
-
     def _prepare(self, page: Page) -> None:
         page.home.mkdir(parents=True)
         (page.folder / "runs").mkdir()
@@ -225,16 +209,12 @@ class World:
                 shutil.copytree(self.run(*RUNS[name]), page.folder / "runs" / name)
         if "sys.argv" in text:
             _link(self._made("street.jpg", street), page.cwd / "street.jpg")
-        self.place_sources(page, block)
-        self._my_set(page, text)
-
-    def place_sources(self, page: Page, block: Block) -> None:
-        """Writes the package and the config that the block names, unless an earlier block has written them."""
-        if mentions(block.text, "my_package") and not (page.cwd / "my_package.py").exists():
+        if mentions(text, "my_package") and not (page.cwd / "my_package.py").exists():
             (page.cwd / "my_package.py").write_text(MY_PACKAGE)
         file = page.cwd / "mine.yaml"
-        if "mine.yaml" in block.text and block.file != "mine.yaml" and not file.is_file():
+        if "mine.yaml" in text and block.file != "mine.yaml" and not file.is_file():
             file.write_text(MINE.get(block.page, "base: detr_swin\n"))
+        self._my_set(page, text)
 
     def _my_set(self, page: Page, text: str) -> None:
         """~/my_set and ./my_set: depth or label maps, as the text wants; none where it is written."""
@@ -378,112 +358,3 @@ def measured(folder: Path) -> None:
     grid = ("--backbones", "swin,vit,mvit,resnet,timm", "--heads", "dab_detr,setr,dpt")
     command = ("benchmark", *grid, "--train", "--images", "16000", "--out", str(folder), *SHORTER["benchmark"])
     assert main([*command]) == 0
-
-
-# ---- data sets and files; the tests of their readers, which make some, are imported late ----
-
-
-def coco(folder: Path) -> None:
-    from tests.configs.test_mask_recipes import make_coco
-
-    make_coco(folder, SIZE)
-
-
-def label_maps(layout: str, folder: Path) -> None:
-    from tests.configs.test_recipes import make
-
-    make(layout, folder, SIZE)
-
-
-def depth_maps(layout: str, size: tuple[int, int], folder: Path) -> None:
-    from tests.configs.test_depth_recipes import make
-
-    make(layout, folder, [size])
-
-
-def kmax(file: Path) -> None:
-    import torch
-
-    from tests.papers.test_kmax_checkpoints import authors_state
-
-    torch.save({"model": authors_state()}, file)
-
-
-def scenes(folder: Path) -> None:
-    assert main(["scenes", "--out", str(folder), "--count", "4", "--size", "64", "--quiet"]) == 0
-
-
-def scenes_and_test(folder: Path) -> None:
-    scenes(folder)
-    shutil.copytree(folder / "val", folder / "test")
-    shutil.copy(folder / "annotations/val.json", folder / "annotations/test.json")
-
-
-def photos(folder: Path, count: int = 2) -> None:
-    folder.mkdir()
-    for name in string.ascii_lowercase[:count]:
-        street(folder / f"{name}.jpg")
-
-
-def animals(folder: Path) -> None:
-    for split in ("train", "val"):
-        for name in ("cat", "dog"):
-            (folder / split / name).mkdir(parents=True)
-            for number in ("1", "22"):
-                street(folder / split / name / f"{number}.jpg")
-
-
-def street(file: Path) -> None:
-    rng = np.random.default_rng(len(file.stem))
-    image = rng.integers(0, 255, (15, 20, 3), dtype=np.uint8).repeat(10, axis=0).repeat(10, axis=1)
-    Image.fromarray(image).save(file)
-
-
-def aerial(file: Path) -> None:
-    """Larger than a window of 640."""
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 255, (7, 10, 3), dtype=np.uint8).repeat(100, axis=0).repeat(100, axis=1)).save(file)
-
-
-def traffic(folder: Path) -> None:
-    """COCO's layout with other classes."""
-    coco(folder)
-    names = {1: "pedestrian", 3: "car", 6: "bus", 18: "dog"}
-    for file in (folder / "annotations").glob("instances_*.json"):
-        content = json.loads(file.read_text())
-        content["categories"] = [{"id": key, "name": name} for key, name in names.items()]
-        for index, one in enumerate(content["annotations"]):
-            one["category_id"] = [*names][index % len(names)]
-        file.write_text(json.dumps(content))
-
-
-def vehicles(folder: Path) -> None:
-    from tests.workbench.interchange.test_converting import yolo
-
-    yolo(folder)
-    (folder / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: car, 1: truck}\n")
-
-
-def label_set(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    for split, names in (("train", "ab"), ("val", "b")):
-        for name in names:
-            labels = rng.choice(np.array([0, 1, 2, 255], np.uint8), (4, 6)).repeat(16, axis=0).repeat(16, axis=1)
-            _pair(folder, split, name, labels)
-
-
-def depth_set(folder: Path) -> None:
-    for split, names in (("train", "ab"), ("val", "b")):
-        for name in names:
-            _pair(folder, split, name, np.linspace(1000, 3000, 64 * 96).reshape(64, 96).astype(np.uint16))
-
-
-def _pair(folder: Path, split: str, name: str, labels: np.ndarray) -> None:
-    for kind, array in (("images", np.full((*labels.shape, 3), 90, np.uint8)), ("labels", labels)):
-        file = folder / kind / split / f"{name}.{'jpg' if kind == 'images' else 'png'}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(array).save(file)
-
-
-def pickled(file: Path) -> None:
-    file.write_bytes(pickle.dumps({"model": {"backbone.x": np.ones((2, 3), np.float32)}}))

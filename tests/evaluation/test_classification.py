@@ -1,13 +1,8 @@
 """Accuracy beside torchmetrics, counted once per image over processes."""
 
-import math
-import pickle
-
-import numpy as np
 import pytest
 import torch
 
-from densevit.errors import DataError
 from densevit.evaluation.classification import Classification
 from densevit.interfaces import Class
 
@@ -45,29 +40,10 @@ def test_equals_torchmetrics_in_any_order_of_batches():
     assert evaluator.image_scores()[7] == pytest.approx(float(scores[7, labels[7]]))
 
 
-def test_two_processes_count_each_image_once():
-    scores, labels = images()
-    whole, parts = Classification(CLASSES), [Classification(CLASSES) for _ in range(2)]
-    update(whole, scores, labels, range(200))
-    update(parts[0], scores, labels, range(0, 200, 2))
-    update(parts[1], scores, labels, range(1, 200, 2))
-    update(parts[1], scores, labels, range(0, 1))
-    states = [pickle.loads(pickle.dumps(part.state())) for part in parts]
-    for part in parts:
-        part.merge(states)
-        assert part.compute() == whole.compute() and (part.counts == whole.counts).all()
-
-
 def test_equal_scores_are_not_all_correct():
     evaluator = Classification(CLASSES)
     update(evaluator, torch.full((K, K), 1 / K), torch.arange(K), range(K))
     assert evaluator.compute() == pytest.approx({"top1": 1 / K, "top5": 5 / K, "mAcc": 1 / K})
-
-
-def test_unlabelled_images_and_no_images():
-    evaluator = Classification(CLASSES)
-    evaluator.update([{}, {}], [{"image_id": 1}, {"image_id": 2, "image_class": torch.tensor(-1)}])
-    assert all(map(math.isnan, evaluator.compute().values()))
 
 
 def test_tables_by_hand():
@@ -76,16 +52,3 @@ def test_tables_by_hand():
     tables = evaluator.tables()
     assert tables["confusion"][1:] == [["class 0", 1, 0], ["class 1", 1, 1]]
     assert list(tables["classes"][1:]) == [("class 0", 1, 1.0, 0.5), ("class 1", 2, 0.5, 1.0)]
-
-
-@pytest.mark.parametrize(
-    ("prediction", "label", "message"),
-    [
-        ({"boxes": 1}, 0, r"Image 'x': its prediction has no `class_scores`, only boxes"),
-        ({"class_scores": np.zeros(3)}, 0, r"has the shape \(3,\); expected \(12,\)"),
-        ({"class_scores": np.zeros(K)}, K, r"`image_class` is 12; 0 \.\.\. 11 is expected"),
-    ],
-)
-def test_errors_name_the_image(prediction, label, message):
-    with pytest.raises(DataError, match=message):
-        Classification(CLASSES).update([prediction], [{"image_id": "x", "image_class": torch.tensor(label)}])

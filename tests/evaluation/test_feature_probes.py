@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit.errors import ConfigError
 from densevit.evaluation.feature_probes import LinearProbe, NearestNeighbours
 from densevit.interfaces import Class
 
@@ -55,10 +54,3 @@ def test_linear_probe_is_the_optimum_of_its_objective() -> None:
     expected = F.linear(standardised, weight, bias).softmax(1)
     torch.testing.assert_close(probe.scores(x).double(), expected.detach(), atol=1e-4, rtol=1e-4)
     assert (probe.scores(x).argmax(1) == labels).float().mean() > 0.4
-
-
-def test_wrong_options_are_errors() -> None:
-    with pytest.raises(ConfigError, match="k is 0"):
-        NearestNeighbours(CLASSES, k=0)
-    with pytest.raises(ConfigError, match="inverse_regularization is 0"):
-        LinearProbe(CLASSES, inverse_regularization=0)

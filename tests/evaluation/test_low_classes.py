@@ -3,9 +3,7 @@
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from densevit.cli.evaluation_tables import evaluation_tables
 from densevit.evaluation.low_classes import low_classes, median_sides
 from densevit.interfaces import Class, Dataset
 
@@ -59,12 +57,3 @@ def test_without_classes_of_low_ap_there_is_no_line():
 
     assert low_classes(table(("cell", 3, 0.5), ("none", 0, float("nan"))), fail) == ""
     assert low_classes([["class", "pixels", "IoU"], ["cell", 9, 0.0]], fail) == ""
-
-
-def test_the_line_stands_under_the_table_of_classes():
-    console = Console(width=80)
-    rows = {"classes": table(("cell", 3, 0.0)), "errors": [["error", "dAP50"], ["missed", 0.5]]}
-    with console.capture() as shown:
-        console.print(evaluation_tables({"d/AP": 0.1}, {"d": rows}, {"d": "AP below 0.01: cell."}))
-    lines = [line.strip() for line in shown.get().splitlines()]
-    assert lines.index("d: classes") < lines.index("AP below 0.01: cell.") < lines.index("d: errors")

@@ -1,7 +1,6 @@
 """SemanticSegmentation against values by hand, plain loops, torchmetrics and erosion of each mask."""
 
 import math
-import pickle
 from typing import Any
 
 import cv2
@@ -9,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.errors import ConfigError, DataError
+from densevit.errors import DataError
 from densevit.evaluation import confusion
-from densevit.evaluation.confusion import boundary, count_pairs
+from densevit.evaluation.confusion import count_pairs
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
 
@@ -61,48 +60,17 @@ def brute_force(images: list[Image], count: int) -> np.ndarray:
 # ---- metrics ----
 
 
-def test_metrics_by_hand():
-    truth = [[0, 0, 1], [1, 255, 2]]
-    prediction = [[0, 1, 1], [1, 2, 0]]
-    metrics = evaluated([image(1, truth, prediction)], 4).compute()
-    expected = {
-        "mIoU": (1 / 3 + 2 / 3 + 0) / 3,
-        "mAcc": (1 / 2 + 1 + 0) / 3,
-        "aAcc": 3 / 5,
-        "fwIoU": (2 * 1 / 3 + 2 * 2 / 3 + 1 * 0) / 5,
-        **{"IoU/class 0": 1 / 3, "IoU/class 1": 2 / 3, "IoU/class 2": 0.0, "IoU/class 3": math.nan},
-        **{"Acc/class 0": 1 / 2, "Acc/class 1": 1.0, "Acc/class 2": 0.0, "Acc/class 3": math.nan},
-    }
-    assert metrics == pytest.approx(expected, abs=1e-15, nan_ok=True)
-    assert list(metrics) == list(expected)
-    assert SemanticSegmentation.main == "mIoU"
-
-
 def test_class_without_ground_truth_lowers_miou_but_not_mean_accuracy():
     metrics = evaluated([image(1, [[0, 0, 0]], [[0, 0, 1]])], 3).compute()
     assert metrics["IoU/class 1"] == 0 and metrics["mIoU"] == pytest.approx((2 / 3 + 0) / 2)
     assert math.isnan(metrics["Acc/class 1"]) and metrics["mAcc"] == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("images", [[], [image(1, [[255, 255]], [[0, 1]])], [({}, {"image_id": 1})]])
-def test_without_labels_metrics_are_nan(images: list[Image]):
-    metrics = evaluated(images, 2, boundary=True).compute()
-    assert len(metrics) == 5 + 3 * 2 and all(math.isnan(value) for value in metrics.values())
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_counts_match_plain_loops(seed: int):
-    images = random_images(seed)
-    evaluator = evaluated(images, 6)
-    expected = brute_force(images, 6)
-    assert evaluator.counts.dtype == np.int64 and evaluator.counts.tolist() == expected.tolist()
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_metrics_match_torchmetrics(seed: int):
+@pytest.mark.integration
+def test_metrics_match_torchmetrics():
     from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-    images = random_images(seed)
+    images = random_images(0)
     arguments = {"num_classes": 6, "ignore_index": 255}
     matrix = MulticlassConfusionMatrix(**arguments)
     by_class, mean = (MulticlassJaccardIndex(**arguments, average=way) for way in ("none", "macro"))
@@ -113,6 +81,7 @@ def test_metrics_match_torchmetrics(seed: int):
             metric.update(found["semantic"][None].long(), truth["semantic"][None].long())
     evaluator = evaluated(images, 6)
     metrics = evaluator.compute()
+    assert list(metrics)[:5] == ["mIoU", "mAcc", "aAcc", "fwIoU", "IoU/class 0"] and evaluator.main == "mIoU"
     assert evaluator.counts.tolist() == matrix.compute().tolist()
     for name, theirs in {"mIoU": mean, "fwIoU": weighted, "aAcc": overall, "mAcc": recall}.items():
         assert metrics[name] == pytest.approx(float(theirs.compute()), abs=1e-6)  # theirs are float32
@@ -120,18 +89,11 @@ def test_metrics_match_torchmetrics(seed: int):
     assert math.isnan(metrics["IoU/class 5"])  # theirs is 0 there, and excluded from the mean
 
 
-def test_255_classes_are_counted():
-    labels = np.arange(256).reshape(16, 16)
-    counts = evaluated([image(1, labels, np.minimum(labels, 254)[::-1].copy())], 255, boundary=True).counts
-    assert counts.sum() == 255 and counts[0, 240] == counts[254, 14] == counts[14, 254] == 1
-
-
 @pytest.mark.parametrize("on_device", [False, True])
 def test_255_classes_with_predictions_of_no_class(on_device: bool, monkeypatch: pytest.MonkeyPatch):
     """255 is "ignored" in the ground truth and "another class" in the prediction. IoU by sets of pixels."""
     if on_device:
-        monkeypatch.setattr(confusion, "_count_on_cpu", confusion._count_on_device)
-        monkeypatch.setattr(confusion, "_extremes_on_cpu", confusion._extremes_on_device)
+        as_on_a_device(monkeypatch)
     rng = np.random.default_rng(0)
     truth = np.kron(rng.integers(0, 256, (12, 12)), np.ones((6, 6), int))
     prediction = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(0, 256, truth.shape))
@@ -146,15 +108,7 @@ def test_255_classes_with_predictions_of_no_class(on_device: bool, monkeypatch: 
         union = known & ((truth == n) | (prediction == n))
         iou = (known & (truth == n) & (prediction == n)).sum() / union.sum() if union.any() else math.nan
         assert metrics[f"IoU/class {n}"] == pytest.approx(iou, nan_ok=True)
-    masked = np.where(known, prediction, 255)
-    width = max(1, round(0.02 * math.hypot(*truth.shape)))
-    pixels = known.sum()
-    assert evaluator.counts[:255].sum() == pixels and not evaluator.counts[255].any()
-    for n in (int(x) for x in np.unique(truth[known])[:40]):
-        masks = [np.pad((labels == n).astype(np.uint8), width) for labels in (truth, masked)]
-        inner = [cv2.erode(mask, np.ones((2 * width + 1,) * 2, np.uint8)) for mask in masks]
-        bands = [mask > eroded for mask, eroded in zip(masks, inner, strict=True)]
-        assert metrics[f"BIoU/class {n}"] == pytest.approx((bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum())
+    assert evaluator.counts[:255].sum() == known.sum() and not evaluator.counts[255].any()
 
 
 def test_counts_are_exact_beyond_float32():
@@ -168,52 +122,14 @@ def test_maps_may_be_non_contiguous():
     assert evaluated([parts], 3).counts.tolist() == brute_force([parts], 3).tolist()
 
 
-# ---- invariances ----
+# ---- processes ----
 
 
-@pytest.mark.parametrize("batch", [1, 3, 7])
-def test_metrics_do_not_depend_on_the_batch_size(batch: int):
-    images = random_images(5)
-    assert str(evaluated(images, 6, batch, boundary=0.1).compute()) == str(evaluated(images, 6, boundary=0.1).compute())
-
-
-@pytest.mark.parametrize("processes", [1, 2, 5, 9])
-def test_several_processes_match_one(processes: int):
-    images = random_images(6)
-    shares = [evaluated(images[rank::processes], 6, boundary=0.1) for rank in range(processes)]
-    states = pickle.loads(pickle.dumps([share.state() for share in shares]))
-    for share in shares:
-        share.merge(states)
-        assert str(share.compute()) == str(evaluated(images, 6, boundary=0.1).compute())
-
-
-def test_repeated_image_counts_once():
-    images = random_images(7)
-    assert evaluated(images + images[2:4], 6).counts.tolist() == brute_force(images, 6).tolist()
-
-
-@pytest.mark.integration
 def test_image_evaluated_by_two_processes_raises():
     images = random_images(7)
     states = [evaluated(part, 6).state() for part in (images[:4], images[3:])]
     with pytest.raises(DataError, match="Image 3 was evaluated by two processes"):
         SemanticSegmentation(classes(6)).merge(states)
-
-
-def test_image_without_label_map_is_ignored():
-    images = random_images(8)
-    other = ({"semantic": torch.zeros(4, 4, dtype=torch.uint8)}, {"image_id": 99, "boxes": torch.zeros(0, 4)})
-    assert evaluated([other, *images], 6).counts.tolist() == brute_force(images, 6).tolist()
-
-
-def test_reset_clears_all_counts():
-    images = random_images(9)
-    evaluator = evaluated(images, 6, boundary=True)
-    once = str(evaluator.compute())
-    evaluator.reset()
-    assert not evaluator.counts.any()
-    evaluator.update(*zip(*images, strict=True))
-    assert str(evaluator.compute()) == once
 
 
 # ---- counting on a device ----
@@ -250,19 +166,6 @@ def test_update_does_not_synchronise():
         evaluator.compute()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_matches_cpu_without_synchronising():
-    images = random_images(11)
-    on_gpu = [({"semantic": f["semantic"].cuda()}, t | {"semantic": t["semantic"].cuda()}) for f, t in images]
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        evaluator = evaluated(on_gpu, 6, boundary=0.1)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert str(evaluator.compute()) == str(evaluated(images, 6, boundary=0.1).compute())
-
-
 # ---- boundary IoU ----
 
 
@@ -276,8 +179,8 @@ def mask_to_boundary(mask: np.ndarray, ratio: float) -> np.ndarray:
     return mask & ~framed[1:-1, 1:-1].astype(bool)
 
 
-@pytest.mark.parametrize("ratio", [0.02, 0.08])
-def test_boundary_iou_matches_the_paper(ratio: float):
+def test_boundary_iou_matches_the_paper():
+    ratio = 0.08
     images = random_images(12)[:2]  # noise: every pixel is boundary
     for image_id in range(2, 6):
         regions = np.random.default_rng(image_id).integers(0, 5, (4, 3)).astype(np.uint8)
@@ -300,28 +203,9 @@ def test_boundary_iou_matches_the_paper(ratio: float):
     assert list(metrics)[:6] == ["mIoU", "mAcc", "aAcc", "fwIoU", "mBIoU", "IoU/class 0"]
 
 
-def test_boundary_iou_by_hand():
-    truth, prediction = np.zeros((2, 10, 10), np.uint8)
-    truth[2:8, 2:8], prediction[2:8, 3:9] = 1, 1  # a square of 6, and the same one to its right; rings of 1 pixel
-    metrics = evaluated([image(1, truth, prediction)], 2, boundary=True).compute()
-    shared = 2 * 5  # of the two rings of 20 pixels: five above, five below; their vertical sides do not overlap
-    assert metrics["BIoU/class 1"] == pytest.approx(shared / (20 + 20 - shared))
-
-
-def test_boundary_width_and_image_edge():
-    labels = torch.zeros(9, 12, dtype=torch.uint8)
-    assert (boundary(labels, 2, fill=7) == 7).nonzero().tolist() == [[y, x] for y in range(2, 7) for x in range(2, 10)]
-
-
-def test_true_selects_the_paper_s_distance():
-    images = random_images(13)
-    assert str(evaluated(images, 6, boundary=True).compute()) == str(evaluated(images, 6, boundary=0.02).compute())
-
-
 # ---- errors ----
 
 
-@pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize(
     ("truth", "prediction", "message"),
     [
@@ -330,52 +214,22 @@ def test_true_selects_the_paper_s_distance():
         ([[0, 1, 255], [0, 1, 2]], [[0, 255, 255], [0, 0, 0]], "of its prediction is 255 in 1 pixels"),
     ],
 )
-def test_invalid_class_value_is_named(
-    truth: Any, prediction: Any, message: str, on_device: bool, monkeypatch: pytest.MonkeyPatch
+def test_invalid_class_on_a_device_is_named_when_metrics_are_computed(
+    truth: Any, prediction: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ):
-    good = random_images(0, 3, labels=3)
-    images = [*good, image("street/7", truth, prediction), image("worse", [[254]], [[254]])]
-    expected = f"Image 'street/7': `semantic` {message}; 0 ... 2 is expected, for 3 classes"
-    if not on_device:
-        with pytest.raises(DataError, match=expected.replace("...", r"\.\.\.")):
-            evaluated(images, 3)
-        return
+    images = [*random_images(0, 3, labels=3), image("street/7", truth, prediction), image("worse", [[254]], [[254]])]
+    expected = f"Image 'street/7': `semantic` {message}; 0 ... 2 is expected, for 3 classes".replace("...", r"\.\.\.")
     evaluator = SemanticSegmentation(classes(3))
-    record = evaluator._record_faults
-    monkeypatch.setattr(evaluator, "_check", record)
+    monkeypatch.setattr(evaluator, "_check", evaluator._record_faults)
     evaluator.update(*zip(*images, strict=True))
-    with pytest.raises(DataError, match=expected.replace("...", r"\.\.\.")):
+    with pytest.raises(DataError, match=expected):
         evaluator.compute()
-    with pytest.raises(DataError, match=expected.replace("...", r"\.\.\.")):
+    with pytest.raises(DataError, match=expected):
         SemanticSegmentation(classes(3)).merge([evaluated([], 3).state(), evaluator.state()])
 
 
 def test_predictions_at_ignored_pixels_do_not_matter():
     assert evaluated([image(1, [[0, 255]], [[0, 200]])], 2).compute()["aAcc"] == 1
-
-
-def test_invalid_shapes_and_dtypes_are_named():
-    with pytest.raises(
-        DataError, match="Image 5: prediction and ground truth differ in height x width: 2 x 3 and 3 x 2"
-    ):
-        evaluated([image(5, np.zeros((3, 2)), np.zeros((2, 3)))], 2)
-    found, truth = image(6, np.zeros((3, 2)), np.zeros((3, 2)))
-    with pytest.raises(DataError, match=r"Image 6: .* of its prediction is \(3, 2\) int64; \(H, W\) uint8 is expected"):
-        evaluated([({"semantic": found["semantic"].long()}, truth)], 2)
-    with pytest.raises(DataError, match="Image 6: its prediction has no `semantic`, only boxes"):
-        evaluated([({"boxes": 0}, truth)], 2)
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, -0.02, 2])
-def test_invalid_boundary_raises(value: float):
-    with pytest.raises(ConfigError, match=f"boundary is {value}"):
-        SemanticSegmentation(classes(2), boundary=value)
-
-
-@pytest.mark.parametrize("count", [0, 256])
-def test_invalid_number_of_classes_raises(count: int):
-    with pytest.raises(ConfigError, match=f"1 to 255 classes; found {count}"):
-        SemanticSegmentation(classes(count))
 
 
 def test_class_table_and_image_scores():

@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from pycocotools.mask import encode
 
 from densevit import config as configs
 from densevit.cli import main
@@ -81,33 +78,8 @@ def test_written_maps_reproduce_the_metrics(run: Path, tmp_path: Path) -> None:
         found = np.array(Image.open(tmp_path / "out" / "surfaces" / "semantic" / f"{truth['image_id']}.png"))
         hits += (found == ids[truth["semantic"].numpy()]).sum()
         pixels += found.size
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["surfaces/aAcc"] == hits / pixels
-
-
-@pytest.mark.integration
-def test_pycocotools_finds_the_mask_ap_of_written_masks(run: Path, tmp_path: Path) -> None:
-    assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    data = build_data(configs.load(run / "config.yaml")).val
-    truth = COCO()
-    truth.dataset = {"images": [], "annotations": [], "categories": []}
-    truth.dataset["categories"] = [{"id": c.file_id, "name": c.name} for c in data.classes["panoptic"] if c.thing]
-    for index in range(len(data)):
-        known = data[index]["targets"]
-        truth.dataset["images"].append({"id": known["image_id"], "height": 32, "width": 32})
-        for mask, label in zip(known["masks"], known["labels"].tolist(), strict=True):
-            code = encode(np.asfortranarray(mask.astype(np.uint8)))
-            one = {"image_id": known["image_id"], "category_id": data.classes["detection"][label].file_id}
-            one |= {"id": len(truth.dataset["annotations"]) + 1, "segmentation": code, "iscrowd": 0}
-            truth.dataset["annotations"].append(one | {"area": int(mask.sum())})
-    truth.createIndex()
-    found = COCOeval(truth, truth.loadRes(str(tmp_path / "out" / "detections-segments.json")), "segm")
-    found.evaluate()
-    found.accumulate()
-    found.summarize()
-    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-    values = [metrics[f"segments/mask_{name}"] for name in names]
-    assert found.stats.tolist() == [-1 if value is None else value for value in values]
+    assert metrics["surfaces/aAcc"] == hits / pixels
 
 
 @pytest.mark.integration

@@ -15,7 +15,6 @@ import yaml
 from safetensors.torch import load_file
 
 from densevit import registry
-from densevit.cli import main
 from tests.training.process_groups import Command
 
 pytestmark = pytest.mark.integration
@@ -139,22 +138,3 @@ def test_every_built_in_plugin_is_listed_with_a_description(project):
             documented = loaded if has_docstring else sys.modules[plugin.value.partition(":")[0]]
             assert documented.__doc__.startswith(registry.first_line(plugin))
             assert registry.first_line(plugin).endswith(".")
-
-
-def test_loading_a_backbone_imports_neither_layouts_nor_other_families():
-    code = """
-import sys
-from densevit import registry
-registry.load("backbones", "swin")
-print(*sorted(name for name in sys.modules if name.startswith(("densevit_", "densevit.weights"))))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    of_swin = [f"densevit_backbones.swin.{name}" for name in ("attention", "backbone", "variants")]
-    assert done.stdout.split() == ["densevit_backbones", "densevit_backbones.swin", *of_swin]
-
-
-def test_plugins_of_one_group(capsys):
-    assert main(["plugins", "heads"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines
-    assert all(line.startswith("heads ") for line in lines)

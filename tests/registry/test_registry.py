@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from densevit import config, registry
-from densevit.errors import ConfigError, DensevitError, PluginError
+from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Backbone
 
 NET = """
@@ -113,17 +113,6 @@ def test_class_in_the_working_directory_needs_no_entry_point(tmp_path: Path, mon
     assert registry.load("backbones", "nearby_net:Own").__name__ == "Own"
 
 
-def test_import_error_names_plugin_origin_and_line(install):
-    install("crash", "[densevit.heads]\ncrash = crash_head:Head\n", {"crash_head.py": "x = 1\ny = z\n"})
-    with pytest.raises(PluginError) as caught:
-        registry.load("heads", "crash")
-    assert str(caught.value).startswith(
-        "The head 'crash' (crash_head:Head, from crash 1.0) cannot be imported: NameError:"
-    )
-    assert "crash_head.py, line 2" in str(caught.value)
-    assert isinstance(caught.value.__cause__, NameError)
-
-
 def test_missing_package_error_names_the_extra(install):
     metadata = "Metadata-Version: 2.1\nName: lazy\nVersion: 1.0\nRequires-Dist: absentee>=2; extra == 'more'\n"
     install("lazy", "[densevit.heads]\nlazy = lazy_head:Head\n", {"lazy_head.py": "import absentee.sub\n"}, metadata)
@@ -137,24 +126,14 @@ def test_missing_package_error_names_the_extra(install):
     ("name", "message"),
     [
         ("json:JSONDecoder", "is the class JSONDecoder, which is not a densevit.Backbone"),
-        ("json:dumps", "is a function, which is not a densevit.Backbone"),
-        ("json:JSONDecodr", "json has no 'JSONDecodr'. Did you mean 'JSONDecoder'"),
         ("no_such_module:Net", "there is no module 'no_such_module' in the working directory .*, on PYTHONPATH"),
-        (
-            "json.JSONDecoder",
-            r"no backbone 'json\.JSONDecoder'\. For the class JSONDecoder .* write json:JSONDecoder\.",
-        ),
+        ("json.JSONDecoder", r"no backbone 'json\.JSONDecoder'\. For the class .* write json:JSONDecoder\."),
         ("torch.nn:Identity", "'Wrap a model you have' in docs/own-backbone.md"),
     ],
 )
 def test_non_plugin_raises(name, message):
     with pytest.raises(PluginError, match=message):
         registry.load("backbones", name)
-
-
-def test_misspelt_function_suggests_the_nearest():
-    with pytest.raises(PluginError, match=r"json has no 'dum'\. Did you mean 'dump'\?"):
-        registry.import_object("schedule", "json:dum")
 
 
 # ---- options ----
@@ -166,19 +145,12 @@ def net(install) -> str:
     return "net"
 
 
-@pytest.mark.parametrize(
-    ("given", "checked"),
-    [
-        ({"rate": "1e-4"}, {"rate": 1e-4}),
-        ({"rate": 1}, {"rate": 1.0}),
-        ({"width": 16.0}, {"width": 16}),
-        ({"shape": [2, 3]}, {"shape": (2, 3)}),
-        ({"flag": True, "kind": "b"}, {"flag": True, "kind": "b"}),
-        ({"loose": {"any": ["thing"]}}, {"loose": {"any": ["thing"]}}),
-    ],
-)
-def test_options_are_converted_to_the_annotated_types(net, given, checked):
+def test_options_are_converted_to_the_annotated_types(net):
+    given = {"rate": "1e-4", "width": 16.0, "shape": [2, 3], "flag": True, "kind": "b", "loose": {"any": ["thing"]}}
+    checked = {**given, "rate": 1e-4, "width": 16, "shape": (2, 3)}
     assert registry.check_options("backbones", net, given, "backbone") == checked
+    backbone = registry.create("backbones", net, options={"shape": [4, 5], "rate": 1}, where="backbone")
+    assert backbone.given == (8, 1.0, (4, 5), False, "a", None)
 
 
 @pytest.mark.parametrize(
@@ -187,10 +159,7 @@ def test_options_are_converted_to_the_annotated_types(net, given, checked):
         ({"widht": 3}, "backbone.widht is not an option of 'net'. Did you mean 'width'? Options: width, rate, shape, "),
         ({"width": "tiny"}, "backbone.width should be a valid integer, not 'tiny'."),
         ({"width": True}, "backbone.width should be int, not true."),
-        ({"width": 2.5}, "backbone.width should be a valid integer"),
-        ({"rate": False}, "backbone.rate should be float, not false."),
         ({"flag": 1}, "backbone.flag should be bool, not 1."),
-        ({"kind": 5}, "backbone.kind should be a valid string, not 5."),
         ({"shape": [1, "x"]}, "backbone.shape should be a valid integer, not [1, 'x']."),
     ],
 )
@@ -293,11 +262,9 @@ def test_mapping_becomes_the_dataclass_over_the_default(layered):
             {"layers": {"widht": 3}},
             "backbone.layers.widht is not an option of 'layered'. Did you mean 'width'? Options: width, count, rate, ",
         ),
-        ({"layers": {"width": "tiny"}}, "backbone.layers.width should be a valid integer, not 'tiny'."),
         ({"layers": {"norm": {"kind": "none"}}}, "backbone.layers.norm.kind should be 'layer' or 'batch', not 'none'."),
         ({"layers": {"rate": float("nan")}}, "backbone.layers.rate should be a finite number, not nan."),
         ({"layers": 3}, "backbone.layers should be a section of keys, not 3. Keys: width, count, rate, norm."),
-        ({"layers": None}, "backbone.layers should be a section of keys, not null."),
         ({"further": [1]}, "backbone.further should be a section of keys, not [1]."),
         ({"layers": {"width": 5}}, "backbone.layers is invalid: width is 5; it must be a multiple of 4."),
     ],
@@ -326,24 +293,6 @@ def test_dataclass_options_in_configs(layered):
     wrong = config.from_mapping(values, "mine.yaml", overrides=["backbone.layers.widht=2"])
     with pytest.raises(ConfigError, match="^command line: backbone.layers.widht is not an option of 'layered'"):
         config.check_plugins(wrong)
-
-
-def test_create_passes_converted_options(net):
-    backbone = registry.create("backbones", net, options={"shape": [4, 5], "rate": "0.5"}, where="backbone")
-    assert backbone.given == (8, 0.5, (4, 5), False, "a", None)
-
-
-def test_create_error_names_the_plugin(install):
-    source = """
-        import densevit
-
-        class Fussy(densevit.Backbone):
-            def __init__(self, width: int = 1):
-                raise ValueError(f"width is {width}, and must be even")
-        """
-    install("fussy", "[densevit.backbones]\nfussy = fussy_net:Fussy\n", {"fussy_net.py": source})
-    with pytest.raises(DensevitError, match="backbone: 'fussy' cannot be built .* width is 3, and must be even"):
-        registry.create("backbones", "fussy", options={"width": 3}, where="backbone")
 
 
 # ---- docstrings ----

@@ -1,11 +1,6 @@
 """Invalid input through the command line: each gives one clear message, exit code 2 and leaves no files."""
 
-import multiprocessing
-import os
-import resource
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +9,14 @@ import pytest
 from densevit.cli import main
 
 Refused = Callable[..., str]
+Accept = Callable[..., None]
 
 # The tests, or single cases of them, whose input is refused after a model was built, and why.
 NEEDS_MODEL = {
     "test_invalid_tensor_is_refused": "a checkpoint's tensors are compared with the model's",
-    "test_tensors_of_another_dtype_are_summarised": "a checkpoint's tensors are compared with the model's",
-    "test_checkpoint_of_another_model_is_refused[tensors of another project]": "keys are compared with the model's",
     "test_invalid_model_file_is_refused[config of another model]": "a file's tensors are compared with the model's",
-    "test_invalid_option_value_is_refused[before28-optim.eps=-1]": "an optimiser is built of the model's parameters",
-    "test_invalid_option_value_is_refused[before21-heads.boxes.evaluation.max_detections=0]": (
+    "test_invalid_option_value_is_refused[optim.eps=-1]": "an optimiser is built of the model's parameters",
+    "test_invalid_option_value_is_refused[heads.boxes.evaluation.max_detections=0]": (
         "the evaluator of a head is built for the head"
     ),
     "test_evaluation_on_data_without_labels_is_refused": "a model is loaded sooner than data is read",
@@ -75,38 +69,6 @@ def refused(
     return refused
 
 
-@pytest.fixture
-def refused_in_child(tmp_path: Path) -> Refused:
-    """Like `refused`, in a child process forked from this one: for input that may hang or exhaust memory.
-
-    seconds: limit of CPU time. gigabytes: limit of memory beyond that of this process.
-    """
-
-    def refused_in_child(*arguments: str, says: tuple[str, ...] = (), seconds: int = 30, gigabytes: float = 3.0) -> str:
-        errors, output = tmp_path / "stderr", tmp_path / "stdout"
-
-        def child() -> None:
-            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-            if (statm := Path("/proc/self/statm")).exists():  # Linux
-                size = int(statm.read_text().split()[0]) * resource.getpagesize()
-                resource.setrlimit(resource.RLIMIT_AS, (size + int(gigabytes * 2**30),) * 2)
-            os.chdir(tmp_path)
-            with errors.open("w") as err, output.open("w") as out, redirect_stderr(err), redirect_stdout(out):
-                code = main(arguments)
-            sys.exit(code)
-
-        process = multiprocessing.get_context("fork").Process(target=child)
-        process.start()
-        process.join(4 * seconds)
-        process.kill()
-        process.join()
-        message = errors.read_text()
-        _check(process.exitcode, message, output.read_text(), says, tmp_path)
-        return message
-
-    return refused_in_child
-
-
 def _check(code: int | None, errors: str, output: str, says: tuple[str, ...], folder: Path) -> None:
     assert code == 2, (code, output[-500:], errors[-2000:])
     assert "Traceback" not in errors
@@ -134,7 +96,7 @@ class Accepted(Exception):  # noqa: N818  # not an error
 
 
 @pytest.fixture
-def accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Accept:
     """`accepted(*arguments)` runs a valid command in tmp_path; `train` stops where it creates its folder."""
     monkeypatch.chdir(tmp_path)
 

@@ -103,166 +103,91 @@ HUGE = 10**400
 WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     # polygons
     "polygon with NaN": (polygon(4, 5, math.nan, 5, 24, 15), ("annotation 11 of image 1", "segmentation", "nan")),
-    "polygon with infinity": (polygon(4, 5, math.inf, 5, 24, 15), ("annotation 11 of image 1", "inf")),
-    "polygon with minus infinity": (polygon(4, 5, -math.inf, 5, 24, 15), ("annotation 11 of image 1", "inf")),
     "polygon at 1e12": (polygon(4, 5, 1e12, 5, 24, 15), ("annotation 11 of image 1", "1e+12", "56 x 40")),
-    "polygon at -1e12": (polygon(4, 5, -1e12, 5, 24, 15), ("annotation 11 of image 1", "-1e+12")),
-    "polygon at 1e300": (polygon(4, 5, 1e300, 5, 24, 15), ("annotation 11 of image 1", "1e+300")),
-    "polygon at 10^400": (polygon(4, 5, HUGE, 5, 24, 15), ("annotation 11 of image 1",)),
     "polygon of an odd count": (polygon(4, 5, 24, 5, 24, 15, 3), ("annotation 11 of image 1", "7 numbers")),
     "polygon of two points": (polygon(4, 5, 24, 5), ("annotation 11 of image 1", "three points")),
     "polygon of text": (polygon("a", "b", "c", "d", "e", "f"), ("annotation 11 of image 1",)),
-    "polygon of null": (polygon(None, 1, 2, 3, 4, 5), ("annotation 11 of image 1",)),
-    "polygon of pairs": (of_annotation(segmentation=[[[4, 5], [24, 5], [24, 15]]]), ("annotation 11 of image 1",)),
     "polygon flat": (of_annotation(segmentation=[4, 5, 24, 5, 24, 15]), ("annotation 11 of image 1",)),
-    "no polygon": (of_annotation(segmentation=[]), ("annotation 11 of image 1", "three points")),
     "segmentation of null": (of_annotation(segmentation=None), ("annotation 11 of image 1",)),
-    "segmentation of text": (of_annotation(segmentation="abc"), ("annotation 11 of image 1",)),
-    "segmentation of a number": (of_annotation(segmentation=7), ("annotation 11 of image 1",)),
     "no segmentation": (without("annotations", "segmentation"), ("annotation 11 of image 1", "data.masks")),
     # run lengths
     "run lengths that are too few": (run_lengths([0, 100]), ("annotation 12 of image 1", "100 pixels", "2240")),
-    "run lengths that are too many": (run_lengths([0, 9999]), ("annotation 12 of image 1", "9999 pixels", "2240")),
     "run lengths below zero": (run_lengths([0, -100, 2340]), ("annotation 12 of image 1", "negative")),
-    "run lengths of fractions": (run_lengths([0, 1120.5, 1119.5]), ("annotation 12 of image 1",)),
-    "run lengths of text": (run_lengths(["a", "b"]), ("annotation 12 of image 1",)),
-    "run lengths of 2^63": (run_lengths([0, 2**63]), ("annotation 12 of image 1",)),
-    "run lengths of 2^40": (run_lengths([0, 2**40]), ("annotation 12 of image 1",)),
-    "no run lengths": (run_lengths([]), ("annotation 12 of image 1", "0 pixels")),
-    "run lengths of null": (run_lengths(None), ("annotation 12 of image 1",)),
-    "run lengths of a number": (run_lengths(5), ("annotation 12 of image 1",)),
     "a broken code": (run_lengths("~~~~"), ("annotation 12 of image 1",)),
-    "a code of another image": (run_lengths("PPYo0"), ("annotation 12 of image 1", "2240")),
-    "an empty code": (run_lengths(""), ("annotation 12 of image 1", "0 pixels")),
     "a code beyond ASCII": (run_lengths("äöü"), ("annotation 12 of image 1",)),
-    "a code that does not end": (run_lengths("ooooooooooooooooooo"), ("annotation 12 of image 1",)),
-    "a code with a NUL": (run_lengths("\0\0"), ("annotation 12 of image 1",)),
     "a size that is not the image's": (run_lengths([0, 100], (10, 10)), ("annotation 12 of image 1", "10 x 10")),
-    "a size of one": (run_lengths([0, 40], [40]), ("annotation 12 of image 1",)),
-    "a size of text": (run_lengths([0, 40], ["a", "b"]), ("annotation 12 of image 1",)),
-    "a size below zero": (run_lengths([0, 40], (-40, -56)), ("annotation 12 of image 1",)),
-    "a size of null": (run_lengths([0, 40], None), ("annotation 12 of image 1",)),
     "a huge size": (run_lengths([0, 2**62], (2**31, 2**31)), ("annotation 12 of image 1",)),
     # boxes and areas
     "box with NaN": (of_annotation(bbox=[math.nan, 5, 20, 10]), ("annotation 11 of image 1", "four finite numbers")),
-    "box with infinity": (of_annotation(bbox=[4, 5, math.inf, 10]), ("annotation 11 of image 1", "four finite")),
-    "box of 10^400": (of_annotation(bbox=[HUGE, 5, 20, 10]), ("annotation 11 of image 1", "four finite numbers")),
     "box of three": (of_annotation(bbox=[4, 5, 20]), ("annotation 11 of image 1", "[4, 5, 20]")),
-    "box of five": (of_annotation(bbox=[4, 5, 20, 10, 1]), ("annotation 11 of image 1", "four finite numbers")),
-    "box of text": (of_annotation(bbox=["a", 5, 20, 10]), ("annotation 11 of image 1", "four finite numbers")),
     "box of numbers as text": (of_annotation(bbox=["4", "5", "20", "10"]), ("annotation 11", "four finite numbers")),
-    "box of null": (of_annotation(bbox=None), ("annotation 11 of image 1", "four finite numbers")),
-    "box as text": (of_annotation(bbox="4,5,20,10"), ("annotation 11 of image 1", "four finite numbers")),
-    "box as a mapping": (of_annotation(bbox={"x": 4}), ("annotation 11 of image 1", "four finite numbers")),
-    "box of lists": (of_annotation(bbox=[[4, 5], [20, 10]]), ("annotation 11 of image 1", "four finite numbers")),
     "no box": (without("annotations", "bbox"), ("annotation 11 has no `bbox`",)),
     "area of NaN": (of_annotation(area=math.nan), ("annotation 11", "area nan")),
-    "area of 10^400": (of_annotation(area=HUGE), ("annotation 11", "area")),
-    "area of text": (of_annotation(area="200"), ("annotation 11", "area '200'")),
     "area below zero": (of_annotation(area=-5), ("annotation 11", "area -5")),
     # crowds
-    "iscrowd of text": (of_annotation(iscrowd="no"), ("annotation 11", "iscrowd 'no'", "0 or 1")),
     "iscrowd of 2": (of_annotation(iscrowd=2), ("annotation 11", "iscrowd 2", "0 or 1")),
-    "iscrowd of a list": (of_annotation(iscrowd=[0]), ("annotation 11", "0 or 1")),
     # identifiers
     "image id of 2^63": (of_image(id=2**63), ("0.png", "9223372036854775808")),
-    "image id below -2^63": (of_image(id=-(2**63) - 1), ("0.png", "-9223372036854775809")),
-    "image id of a fraction": (of_image(id=1.5), ("0.png", "1.5")),
-    "image id of NaN": (of_image(id=math.nan), ("0.png", "nan")),
-    "image id of null": (of_image(id=None), ("0.png", "null")),
     "image id of true": (of_image(id=True), ("0.png", "true")),
+    "image id of null": (of_image(id=None), ("0.png", "null")),
     "image id twice": (of_image(id=2), ("image id 2", "0.png", "1.png")),
-    "annotation id of 10^400": (of_annotation(id=HUGE), ("annotation", "id")),
     "annotation id of 2^63": (of_annotation(id=2**63), ("9223372036854775808",)),
     "category id of 2^63": (of_category(id=2**63), ("'cat'", "9223372036854775808")),
     "category id of text": (of_category(id="3"), ("'cat'", "'3'", "whole number")),
-    "category id of true": (of_category(id=True), ("'cat'", "true")),
-    "category id of null": (of_category(id=None), ("'cat'", "null")),
-    "category id of a list": (of_category(id=[3]), ("'cat'", "[3]")),
     "category id twice": (of_category(id=7), ("category id 7", "'cat'", "'dog'")),
     "category name twice": (of_category(name="dog"), ("'dog'", "3 and 7", "names must differ")),
     "category name of null": (of_category(name=None), ("category 3", "name null")),
-    "category name of a number": (of_category(name=5), ("category 3", "name 5")),
     "category name empty": (of_category(name=" "), ("category 3", "name ' '")),
     "no category id": (without("categories", "id"), ("category", "no `id`")),
-    "no category name": (without("categories", "name"), ("category 3 has no `name`",)),
     "an unknown image": (of_annotation(image_id=5), ("annotation 11", "image_id 5", "Known: 1, 2")),
-    "an unknown image of 2^63": (of_annotation(image_id=2**63), ("annotation 11", "9223372036854775808")),
-    "an image id as a list": (of_annotation(image_id=[1]), ("annotation 11", "[1]")),
     "an unknown category": (of_annotation(category_id=5), ("annotation 11", "category_id 5", "Known: 3, 7")),
-    "a category id of null": (of_annotation(category_id=None), ("annotation 11", "None")),
     "no image id": (without("annotations", "image_id"), ("annotation 11 has no `image_id`",)),
     "no category of an annotation": (without("annotations", "category_id"), ("annotation 11 has no `category_id`",)),
     # images
     "no file name": (without("images", "file_name"), ("image 1 has no `file_name`",)),
     "file name of null": (of_image(file_name=None), ("image 1", "file_name null")),
-    "file name of a number": (of_image(file_name=5), ("image 1", "file_name 5")),
     "file name empty": (of_image(file_name=""), ("image 1", "file_name ''")),
     "file name of a NUL": (of_image(file_name="a\0b.png"), ("image 1", "file_name")),
-    "file name over-long": (of_image(file_name="a" * 5000), ("image 1", "file_name 'aaa")),
     "file name of a folder": (of_image(file_name="."), ("train/.", "Is a directory")),
     "file missing": (of_image(file_name="9.png"), ("1 do not exist", "9.png")),
-    "height below zero": (of_image(height=-40), ("image 1", "height -40")),
     "height of zero": (of_image(height=0), ("image 1", "height 0")),
-    "height of text": (of_image(height="40"), ("image 1", "height '40'")),
-    "height of NaN": (of_image(height=math.nan), ("image 1", "height nan")),
-    "height of 10^400": (of_image(height=HUGE), ("image 1", "height")),
-    "width of 2^40": (of_image(width=2**40), ("image 1", "width 1099511627776")),
     "width of a fraction": (of_image(width=56.5), ("image 1", "width 56.5")),
     "another size": (of_image(height=41), ("annotation 12 of image 1", "56 x 40", "56 x 41")),
     # sections
     "no annotations": (lambda c: c.pop("annotations"), ("train.json", "no `annotations`", "train")),
-    "annotations of null": (whole(annotations=None), ("train.json", "no `annotations`")),
     "no objects": (whole(annotations=[]), ("train.json", "no object")),
     "only a crowd": (lambda c: c.update(annotations=c["annotations"][1:2]), ("train.json", "no object")),
-    "annotations of a mapping": (whole(annotations={}), ("`annotations` is not a list",)),
     "annotations of numbers": (whole(annotations=[1, 2]), ("`annotations` is not a list of objects",)),
-    "annotations of text": (whole(annotations="none"), ("`annotations` is not a list of objects",)),
-    "no images": (whole(images=[]), ("`images` is missing or empty",)),
     "images of null": (whole(images=None), ("`images` is missing or empty",)),
-    "images of text": (whole(images="a"), ("`images` is not a list of objects",)),
     "no categories": (whole(categories=[]), ("`categories` is missing or empty",)),
-    "categories of numbers": (whole(categories=[3, 7]), ("`categories` is not a list of objects",)),
     "boxes outside of every image": (
         lambda c: [a.update(bbox=[500, 500, 9, 9]) for a in c["annotations"]], ("train.json", "no object"),
     ),
 }  # fmt: skip
 FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "empty": ("", ("train.json", "not valid json")),
-    "text": ("hello", ("train.json", "not valid json")),
     "cut short": (json.dumps(document())[:300], ("train.json", "not valid json")),
     "a list": ("[]", ("train.json", "holds a list")),
-    "a number": ("7", ("train.json", "holds a int")),
-    "null": ("null", ("train.json", "holds a NoneType")),
     "nested 100,000 deep": ('{"images": ' + "[" * 100_000 + "]" * 100_000 + "}", ("train.json", "nested")),
-    "a number of a million digits": ('{"images": ' + "1" * 1_000_000 + "}", ("train.json", "not valid json")),
-    "binary": (bytes(range(256)), ("train.json", "not valid json")),
     "UTF-16": (json.dumps(document()).encode("utf-16"), ()),
     "a lone surrogate": (json.dumps(document()).replace("0.png", "\\ud800.png").encode(), ("image 1", "file_name")),
 }
 VALID: dict[str, Change] = {
+    "all as usual": lambda _: None,
     "a polygon somewhat outside": polygon(-3, -2, 60.5, -1, 58, 44, -1, 43),
     "several polygons": of_annotation(segmentation=[[4, 5, 9, 5, 9, 9], [10, 10, 20, 10, 20, 15], [1, 1, 2, 2]]),
-    "a closed polygon": polygon(4, 5, 24, 5, 24, 15, 4, 15, 4, 5),
     "ids as text": lambda c: (
         [image.update(id=str(image["id"])) for image in c["images"]],
         [one.update(image_id=str(one["image_id"])) for one in c["annotations"]],
     ),
     "no annotation id": without("annotations", "id"),
-    "no area": without("annotations", "area"),
     "no iscrowd": without("annotations", "iscrowd"),
-    "iscrowd of false": of_annotation(iscrowd=False),
     "no size": lambda c: [c["images"][0].pop(key) for key in ("height", "width")],
     "a name with a line end": of_category(name="cat\n"),
-    "a name with accents": of_category(name="Kätzchen 猫"),
     "an image without objects": lambda c: c["annotations"].pop(),
     "a box partly outside": of_annotation(bbox=[-5, -5, 30, 30]),
-    "a box of fractions": of_annotation(bbox=[4.25, 5.5, 20.125, 10.75]),
-    "unknown keys": lambda c: (c.update(info={}, licenses=[]), c["annotations"][0].update(score=1)),
-    "a supercategory": of_category(supercategory="animal"),
     "an id of 2^63 - 1": lambda c: (c["images"][0].update(id=2**63 - 1),
                                     [a.update(image_id=2**63 - 1) for a in c["annotations"][:2]]),
-    "an id of 0": lambda c: (c["images"][0].update(id=0), [a.update(image_id=0) for a in c["annotations"][:2]]),
 }  # fmt: skip
 
 
@@ -284,22 +209,19 @@ def test_invalid_file_is_refused(case, refused, tmp_path):
     refused("train", "tiny.yaml", "data.root=.", says=says)
 
 
-@pytest.mark.parametrize("case", [None, *VALID])
+@pytest.mark.parametrize("case", VALID)
 def test_valid_file_is_accepted(case, tmp_path):
-    write(tmp_path, changed(VALID[case]) if case else document())
+    write(tmp_path, changed(VALID[case]))
     dataset = Coco("train", str(tmp_path), masks=True)
     for index, size in enumerate(SIZES):
         targets = dataset[index]["targets"]
         assert targets["masks"].shape == (len(targets["boxes"]), *size)
     assert all("\n" not in one.name for one in dataset.classes["detection"])
-    if case is None:
+    if case == "all as usual":
         assert dataset[0]["targets"]["masks"].areas().tolist() == [200, 40 * 56 // 2]
 
 
-@pytest.mark.parametrize(
-    ("annotations", "says"),
-    [(None, "no `annotations`"), ([], "no object")],
-)
+@pytest.mark.parametrize(("annotations", "says"), [(None, "no `annotations`"), ([], "no object")])
 def test_evaluated_split_without_labels_is_refused(annotations, says, refused, tmp_path):
     write(tmp_path, document(), {**document(), "annotations": annotations})
     refused("train", "tiny.yaml", "data.root=.", says=("val.json", says))

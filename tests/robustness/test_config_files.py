@@ -1,17 +1,15 @@
 """Invalid config files and overrides: the message names the file, the line and the error."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from densevit.config import dump, load
 from densevit.evaluation import metrics_file
 from densevit.reporting.report import write_report
 
-from .conftest import HEAD, TINY
+from .conftest import HEAD, TINY, Accept, Refused
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
@@ -22,52 +20,32 @@ CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1,
 # Content of wrong.yaml, and text of the message.
 FILES: dict[str, tuple[str | bytes, str]] = {
     "binary": (bytes(range(256)), "it is not UTF-8 text"),
-    "latin-1": ("seed: é".encode("latin-1"), "it is not UTF-8 text"),
-    "utf-16": (TINY.encode("utf-16"), "it is not UTF-8 text"),
     "empty": ("", "this one contains nothing"),
     "a list": ("- seed: 0", "this one contains a list"),
-    "a number": ("5", "this one contains a int"),
-    "a web page": ("<!DOCTYPE html><html></html>", "this one contains a str"),
+    "a key of no section": (TINY.replace("seed: 0", "sed: 0"), "sed is not a key. Did you mean 'seed'?"),
+    "a key of another name": (TINY.replace("max_steps", "steps"), "trainer.steps is not a key of trainer"),
     "two documents": (TINY + "---\nseed: 1\n", "another document"),
     "tab": ("seed: 0\noptim:\n\tlr: 1", "line 3, column 1"),
     "NUL byte": ("seed: 0\0", "#x0000"),
-    "escape character": ("seed: \x1b[31m0", "#x001b"),
     "key twice": (TINY + "seed: 1\n", "the key 'seed' is duplicated; first in line 1"),
-    "head twice": (TINY.replace("  boxes:", "  boxes: {name: detr}\n  boxes:"), "'boxes' is duplicated"),
     "number as key": ("1: 2", "a key must be a word, not 1"),
     "list as key": ("[1, 2]: 3", "a key must be a word"),
-    "open quote": ("seed: 'a", "end of stream"),
     "open bracket": ("optim: {lr: 1", "expected ',' or '}'"),
     "alias without anchor": ("seed: *x", "undefined alias 'x'"),
     "list holds itself": ("a: &a [*a]", "line 1, column 4: an alias refers to a value that contains it"),
-    "mapping holds itself": ("optim: &a {x: *a}", "an alias refers to a value that contains it"),
     "merge of itself": ("x: &x {<<: *x}", "an alias refers to a value that contains it"),
     "merge of a number": (TINY + "<<: 5\n", "for merging"),
     "python object": ("a: !!python/object/apply:os.system [x]", "could not determine a constructor for the tag"),
-    "unknown tag": ("seed: !seed 1", "could not determine a constructor"),
-    "tag that does not fit": ("seed: !!int x", "x is not a number"),
     "float tag that does not fit": ("seed: !!float x", "does not fit its tag"),
-    "bool tag that does not fit": ("seed: !!bool x", "does not fit its tag"),
-    "digits with underscores": (TINY.replace("seed: 0", "seed: 1__0"), "1__0 is not a number"),
     "5,000 digits": (TINY.replace("seed: 0", f"seed: {'1' * 5000}"), "of 5,000 digits is not a number"),
-    "4,000 digits": (TINY.replace("seed: 0", f"seed: {'1' * 4000}"), "seed should be a whole number"),
-    "date": (TINY.replace("seed: 0", "seed: 2020-01-01"), "not '2020-01-01'"),
     "bytes": (TINY.replace("seed: 0", "seed: !!binary aGk="), "not b'hi'"),
     "150 levels deep": (TINY.replace("seed: 0", f"seed: {'[' * 150}{']' * 150}"), "more than 100 levels deep"),
-    "1,000 lists deep": (f"seed: {'[' * 1000}{']' * 1000}", "more than 100 levels deep"),
-    "3,000 mappings deep": (f"a: {'{a: ' * 3000}1{'}' * 3000}", "more than 100 levels deep"),
     "2,000 aliases deep": (CHAIN + TINY, "more than 100 levels deep"),
     "base is itself": ("base: wrong.yaml", "base is circular: wrong.yaml → wrong.yaml"),
-    "base has this as its base": ("base: other.yaml", "base is circular"),
     "base is missing": ("base: nope.yaml", "base: there is no config file 'nope.yaml'"),
-    "base is a folder": ("base: folder", "'folder'. It is a folder without a config.yaml"),
     "base is a number": ("base: 5", "base must be one file, relative to this file, not 5"),
-    "base is a list": ("base: [tiny.yaml]", "base must be one file"),
     "section is missing": ("seed: 0", "backbone is missing"),
-    "head's name with a line break": (TINY.replace("boxes:", '"a\\nb":'), "'a\\nb' is not a valid name for a head"),
     "head's name with an escape": (TINY.replace("boxes:", '"\\e[31m":'), "'\\x1b[31m' is not a valid name for a head"),
-    "head's name with a dot": (TINY.replace("boxes:", "a.b:"), "'a.b' is not a valid name for a head"),
-    "head's name empty": (TINY.replace("boxes:", "'':"), "'' is not a valid name for a head"),
     "head's name of 300 letters": (TINY.replace("boxes:", "a" * 300 + ":"), "300 letters, 100 are allowed"),
     "head's name is a method": (TINY.replace("boxes:", "train:"), "'train' cannot name a head"),
     "head's name is a dict's": (TINY.replace("boxes:", "keys:"), "Use another name, such as keys_head"),
@@ -82,44 +60,40 @@ PATHS = {
     "folder": "It is a folder without a config.yaml",
     "fifo": "It is neither a file nor a folder",
     "loop": "there is no config file 'loop'",
-    "/dev/zero": "It is neither a file nor a folder",
-    "tiny.yaml/x": "there is no config file",
     "": "there is no config file",
     "tiny.yml": "Did you mean 'tiny.yaml'",
     "large.yaml": "a config file is text of at most",
     "n" * 300: "File name too long",
-    "d/" * 3000: "File name too long",
 }
 
 OVERRIDES = {
+    "backbone.freze=true": "backbone.freze is not an option of 'swin'. Did you mean 'freeze'? Options: variant, ",
+    "heads.boxes.evaluation.x=1": "heads.boxes.evaluation.x is not an option of 'detection'",
+    "heads.boxes.neck.name=x:Y": "heads.boxes.neck.name: The neck 'x:Y' cannot be imported: ",
+    "data.name=scene": "There is no dataset 'scene'. Did you mean 'scenes'? ",
+    "optim.name=torch.optim.RAdam": "There is no optimiser 'torch.optim.RAdam'. For the class ",
+    "optim.lrr=1": "optim.lrr is not an option of 'adamw'. Did you mean 'lr'? Options: betas, eps, amsgrad. Other keys",
+    "data={name: coco, root:/x}": "'root:/x' needs a space after the colon: write {root: /x}.",
+    "heads={a: {name:my.module:MyHead}}": "'name:my.module:MyHead' needs a space after the colon: write {name: my.",
+    "backbone.freeze=yes": "give true, false or a list of names, as in [stages.0.*], not 'yes'",
+    "heads.extra.weight=1": "heads.extra.name is missing",
+    "trainer.max_steps=null": "trainer: set max_images, max_steps or max_epochs, else the training has no end",
+    "backbone=swin": "there is no config file 'swin'",
     "=1": "'=1' is not an override: write section.key=value",
-    ".=1": "is not an override",
-    "a..b=1": "is not an override",
     "seed": "'seed' is not an override",
     "seed=": "seed has no value; write seed=null for none",
     "x=1": "x is not a key. Keys: backbone, data",
     "optim.rate=1": "optim.rate is not an option of 'adamw'",
-    "optim=5": "optim should be a section of keys, not 5",
     "optim=null": "optim should be a section of keys, not null",
-    "heads=null": "heads should be a section of keys, not null",
     "heads.boxes=null": "heads is empty; the method 'supervised' trains heads",
-    "heads=[]": "heads should be a section of keys, not []",
-    "data=null": "data should be a section of keys",
-    "backbone.name=5": "backbone.name should be a valid string, not 5",
     "backbone.name=null": "backbone.name should be a valid string, not null",
-    "backbone.name=''": "There is no backbone ''",
-    "backbone.name=swim": "Did you mean 'swin'?",
     "backbone.varient=tiny": "Did you mean 'variant'?",
     'backbone.name="a\\0b"': "There is no backbone 'a\\x00b'",
-    "optim.lr.x=1": "optim.lr should be a valid number",
     "optim.lr=[1": "expected ',' or ']'",
     "optim.lr=&a [*a]": "an alias refers to a value that contains it",
     f"optim.lr={'[' * 500}": "levels deep",
-    "heads={1: {name: detr}}": "a key must be a word, not 1",
     "heads.boxes.neck=fpn": "heads.boxes.neck should be a section of keys, not 'fpn'",
-    "trainer.precision=8": "'bf16-mixed'",
     "data=nope.yaml": "A plugin is set with `data.name`, not `data`",
-    f"data={'n' * 300}": "File name too long",
 }
 
 
@@ -134,42 +108,34 @@ def _around(tiny: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_invalid_config_file_is_refused(tmp_path: Path, refused: Callable[..., str], case: str) -> None:
+def test_invalid_config_file_is_refused(tmp_path: Path, refused: Refused, case: str) -> None:
     content, says = FILES[case]
     (tmp_path / "wrong.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert "\x1b" not in refused("config", "wrong.yaml", says=("wrong.yaml", says))
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("bomb", [BOMB, MERGE_BOMB], ids=["lists", "merges"])
-def test_alias_bomb_is_refused(tmp_path: Path, refused_in_child: Callable[..., str], bomb: str) -> None:
+def test_alias_bomb_is_refused(tmp_path: Path, refused: Refused, bomb: str) -> None:
     (tmp_path / "wrong.yaml").write_text(bomb + TINY)
-    refused_in_child("config", "wrong.yaml", says=("wrong.yaml", "its aliases expand to"), seconds=60)
+    refused("config", "wrong.yaml", says=("wrong.yaml", "its aliases expand to"))
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_path_of_another_file_is_refused(refused: Callable[..., str], path: str) -> None:
+def test_path_of_another_file_is_refused(refused: Refused, path: str) -> None:
     refused("config", path, says=(PATHS[path],))
 
 
 @pytest.mark.parametrize("override", OVERRIDES)
-def test_invalid_override_is_refused(tiny: str, refused: Callable[..., str], override: str) -> None:
+def test_invalid_override_is_refused(tiny: str, refused: Refused, override: str) -> None:
     refused("config", tiny, override, says=(OVERRIDES[override],))
 
 
 VALID = {
     "byte order mark": "\ufeff" + TINY,
-    "Windows line ends": TINY.replace("\n", "\r\n"),
-    "JSON": str(yaml.safe_load(TINY)).replace("'", '"'),
-    "comment alone in a section": TINY + "optim:  # defaults\n  {}\n",
-    "alias": TINY.replace("seed: 0", "seed: &one 1") + "optim: {lr: *one}\n",
     "alias of a section": TINY.replace("batch_size: 2", "batch_size: &b 2").replace(
         "{max_steps: 1}", "{max_steps: *b}"
     ),
     "merge": TINY.replace("trainer: {", "trainer: {<<: {log_every: 5}, "),
-    "1e-4": TINY + "optim: {lr: 1e-4}\n",
-    "base": "base: tiny.yaml\nseed: 3\n",
-    "long text": TINY + f"# {'x' * 100_000}\n",
     "head's name with a letter of another alphabet": TINY.replace("boxes:", "b\u00e9:"),
     "head's name of 100 letters": TINY.replace("boxes:", "a" * 100 + ":"),
     "20 levels deep": TINY.replace("seed: 0", f"seed: 0\nweights_allow: {['a'] * 5}"),
@@ -177,15 +143,16 @@ VALID = {
 }
 
 
-@pytest.mark.parametrize("case", VALID)
-def test_unusual_file_is_accepted(tmp_path: Path, accepted: Callable[..., None], case: str) -> None:
-    (tmp_path / "right.yaml").write_bytes(VALID[case].encode())
+def test_unusual_files_are_accepted(tmp_path: Path, accepted: Accept) -> None:
     (tmp_path / "link.yaml").symlink_to("right.yaml")
-    for name in ("right.yaml", "right", "link.yaml", str(tmp_path / "right.yaml")):
+    for content in VALID.values():
+        (tmp_path / "right.yaml").write_bytes(content.encode())
+        accepted("config", "right.yaml")
+    for name in ("right", "link.yaml", str(tmp_path / "right.yaml")):
         accepted("config", name)
 
 
-def test_two_thousand_classes_are_accepted(tmp_path: Path, accepted: Callable[..., None]) -> None:
+def test_two_thousand_classes_are_accepted(tmp_path: Path, accepted: Accept) -> None:
     classes = "\n".join(f"    - {{name: c{i}, id: {i}, color: [1, 2, 3]}}" for i in range(2000))
     (tmp_path / "right.yaml").write_text(
         TINY.replace("data: {name: scenes, ", "data:\n  name: label_maps\n  classes:\n" + classes + "\n  root: x\n  #{")

@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.robustness.conftest import Accept, Refused
 
 HUGE = "9999999999999999999999"  # 22 digits, beyond 64 bits
 SETR = ("heads.boxes=null", "heads.map={name: setr}")
@@ -20,24 +21,17 @@ CROP = ("data.transforms=crop",)
 SCHEMA = {
     f"seed={HUGE}": "at most 9223372036854775807, not 9999999999999999999999",
     "seed=99999999999": "less than 4294967296, not 99999999999",
-    "seed=1e20": "not 1e+20",
     "seed=-1": "greater than or equal to 0",
     "seed=1.5": "a valid integer, not 1.5",
     "seed=true": "a valid integer, not true",
-    "seed=0x10": "a valid integer, not '0x10'",
-    "seed=.nan": "a finite number, not nan",
-    "backbone.mean=.nan": "a finite number, not nan",
     "backbone.mean=[0.5, 0.5, .inf]": "mean.2 should be a finite number, not inf",
     "backbone.mean=[0.5, 0.5]": "three numbers",
     "backbone.mean=[1, 2, 3]": "less than or equal to 1, not 2",
     "backbone.std=[0, 1, 1]": "none may be 0",
     "backbone.freeze=-1": "greater than or equal to 0",
-    "heads.boxes.weight=.inf": "a finite number, not inf",
     "heads.boxes.weight=-1": "greater than or equal to 0",
     "heads.boxes.weight=1e300": "at most 3.40282e+38, the largest of float32, not 1e+300",
     "heads.boxes.weight=1e20": "less than or equal to 1000000",
-    f"data.batch_size={HUGE}": "at most 9223372036854775807",
-    "data.batch_size=1e30": "not 1e+30",
     "data.batch_size=99999999": "less than or equal to 1048576, not 99999999",
     "data.batch_size=0": "greater than or equal to 1, not 0",
     "data.num_workers=-1": "greater than or equal to 0 or 'auto', not -1",
@@ -45,55 +39,39 @@ SCHEMA = {
     "data.image_size=0": "greater than or equal to 1",
     "data.image_size=100000000": "less than or equal to 65536",
     "data.image_size=[64]": "one side or [height, width]",
-    "data.image_size=[64, .nan]": "a finite number, not nan",
-    "data.image_size=[64, 64, 64]": "one side or [height, width]",
     "optim.lr=.nan": "a finite number, not nan",
     "optim.lr=nan": "a finite number, not 'nan'",
-    "optim.lr=1e400": "a finite number, not inf",
     "optim.lr=0": "greater than 0",
     "optim.lr=1e20": "less than or equal to 1000000",
     "optim.lr=fast": "a valid number, not 'fast'",
-    "optim.lr=[1e-4]": "a valid number, not [0.0001]",
-    "optim.lr_per_256=1e300": "the largest of float32",
     "optim.backbone_lr=-1e-4": "greater than or equal to 0",
     "optim.layer_decay=1.5": "less than or equal to 1",
     "optim.weight_decay=1e9": "less than or equal to 1000000",
     "optim.warmup=1": "less than 1",
-    "optim.warmup_steps=1e30": "not 1e+30",
     "optim.drop_at=0": "greater than 0",
     "optim.lr_factors={'*': .nan}": "lr_factors.* should be a finite number, not nan",
     "optim.lr_factors={'*': 0}": "greater than 0",
-    "optim.name=5": "not 5",
     "optim.schedule=cosin": "'step' or a module:Name, not 'cosin'. Did you mean 'cosine'?",
-    "optim.schedule=[cosine]": "not ['cosine']",
     "optim.schedule={peak: 1}": "its name is missing",
     "optim.schedule=no_such:function": "there is no module 'no_such'",
     "optim.schedule=densevit:__version__": "cannot be called with a step",
     "trainer.callbacks=EarlyStopping": "give a list",
     "trainer.callbacks=[3]": "callbacks.0 should be a section of keys, not 3",
     "trainer.callbacks=[{monitor: x}]": "callbacks.0.name is missing",
-    "trainer.callbacks=[{name: [a]}]": "callbacks.0.name should be a valid string",
     "trainer.callbacks=[EarlyStopping]": "Write module:Class, as in pytorch_lightning.callbacks:EarlyStopping",
     "trainer.callbacks=['a b:c']": "is not of the form module:Class",
-    "trainer.callbacks=[{name: 'pytorch_lightning:Callback', x: .nan}]": "callbacks.0.x should be a finite number",
     "trainer.callbacks=[{name: 'pytorch_lightning:Callback', x: 1}]": "It has no options",
-    "trainer.loggers=tensorboard": "give a list",
     "trainer.loggers=[neptune]": "Write module:Class",
     "trainer.max_steps=0": "greater than or equal to 1",
-    f"trainer.max_steps={HUGE}": "at most 9223372036854775807",
     "trainer.devices=0": "greater than or equal to 1 or a valid string",
     "trainer.devices=99999999": "less than or equal to 65536",
     "trainer.num_nodes=99999999": "less than or equal to 65536",
-    "trainer.clip_grad_norm=.inf": "a finite number, not inf",
-    "trainer.clip_grad_norm=inf": "a finite number, not 'inf'",
     "trainer.clip_grad_norm=0": "greater than 0",
     "trainer.evaluate_every=1.5": "a whole number of epochs",
     "trainer.checkpoint_every=0s": "a valid integer or a time such as 30s, 5min or 1h, not '0s'",
-    "trainer.checkpoint_every=5parsec": "a time such as 30s, 5min or 1h, not '5parsec'",
     "trainer.ema=1": "less than 1",
     "trainer.ema=true": "trainer.ema: give the decay of the average, such as 0.999, or null, not true.",
     "inference.scales=[]": "is empty: give at least one value",
-    "inference.scales=[.inf]": "scales.0 should be a finite number, not inf",
     "inference.window=1e9": "less than or equal to 65536",
 }  # fmt: skip
 
@@ -101,126 +79,91 @@ SCHEMA = {
 OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
     (): {
         "backbone.drop_path=.nan": "a finite number, not nan",
-        "backbone.drop_path=nan": "a finite number, not nan",
-        "backbone.window_size=0": "window_size",
         "backbone.window_size=999999999": "1 to 1024",
         "heads.boxes.num_queries=0": "num_queries is 0; it must be at least 1",
         "heads.boxes.num_queries=999999999999": "num_queries is 999999999999; it must be at most 100000",
-        "heads.boxes.transformer.width=0": "width is 0",
         "heads.boxes.transformer.num_heads=0": "num_heads is 0; it must be at least 1",
-        "heads.boxes.transformer.num_heads=-1": "num_heads is -1; it must be at least 1",
         "heads.boxes.transformer.num_heads=3": "it must be a multiple of num_heads, 3",
         "heads.boxes.transformer.encoder_layers=99999999": "encoder_layers is 99999999; it must be at most 1000",
         "heads.boxes.transformer.decoder_layers=0": "decoder_layers is 0; it must be at least 1",
         "heads.boxes.transformer.feedforward=0": "feedforward is 0; it must be at least 1",
-        "heads.boxes.transformer.feedforward=-1": "feedforward is -1; it must be at least 1",
-        "heads.boxes.transformer.dropout=.nan": "a finite number, not nan",
         "heads.boxes.transformer.dropout=2": "dropout is 2; a probability is between 0 and 1",
         "heads.boxes.no_object_weight=-1": "no_object_weight is -1; a weight must be at least 0",
-        "heads.boxes.no_object_weight=.inf": "a finite number, not inf",
         "heads.boxes.costs.label=-1": "heads.boxes.costs is invalid: label is -1; a weight must be at least 0",
         "heads.boxes.loss_weights.giou=-2.5": "giou is -2.5; a weight must be at least 0",
-        "heads.boxes.loss_weights.giou=.nan": "a finite number, not nan",
         "heads.boxes.evaluation.max_detections=0": "max_detections is 0",
-        "data.train_length=0": "train_length is 0",
         "data.train_length=9999999999": "train_length is 9999999999; expected 1 to 100,000,000 images",
-        f"data.train_length={HUGE}": "at most 9223372036854775807",
         "optim.betas=[0.9]": "should be a list with more values, not [0.9]",
         "optim.betas=[0.9, 1]": "less than 1",
-        "optim.betas=[0.9, .nan]": "a finite number, not nan",
         "optim.eps=-1": "Invalid epsilon value: -1.0",
         "optim.name=adamm": "There is no optimiser 'adamm'. Did you mean 'adam",
         "optim.fused=true": "fused is not an option of 'adamw'",
     },
     CROP: {
         "data.transforms.short_side=0": "greater than or equal to 1",
-        "data.transforms.short_side=1e9": "less than or equal to 65536",
         "data.transforms.rotation=181": "less than or equal to 180",
-        "data.transforms.rotation=-.inf": "a finite number, not -inf",
-        "data.transforms.scales=[.nan, 1]": "scales.0 should be a finite number, not nan",
         "data.transforms.scales=[2, 1]": "two numbers above 0, the smallest and the largest",
     },
     FPN: {
-        "heads.boxes.neck.width=0": "width is 0",
         "heads.boxes.neck.width=9999999999": "expected a number of channels from 1 to 65536",
-        "heads.boxes.neck.extra_levels=-1": "from 0 to 16",
         "heads.boxes.neck.extra_levels=9999999999": "extra_levels is 9999999999; expected a number of levels",
     },
     SETR: {
-        "heads.map.width=0": "width is 0; it must be at least 1",
-        "heads.map.width=9999999999": "width is 9999999999; it must be at most 65536",
         "heads.map.auxiliary_weight=-1": "auxiliary_weight is -1",
-        "heads.map.auxiliary_weight=.nan": "a finite number, not nan",
         "heads.map.label_smoothing=1": "below 1",
         "heads.map.dropout=1": "below 1",
         "heads.map.ohem_min_kept=-1": "ohem_min_kept is -1",
         "heads.map.class_weights=.nan": "not nan",
         "heads.map.feature=0": "feature",
     },
-    DPT: {"heads.map.width=-3": "width is -3", "heads.map.dice=.inf": "a finite number, not inf"},
     DEPTH: {
-        "heads.map.max_depth=.inf": "a finite number, not inf",
         "heads.map.max_depth=0": "expected 0 < min < max",
         "heads.map.loss_weights.gradient=-1": "gradient is -1",
     },
+    DPT: {"heads.map.dice=.inf": "a finite number, not inf"},
+    MVIT: {"backbone.image_size=9999999999": "from 1 to 65536"},
     VIT: {
-        "backbone.image_size=0": "image_size",
         "backbone.image_size=9999999999": "image_size is 9999999999; it is a number of pixels from 1 to 65536",
-        "backbone.registers=9999999999": "registers is 9999999999; it is a number of tokens from 0 to 1000",
         "backbone.registers=-1": "registers",
-        "backbone.layer_scale=.nan": "a finite number, not nan",
         "backbone.windows.size=0": "size is 0",
     },
-    MVIT: {"backbone.image_size=9999999999": "from 1 to 65536", "backbone.image_size=-1": "image_size is -1"},
 }  # fmt: skip
 
+# Unusual values; those of a tuple are given together.
 VALID = (
-    ("seed=4294967295",), ("seed=1e3",), ("seed=1_0",), ("optim.lr=1e-4",), ("optim.lr='1e-4'",), ("optim.lr=1e-300",),
-    ("heads.boxes.weight=0",), ("heads.boxes.weight=learned",), ("trainer.max_steps=9223372036854775807",),
-    ("trainer.max_steps=null", "trainer.max_images=10000000000"), ("trainer.evaluate_every=1e-300",),
-    ("trainer.checkpoint_every=99999999999h",), ("trainer.clip_grad_norm=1e30",), ("data.image_size=[64, 96]",),
-    ("heads.boxes.transformer.dropout=0",),
-    ("backbone.mean=[0, 0, 0]",), ("optim.weight_decay=0",), ("optim.betas=[0, 0]",),
-    ("data.train_length=1000000",), ("trainer.log_every=9999999999",), ("heads.boxes.no_object_weight=0",),
+    ("seed=4294967295", "optim.lr=1e-300", "heads.boxes.weight=0", "trainer.max_steps=9223372036854775807",
+     "trainer.evaluate_every=1e-300", "trainer.checkpoint_every=99999999999h", "trainer.clip_grad_norm=1e30",
+     "heads.boxes.transformer.dropout=0", "heads.boxes.no_object_weight=0", "backbone.mean=[0, 0, 0]",
+     "optim.weight_decay=0", "optim.betas=[0, 0]", "data.train_length=1000000", "trainer.log_every=9999999999"),
+    ("seed=1e3", "optim.lr='1e-4'", "heads.boxes.weight=learned", "trainer.max_steps=null",
+     "trainer.max_images=10000000000", "data.image_size=[64, 96]"),
 )  # fmt: skip
 
 
-def test_tiny_config_trains(tiny: str, accepted: Callable[..., None]) -> None:
-    accepted("train", tiny)
-
-
 @pytest.mark.parametrize("override", SCHEMA)
-def test_invalid_schema_value_is_refused(tiny: str, refused: Callable[..., str], override: str) -> None:
+def test_invalid_schema_value_is_refused(tiny: str, refused: Refused, override: str) -> None:
     key = override.partition("=")[0]
     refused("config", tiny, override, says=(f"command line: {key}", SCHEMA[override]))
 
 
 @pytest.mark.parametrize(
-    ("before", "override"), [(before, override) for before, table in OPTIONS.items() for override in table]
+    ("before", "override"),
+    [pytest.param(before, override, id=override) for before, table in OPTIONS.items() for override in table],
 )
-def test_invalid_option_value_is_refused(
-    tiny: str, refused: Callable[..., str], before: tuple[str, ...], override: str
-) -> None:
+def test_invalid_option_value_is_refused(tiny: str, refused: Refused, before: tuple[str, ...], override: str) -> None:
     option = override.partition("=")[0].split(".")
     section = "max_detections" if "evaluation" in option else ".".join(option[:-1])
     refused("train", tiny, *before, override, says=(section, OPTIONS[before][override]))
 
 
-@pytest.mark.parametrize("before", OPTIONS)
-def test_plugins_with_valid_options_are_accepted(
-    tiny: str, accepted: Callable[..., None], before: tuple[str, ...]
-) -> None:
-    accepted("train", tiny, *before)
+def test_plugins_with_valid_options_are_accepted(tiny: str, accepted: Accept) -> None:
+    for before in OPTIONS:
+        accepted("train", tiny, *before)
 
 
-@pytest.mark.parametrize("overrides", VALID, ids=" ".join)
-def test_unusual_value_is_accepted(tiny: str, accepted: Callable[..., None], overrides: tuple[str, ...]) -> None:
-    accepted("train", tiny, *overrides)
-
-
-@pytest.mark.integration
-def test_huge_number_of_layers_is_refused_quickly(tiny: str, refused_in_child: Callable[..., str]) -> None:
-    refused_in_child("train", tiny, "heads.boxes.transformer.encoder_layers=999999999", says=("at most 1000",))
+def test_unusual_values_are_accepted(tiny: str, accepted: Accept) -> None:
+    for overrides in VALID:
+        accepted("train", tiny, *overrides)
 
 
 @pytest.mark.integration

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.cli import main
 from densevit.data.datasets.depth_maps import DepthMaps
 
 TINY = """
@@ -68,24 +67,14 @@ def png(values: np.ndarray) -> bytes:
 
 
 WRONG: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
-    "empty": (".npy", b"", (f"{MAP}.npy",)),
-    "text": (".npy", b"2.0 2.0", (f"{MAP}.npy",)),
     "half a file": (".npy", npy(depth())[:500], (f"{MAP}.npy",)),
     "pickled objects": (".npy", npy(np.array([[{}]], dtype=object)), (f"{MAP}.npy",)),
-    "text for numbers": (".npy", npy(np.full(SIZES[0], "a")), (f"{MAP}.npy",)),
     "complex numbers": (".npy", npy(depth(kind=np.complex64)), (f"{MAP}.npy",)),
-    "truths": (".npy", npy(depth(kind=np.bool_)), (f"{MAP}.npy",)),
     "another size": (".npy", npy(depth(size=(20, 28))), ("images/train/0.png", "56 x 40", "28 x 20")),
-    "width before height": (".npy", npy(depth(size=SIZES[0][::-1])), ("images/train/0.png", "56 x 40", "40 x 56")),
     "three dimensions": (".npy", npy(depth(size=(40, 56, 3))), (f"{MAP}.npy", "(40, 56, 3)")),
-    "one dimension": (".npy", npy(depth(size=(2240,))), (f"{MAP}.npy", "(2240,)")),
-    "no number": (".npy", npy(depth(size=(0, 0))), (f"{MAP}.npy",)),
     "petabytes": (".npy", npy_header("(40000000, 56000000)"), (f"{MAP}.npy",)),
     "a header of the size, and no numbers": (".npy", npy_header("(40, 56)"), (f"{MAP}.npy",)),
-    "a header of a size below zero": (".npy", npy_header("(-40, 56)"), (f"{MAP}.npy",)),
-    "a header that is code": (".npy", npy_header("__import__('os').getpid()"), (f"{MAP}.npy",)),
     "an archive of petabytes": (".npz", npz(depth=npy_header("(40000000, 56000000)")), (f"{MAP}.npz",)),
-    "an archive of objects": (".npz", npz(depth=npy(np.array([[{}]], dtype=object))), (f"{MAP}.npz",)),
     "an empty archive": (".npz", npz(), (f"{MAP}.npz",)),
     "an archive of two": (".npz", npz(a=npy(depth()), b=npy(depth())), (f"{MAP}.npz", "data.key")),
     "no archive": (".npz", b"PK\x03\x04hello", (f"{MAP}.npz",)),
@@ -93,50 +82,26 @@ WRONG: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "a PNG of colours": (".png", png(np.zeros((*SIZES[0], 3), np.uint8)), (f"{MAP}.png",)),
     "a PNG that is cut": (".png", png(depth(2000, kind=np.uint16))[:60], (f"{MAP}.png",)),
     "a PFM without numbers": (".pfm", b"Pf\n56 40\n-1.0\n", (f"{MAP}.pfm",)),
-    "a PFM of petabytes": (".pfm", b"Pf\n56000000 40000000\n-1.0\n", (f"{MAP}.pfm",)),
     "a PFM of text": (".pfm", b"Pf\na b\n-1.0\n", (f"{MAP}.pfm",)),
     "a PFM in colour": (".pfm", b"PF\n56 40\n-1.0\n" + bytes(40 * 56 * 12), (f"{MAP}.pfm",)),
-    "a PFM of another kind": (".pfm", b"P5\n56 40\n255\n", (f"{MAP}.pfm",)),
     "an EXR that is none": (".exr", b"v/1\x01hello", (f"{MAP}.exr",)),
     "a TIFF that is none": (".tiff", b"II*\0hello", (f"{MAP}.tiff",)),
 }
-EVERYWHERE = {
-    "millimetres": (2000.0, ("data.scale", "0.001")),
-    "kilometres": (2000_000.0, ("data.scale",)),
-    "nothing known": (0.0, ("depth above 0", "train")),
-    "NaN": (np.nan, ("depth above 0", "train")),
-    "infinite": (np.inf, ("depth above 0", "train")),
-    "below zero": (-2.0, ("depth above 0", "train")),
-}
 OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "range of one": (["data.range=[5]"], ("data.range", "[5]")),
-    "range of three": (["data.range=[1,2,3]"], ("data.range", "[1, 2, 3]")),
-    "range of a number": (["data.range=5"], ("data.range", "5")),
     "range that falls": (["data.range=[5,1]"], ("data.range is [5.0, 1.0]",)),
-    "range below zero": (["data.range=[-1,5]"], ("data.range is [-1.0, 5.0]",)),
-    "range of text": (["data.range=[a,b]"], ("data.range",)),
     "range that misses": (["data.range=[50,60]"], ("data.range", "train")),
     "scale of 0": (["data.scale=0"], ("data.scale is 0",)),
-    "scale below zero": (["data.scale=-1"], ("data.scale is -1",)),
-    "scale of text": (["data.scale=mm"], ("data.scale", "'mm'")),
-    "scale of 1e30": (["data.scale=1e30"], ("data.scale",)),
     "limit of 0": (["data.limit=0"], ("data.limit is 0",)),
-    "limit of -1": (["data.limit=-1"], ("data.limit is -1",)),
-    "min_depth below zero": (["data.min_depth=-1"], ("data.min_depth",)),
     "min_depth above max_depth": (["data.min_depth=5", "data.max_depth=1"], ("data.min_depth", "data.max_depth")),
     "max_depth of 0": (["data.max_depth=0"], ("data.max_depth is 0",)),
     "max_depth that leaves nothing": (["data.max_depth=0.01"], ("no pixel has a known depth", "'train'")),
     "an unknown kind": (["data.kind=metres"], ("data.kind", "'metres'")),
     "disparity without a camera": (["data.kind=disparity"], ("data.stereo", "baseline", "focal")),
     "baseline of 0": (["data.kind=disparity", "data.stereo={baseline: 0, focal: 1}"], ("data.stereo", "baseline is 0")),
-    "focal below zero": (
-        ["data.kind=disparity", "data.stereo={baseline: 1, focal: -1}"],
-        ("focal is -1",),
-    ),
     "a baseline of depth": (["data.stereo={baseline: 1, focal: 1}"], ("data.stereo", "disparity")),
     "an unknown preset": (["data.preset=nyuv2"], ("data.preset", "nyu")),
     "invalid of text": (["data.invalid=[a]"], ("data.invalid",)),
-    "invalid of a number": (["data.invalid=5"], ("data.invalid",)),
     "valid elsewhere": (["data.valid=nowhere"], ("nowhere",)),
     "labels elsewhere": (["data.labels=nowhere"], ("nowhere", "data.labels")),
     "labels of a split": (["data.labels={train: labels/train}"], ("data.labels has no split 'val', only train",)),
@@ -153,14 +118,15 @@ def test_invalid_depth_map_is_refused(case, folder, refused):
     refused("train", "tiny.yaml", says=says)
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("case", EVERYWHERE)
-def test_implausible_depth_is_refused(case, split, folder, refused):
-    value, says = EVERYWHERE[case]
+@pytest.mark.parametrize(
+    ("split", "value", "says"),
+    [("val", 2000.0, ("data.scale", "0.001", "val")), ("train", 0.0, ("depth above 0", "train"))],
+    ids=["millimetres", "nothing known"],
+)
+def test_implausible_depth_is_refused(split, value, says, folder, refused):
     for i, size in enumerate(SIZES):
         np.save(folder / f"labels/{split}/{i}.npy", depth(value, size))
-    error = refused("train", "tiny.yaml", says=tuple(word for word in says if word != "train"))
-    assert split in error
+    refused("train", "tiny.yaml", says=says)
 
 
 @pytest.mark.parametrize("case", OPTIONS)
@@ -171,13 +137,9 @@ def test_invalid_option_is_refused(case, folder, refused):
 
 VALID: dict[str, tuple[str, Callable[[], bytes]]] = {
     "double precision": (".npy", lambda: npy(depth(kind=np.float64))),
-    "half precision": (".npy", lambda: npy(depth(kind=np.float16))),
     "a channel of one": (".npy", lambda: npy(depth(size=(*SIZES[0], 1)))),
-    "Fortran order": (".npy", lambda: npy(np.asfortranarray(depth()))),
     "big endian": (".npy", lambda: npy(depth().astype(">f4"))),
     "some unknown": (".npy", lambda: npy(np.where(np.arange(56) % 2, depth(), np.nan).astype(np.float32))),
-    "an archive of one": (".npz", lambda: npz(depth=npy(depth()))),
-    "a PFM": (".pfm", lambda: b"Pf\n56 40\n-1.0\n" + depth().astype("<f4").tobytes()),
 }
 
 
@@ -188,10 +150,3 @@ def test_unusual_depth_map_is_accepted(case, folder, capfd):
     (folder / f"{MAP}{suffix}").write_bytes(data())
     values = DepthMaps("train", str(folder))[0]["targets"]["depth"]
     assert values.shape == SIZES[0] and set(values.unique().tolist()) <= {0.0, 2.0} and values.max() == 2
-
-
-@pytest.mark.integration
-def test_unmodified_folder_trains(folder, monkeypatch):
-    """The files that the other tests damage are trained on; no other run has them."""
-    monkeypatch.chdir(folder)
-    assert main(["train", "tiny.yaml", "--run-dir", "run"]) == 0

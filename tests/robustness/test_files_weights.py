@@ -2,7 +2,6 @@
 
 import json
 import struct
-import warnings
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -13,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from .conftest import TINY
+from .conftest import TINY, Accept, Refused
 
 DEEP = "[" * 100_000
 KERNEL = "backbone.patch_embed.weight"
@@ -41,13 +41,8 @@ NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
     "web page": (HTML, "is an HTML page ('Log in')"),
     "git-LFS pointer": (LFS, "is a git-LFS pointer to a file of 123,456 bytes"),
     "text": (b"hello", "is not a checkpoint: 5 bytes, the first are b'hello'"),
-    "deep JSON": (DEEP.encode(), "is not a checkpoint: 100,000 bytes, the first are b'[[["),
-    "gzip": (b"\x1f\x8b123456", r"is not a checkpoint: 8 bytes, the first are b'\x1f\x8b123456'"),
-    "numpy array": (b"\x93NUMPY\x01\x00", r"is not a checkpoint: 8 bytes, the first are b'\x93NUMPY\x01\x00'"),
     "part of a zip": (b"PK\x03\x04" + bytes(100), "is a truncated or corrupt zip archive, 104 bytes"),
     "bare pickle": (b"\x80\x04}q\x00." + bytes(20), "is a bare pickle"),
-    "image": (b"\x89PNG\r\n\x1a\n" + bytes(100), r"is not a checkpoint: 108 bytes, the first are b'\x89PNG\r\n"),
-    "HDF5": (b"\x89HDF\r\n\x1a\n", r"is not a checkpoint: 8 bytes, the first are b'\x89HDF\r\n\x1a\n'"),
 }
 
 INCOMPLETE = "not a complete safetensors file"
@@ -55,13 +50,7 @@ INCOMPLETE = "not a complete safetensors file"
 # Replacements for a run's model.safetensors.
 MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "cut short": (lambda run: (run / "model.safetensors").read_bytes()[:5000], INCOMPLETE),
-    "zeros": (lambda run: bytes(1000), INCOMPLETE),
-    "empty": (lambda run: b"", "is an empty file, 0 bytes"),
-    "web page": (lambda run: HTML, "is an HTML page"),
-    "git-LFS pointer": (lambda run: LFS, "is a git-LFS pointer"),
-    "header of 2**60 bytes": (lambda run: struct.pack("<Q", 2**60) + b"{" + b" " * 100, INCOMPLETE),
     "header of 2**64 - 1 bytes": (lambda run: b"\xff" * 8 + b"{}", INCOMPLETE),
-    "header that is no JSON": (lambda run: struct.pack("<Q", 10) + b"x" * 10, INCOMPLETE),
     "header nested deeply": (lambda run: struct.pack("<Q", len(DEEP)) + DEEP.encode(), INCOMPLETE),
     "tensor of petabytes": (
         lambda run: model_file(run, {KERNEL: {"dtype": "F32", "shape": [10**15], "data_offsets": [0, 4 * 10**15]}}),
@@ -71,17 +60,11 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, expected 2. Update"),
     "no config": (lambda run: model_file(run, config=None), "its header is corrupt ('config')"),
     "config of another kind": (lambda run: model_file(run, config="[]"), "config should be keys and values, not a"),
-    "config nested deeply": (lambda run: model_file(run, config=f"a: {'[' * 500}"), "levels deep"),
-    "config that holds itself": (lambda run: model_file(run, config="a: &a [*a]"), "a value that contains it"),
     "config with nan": (
         lambda run: model_file(run, config=TINY.replace("feedforward: 32", "dropout: .nan")),
         "heads.boxes.transformer.dropout should be a finite number, not nan",
     ),
-    "config with an unknown plugin": (
-        lambda run: model_file(run, config=TINY.replace("swin", "swim")), "There is no backbone 'swim'"
-    ),
     "config of another model": (lambda run: model_file(run, config=TINY.replace("width: 32", "width: 64")), "shape"),
-    "classes nested deeply": (lambda run: model_file(run, classes=DEEP), "its header is corrupt"),
     "classes that are a number": (lambda run: model_file(run, classes="5"), "its header is corrupt"),
     "classes without colours": (
         lambda run: model_file(run, classes='{"boxes": [{"name": "a"}]}'), "its header is corrupt ('color')"
@@ -89,14 +72,6 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "class of another name": (
         lambda run: model_file(run, classes='{"boxes": [{"name": 3, "file_id": 1, "color": [0, 0, 0]}]}'),
         "its header is corrupt (a class {'name': 3",
-    ),
-    "class with an id in words": (
-        lambda run: model_file(run, classes='{"boxes": [{"name": "a", "file_id": "1", "color": [0, 0, 0]}]}'),
-        "its header is corrupt (a class {'name': 'a', 'file_id': '1'",
-    ),
-    "class with two colours": (
-        lambda run: model_file(run, classes='{"boxes": [{"name": "a", "file_id": 1, "color": [0, 0]}]}'),
-        "its header is corrupt (a class",
     ),
     "class with another key": (
         lambda run: model_file(run, classes='{"boxes": [{"name": "a", "file_id": 1, "color": [0,0,0], "x": 1}]}'),
@@ -106,7 +81,6 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
         lambda run: model_file(run, config="a: [" + "1, " * 2**20 + "1]"), "should be a text of at most 1,048,576 char"
     ),
     "config with a base": (lambda run: model_file(run, config=f"base: detr_swin\n{TINY}"), "base is not a key"),
-    "backbone in a file": (lambda run: model_file(run, config="backbone: a.yaml\nheads: {}\n"), "backbone should be"),
     "no classes": (lambda run: model_file(run, classes="{}"), "has no classes"),
 }  # fmt: skip
 
@@ -118,7 +92,7 @@ def _image(tiny: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NO_WEIGHTS)
 def test_files_without_weights_are_refused_by_all_commands(
-    tmp_path: Path, tiny: str, refused: Callable[..., str], name: str
+    tmp_path: Path, tiny: str, refused: Refused, name: str
 ) -> None:
     content, says = NO_WEIGHTS[name]
     (tmp_path / "x.pth").write_bytes(content)
@@ -130,7 +104,7 @@ def test_files_without_weights_are_refused_by_all_commands(
 
 
 @pytest.mark.parametrize("name", MODEL_FILES)
-def test_invalid_model_file_is_refused(tmp_path: Path, tiny_run: Path, refused: Callable[..., str], name: str) -> None:
+def test_invalid_model_file_is_refused(tmp_path: Path, tiny_run: Path, refused: Refused, name: str) -> None:
     make, says = MODEL_FILES[name]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.safetensors").write_bytes(make(tiny_run))
@@ -139,9 +113,7 @@ def test_invalid_model_file_is_refused(tmp_path: Path, tiny_run: Path, refused: 
     assert not (tmp_path / "predictions").exists()
 
 
-def test_run_and_rewritten_model_file_are_accepted(
-    tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]
-) -> None:
+def test_run_and_rewritten_model_file_are_accepted(tmp_path: Path, tiny: str, tiny_run: Path, accepted: Accept) -> None:
     (tmp_path / "same.safetensors").write_bytes(model_file(tiny_run, format="densevit"))
     for run in (str(tiny_run), "same.safetensors"):
         accepted("predict", run, "a.png", "--out", f"out-{Path(run).name}")
@@ -152,83 +124,69 @@ def test_run_and_rewritten_model_file_are_accepted(
 
 # ---- tensors ----
 
-TENSORS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
-    "int8": (lambda x: x.to(torch.int8), f"{KERNEL} is int8; dense floating point is expected"),
-    "int64": (lambda x: x.to(torch.int64), f"{KERNEL} is int64; dense floating point is expected"),
-    "bool": (lambda x: x > 0, f"{KERNEL} is bool; dense floating point is expected"),
-    "complex64": (lambda x: x.to(torch.complex64), f"{KERNEL} is complex64; dense floating point is expected"),
-    "sparse": (lambda x: x.to_sparse(), f"{KERNEL} is sparse_coo; dense floating point is expected"),
-    "quantised": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), f"{KERNEL} is qint8"),
-    "flat": (lambda x: x.flatten(), "1 have another shape"),
-    "text": (lambda x: "weights", "1 tensors are missing"),
-}
+
+def saved(content: Any) -> bytes:
+    """A file of `torch.save`."""
+    buffer = BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def changed(run: Path, change: Callable[[torch.Tensor], Any]) -> dict[str, Any]:
+    """The run's tensors, one of them changed."""
+    state = load_file(run / "model.safetensors")
+    return state | {KERNEL: change(state[KERNEL])}
+
+
+TENSORS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
+    "int8": (lambda run: changed(run, lambda x: x.to(torch.int8)), f"{KERNEL} is int8; dense floating point is exp"),
+    "sparse": (lambda run: changed(run, torch.Tensor.to_sparse), f"{KERNEL} is sparse_coo; dense"),
+    "flat": (lambda run: changed(run, torch.Tensor.flatten), "1 have another shape"),
+    "text": (lambda run: changed(run, lambda x: "weights"), "1 tensors are missing"),
+    "all int16": (
+        lambda run: {k: x.to(torch.int16) for k, x in load_file(run / "model.safetensors").items()}, "is int16 (and "
+    ),
+    "another project": (lambda run: {"a.weight": torch.zeros(2)}, "1 tensors (a.weight), which match no known layout"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_invalid_tensor_is_refused(
-    tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str], name: str
-) -> None:
-    change, says = TENSORS[name]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.save(_changed(tiny_run, change), tmp_path / "x.pth")
-    refused("train", tiny, "weights=x.pth", says=("weights: x.pth does not fit", says))
+def test_invalid_tensor_is_refused(tmp_path: Path, tiny: str, tiny_run: Path, refused: Refused, name: str) -> None:
+    make, says = TENSORS[name]
+    (tmp_path / "x.pth").write_bytes(saved(make(tiny_run)))
+    assert len(refused("train", tiny, "weights=x.pth", says=("x.pth", says)).splitlines()) == 1
 
 
-def test_other_floating_point_dtypes_are_accepted(
-    tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]
+def test_weights_of_other_dtypes_and_formats_are_accepted(
+    tmp_path: Path, tiny: str, tiny_run: Path, accepted: Accept
 ) -> None:
-    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn):
-        torch.save(_changed(tiny_run, lambda x, dtype=dtype: x.to(dtype)), tmp_path / "x.pth")  # type: ignore[misc]
+    for dtype in (torch.bfloat16, torch.float64, torch.float8_e4m3fn):
+        (tmp_path / "x.pth").write_bytes(saved(changed(tiny_run, lambda x, dtype=dtype: x.to(dtype))))  # type: ignore
         accepted("train", tiny, "weights=x.pth")
+    np.savez(tmp_path / "x.npz", **{k: v.numpy() for k, v in load_file(tiny_run / "model.safetensors").items()})
+    accepted("train", tiny, "weights=x.npz")
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "model.safetensors").write_bytes(model_file(tiny_run))
+    for content in ("[]", "null", '{"id2label": {"99999999999": "a"}}', '{"architecture": 5}'):
+        (tmp_path / "hub" / "config.json").write_text(content)
+        accepted("train", tiny, "weights=hub")
 
 
-def test_tensors_of_another_dtype_are_summarised(
-    tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str]
-) -> None:
-    from safetensors.torch import load_file
-
-    state = load_file(tiny_run / "model.safetensors")
-    torch.save({name: tensor.to(torch.int16) for name, tensor in state.items()}, tmp_path / "x.pth")
-    assert len(refused("train", tiny, "weights=x.pth", says=("is int16 (and ", "tensors more)")).splitlines()) == 1
-
-
-CONTENTS = {
-    "a list": ([1, 2], "no state dict, but a list"),
-    "a number": (5, "no state dict, but a int"),
-    "nothing": ({}, "no state dict, but nothing"),
-    "no tensors in the model": ({"model": {"model": {}}}, "no state dict, but the keys model"),
-    "tensors of another project": (
-        {"a.weight": torch.zeros(2)},
-        "1 tensors (a.weight), which match no known layout",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CONTENTS)
-def test_checkpoint_of_another_model_is_refused(
-    tmp_path: Path, tiny: str, refused: Callable[..., str], name: str
-) -> None:
-    content, says = CONTENTS[name]
-    torch.save(content, tmp_path / "x.pth")
-    refused("train", tiny, "weights=x.pth", says=("x.pth", says))
-
-
-def test_checkpoint_is_not_accepted_as_a_run(tmp_path: Path, tiny_run: Path, refused: Callable[..., str]) -> None:
-    torch.save(_changed(tiny_run, lambda x: x), tmp_path / "x.pth")
+def test_checkpoint_is_not_accepted_as_a_run(tmp_path: Path, tiny_run: Path, refused: Refused) -> None:
+    (tmp_path / "x.pth").write_bytes(saved(load_file(tiny_run / "model.safetensors")))
     says = ("x.pth: a checkpoint of 154 tensors without classes and config", "Fix: name the run folder")
     refused("predict", "x.pth", "a.png", says=says)
     refused("evaluate", "x.pth", says=says)
 
 
-def _changed(run: Path, change: Callable[[torch.Tensor], Any]) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    state = load_file(run / "model.safetensors")
-    return state | {KERNEL: change(state[KERNEL])}
+# ---- containers, and JSON beside weights ----
 
 
-# ---- .npz ----
+def npz(array: bytes) -> bytes:
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("a.npy", array)
+    return buffer.getvalue()
 
 
 def array(shape: tuple[int, ...], descr: str = "<f4", data: bytes = b"") -> bytes:
@@ -238,85 +196,37 @@ def array(shape: tuple[int, ...], descr: str = "<f4", data: bytes = b"") -> byte
     return buffer.getvalue() + data
 
 
-ARRAYS = {
-    "petabytes": (array((10**15,)), "Unable to allocate 3.55 PiB"),
-    "more than 64 bits": (array((10**18, 10**18)), "not a complete .npz of plain arrays"),
-    "a negative side": (array((-5,)), "negative dimensions"),
-    "objects": (array((3,), "|O"), "it contains pickled objects"),
-    "words": (array((1,), "<U3", bytes(12)), "contains no numeric arrays"),
-    "too few bytes": (array((100,), data=b"12"), "expected 400 bytes got 2"),
-    "no array": (b"xx", "contains no numeric arrays"),
-    "a header of brackets": (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "not a complete .npz"),
-}
-
-
-@pytest.mark.parametrize("name", ARRAYS)
-def test_invalid_npz_is_refused(tmp_path: Path, tiny: str, refused: Callable[..., str], name: str) -> None:
-    content, says = ARRAYS[name]
-    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
-        file.writestr("a.npy", content)
-    refused("train", tiny, "weights=x.npz", says=("x.npz", says))
-
-
-def test_valid_npz_is_accepted(tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]) -> None:
-    from safetensors.torch import load_file
-
-    np.savez(tmp_path / "x.npz", **{k: v.numpy() for k, v in load_file(tiny_run / "model.safetensors").items()})
-    accepted("train", tiny, "weights=x.npz")
-
-
-# ---- JSON beside weights ----
-
 FORMAT = "not in the format of transformers or timm"
-BESIDE = {
-    ("config.json", DEEP): "config.json: invalid JSON",
-    ("config.json", "\x00"): "config.json: invalid JSON",
-    ("config.json", '{"pretrained_cfg": 5}'): f"config.json: {FORMAT}",
-    ("config.json", '{"pretrained_cfg": {"mean": "abc"}}'): f"config.json: {FORMAT}",
-    ("config.json", '{"pretrained_cfg": {"mean": [1, 2]}}'): "three numbers are expected",
-    ("config.json", '{"id2label": 5}'): f"config.json: {FORMAT}",
-    ("preprocessor_config.json", DEEP): "preprocessor_config.json: invalid JSON",
-    ("preprocessor_config.json", '{"image_mean": "abc"}'): f"preprocessor_config.json: {FORMAT}",
-    ("preprocessor_config.json", '{"image_mean": [0, 0]}'): "three numbers are expected, for red, green and blue",
-    ("preprocessor_config.json", '{"image_mean": [0, 0, NaN]}'): "finite numbers are expected",
-    ("preprocessor_config.json", '{"image_mean": 0, "image_std": 0}'): "the std above 0",
-    ("preprocessor_config.json", '{"image_mean": 0, "rescale_factor": 0}'): "division by zero",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "content"), BESIDE, ids=[f"{name}-{text[:40]}" for name, text in BESIDE])
-def test_invalid_json_beside_weights_is_refused(
-    tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str], name: str, content: str
-) -> None:
-    (tmp_path / "hub").mkdir()
-    (tmp_path / "hub" / "model.safetensors").write_bytes(model_file(tiny_run))
-    (tmp_path / "hub" / name).write_text(content)
-    refused("train", tiny, "weights=hub", says=(f"hub/{name}", BESIDE[name, content]))
-
-
-@pytest.mark.parametrize(
-    "content", ["[]", "5", "null", "{}", '{"id2label": {"99999999999": "a"}}', '{"architecture": 5}']
+PROCESSOR, INDEX = "hub/preprocessor_config.json", "hub/model.safetensors.index.json"
+CONTENTS: tuple[tuple[str, bytes | str, str], ...] = (
+    ("x.pth", saved([1, 2]), "no state dict, but a list"),
+    ("x.pth", saved({"model": {"model": {}}}), "no state dict, but the keys model"),
+    ("x.npz", npz(array((10**15,))), "Unable to allocate 3.55 PiB"),
+    ("x.npz", npz(array((3,), "|O")), "it contains pickled objects"),
+    ("x.npz", npz(array((1,), "<U3", bytes(12))), "contains no numeric arrays"),
+    ("x.npz", npz(array((100,), data=b"12")), "expected 400 bytes got 2"),
+    ("x.npz", npz(b"xx"), "contains no numeric arrays"),
+    ("hub/config.json", DEEP, "invalid JSON"),
+    ("hub/config.json", '{"pretrained_cfg": 5}', FORMAT),
+    ("hub/config.json", '{"pretrained_cfg": {"mean": [1, 2]}}', "three numbers are expected"),
+    (PROCESSOR, '{"image_mean": "abc"}', FORMAT),
+    (PROCESSOR, '{"image_mean": [0, 0, NaN]}', "finite numbers are expected"),
+    (PROCESSOR, '{"image_mean": 0, "image_std": 0}', "the std above 0"),
+    (PROCESSOR, '{"image_mean": 0, "rescale_factor": 0}', "division by zero"),
+    (INDEX, DEEP, "invalid JSON"),
+    (INDEX, '{"weight_map": 5}', "not an index of shards"),
+    (INDEX, '{"weight_map": {"a": "../a"}}', "not an index of shards"),
+    (INDEX, '{"weight_map": {"a": "b.safetensors"}}', "1 of 1 shards are missing in its folder (b.safetensors)"),
 )
-def test_empty_json_is_accepted(
-    tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None], content: str
+
+
+@pytest.mark.parametrize(("file", "content", "says"), CONTENTS, ids=lambda value: str(value)[:40])
+def test_invalid_weights_are_refused(
+    tmp_path: Path, tiny: str, tiny_run: Path, refused: Refused, file: str, content: bytes | str, says: str
 ) -> None:
     (tmp_path / "hub").mkdir()
-    (tmp_path / "hub" / "model.safetensors").write_bytes(model_file(tiny_run))
-    (tmp_path / "hub" / "config.json").write_text(content)
-    accepted("train", tiny, "weights=hub")
-
-
-INDEXES = {
-    DEEP: "invalid JSON",
-    "{}": "not an index of shards",
-    '{"weight_map": 5}': "not an index of shards",
-    '{"weight_map": {"a": "../a"}}': "not an index of shards",
-    '{"weight_map": {"a": "b.safetensors"}}': "1 of 1 shards are missing in its folder (b.safetensors)",
-}
-
-
-@pytest.mark.parametrize("content", INDEXES, ids=lambda text: text[:20])
-def test_invalid_shard_index_is_refused(tmp_path: Path, tiny: str, refused: Callable[..., str], content: str) -> None:
-    (tmp_path / "hub").mkdir()
-    (tmp_path / "hub" / "model.safetensors.index.json").write_text(content)
-    refused("train", tiny, "backbone.weights=hub", says=("hub/model.safetensors.index.json: ", INDEXES[content]))
+    if file != INDEX:
+        (tmp_path / "hub" / "model.safetensors").write_bytes(model_file(tiny_run))
+    (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    key = "backbone.weights" if file == INDEX else "weights"
+    refused("train", tiny, f"{key}={file.partition('/')[0]}", says=(file, says))

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.cli import main
 from densevit.data.datasets.coco import Coco
 from densevit.data.io.images import read_image
 from densevit.errors import DataError
@@ -51,47 +50,25 @@ def overwritten(data: bytes, where: float, count: int, value: int = 0xFF) -> byt
 JPEG, PNG = encoded("JPEG", quality=95), encoded("PNG")
 REFUSED_AT_THE_START = {
     "empty": b"",
-    "text": b"hello, I am an image",
-    "HTML": b"<!doctype html><title>404</title>",
-    "LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n",
-    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg' width='56' height='40'/>",
     "half of a JPEG": JPEG[: len(JPEG) // 2],
-    "the head of a JPEG": JPEG[:200],
-    "half of a PNG": PNG[: len(PNG) // 2],
     "a PNG without its end": PNG[:-12],
-    "the head of a PNG": PNG[:30],
-    "a PNG without a body": png_of(WIDTH, HEIGHT)[:33],
-    "half of a WebP": encoded("WEBP")[:300],
-    "half of a BMP": encoded("BMP")[:2000],
     "half of a TIFF": encoded("TIFF")[:2000],
-    "half of a GIF": encoded("GIF", "P")[:300],
     "a PNG of 100,000 x 100,000": png_of(100_000, 100_000),
-    "a PNG of 0 x 0": png_of(0, 0),
-    "zeros": bytes(5000),
     "floating-point TIFF": saved("TIFF", np.ones((HEIGHT, WIDTH), np.float32)),
     "TIFF of two pages": encoded("TIFF", save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT))]),
     "another size": saved("PNG", pixels()[:-1]),
 }
 REFUSED_WHEN_READ = {
     "half of a JPEG that ends as one": JPEG[: len(JPEG) // 2] + b"\xff\xd9",
-    "a JPEG overwritten by markers": overwritten(JPEG, 0.5, 60, 0xD8)[:-60] + JPEG[-60:],
     "a PNG with a wrong check sum": overwritten(PNG, 0.5, 3),
-    "a PNG overwritten": overwritten(PNG, 0.4, 500, 0),
 }
 READ = {
     "grey JPEG": encoded("JPEG", "L"),
     "CMYK JPEG": encoded("JPEG", "CMYK"),
-    "progressive JPEG": encoded("JPEG", progressive=True),
-    "JPEG with bytes behind it": JPEG + bytes(40),
     "palette PNG": encoded("PNG", "P"),
-    "grey PNG": encoded("PNG", "L"),
     "PNG with alpha": encoded("PNG", "RGBA"),
     "PNG of 1 bit": encoded("PNG", "1"),
     "PNG of 16 bits": saved("PNG", pixels(1).astype(np.uint16) * 257),
-    "GIF": encoded("GIF", "P"),
-    "BMP": encoded("BMP"),
-    "TIFF": encoded("TIFF"),
-    "WebP": encoded("WEBP", lossless=True),
 }
 
 
@@ -106,11 +83,10 @@ def test_corrupt_image_is_refused_before_training(case, refused, tmp_path):
     refused("train", "tiny.yaml", "data.root=.", says=("train/0.png",))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_corrupt_pixel_data_stops_training_with_a_message(workers, refused, tmp_path):
+def test_corrupt_pixel_data_stops_training_with_a_message(refused, tmp_path):
     """Its beginning and end are valid; decoding all images first would take as long as an epoch."""
     replaced(tmp_path, REFUSED_WHEN_READ["half of a JPEG that ends as one"])
-    arguments = ("data.root=.", "data.batch_size=2", f"data.num_workers={workers}", "--run-dir", "run")
+    arguments = ("data.root=.", "data.batch_size=2", "data.num_workers=1", "--run-dir", "run")
     error = refused("train", "tiny.yaml", *arguments, says=("train/0.png", "damaged", "premature end"))
     assert len([line for line in error.splitlines() if not line.startswith("warning: ")]) == 1
     assert not (tmp_path / "run" / "config.yaml").exists()
@@ -149,11 +125,3 @@ def test_non_file_is_refused(make: Callable[[Path], None], refused, tmp_path):
     (tmp_path / "train" / "0.png").unlink()
     make(tmp_path / "train" / "0.png")
     refused("train", "tiny.yaml", "data.root=.", says=("train/0.png",))
-
-
-@pytest.mark.integration
-def test_unmodified_images_are_accepted(tmp_path, monkeypatch):
-    """The same training succeeds on the unmodified images, which no other run has."""
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path, document())
-    assert main(["train", "tiny.yaml", "data.root=.", "--run-dir", "run"]) == 0

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.cli import main
-from tests.robustness.test_images import encoded, png_of
+from tests.robustness.test_images import encoded
 
 TINY = """
 backbone: {name: swin, variant: nano, window_size: 4}
@@ -73,10 +72,6 @@ WRONG = {
     "colours": (lambda f: save(f / LABEL, np.full((40, 56, 3), (1, 2, 3), np.uint8)), (LABEL, "colours")),
     "a JPEG": (put(LABEL, encoded("JPEG", "L")), (LABEL, "JPEG")),
     "floating-point numbers": (put(LABEL, encoded("TIFF", "F")), (LABEL, "'F'")),
-    "text": (put(LABEL, b"road"), (LABEL,)),
-    "empty": (put(LABEL, b""), (LABEL,)),
-    "half a file": (put(LABEL, encoded("PNG", "L")[:300]), (LABEL,)),
-    "100,000 x 100,000": (put(LABEL, png_of(100_000, 100_000)), (LABEL,)),
     "a missing label": (remove(LABEL), ("0", "label")),
     "a missing image": (remove("images/train/1.png"), ("1", "no image")),
     "no label": (emptied("labels"), ("label",)),
@@ -89,34 +84,20 @@ OPTIONS = {
     "no classes": (["data.classes=[]"], ("data.classes has 0 classes",)),
     "300 classes": ([f"data.classes=[{','.join(f'c{i}' for i in range(300))}]"], ("data.classes has 300 classes",)),
     "a class twice": (["data.classes=[road,road]"], ("data.classes", "'road' occurs twice")),
-    "a class of a number": (["data.classes=[1,2]"], ("data.classes",)),
     "a class of blanks": (["data.classes=[' ',tree]"], ("data.classes[0]", "' '")),
-    "a class of null": (["data.classes=[null,tree]"], ("data.classes",)),
     "a class without a name": (["data.classes=[{id: 0},tree]"], ("data.classes[0]", "name")),
     "an unknown key of a class": (["data.classes=[{name: road, idd: 1},tree]"], ("idd", "Did you mean 'id'")),
     "an id below zero": (["data.classes=[{name: road, id: -1},tree]"], ("data.classes[0]", "-1")),
     "an id of 70,000": (["data.classes=[{name: road, id: 70000},tree]"], ("70000", "0 to 65535")),
-    "an id of text": (["data.classes=[{name: road, id: a},tree]"], ("data.classes[0]", "'a'")),
-    "an id of true": (["data.classes=[{name: road, id: true},tree]"], ("data.classes[0]", "True")),
     "an id twice": (["data.classes=[{name: road, id: 1},{name: tree, id: 1}]"], ("id 1", "twice")),
     "a colour of two": (["data.classes=[{name: road, color: [1,2]},tree]"], ("[1, 2]", "[red, green, blue]")),
-    "a colour of 256": (["data.classes=[{name: road, color: [1,2,256]},tree]"], ("256",)),
     "id and ids": (["data.classes=[{name: road, id: 1, ids: [2]},tree]"], ("`id`", "`ids`")),
     "no ids": (["data.classes=[{name: road, ids: []},tree]"], ("ids",)),
     "ignore_index of a class": (["data.ignore_index=0"], ("0", "ignored")),
     "ignore_index below zero": (["data.ignore_index=-1"], ("data.ignore_index is -1",)),
-    "ignore_index of 10^6": (["data.ignore_index=1000000"], ("data.ignore_index is 1000000",)),
-    "limit of 0": (["data.limit=0"], ("data.limit is 0",)),
-    "limit of -1": (["data.limit=-1"], ("data.limit is -1",)),
-    "limit of a fraction": (["data.limit=1.5"], ("data.limit", "1.5")),
-    "limit of true": (["data.limit=true"], ("data.limit", "true")),
-    "limit of text": (["data.limit=all"], ("data.limit", "'all'")),
     "an unknown preset": (["data.preset=ade"], ("data.preset", "ade20k")),
     "an unknown root": (["data.root=nowhere"], ("data.root", "nowhere")),
     "root of a file": (["data.root=tiny.yaml"], ("data.root", "tiny.yaml")),
-    "root of null": (["data.root=null"], ("data.root is missing",)),
-    "root over-long": ([f"data.root={'a' * 5000}"], ("data.root",)),
-    "images elsewhere": (["data.images=photos"], ("photos", "data.images")),
     "a pattern that meets nothing": (["data.images=images/{split}/*.gif"], ("*.gif",)),
     "a list file that is missing": (["data.list_file=list.txt"], ("list.txt",)),
     "splits of a list": (["data.splits=[a,b]"], ("data.splits",)),
@@ -144,20 +125,3 @@ def test_empty_list_file_is_refused(folder, refused):
     refused("train", "tiny.yaml", "data.list_file=list.txt", says=("list.txt", "9"))
     (folder / "list.txt").write_bytes(b"\xff\xfe\x00")
     refused("train", "tiny.yaml", "data.list_file=list.txt", says=("list.txt",))
-
-
-@pytest.mark.integration
-def test_line_breaks_in_names_are_escaped_in_the_config(folder, monkeypatch):
-    """It trains by itself: no other run has such classes."""
-    monkeypatch.chdir(folder)
-    assert main(["train", "tiny.yaml", 'data.classes=["ro\\nad: 5\\nseed: 7", tree]', "--run-dir", "run"]) == 0
-    text = (folder / "run" / "config.yaml").read_text()
-    assert "# classes of surfaces: ro ad: 5 seed: 7, tree\n" in text
-    assert main(["config", "run"]) == 0
-
-
-@pytest.mark.integration
-def test_unmodified_folder_trains(folder, monkeypatch):
-    """The files that the other tests damage are trained on; no other run has them."""
-    monkeypatch.chdir(folder)
-    assert main(["train", "tiny.yaml", "--run-dir", "run"]) == 0

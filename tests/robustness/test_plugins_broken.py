@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from densevit.cli import main
+from tests.robustness.conftest import Accept, Refused
 
 GROUP = "[densevit.backbones]\n"
 BEGIN = "import densevit\nimport torch\nfrom torch import nn\n"
@@ -28,43 +29,22 @@ NO_MESSAGE = "class Odd(Exception):\n    def __str__(self):\n        raise Value
 
 # The source of the module net, and what the message says besides "The backbone 'mine' (net:Net, from own 1.0)".
 IMPORTS = {
-    "exits": ("import sys\nsys.exit(3)\n", "cannot be imported: SystemExit: 3 (", "net.py, line 2)"),
-    "exits without code": ("raise SystemExit", "cannot be imported: SystemExit (", "net.py, line 1)"),
-    "exits with a text": ("import sys\nsys.exit('bye')\n", "cannot be imported: SystemExit: bye ("),
     "exits by argparse": ("import argparse as a\na.ArgumentParser().error('x')", "SystemExit: 2 (", "net.py, line 2)"),
     "an exception of no kind": ("class Odd(BaseException): pass\nraise Odd('x')", "cannot be imported: Odd: x ("),
-    "generator exit": ("raise GeneratorExit", "cannot be imported: GeneratorExit ("),
     "an exception without a message": (NO_MESSAGE + "raise Odd", "cannot be imported: Odd ("),
-    "an exception of three lines": ("raise ValueError('a\\nb\\nc')", "ValueError: a b c ("),
     "an exception with an escape": ("raise ValueError('\\x1b[31mred')", "ValueError: \\x1b[31mred ("),
     "a message of a megabyte": ("raise ValueError('x' * 10**6)", "x ... ("),
-    "a group of exceptions": (
-        "class Several(Exception): pass\nraise Several([ValueError('x')])", "Several: [ValueError('x')] (",
-    ),
-    "no memory": ("raise MemoryError", "cannot be imported: MemoryError ("),
     "no end": ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
     "a name that is missing": ("import torch\nfoo", "NameError: name 'foo' is not defined", "line 2)"),
     "a package that is missing": ("import no_such_package", "it needs 'no_such_package', which is not installed"),
-    "an import without reason": ("raise ImportError", "cannot be imported: ImportError ("),
     "no syntax": ("def (", "SyntaxError: invalid syntax (", "net.py, line 1)"),
-    "no indentation": ("if 1:\nx", "IndentationError", "net.py, line 2)"),
-    "NUL": ("a\0b", "null bytes"),
-    "an attribute that raises": ("def __getattr__(name): raise RuntimeError('lazy')", "RuntimeError: lazy ("),
     "no such class": ("class Nets: pass", "net has no 'Net'. Did you mean 'Nets'?"),
-    "a function": ("def Net(): pass", "is a function, which is not a densevit.Backbone"),
-    "a number": ("Net = 5", "is a int, which is not a densevit.Backbone"),
     "an instance": (backbone().replace("class Net(", "class Own(") + "Net = Own()\n", "is a Own, which is not a"),
-    "a class that is no module": ("class Net: pass", "is the class Net, which is not a densevit.Backbone"),
-    "a module that is no backbone": (BEGIN + "class Net(nn.Module): pass", "Write `class Net(densevit.Backbone)`"),
-    "a head": (BEGIN + "class Net(densevit.Head): pass", "is the class Net, which is not a densevit.Backbone"),
 }  # fmt: skip
 
 CONSTRUCTORS = {
     "a RuntimeError": ("raise RuntimeError('boom\\nand more')", "RuntimeError: boom and more (", "net.py, line 9)"),
-    "a TypeError": ("len(5)", "TypeError: object of type 'int' has no len() ("),
-    "a KeyError": ("{}['width']", "KeyError: 'width' ("),
     "a ValueError": ("raise ValueError('width is odd')", "cannot be built with these options: width is odd"),
-    "an assertion": ("assert False", "AssertionError ("),
     "exits": ("raise SystemExit(1)", "SystemExit: 1 ("),
     "petabytes": ("torch.empty(10**15)", "memory", "net.py, line 9)"),
     "no channels": ("pass", "backbone 'mine' has no 'channels'"),
@@ -72,14 +52,9 @@ CONSTRUCTORS = {
         "self.channels, self.strides = (8,), (16, 32)", "has 1 channels and 2 strides"
     ),
     "channels of strings": ("self.channels, self.strides = ('a',), (32,)", "has channels ('a',); positive integers"),
-    "channels of one integer": ("self.channels, self.strides = 8, 32", "has channels 8; positive integers"),
-    "no channel": ("self.channels, self.strides = (0,), (32,)", "has channels (0,); positive integers"),
     "negative strides": ("self.channels, self.strides = (8,), (-4,)", "has strides (-4,); positive integers"),
     "a mean of one number": (
         "self.channels, self.strides, self.mean = (8,), (32,), 0.5", "has mean 0.5; expected: three numbers"
-    ),
-    "a std of two": (
-        "self.channels, self.strides, self.std = (8,), (32,), (1, 1)", "has std (1, 1); expected: three numbers"
     ),
     "an input size of one number": (
         "self.channels, self.strides, self.input_size = (8,), (32,), 224",
@@ -89,50 +64,28 @@ CONSTRUCTORS = {
 
 FORWARDS = {
     "too few features": ("return []", "returned features of shapes []; its channels are [8]"),
-    "too many features": ("return [x, x]", "a list of 1 maps (B, C, h, w) is expected"),
-    "other channels": ("return [x[:, :4]]", "its channels are [8]"),
     "tokens": ("return [x.flatten(2)]", "its channels are [8]"),
     "nothing": ("return None", "returned a NoneType"),
-    "a tensor": ("return x", "returned a Tensor"),
-    "a dict": ("return {'a': x}", "returned a dict"),
     "numbers": ("return [1]", "returned features of shapes ['int']"),
 }
 
 ENTRY_POINTS = {
     "a group in the singular": ("[densevit.backbone]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
-    "a group in capitals": ("[Densevit.Backbones]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
     "a group with an underscore": ("[densevit_backbones]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
-    "a group of another kind": ("[densevit.dataset]\nmine = net:Net\n", "Did you mean 'densevit.datasets'?"),
-    "a group that nobody knows": (
-        "[densevit.foo]\nmine = net:Net\n",
-        "[densevit.foo], which is not a plugin group. Known",
-    ),
     "no class": (GROUP + "mine = net\n", "own 1.0 has a malformed entry point, 'mine = net'"),
-    "no value": (GROUP + "mine =\n", "own 1.0 has a malformed entry point, 'mine ='"),
     "no name": (GROUP + "= net:Net\n", "own 1.0 has a malformed entry point, '= net:Net'"),
-    "a sentence": (GROUP + "mine is net:Net\n", "own 1.0 has a malformed entry point"),
 }
 
 # Entry points that are listed, and the message when they are used.
 LISTED = {
     "__main__": ("mine = __main__:Net_of_mine", "__main__ has no 'Net_of_mine'"),
-    "a module that is not there": ("mine = no.such.module:Net", "there is no module 'no'"),
-    "a relative module": ("mine = ..net:Net", "is not of the form module:Class"),
-    "a module built in": ("mine = sys:Net", "sys has no 'Net'"),
     "a function built in": ("mine = os:system", "which is not a densevit.Backbone"),
 }
 
 VALUES = {
     "net:": "is not of the form module:Class",
-    ".:Net": "is not of the form module:Class",
     "..net:Net": "is not of the form module:Class",
-    "net:Net:Net": "is not of the form module:Class",
-    "net net:Net": "is not of the form module:Class",
-    "nope:Net": "there is no module 'nope'",
     "net.below:Net": "there is no module 'net.below'",
-    "net:Nett": "net has no 'Nett'. Did you mean 'Net'?",
-    "net:Net.inner": "net has no 'Net.inner'",
-    "builtins:exit": "which is not a densevit.Backbone",
 }
 
 
@@ -143,7 +96,7 @@ def broken(tiny: str, install: Callable[..., Path]) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("name", IMPORTS)
-def test_import_error_is_reported(broken: Callable, tiny: str, refused: Callable[..., str], name: str) -> None:
+def test_import_error_is_reported(broken: Callable, tiny: str, refused: Refused, name: str) -> None:
     source, *says = IMPORTS[name]
     broken(source)
     message = refused("config", tiny, "backbone.name=mine", says=("backbone.name: The backbone 'mine'", *says))
@@ -154,29 +107,24 @@ def test_import_error_is_reported(broken: Callable, tiny: str, refused: Callable
 
 
 @pytest.mark.parametrize("name", CONSTRUCTORS)
-def test_constructor_error_is_reported(broken: Callable, tiny: str, refused: Callable[..., str], name: str) -> None:
+def test_constructor_error_is_reported(broken: Callable, tiny: str, refused: Refused, name: str) -> None:
     body, *says = CONSTRUCTORS[name]
     broken(backbone(body))
     assert len(refused("train", tiny, "backbone={name: mine}", says=("'mine'", *says)).splitlines()) == 1
 
 
-def test_constructor_exception_without_a_message(broken: Callable, tiny: str, refused: Callable) -> None:
-    broken(NO_MESSAGE + backbone("raise Odd"))
-    refused("train", tiny, "backbone={name: mine}", says=("'mine' cannot be built with these options: Odd (",))
-
-
-def test_constructor_without_super_call(broken: Callable, tiny: str, refused: Callable[..., str]) -> None:
+def test_constructor_without_super_call(broken: Callable, tiny: str, refused: Refused) -> None:
     source = backbone().replace("super().__init__()", "pass").replace("self.embed = nn.Conv2d(3, 8, 32, 32)", "pass")
     broken(source)
     refused("train", tiny, "backbone={name: mine}", says=("'mine': its constructor does not call super().__init__()",))
 
 
-def test_missing_required_option_is_reported(broken: Callable, tiny: str, refused: Callable[..., str]) -> None:
+def test_missing_required_option_is_reported(broken: Callable, tiny: str, refused: Refused) -> None:
     broken(backbone(options=", width: int"))
     refused("config", tiny, "backbone={name: mine}", says=("backbone.width is missing: 'mine' needs it",))
 
 
-def test_head_constructor_error_is_reported(install: Callable, tiny: str, refused: Callable[..., str]) -> None:
+def test_head_constructor_error_is_reported(install: Callable, tiny: str, refused: Refused) -> None:
     source = (
         "import densevit\nclass Own(densevit.Head):\n    task = 'detection'\n    needs = ('boxes', 'labels')\n"
         "    def __init__(self, channels, strides, classes):\n        self.nope\n"
@@ -186,7 +134,7 @@ def test_head_constructor_error_is_reported(install: Callable, tiny: str, refuse
 
 
 @pytest.mark.parametrize("name", FORWARDS)
-def test_invalid_forward_output_is_reported(broken: Callable, tiny: str, refused: Callable, name: str) -> None:
+def test_invalid_forward_output_is_reported(broken: Callable, tiny: str, refused: Refused, name: str) -> None:
     forward, says = FORWARDS[name]
     broken(backbone(forward=forward))
     refused("train", tiny, "backbone={name: mine}", "--run-dir", "out", says=("backbone Net: its forward", says))
@@ -194,7 +142,7 @@ def test_invalid_forward_output_is_reported(broken: Callable, tiny: str, refused
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_missing_entry_points_are_reported(
-    install: Callable, tiny: str, refused: Callable, name: str, capsys: pytest.CaptureFixture[str]
+    install: Callable, tiny: str, refused: Refused, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, says = ENTRY_POINTS[name]
     install("own", text, {"net.py": backbone()})
@@ -207,7 +155,7 @@ def test_missing_entry_points_are_reported(
 
 @pytest.mark.parametrize("name", LISTED)
 def test_invalid_entry_points_are_reported(
-    install: Callable, tiny: str, refused: Callable, name: str, capsys: pytest.CaptureFixture[str]
+    install: Callable, tiny: str, refused: Refused, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, says = LISTED[name]
     install("own", GROUP + text + "\n", {"net.py": backbone()})
@@ -219,7 +167,7 @@ def test_invalid_entry_points_are_reported(
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_invalid_class_name_is_refused(broken: Callable, tiny: str, refused: Callable[..., str], value: str) -> None:
+def test_invalid_class_name_is_refused(broken: Callable, tiny: str, refused: Refused, value: str) -> None:
     broken(backbone())
     refused("config", tiny, f"backbone.name='{value}'", says=(VALUES[value],))
 
@@ -227,21 +175,15 @@ def test_invalid_class_name_is_refused(broken: Callable, tiny: str, refused: Cal
 @pytest.mark.parametrize(
     "source",
     [
-        backbone(),
-        "print('hello')\n" + backbone(),
-        "import warnings\nwarnings.warn('old')\n" + backbone(),
-        backbone(forward="return (x,)"),
-        backbone("self.channels, self.strides = [8], [32]"),
-        backbone("import numpy; self.channels, self.strides = tuple(numpy.array([8])), (32,)"),
-        backbone("self.channels, self.strides, self.mean = (8,), (32,), [0, 0, 0]"),
-        backbone(options=", width: 'no such type' = 1"),
+        "print('hello')\nimport warnings\nwarnings.warn('old')\n" + backbone(forward="return (x,)"),
+        backbone("import numpy; self.channels, self.strides = tuple(numpy.array([8])), [32]"),
+        backbone("self.channels, self.strides, self.mean = (8,), (32,), [0, 0, 0]", options=", width: 'no type' = 1"),
         backbone().replace("class Net(", "class Own(") + "class Net(Own): pass\n",
     ],
+    ids=["says something", "numbers of numpy", "lists", "inherited"],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_valid_plugins_are_accepted(
-    broken: Callable, tiny: str, tmp_path: Path, accepted: Callable, source: str
-) -> None:
+def test_valid_plugins_are_accepted(broken: Callable, tiny: str, accepted: Accept, source: str) -> None:
     from densevit.model import build_backbone
 
     broken(source)

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,34 +56,26 @@ def image(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("read", "suffix"),
-    [
-        (read_image, "jpg"),
-        (check_image, "png"),
-        (read_label, "png"),
-        (label_size_of, "png"),
-        *((read, suffix) for read in (read_depth, depth_size_of) for suffix in ("png", "npy", "npz", "exr", "pfm")),
-    ],
-)
-def test_file_that_is_a_fifo_is_named(read, suffix, tmp_path):
-    path = fifo(tmp_path / f"a.{suffix}")
-    with pytest.raises(UnreadableFileError, match=rf"a\.{suffix}: it {FIFO}"):
-        read(path)
+READERS: tuple[tuple[Callable[[Path], object], str], ...] = (
+    (read_image, "jpg"), (check_image, "png"), (read_label, "png"), (label_size_of, "png"), (read_depth, "png"),
+    (read_depth, "npz"), (read_depth, "exr"), (read_depth, "pfm"), (depth_size_of, "png"), (depth_size_of, "npy"),
+)  # fmt: skip
 
 
-def test_device_and_link_to_it_are_named(tmp_path):
-    (tmp_path / "a.png").symlink_to("/dev/zero")
-    for path in (Path("/dev/zero"), tmp_path / "a.png"):
+def test_file_that_is_a_fifo_is_named(tmp_path):
+    """Or a device, or a link to one."""
+    for read, suffix in READERS:
+        path = fifo(tmp_path / f"a.{suffix}")
+        with pytest.raises(UnreadableFileError, match=rf"a\.{suffix}: it {FIFO}"):
+            read(path)
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    for path in (Path("/dev/zero"), tmp_path / "b.png"):
         with pytest.raises(UnreadableFileError, match=f"{path}: it is a device; a regular file is expected"):
             read_image(path)
-
-
-def test_missing_file_and_folder_are_named_as_before(tmp_path):
-    with pytest.raises(UnreadableFileError, match="a.png: there is no such image"):
-        read_image(tmp_path / "a.png")
-    with pytest.raises(UnreadableFileError, match="cannot be read: .*Is a directory"):
-        read_image(tmp_path)
+    path = fifo(tmp_path / "clip.mp4")
+    assert count_frames(path) == 0
+    with pytest.raises(DataError, match=r"clip\.mp4: no frame could be read"):
+        VideoFrames(path, {0}).read(0)
 
 
 def test_fifo_among_images_without_labels_is_named_or_left_out(tmp_path):
@@ -110,24 +102,18 @@ def test_fifo_among_label_maps_is_named(tmp_path):
         len(build_data(from_mapping(values)).train)
 
 
-@pytest.mark.parametrize(
-    ("kind", "file"), [("labelme", "a.json"), ("voc", "Annotations/a.xml"), ("voc", "ImageSets/Main/train.txt")]
-)
-def test_fifo_among_annotations_is_named(kind, file, tmp_path):
-    image(tmp_path / "in" / "a.png")
-    if file.endswith("txt"):
-        (tmp_path / "in" / "Annotations").mkdir()
-        (tmp_path / "in" / "Annotations" / "a.xml").write_text("<annotation/>")
-    fifo(tmp_path / "in" / file)
-    with pytest.raises(DataError, match=rf"{Path(file).name} {FIFO}"):
-        convert_dataset(kind, tmp_path / "in", tmp_path / "out")
-
-
-@pytest.mark.parametrize("file", ["labels/train/a.txt", "a.txt", "Annotations/a.xml", "a.json"])
-def test_layout_of_a_folder_with_a_fifo_is_not_searched_forever(file, tmp_path):
-    image(tmp_path / "a.png")
-    fifo(tmp_path / file)
-    foreign_format(tmp_path)
+def test_fifo_among_annotations_is_named(tmp_path):
+    """And the layout of such a folder is not searched forever."""
+    for kind, file in (("labelme", "a.json"), ("voc", "Annotations/a.xml"), ("voc", "ImageSets/Main/train.txt")):
+        folder = tmp_path / file.replace("/", "-")
+        image(folder / "a.png")
+        if file.endswith("txt"):
+            (folder / "Annotations").mkdir()
+            (folder / "Annotations" / "a.xml").write_text("<annotation/>")
+        fifo(folder / file)
+        foreign_format(folder)
+        with pytest.raises(DataError, match=rf"{Path(file).name} {FIFO}"):
+            convert_dataset(kind, folder, tmp_path / "out")
 
 
 def test_fifo_among_the_inputs_of_predict_is_skipped(tmp_path, monkeypatch):
@@ -135,18 +121,11 @@ def test_fifo_among_the_inputs_of_predict_is_skipped(tmp_path, monkeypatch):
     image(tmp_path / "photos" / "a.png")
     for name in ("b.png", "clip.mp4"):
         fifo(tmp_path / "photos" / name)
-    assert [str(found.path) for found in find_images(["photos"])] == ["photos/a.png"]
-    assert [str(found.path) for found in find_images(["photos/*"])] == ["photos/a.png"]
+    for pattern in ("photos", "photos/*"):
+        assert [str(found.path) for found in find_images([pattern])] == ["photos/a.png"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("photos/a.png\nphotos/clip.mp4\n"))
     found = find_images(["-"])
     assert [str(one.path) for one in found] == ["photos/a.png", "photos/clip.mp4"]  # reported when it is read
-
-
-def test_fifo_is_no_video(tmp_path):
-    path = fifo(tmp_path / "clip.mp4")
-    assert count_frames(path) == 0
-    with pytest.raises(DataError, match=r"clip\.mp4: no frame could be read"):
-        VideoFrames(path, {0}).read(0)
 
 
 def test_postscript_is_not_run(tmp_path, monkeypatch):

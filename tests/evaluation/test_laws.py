@@ -1,6 +1,7 @@
-"""Values that label nothing (-1, 255, void, 0 m, nan, crowds): no evaluator counts them."""
+"""Laws of all evaluators: batches, order, processes and repeated images do not matter, nor do values without label."""
 
 import math
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,9 +28,16 @@ KEYS = {
 }
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "panoptic": {"masks": False},  # its things have other labels than these objects
+    "depth": {"per_pixel": True, "deltas": [1.1]},
+    "segmentation": {"boundary": 0.1},
+    "coco_masks": {"boundary": True},
+}
+
+
 def evaluator(name: str) -> Evaluator:
-    options = {"masks": False} if name == "panoptic" else {}  # its things have other labels than these objects
-    made: Evaluator = registry.create("evaluators", name, CLASSES, options=options, where=name)
+    made: Evaluator = registry.create("evaluators", name, CLASSES, options=OPTIONS.get(name, {}), where=name)
     if name in ("knn", "linear_probe"):
         generator = torch.Generator().manual_seed(0)
         made.fit(torch.randn(40, 8, generator=generator), torch.arange(40) % K)  # type: ignore[attr-defined]
@@ -95,47 +103,30 @@ def test_an_image_whose_value_labels_nothing_is_not_counted(name: str) -> None:
         same(metrics(name, [*labelled, (found, bare)]), expected)
 
 
-@pytest.mark.parametrize("name", ["segmentation", "depth"])
-def test_predictions_at_unlabelled_pixels_are_not_counted(name: str) -> None:
-    key = KEYS[name]
-    assert key is not None
-    for value in nothing(key):
-        images, others = [], []
-        for index in range(2):
-            found, truth = image(index)
-            partly = truth[key].clone()
-            partly[:, :20] = value[:, :20]
-            changed = found[key].clone()
-            changed[:, :20] = found[key][:, :20].flip(0)
-            images.append((found, {**truth, key: partly}))
-            others.append(({**found, key: changed}, {**truth, key: partly}))
-        same(metrics(name, others), metrics(name, images))
+@pytest.mark.parametrize("name", KEYS)
+def test_batches_order_processes_and_repeated_images_do_not_matter(name: str) -> None:
+    """To the last bit, with an image without labels and a process without images."""
+    images = [image(index) for index in range(7)]
+    images[3] = (images[3][0], {key: images[3][1][key] for key in ("image_id", "size", "original_size")})
 
+    def updated(batches: list[Any]) -> Evaluator:
+        made = evaluator(name)
+        for batch in batches:
+            made.update(*([*side] for side in zip(*batch, strict=True)))
+        return made
 
-@pytest.mark.parametrize("name", ["detection", "coco_masks", "panoptic"])
-def test_crowds_and_what_is_found_in_them_are_not_counted(name: str) -> None:
-    labelled, (found, truth) = [image(0), image(1)], image(2)
-    expected = metrics(name, labelled)
-    crowd = int(truth["panoptic"][truth["panoptic"] >= 0].max())
-    only = torch.where(truth["panoptic"] == crowd, crowd, -1).int()
-    given = {"panoptic": only, "panoptic_crowds": [crowd]} if name == "panoptic" else {}
-    bare = {k: truth[k] for k in ("image_id", "size", "original_size", *(() if given else ("boxes", "labels", "area")))}
-    if name == "coco_masks":
-        bare["masks"] = truth["masks"]
-    if not given:
-        bare["iscrowd"] = torch.ones(3, dtype=torch.bool)
-        found = {**found, "boxes": truth["boxes"]}
-    else:
-        found = {**found, "panoptic": only}
-    measured = metrics(name, [*labelled, (found, {**bare, **given})])
-    if given:  # the pixels of a crowd have a class, which mIoU counts
-        measured, expected = ({k: x for k, x in one.items() if "Q" in k} for one in (measured, expected))
-    same(measured, expected)
-
-
-@pytest.mark.parametrize("name", ["detection", "coco_masks"])
-def test_an_image_without_objects_and_detections_changes_nothing(name: str) -> None:
-    labelled, (found, truth) = [image(0), image(1)], image(2)
-    empty = {key: value[:0] if getattr(value, "ndim", 0) else value for key, value in truth.items()}
-    none = {key: found[key][:0] for key in ("boxes", "labels", "scores", "masks")}
-    same(metrics(name, [*labelled, (none, empty)]), metrics(name, labelled))
+    whole = updated([images])
+    expected, tables = str(whole.compute()), str(whole.tables())
+    assert str(updated([images[5:], images[:2], images[2:5]]).compute()) == expected
+    assert str(updated([images[::-1], images[:2]]).compute()) == expected  # two images twice
+    shards = [updated([images[:1]]), updated([images[1:5]]), updated([images[5:], images[5:6]]), updated([])]
+    states = pickle.loads(pickle.dumps([shard.state() for shard in shards]))
+    for shard in shards:
+        shard.merge(states)
+        assert str(shard.compute()) == expected and str(shard.tables()) == tables
+        assert shard.image_scores() == pytest.approx(whole.image_scores())
+    whole.reset()
+    assert str(whole.compute()) == str(evaluator(name).compute()) and all(map(math.isnan, whole.compute().values()))
+    for one in images:
+        whole.update([one[0]], [one[1]])
+    assert str(whole.compute()) == expected

@@ -1,0 +1,158 @@
+"""Smaller models of published recipes train one step on generated files of their layouts, and are evaluated."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.data.build import build_data
+from densevit.errors import ConfigError
+from densevit.training.loop.evaluators import build_evaluators
+from densevit.weights.building import build_model
+from densevit.weights.label_sets import coco_classes
+from tests.configs.generated import LAYOUTS, make_coco, make_depth_maps, make_label_maps
+from tests.configs.published import Step, one_step
+from tests.configs.test_published import RECIPES
+from tests.training.runs import train
+
+SMALL_DETR = ("width=32", "encoder_layers=1", "decoder_layers=2", "feedforward=64")
+SMALL_MASKS = ("transformer.width=32", "transformer.decoder_layers=2", "transformer.feedforward=64",
+               "pixel_decoder.layers=1", "num_points=64")  # fmt: skip
+SMALL_VIT = ("backbone.variant=nano", "trainer.accelerator=cpu", "trainer.precision=32")
+DC5 = "backbone.dilation=true data.batch_size=1 trainer.accumulate=64"
+SWIN = "backbone.name=swin backbone.variant="
+
+
+def detr(size: str, backbone: str, *options: str) -> list[str]:
+    """Overrides of a small detector."""
+    head = [f"heads.detection.{option}" for option in (*(f"transformer.{one}" for one in SMALL_DETR), *options)]
+    return [backbone, f"data.image_size={size}", *head]
+
+
+def masks(head: str, *options: str) -> list[str]:
+    return ["data.image_size=64", "data.transforms.short_side=64", *(f"heads.{head}.{one}" for one in SMALL_MASKS),
+            *options]  # fmt: skip
+
+
+RTDETR = detr("128", "data.multi_scale=null", "encoder.width=16", "encoder.feedforward=16")
+DFINE = ["heads.detection.encoder.width=32", "heads.detection.transformer.width=32", "backbone.model=hgnetv2_b0",
+         "data.image_size=64"]  # fmt: skip
+PANOPTIC = [f"heads.panoptic.detr.transformer.{option}" for option in SMALL_DETR]
+SETR = [*SMALL_VIT, "heads.segmentation.width=32", "data.image_size=96"]
+DPT = [*SMALL_VIT, "heads.depth.width=32"]
+SMALLER: dict[str, list[str]] = {
+    f"coco/detr_r50 {DC5}": detr("[96, 160]", "backbone.depth=50"),
+    "coco/deformable_detr_r50 heads.detection.box_refinement=true": detr("[96, 160]", "backbone.depth=18"),
+    "coco/deformable_detr_r50_two_stage": detr("[96, 160]", "backbone.depth=18"),
+    f"coco/deformable_detr_r50_12ep {SWIN}tiny": detr("[96, 160]", "backbone.variant=nano"),
+    "coco/dino_r50_12ep": detr("[96, 160]", "backbone.depth=18"),
+    f"coco/dino_r50_12ep {SWIN}large backbone.window_size=12": detr("[96, 160]", "backbone.variant=nano"),
+    "coco/rtdetr_r50": RTDETR,
+    "coco/rtdetrv2_r18": RTDETR,
+    "coco/dfine_n": DFINE,
+    "coco/dfine_l": [*DFINE, "data.multi_scale=[64, 96]"],
+    "coco/detr_panoptic_r50": [*PANOPTIC, "backbone.depth=18", "data.image_size=[64, 128]"],
+    "coco/mask2former_r50": masks("detection", "backbone.depth=18"),
+    "coco/mask2former_swin_large_panoptic": masks("panoptic", "backbone.variant=nano"),
+    "ade20k/mask2former_swin_tiny": masks("segmentation", "backbone.variant=nano"),
+    "ade20k/setr_mla_vit_large": [*SETR, "data.transforms.short_side=96", "backbone.features=[1, 2, 3, 6]"],
+    "ade20k/setr_pup_vit_large": [*SETR, "data.transforms.short_side=96", "backbone.features=[2, 4, 5, 6]"],
+    "cityscapes/setr_naive_vit_large": [*SETR, "backbone.features=[2, 4, 5, 6]"],
+    "nyu/dpt_hybrid": [*DPT, "data.image_size=[96, 128]"],
+    "kitti/dpt_hybrid": [*DPT, "data.image_size=[64, 128]"],
+}  # fmt: skip
+
+
+def step_of(name: str, root: Path, *overrides: str) -> Step:
+    folder = name.partition("/")[0]
+    if folder == "coco":
+        make_coco(root, (60, 90))
+    elif folder in ("nyu", "kitti"):
+        make_depth_maps(folder, root, {"nyu": [(480, 640)], "kitti": [(94, 311)]}[folder])
+    else:
+        make_label_maps(folder, root, (256, 384))
+    batch = 2 if name.startswith(("coco/rtdetr", "coco/dfine")) else 1
+    more = [f"data.root={root}", "data.num_workers=0", f"data.batch_size={batch}", *overrides]
+    return one_step(RECIPES[name].load(*SMALLER[name], *more), 64)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", SMALLER)
+def test_smaller_recipe_trains_one_step_and_is_evaluated(name: str, tmp_path: Path) -> None:
+    step = step_of(name, tmp_path)
+    frozen = {key for key, parameter in step.model.named_parameters() if not parameter.requires_grad}
+    if name.startswith(("coco/de", "coco/dino")) and "swin" not in name and "panoptic" not in name:
+        assert all(key.startswith(("backbone.conv1", "backbone.layer1", "backbone.bn1")) for key in frozen) and frozen
+        assert step.model.backbone.strides[-1] == (16 if DC5 in name else 32)
+        assert [one.file_id for one in step.data.classes["detection"]] == [one.file_id for one in coco_classes()]
+    if name == "coco/detr_panoptic_r50":
+        assert all(
+            key.startswith(("heads.panoptic.attention_maps", "heads.panoptic.mask_head")) for key in step.changed
+        )
+    if name.startswith("coco/rtdetr"):
+        assert step.batch["images"].shape[-2:] == (128, 128) and not step.batch["padding_mask"].any()
+    if name.endswith("dpt_hybrid"):
+        known = step.batch["targets"][0]["depth"]
+        low, high = {"nyu": (0.5, 3.7), "kitti": (8.0, 52.0)}[name.partition("/")[0]]
+        assert low < known[known > 0].min() and known.max() < high
+    if "setr" in name:  # no decay, and the head learns ten times as fast
+        parameters, optim = dict(step.model.named_parameters()), RECIPES[name].load().optim
+        layers = {"backbone.blocks.0.mlp.expand.weight": optim.backbone_lr}
+        layers["heads.segmentation.decode.classifier.weight"] = optim.lr
+        for part, rate in layers.items():
+            moved = step.before[part] - rate * parameters[part].grad
+            torch.testing.assert_close(parameters[part].detach(), moved)
+        return  # of 512 pixels and more, in windows
+
+    [evaluator] = build_evaluators(step.model, RECIPES[name].load(), step.data.val).values()
+    batch = next(iter(step.data.val_loader()))
+    [found] = step.model.eval().predictions(step.model(batch), batch["targets"]).values()
+    evaluator.update(found, [target["truth"] for target in batch["targets"]])
+    assert evaluator.main in evaluator.compute()
+
+
+@pytest.mark.integration
+def test_the_last_phase_of_dfine_has_images_of_one_size(tmp_path: Path) -> None:
+    step = step_of("coco/dfine_l", tmp_path, "data.transforms=plain_stretch", "data.multi_scale=null")
+    assert step.batch["images"].shape[-2:] == (64, 64) and not step.batch["padding_mask"].any()
+
+
+def test_all_label_map_sections_have_a_layout() -> None:
+    found = {file.stem for file in Path("configs/data").glob("*.yaml") if "\nname: label_maps\n" in file.read_text()}
+    assert found == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("section", LAYOUTS)
+def test_data_section_reads_its_official_layout(section: str, tmp_path: Path) -> None:
+    root = make_label_maps(section, tmp_path, (30, 45))
+    overrides = [f"data=configs/data/{section}.yaml", f"data.root={root}", "data.num_workers=0", "data.batch_size=2"]
+    if section == "label_maps":
+        overrides.append("data.classes=[road, tree, car]")
+    config = configs.load("configs/scenes/setr_swin.yaml", overrides)
+    configs.check_plugins(config)
+    data = build_data(config)
+    for batch in (next(iter(data.train_loader())), next(iter(data.val_loader()))):
+        assert len(batch["targets"]) == 2
+        for target in batch["targets"]:
+            K = len(data.classes["segmentation"])
+            assert set(target["semantic"].unique().tolist()) <= {*range(K), 255}
+    assert batch["targets"][0]["truth"]["semantic"].shape == (30, 45)
+
+
+@pytest.mark.integration
+def test_own_depth_maps_without_unit_fine_tune_depth_anything(tmp_path: Path) -> None:
+    """Metres are not learned from them."""
+    root = make_depth_maps("nyu", tmp_path / "data", [(480, 640)])
+    smaller = [*DPT, "backbone.features=[2,3,5,6]", "backbone.image_size=56", "data.image_size=56", "weights=null",
+               "data.transforms.short_side=56", "data.preset=nyu", f"data.root={root}", "data.batch_size=1",
+               "data.num_workers=0", "trainer.max_epochs=2", "data.metric=false"]  # fmt: skip
+    relative = [*smaller, "heads.depth.output=relative", "heads.depth.loss_weights.gradient=2"]
+    run = train(configs.load("start/depth_anything_v2", relative), tmp_path / "run")
+    assert json.loads((run / "metrics.json").read_text())["depth/AbsRel_aligned_disparity"] >= 0
+    assert len(list((run / "predictions").glob("*.jpg"))) > 0
+    config = configs.load("start/depth_anything_v2", smaller)
+    data = build_data(config)
+    with pytest.raises(ConfigError, match="learns metres, but the depth of the data set has no unit .* relative"):
+        build_model(config, data.classes).heads["depth"].check(data.train)

@@ -1,0 +1,120 @@
+"""Data sets and files that the pages name. The tests of their readers, which make some, are imported late."""
+
+import json
+import pickle
+import shutil
+import string
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from densevit.cli import main
+
+SIZE = (64, 96)
+
+
+def coco(folder: Path) -> None:
+    from tests.configs.generated import make_coco
+
+    make_coco(folder, SIZE)
+
+
+def label_maps(layout: str, folder: Path) -> None:
+    from tests.configs.generated import make_label_maps
+
+    make_label_maps(layout, folder, SIZE)
+
+
+def depth_maps(layout: str, size: tuple[int, int], folder: Path) -> None:
+    from tests.configs.generated import make_depth_maps
+
+    make_depth_maps(layout, folder, [size])
+
+
+def kmax(file: Path) -> None:
+    import torch
+
+    from tests.papers.test_kmax_checkpoints import authors_state
+
+    torch.save({"model": authors_state()}, file)
+
+
+def scenes(folder: Path) -> None:
+    assert main(["scenes", "--out", str(folder), "--count", "4", "--size", "64", "--quiet"]) == 0
+
+
+def scenes_and_test(folder: Path) -> None:
+    scenes(folder)
+    shutil.copytree(folder / "val", folder / "test")
+    shutil.copy(folder / "annotations/val.json", folder / "annotations/test.json")
+
+
+def photos(folder: Path, count: int = 2) -> None:
+    folder.mkdir()
+    for name in string.ascii_lowercase[:count]:
+        street(folder / f"{name}.jpg")
+
+
+def animals(folder: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True)
+            for number in ("1", "22"):
+                street(folder / split / name / f"{number}.jpg")
+
+
+def street(file: Path) -> None:
+    rng = np.random.default_rng(len(file.stem))
+    image = rng.integers(0, 255, (15, 20, 3), dtype=np.uint8).repeat(10, axis=0).repeat(10, axis=1)
+    Image.fromarray(image).save(file)
+
+
+def aerial(file: Path) -> None:
+    """Larger than a window of 640."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (7, 10, 3), dtype=np.uint8).repeat(100, axis=0).repeat(100, axis=1)).save(file)
+
+
+def traffic(folder: Path) -> None:
+    """COCO's layout with other classes."""
+    coco(folder)
+    names = {1: "pedestrian", 3: "car", 6: "bus", 18: "dog"}
+    for file in (folder / "annotations").glob("instances_*.json"):
+        content = json.loads(file.read_text())
+        content["categories"] = [{"id": key, "name": name} for key, name in names.items()]
+        for index, one in enumerate(content["annotations"]):
+            one["category_id"] = [*names][index % len(names)]
+        file.write_text(json.dumps(content))
+
+
+def vehicles(folder: Path) -> None:
+    from tests.workbench.interchange.test_converting import yolo
+
+    yolo(folder)
+    (folder / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: car, 1: truck}\n")
+
+
+def label_set(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, names in (("train", "ab"), ("val", "b")):
+        for name in names:
+            labels = rng.choice(np.array([0, 1, 2, 255], np.uint8), (4, 6)).repeat(16, axis=0).repeat(16, axis=1)
+            _pair(folder, split, name, labels)
+
+
+def depth_set(folder: Path) -> None:
+    for split, names in (("train", "ab"), ("val", "b")):
+        for name in names:
+            _pair(folder, split, name, np.linspace(1000, 3000, 64 * 96).reshape(64, 96).astype(np.uint16))
+
+
+def _pair(folder: Path, split: str, name: str, labels: np.ndarray) -> None:
+    for kind, array in (("images", np.full((*labels.shape, 3), 90, np.uint8)), ("labels", labels)):
+        file = folder / kind / split / f"{name}.{'jpg' if kind == 'images' else 'png'}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(file)
+
+
+def pickled(file: Path) -> None:
+    file.write_bytes(pickle.dumps({"model": {"backbone.x": np.ones((2, 3), np.float32)}}))

@@ -1,0 +1,109 @@
+"""Commands, flags, overrides, keys, paths and recipes in the text of pages, configs and docstrings exist."""
+
+import re
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from densevit.config import layers, yaml_io
+from densevit.config.yaml_io import shipped_configs
+from tests.docs.code_blocks import pages
+from tests.docs.inline_code import Inline, of_comments, of_file, of_page
+from tests.docs.resolution import Resolver
+
+PROJECT = Path(__file__).resolve().parents[2]
+RECIPE = "configs/ade20k/segformer_b0.yaml"
+# What is checked in one item: a page, the comments of a folder of configs, docstrings of programs and commands.
+CHECKED = {path.relative_to(PROJECT).as_posix(): (path.relative_to(PROJECT).as_posix(),) for path in pages(PROJECT)} | {
+    "configs": ("configs/*.yaml",),
+    **{
+        f"configs/{path.name}": (f"configs/{path.name}/*.yaml",)
+        for path in sorted((PROJECT / "configs").glob("[a-z]*/"))
+    },
+    "examples": ("examples/*.py",),
+    "tools": ("tools/*.py", "tools/benchmarks/*.py", "tools/docs/*.py", "tools/release/*.py"),
+    "commands": ("densevit/cli/*.py", "plugins/*/commands/*.py"),
+}
+
+
+@pytest.fixture(autouse=True)
+def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped configs are listed and parsed once."""
+    for module in (layers, yaml_io):
+        monkeypatch.setattr(module, "shipped_configs", all_shipped)
+    monkeypatch.setattr(layers, "read_file", lambda path: deepcopy(parsed(path, path.stat().st_mtime_ns)))
+
+
+@cache
+def all_shipped() -> dict[str, Path]:
+    return {name: file.resolve() for name, file in shipped_configs().items()}
+
+
+@cache
+def parsed(path: Path, changed: int) -> dict[str, Any]:
+    return yaml_io.read_file(path.absolute())
+
+
+def faults(found: Sequence[Inline], resolver: Resolver) -> list[str]:
+    wrong = []
+    for one in found:
+        try:
+            resolver.check(one)
+        except AssertionError as error:
+            wrong.append(str(error))
+    return wrong
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_commands_keys_and_paths_exist(name: str) -> None:
+    wrong = list[str]()
+    for path in (path for pattern in CHECKED[name] for path in sorted(PROJECT.glob(pattern))):
+        file = path.relative_to(PROJECT).as_posix()
+        wrong += faults(of_file(file, PROJECT), Resolver(PROJECT, file))
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("`scenes/nonesuch`", "there is no recipe scenes/nonesuch"),
+        ("| command |\n|---|\n| `train scenes/setr_swin seed=first`, 3 images |", "seed should be"),
+        ("`train\nsetr_vit backbone.window_sise=7`", "backbone.window_sise is not an option of 'vit'"),
+        ("`densevit export MODEL [--nonesuch FILE]`", "there is no flag --nonesuch"),
+        ("`python tools/benchmarks/gpu.py --nonesuch 1`", "there is no flag --nonesuch"),
+        ("`tests/docs/world.py::nonesuch`", "tests/docs/world.py has no nonesuch"),
+        ("`heads.detection.num_queries=many`", "heads.detection.num_queries should be"),
+    ],
+)
+def test_a_fault_in_a_page_is_found(text: str, said: str) -> None:
+    [wrong] = faults([*of_page("p.md", text)], Resolver(PROJECT, "p.md"))
+    assert re.match(r"p\.md:[13]: ", wrong) and said in wrong
+
+
+def test_right_code_in_a_page_has_no_fault() -> None:
+    text = (
+        "`densevit train start/detector data.root=~/a`, `densevit`, `densevit evaluate`, `densevit NAME --help`,\n"
+        "`train CONFIG [section.key=value ...]`, `train CONFIG seed=N weights=RUN`, `evaluate RUN data.seed=1`,\n"
+        "`heads.detection.num_queries=300`, `data.transforms=crop`, `trainer.max_epochs`, `heads.NAME.weights`,\n"
+        "`data.yaml`, `data.name=my_set:Mine`, `python tools/benchmarks/gpu.py --out DIR`, `scenes/NAME`,\n"
+        "`configs/coco/`, `tests/docs/world.py::mentions`, `it's text`, `start/dfine backbone=efficientnet_lite0`\n"
+    )
+    assert not faults([*of_page("p.md", text)], Resolver(PROJECT, "p.md"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("# With backbone.variant=b9: mIoU 0.494.", "backbone.variant"),
+        ("# With heads.detection.num_queries=300.", "heads.detection"),
+        ("# nonesuch.yaml, its base, says how to run it", "there is no nonesuch.yaml"),
+    ],
+)
+def test_a_fault_in_comments_of_a_recipe_is_found(text: str, said: str) -> None:
+    """Overrides in them are of that recipe."""
+    [wrong] = faults([*of_comments(RECIPE, text)], Resolver(PROJECT, RECIPE))
+    assert wrong.startswith(f"{RECIPE}:1: ") and said in wrong

@@ -1,0 +1,153 @@
+"""Smaller distributions of examples/plugins, installed as by pip: an optimiser, transforms, inspectors and heads."""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import densevit
+from densevit import config as configs
+from densevit.cli import main
+from densevit.errors import ConfigError
+from densevit.interfaces import Class, TokenBackbone
+from densevit.set_prediction.transformer import Transformer
+from densevit.testing import check_backbone, check_head
+from tests.plugins.test_plugins import run_command
+from tests.training.process_groups import Command
+from tests.training.runs import assert_same, train, weights
+
+pytestmark = pytest.mark.integration
+
+CLASSES = [Class(f"class {i}", i, (i, i, i)) for i in range(3)]
+SCENES = "data: {name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 8, val_length: 2}"
+CONFIG = f"""
+seed: 0
+backbone: {{name: resnet, depth: 18}}
+heads: {{segmentation: {{name: setr}}}}
+{SCENES}
+optim: {{schedule: constant}}
+trainer: {{max_steps: 4, accelerator: cpu, precision: 32}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "overrides", "changed"),
+    [
+        (
+            "lion",
+            ["optim.name=lion", "optim.lr=1e-3", "optim.weight_decay=0.1", "optim.cautious=true"],
+            "optim.betas=[0.5, 0.6]",
+        ),
+        ("zooms", ["data.transforms={name: zooms, smallest: 0.3}"], "data.transforms.smallest=0.9"),
+    ],
+)
+def test_a_run_with_a_plugin_resumes_to_the_last_bit_and_takes_changed_options(
+    folder: str, overrides: list[str], changed: str, third_party: Callable[[str], Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.syspath_prepend(third_party(folder))
+    values = yaml.safe_load(CONFIG)
+    whole = densevit.fit(values, overrides, run_dir=tmp_path / "whole")
+    parts = densevit.fit(values, [*overrides, "trainer.max_steps=2"], run_dir=tmp_path / "parts")
+    densevit.fit(resume=parts.path, overrides=["trainer.max_steps=4"])
+    assert_same(weights(whole.path), weights(parts.path))
+    other = densevit.fit(values, [*overrides, changed], run_dir=tmp_path / "other")
+    assert any(not torch.equal(x, weights(other.path)[name]) for name, x in weights(whole.path).items())
+    key, _, option = changed.partition("=")[0].rpartition(".")
+    with pytest.raises(
+        ConfigError, match=rf"{key}\.{option}x is not an option of '{folder}'\. Did you mean '{option}'"
+    ):
+        configs.check_plugins(configs.from_mapping(values, overrides=[*overrides, f"{key}.{option}x=1"]))
+    capsys.readouterr()
+    assert main(["plugins", {"lion": "optimizers", "zooms": "transforms"}[folder], "--json"]) == 0
+    listed = {plugin["name"]: plugin["origin"] for plugin in json.loads(capsys.readouterr().out)["plugins"]}
+    assert listed[folder] == f"{folder} 0.1"
+    sys.modules.pop(folder, None)
+
+
+def test_an_inspector_adds_its_figure(third_party: Callable[[str], Path], tmp_path: Path) -> None:
+    """A named one, and one of a class of heads, which needs no name."""
+    site, small = (
+        third_party("inspections"),
+        {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 8},
+    )
+    heads = {"setr": {"name": "setr"}, "deformable": {"name": "deformable_detr", "transformer": small, "num_levels": 2}}
+    for name, head in heads.items():
+        backbone = {"name": "swin", "variant": "nano", "window_size": 4}
+        densevit.save(densevit.create_model(backbone, {"own": head}, CLASSES), tmp_path / f"{name}.safetensors")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)).save(tmp_path / "street.png")
+
+    def files(model: str, *arguments: str) -> set[str]:
+        command = ["inspect", f"{model}.safetensors", "street.png", "--out", f"{model}-{len(arguments)}", "--json"]
+        return {*json.loads(run_command(*command, *arguments, site=site, cwd=tmp_path))["files"]}
+
+    assert files("setr", "--inspector", "feature_components") - files("setr") == {"components-backbone.png"}
+    assert {one for one in files("deformable") if one.startswith("reference")} == {"reference-points-heads.own.png"}
+    command = ["inspect", "setr.safetensors", "street.png", "--inspector", "unreadable"]
+    ended = Command(*command, folder=tmp_path, path=[site]).ended()
+    assert ended.code == 2
+    assert ended.errors.startswith("The inspector 'unreadable' (inspections:Missing, from inspections 0.1): ")
+
+
+def test_a_detr_of_shared_parts_passes_the_checks_and_trains(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(project / "examples" / "plugins" / "queries")
+    from queries import RealTimeDetr
+
+    small = Transformer(32, 2, 1, 2, 32)
+    check_head(functools.partial(RealTimeDetr, num_queries=5, transformer=small, contrastive_denoising=6))
+    layers = "{width: 32, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 32}"
+    head = f"heads={{detection: {{name: 'queries:RealTimeDetr', transformer: {layers}, num_queries: 8}}}}"
+    run = densevit.fit(yaml.safe_load(CONFIG), [head, "trainer.max_steps=2"], run_dir=tmp_path / "run")
+    assert 0 <= run.metrics["detection/AP"] <= 1
+    assert len(densevit.load(run.path).heads["detection"].decoder) == 1
+
+
+# ---- a backbone and a head that share the last blocks, as docs/own-head.md describes ----
+
+
+@pytest.fixture
+def tokens(monkeypatch, project):
+    monkeypatch.syspath_prepend(project / "examples" / "plugins" / "tokens")
+    import tokens
+
+    yield tokens
+    sys.modules.pop("tokens", None)
+
+
+def test_heads_run_the_last_blocks_of_a_backbone(tokens):
+    assert isinstance(tokens.TinyTokens(), TokenBackbone)
+    check_backbone(tokens.TinyTokens)
+    check_head(tokens.ClassTokens, skip=("padding",))  # padding is attended to
+    images, padding = torch.randint(0, 256, (2, 3, 64, 80), dtype=torch.uint8), torch.zeros(2, 64, 80, dtype=torch.bool)
+    batch = {"images": images, "padding_mask": padding, "targets": [{}] * 2}
+
+    def logits(backbone: str, **head: object) -> torch.Size:
+        return (
+            densevit.create_model({"name": backbone}, {"s": head}, {"s": CLASSES})
+            .model.train()(batch)["s"]["logits"]
+            .shape
+        )
+
+    assert logits("tokens:TinyTokens", name="tokens:ClassTokens") == (2, 3, 4, 5)
+    assert logits("vit", name="tokens:ClassTokens") == (2, 3, 4, 5)
+    assert logits("tokens:TinyTokens", name="eomt_semantic", num_queries=5, num_blocks=2) == (2, 5, 4)
+    with pytest.raises(ConfigError, match=r"runs the backbone's last 3 blocks itself, but backbone TinyTokens lets"):
+        logits("tokens:TinyTokens", name="eomt_semantic", num_blocks=3)
+
+
+def test_a_head_is_told_the_progress_of_the_training(tokens, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(tokens.ClassTokens, "set_progress", lambda self, progress: seen.append(progress))
+    values = yaml.safe_load(CONFIG)
+    overrides = ["backbone.name='tokens:TinyTokens'", "heads.segmentation.name='tokens:ClassTokens'"]
+    train(configs.from_mapping(values, overrides=overrides), tmp_path / "run")
+    assert seen == [0.0, 0.25, 0.5, 0.75]
