@@ -4,6 +4,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,26 +144,32 @@ def test_images_and_a_continued_folder_are_errors(model: StandIn, tmp_path: Path
     assert "--resume cannot continue a drawn video" in capsys.readouterr().err
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
     """No file gets more than 40 kB, as on a full disk."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no limits of file sizes")
-def test_a_full_disk_is_an_error_and_leaves_no_broken_file(tmp_path: Path, small_files: None):
+def test_a_full_disk_is_an_error_and_leaves_no_broken_file(tmp_path: Path):
     video = DrawnVideo(tmp_path / "v.mp4", tmp_path / "none.mp4")
     rng = np.random.default_rng(0)
-    with pytest.warns(UserWarning, match=r"none\.mp4: its frames per second are not known; v\.mp4 has 25"):
+    message = r"v\.mp4: only \d+ of 40 frames could be written.* free space of the disk"
+    with (
+        small_files(),
+        pytest.warns(UserWarning, match=r"none\.mp4: its frames per second are not known; v\.mp4 has 25"),
+    ):
         for _ in range(40):
             video.add(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
-    with pytest.raises(DensevitError, match=r"v\.mp4: only \d+ of 40 frames could be written.* free space of the disk"):
-        video.close()
+        with pytest.raises(DensevitError, match=message):
+            video.close()
     assert not list(tmp_path.iterdir())
     (tmp_path / "drawn").touch()  # a file in the place of the folder, because root may write everywhere
     with pytest.raises(OSError, match=r"drawn/v\.partial\.mp4"):
