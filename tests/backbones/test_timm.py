@@ -85,10 +85,10 @@ def test_maps_off_the_grid_are_resampled(randomise):
 
 
 def test_maps_are_selected_and_described_as_they_are():
-    every, two = create(model="convnext_atto"), create(model="convnext_atto", features=[2, 0], drop_path=0.3)
+    every, two = create(model="convnext_atto", drop_path=0.3), create(model="convnext_atto", features=[2, 0])
     assert (two.strides, two.channels) == ((4, 16), (40, 160))  # later stages are dropped
     assert sum(p.numel() for p in two.parameters()) < 0.5 * sum(p.numel() for p in every.parameters())
-    assert max(m.drop_prob for m in two.modules() if hasattr(m, "drop_prob")) == pytest.approx(0.3)
+    assert max(m.drop_prob for m in every.modules() if hasattr(m, "drop_prob")) == pytest.approx(0.3)
     assert create(model="convnext_atto", features=[-1]).strides == (32,)
     assert create(model="deit_tiny_patch16_224", features=[3, 4]).strides == (16, 16)
     dilated = create(model="resnet18", model_args={"output_stride": 16})
