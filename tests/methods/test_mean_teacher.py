@@ -56,7 +56,7 @@ def test_teacher_is_the_moving_average_of_the_student() -> None:
     model, _, _ = built("setr")
     model.register_buffer("mean_of_norm", torch.tensor(3.0))
     model.register_buffer("count", torch.tensor(5))
-    method = MeanTeacher(model, decay=0.75)
+    method = MeanTeacher(model, decay=0.75).train()
     name, parameter = next(iter(model.backbone.named_parameters(prefix="backbone")))
     history: list[Tensor] = []
     for step in range(6):

@@ -1,8 +1,8 @@
 """Compares DPT for depth with transformers', forward and backward, on a ViT-B/16 at 384 x 384: head and complete model.
 
-Both have the same sizes and layers (`tests/heads/dpt/test_parity.py` checks that their outputs are equal); the class
-token is ignored, so a head gets only maps. Rounds are interleaved, so that other load on the machine slows both
-equally.
+Both have the same sizes and layers (`tests/weights/layouts/test_transformers_models.py` checks that their outputs are
+equal); the class token is ignored, so a head gets only maps. Rounds are interleaved, so that other load on the machine
+slows both equally.
 """
 
 import argparse
