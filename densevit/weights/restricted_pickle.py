@@ -87,7 +87,8 @@ class RestrictedUnpickler(pickle._Unpickler):  # the Python one: the C one alloc
         self.append(update({}, zip(items[::2], items[1::2], strict=True)))
 
     def load_frozenset(self) -> None:
-        self.append(frozenset(map(_key, self.pop_mark())))
+        items = self.pop_mark()  # before `append`, which becomes that of another stack
+        self.append(frozenset(map(_key, items)))
 
     def load_bytearray8(self) -> None:
         size = int.from_bytes(self.read(8), "little")

@@ -72,9 +72,8 @@ OBJECTS = {
 @both
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_checkpoints_with_other_objects_are_read(protocol, legacy, tmp_path):
-    for thing, make in OBJECTS.items():
+    for make in OBJECTS.values():
         content = {"epoch": 3, "extra": make(), "state_dict": STATE, "after": [make(), "text"]}
-        print(thing)
         assert_state(read(save(content, tmp_path / "weights.pth", legacy, protocol)).tensors)
 
 
