@@ -71,6 +71,7 @@ def test_run_s_config_has_the_licence_as_a_comment(folder, tmp_path):
 
 
 def test_published_weights_without_a_licence_say_so(folder, monkeypatch):
+    (folder / "README.md").unlink()
     monkeypatch.setattr(hub, "fetch", lambda source, instead: hub.Published(folder / "pytorch_model.bin", {}))
     model = DenseModel(densevit.create_backbone("resnet", depth=18), {})
     section = configs.section("backbone", {**R18, "weights": "torchvision:resnet18"}, "a test")

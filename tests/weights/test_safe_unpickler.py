@@ -82,7 +82,7 @@ PLACES = {
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_malicious_files_are_inert_or_refused(attack, legacy, tmp_path):
     for place, put in PLACES.items():
-        target = tmp_path / f"touched {place}"
+        target = tmp_path / f"touched_{place}"
         path = save(put(ATTACKS[attack](target)), tmp_path / f"{place}.pth", legacy)
         try:
             tensors = read(path).tensors
