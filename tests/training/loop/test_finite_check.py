@@ -71,7 +71,7 @@ def test_resumed_run_repeats_the_step(poisoned, tmp_path):
 @pytest.mark.parametrize(
     ("where", "given"),
     [
-        ("gradient", ("trainer.clip_grad_norm=0.1", "trainer.accumulate=2", "trainer.max_steps=4", "trainer.ema=0.5")),
+        ("gradient", ("trainer.clip_grad_norm=0.1", "trainer.accumulate=2", "trainer.max_steps=4")),
         ("output", ("optim.name=muon",)),
     ],
     ids=["adamw", "muon"],
@@ -107,6 +107,19 @@ def test_flag_read_one_step_later(poisoned, tmp_path, monkeypatch):
     last = torch.load(tmp_path / "stopped" / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == step - 1  # not written after the fault
     assert_same(last["state_dict"], weights(tmp_path / "before"))
+
+
+def test_average_of_a_run_with_a_skipped_step(poisoned, tmp_path):
+    """The skipped step counts as one that has changed nothing."""
+    from tests.training.own_callbacks import Weights
+
+    given = ["trainer.non_finite=skip", "trainer.ema=0.5"]
+    seen = Weights()
+    densevit.fit(configs.load(tmp_path / "poisoned.yaml", given), run_dir=tmp_path / "run", callbacks=[seen])
+    average = seen.found[0]
+    for now in seen.found[1:]:
+        average = torch.lerp(average, now, 0.5)
+    torch.testing.assert_close(weights(tmp_path / "run")["model.backbone.first.weight"], average)
 
 
 def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, monkeypatch):
