@@ -148,8 +148,8 @@ def test_a_model_of_no_config_needs_data_of_its_classes() -> None:
     surfaces = [one.name for one in Scenes("val", image_size=32, val_length=1).classes["segmentation"]]
     backbone, head = {"name": "swin", "variant": "nano"}, {"name": "setr", "decoder": "naive", "width": 8}
 
-    def evaluated(classes: list[str], *data: Any, **given: Any) -> dict[str, float]:
-        return densevit.evaluate(densevit.create_model(backbone, {"map": head}, classes).model, *data, **given)
+    def evaluated(names: list[str], *data: Any, **given: Any) -> dict[str, float]:
+        return densevit.evaluate(densevit.create_model(backbone, {"map": head}, names).model, *data, **given)
 
     with pytest.raises(ConfigError, match=r"evaluate: the model has no config, and so no data\. Fix: pass data="):
         evaluated(surfaces)

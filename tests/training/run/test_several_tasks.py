@@ -51,7 +51,7 @@ def mixed(trained: Callable[..., Path]) -> Path:
     """A run on three data sets with labels of one task each, with one learned loss weight."""
     heads = {"boxes": DETECTION, "surfaces": {**SURFACES, "weight": "learned"}, "depth": {**DEPTH, "weight": 0.5}}
     data = {"name": "mix", "sets": SETS, "image_size": 64, "batch_size": 2, "num_workers": 0}
-    return trained(yaml.safe_dump({**BASE, "heads": heads, "data": data}))
+    return trained(yaml.safe_dump({**BASE, "heads": heads, "data": data}, sort_keys=False))
 
 
 def test_all_tasks_of_a_mix_are_trained_evaluated_and_reported(mixed: Path) -> None:
@@ -99,7 +99,7 @@ def test_predict_and_evaluate_write_results_of_all_tasks_after_one_backbone_pass
 def first(trained: Callable[..., Path]) -> Path:
     """A run of two heads."""
     heads = {"boxes": {**DETECTION, "weight": "learned"}, "surfaces": SURFACES}
-    return trained(yaml.safe_dump({**BASE, "heads": heads}))
+    return trained(yaml.safe_dump({**BASE, "heads": heads}, sort_keys=False))
 
 
 def test_adding_a_head_keeps_a_frozen_detector_bit_identical(
