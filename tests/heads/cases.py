@@ -85,7 +85,7 @@ CASES: dict[str, Case] = {
     "kmax_deeplab": Case("kmax_deeplab", {**MAX, "layers": (1, 1, 1), "pixel_layers": (1, 1, 1, 1)}),
     "max_deeplab": Case("max_deeplab", {**MAX, "layers": 1}),
     "perceiver_io": Case("perceiver_io", {"width": 16, "num_latents": 4, "num_layers": 1, "num_heads": 2}),
-    "segformer": Case("segformer", {"width": 16, "dropout": 0.0, "class_weights": (1.0, 2.0, 0.5, 1.0)}),
+    "segformer": Case("segformer", {"width": 16, "dropout": 0.0}),
     "segmenter": Case("segmenter", {"width": 32, "num_heads": 4, "dropout": 0.0}),
     "upernet": Case("upernet", {"width": 16, "auxiliary_width": 16, "dropout": 0.0}),
     "setr, naive": Case("setr", {**SETR, "decoder": "naive", "ohem_threshold": 0.7, "ohem_min_kept": 50}, (), 160),

@@ -70,7 +70,7 @@ class MaskCriterion:
 
         pixels: (B, C, h, w), or (L, B, C, h, w) if each layer has its own. Images without the target keys of the task
         are left out. generator: the generator of random points; by default torch's. cells: class logits (B, K, h', w')
-        for the loss `semantic`; None: without it.
+        for the loss `semantic`; None, as in evaluation: it is 0.
         """
         labelled = [i for i, target in enumerate(targets) if all(key in target for key in NEEDS[self.task])]
         with autocast_off(pixels.device):
@@ -80,8 +80,8 @@ class MaskCriterion:
         weighted = {name: w * term for (name, term), w in zip(terms.items(), self.weights, strict=True)}
         losses = {name: term[-1] for name, term in weighted.items()}
         losses["auxiliary"] = torch.stack([term[:-1].sum() for term in weighted.values()]).sum()
-        if semantic is not None:
-            losses["semantic"] = self.semantic_weight * semantic
+        if self.semantic_weight:
+            losses["semantic"] = losses["label"].new_zeros(()) if semantic is None else self.semantic_weight * semantic
         return losses
 
     def _terms(

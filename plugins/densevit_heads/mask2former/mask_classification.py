@@ -61,8 +61,8 @@ class MaskClassification(Head):
         return self.criterion.loss_counts(targets)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """Returns `label`, `mask` and `dice` of the last layer, `auxiliary`, the sum of the others, and `semantic` if
-        the outputs have `cells`, class logits of a map.
+        """Returns `label`, `mask` and `dice` of the last layer, `auxiliary`, the sum of the others, and `semantic` with
+        `semantic_loss`: of the outputs' `cells`, class logits of a map; 0 in evaluation, which has none.
 
         Random points in training, the same ones at each call in evaluation.
         """

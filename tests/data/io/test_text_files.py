@@ -16,7 +16,6 @@ from densevit.data.datasets.depth_values import Calibration
 from densevit.data.io.text_files import read_json, read_text
 from densevit.errors import DataError
 from densevit.evaluation import tables_file
-from densevit.training.run.evaluation_folder import read_mapping
 from densevit_workbench.interchange.shards import Shards
 from densevit_workbench.interchange.yaml_text import read_yaml_as_text
 
@@ -51,6 +50,8 @@ def test_readers_of_text_accept_files_of_windows(tmp_path, monkeypatch):
     assert [one["name"] for one in labelmap] == ["road", "tree"]
     text = "cam0=[1000 0 5; 0 1000 5; 0 0 1]\ndoffs=2\nbaseline=100\n"
     assert Calibration.read(write("calib.txt", text)) == Calibration(0.1, 1000.0, 2.0)
+    from densevit.training.run.evaluation_folder import read_mapping
+
     mapping = read_mapping([str(write("names.yaml", "person: pedestrian\ncar:\n"))])
     assert mapping == {"person": "pedestrian", "car": None}
     for folder, kind in (("images", np.uint8), ("labels", np.uint16)):
