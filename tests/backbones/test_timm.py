@@ -203,3 +203,20 @@ def test_same_padding_of_an_exported_model_is_a_constant(name, randomise):
         with torch.no_grad():
             for found, expected in zip(module(images), model(images), strict=True):
                 torch.testing.assert_close(found, expected)
+
+
+def test_unpadded_convolutions_give_the_specified_grids():
+    inception = create(model="inception_v3").eval()
+    assert (inception.strides, inception.input_size) == ((4, 8, 16, 32), None)
+    features = inception(torch.randn(1, 3, 100, 77))
+    assert [tuple(x.shape[2:]) for x in features] == [(25, 20), (13, 10), (7, 5), (4, 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "built"), [("convit_tiny", (96, 96)), ("mvitv2_tiny", (96, 96)), ("tnt_s_patch16_224", (64, 96))]
+)
+def test_fixed_size_model_may_be_rectangular(name, built):
+    backbone = create(model=name, image_size=[64, 96], features=[0])
+    assert (backbone.input_size, backbone.built_size) == ((64, 96), built)
+    stride = backbone.strides[0]
+    assert backbone(torch.randn(1, 3, 64, 96))[0].shape[2:] == (64 // stride, 96 // stride)

@@ -16,6 +16,7 @@ from densevit_papers.max_deeplab_layers import (
     AxialAttention,
     MaskPredictor,
     PixelBlock,
+    levels_of,
     padding_bias,
 )
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, pixelwise_panoptic
@@ -307,3 +308,19 @@ def test_a_pixel_is_void_below_either_threshold():
 def test_an_invalid_option_is_an_error(option, value, message):
     with pytest.raises(ValueError, match=message):
         MaXDeepLab((16,), (16,), CLASSES, **{**SMALL, option: value})
+
+
+def test_levels_have_one_feature_for_each_stride():
+    def read(*strides):
+        return [tuple(level) for level in levels_of(strides, 64)]
+
+    assert read(4, 8, 16, 32) == [
+        (3, 32, 1, 512, True),
+        (2, 16, 2, 256, True),
+        (1, 8, 2, 128, False),
+        (0, 4, 2, 64, False),
+    ]
+    assert read(4, 8, 16, 16) == [(3, 16, 1, 512, True), (1, 8, 2, 128, False), (0, 4, 2, 64, False)]  # MaX-DeepLab-S
+    assert read(16) == [(0, 16, 1, 512, True)]
+    assert [level[1] for level in read(2, 4, 8, 16, 32)] == [32, 16, 8, 4]
+    assert [level[1] for level in read(7, 14)] == [14, 7]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import densevit
 from densevit import config, registry
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Backbone
@@ -35,6 +36,13 @@ def test_built_in_plugins_are_entry_points():
     assert swin.origin.startswith("densevit ")
     assert {"swin", "resnet"} <= set(registry.list_backbones())
     assert "detr" in registry.list_heads()
+
+
+def test_each_group_has_a_list():
+    listed = {"optimizers": densevit.list_optimizers(), "transforms": densevit.list_transforms()}
+    listed |= {"methods": densevit.list_methods(), "heads": densevit.list_heads(), "necks": densevit.list_necks()}
+    for group, names in listed.items():
+        assert names and all(registry.load(group, name) for name in names), group
 
 
 def test_loading_a_third_party_plugin_imports_its_module_only(install):

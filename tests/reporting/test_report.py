@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.evaluation import metrics_file
+from densevit.evaluation import metrics_file, tables_file
 from densevit.reporting.report import write_report
 
 VOID = ("meta", "img", "br", "line", "polyline", "circle")
@@ -154,3 +154,12 @@ def test_a_run_is_shown_in_a_notebook(run: Path):
         assert part in html
     assert "train/lr" not in html and "<script" not in html and html.count("<svg") == 2
     assert "There is no metrics.json" in Run(run / "predictions")._repr_html_()
+
+
+def test_confusion_matrices_are_shown_by_head(run: Path):
+    tables_file.write([["", "cat", "<dog>"], ["cat", 3, 1], ["<dog>", 0, 8]], run / "confusion-animals.csv")
+    (run / "confusion-rooms.csv").write_text("truth,hall\nhall,")
+    page = Page(write_report(run))
+    start = page.texts.index("Confusion: animals")
+    assert "75" in page.texts[start:] and "cat predicted as <dog>: 25.0 % of cat" in page.texts[start:]
+    assert any("confusion-rooms.csv: expected a row of class names" in text for text in page.texts)

@@ -113,9 +113,11 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     # run lengths
     "run lengths that are too few": (run_lengths([0, 100]), ("annotation 12 of image 1", "100 pixels", "2240")),
     "run lengths below zero": (run_lengths([0, -100, 2340]), ("annotation 12 of image 1", "negative")),
+    "run lengths of null": (run_lengths(None), ("annotation 12 of image 1",)),
     "a broken code": (run_lengths("~~~~"), ("annotation 12 of image 1",)),
     "a code beyond ASCII": (run_lengths("äöü"), ("annotation 12 of image 1",)),
     "a size that is not the image's": (run_lengths([0, 100], (10, 10)), ("annotation 12 of image 1", "10 x 10")),
+    "a size of one": (run_lengths([0, 40], [40]), ("annotation 12 of image 1",)),
     "a huge size": (run_lengths([0, 2**62], (2**31, 2**31)), ("annotation 12 of image 1",)),
     # boxes and areas
     "box with NaN": (of_annotation(bbox=[math.nan, 5, 20, 10]), ("annotation 11 of image 1", "four finite numbers")),
@@ -140,6 +142,7 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     "category name empty": (of_category(name=" "), ("category 3", "name ' '")),
     "no category id": (without("categories", "id"), ("category", "no `id`")),
     "an unknown image": (of_annotation(image_id=5), ("annotation 11", "image_id 5", "Known: 1, 2")),
+    "an image id as a list": (of_annotation(image_id=[1]), ("annotation 11", "[1]")),
     "an unknown category": (of_annotation(category_id=5), ("annotation 11", "category_id 5", "Known: 3, 7")),
     "no image id": (without("annotations", "image_id"), ("annotation 11 has no `image_id`",)),
     "no category of an annotation": (without("annotations", "category_id"), ("annotation 11 has no `category_id`",)),

@@ -141,6 +141,7 @@ def changed(run: Path, change: Callable[[torch.Tensor], Any]) -> dict[str, Any]:
 TENSORS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "int8": (lambda run: changed(run, lambda x: x.to(torch.int8)), f"{KERNEL} is int8; dense floating point is exp"),
     "sparse": (lambda run: changed(run, torch.Tensor.to_sparse), f"{KERNEL} is sparse_coo; dense"),
+    "quantised": (lambda run: changed(run, lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)), "is qint8"),
     "flat": (lambda run: changed(run, torch.Tensor.flatten), "1 have another shape"),
     "text": (lambda run: changed(run, lambda x: "weights"), "1 tensors are missing"),
     "all int16": (

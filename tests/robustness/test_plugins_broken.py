@@ -79,6 +79,7 @@ ENTRY_POINTS = {
 # Entry points that are listed, and the message when they are used.
 LISTED = {
     "__main__": ("mine = __main__:Net_of_mine", "__main__ has no 'Net_of_mine'"),
+    "a module that is not there": ("mine = no.such.module:Net", "there is no module 'no'"),
     "a function built in": ("mine = os:system", "which is not a densevit.Backbone"),
 }
 

@@ -197,3 +197,10 @@ def test_doctor_draws_both_readings(tmp_path):
     chosen = densevit.diagnose(root, ["data.boxes=upright"])
     assert not chosen.readings and not [one for one in chosen.errors if one.split == "train"]
     assert any("data.boxes=upright is set" in one.fix for one in chosen.findings)
+
+
+def test_run_length_codes_tell_the_grid(tmp_path: Path) -> None:
+    """Also where masks are not requested."""
+    root = write_photos(tmp_path, [_BOTH], "upright", segmentation="rle")
+    with pytest.warns(UserWarning, match=r"data\.boxes=upright is used"):
+        assert_on_objects(Coco("train", str(root)))

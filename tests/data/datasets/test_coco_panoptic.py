@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from densevit.data.datasets import coco_panoptic
 from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.errors import DataError
 
@@ -206,3 +207,34 @@ def test_images_and_segments_outside_of_their_folders_are_read_only_if_allowed(s
     with pytest.raises(DataError, match=rf"image 42 has the file_name '\.\./{name}', outside of .*train2017"):
         dataset(root)
     assert len(dataset(root, outside_paths=True)) == 1
+
+
+def test_second_start_does_not_read_the_segments_again(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write()
+    monkeypatch.setattr(coco_panoptic, "LARGE", 0)
+    first = dataset(root, masks=True)
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("scanned again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(coco_panoptic, "check_image", fail)
+        second = dataset(root, masks=True)
+    one, other = first[0]["targets"], second[0]["targets"]
+    assert {key: np.asarray(value).tolist() for key, value in one.items()} == {
+        key: np.asarray(value).tolist() for key, value in other.items()
+    }
+    save_segments(root / "annotations/panoptic_train2017/a.png", np.where(IDS == 7, 8, IDS))
+    with pytest.raises(DataError, match="segment ids that"):
+        dataset(root)
+
+
+def test_grey_files_hold_ids_as_they_are(write: Write) -> None:
+    root = write(ids=np.where(IDS > 255, 7, IDS))
+    few = [one for one in SEGMENTS if one["id"] < 255]
+    (root / "annotations/panoptic_train2017.json").write_text(
+        json.dumps(document(annotations=[document()["annotations"][0] | {"segments_info": few}]))
+    )
+    expected = dataset(root)[0]["targets"]["panoptic"]
+    Image.fromarray(np.where(IDS > 255, 7, IDS).astype(np.uint8)).save(root / "annotations/panoptic_train2017/a.png")
+    assert torch.equal(dataset(root)[0]["targets"]["panoptic"], expected)

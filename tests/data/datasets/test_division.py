@@ -16,6 +16,7 @@ from densevit.data.datasets.division import validation_part
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
+from densevit_workbench.interchange.splitting import stratified
 
 
 def save(path: Path, seed: int, side: int = 64, **options: Any) -> Path:
@@ -135,3 +136,10 @@ def test_training_says_how_the_images_are_divided_and_evaluation_sees_the_same(t
     assert text in "".join(capsys.readouterr().out.split("\n"))
     assert main(["evaluate", str(run.path)]) == 0
     assert text in "".join(capsys.readouterr().out.split("\n"))
+
+
+def test_stratified_groups_stay_together_and_shares_hold() -> None:
+    rng = np.random.default_rng(0)
+    labels, groups = rng.random((200, 4)) < 0.3, np.repeat(np.arange(100), 2)
+    part = stratified(labels, [0.8, 0.2], 0, groups)
+    assert (part[::2] == part[1::2]).all() and 36 <= (part == 1).sum() <= 44

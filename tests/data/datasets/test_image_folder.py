@@ -82,6 +82,7 @@ def test_a_root_without_splits_is_divided(tmp_path, write):
         (["train/a/x.txt", "train/b/x.txt", "val/a/x.txt"], {}, r"train has the folders a, b, but no images \(\.jpg"),
         (["train/a/1.png", "train/b/1.png", "val/a/1.png"], {"val_share": 0.2}, "has a val split"),
         (["train/a/1.png", "train/b/1.png", "val/a/1.png"], {"limit": 0}, r"data\.limit is 0"),
+        (["a/1.png", "b/1.png"], {"images": "nowhere"}, "There is no folder .*nowhere"),
     ],
 )
 def test_errors_name_the_folder(tmp_path, write, files, options, message):

@@ -219,6 +219,8 @@ def test_invalid_list_files_raise(text, message, tmp_path, pairs):
         ({"ignore_index": 1}, r"The label value 1 is both that of a class"),
         ({"classes": [{"name": "a", "id": 0}], "reduce_zero_label": True}, r"value 0 is both .*reduce_zero_label"),
         ({"limit": 0}, r"data\.limit is 0"),
+        ({"root": None}, r"data\.root is missing"),
+        ({"root": "a" * 5000}, r"data\.root: .* Name the data set's folder"),
         ({"preset": "ade"}, r"data\.preset: there is no 'ade'\. Presets: ade20k, camvid"),
         ({"labels": "*.gif"}, r"data\.labels: .* holds no files"),
     ],

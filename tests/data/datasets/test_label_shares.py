@@ -177,3 +177,11 @@ def test_pixels_are_counted_exactly(monkeypatch):
     monkeypatch.setattr(label_shares, "_EXACT", 1000)
     indices = np.random.default_rng(0).integers(0, 256, (70, 90)).astype(np.uint8)
     assert label_shares.count_pixels(indices[::-1]).tolist() == np.bincount(indices.ravel(), minlength=256).tolist()
+
+
+def test_grey_files_and_classes_of_colours(tmp_path: Path) -> None:
+    """Without ids, the values are the classes' positions; a grey copy of a coloured file has other values."""
+    assert semantic(write(tmp_path / "positions", VALUES), BY_COLOR) == VALUES.tolist()
+    root = write(tmp_path / "copy", Image.fromarray(np.array([ROAD, TREE], np.uint8)[VALUES]).convert("L"))
+    with pytest.raises(DataError, match=r"a\.png has values that no class has: 75 in 6 .* 90 in 6 .* the file is grey"):
+        LabelMaps("train", root=root, classes=BY_COLOR)

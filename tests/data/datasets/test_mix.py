@@ -148,6 +148,7 @@ class Empty(Scenes):
         ({}, "data.sets is empty"),
         ({"a/b": section()}, "data.sets.a/b: the name of a set has no slash, as image ids are NAME/ID"),
         ({"a": section(), "b": section(share=2)}, "data.sets.a.share is missing"),
+        ({"a": {"train_length": 3}}, "data.sets.a.name is missing"),
         ({"a": section(share=0)}, "data.sets.a.share is 0"),
         ({"a": section(per_batch=1), "b": section()}, "data.sets.b.per_batch is missing"),
         ({"a": section(per_batch=0.5)}, "data.sets.a.per_batch is 0.5"),

@@ -23,6 +23,7 @@ H, W = 37, 53
 SAVED: list[tuple[str, dict[str, Any]]] = [
     ("a.png", {}),
     ("a.gif", {}),
+    ("a.webp", {"lossless": True}),  # checks the limit itself
     ("a.jpg", {"quality": 95}),
     ("a.tif", {"compression": "tiff_lzw"}),
 ]

@@ -334,3 +334,15 @@ def test_albumentations_does_not_check_for_updates():
     code += "recolored('gentle'); assert 'albumentations' in sys.modules"
     environment = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [(None, "a NoneType"), ([1, 2], "a list"), (torch.tensor(1.0), "a single")]
+)
+def test_values_per_object_are_tensors(value: Any, found: str) -> None:
+    sample: Sample = {
+        "image": torch.zeros(3, 8, 8, dtype=torch.uint8),
+        "targets": {"image_id": "a.jpg", "labels": value},
+    }
+    with pytest.raises(DataError, match=f"image 'a.jpg': labels is {found}.*; expected"):
+        build_transforms(DataSection(name="scenes", image_size=8))[1](sample)

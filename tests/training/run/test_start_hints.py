@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from densevit import config as configs
-from densevit.interfaces import Dataset
+from densevit.interfaces import Dataset, Transforms
 from densevit.training.run.start_hints import object_size, random_weights, start_hints
 
 
@@ -28,6 +28,14 @@ class Squares(Dataset):
         return np.arange(len(self)), {"boxes": boxes, "labels": np.zeros(len(self), int)}
 
 
+class Tenth(Transforms):
+    def __init__(self, image_size: Any) -> None:
+        assert image_size == 200
+
+    def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
+        return height // 10, width // 10
+
+
 @pytest.mark.parametrize(
     ("given", "sides", "input_size", "size", "larger"),
     [
@@ -40,6 +48,7 @@ class Squares(Dataset):
         ({"transforms": "detr", "image_size": [240, 400]}, (40,), None, "", " data.image_size=800 enlarges it to 32"),
         ({"transforms": "lsj"}, (40,), None, "", " data.image_size=800 enlarges it to 32 px."),
         ({"transforms": {"name": "crop", "short_side": 200}}, (40,), None, "", ""),
+        ({"transforms": {"name": "tests.training.run.test_start_hints:Tenth"}}, (40,), None, "", ""),
     ],
 )
 def test_small_objects_are_reported_with_an_image_size_that_enlarges_them(

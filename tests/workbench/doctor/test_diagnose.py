@@ -335,3 +335,20 @@ def test_suggested_options_are_printed_whole_and_can_be_used(tmp_path: Path, cap
     assert "..." not in line and len(overrides) == 3
     section = config.section("data", {}, "test", overrides)
     assert sorted(one["color"] for one in section.options["classes"]) == sorted(colors.tolist())
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("notes.txt", "0 0.5 0.5 0.2 0.1\n"),  # beside no image
+        ("a.txt", "a cat\n"),
+        ("page.xml", "<page><object/></page>"),
+        ("a.json", '{"shapes": 3}'),
+        ("data.yaml", "names: [cat]\n"),
+    ],
+)
+def test_other_files_are_no_foreign_format(tmp_path: Path, file: str, text: str):
+    save(tmp_path / "a.png", 0)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match="has none of the layouts that data sets recognise"):
+        densevit.diagnose(tmp_path)

@@ -168,6 +168,7 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, format: str, file: str
     ("arguments", "message"),
     [
         ("coco in there", "there exists. Fix: "),
+        ("coco nothing out", "there is no such file or folder"),
         ("coco ther out", "Did you mean 'there'?"),
         ("coco in out --merge cra=car", "no class 'cra'. Did you mean 'car'?"),
         ("coco in out --merge car", "car"),
