@@ -113,12 +113,10 @@ def export(source: str | Path, to: str, allowed: Sequence[str] = (), trust: Coll
             found.append(_in_layout(ours, layout, allowed))
         except _NotRepresentable as error:
             failed.append(error)
-    if found:  # the layout that also describes the model, then the one that is recognised by most tensors
-        recognised = [canonical(one.tensors, one.layout) is not None for one in found]
-        scores = [
-            (bool(one.files), known * len(one.layout.marks)) for one, known in zip(found, recognised, strict=True)
-        ]
-        return found[scores.index(max(scores))]
+    if found:
+        return max(
+            found, key=lambda one: len(one.layout.marks) if canonical(one.tensors, one.layout) is not None else 0
+        )
     full_models = ours.model is not None and not any(layout.is_backbone for layout in candidates)
     alone = " For the backbone only: --to timm, --to torchvision, or a backbone layout." if full_models else ""
     nearest = min(failed, key=lambda error: error.distance)
