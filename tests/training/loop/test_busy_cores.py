@@ -61,7 +61,7 @@ def test_steps_that_wait_for_cores_are_a_warning_once(monkeypatch: pytest.Monkey
         run.batches(1, *SLOW)
     run.batches(200, *SLOW)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    with pytest.warns(UserWarning, match=r"Fix: end them\.$"):  # one thread is not told to use one
+    with pytest.warns(UserWarning, match=r"Fix: end them\.$"):  # and no advice on threads, of which there is one
         Run().batches(20, 0.25).batches(40, *SLOW)
 
 
