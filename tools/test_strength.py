@@ -56,7 +56,7 @@ def tests_by_line(out: Path) -> tuple[dict[str, dict[int, set[str]]], Counter[st
     data.read()
     found = {
         path.removeprefix(f"{Path.cwd()}/"): {
-            line: {context.partition("|")[0] for context in contexts if context}
+            line: {context.rpartition("|")[0] for context in contexts if context}
             for line, contexts in data.contexts_by_lineno(path).items()
         }
         for path in data.measured_files()
