@@ -5,6 +5,7 @@ folder or home; runs are copied, because commands write to them.
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -63,11 +64,9 @@ OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
     ("docs/inference.md", "mine"): ("scenes/setr_swin",),
     ("docs/evaluate.md", "detr_swin"): RUNS["coco"],
     **{
-        (f"docs/{page}.md", "detr_swin"): (
-            "detector",
-            "backbone={name: resnet, depth: 18}",
-        )  # traced faster than a Swin
+        (f"docs/{page}.md", run): (config, "backbone={name: resnet, depth: 18}")  # traced faster than a Swin or ViT
         for page in ("export", "export-onnxruntime", "export-openvino", "export-torch")
+        for run, config in (("detr_swin", "detector"), ("setr_vit", "setr_vit"))
     },
     ("docs/inference.md", "panoptic"): (
         "panoptic_swin",
@@ -319,8 +318,8 @@ def exported_once(folder: Path) -> Callable[..., Any]:
         if rewrite is not files.unchanged or not file.exists():
             written = write(graph, path, size, header, begin, rewrite, program)
             if rewrite is files.unchanged:
-                folder.mkdir(exist_ok=True)
-                shutil.copy(path, file)
+                partial = shutil.copy(path, file.with_suffix(f".{os.getpid()}"))
+                os.replace(partial, file)
             return written
         shutil.copy(file, path)
         files.replace_header(path, header)
