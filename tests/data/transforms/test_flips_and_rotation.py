@@ -20,7 +20,6 @@ from densevit.targets.maps import VectorMap
 from densevit.targets.run_length_masks import RunLengthMasks
 
 HEIGHT, WIDTH, LIMIT = 120, 200, 15.0
-H, W = 37, 52  # of the images that are flipped
 MAPS = ("depth", "semantic", "panoptic")
 
 
@@ -47,6 +46,7 @@ def sample() -> Sample:
         "image_id": 1,
         "depth": torch.from_numpy((1 + rows * WIDTH + columns).astype(np.float32)),
         "semantic": torch.from_numpy((columns // 20).astype(np.uint8)),
+        "panoptic": torch.from_numpy((rows * 1000 + columns).astype(np.int32)),
         "boxes": torch.tensor([[70.0, 40, 150, 80], [20, 50, 40, 60]]),
         "labels": torch.tensor([3, 5]),
         "masks": RunLengthMasks.from_dense(masks, masks.shape[1:]),
@@ -99,31 +99,12 @@ def test_corners_are_black_and_unlabelled():
     assert black > 8 * 0.01 * HEIGHT * WIDTH
 
 
-def mirrored_sample() -> Sample:
-    """Random pixels and maps, and two objects with masks."""
-    rng = np.random.default_rng(7)
-    masks = np.zeros((2, H, W), bool)
-    masks[0, 4:9, 7:31] = masks[1, 20:H, :13] = True
-    targets = {
-        "image_id": 1,
-        "depth": torch.from_numpy(rng.uniform(1, 9, (H, W)).astype(np.float32)),
-        "semantic": torch.from_numpy(rng.integers(0, 20, (H, W)).astype(np.uint8)),
-        "panoptic": torch.from_numpy(rng.integers(0, 150_000, (H, W)).astype(np.int32)),
-        "boxes": torch.tensor([[7.0, 4, 31, 9], [0, 20, 13, H]]),
-        "labels": torch.tensor([3, 5]),
-        "masks": RunLengthMasks.from_dense(masks, masks.shape[1:]),
-    }
-    return {"image": torch.from_numpy(rng.integers(0, 256, (3, H, W)).astype(np.uint8)), "targets": targets}
-
-
 def test_labels_are_those_of_the_mirrored_image():
-    given, seen = mirrored_sample(), []
+    given, seen = sample(), []
     for seed in range(80):
-        augment = Augmentation(Whole(), vertical_flip=True)
-        taken = augment(mirrored_sample(), np.random.default_rng(seed))
-        axes = next(
-            axes for axes in ((), (-1,), (-2,), (-2, -1)) if torch.equal(taken["image"], given["image"].flip(axes))
-        )
+        taken = Augmentation(Whole(), vertical_flip=True)(sample(), np.random.default_rng(seed))
+        ways = ((), (-1,), (-2,), (-2, -1))
+        axes = next(axes for axes in ways if torch.equal(taken["image"], given["image"].flip(axes)))
         seen.append(axes)
         targets, expected = taken["targets"], given["targets"]
         for key in MAPS:
@@ -131,26 +112,25 @@ def test_labels_are_those_of_the_mirrored_image():
         assert torch.equal(targets["masks"].to("cpu"), expected["masks"].to("cpu").flip(axes)), axes
         boxes = expected["boxes"].clone()
         if -1 in axes:
-            boxes[:, [0, 2]] = W - boxes[:, [2, 0]]
+            boxes[:, [0, 2]] = WIDTH - boxes[:, [2, 0]]
         if -2 in axes:
-            boxes[:, [1, 3]] = H - boxes[:, [3, 1]]
-        assert torch.allclose(targets["boxes"], boxes, rtol=0, atol=1e-5) and torch.equal(
-            targets["labels"], expected["labels"]
-        )
+            boxes[:, [1, 3]] = HEIGHT - boxes[:, [3, 1]]
+        torch.testing.assert_close(targets["boxes"], boxes, rtol=0, atol=1e-5)
+        assert torch.equal(targets["labels"], expected["labels"])
     assert len(set(seen)) == 4 and 25 <= sum(-2 in axes for axes in seen) <= 55, "half of the images"
 
 
 def test_vectors_and_points_are_mirrored():
     rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(3, H, W)).astype(np.float32)
+    vectors = rng.normal(size=(3, HEIGHT, WIDTH)).astype(np.float32)
     for kind in (VectorMap(), VectorMap(y_up=True)):
-        flipped = vflip(kind, vectors, (H, W))
+        flipped = vflip(kind, vectors, (HEIGHT, WIDTH))
         assert np.array_equal(flipped, vectors[:, ::-1] * np.array([1, -1, 1], np.float32)[:, None, None])
     kind = Keypoints(["nose", "left_hand", "right_hand"])
     points = np.array([[[10.0, 5, 2], [12, 30, 2], [40, 31, 1]]], np.float32)
     expected = points[:, [0, 2, 1]].copy()  # the mirror image of a left hand is a right hand
-    expected[..., 1] = H - expected[..., 1]
-    assert np.allclose(vflip(kind, points, (H, W)), expected, atol=1e-5)
+    expected[..., 1] = HEIGHT - expected[..., 1]
+    assert np.allclose(vflip(kind, points, (HEIGHT, WIDTH)), expected, atol=1e-5)
 
 
 def test_config_enables_vertical_flips():

@@ -23,10 +23,7 @@ def traced(number: int, size: Size) -> Sample:
     """An image whose pixels are (number + 1, row, column), with six rectangular objects that may overlap."""
     rng = np.random.default_rng(number)
     rows, columns = np.indices(size)
-    corners = (
-        np.sort(rng.integers(0, size[0] - 1, (6, 2)), axis=1),
-        np.sort(rng.integers(0, size[1] - 1, (6, 2)), axis=1),
-    )
+    corners = (np.sort(rng.integers(0, side - 1, (6, 2)), axis=1) for side in size)
     (top, bottom), (left, right) = ((c + np.array([0, 1])).T[:, :, None, None] for c in corners)
     masks = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
     boxes = np.stack([left, top, right, bottom], 1).reshape(6, 4).astype(np.float32)
