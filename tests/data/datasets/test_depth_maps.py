@@ -151,12 +151,10 @@ def test_lists_of_three_columns_and_images_without_depth(tmp_path, depth_pair, w
     depth("masks/x.npy", MILLIMETRES)
     with pytest.raises(DataError, match=r"data\.valid pairs files by name; data\.list_file must then hold names"):
         DepthMaps("train", root=str(tmp_path), scale=0.001, valid="masks", **where)
-    (tmp_path / "list.txt").write_text("a/1.png a/2.png 721.5377\n")
-    with pytest.raises(DataError, match=r"(?s)1 files do not exist.*\n  a/2\.png"):
-        DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
-    (tmp_path / "list.txt").write_text("a/1.png None 721.5377\n")
-    with pytest.raises(DataError, match="is empty"):
-        DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
+    for line, message in (("a/2.png", r"(?s)1 files do not exist.*\n  a/2\.png"), ("None", "is empty")):
+        (tmp_path / "list.txt").write_text(f"a/1.png {line} 721.5377\n")
+        with pytest.raises(DataError, match=message):
+            DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
 
 
 def test_timestamp_pairs_match_tums_tool():
@@ -177,19 +175,20 @@ def test_invalid_timestamps_raise(tmp_path, write_image, depth):
     (tmp_path / "one/rgb.txt").write_text("# timestamp filename\n1.00 rgb/1.png\n2.0 rgb/2.png\n")
     where: dict[str, Any] = {"root": str(tmp_path), "images": "{split}/rgb.txt", "labels": "{split}/depth.txt"}
     where |= {"splits": {"train": "one"}, "scale": 0.001}
+
+    def refused(message: str, **more: Any) -> None:
+        with pytest.raises(DataError, match=message):
+            DepthMaps("train", **where, **more)
+
     (tmp_path / "one/depth.txt").write_text("1.03 depth/1.png\n")
-    with pytest.raises(DataError, match=r"no image has a depth map within 0\.02 s \(data\.seconds\)"):
-        DepthMaps("train", **where)
-    with pytest.raises(DataError, match=r"1 files that do not exist: one/depth/1\.png"):
-        DepthMaps("train", seconds=0.05, **where)
+    refused(r"no image has a depth map within 0\.02 s \(data\.seconds\)")
+    refused(r"1 files that do not exist: one/depth/1\.png", seconds=0.05)
     depth("one/depth/1.png", MILLIMETRES)
     assert DepthMaps("train", seconds=0.05, **where)[0]["targets"]["image_id"] == "one/rgb/1"
     (tmp_path / "one/depth.txt").write_text("now depth/1.png\n")
-    with pytest.raises(DataError, match=r"depth\.txt, line 1: expected a time and a file, not 'now depth/1\.png'"):
-        DepthMaps("train", **where)
+    refused(r"depth\.txt, line 1: expected a time and a file, not 'now depth/1\.png'")
     (tmp_path / "one/depth.txt").unlink()
-    with pytest.raises(DataError, match=r"depth\.txt cannot be read"):
-        DepthMaps("train", **where)
+    refused(r"depth\.txt cannot be read")
 
 
 def test_lists_name_files_outside_of_root_only_if_allowed(tmp_path, write_image, depth):

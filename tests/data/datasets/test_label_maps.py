@@ -149,8 +149,12 @@ def test_labels_that_do_not_fit_the_classes_are_named(case, tmp_path, pairs):
         LabelMaps("train", root=str(tmp_path), classes=classes)
 
 
-def test_duplicate_image_names_raise(tmp_path, pairs, write_image):
+def test_equal_names_and_grey_labels_beside_a_labelmap_raise(tmp_path, pairs, write_image):
     pairs()
+    (tmp_path / "labelmap.txt").write_text("tree:0,128,0::\n")
+    with pytest.raises(DataError, match=r"a\.png has grey values, but .*labelmap\.txt has colours\. Fix"):
+        LabelMaps("train", root=str(tmp_path))
+    assert len(LabelMaps("train", root=str(tmp_path), classes=NAMES)) == 2
     write_image("images/train/a.png")
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have the same name"):
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
@@ -248,11 +252,3 @@ def test_segmentation_masks_of_cvat_are_read_by_their_labelmap(indexed, tmp_path
     (root / "labelmap.txt").write_text("tree:0,128\n")
     with pytest.raises(DataError, match=r"labelmap\.txt, line 1: 'tree:0,128'; expected name:red,green,blue::"):
         LabelMaps("train", root=str(root))
-
-
-def test_grey_labels_beside_a_labelmap_are_an_error(tmp_path, pairs):
-    pairs()
-    (tmp_path / "labelmap.txt").write_text("tree:0,128,0::\n")
-    with pytest.raises(DataError, match=r"a\.png has grey values, but .*labelmap\.txt has colours\. Fix"):
-        LabelMaps("train", root=str(tmp_path))
-    assert len(LabelMaps("train", root=str(tmp_path), classes=NAMES)) == 2

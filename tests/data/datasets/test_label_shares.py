@@ -1,6 +1,5 @@
 """Values of label maps: 255 that may be a class, classes without pixels, and classes that are given by colour."""
 
-import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from rich.console import Console
 
 from densevit.data.datasets import label_shares
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
-from densevit.evaluation.low_classes import single_class
-from densevit.evaluation.metrics_table import metrics_table
-from densevit.evaluation.miou import SemanticSegmentation
-from densevit.interfaces import Class
 from densevit_workbench.doctor.diagnose import diagnose
 
 LESION = np.array([[0, 0, 0, 255]] * 3, np.uint8)  # a binary mask, a quarter is 255
@@ -137,26 +131,6 @@ def test_grey_colours_are_the_values_of_grey_files(mode, tmp_path):
     assert semantic(root, classes) == [[1, 1, 1, 0]] * 3
     if mode != "P":
         assert semantic(root, ["background", {"name": "lesion", "id": 255 if mode != "1" else 1}]) == [[0, 0, 0, 1]] * 3
-
-
-def test_miou_of_a_single_class_says_so():
-    def metrics_of(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
-        evaluator = SemanticSegmentation([Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")])
-        evaluator.update([{"semantic": prediction}], [{"image_id": 0, "semantic": truth}])
-        return evaluator.compute()
-
-    zeros, mixed = np.zeros((2, 4), np.uint8), np.array([[0, 0, 1, 1]] * 2, np.uint8)
-    alone, predicted = metrics_of(zeros, zeros), metrics_of(zeros, mixed)
-    assert alone["mIoU"] == 1.0 and predicted["mIoU"] == 0.25  # the mean of 0.5 and 0
-    note = single_class(alone)
-    assert note.startswith("Only one of 3 classes has pixels in the ground truth, 'a'")
-    assert "0 for 1 class that is only predicted" in single_class(predicted)
-    assert single_class(metrics_of(mixed, zeros)) == single_class({"AP": 0.5, "AP/a": 0.5}) == ""
-
-    table = metrics_table({f"segmentation/{name}": value for name, value in alone.items()})
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(table)
-    assert note in console.export_text()
 
 
 def test_pixels_are_counted_exactly(monkeypatch):

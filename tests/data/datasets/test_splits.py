@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from densevit.data.build import create_dataset
-from densevit.data.datasets.splits import split_names
 from densevit.errors import DataError
 from tests.data.datasets.conftest import coco_document
 
@@ -97,24 +96,3 @@ def test_a_split_that_does_not_exist_is_an_error_that_lists_the_others(case, tmp
             create_dataset(layout.name, split, **options)
         listed = str(error.value).partition("only ")[2]
         assert all(known in listed for known in layout.splits), error.value
-
-
-@pytest.mark.parametrize(
-    ("patterns", "files", "expected"),
-    [
-        (["images/{split}", "labels/{split}"], ["images/training/a", "images/test/a", "labels/training/b"], ["train"]),
-        (["{split}.json"], ["val.json", "train.json", "b.json", "x.txt"], ["train", "val", "b"]),
-        (["{split}/*/im.png"], ["b/1/im.png", "a/1/other.png"], ["b"]),
-        (["images"], ["images/a"], ["train", "val"]),
-        (["images/{split}"], ["images/readme", "images/val/a"], ["val"]),
-    ],
-)
-def test_names_of_splits_on_disk(patterns, files, expected, tmp_path):
-    for file in files:
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).touch()
-    assert split_names(tmp_path, patterns) == expected
-    for folder in ("given/one", "given/two", "given/other"):
-        (tmp_path / folder).mkdir(parents=True)
-    given = split_names(tmp_path / "given", ["{split}"], {"train": "one", "val": "two"})
-    assert given == ["train", "val", "other"]
