@@ -86,13 +86,12 @@ def config(**data: Any) -> Config:
 
 @pytest.fixture
 def folder(tmp_path):
-    """20 images with class 0, portrait and landscape; the last one has class 1 too, and a crowd of class 2."""
+    """20 images with class 0; the last one has class 1 too, and the first a crowd of class 2."""
     (tmp_path / "train").mkdir()
     images, objects = [], []
     for k in range(_IMAGES):
-        width, height = (40, 80) if k % 2 else (80, 40)
-        Image.new("RGB", (width, height)).save(tmp_path / "train" / f"{k}.png")
-        images.append({"id": k, "file_name": f"{k}.png", "width": width, "height": height})
+        Image.new("RGB", (80, 40)).save(tmp_path / "train" / f"{k}.png")
+        images.append({"id": k, "file_name": f"{k}.png", "width": 80, "height": 40})
         objects.append({"image_id": k, "category_id": 3})
     objects += [{"image_id": _IMAGES - 1, "category_id": 7}, {"image_id": 0, "category_id": 9, "iscrowd": 1}]
     annotations = [{"id": i, "bbox": [1, 2, 10, 10], **one} for i, one in enumerate(objects)]
