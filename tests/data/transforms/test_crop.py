@@ -100,7 +100,7 @@ def recolored(color: tuple[int, int, int], count: int) -> np.ndarray:
 
 @pytest.mark.integration
 def test_brightness_and_contrast_ranges():
-    grey = recolored((100, 100, 100), 400)
+    grey = recolored((100, 100, 100), 600)
     assert (grey == grey[:, :1]).all(), "saturation and hue leave grey as it is"
     values = grey[:, 0]
     assert (100 - 32) * 0.5 - 1 <= values.min() < 45 and 175 < values.max() <= (100 + 32) * 1.5 + 1
@@ -112,7 +112,7 @@ def test_brightness_and_contrast_ranges():
 
 @pytest.mark.integration
 def test_hue_and_saturation_ranges():
-    red = recolored((200, 60, 60), 400)
+    red = recolored((200, 60, 60), 600)
     hsv = cv2.cvtColor(red[None].astype(np.uint8), cv2.COLOR_RGB2HSV)[0].astype(int)
     tells = (np.ptp(red, axis=1) > 110) & (red.max(axis=1) < 255)  # neither pale nor clipped, which changes the hue
     hue = (hsv[:, 0] + 90)[tells] % 180 - 90
