@@ -48,15 +48,13 @@ def test_single_json_is_found_under_any_name_with_its_images(file, folder, write
     assert ids == {0, 5, 10, 15}
 
 
-def test_images_of_a_single_json_are_found_behind_a_link(write_coco, tmp_path):
+def test_images_of_a_single_json_are_found_behind_a_link_and_by_names_with_folders(write_coco, tmp_path):
+    """The latter are Label Studio's."""
     root = write_coco(document(images=FOUR), "result.json", "../elsewhere")
     (root / "photos").symlink_to(tmp_path / "elsewhere")
     assert os.path.dirname(Coco("train", root=str(root)).path(0)) == str(root / "photos")
-
-
-def test_images_of_label_studio_are_found_by_names_with_folders(write_coco):
     images = [{**image, "file_name": f"images/{image['file_name']}"} for image in FOUR]
-    root = write_coco(document(images=images), "project/result.json", "project")
+    root = write_coco(document(images=images), "project/result.json", "project", root="studio")
     dataset = Coco("train", root=str(root))
     assert os.path.samefile(Path(dataset.path(0)).parent, root / "project" / "images")
 

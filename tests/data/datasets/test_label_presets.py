@@ -57,8 +57,9 @@ def test_each_preset_reads_its_official_layout(preset, tmp_path, write_image, la
     assert len(classes) == counts[preset.removesuffix("_train_ids")]
 
 
-def test_cityscapes_matches_torchvision(tmp_path, write_image, label):
+def test_classes_match_those_of_torchvision_and_the_devkit_colours(tmp_path, write_image, label):
     from torchvision.datasets import Cityscapes
+    from torchvision.models._meta import _COCO_CATEGORIES, _VOC_CATEGORIES
 
     classes = classes_of("cityscapes", tmp_path, write_image, label)
     trained = sorted((c for c in Cityscapes.classes if not c.ignore_in_eval), key=lambda c: c.train_id)
@@ -66,19 +67,11 @@ def test_cityscapes_matches_torchvision(tmp_path, write_image, label):
     given = yaml.safe_load((PRESETS / "cityscapes.yaml").read_text())
     assert set(given["ignore_index"]) - {255} == {c.id for c in Cityscapes.classes if c.ignore_in_eval and c.id >= 0}
 
-
-def test_voc_matches_torchvision_and_the_devkit_colours(tmp_path, write_image, label):
-    from torchvision.models._meta import _VOC_CATEGORIES
-
     classes = classes_of("voc", tmp_path, write_image, label)
     assert [c.name for c in classes] == ["background", *_VOC_CATEGORIES[1:]]
     for index, one in enumerate(classes):  # VOCcolormap.m: the bits of the index, distributed over red, green and blue
         bits = [index >> place & 1 for place in range(6)]
         assert one.color == tuple(bits[c] * 128 + bits[c + 3] * 64 for c in range(3))
-
-
-def test_coco_stuff_lists_things_before_stuff(tmp_path, write_image, label):
-    from torchvision.models._meta import _COCO_CATEGORIES
 
     classes = classes_of("coco_stuff", tmp_path, write_image, label)
     names = {c.file_id + 1: c.name for c in classes}

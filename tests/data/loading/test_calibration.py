@@ -30,13 +30,10 @@ class WithoutTraining(Data):
         raise DataError("no folder images/train")
 
 
-def test_they_are_validation_images_without_a_training_split():
+def test_they_are_validation_images_without_a_training_split_and_none_are_an_error():
     data = WithoutTraining(SECTION, 0, 32)
     found = list(calibration_images(data))
     assert len(found) == 3 and torch.equal(found[2], data.val[2]["image"])
-
-
-def test_no_images_are_an_error():
     data = Data(SECTION, 0, 32)
     vars(data)["train"] = vars(data)["val"] = []
     with pytest.raises(DataError, match=r"data 'scenes': there are no images on which int8 could be calibrated\. Fix:"):

@@ -98,10 +98,10 @@ def test_the_start_of_the_final_phase_by_hand():
 def test_the_final_phase_has_its_own_augmentation(num_workers):
     """24 images, 6 batches per epoch, 12 steps: the final phase begins with the fourth batch of the second epoch. The
     workers live on between epochs."""
-    phase = {"start": 0.75, "multi_scale": [80]}
-    batches = epochs(loader(num_workers=num_workers, steps=12, multi_scale=[64], final_phase=phase), 2)
+    options: Any = {"steps": 12, "multi_scale": [64], "final_phase": {"start": 0.75, "multi_scale": [80]}}
+    batches = epochs(loader(num_workers=num_workers, **options), 2)
     assert sides(batches) == [64] * 9 + [80] * 3
-    made = loader(num_workers=num_workers, steps=12, multi_scale=[64], final_phase=phase)
+    made = loader(num_workers=num_workers, **options)
     made.load_state_dict({"epoch": 1, "position": 2, "seed": 3})
     resumed = list(made)
     assert sides(resumed) == [64] + [80] * 3
