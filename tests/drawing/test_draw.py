@@ -1,3 +1,5 @@
+"""Predictions and ground truth on images: places, colours, outlines and names."""
+
 import numpy as np
 import pytest
 import torch
@@ -20,11 +22,14 @@ def pixels_of(image: np.ndarray, color: tuple[int, int, int]) -> int:
     return int((image == color).all(axis=2).sum())
 
 
-def semantic(*regions: tuple[slice, slice, int], fill: int = 255, size: tuple[int, int] = (600, 600)) -> torch.Tensor:
-    labels = torch.full(size, fill, dtype=torch.uint8)
+def filled(values: torch.Tensor, *regions: tuple[slice, slice, int]) -> torch.Tensor:
     for rows, columns, value in regions:
-        labels[rows, columns] = value
-    return labels
+        values[rows, columns] = value
+    return values
+
+
+def semantic(*regions: tuple[slice, slice, int], fill: int = 255, size: tuple[int, int] = (600, 600)) -> torch.Tensor:
+    return filled(torch.full(size, fill, dtype=torch.uint8), *regions)
 
 
 LEFT, RIGHT, ALL = slice(0, 300), slice(300, 600), slice(None)
@@ -88,20 +93,15 @@ def test_labels_are_complete_at_the_image_edge():
 
 
 def test_a_name_wider_than_the_image_is_shortened_and_keeps_its_score():
-    long = (Class("a name that goes on and on " * 9, 1, RED),)
-    one_line = label_area(draw(GREY, found((300, 300, 300, 300), labels=[0], scores=[0.5]), CLASSES))
-    drawn = draw(GREY, found((300, 300, 300, 300), labels=[0], scores=[0.5]), long)
+    long, box = Class("a name that goes on and on " * 9, 1, RED), found((300, 300, 300, 300), labels=[0], scores=[0.5])
+    one_line, drawn = label_area(draw(GREY, box, CLASSES)), draw(GREY, box, (long,))
     rows = np.flatnonzero((drawn != 128).any(axis=(1, 2)))
     assert one_line < label_area(drawn) <= 600 * len(rows)
     assert (drawn[:, -1] == 128).all() or (drawn[:, 0] == 128).all()
 
 
 def test_ground_truth_is_left_and_prediction_right():
-    truth = {
-        "boxes": torch.tensor([[100.0, 200, 300, 400]]),
-        "labels": torch.tensor([1]),
-        "iscrowd": torch.tensor([True]),
-    }
+    truth = found((100, 200, 300, 400), labels=[1], scores=[1]) | {"iscrowd": torch.tensor([True])}
     sheet = draw(GREY, found((100, 200, 300, 400), labels=[0], scores=[0.9]), CLASSES, truth=truth)
     height, width = sheet.shape[:2]
     assert height > 600 and width > 1200
@@ -148,32 +148,28 @@ def test_label_map_is_overlaid_in_class_colors_except_255_with_a_legend_of_visib
     assert pixels_of(one, RED) == 0 and pixels_of(one, BLUE) == pixels_of(drawn[600:], BLUE)
 
 
-def test_ground_truth_without_the_predicted_key_gives_no_error_map():
-    sheet = draw(GREY, {"semantic": semantic(fill=0)}, CLASSES, truth={"image_id": 3})
-    assert 1200 < sheet.shape[1] < 1300
-    boxes = {"boxes": torch.zeros(0, 4), "labels": []}
-    plain, other = (
-        draw(GREY, found(labels=[], scores=[]), CLASSES, truth=truth)
-        for truth in (boxes, {**boxes, "semantic": semantic(fill=0)})
-    )
-    assert (other == plain).all()
+PALE = [0.6 * 128 + 0.4 * 255] * 3
+WRONG = [0.4 * PALE[0] + 0.6 * c for c in ERROR_COLOR]
+
+
+def panels(sheet: np.ndarray) -> list[np.ndarray]:
+    """Ground truth, prediction and errors of a sheet."""
+    gap = (sheet.shape[1] - 3 * 600) // 2
+    band = int((sheet[:, 5] != 255).all(axis=1).argmax())
+    return [sheet[band : band + 600, n * (600 + gap) : n * (600 + gap) + 600] for n in range(3)]
 
 
 def test_ground_truth_prediction_and_errors_are_drawn():
     found = semantic((ALL, ALL, 0))
     truth = semantic((LEFT, LEFT, 0), (LEFT, RIGHT, 1), (RIGHT, LEFT, 0))  # the last quarter is not labelled
     sheet = draw(GREY, {"semantic": found}, CLASSES, truth={"semantic": truth})
-    gap = (sheet.shape[1] - 3 * 600) // 2
-    band = int((sheet[:, 5] != 255).all(axis=1).argmax())
-    panels = [sheet[band : band + 600, n * (600 + gap) : n * (600 + gap) + 600] for n in range(3)]
-    pale = [0.6 * 128 + 0.4 * 255] * 3
     places = {"right": (100, 100), "wrong": (100, 500), "unlabelled": (500, 500)}
     expected = [
         {"right": blended(RED), "wrong": blended(BLUE), "unlabelled": [128] * 3},
         {"right": blended(RED), "wrong": blended(RED), "unlabelled": blended(RED)},
-        {"right": pale, "wrong": [0.4 * pale[0] + 0.6 * c for c in ERROR_COLOR], "unlabelled": [0] * 3},
+        {"right": PALE, "wrong": WRONG, "unlabelled": [0] * 3},
     ]
-    for panel, colors in zip(panels, expected, strict=True):
+    for panel, colors in zip(panels(sheet), expected, strict=True):
         for name, place in places.items():
             assert panel[place].tolist() == pytest.approx(colors[name], abs=1), name
 
@@ -184,10 +180,7 @@ UPPER, LOWER = LEFT, RIGHT
 
 
 def segments(*regions: tuple[slice, slice, int]) -> torch.Tensor:
-    ids = torch.full((600, 600), -1, dtype=torch.int32)
-    for rows, columns, value in regions:
-        ids[rows, columns] = value
-    return ids
+    return filled(torch.full((600, 600), -1, dtype=torch.int32), *regions)
 
 
 def test_panoptic_segments_have_class_colours_outlines_and_names():
@@ -216,12 +209,8 @@ def test_panoptic_ground_truth_and_wrong_classes_are_beside_the_prediction():
     """Instances of the same class are no error of the class; void is not labelled."""
     prediction, truth = segments((UPPER, ALL, 0), (LOWER, LEFT, 1000)), segments((UPPER, ALL, 2), (ALL, RIGHT, 1000))
     sheet = draw(GREY, {"panoptic": prediction}, CLASSES, truth={"panoptic": truth, "panoptic_crowds": [2]})
-    gap = (sheet.shape[1] - 3 * 600) // 2
-    band = int((sheet[:, 5] != 255).all(axis=1).argmax())
-    errors = sheet[band : band + 600, 2 * (600 + gap) :]
-    pale = [0.6 * 128 + 0.4 * 255] * 3
-    wrong = [0.4 * pale[0] + 0.6 * c for c in ERROR_COLOR]
-    for place, color in {(100, 100): pale, (100, 500): wrong, (500, 500): wrong, (500, 100): [0] * 3}.items():
+    errors = panels(sheet)[2]
+    for place, color in {(100, 100): PALE, (100, 500): WRONG, (500, 500): WRONG, (500, 100): [0] * 3}.items():
         assert errors[place].tolist() == pytest.approx(color, abs=1)
 
 
@@ -236,7 +225,5 @@ def test_instance_masks_have_outlines_and_names_if_there_are_no_boxes():
     assert drawn[480, 480].tolist() == pytest.approx(blended(BLUE), abs=1)
     assert pixels_of(drawn, RED) > 100 and pixels_of(drawn, BLUE) > 100
     boxes = torch.tensor([[100.0, 100, 300, 300], [200, 200, 500, 500]])
-    labels_of_boxes = pixels_of(draw(GREY, objects | {"boxes": boxes}, CLASSES), RED)
-    assert labels_of_boxes == pixels_of(
-        draw(GREY, found(*boxes.tolist(), labels=[0, 1], scores=[0.9, 0.8]), CLASSES), RED
-    )
+    with_masks, without = objects | {"boxes": boxes}, found(*boxes.tolist(), labels=[0, 1], scores=[0.9, 0.8])
+    assert pixels_of(draw(GREY, with_masks, CLASSES), RED) == pixels_of(draw(GREY, without, CLASSES), RED)

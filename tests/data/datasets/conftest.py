@@ -8,9 +8,46 @@ from typing import Any
 import numpy as np
 import OpenEXR
 import pytest
+import torch
 from PIL import Image
 
+from densevit.errors import warn_once
+from densevit.interfaces import Dataset
+
 Write = Callable[..., Path]
+LABEL = np.array([[0, 0, 1, 1], [2, 2, 1, 255], [2, 0, 0, 1]], np.uint8)  # 3 high, 4 wide
+MILLIMETRES = np.array([[0, 1500, 2000, 2500], [1000, 3000, 65535, 0], [500, 2000, 2000, 2000]], np.uint16)
+METRES = [[0, 1.5, 2, 2.5], [1, 3, 65.535, 0], [0.5, 2, 2, 2]]
+
+
+def metres(dataset: Dataset, index: int = 0) -> list[list[float]]:
+    found = dataset[index]["targets"]["depth"]
+    assert found.dtype == torch.float32
+    return [[round(value, 5) for value in row] for row in found.tolist()]
+
+
+def semantic(dataset: Dataset, index: int = 0) -> list[list[int]]:
+    found: torch.Tensor = dataset[index]["targets"]["semantic"]
+    assert found.dtype == torch.uint8
+    return found.tolist()
+
+
+@pytest.fixture(autouse=True)
+def forgotten_warnings():
+    warn_once.cache_clear()
+
+
+@pytest.fixture
+def write(tmp_path):
+    """`write(path, size=(width, height))` writes an image and nothing else."""
+
+    def write(path: str, size: tuple[int, int] = (4, 3), **how: Any) -> Path:
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (1, 2, 3)).save(file, **how)
+        return file
+
+    return write
 
 
 @pytest.fixture

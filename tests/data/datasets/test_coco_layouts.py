@@ -1,7 +1,6 @@
 """Layouts of COCO-format data: where the json and its images are found."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,6 @@ import pytest
 from densevit.data.datasets.coco import Coco
 from densevit.errors import DataError
 from tests.data.datasets.conftest import coco_document as document
-
-Write = Callable[..., Path]
-
 
 FOUR = [{"id": 5 * k, "file_name": f"{k}.jpg", "height": 30, "width": 40} for k in range(4)]
 
@@ -52,15 +48,13 @@ def test_single_json_is_found_under_any_name_with_its_images(file, folder, write
     assert ids == {0, 5, 10, 15}
 
 
-def test_images_of_a_single_json_are_found_behind_a_link(write_coco, tmp_path):
+def test_images_of_a_single_json_are_found_behind_a_link_and_by_names_with_folders(write_coco, tmp_path):
+    """The latter are Label Studio's."""
     root = write_coco(document(images=FOUR), "result.json", "../elsewhere")
     (root / "photos").symlink_to(tmp_path / "elsewhere")
     assert os.path.dirname(Coco("train", root=str(root)).path(0)) == str(root / "photos")
-
-
-def test_images_of_label_studio_are_found_by_names_with_folders(write_coco):
     images = [{**image, "file_name": f"images/{image['file_name']}"} for image in FOUR]
-    root = write_coco(document(images=images), "project/result.json", "project")
+    root = write_coco(document(images=images), "project/result.json", "project", root="studio")
     dataset = Coco("train", root=str(root))
     assert os.path.samefile(Path(dataset.path(0)).parent, root / "project" / "images")
 
@@ -82,9 +76,8 @@ def test_roboflow_group_of_all_classes_is_no_class(write_coco):
 
 def test_split_of_another_name_is_no_single_json(write_coco):
     root = write_coco(None, "test.json", "test")
-    with pytest.raises(
-        DataError, match=r"'val', only for test \(test\.json\)(.|\n)*To evaluate on test, set data\.split=test"
-    ):
+    message = r"'val', only for test \(test\.json\)(.|\n)*To evaluate on test, set data\.split=test"
+    with pytest.raises(DataError, match=message):
         Coco("val", root=str(root))
 
 
@@ -92,13 +85,6 @@ def test_later_of_two_years_is_used(write_coco):
     write_coco(None, "annotations/instances_train2014.json", "train2014")
     root = write_coco(document(images=document()["images"][:2]), "annotations/instances_train2017.json", "train2017")
     assert len(Coco("train", root=str(root))) == 2
-
-
-def test_file_names_that_include_the_folder_are_found(write_coco):
-    content = document()
-    for image in content["images"]:
-        image["file_name"] = f"train/{image['file_name']}"
-    assert len(Coco("train", root=str(write_coco(content, folder=".")))) == 3
 
 
 def test_file_options_override_the_layout(write_coco, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.errors import DataError
 
 
-def test_a_misspelt_folder_suggests_the_nearest(tmp_path, monkeypatch):
+def test_a_misspelt_folder_suggests_the_nearest_and_a_file_is_no_missing_folder(tmp_path, monkeypatch):
     (tmp_path / "cells_coco").mkdir()
     (tmp_path / "cell_coco.txt").write_text("a file, which is no suggestion")
     monkeypatch.chdir(tmp_path)
@@ -18,9 +18,6 @@ def test_a_misspelt_folder_suggests_the_nearest(tmp_path, monkeypatch):
         root_folder("flowers")
     with pytest.raises(DataError, match=r"there is no folder nowhere/cells_coco \(working directory [^?]*$"):
         root_folder("nowhere/cells_coco")
-
-
-def test_a_file_is_no_missing_folder(tmp_path):
     (tmp_path / "train.json").write_text("{}")
     with pytest.raises(DataError, match=r"train\.json is a file; the data set's folder is expected"):
         root_folder(str(tmp_path / "train.json"))

@@ -13,7 +13,6 @@ from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.examination import Examination, Problem
 from densevit.errors import DataError, UnreadableFileError
 from densevit.interfaces import Dataset, Sample
-from densevit.registry.options import OptionError
 
 
 class Unscanned(Dataset):
@@ -63,14 +62,6 @@ def test_mix_hands_the_scan_to_its_sets():
         len(Data(DataSection(name="mix", sets=sets), 0, 32).train)
     with pytest.warns(UserWarning, match="1 of 4 images will be left out"):
         assert len(Data(DataSection(name="mix", sets=sets, on_error="skip"), 0, 32).train) == 8
-
-
-def test_scan_is_no_option_of_the_user():
-    class_name = f"{__name__}:Scanned"
-    with pytest.raises(OptionError, match=r"^data.scan is not an option of '.*'\. Options: length"):
-        len(data(Scanned, scan=3).train)
-    with pytest.raises(OptionError, match=r"^data\.sets\.a\.scan is not an option"):
-        len(Data(DataSection(name="mix", sets={"a": {"name": class_name, "scan": 3}}), 0, 32).train)
 
 
 def test_scan_of_which_no_file_is_readable_raises_unless_examined():

@@ -1,7 +1,6 @@
 """Images with depth maps: metres computed by hand, layouts and lists of files, and invalid options."""
 
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,7 @@ from densevit.data.datasets.depth_values import Calibration
 from densevit.data.datasets.examination import Examination
 from densevit.data.datasets.timestamp_pairs import associate
 from densevit.errors import DataError
-
-MILLIMETRES = np.array([[0, 1500, 2000, 2500], [1000, 3000, 65535, 0], [500, 2000, 2000, 2000]], np.uint16)
-METRES = [[0, 1.5, 2, 2.5], [1, 3, 65.535, 0], [0.5, 2, 2, 2]]
-
-Write = Callable[..., None]
-
-
-def metres(dataset: DepthMaps, index: int = 0) -> list[list[float]]:
-    found = dataset[index]["targets"]["depth"]
-    assert found.dtype == torch.float32
-    return [[round(value, 5) for value in row] for row in found.tolist()]
-
+from tests.data.datasets.conftest import METRES, MILLIMETRES, metres
 
 # ---- samples ----
 
@@ -46,14 +34,9 @@ def test_samples_and_sizes(tmp_path, write_image, depth):
     assert metres(pickle.loads(pickle.dumps(dataset))) == METRES
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".exr"])
-def test_floating_point_files_are_in_metres(suffix, tmp_path, depth_pair):
-    depth_pair(np.array([[1.5, 0, -1], [np.nan, np.inf, 2]], np.float32), suffix)
-    assert metres(DepthMaps("train", root=str(tmp_path))) == [[1.5, 0, 0], [0, 0, 2]]
-
-
 CONVERTED: dict[str, tuple[Any, dict[str, Any], list[list[float]]]] = {
     # stored values, options, depth
+    "floating-point, in metres": (np.array([[1.5, 0, -1, np.nan, np.inf, 2]], np.float32), {}, [[1.5, 0, 0, 0, 0, 2]]),
     "Middlebury: 598.4 / 300 and 598.4 / 400 m": (
         np.array([[0, 100, 200]], np.uint8),
         {"kind": "disparity", "stereo": Calibration(0.16, 3740, 200)},
@@ -64,16 +47,8 @@ CONVERTED: dict[str, tuple[Any, dict[str, Any], list[list[float]]]] = {
         {"kind": "disparity", "stereo": Calibration(0.5, 1000), "scale": 1 / 16},
         [[0, 5]],
     ),
-    "inverse depth": (
-        np.array([[0, 500, 125]], np.uint16),
-        {"kind": "inverse_depth", "scale": 0.001},
-        [[0, 2, 8]],
-    ),
-    "relative": (
-        np.array([[0, 1, 100, 250]], np.uint8),
-        {"kind": "disparity", "metric": False},
-        [[0, 1, 0.01, 0.004]],
-    ),
+    "inverse depth": (np.array([[0, 500, 125]], np.uint16), {"kind": "inverse_depth", "scale": 0.001}, [[0, 2, 8]]),
+    "relative": (np.array([[0, 1, 100, 250]], np.uint8), {"kind": "disparity", "metric": False}, [[0, 1, 0.01, 0.004]]),
     "invalid and out of range": (
         MILLIMETRES,
         {"scale": 0.001, "invalid": [65535, 2000], "min_depth": 1, "max_depth": 2.5},
@@ -85,7 +60,7 @@ CONVERTED: dict[str, tuple[Any, dict[str, Any], list[list[float]]]] = {
 @pytest.mark.parametrize("case", CONVERTED)
 def test_stored_values_become_depth(case, tmp_path, depth_pair, capsys):
     stored, options, expected = CONVERTED[case]
-    depth_pair(stored)
+    depth_pair(stored, ".exr" if stored.dtype == np.float32 else ".png")
     dataset = DepthMaps("train", root=str(tmp_path), **options)
     assert metres(dataset) == expected and dataset.metric == options.get("metric", True)
     if case == "relative":
@@ -176,12 +151,10 @@ def test_lists_of_three_columns_and_images_without_depth(tmp_path, depth_pair, w
     depth("masks/x.npy", MILLIMETRES)
     with pytest.raises(DataError, match=r"data\.valid pairs files by name; data\.list_file must then hold names"):
         DepthMaps("train", root=str(tmp_path), scale=0.001, valid="masks", **where)
-    (tmp_path / "list.txt").write_text("a/1.png a/2.png 721.5377\n")
-    with pytest.raises(DataError, match=r"(?s)1 files do not exist.*\n  a/2\.png"):
-        DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
-    (tmp_path / "list.txt").write_text("a/1.png None 721.5377\n")
-    with pytest.raises(DataError, match="is empty"):
-        DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
+    for line, message in (("a/2.png", r"(?s)1 files do not exist.*\n  a/2\.png"), ("None", "is empty")):
+        (tmp_path / "list.txt").write_text(f"a/1.png {line} 721.5377\n")
+        with pytest.raises(DataError, match=message):
+            DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
 
 
 def test_timestamp_pairs_match_tums_tool():
@@ -202,19 +175,20 @@ def test_invalid_timestamps_raise(tmp_path, write_image, depth):
     (tmp_path / "one/rgb.txt").write_text("# timestamp filename\n1.00 rgb/1.png\n2.0 rgb/2.png\n")
     where: dict[str, Any] = {"root": str(tmp_path), "images": "{split}/rgb.txt", "labels": "{split}/depth.txt"}
     where |= {"splits": {"train": "one"}, "scale": 0.001}
+
+    def refused(message: str, **more: Any) -> None:
+        with pytest.raises(DataError, match=message):
+            DepthMaps("train", **where, **more)
+
     (tmp_path / "one/depth.txt").write_text("1.03 depth/1.png\n")
-    with pytest.raises(DataError, match=r"no image has a depth map within 0\.02 s \(data\.seconds\)"):
-        DepthMaps("train", **where)
-    with pytest.raises(DataError, match=r"1 files that do not exist: one/depth/1\.png"):
-        DepthMaps("train", seconds=0.05, **where)
+    refused(r"no image has a depth map within 0\.02 s \(data\.seconds\)")
+    refused(r"1 files that do not exist: one/depth/1\.png", seconds=0.05)
     depth("one/depth/1.png", MILLIMETRES)
     assert DepthMaps("train", seconds=0.05, **where)[0]["targets"]["image_id"] == "one/rgb/1"
     (tmp_path / "one/depth.txt").write_text("now depth/1.png\n")
-    with pytest.raises(DataError, match=r"depth\.txt, line 1: expected a time and a file, not 'now depth/1\.png'"):
-        DepthMaps("train", **where)
+    refused(r"depth\.txt, line 1: expected a time and a file, not 'now depth/1\.png'")
     (tmp_path / "one/depth.txt").unlink()
-    with pytest.raises(DataError, match=r"depth\.txt cannot be read"):
-        DepthMaps("train", **where)
+    refused(r"depth\.txt cannot be read")
 
 
 def test_lists_name_files_outside_of_root_only_if_allowed(tmp_path, write_image, depth):
@@ -226,9 +200,8 @@ def test_lists_name_files_outside_of_root_only_if_allowed(tmp_path, write_image,
     by_name: Any = {"images": ".", "labels": "labels", "list_file": "list.txt"}
     by_time: Any = {"images": "rgb.txt", "labels": "depth.txt"}
     for where, message in ((by_name, r"list\.txt, line 1"), (by_time, r"rgb\.txt, line 1")):
-        with pytest.raises(
-            DataError, match=rf"{message}: .*\.\./secret\.png.* outside of .*set\. .*data\.outside_paths"
-        ):
+        outside = rf"{message}: .*\.\./secret\.png.* outside of .*set\. .*data\.outside_paths"
+        with pytest.raises(DataError, match=outside):
             DepthMaps("train", root=str(tmp_path / "set"), scale=0.001, **where)
         allowed = DepthMaps("train", root=str(tmp_path / "set"), scale=0.001, outside_paths=True, **where)
         assert metres(allowed) == METRES

@@ -5,25 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import yaml
 
 from densevit.data.datasets.depth_maps import PRESETS, DepthMaps, Preset
-from densevit.registry import options
-
-MILLIMETRES = np.array([[0, 1500, 2000, 2500], [1000, 3000, 65535, 0], [500, 2000, 2000, 2000]], np.uint16)
-
-
-METRES = [[0, 1.5, 2, 2.5], [1, 3, 65.535, 0], [0.5, 2, 2, 2]]
-
-
-Write = Callable[..., None]
-
-
-def metres(dataset: DepthMaps, index: int = 0) -> list[list[float]]:
-    found = dataset[index]["targets"]["depth"]
-    assert found.dtype == torch.float32
-    return [[round(value, 5) for value in row] for row in found.tolist()]
+from tests.data.datasets.conftest import METRES, MILLIMETRES, Write, metres
 
 
 def nyu(folder: Path, write_image: Write, depth: Write) -> None:
@@ -34,15 +18,13 @@ def nyu(folder: Path, write_image: Write, depth: Write) -> None:
         (folder / f"nyudepthv2_{split}_files_with_gt.txt").write_text(line)
 
 
-def kitti(folder: Path, write_image: Write, depth: Write, raw: str = "", annotated: bool = True) -> None:
+def kitti(folder: Path, write_image: Write, depth: Write) -> None:
     for split, drive in (("train", "2011_09_26_drive_0057_sync"), ("test", "2011_09_28_drive_0002_sync")):
         day = drive[:10]
-        write_image(f"{raw}{day}/{drive}/image_02/data/0000000311.png")
-        write_image(f"{raw}{day}/{drive}/image_02/data/0000000000.png")
-        official = {"train": "train/", "test": "val/"}[split] if annotated else ""
-        depth(
-            f"data_depth_annotated/{official}{drive}/proj_depth/groundtruth/image_02/0000000311.png", 12 * MILLIMETRES
-        )
+        write_image(f"{day}/{drive}/image_02/data/0000000311.png")
+        write_image(f"{day}/{drive}/image_02/data/0000000000.png")
+        annotated = "data_depth_annotated/" + {"train": "train", "test": "val"}[split]
+        depth(f"{annotated}/{drive}/proj_depth/groundtruth/image_02/0000000311.png", 12 * MILLIMETRES)
         (folder / f"eigen_{split}_files_with_gt.txt").write_text(
             f"{day}/{drive}/image_02/data/0000000311.png {drive}/proj_depth/groundtruth/image_02/0000000311.png 721.5"
             f"\n{day}/{drive}/image_02/data/0000000000.png None 721.5\n"
@@ -80,6 +62,7 @@ MADE: dict[str, tuple[Callable[..., None], str, list[list[float]]]] = {
 
 @pytest.mark.parametrize("preset", sorted(MADE))
 def test_each_preset_reads_its_usual_layout(preset, tmp_path, write_image, depth):
+    assert set(MADE) == {file.stem for file in PRESETS.glob("*.yaml")} == set(Preset.__args__)
     make, name, expected = MADE[preset]
     make(tmp_path, write_image, depth)
     eased = {"kitti": {"range": (1, 200)}, "tum": {"range": (0.05, 8)}}.get(preset, {})  # for few values
@@ -87,16 +70,3 @@ def test_each_preset_reads_its_usual_layout(preset, tmp_path, write_image, depth
         dataset = DepthMaps(split, root=str(tmp_path), preset=preset, **eased)
         assert len(dataset) == 1 and dataset[0]["targets"]["image_id"].endswith(name)
         assert metres(dataset) == expected
-
-
-def test_images_and_depth_of_kitti_may_lie_beside_each_other(tmp_path, write_image, depth, capsys):
-    kitti(tmp_path, write_image, depth, "raw/", annotated=False)
-    dataset = DepthMaps("val", root=str(tmp_path), preset="kitti", range=(1, 200))
-    assert dataset[0]["targets"]["image_id"].startswith("raw/2011_09_28/")
-    assert "1 image without depth left out" in capsys.readouterr().err
-
-
-def test_presets_are_yaml_files_of_options():
-    assert {file.stem for file in PRESETS.glob("*.yaml")} == set(MADE) == set(Preset.__args__)
-    for file in PRESETS.glob("*.yaml"):
-        options.check(DepthMaps, ("split",), "depth", yaml.safe_load(file.read_text()), "data")

@@ -1,7 +1,6 @@
 """Wrong units of depth maps, found at the start: the range and median of depth, and the likely fix."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,7 @@ from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.depth_range import sample
 from densevit.data.datasets.depth_values import Calibration
 from densevit.errors import DataError
-
-MILLIMETRES = np.array([[0, 1500, 2000, 2500], [1000, 3000, 65535, 0], [500, 2000, 2000, 2000]], np.uint16)
-
-
-Write = Callable[..., None]
+from tests.data.datasets.conftest import MILLIMETRES
 
 
 def test_range_and_median_are_logged_once_per_split(tmp_path, depth_pair, capsys, monkeypatch):
@@ -26,28 +21,6 @@ def test_range_and_median_are_logged_once_per_split(tmp_path, depth_pair, capsys
     monkeypatch.setenv("LOCAL_RANK", "1")
     DepthMaps("train", root=str(tmp_path), scale=0.001)
     assert capsys.readouterr().err == ""
-
-
-def test_millimetres_read_as_metres_raise(tmp_path, depth_pair):
-    depth_pair(MILLIMETRES.astype(np.float32), ".npy")
-    with pytest.raises(DataError) as error:
-        DepthMaps("train", root=str(tmp_path), max_depth=10)
-    for fact in ("'train'", "2000 m", "500 to 65535 m", "labels/train/a.npy", "0.05 to 250 m", "data.scale=0.001"):
-        assert fact in str(error.value)
-
-
-def test_sparse_lidar_is_checked_on_valid_pixels(tmp_path, depth_pair, capsys):
-    """At 2 % of the pixels, 5 to 60 m in KITTI's 1/256 m; the rest is 0, so that the median of all pixels is 0."""
-    rng = np.random.default_rng(0)
-    stored = np.zeros((50, 100), np.uint16)
-    hit = rng.permutation(5000)[:101]
-    stored.flat[hit] = np.linspace(5 * 256, 60 * 256, 101).round()
-    depth_pair(stored)
-    where: dict[str, Any] = {"root": str(tmp_path), "range": (4.0, 60.0), "max_depth": 80}
-    assert (DepthMaps("train", scale=1 / 256, **where)[0]["targets"]["depth"] > 0).sum() == 101
-    assert capsys.readouterr().err.startswith("depth, train: 5 to 60 m, median 32.5 m, 2.0% of pixels known")
-    with pytest.raises(DataError, match=r"8320 m.*4 to 60 m.*KITTI.*data\.scale=0\.00390625: 32\.5 m"):
-        DepthMaps("train", scale=1.0, **where)
 
 
 def test_file_in_another_unit_is_named(tmp_path, write_image, depth, capsys):
@@ -76,6 +49,7 @@ def test_integer_files_require_a_scale(tmp_path, depth_pair):
     [
         (0.001, (3.0, 60.0), "1/256 m, as in KITTI: set data.scale=0.00390625"),
         (1e-6, (0.05, 250.0), "millimetres: set data.scale=0.001"),
+        (1.0, (0.05, 250.0), r"'train'.*2000 m.*500 to 65535 m.*labels/train/a\.png.*0\.05 to 250 m.*scale=0\.001"),
         (0.001, (300.0, 400.0), r"Set data\.scale, .*data\.range=\[LOW,HIGH\]"),
     ],
 )
@@ -111,10 +85,8 @@ def test_files_that_all_reach_the_largest_number_are_named(largest, kind, scale,
         write_image(f"images/train/{name}.jpg")
         depth(f"labels/train/{name}.png", np.array([[40 / scale] * 3 + [largest]] * 3).astype(kind))
     options: dict[str, Any] = {"root": str(tmp_path), "scale": scale}
-    with pytest.warns(
-        UserWarning,
-        match=rf"highest depth of each of 2 files of 'train' .*a\.png, \.\.\.\) is {largest}, .*data\.metric=fal",
-    ):
+    message = rf"highest depth of each of 2 files of 'train' .*a\.png, \.\.\.\) is {largest}, .*data\.metric=fal"
+    with pytest.warns(UserWarning, match=message):
         DepthMaps("train", **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

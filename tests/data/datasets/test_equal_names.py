@@ -56,12 +56,7 @@ def coco_panoptic(root: Path) -> dict[str, Any]:
     return {"name": "coco_panoptic"}
 
 
-def image_folder(root: Path) -> dict[str, Any]:
-    write_images(root, "{split}")
-    return {"name": "image_folder"}
-
-
-READERS = {label_maps: [0, 1, 2], coco_panoptic: [0, 1000, 2000], image_folder: [0, 1, 2]}  # labels of the folders
+READERS = {label_maps: [0, 1, 2], coco_panoptic: [0, 1000, 2000]}  # labels of the folders
 
 
 def contents(dataset: Dataset) -> list[tuple[int, float]]:
@@ -69,7 +64,7 @@ def contents(dataset: Dataset) -> list[tuple[int, float]]:
     found = []
     for index in range(len(dataset)):
         sample = dataset[index]
-        [key] = [key for key in ("semantic", "panoptic", "image_class") if key in sample["targets"]]
+        [key] = sample["targets"].keys() & {"semantic", "panoptic"}
         [label] = sample["targets"][key].unique().tolist()
         found.append((int(sample["image"][0, 0, 0]), label))
     return sorted(found)
@@ -96,41 +91,6 @@ def test_readers_shards_and_drawings_tell_them_apart(reader, tmp_path):
 CLASSES = (Class("first", 0, (9, 0, 0)), Class("second", 1, (0, 9, 0)), Class("third", 2, (0, 0, 9)))
 
 
-def add(files: PredictionFiles, image: Any) -> None:
-    """Predicts a map and a box that tell the image's shade."""
-    pixels = np.asarray(Image.open(image.path))
-    index = list(SHADES.values()).index(int(pixels[0, 0, 0]))
-    found = {
-        "semantic": torch.full((SIZE[1], SIZE[0]), index, dtype=torch.uint8),
-        "boxes": torch.tensor([[0.0, 0.0, index + 1, 2.0]]),
-        "labels": torch.tensor([index]),
-        "scores": torch.tensor([0.9]),
-    }
-    files.add(image, pixels, found)
-
-
-def test_predictions_of_images_in_three_folders_are_continued(tmp_path):
-    """x/a/0.png and y/a/0.png differ only in the second folder above them."""
-    for parent in ("x", "y"):
-        write_images(tmp_path, f"{parent}/{{split}}/deep")
-    found = find_images([str(tmp_path / "*" / "train" / "deep" / "*" / "0.png")])
-    assert len({image.name.casefold() for image in found}) == len({image.image_id for image in found}) == 6
-    out = tmp_path / "out"
-    for number, part in enumerate([found[:2], found]):
-        files = PredictionFiles(out, {"head": CLASSES}, {"head": 0.5}, settings={}, resume=number > 0)
-        with files:
-            for image in files.remaining(part):
-                add(files, image)
-    entries = {entry["id"]: entry for entry in json.loads((out / "images.json").read_text())}
-    boxes = {entry["image_id"]: entry["bbox"] for entry in json.loads((out / "predictions.json").read_text())}
-    assert entries.keys() == boxes.keys() == {image.image_id for image in found}
-    for image in found:
-        shade = int(np.asarray(Image.open(entries[image.image_id]["file_name"]))[0, 0, 0])
-        index = list(SHADES.values()).index(shade)
-        assert boxes[image.image_id][2] == index + 1 and (out / "drawn" / f"{image.name}.jpg").is_file()
-        assert np.unique(np.asarray(Image.open(out / "semantic" / f"{image.name}.png"))).tolist() == [index]
-
-
 def test_predictions_of_other_files_of_the_same_name_are_not_continued(tmp_path):
     """0.png alone has the id 0; two files of this name have their paths as ids."""
     write_images(tmp_path, "images")
@@ -140,7 +100,7 @@ def test_predictions_of_other_files_of_the_same_name_are_not_continued(tmp_path)
     given: Any = (tmp_path / "out", {"head": CLASSES}, {"head": 0.5})
     with PredictionFiles(*given, settings={}, resume=False) as files:
         [image] = files.remaining(find_images([pattern]))
-        add(files, image)
+        files.add(image, np.asarray(Image.open(image.path)), {"semantic": torch.zeros(SIZE[::-1], dtype=torch.uint8)})
     shutil.move(tmp_path / "c", tmp_path / "images" / "c")
     files = PredictionFiles(*given, settings={}, resume=True)
     with pytest.raises(DensevitError, match=r"has the id 0 for .*a/0\.png, but now .*/0\.png has the id"):

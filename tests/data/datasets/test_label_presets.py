@@ -1,76 +1,38 @@
 """Presets of label maps: classes as in torchvision and the official lists, and the layouts of the public data sets."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from densevit.data.datasets.label_maps import PRESETS, LabelMaps, Preset
 from densevit.interfaces import Class
-from densevit.registry import options
+from tests.data.datasets.conftest import Write, semantic
 
-LABEL = np.array([[0, 0, 1, 1], [2, 2, 1, 255], [2, 0, 0, 1]], np.uint8)  # 3 high, 4 wide
-
-
-Write = Callable[..., None]
-
-
-def semantic(dataset: LabelMaps, index: int = 0) -> list[list[int]]:
-    found = dataset[index]["targets"]["semantic"]
-    assert found.dtype == torch.uint8
-    return found.tolist()
-
-
+CITY = "train/aachen/aachen_000000_000019"
+VOC = ("JPEGImages/2008_000002.jpg", "SegmentationClass{}/2008_000002.png", "ImageSets/Segmentation{}/train.txt")
+CONTEXT = tuple(one.format("Context") for one in VOC)
 MADE = {  # preset: (image, label, list file, file values, their classes)
     "ade20k": ("images/training/a.jpg", "annotations/training/a.png", None, [0, 1, 13, 150], [255, 0, 12, 149]),
     "camvid": ("images/train/a.jpg", "labels/train/a.png", None, [0, 3, 10, 11], [0, 3, 10, 255]),
     "cityscapes": (
-        "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png",
-        "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png",
-        None,
-        [0, 7, 26, 33],
-        [255, 0, 13, 18],
+        f"leftImg8bit/{CITY}_leftImg8bit.png", f"gtFine/{CITY}_gtFine_labelIds.png", None,
+        [0, 7, 26, 33], [255, 0, 13, 18],
     ),
     "cityscapes_train_ids": (
-        "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png",
-        "gtFine/train/aachen/aachen_000000_000019_gtFine_labelTrainIds.png",
-        None,
-        [255, 0, 13, 18],
-        [255, 0, 13, 18],
+        f"leftImg8bit/{CITY}_leftImg8bit.png", f"gtFine/{CITY}_gtFine_labelTrainIds.png", None,
+        [255, 0, 13, 18], [255, 0, 13, 18],
     ),
     "coco_stuff": ("images/train2017/1.jpg", "annotations/train2017/1.png", None, [0, 89, 91, 181], [0, 79, 80, 170]),
     "coco_stuff_train_ids": (
-        "images/train2017/1.jpg",
-        "annotations/train2017/1_labelTrainIds.png",
-        None,
-        [255, 79, 80, 170],
-        [255, 79, 80, 170],
+        "images/train2017/1.jpg", "annotations/train2017/1_labelTrainIds.png", None,
+        [255, 79, 80, 170], [255, 79, 80, 170],
     ),
-    "pascal_context": (
-        "JPEGImages/2008_000002.jpg",
-        "SegmentationClassContext/2008_000002.png",
-        "ImageSets/SegmentationContext/train.txt",
-        [0, 1, 37, 59],
-        [0, 1, 37, 59],
-    ),
-    "pascal_context_59": (
-        "JPEGImages/2008_000002.jpg",
-        "SegmentationClassContext/2008_000002.png",
-        "ImageSets/SegmentationContext/train.txt",
-        [0, 1, 37, 59],
-        [255, 0, 36, 58],
-    ),
-    "voc": (
-        "JPEGImages/2007_000032.jpg",
-        "SegmentationClass/2007_000032.png",
-        "ImageSets/Segmentation/train.txt",
-        [0, 1, 20, 255],
-        [0, 1, 20, 255],
-    ),
-}
+    "pascal_context": (*CONTEXT, [0, 1, 37, 59], [0, 1, 37, 59]),
+    "pascal_context_59": (*CONTEXT, [0, 1, 37, 59], [255, 0, 36, 58]),
+    "voc": (*(one.format("") for one in VOC), [0, 1, 20, 255], [0, 1, 20, 255]),
+}  # fmt: skip
 
 
 def classes_of(preset: str, folder: Path, write_image: Write, label: Write) -> tuple[Class, ...]:
@@ -88,22 +50,16 @@ def classes_of(preset: str, folder: Path, write_image: Write, label: Write) -> t
 
 @pytest.mark.parametrize("preset", sorted(MADE))
 def test_each_preset_reads_its_official_layout(preset, tmp_path, write_image, label):
+    assert set(MADE) == {file.stem for file in PRESETS.glob("*.yaml")} == set(Preset.__args__)
     classes = classes_of(preset, tmp_path, write_image, label)
     counts = {"ade20k": 150, "camvid": 11, "cityscapes": 19, "coco_stuff": 171, "voc": 21}
     counts |= {"pascal_context": 60, "pascal_context_59": 59}
     assert len(classes) == counts[preset.removesuffix("_train_ids")]
 
 
-def test_presets_are_yaml_files_of_options():
-    assert {file.stem for file in PRESETS.glob("*.yaml")} == set(MADE) == set(Preset.__args__)
-    for file in PRESETS.glob("*.yaml"):
-        given = yaml.safe_load(file.read_text())
-        given.pop("base", None)
-        options.check(LabelMaps, ("split",), "masks", given, "data")
-
-
-def test_cityscapes_matches_torchvision(tmp_path, write_image, label):
+def test_classes_match_those_of_torchvision_and_the_devkit_colours(tmp_path, write_image, label):
     from torchvision.datasets import Cityscapes
+    from torchvision.models._meta import _COCO_CATEGORIES, _VOC_CATEGORIES
 
     classes = classes_of("cityscapes", tmp_path, write_image, label)
     trained = sorted((c for c in Cityscapes.classes if not c.ignore_in_eval), key=lambda c: c.train_id)
@@ -111,31 +67,11 @@ def test_cityscapes_matches_torchvision(tmp_path, write_image, label):
     given = yaml.safe_load((PRESETS / "cityscapes.yaml").read_text())
     assert set(given["ignore_index"]) - {255} == {c.id for c in Cityscapes.classes if c.ignore_in_eval and c.id >= 0}
 
-
-def test_voc_matches_torchvision_and_the_devkit_colours(tmp_path, write_image, label):
-    from torchvision.models._meta import _VOC_CATEGORIES
-
     classes = classes_of("voc", tmp_path, write_image, label)
     assert [c.name for c in classes] == ["background", *_VOC_CATEGORIES[1:]]
     for index, one in enumerate(classes):  # VOCcolormap.m: the bits of the index, distributed over red, green and blue
         bits = [index >> place & 1 for place in range(6)]
         assert one.color == tuple(bits[c] * 128 + bits[c + 3] * 64 for c in range(3))
-
-
-def test_pascal_context_classes_are_sorted_and_include_voc(tmp_path, write_image, label):
-    from torchvision.models._meta import _VOC_CATEGORIES
-
-    whole = classes_of("pascal_context", tmp_path, write_image, label)
-    fewer = LabelMaps("train", root=str(tmp_path), preset="pascal_context_59").classes["segmentation"]
-    assert [(c.name, c.file_id) for c in whole[1:]] == [(c.name, c.file_id) for c in fewer]
-    names = [c.name for c in fewer]
-    assert names == sorted(names) and [c.file_id for c in whole] == list(range(60)) and whole[0].name == "background"
-    assert set(_VOC_CATEGORIES[1:]) - {"diningtable"} < set(names)
-    assert (names[0], names[36], names[46], names[58]) == ("aeroplane", "person", "sky", "wood")
-
-
-def test_coco_stuff_lists_things_before_stuff(tmp_path, write_image, label):
-    from torchvision.models._meta import _COCO_CATEGORIES
 
     classes = classes_of("coco_stuff", tmp_path, write_image, label)
     names = {c.file_id + 1: c.name for c in classes}
@@ -143,12 +79,3 @@ def test_coco_stuff_lists_things_before_stuff(tmp_path, write_image, label):
     assert {i: name for i, name in names.items() if i < 91} == of_torchvision
     assert sorted(i for i in names if i > 90) == list(range(92, 183))
     assert (names[92], names[106], names[149], names[169], names[182]) == ("banner", "clouds", "road", "tree", "wood")
-
-
-def test_ade20k_and_camvid_have_their_known_entries(tmp_path, write_image, label):
-    ade = {c.file_id: (c.name, c.color) for c in classes_of("ade20k", tmp_path, write_image, label)}
-    assert ade[1] == ("wall", (120, 120, 120)) and ade[150] == ("flag", (92, 0, 255))
-    assert ade[13] == ("person", (150, 5, 61)) and ade[21] == ("car", (0, 102, 200)) and ade[81][0] == "bus"
-    camvid = classes_of("camvid", tmp_path, write_image, label)
-    names = "sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist"
-    assert ", ".join(c.name for c in camvid) == names

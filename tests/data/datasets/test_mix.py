@@ -1,8 +1,6 @@
 """Several data sets as one: shares, composed batches, classes, sizes and names of images."""
 
-import sys
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,9 +115,8 @@ class Drawn(Scenes):
     metric = False
 
 
-def test_depth_is_metric_if_all_data_sets_are(monkeypatch):
-    monkeypatch.setitem(sys.modules, "drawn", SimpleNamespace(Drawn=Drawn))
-    relative = section(seed=1, name="drawn:Drawn")
+def test_depth_is_metric_if_all_data_sets_are():
+    relative = section(seed=1, name=f"{__name__}:Drawn")
     assert Mix("train", {"a": section()}).metric
     assert not Mix("train", {"a": section(), "b": relative}).metric
     assert Mix("train", {"a": section(), "b": {**relative, "provides": ["semantic"]}}).metric  # no depth of it
@@ -153,13 +150,11 @@ class Empty(Scenes):
         ({"a": section(per_batch=1), "b": section()}, "data.sets.b.per_batch is missing"),
         ({"a": section(per_batch=0.5)}, "data.sets.a.per_batch is 0.5"),
         ({"a": section(per_batch=1, share=1)}, "data.sets has both share and per_batch"),
-        ({"a": {"name": "empty:Empty"}}, "data.sets.a has no images for the split 'train'"),
+        ({"a": {"name": f"{__name__}:Empty"}}, "data.sets.a has no images for the split 'train'"),
         ({"a": section(provides=["caption"])}, r"data.sets.a.provides is \['caption'\]; this set labels boxes"),
-        ({"a": section(), "b": section(name="with_cats:Cats")}, "'a' and 'b' both label segmentation"),
+        ({"a": section(), "b": section(name=f"{__name__}:Cats")}, "'a' and 'b' both label segmentation"),
     ],
 )
-def test_incompatible_data_sets_raise(sets, message, monkeypatch):
-    monkeypatch.setitem(sys.modules, "with_cats", SimpleNamespace(Cats=Cats))
-    monkeypatch.setitem(sys.modules, "empty", SimpleNamespace(Empty=Empty))
+def test_incompatible_data_sets_raise(sets, message):
     with pytest.raises(DensevitError, match=message):
         Mix("train", sets)

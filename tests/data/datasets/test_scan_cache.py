@@ -21,6 +21,8 @@ from densevit.data.datasets.dataset_validation import STRICT_SCAN
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError, warn_once
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*without area inside")
+
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
@@ -61,7 +63,6 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paired_dataset, "check_image", fail)
 
 
-@pytest.mark.filterwarnings("ignore:.*without area inside")
 def test_second_start_has_the_same_samples_without_a_scan(root, monkeypatch):
     first = Coco("train", str(root), masks=True)
     forbid(monkeypatch)
@@ -72,10 +73,7 @@ def test_second_start_has_the_same_samples_without_a_scan(root, monkeypatch):
         torch.testing.assert_close(one["image"], other["image"], rtol=0, atol=0)
         assert one["targets"].keys() == other["targets"].keys()
         for key, value in one["targets"].items():
-            same = other["targets"][key]
-            if key == "masks":
-                value, same = value.to("cpu"), same.to("cpu")
-            assert value == same if key == "image_id" else torch.equal(value, same)
+            assert np.array_equal(np.asarray(value), np.asarray(other["targets"][key]))
     warn_once.cache_clear()
     with pytest.warns(UserWarning, match=r"boxes without area inside .*: 1 of 3 \(annotation 3\)"):
         Coco("train", str(root), masks=True)
@@ -86,7 +84,6 @@ def test_second_start_has_the_same_samples_without_a_scan(root, monkeypatch):
     assert not (root / "off").exists()
 
 
-@pytest.mark.filterwarnings("ignore:.*without area inside")
 def test_changed_files_are_scanned_again(root):
     Coco("train", str(root))
     image, file = root / "train" / "2.png", root / "train.json"
@@ -103,7 +100,6 @@ def test_changed_files_are_scanned_again(root):
         Coco("train", str(root))
 
 
-@pytest.mark.filterwarnings("ignore:.*without area inside")
 @pytest.mark.parametrize("seconds", [-86_400, 2**33], ids=["before 1970", "in 2242"])
 def test_files_of_a_wrong_clock_are_scanned_once(root, monkeypatch, seconds):
     """Times are compared for equality only, so that those in the future do not matter, nor those that go back."""
@@ -119,19 +115,17 @@ def test_files_of_a_wrong_clock_are_scanned_once(root, monkeypatch, seconds):
     assert [c.name for c in Coco("train", str(root)).classes["detection"]] == ["dog", "cow"]
 
 
-@pytest.mark.filterwarnings("ignore:.*without area inside")
-@pytest.mark.parametrize("size", [0, 2000])
-def test_damaged_entry_is_replaced(root, monkeypatch, size):
+def test_damaged_entry_is_replaced(root, monkeypatch):
     Coco("train", str(root))
     [entry] = entries(root)
-    entry.write_bytes(entry.read_bytes()[:size])
-    with pytest.warns(UserWarning, match=r"the cached scan cannot be read .* and is repeated"):
-        Coco("train", str(root))
+    for size in (0, 2000):
+        entry.write_bytes(entry.read_bytes()[:size])
+        with pytest.warns(UserWarning, match=r"the cached scan cannot be read .* and is repeated"):
+            Coco("train", str(root))
     forbid(monkeypatch)
     Coco("train", str(root))
 
 
-@pytest.mark.filterwarnings("ignore:.*without area inside")
 def test_a_cache_that_cannot_be_written_is_a_warning(root, monkeypatch):
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -146,7 +140,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(root, monkeypatch):
         assert len(Coco("train", str(root))) == 4
 
 
-@pytest.mark.filterwarnings("ignore:.*will be left out", "ignore:.*without area inside")
+@pytest.mark.filterwarnings("ignore:.*will be left out")
 def test_scan_with_skipped_images_is_not_cached(root):
     (root / "train" / "2.png").write_bytes(b"no image")
     section = DataSection(name="coco", root=str(root), on_error="skip")  # an option

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from densevit.data.build import create_dataset
-from densevit.data.datasets.splits import split_names
 from densevit.errors import DataError
 from tests.data.datasets.conftest import coco_document
 
@@ -46,9 +45,8 @@ def pairs(*folders: str, values: Callable[[int], np.ndarray] = label) -> dict[st
 CLASSES, MILLIMETRES = {"classes": ["a", "b"]}, {"scale": 0.001}
 LAYOUTS = {
     "class folders": Layout(
-        "image_folder",
-        {f"{split}/{name}/{{}}.png": noise for split in ("train", "valid", "test") for name in "ab"},
-        splits=(*BOTH, "test"),
+        "image_folder", {f"{split}/{name}/{{}}.png": noise for split in ("train", "valid", "test") for name in "ab"},
+        {}, (*BOTH, "test"),
     ),
     "class folders, no val": Layout("image_folder", {"train/a/{}.png": noise, "train/b/{}.png": noise}),
     "class folders, flat": Layout("image_folder", {"a/{}.png": noise, "b/{}.png": noise}),
@@ -58,31 +56,30 @@ LAYOUTS = {
     "label maps, named": Layout("label_maps", pairs("a"), {**CLASSES, "images": "images/a", "labels": "labels/a"}),
     "depth": Layout("depth", pairs("training", "val", "test", values=metres), MILLIMETRES, (*BOTH, "test")),
     "depth by split": Layout(
-        "depth",
-        pairs("a", "b", values=metres),
+        "depth", pairs("a", "b", values=metres),
         {**MILLIMETRES, **{key: {"train": f"{key}/a", "val": f"{key}/b"} for key in ("images", "labels")}},
     ),
     "depth, names": Layout(
-        "depth", pairs("a", "b", values=metres), {**MILLIMETRES, "splits": {"train": "a", "val": "b"}}
+        "depth", pairs("a", "b", values=metres), {**MILLIMETRES, "splits": {"train": "a", "val": "b"}},
     ),
     "images": Layout("images", {f"{split}/{{}}.png": noise for split in (*BOTH, "more")}, splits=(*BOTH, "more")),
     "images, flat": Layout("images", {"{}.png": noise}),
     "coco": Layout("coco", {f"{split}/{{}}.png": noise for split in (*BOTH, "test")}, splits=(*BOTH, "test")),
     "coco, no val": Layout("coco", {"train/{}.png": noise}),
     "coco, a single json": Layout("coco", {"result/{}.png": noise}),
-}
+}  # fmt: skip
 
 
 def write(layout: Layout, root: Path) -> None:
-    """Twenty files of each kind, and the jsons of COCO."""
+    """Ten files of each kind, and the jsons of COCO."""
     for number, (pattern, values) in enumerate(layout.files.items()):
-        for i in range(20):
+        for i in range(10):
             path = root / pattern.format(i)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(values(20 * number + i)).save(path)
     if layout.name == "coco":
-        images = [{"id": i, "file_name": f"{i}.png", "width": 16, "height": 16} for i in range(20)]
-        objects = [{"id": i, "image_id": i, "category_id": 7, "bbox": [1, 1, 5, 5]} for i in range(20)]
+        images = [{"id": i, "file_name": f"{i}.png", "width": 16, "height": 16} for i in range(10)]
+        objects = [{"id": i, "image_id": i, "category_id": 7, "bbox": [1, 1, 5, 5]} for i in range(10)]
         for pattern in layout.files:
             content = coco_document(images=images, annotations=objects)
             (root / pattern.replace("/{}.png", ".json")).write_text(json.dumps(content))
@@ -92,31 +89,10 @@ def write(layout: Layout, root: Path) -> None:
 def test_a_split_that_does_not_exist_is_an_error_that_lists_the_others(case, tmp_path):
     layout = LAYOUTS[case]
     write(layout, tmp_path)
-    options = {"root": str(tmp_path), **layout.options}
+    options = {"root": str(tmp_path), **layout.options} | ({"val_share": 0.5} if case == "images, flat" else {})
     assert all(len(create_dataset(layout.name, split, **options)) for split in layout.splits)
     for split in {"test", "nonsense"} - {*layout.splits}:
         with pytest.raises(DataError, match=f"{split!r}") as error:
             create_dataset(layout.name, split, **options)
         listed = str(error.value).partition("only ")[2]
         assert all(known in listed for known in layout.splits), error.value
-
-
-@pytest.mark.parametrize(
-    ("patterns", "files", "expected"),
-    [
-        (["images/{split}", "labels/{split}"], ["images/training/a", "images/test/a", "labels/training/b"], ["train"]),
-        (["{split}.json"], ["val.json", "train.json", "b.json", "x.txt"], ["train", "val", "b"]),
-        (["{split}/*/im.png"], ["b/1/im.png", "a/1/other.png"], ["b"]),
-        (["images"], ["images/a"], ["train", "val"]),
-        (["images/{split}"], ["images/readme", "images/val/a"], ["val"]),
-    ],
-)
-def test_names_of_splits_on_disk(patterns, files, expected, tmp_path):
-    for file in files:
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).touch()
-    assert split_names(tmp_path, patterns) == expected
-    for folder in ("given/one", "given/two", "given/other"):
-        (tmp_path / folder).mkdir(parents=True)
-    given = split_names(tmp_path / "given", ["{split}"], {"train": "one", "val": "two"})
-    assert given == ["train", "val", "other"]

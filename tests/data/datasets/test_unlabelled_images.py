@@ -2,30 +2,14 @@
 
 import hashlib
 import pickle
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from densevit.config import from_mapping
 from densevit.data.build import build_data
 from densevit.data.datasets.unlabelled_images import UnlabelledImages
 from densevit.errors import DataError
-
-Write = Callable[..., Path]
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(name: str, size: tuple[int, int] = (4, 3), **how: object) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, (1, 2, 3)).save(path, **how)
-        return path
-
-    return write
 
 
 def ids(dataset: UnlabelledImages) -> list[str]:

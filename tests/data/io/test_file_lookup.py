@@ -36,11 +36,11 @@ def test_a_name_of_another_program_leads_to_the_file(tmp_path, written, on_disk)
     assert find_file(tmp_path / "elsewhere", written) is None
 
 
-@pytest.mark.parametrize("name", ["my%20cat.jpg", f"{_NFD}.jpg"])
-def test_the_name_as_written_wins(tmp_path, name):
-    for other in ("my cat.jpg", "a/b.jpg", f"{_NFC}.jpg", name):
+def test_the_name_as_written_wins(tmp_path):
+    names = ("my%20cat.jpg", f"{_NFD}.jpg")
+    for other in ("my cat.jpg", f"{_NFC}.jpg", *names):
         _touch(tmp_path, other)
-    assert find_file(tmp_path, name) == name
+    assert [find_file(tmp_path, name) for name in names] == [*names]
 
 
 @pytest.mark.parametrize("name", ["..%5Cb.jpg", "a\\..\\..\\b.jpg", "{root}/b.jpg"])
@@ -54,6 +54,6 @@ def test_another_form_does_not_lead_out_of_the_folder(tmp_path, name):
     assert os.path.samefile(tmp_path / "images" / found, tmp_path / "b.jpg")
 
 
-@pytest.mark.parametrize("name", ["a%00b.jpg", "%", "\\", "%2F", "x" * 5000, "", "a\0b.jpg"])
-def test_unusual_names_are_not_found(tmp_path, name):
-    assert find_file(tmp_path, name) is None
+def test_unusual_names_are_not_found(tmp_path):
+    for name in ("a%00b.jpg", "%", "\\", "%2F", "x" * 5000, "", "a\0b.jpg"):
+        assert find_file(tmp_path, name) is None, name

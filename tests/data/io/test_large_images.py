@@ -20,13 +20,13 @@ from densevit.inference.image_inputs import as_sample
 from tests.data.io.conftest import png
 
 H, W = 37, 53
-SAVED: list[tuple[str, dict[str, Any]]] = [
-    ("a.png", {}),
-    ("a.gif", {}),
-    ("a.webp", {"lossless": True}),  # checks the limit itself
-    ("a.jpg", {"quality": 95}),
-    ("a.tif", {"compression": "tiff_lzw"}),
-]
+SAVED: dict[str, dict[str, Any]] = {
+    "a.png": {},
+    "a.gif": {},
+    "a.webp": {"lossless": True},  # checks the limit itself
+    "a.jpg": {"quality": 95},
+    "a.tif": {"compression": "tiff_lzw"},
+}
 
 
 @pytest.fixture(params=[1500, 10], ids=["warned of", "refused"])
@@ -47,32 +47,29 @@ def refused_by_pillow(path: Path) -> bool:
         return True
 
 
-@pytest.mark.parametrize(("name", "options"), SAVED, ids=lambda value: str(value))
-def test_large_images_are_read(name, options, tmp_path, limit):
-    path = tmp_path / name
-    pixels = np.random.default_rng(0).integers(0, 256, (H, W, 3)).astype(np.uint8)
-    image = Image.fromarray(pixels)
-    if path.suffix == ".gif":
-        image = image.quantize(8)
-        pixels = np.asarray(image.convert("RGB"))
-    image.save(path, **options)
-    assert refused_by_pillow(path)
-    found = read_image(path)
-    assert np.array_equal(found, pixels) or (path.suffix == ".jpg" and found.shape == pixels.shape)
-    assert check_image(path).upright_size == check_image(path).size == (H, W)
-    assert np.array_equal(as_sample(path, 1)["image"].permute(1, 2, 0).numpy(), found)
-    assert refused_by_pillow(path), "others keep Pillow's limit"
+def test_large_images_are_read(tmp_path, limit):
+    noise = np.random.default_rng(0).integers(0, 256, (H, W, 3)).astype(np.uint8)
+    for name, options in SAVED.items():
+        path, pixels, image = tmp_path / name, noise, Image.fromarray(noise)
+        if path.suffix == ".gif":
+            image = image.quantize(8)
+            pixels = np.asarray(image.convert("RGB"))
+        image.save(path, **options)
+        assert refused_by_pillow(path)
+        found = read_image(path)
+        assert np.array_equal(found, pixels) or (path.suffix == ".jpg" and found.shape == pixels.shape), name
+        assert check_image(path).upright_size == check_image(path).size == (H, W)
+        assert np.array_equal(as_sample(path, 1)["image"].permute(1, 2, 0).numpy(), found)
+        assert refused_by_pillow(path), "others keep Pillow's limit"
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_large_labels_and_depth_maps_are_read(name, tmp_path, limit):
+def test_large_labels_and_depth_maps_are_read(tmp_path, limit):
     values = np.arange(H * W).reshape(H, W)
-    Image.fromarray(values.astype(np.uint8)).save(tmp_path / name)
-    assert np.array_equal(read_label(tmp_path / name), values.astype(np.uint8))
-    assert label_size_of(tmp_path / name) == (H, W)
-    Image.fromarray(values.astype(np.uint16)).save(tmp_path / name)
-    assert np.array_equal(read_depth(tmp_path / name), values)
-    assert depth_size_of(tmp_path / name) == (H, W)
+    for path in (tmp_path / "a.png", tmp_path / "a.tif"):
+        Image.fromarray(values.astype(np.uint8)).save(path)
+        assert np.array_equal(read_label(path), values.astype(np.uint8)) and label_size_of(path) == (H, W)
+        Image.fromarray(values.astype(np.uint16)).save(path)
+        assert np.array_equal(read_depth(path), values) and depth_size_of(path) == (H, W)
 
 
 def test_concurrent_reads_restore_the_limit(tmp_path, limit):
@@ -83,15 +80,15 @@ def test_concurrent_reads_restore_the_limit(tmp_path, limit):
     assert found == [k % 16 for k in range(64)]
 
 
-@pytest.mark.parametrize("size", [(40_000, 40_000), (2_000_000, 10)])
-def test_unreadable_file_error_names_size_and_limit(size, tmp_path):
+def test_unreadable_file_error_names_size_and_limit(tmp_path):
     """The limits of OpenCV, CV_IO_MAX_IMAGE_PIXELS and _WIDTH."""
-    (tmp_path / "big.png").write_bytes(png(*size, depth=1))
-    for read in (read_image, check_image, read_label, label_size_of, read_depth, depth_size_of):
+    for size in ((40_000, 40_000), (2_000_000, 10)):
+        (tmp_path / "big.png").write_bytes(png(*size, depth=1))
         facts = rf"big\.png: it has {size[0]} x {size[1]} .*1,073,741,824 .*1,048,576 on a side"
-        with pytest.raises(DataError, match=facts) as caught:
-            read(tmp_path / "big.png")
-        assert "damaged" not in str(caught.value)
+        for read in (read_image, check_image, read_label, label_size_of, read_depth, depth_size_of):
+            with pytest.raises(DataError, match=facts) as caught:
+                read(tmp_path / "big.png")
+            assert "damaged" not in str(caught.value)
 
 
 def test_insufficient_memory_raises(tmp_path, monkeypatch):
@@ -133,25 +130,20 @@ HUGE = {
 }
 
 
-@pytest.mark.parametrize("name", HUGE)
-def test_depth_files_are_refused_by_the_size_that_they_announce(name, tmp_path, monkeypatch):
-    (tmp_path / name).write_bytes(HUGE[name])
+def test_depth_files_are_refused_by_the_size_that_they_announce(tmp_path, monkeypatch):
     monkeypatch.setattr(np, "load", None)
-    for read in (read_depth, depth_size_of):
-        with pytest.raises(
-            DataError, match=rf"{name}: it has .* pixels; at most 1,073,741,824 can be read, and 1,048,"
-        ):
-            read(tmp_path / name)
-
-
-@pytest.mark.parametrize("kind", ["<U1000000", "|O"])
-def test_depth_arrays_are_refused_by_the_values_that_they_announce(kind, tmp_path):
-    (tmp_path / "a.npy").write_bytes(npy((1000, 1000), kind) + b"few")
-    with pytest.raises(DataError, match=r"a\.npy: it holds .*; expected numbers"):
-        read_depth(tmp_path / "a.npy")
-
-
-def test_sizes_below_1_are_refused(tmp_path):
+    for name, content in HUGE.items():
+        (tmp_path / name).write_bytes(content)
+        for read in (read_depth, depth_size_of):
+            with pytest.raises(DataError, match=rf"{name}: it has .* pixels; at most 1,073,741,824 can .* 1,048,"):
+                read(tmp_path / name)
     (tmp_path / "a.pfm").write_bytes(b"Pf\n-4 3\n-1.0\n" + bytes(48))
     with pytest.raises(DataError, match=r"a\.pfm: it has -4 x 3 pixels; expected 1 or more"):
         read_depth(tmp_path / "a.pfm")
+
+
+def test_depth_arrays_are_refused_by_the_values_that_they_announce(tmp_path):
+    for kind in ("<U1000000", "|O"):
+        (tmp_path / "a.npy").write_bytes(npy((1000, 1000), kind) + b"few")
+        with pytest.raises(DataError, match=r"a\.npy: it holds .*; expected numbers"):
+            read_depth(tmp_path / "a.npy")

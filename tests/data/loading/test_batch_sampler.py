@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.data.loading.batch_sampler import (
-    EvaluationBatches,
-    SampleKey,
-    TrainBatches,
-    aspect_groups,
-    collate,
-)
+from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, aspect_groups, collate
 from densevit.interfaces import Sample
 
 
@@ -66,11 +60,15 @@ def test_ranks_share_the_batches_of_one_rank(position):
     assert global_batches(2) == one == global_batches(3)
 
 
+def at(epoch: int, *given: Any, **options: Any) -> TrainBatches:
+    batches = TrainBatches(*given, **options)
+    batches.set_epoch(epoch)
+    return batches
+
+
 def test_order_depends_on_seed_and_epoch_only():
     def order(seed: int, epoch: int) -> list[list[SampleKey]]:
-        batches = TrainBatches(64, 8, seed)
-        batches.set_epoch(epoch)
-        return list(batches)
+        return list(at(epoch, 64, 8, seed))
 
     assert order(0, 0) == order(0, 0)
     different = [order(seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
@@ -95,8 +93,7 @@ def test_indices_of_an_epoch_may_differ_and_repeat():
         return np.array([0, 1, 2, 3, 4, epoch])
 
     for epoch in range(5):
-        batches = TrainBatches(6, 2, seed=0, groups=np.array([0, 0, 0, 1, 1]), epoch_indices=shown)
-        batches.set_epoch(epoch)
+        batches = at(epoch, 6, 2, seed=0, groups=np.array([0, 0, 0, 1, 1]), epoch_indices=shown)
         picks = [pick for batch in batches for pick in batch]
         assert sorted(pick.index for pick in picks) == sorted(shown(epoch))
         assert [pick.index for pick in picks if pick.repeat] == [epoch]
@@ -105,8 +102,7 @@ def test_indices_of_an_epoch_may_differ_and_repeat():
 def test_batches_have_one_group_if_possible():
     groups = np.array([0] * 50 + [1] * 30 + [2] * 3)
     for epoch in range(10):
-        batches = TrainBatches(83, 8, seed=0, groups=groups)
-        batches.set_epoch(epoch)
+        batches = at(epoch, 83, 8, seed=0, groups=groups)
         dealt = indices(batches)
         assert len(dealt) == len(batches) == 10
         mixed = [batch for batch in dealt if len({int(groups[index]) for index in batch}) > 1]
@@ -124,11 +120,7 @@ def test_aspect_groups_separate_landscape_from_portrait():
 
 @pytest.mark.parametrize("done", [0, 3])
 def test_resuming_continues_after_the_last_consumed_batch(done):
-    whole = TrainBatches(43, 8, seed=3)
-    whole.set_epoch(2)
-    expected = list(whole)
-    interrupted = TrainBatches(43, 8, seed=3)
-    interrupted.set_epoch(2)
+    expected, interrupted = list(at(2, 43, 8, seed=3)), at(2, 43, 8, seed=3)
     stream = iter(interrupted)
     for _ in range(done):
         next(stream)
@@ -142,8 +134,8 @@ def test_resuming_continues_after_the_last_consumed_batch(done):
         interrupted.advance()
     following = TrainBatches(43, 8, seed=99)
     following.load_state_dict(interrupted.state_dict())
-    whole.set_epoch(3)
-    assert following.epoch == 3 and list(following) == list(whole), "after the last batch comes the next epoch"
+    assert list(following) == list(at(3, 43, 8, seed=3)), "after the last batch comes the next epoch"
+    assert following.state_dict()["epoch"] == 3
     resumed.set_epoch(4)
     assert resumed.state_dict() == {"epoch": 4, "position": 0, "seed": 3}
 

@@ -5,30 +5,18 @@ from typing import Any
 import pytest
 import torch
 
-from densevit import config as configs
-from densevit.data.build import Data, build_data
+from densevit.config import DataSection
+from densevit.data.build import Data
 from densevit.data.loading import calibration
 from densevit.data.loading.calibration import calibration_images
 from densevit.errors import DataError
 
-MODEL: dict[str, Any] = {
-    "backbone": {"name": "resnet"},
-    "heads": {"x": {"name": "setr"}},
-    "trainer": {"max_epochs": 1},
-}
-
-
-def data_of(**section: Any) -> Data:
-    return build_data(configs.from_mapping({**MODEL, "data": section}, "test"))
-
-
-def scenes(train_length: int) -> Data:
-    return data_of(name="scenes", image_size=32, train_length=train_length, val_length=3)
+SECTION = DataSection(name="scenes", image_size=32, train_length=9, val_length=3)
 
 
 def test_they_are_training_images_at_even_distances(monkeypatch):
     monkeypatch.setattr(calibration, "CALIBRATION_IMAGES", 3)
-    data = scenes(9)
+    data = Data(SECTION, 0, 32)
     found = list(calibration_images(data))
     assert [one.dtype for one in found] == [torch.uint8] * 3
     assert all(torch.equal(one, data.train[i]["image"]) for one, i in zip(found, (0, 4, 8), strict=True))
@@ -42,15 +30,11 @@ class WithoutTraining(Data):
         raise DataError("no folder images/train")
 
 
-def test_they_are_validation_images_without_a_training_split():
-    section = scenes(1).section
-    data = WithoutTraining(section, 0, 32)
+def test_they_are_validation_images_without_a_training_split_and_none_are_an_error():
+    data = WithoutTraining(SECTION, 0, 32)
     found = list(calibration_images(data))
     assert len(found) == 3 and torch.equal(found[2], data.val[2]["image"])
-
-
-def test_no_images_are_an_error(tmp_path):
-    data = scenes(1)
+    data = Data(SECTION, 0, 32)
     vars(data)["train"] = vars(data)["val"] = []
     with pytest.raises(DataError, match=r"data 'scenes': there are no images on which int8 could be calibrated\. Fix:"):
         calibration_images(data)

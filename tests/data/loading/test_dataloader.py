@@ -1,6 +1,7 @@
 """Loaders: the same samples in any process, readable errors, and resuming where a stream stopped."""
 
 import os
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from densevit.data.build import build_transforms
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
 from densevit.data.loading.dataloader import Loader, TransformedDataset, _PickledBatch, _received, workers_for
 from densevit.errors import DataError
-from densevit.interfaces import Batch, Dataset, Sample
+from densevit.interfaces import Dataset, Sample
 from densevit.targets import RunLengthMasks
 
 
@@ -48,17 +49,17 @@ class Noise(Dataset):
         return {"image": image, "targets": targets}
 
 
+def prepared(dataset: Dataset, train: bool) -> TransformedDataset:
+    transforms = build_transforms(DataSection(name="scenes", image_size=48))
+    return TransformedDataset(dataset, transforms[0 if train else 1], train)
+
+
 def train_loader(num_workers: int, failure: Exception | None = None) -> Loader:
-    transform = build_transforms(DataSection(name="scenes", image_size=48))[0]
-    return Loader(
-        TransformedDataset(Noise(failure=failure), transform, train=True), TrainBatches(23, 4, seed=5), 16, num_workers
-    )
+    return Loader(prepared(Noise(failure=failure), train=True), TrainBatches(23, 4, seed=5), 16, num_workers)
 
 
 def val_loader(num_workers: int, failure: Exception | None = None) -> Loader:
-    transform = build_transforms(DataSection(name="scenes", image_size=48))[1]
-    batches = EvaluationBatches(23, None, 4)
-    return Loader(TransformedDataset(Noise(failure=failure), transform, train=False), batches, 16, num_workers)
+    return Loader(prepared(Noise(failure=failure), train=False), EvaluationBatches(23, None, 4), 16, num_workers)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -74,15 +75,14 @@ def same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one == other
 
 
-def names(batches: list[Batch]) -> list[list[str]]:
-    return [[targets["image_id"] for targets in batch["targets"]] for batch in batches]
-
-
 def test_results_do_not_depend_on_workers(monkeypatch):
     """Small targets are passed otherwise than large ones."""
     monkeypatch.setattr("densevit.data.loading.dataloader._SMALL", 300)  # label maps are larger, boxes smaller
     for make, num_workers in ((train_loader, 2), (val_loader, 1)):
         assert same(list(make(num_workers)), list(make(0)))
+    dataset = train_loader(0).dataset
+    spawned = pickle.loads(pickle.dumps(dataset))  # as on Windows and macOS
+    assert same(spawned[SampleKey(3, 0)], dataset[SampleKey(3, 0)])
 
 
 def test_evaluation_returns_the_original_targets():
@@ -153,83 +153,64 @@ WRONG_IMAGES: list[tuple[Callable[[torch.Tensor], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "message"), WRONG_IMAGES)
-def test_an_image_that_is_not_uint8_rgb_is_an_error(make, message):
+def test_an_image_that_is_not_uint8_rgb_is_an_error():
     origin = rf"Sample 5 of {__name__}\.Unlike \(image 'image 5'\): the image "
-    for train in (True, False):
+    for make, message in WRONG_IMAGES:
         with pytest.raises(DataError, match=origin + message):
-            prepared(Unlike(make), train)[SampleKey(5, 0)]
+            prepared(Unlike(make), train=True)[SampleKey(5, 0)]
+        with pytest.raises(DataError, match=r"Sample 1 of a batch \(image 'image 7'\): the image " + message):
+            collate([Noise()[3], Unlike(make)[7]])
+    with pytest.raises(DataError, match=origin + message):
+        prepared(Unlike(make), train=False)[SampleKey(5, 0)]
     with pytest.raises(DataError, match=message):
         prepared(Unlike(make), train=True).check_values()
-    with pytest.raises(DataError, match=r"Sample 1 of a batch \(image 'image 7'\): the image " + message):
-        collate([Noise()[3], Unlike(make)[7]])
 
 
-@pytest.mark.parametrize("size", [(20, 400), (0, 20), 400])
-def test_targets_whose_size_does_not_fit_the_image_are_an_error(size):
-    dataset = Unlike(lambda image: image, size=size)
-    for read in (lambda: prepared(dataset, train=True)[SampleKey(5, 0)], lambda: collate([dataset[5]])):
-        with pytest.raises(DataError, match=r"image 'image 5'\): the targets' size is .*, and the image has"):
-            read()
+def test_sizes_and_maps_that_do_not_fit_the_image_are_an_error():
+    for size in ((20, 400), (0, 20), 400):
+        message, dataset = r"image 'image 5'\): the targets' size is .*, and the image has", extra("size", size)
+        with pytest.raises(DataError, match=message):
+            prepared(dataset, train=True)[SampleKey(5, 0)]
+        with pytest.raises(DataError, match=message):
+            collate([dataset[5]])
+    h, w = Noise()[5]["image"].shape[1:]
+    turned = torch.zeros((w, h), dtype=torch.uint8)
+    for key, value, shapes in (
+        ("semantic", turned, rf"\({w}, .*\({h}, {w}\)"),
+        ("masks", RunLengthMasks.from_dense([turned], (w, h)), rf"\(1, .*\(N, {h}, {w}\)"),
+    ):
+        with pytest.raises(DataError, match=rf"image 'image 5'\): {key} has shape {shapes}"):
+            collate([extra(key, value)[5]])
 
 
-@pytest.mark.parametrize("key", ["semantic", "masks"])
-def test_maps_of_another_size_than_the_image_are_an_error_in_a_batch(key):
-    height, width = Noise()[5]["image"].shape[1:]
-    value, found, expected = torch.zeros((width, height), dtype=torch.uint8), rf"\({width}, ", rf"\({height}, {width}\)"
-    if key == "masks":
-        value, found, expected = (
-            RunLengthMasks.from_dense([value], (width, height)),
-            r"\(1, ",
-            rf"\(N, {height}, {width}\)",
-        )
-    sample = Unlike(lambda image: image, **{key: value})[5]
-    with pytest.raises(DataError, match=rf"image 'image 5'\): {key} has shape {found}.*{expected}"):
-        collate([sample])
-
-
-class Extra(Noise):
+def extra(key: str, value: Any, provides: tuple[str, ...] = ()) -> Unlike:
     """Noise with an additional target, declared in `provides` if that names it."""
-
-    def __init__(self, key: str, value: Any, provides: tuple[str, ...] = ()) -> None:
-        super().__init__()
-        self.key, self.value, self.provides = key, value, provides
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = super().__getitem__(index)
-        sample["targets"][self.key] = self.value
-        return sample
+    dataset = Unlike(lambda image: image, **{key: value})
+    dataset.provides = provides
+    return dataset
 
 
-def prepared(dataset: Dataset, train: bool) -> TransformedDataset:
-    transforms = build_transforms(DataSection(name="scenes", image_size=48))
-    return TransformedDataset(dataset, transforms[0 if train else 1], train)
-
-
-@pytest.mark.parametrize(
-    ("value", "found"),
-    [
+def test_unknown_target_is_named():
+    for value, found in (
         (torch.zeros(3, 20, 30), r"a Tensor of shape \(3, 20, 30\)"),
         ([[1.0, 2.0]], "a list"),
         ({"camera": np.eye(3)}, "a dict"),
-    ],
-)
-def test_unknown_target_is_named(value, found):
-    message = rf"Sample 3 of .*Extra \(image 'image 3'\) has the target 'flow', {found}.*area, boxes"
-    for train in (True, False):
-        with pytest.raises(DataError, match=message):
-            prepared(Extra("flow", value), train)[SampleKey(3, 0)]
+    ):
+        message = rf"Sample 3 of .*Unlike \(image 'image 3'\) has the target 'flow', {found}.*area, boxes"
+        for train in (True, False):
+            with pytest.raises(DataError, match=message):
+                prepared(extra("flow", value), train)[SampleKey(3, 0)]
     with pytest.raises(DataError, match="Sample 0 of .*'flow'"):  # before training, if the data set declares it
-        prepared(Extra("flow", value, provides=("boxes", "flow")), train=True)
+        prepared(extra("flow", value, provides=("boxes", "flow")), train=True)
     with pytest.raises(DataError, match=r"test_dataloader\.Noise has no images"):
         prepared(Noise(0), train=True)
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_non_spatial_targets_are_unchanged(train):
+def test_non_spatial_targets_are_unchanged():
     for value in ("Ulm", 2.5, None, np.float32(1), torch.tensor(4), ["a", "b"], {"city": "Ulm", "year": 2026}):
-        targets = prepared(Extra("about", value, provides=("about",)), train)[SampleKey(3, 0)]["targets"]
-        assert targets["about"] is value
+        for train in (True, False):
+            targets = prepared(extra("about", value, provides=("about",)), train)[SampleKey(3, 0)]["targets"]
+            assert targets["about"] is value
 
 
 # ---- resuming ----

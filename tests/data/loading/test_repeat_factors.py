@@ -3,7 +3,6 @@
 import json
 import math
 from collections import Counter
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from PIL import Image
 
 from densevit.config import Config, from_mapping
-from densevit.data.build import Data, build_data
+from densevit.data.build import build_data
 from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Sample
@@ -44,19 +43,18 @@ def test_factors_equal_detectron2():
 def test_rounding_is_right_on_average_and_epochs_have_one_length():
     def counts(factors: list[float]) -> np.ndarray:
         indices = RepeatedIndices(np.array(factors), seed=3)
-        return np.array([np.bincount(indices(epoch), minlength=len(factors)) for epoch in range(4000)])
+        return np.array([np.bincount(indices(epoch), minlength=len(factors)) for epoch in range(2000)])
 
     factors = [1.0, 1.3, 2.5, 3.0, 1.7, 1.5]  # sum 11
     found = counts(factors)
     assert set(found.sum(axis=1)) == {11}
     assert (found >= np.floor(factors)).all() and (found <= np.ceil(factors)).all()
-    assert found.mean(axis=0) == pytest.approx(factors, abs=0.03)
-    # The sum 3.4 is rounded to 3: the fractions 0.1 and 0.3 are left out. 3.6 gives 4: they are scaled by 1 / 0.6.
+    assert found.mean(axis=0) == pytest.approx(factors, abs=0.04)
+    # The sum 3.4 is rounded to 3: the fractions 0.1 and 0.3 are left out.
     assert set(map(tuple, counts([1.0, 1.1, 1.3]))) == {(1, 1, 1)}
-    assert counts([1.0, 1.2, 1.4]).mean(axis=0) == pytest.approx([1, 1 + 0.2 / 0.6, 1 + 0.4 / 0.6], abs=0.03)
     # 1.995 + 1.2 + 1.4 is rounded to 5: the first twice certainly, and 1 of the fractions 0.2 and 0.4 is left.
     tiny = counts([1.995, 1.2, 1.4])
-    assert set(tiny[:, 0]) == {2} and tiny.mean(axis=0) == pytest.approx([2, 1 + 1 / 3, 1 + 2 / 3], abs=0.03)
+    assert set(tiny[:, 0]) == {2} and tiny.mean(axis=0) == pytest.approx([2, 1 + 1 / 3, 1 + 2 / 3], abs=0.04)
     draw, other = RepeatedIndices(np.array(factors), seed=3), RepeatedIndices(np.array(factors), seed=4)
     assert not np.array_equal(draw(4), draw(5)) and not np.array_equal(draw(4), other(4))
     assert sorted(RepeatedIndices(np.ones(7), seed=0)(1)) == list(range(7))
@@ -66,7 +64,7 @@ _IMAGES = 20
 
 
 class Own(Dataset):
-    """A third party's: the last of 20 images has class 1, which is in no other."""
+    """A third party's, which does not say which classes its images have."""
 
     classes: ClassVar = {"detection": (Class("common", 1, (9, 9, 9)), Class("rare", 2, (9, 0, 9)))}
     provides = ("boxes", "labels")
@@ -81,11 +79,6 @@ class Own(Dataset):
         raise NotImplementedError
 
 
-class Known(Own):
-    def image_classes(self) -> np.ndarray:
-        return np.array([[i, 0] for i in range(_IMAGES)] + [[_IMAGES - 1, 1]])
-
-
 def config(**data: Any) -> Config:
     heads = {"detection": {"name": "detr"}}
     return from_mapping({"backbone": {"name": "resnet"}, "heads": heads, "data": data, "trainer": {"max_epochs": 1}})
@@ -93,13 +86,12 @@ def config(**data: Any) -> Config:
 
 @pytest.fixture
 def folder(tmp_path):
-    """20 images with class 0, portrait and landscape; the last one has class 1 too, and a crowd of class 2."""
+    """20 images with class 0; the last one has class 1 too, and the first a crowd of class 2."""
     (tmp_path / "train").mkdir()
     images, objects = [], []
     for k in range(_IMAGES):
-        width, height = (40, 80) if k % 2 else (80, 40)
-        Image.new("RGB", (width, height)).save(tmp_path / "train" / f"{k}.png")
-        images.append({"id": k, "file_name": f"{k}.png", "width": width, "height": height})
+        Image.new("RGB", (80, 40)).save(tmp_path / "train" / f"{k}.png")
+        images.append({"id": k, "file_name": f"{k}.png", "width": 80, "height": 40})
         objects.append({"image_id": k, "category_id": 3})
     objects += [{"image_id": _IMAGES - 1, "category_id": 7}, {"image_id": 0, "category_id": 9, "iscrowd": 1}]
     annotations = [{"id": i, "bbox": [1, 2, 10, 10], **one} for i, one in enumerate(objects)]
@@ -110,21 +102,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def coco(folder: Path, **keys: Any) -> Data:
-    return build_data(config(name="coco", root=str(folder), image_size=32, repeat_factor=0.8, **keys))
-
-
 def test_loader_repeats_rare_images_without_crowds(folder):
-    data = coco(folder, batch_size=1)
+    data = build_data(config(name="coco", root=str(folder), image_size=32, repeat_factor=0.8, batch_size=1))
     loader = data.train_loader()
     shown = Counter(targets["image_id"] for batch in loader for targets in batch["targets"])
     assert shown == {**dict.fromkeys(range(_IMAGES - 1), 1), _IMAGES - 1: 4}  # sqrt(0.8 / (1 / 20)) = 4
     assert len(loader) == data.batches_per_epoch() == _IMAGES + 3
-
-
-def test_own_data_set_gives_its_classes():
-    data = build_data(config(name=f"{__name__}:Known", repeat_factor=0.8, batch_size=1))
-    assert data.batches_per_epoch() == _IMAGES + 3
 
 
 def test_data_sets_without_classes_are_refused(folder):

@@ -1,6 +1,7 @@
 """`data.on_error`: images whose files cannot be read, in training and evaluation, with and without workers."""
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from PIL import Image
 
 from densevit.config import DataSection
 from densevit.data.build import Data
-from densevit.data.loading.dataloader import Loader
 from densevit.errors import DataError, UnreadableFileError
+from densevit.interfaces import Batch
 
 LENGTH, DAMAGED = 12, ("00", "07")
 
@@ -43,7 +44,7 @@ def data(root: Path, on_error: str = "skip", **options: Any) -> Data:
     return Data(DataSection(**{**section, "num_workers": 0, "on_error": on_error, **options}), seed=3, multiple=32)
 
 
-def names(loader: Loader) -> list[list[str]]:
+def names(loader: Iterable[Batch]) -> list[list[str]]:
     return [[targets["image_id"] for targets in batch["targets"]] for batch in loader]
 
 
@@ -61,7 +62,7 @@ def test_batches_lack_the_unreadable_images_only(root, num_workers, world_size):
         expected = [[name for name in batch if name not in DAMAGED] for batch in planned(made, world_size, rank)]
         left_out = [[name for name in batch if name in DAMAGED] for batch in planned(made, world_size, rank)]
         batches = list(made.train_loader(rank, world_size))
-        assert [[targets["image_id"] for targets in batch["targets"]] for batch in batches] == expected
+        assert names(batches) == expected
         for batch, missing in zip(batches, left_out, strict=True):
             assert len(batch["images"]) == len(batch["padding_mask"]) == len(batch["targets"])
             reasons = batch.get("skipped", [])

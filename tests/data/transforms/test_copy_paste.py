@@ -79,13 +79,12 @@ def test_object_with_almost_nothing_left_is_dropped_as_in_mmdetection(right, kep
     assert targets["boxes"].tolist() == [[5, 0, 10, 7], [0, 0, 5, 7]]
 
 
-@pytest.mark.parametrize("covering", [(0, 0, 4, 4), (0, 0, 6, 8)])
-def test_object_fully_covered_is_dropped(covering):
+def test_object_fully_covered_is_dropped():
     first = sample((6, 8), [(0, 0, 4, 4), (4, 6, 6, 8)], 10)
-    targets = pasted(first, sample((6, 8), [covering], 20), TargetTypes(), All())["targets"]
-    left = [] if covering[2] == 6 else [2]
-    assert targets["labels"].tolist() == [*left, 1]
-    assert len(targets["boxes"]) == len(targets["masks"]) == len(left) + 1
+    for covering, labels in (((0, 0, 4, 4), [2, 1]), ((0, 0, 6, 8), [1])):
+        targets = pasted(first, sample((6, 8), [covering], 20), TargetTypes(), All())["targets"]
+        assert targets["labels"].tolist() == labels
+        assert len(targets["boxes"]) == len(targets["masks"]) == len(labels)
 
 
 @pytest.mark.parametrize(("here", "there"), [([], [(1, 1, 3, 3)]), ([(1, 1, 3, 3)], []), ([], [])])
@@ -148,12 +147,10 @@ def test_a_second_image_that_is_not_uint8_is_named():
 
 def test_draws_depend_on_seed_index_and_repeat_only():
     loaded, again = shapes(), shapes()
-    keys = [SampleKey(index, seed) for index in range(8) for seed in (0, 1)]
-    images = [loaded[key]["image"] for key in keys]
-    for key, image in zip(reversed(keys), reversed(images), strict=True):
-        torch.testing.assert_close(again[key]["image"], image, rtol=0, atol=0)
-    equal = [a.shape == b.shape and a.equal(b) for a, b in zip(images[::2], images[1::2], strict=True)]
-    assert sum(equal) < 4
+    images = [loaded[SampleKey(index, 0)]["image"] for index in range(8)]
+    for index in reversed(range(8)):
+        assert torch.equal(again[SampleKey(index, 0)]["image"], images[index])
+    assert not all(torch.equal(again[SampleKey(index, 1)]["image"], images[index]) for index in range(8))
 
 
 def test_keypoints_at_covered_pixels_are_hidden():

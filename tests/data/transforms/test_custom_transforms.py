@@ -45,14 +45,12 @@ def test_custom_transforms_crop_and_recolor():
     assert evaluation(sample)["image"].shape == (3, 20, 30)
 
 
-def test_window_outside_of_the_image_is_an_error():
+def test_windows_outside_of_the_image_and_other_classes_are_errors():
     quarter = Quarter(32)
     quarter.training_frame = lambda *given: Frame((40, 10, 60, 30), (32, 32))
     sample = {"image": torch.zeros(3, 40, 60, dtype=torch.uint8), "targets": {"image_id": 1}}
     with pytest.raises(ConfigError, match=r"the window \(40, 10, 60, 30\) is outside of an image of 40 x 60"):
         Augmentation(quarter)(sample, np.random.default_rng(0))
 
-
-def test_a_class_that_is_no_transforms_is_an_error():
     with pytest.raises(PluginError, match=r"the class OrderedDict, which is not a densevit\.Transforms"):
         build_transforms(DataSection(name="scenes", transforms={"name": "collections:OrderedDict"}))

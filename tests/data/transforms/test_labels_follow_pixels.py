@@ -99,7 +99,7 @@ def different(view: Sample, rotated: bool = False) -> str:
     return ""
 
 
-def views_of(transform: Any, data: Dataset, seeds: int = 12) -> Iterator[Sample]:
+def views_of(transform: Any, data: Dataset, seeds: int = 8) -> Iterator[Sample]:
     for seed in range(seeds):
         found = transform(data[0], np.random.default_rng(seed), TargetTypes.of(data))
         yield from found if isinstance(found, list) else [found]
@@ -131,26 +131,20 @@ def test_labels_follow_the_pixels_of_every_methods_views(name):
         assert not located or different(view) == ""
 
 
-@pytest.mark.parametrize("recoloring", [*get_args(Recoloring), "erasing"])
-def test_built_in_colours_move_no_pixels(recoloring):
-    erasing = ResizedCrop((8, 8), random_erasing=1.0).recoloring
-    steps = erasing if recoloring == "erasing" else recolored(recoloring)
-    assert [step for step in steps if moves_pixels(step)] == []
+def test_built_in_colours_move_no_pixels():
+    steps = [step for recoloring in get_args(Recoloring) for step in recolored(recoloring)]
+    assert not any(map(moves_pixels, [*steps, *ResizedCrop((8, 8), random_erasing=1.0).recoloring]))
 
 
-COLOURS = (
-    *("Equalize", "Solarize", "InvertImg", "CLAHE", "ToGray", "ColorJitter"),
-    *("MotionBlur", "GaussNoise", "ImageCompression", "CoarseDropout", "Downscale", "RandomShadow"),
-)
-GEOMETRY = ("HorizontalFlip", "VerticalFlip", "D4", "Rotate", "Perspective", "RandomGridShuffle", "ThinPlateSpline")
+COLOURS = ("Equalize", "Solarize", "CLAHE", "MotionBlur", "GaussNoise", "ImageCompression", "CoarseDropout")
+GEOMETRY = ("HorizontalFlip", "D4", "Rotate", "Perspective", "RandomGridShuffle", "ThinPlateSpline")
 
 
-@pytest.mark.parametrize(("names", "moves"), [(COLOURS, False), (GEOMETRY, True)], ids=["colours", "geometry"])
-def test_what_moves_pixels_is_as_albumentations_has_it(names, moves, few_draws):
+def test_what_moves_pixels_is_as_albumentations_has_it(few_draws):
     """Of its transforms, which it divides into those of the image only and of the image with its labels."""
     import albumentations as A
 
-    assert {name for name in names if moves_pixels(getattr(A, name)(p=1)) != moves} == set()
+    assert [name for name in COLOURS + GEOMETRY if moves_pixels(getattr(A, name)(p=1))] == [*GEOMETRY]
 
 
 class Tilted(Fixed):
@@ -170,21 +164,17 @@ def data_of(name: str, **values: Any) -> Data:
     return Data(config.data, 0, 32)
 
 
-MOVING: dict[str, dict[str, Any]] = {
-    r"data\.transforms\.rand_augment shears, translates and rotates": {
-        "transforms": {"name": "resized_crop", "rand_augment": 0}
-    },
-    r"data\.transforms: the recoloring Rotate moves pixels": {"transforms": f"{__name__}:Tilted"},
-}
-
-
-@pytest.mark.parametrize("message", MOVING)
-@pytest.mark.parametrize("phase", ["first", "final"])
-def test_moving_pixels_without_labels_is_refused_at_the_start(message, phase):
-    values = MOVING[message] if phase == "first" else {"final_phase": {"start": 0.9, **MOVING[message]}}
-    refused = rf"{message}.*, but labels have places in the image \(boxes, .*Fix: leave it out"
-    with pytest.raises(ConfigError, match=refused):
-        data_of(f"{__name__}:Rectangle", **values).check_splits()
+def test_moving_pixels_without_labels_is_refused_at_the_start():
+    augmented = {"transforms": {"name": "resized_crop", "rand_augment": 0}}
+    tilted = {"transforms": f"{__name__}:Tilted"}
+    for values, message in (
+        (augmented, r"data\.transforms\.rand_augment shears, translates and rotates"),
+        (tilted, r"data\.transforms: the recoloring Rotate moves pixels"),
+        ({"final_phase": {"start": 0.9, **tilted}}, r"data\.transforms: the recoloring Rotate moves pixels"),
+    ):
+        refused = rf"{message}.*, but labels have places in the image \(boxes, .*Fix: leave it out"
+        with pytest.raises(ConfigError, match=refused):
+            data_of(f"{__name__}:Rectangle", **values).check_splits()
 
 
 def test_moving_pixels_is_for_images_whose_labels_have_no_place():
@@ -193,14 +183,11 @@ def test_moving_pixels_is_for_images_whose_labels_have_no_place():
         transform = Augmentation(transforms)
         transform.check(["image_class", "image_score", "class_scores"], TargetTypes())
         assert int(transform(image, np.random.default_rng(0))["targets"]["image_class"]) == 1
-        for key in ("boxes", "masks", "keypoints", "semantic", "depth", "inverse_depth", "normals", "panoptic"):
+        for key in ("boxes", "masks", "keypoints", "semantic", "depth", "panoptic"):
             with pytest.raises(ConfigError, match=rf"places in the image \({key}\)"):
                 transform.check(["image_class", key], TargetTypes())
 
-
-def test_rand_augment_is_refused_on_a_sample_with_places():
-    """Also where the transform is used without `Data`."""
-    with pytest.raises(ConfigError, match=r"data\.transforms\.rand_augment shears"):
+    with pytest.raises(ConfigError, match=r"data\.transforms\.rand_augment shears"):  # also without `Data`
         next(views_of(Augmentation(ResizedCrop((48, 48), rand_augment=9)), Rectangle()))
 
 

@@ -68,8 +68,7 @@ def test_places_of_a_window_around_a_box(box, window, size, tops, lefts):
 def test_objects_with_a_smaller_visible_share_are_left_out(least):
     """An image as high as a crop, shown from some column on: the objects' rows tell them apart."""
     boxes = [(0, 0, 100, 10), (20, 20, 100, 30), (40, 40, 60, 50)]
-    sample = large(boxes, (64, 100))
-    for crop in crops(sample, 30, **({} if least is None else {"min_visible": least})):
+    for crop in crops(large(boxes, (64, 100)), 30, **({} if least is None else {"min_visible": least})):
         white = (crop["image"] > 80).all(0).float()
         visible = {n: float(white[20 * n : 20 * n + 10].sum()) / 10 / (boxes[n][2] - boxes[n][0]) for n in range(3)}
         expected = [n for n, share in visible.items() if share > 0 and share >= (least or 0) - 1e-6]

@@ -14,7 +14,7 @@ from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.image_mixing import ImageMixing
 from densevit.data.transforms.phases import Phase
-from densevit.data.transforms.resized_crop import ResizedCrop, seeded
+from densevit.data.transforms.resized_crop import ResizedCrop
 from densevit.errors import DensevitError
 from densevit.interfaces import Class, Dataset, Sample
 from densevit.targets.types import TargetTypes
@@ -85,22 +85,6 @@ def test_images_and_shares_are_mixed_alike(kind):
         assert one["targets"]["image_id"] == i and one["image"].dtype == torch.uint8
     again = ImageMixing(**{kind: 1.0})(samples, [0, 1], TargetTypes())
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(mixed, again, strict=True))
-
-
-def test_mixup_is_torchvisions():
-    from torchvision.transforms import v2
-
-    samples = [sample(i) for i in range(4)]
-    images, shares = ImageMixing(mixup=0.8)._mixed(
-        torch.stack([one["image"] for one in samples]), np.random.default_rng(2)
-    )
-    rng = np.random.default_rng(2)
-    rng.integers(1)
-    with seeded(int(rng.integers(2**63))):
-        expected, labels = v2.MixUp(alpha=0.8, num_classes=4)(
-            torch.stack([one["image"] for one in samples]).float(), torch.arange(4)
-        )
-    assert (images.float() - expected).abs().max() <= 0.5 and shares == labels.diagonal().tolist()
 
 
 def test_both_alternate_by_batch_and_repeat_after_resuming():

