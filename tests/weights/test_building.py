@@ -172,14 +172,3 @@ def test_a_backbone_gets_weights(file: str, resnet: nn.Module):
 def test_a_wrong_argument_is_an_error_that_names_it(options: Any, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         densevit.create_model(**options)
-
-
-def test_a_predictor_is_trained_in_training_mode():
-    from densevit.training.loop.dense_module import DenseModule
-
-    frozen = {**RESNET, "freeze": True}
-    predictor = densevit.create_model(frozen, {"segmentation": SETR}, ["a"])
-    module = DenseModule(predictor)
-    assert module.model is predictor.model and not module.model.training
-    module.on_fit_start()
-    assert module.model.training and predictor.heads.training and not predictor.backbone.training

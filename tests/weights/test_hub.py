@@ -10,17 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import rich
 import torch
 from safetensors.torch import save_file
 
 import densevit
-from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.interfaces import Class
-from densevit.weights.building import build_model
 from densevit.weights.checkpoint_io import read
-from densevit.weights.pretrained import load_pretrained
 
 SMALL = "test_vit.r160_in1k"  # from timm's own tests, a third of a million parameters
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0])}
@@ -280,20 +275,6 @@ def test_torchvision_weights_use_its_cache_and_metadata(torch_hub, tmp_path, mon
 # ---- the line before a download ----
 
 
-@pytest.mark.parametrize("config", ["start/detector", "start/dfine"])
-def test_shipped_recipe_without_network_says_what_to_write_instead(config, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/nonexistent")
-    resolved = configs.load(config, ["data={name: scenes, image_size: 64}"])
-    with pytest.raises(WeightsError) as error:
-        model = build_model(resolved, {"detection": (Class("cat", 1, (0, 0, 0)),)})
-        load_pretrained(model, resolved)
-    instead = {"start/detector": "backbone=efficientnet_lite0, whose weights are", "start/dfine": "weights=FILE, or a"}
-    assert f"Without a network: {instead[config]}" in str(error.value)
-
-
 def test_download_is_announced_with_size_folder_and_what_to_write_instead(hub, monkeypatch, capsys, tmp_path):
     from huggingface_hub import constants
 
@@ -306,20 +287,6 @@ def test_download_is_announced_with_size_folder_and_what_to_write_instead(hub, m
     assert said.out == "" and said.err.endswith("in place of hf:facebook/model.\n")
     address = "https://huggingface.co/facebook/model/resolve/main/model.safetensors"
     assert f"downloading {address} (114.4 MB) into {tmp_path / 'cache'}. Without a network: name" in said.err
-
-
-def test_torchvision_download_is_announced_unless_the_console_is_quiet(torch_hub, capsys, tmp_path, monkeypatch):
-    """Without a name the best weights, IMAGENET1K_V2."""
-    for quiet in (False, True):
-        monkeypatch.setattr(rich.get_console(), "quiet", quiet)
-        assert_state(read("torchvision:resnet50").tensors)
-        said = capsys.readouterr().err
-        file = "https://download.pytorch.org/models/resnet50-11ad3fa6.pth (102.5 MB)"
-        assert (file in said and str(tmp_path / "hub/checkpoints") in said) if not quiet else said == ""
-        if not quiet:
-            read("torchvision:resnet50")
-            assert capsys.readouterr().err == ""  # from the cache
-        (tmp_path / "hub/checkpoints/resnet50-11ad3fa6.pth").unlink()
 
 
 # ---- timm ----
@@ -360,15 +327,6 @@ def test_restricted_licence_is_a_warning_before_the_download(hub):
     with warnings.catch_warnings(), pytest.raises(WeightsError):
         warnings.simplefilter("error")
         read("timm:vit_small_patch14_dinov2")  # Apache-2.0
-
-
-def test_restricted_licence_of_a_card_is_a_warning_before_the_download(hub):
-    folder = hub.folder / "facebook/model"
-    save_file(STATE, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
-    with pytest.warns(UserWarning, match=r"^Licence of hf:facebook/model: cc-by-nc-4\.0\. Not for commercial use"):
-        assert read("hf:facebook/model").metadata["licence"] == "cc-by-nc-4.0"
-    assert hub.requested[0] == "README.md"
 
 
 def refused(kind, status):

@@ -12,7 +12,7 @@ from densevit.interfaces import CheckpointLayout, Class
 from densevit.weights.building import build_model
 from densevit.weights.converting import with_settings
 from densevit.weights.key_mapping import saved_options, translate_back
-from densevit.weights.label_sets import coco_classes, panoptic_classes, segmentation_classes
+from densevit.weights.label_sets import coco_classes, segmentation_classes
 from densevit.weights.layouts import find
 from densevit.weights.preprocessing import of_folder, of_timm
 from densevit.weights.pretrained import load_pretrained
@@ -122,12 +122,6 @@ def test_converted_models_have_the_settings_of_their_recipe(recipe):
     for section in ("data", "optim", "trainer", "inference", "seed"):
         assert getattr(config, section) == getattr(expected, section)
     assert config.heads[key].evaluation == head.evaluation
-
-
-def test_panoptic_detr_is_evaluated_on_coco_panoptic():
-    config = settings("transformers-detr-panoptic", "panoptic", {"name": "detr_panoptic"}, panoptic_classes(133))
-    assert (config.data.name, config.data.transforms.name) == ("coco_panoptic", "detr")
-    assert (config.data.image_size, config.trainer.max_epochs) == ((800, 1333), 25)
 
 
 def test_a_layout_without_a_recipe_gets_what_a_config_needs():

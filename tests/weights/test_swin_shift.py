@@ -16,18 +16,17 @@ SWIN = {"name": "swin", "variant": "nano", "window_size": 4}
 
 
 @pytest.fixture
-def backbone(tmp_path):
-    """`backbone(shift)`: the folder of a backbone; without a rule, of one that was saved before the option existed."""
+def exported(tmp_path):
+    """`exported(layout, shift)`: an export and its file; without a rule, of a backbone saved before the option was."""
 
-    def backbone(shift=None):
-        torch.manual_seed(0)
+    def exported(layout, shift=None):
         section = {**SWIN, **({"shift": shift} if shift else {})}
-        folder = tmp_path / f"{shift}"
-        folder.mkdir()
-        save_backbone(densevit.create_backbone(**section).eval(), section, folder / "model.safetensors")
-        return folder
+        save_backbone(densevit.create_backbone(**section).eval(), section, tmp_path / "model.safetensors")
+        found = export(tmp_path, layout)
+        found.write(tmp_path / "theirs.pth")
+        return found, str(tmp_path / "theirs.pth")
 
-    return backbone
+    return exported
 
 
 @pytest.mark.parametrize(
@@ -35,73 +34,55 @@ def backbone(tmp_path):
     [
         (None, "timm-swin", None),
         (None, "microsoft-swin", "both_axes"),
-        (None, "transformers-swin", "both_axes"),
-        (None, "microsoft-swin-dense", "dense"),
         ("dense", "microsoft-swin-dense", None),
         ("dense", "timm-swin", "per_axis"),
     ],
 )
-def test_an_export_reports_another_shift_which_its_conversion_has(shift, layout, theirs, backbone, tmp_path):
-    exported = export(backbone(shift), layout)
-    notes = [note for note in exported.notes if "shift" in note]
+def test_an_export_reports_another_shift_which_its_conversion_has(shift, layout, theirs, exported):
+    found, file = exported(layout, shift)
+    notes = [note for note in found.notes if "shift" in note]
     assert notes == ([f"There, shift is {theirs}: outputs differ for some image sizes."] if theirs else [])
-    exported.write(tmp_path / "theirs.pth")
-    converted = convert(tmp_path / "theirs.pth")
+    converted = convert(file)
     assert converted.section.options["shift"] == (theirs or shift or "per_axis")
     assert converted.backbone.stages[2][-1].attention.rule == (theirs or shift or "per_axis")
 
 
-def config_of(**backbone):
-    values = {"backbone": {**SWIN, **backbone}, "heads": {"maps": {"name": "setr", "width": 16}}}
-    return configs.from_mapping({**values, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})
-
-
-def loaded(config, seed=0):
-    torch.manual_seed(seed)
+def loaded(values):
+    values |= {"heads": {"maps": {"name": "setr", "width": 16}}, "data": {"name": "scenes"}}
+    config = configs.from_mapping({**values, "trainer": {"max_steps": 1}})
     model = build_model(config, {"segmentation": segmentation_classes(2)})
-    return model, load_pretrained(model, config)[0].notes
+    return model, config, [note for note in load_pretrained(model, config)[0].notes if "shift" in note]
 
 
-def test_weights_set_the_shift_of_their_project_unless_the_config_does(backbone, tmp_path):
-    file = tmp_path / "theirs.pth"
-    export(backbone(), "microsoft-swin").write(file)
-    notes = []
-    for own, expected in (
-        ({}, "both_axes"),
-        ({"shift": "both_axes"}, "both_axes"),
-        ({"shift": "per_axis"}, "per_axis"),
-    ):
-        config = config_of(weights=str(file), **own)
-        model, found = loaded(config)
-        assert model.backbone.stages[2][-1].attention.rule == model.architecture.backbone.options["shift"] == expected
-        assert config.backbone.options["shift"] == expected
-        notes.append([note for note in found if "shift" in note])
-    assert notes == [
-        ["backbone.shift is both_axes in place of per_axis: microsoft-swin computes with it."],
-        [],
-        ["Warning: backbone.shift is per_axis; microsoft-swin computes with both_axes."],
-    ]
+@pytest.mark.parametrize(
+    ("own", "shift", "notes"),
+    [
+        ({}, "both_axes", ["backbone.shift is both_axes in place of per_axis: microsoft-swin computes with it."]),
+        ({"shift": "both_axes"}, "both_axes", []),
+        (
+            {"shift": "per_axis"},
+            "per_axis",
+            ["Warning: backbone.shift is per_axis; microsoft-swin computes with both_axes."],
+        ),
+    ],
+)
+def test_weights_set_the_shift_of_their_project_unless_the_config_does(own, shift, notes, exported):
+    """The window, too, is that of the weights; the config that results gives the same model."""
+    backbone = {"name": "swin", "variant": "nano", "weights": exported("microsoft-swin")[1], **own}
+    model, config, found = loaded({"backbone": backbone})
+    assert found == notes and config.backbone.options["window_size"] == 4
+    assert model.backbone.stages[2][-1].attention.rule == model.architecture.backbone.options["shift"] == shift
+    assert config.backbone.options["shift"] == shift
+    again, _, found = loaded({"backbone": config.model_dump()["backbone"]})
+    assert found == [note for note in notes if note.startswith("Warning")]
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.equal(tensor, again.backbone.state_dict()[name]), name
 
 
-def test_a_backbone_created_with_another_shift_warns(backbone, tmp_path):
-    file = tmp_path / "theirs.pth"
-    export(backbone(), "microsoft-swin").write(file)
+def test_a_backbone_created_with_another_shift_warns(exported):
+    file = exported("microsoft-swin")[1]
     with pytest.warns(UserWarning, match="^backbone.shift is per_axis; microsoft-swin computes with both_axes.$"):
         own = densevit.create_backbone(**SWIN, shift="per_axis", weights=file)
     assert own.stages[2][-1].attention.rule == "per_axis"
     with pytest.warns(UserWarning, match="^backbone.shift is per_axis; microsoft-swin computes with both_axes.$"):
         densevit.create_model({**SWIN, "shift": "per_axis"}, {"maps": "setr"}, ["a", "b"], weights=file)
-
-
-def test_the_config_with_the_options_of_weights_gives_the_same_model(backbone, tmp_path):
-    """A window other than the default has other bias tables, which are random before the weights are loaded."""
-    file = tmp_path / "theirs.pth"
-    export(backbone(), "microsoft-swin").write(file)
-    config = config_of(weights=str(file))
-    del config.backbone.window_size
-    model, _ = loaded(config)
-    assert config.backbone.options["window_size"] == 4
-    again, notes = loaded(configs.from_mapping(config.model_dump()))
-    assert [note for note in notes if "window" in note or "shift" in note] == []
-    for (name, ours), theirs in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs), name

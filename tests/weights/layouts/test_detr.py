@@ -13,8 +13,7 @@ from densevit.weights.label_sets import coco_classes
 from densevit.weights.layouts import find, recognise
 from densevit_heads.deformable_detr.checkpoints import DEFORMABLE_DETR
 from densevit_heads.detr.checkpoints import DETR, IMPOSSIBLE
-from tests.weights.layouts import models
-from tests.weights.layouts.originals.record_detr import random_detector
+from tests.weights.layouts.originals.weights import random_detr
 from tests.weights.layouts.recordings import recorded
 
 pytestmark = pytest.mark.integration
@@ -27,7 +26,7 @@ TRANSFORMER = {"width": 256, "num_heads": 8, "encoder_layers": 6, "decoder_layer
 
 
 def state_of(original):
-    return random_detector(recorded(original)[0])
+    return random_detr(recorded(original)[0])
 
 
 def test_classes_match_coco_s_files():
@@ -170,7 +169,3 @@ def test_attentions_of_different_points_raise():
             state[name] = state[name][: len(state[name]) // 2]
     with pytest.raises(WeightsError, match="expected the same number in encoder and decoder"):
         describe(state, DEFORMABLE_DETR)
-
-
-def test_transformers_own_resnet_is_another_layout():
-    assert recognise(models.deformable_detr(True).state_dict()) is not DEFORMABLE_DETR

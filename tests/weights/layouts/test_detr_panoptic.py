@@ -11,7 +11,7 @@ from densevit.weights.key_mapping import translate
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes
 from densevit.weights.layouts import find
 from densevit.weights.pretrained import load_pretrained
-from tests.weights.layouts.originals.record_detr import random_detector
+from tests.weights.layouts.originals.weights import random_detr
 from tests.weights.layouts.recordings import recorded
 
 pytestmark = pytest.mark.integration
@@ -24,7 +24,7 @@ def written_detector(project, rows, folder, names):
     from transformers import DetrConfig, DetrForObjectDetection
 
     if project == "detr":
-        state = random_detector(recorded("detr-panoptic")[0])
+        state = random_detr(recorded("detr-panoptic")[0])
         state = {key.removeprefix("detr."): x for key, x in state.items() if key.startswith("detr.")}
         state |= {key: x[:rows] for key, x in state.items() if key.startswith("class_embed.")}
         torch.save({"model": state}, folder / "detector.pth")

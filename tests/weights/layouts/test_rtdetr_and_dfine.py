@@ -193,12 +193,6 @@ def test_wrong_points_and_an_unknown_hgnet_are_refused():
         describe(state, find("dfine"))
 
 
-def test_deeper_backbones_are_frozen_as_in_the_authors_configs():
-    for layer, expected in (("basic", {}), ("bottleneck", {"norm": "frozen", "frozen_stages": 1})):
-        backbone = describe(models.rtdetr(layer=layer).state_dict(), find("transformers-rtdetr"))["backbone"]
-        assert {key: backbone[key] for key in ("norm", "frozen_stages") if key in backbone} == expected
-
-
 def test_heads_that_layers_share_are_stored_once():
     """As transformers 5 does for a model whose config has `tie_word_embeddings`."""
     state = models.dfine(TWO_LEVELS).state_dict()

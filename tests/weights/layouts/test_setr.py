@@ -14,7 +14,7 @@ from densevit.weights.weights_table import weights_table
 from densevit_backbones.vit.variants import VARIANTS, Variant
 from densevit_workbench.interchange.foreign_export import export
 from densevit_workbench.interchange.foreign_weights import convert, write
-from tests.weights.layouts.originals.record_vit import random_weights
+from tests.weights.layouts.originals.weights import random_weights
 from tests.weights.layouts.recordings import recorded
 
 pytestmark = pytest.mark.integration

@@ -1,6 +1,6 @@
 """Swins compute what the code of their checkpoints does, also on maps that are not larger than a window.
 
-What the authors' code computes was recorded by `originals/record_swin.py`; timm, torchvision and transformers are run.
+What the authors' code computes was recorded by `originals/record.py`; timm, torchvision and transformers are run.
 """
 
 import json
@@ -15,7 +15,7 @@ from densevit.weights.key_mapping import describe, translate
 from densevit.weights.layouts import find, recognise
 from densevit_backbones.swin.backbone import Swin
 from densevit_backbones.swin.variants import VARIANTS, Variant
-from tests.weights.layouts.originals.record_swin import random_image, random_state, sampled
+from tests.weights.layouts.originals.weights import random_image, random_state, sampled
 from tests.weights.layouts.recordings import HERE
 
 pytestmark = pytest.mark.integration

@@ -6,11 +6,13 @@ import torch
 from densevit.weights.key_mapping import translate_back
 from densevit.weights.layouts import find, recognise, same_tensors
 from densevit_backbones.vit.variants import VARIANTS, Variant
-from tests.weights.layouts.originals.record_depth_anything import random_depth_anything
-from tests.weights.layouts.originals.record_dpt import random_dpt
-from tests.weights.layouts.originals.record_google import random_arrays
-from tests.weights.layouts.originals.record_swin import random_image
-from tests.weights.layouts.originals.record_vit import random_weights
+from tests.weights.layouts.originals.weights import (
+    random_depth_anything,
+    random_dpt,
+    random_google,
+    random_image,
+    random_weights,
+)
 from tests.weights.layouts.recordings import recorded, size_of
 
 pytestmark = pytest.mark.integration
@@ -61,7 +63,7 @@ def test_features_are_those_of_the_original_with_its_position_resizing_only(orig
 @torch.no_grad()
 def test_google_s_features_are_those_of_the_original(original, loaded):
     shapes, maps = recorded(original)
-    state = random_arrays(shapes)
+    state = random_google(shapes)
     assert recognise({f"opt/target/{key}": x for key, x in state.items()}).name == "google-vit"  # of a training
     vit, with_erf = loaded(state, "google-vit"), loaded(state, "google-vit", gelu="erf")
     [(key, expected)] = maps.items()
