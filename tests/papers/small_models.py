@@ -1,6 +1,7 @@
-"""What the tests of papers share: random values for all tensors, and the cost of models."""
+"""What the tests of papers share: random values for all tensors, and the neighbours of cells."""
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def randomise(module: nn.Module) -> nn.Module:
@@ -16,3 +17,8 @@ def randomise(module: nn.Module) -> nn.Module:
         elif name.endswith("running_var"):
             nn.init.uniform_(buffer, 0.5, 2.0)
     return module
+
+
+def neighbours(x: Tensor, size: int) -> Tensor:
+    """The cells of (B, C, H, W) around each cell, 0 outside: (B, C, size * size, H * W)."""
+    return F.unfold(x, size, padding=size // 2).unflatten(1, (x.shape[1], -1))

@@ -5,8 +5,6 @@ from functools import partial
 import pytest
 import torch
 
-import densevit
-from densevit.errors import DensevitError
 from densevit_papers.attention_resnet import AttentionResNet
 from densevit_papers.axial import Axial, AxialAttention
 from densevit_papers.lr_net import LocalRelations
@@ -41,15 +39,6 @@ def test_depths_have_inserted_blocks_beside_their_residual_block():
     resnet = small(non_local=NonLocal(1))  # blocks of 1, 2, 4 and 1 after the stem; position 2 of the third stage
     own = {id(p) for p in [*resnet.layer3[2].parameters(), *resnet.inserted["3_2"].parameters()]}
     assert {id(p) for p in resnet.parameter_depths()[1 + 1 + 2 + 2]} == own
-
-
-def test_sections_of_a_config_become_options():
-    resnet = densevit.create_backbone(
-        "attention_resnet", depth=26, width=0.125, sasa={"num_heads": 2, "kernel_size": 3}
-    )
-    assert resnet.layer1[0].conv2.kernel_size == 3 and resnet.layer1[0].conv2.num_heads == 2
-    with pytest.raises(DensevitError, match=r"sasa\.heads.*num_heads"):
-        densevit.create_backbone("attention_resnet", sasa={"heads": 2})
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Class
-from densevit_papers.perceiver_io import Layer, PerceiverIO, cell_centres
+from densevit_papers.perceiver_io import Layer, PerceiverIO
 
 if TYPE_CHECKING:
     from transformers.models.perceiver.modeling_perceiver import PerceiverLayer
@@ -122,13 +122,6 @@ def test_logits_and_gradients_match_transformers(options: dict) -> None:
         (logits * weights).sum().backward()
     for x, y in zip(features, copies, strict=True):
         torch.testing.assert_close(x.grad, y.grad, rtol=1e-3, atol=1e-4)
-
-
-def test_centres_are_those_of_the_image_without_padding() -> None:
-    """Two cells of stride 4 in an image of 8 x 6 pixels: the second column's centre, pixel 6, is its right border."""
-    found = cell_centres(torch.zeros(1, 3, 2, 2), 4, torch.tensor([[8, 6]]))
-    expected = [[[-0.5, -1 / 3], [-0.5, 1.0], [0.5, -1 / 3], [0.5, 1.0]]]
-    torch.testing.assert_close(found, torch.tensor(expected))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from densevit_papers.sagan import SelfAttentionBlock
 from tests.papers.small_models import randomise
@@ -12,10 +13,7 @@ def block_by_hand(block: SelfAttentionBlock, x: torch.Tensor) -> torch.Tensor:
     C, H, W = x.shape
     f, h = (torch.einsum("dc,chw->dhw", layer.weight[:, :, 0, 0], x) for layer in (block.key, block.value))
     if block.pooling:  # over 2 x 2 cells; those at the right and bottom may be incomplete
-        f, h = (
-            torch.stack([y[:, i : i + 2, j : j + 2].amax((1, 2)) for i in range(0, H, 2) for j in range(0, W, 2)], 1)
-            for y in (f, h)
-        )
+        f, h = (F.max_pool2d(y, 2, ceil_mode=True) for y in (f, h))
     f, h, results = f.flatten(1), h.flatten(1), []
     for cell in x.flatten(1).T:
         scores = f.T @ (block.query.weight[:, :, 0, 0] @ cell)

@@ -12,8 +12,6 @@ import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError, DensevitError, PluginError
 from densevit.interfaces import Class
-from densevit.weights import hub
-from densevit.weights.hub import Published
 
 RESNET = {"name": "resnet", "depth": 18}
 SETR = {"name": "setr", "decoder": "naive", "width": 8}
@@ -96,6 +94,9 @@ def test_a_model_without_a_config_is_saved_and_loaded_to_the_last_bit(tmp_path: 
 
 
 def test_weights_of_a_backbone_and_of_a_whole_model(file: str, resnet: nn.Module, tmp_path: Path):
+    assert is_of(densevit.create_backbone("resnet", weights=file, depth=18), resnet)
+    with pytest.raises(DensevitError, match=r"not the model's|another shape|missing"):
+        densevit.create_backbone("resnet", weights=file, depth=50)
     first = densevit.create_model(RESNET, {"seg": SETR}, ["a", "b"], weights=file)
     assert is_of(first.backbone, resnet) and first.sections.backbone.weights == file
     densevit.save(first, tmp_path / "whole.safetensors")
@@ -104,16 +105,6 @@ def test_weights_of_a_backbone_and_of_a_whole_model(file: str, resnet: nn.Module
     state = other.model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in first.model.state_dict().items())
     assert not is_of(densevit.create_model(RESNET, {"seg": SETR}, ["a", "b"]).backbone, resnet)
-
-
-def test_published_weights_bring_their_mean_and_deviation(resnet: nn.Module, monkeypatch: pytest.MonkeyPatch):
-    facts = {"mean": (0.5, 0.25, 0.125), "std": (0.5, 0.5, 0.5)}
-    monkeypatch.setattr(hub, "fetch", lambda source, instead: Published(dict(resnet.state_dict()), facts))
-    predictor = densevit.create_model(RESNET, {"seg": SETR}, ["a"], weights="timm:resnet18.a1_in1k")
-    assert is_of(predictor.backbone, resnet)
-    assert predictor.backbone.mean == (0.5, 0.25, 0.125) and predictor.model.mean.flatten()[1] == 255 * 0.25
-    backbone = densevit.create_backbone("resnet", depth=18, weights="timm:resnet18.a1_in1k")
-    assert is_of(backbone, resnet) and (backbone.mean, backbone.std) == (facts["mean"], facts["std"])
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
@@ -137,18 +128,10 @@ def test_a_config_s_weights_are_loaded_unless_told_not_to(
     assert given.config.backbone.weights == file and config.backbone.weights == "nowhere.pth"
 
 
-def test_a_backbone_gets_weights(file: str, resnet: nn.Module):
-    assert is_of(densevit.create_backbone("resnet", weights=file, depth=18), resnet)
-    assert not is_of(densevit.create_backbone("resnet", depth=18), resnet)
-    with pytest.raises(DensevitError, match=r"depth is not an option|not the model's|another shape|missing"):
-        densevit.create_backbone("resnet", weights=file, depth=50)
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"backbone": "resnet"}, ConfigError, "create_model: a backbone without heads. Expected heads="),
-        ({"backbone": {"name": "resnet"}}, ConfigError, "create_model: a backbone without heads. Expected heads="),
         ({"backbone": "rsnet", "heads": {"a": "setr"}}, PluginError, "no backbone 'rsnet'. Did you mean 'resnet'"),
         ({"backbone": "resnet", "heads": {"a": {"nam": "setr"}}}, ConfigError, "create_model: heads.a.name is missing"),
         ({"backbone": "resnet", "heads": {"a": "setr"}}, PluginError, "heads.a: 'setr' .* has no classes"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import rich
 import torch
 from safetensors.torch import save_file
 
@@ -111,15 +112,20 @@ def test_hub_repository_gives_weights_and_metadata(hub):
     folder = hub.folder / "facebook/model"
     save_file(STATE, folder / "model.safetensors", metadata={"format": "pt"})
     torch.save({"x": torch.ones(1)}, folder / "pytorch_model.bin")
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
     (folder / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "1": "dog"}}))
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
-    found = read("hf:facebook/model")
+    with pytest.warns(UserWarning, match=r"^Licence of hf:facebook/model: cc-by-nc-4\.0\. Not for commercial use"):
+        found = read("hf:facebook/model")
     assert_state(found.tensors)
+    assert hub.requested[0] == "README.md"  # before the download
+    assert found.metadata["licence"] == "cc-by-nc-4.0"
     assert found.source == "hf:facebook/model" and found.header == {"format": "pt"}
     assert found.metadata["classes"] == ["cat", "dog"]
     (folder / "old").mkdir()
     torch.save({"model": STATE}, folder / "old/detr.pth")
-    by_name = read("hf:facebook/model/old/detr.pth")
+    with pytest.warns(UserWarning, match="Not for commercial use"):
+        by_name = read("hf:facebook/model/old/detr.pth")
     assert_state(by_name.tensors)
     assert by_name.metadata["classes"] == ["cat", "dog"]
     assert found.metadata["mean"] == pytest.approx((0.5,) * 3) and found.metadata["std"] == pytest.approx((0.25,) * 3)
@@ -153,15 +159,13 @@ def test_repository_without_usual_files_error_lists_its_files(hub):
         read(f"timm:{SMALL}")
 
 
-def test_offline_uses_the_cache(hub):
+def test_offline_the_cache_is_used_or_the_error_lists_the_files_to_download(hub):
     torch.save(STATE, hub.folder / "facebook/model/pytorch_model.bin")
     hub.failure, hub.cached = ConnectionError("no route"), {"pytorch_model.bin"}
     with pytest.warns(UserWarning, match=r"unreachable \(ConnectionError: no route\).*mean and std are not known"):
         assert_state(read("hf:facebook/model").tensors)
-
-
-def test_offline_error_lists_the_files_to_download(hub):
-    hub.failure = ConnectionError("Failed to resolve 'huggingface.co'")
+    hub.failure, hub.cached, hub.tried = ConnectionError("Failed to resolve 'huggingface.co'"), set(), 0
+    hub.requested.clear()
     with pytest.raises(WeightsError) as error:
         read("hf:facebook/model")
     message = str(error.value)
@@ -186,14 +190,12 @@ def real_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to try again"))
 
     def fill():
-        snapshot = tmp_path / "models--facebook--model/snapshots" / ("0" * 40)
-        snapshot.mkdir(parents=True)
-        (tmp_path / "models--facebook--model/refs").mkdir()
-        (tmp_path / "models--facebook--model/refs/main").write_text("0" * 40)
+        folder = tmp_path / "models--facebook--model"
+        snapshot = folder / "snapshots" / ("0" * 40)
+        for path in (snapshot, folder / "refs"):
+            path.mkdir(parents=True)
+        (folder / "refs/main").write_text("0" * 40)
         save_file(STATE, snapshot / "model.safetensors", metadata={"format": "pt"})
-        (snapshot / "preprocessor_config.json").write_text(
-            json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3})
-        )
 
     return fill
 
@@ -205,7 +207,9 @@ def test_without_network_the_real_library_is_asked_once(real_hub, source, monkey
 
     monkeypatch.setattr("densevit.weights.hub.TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1] if source.startswith("hf:") else unused_port()
+        port = silent.getsockname()[1]
+        if not source.startswith("hf:"):
+            silent.close()
         for name in ("HUGGINGFACE_CO_URL_TEMPLATE", "ENDPOINT"):
             value = getattr(constants, name).replace(constants.ENDPOINT, f"http://127.0.0.1:{port}")
             monkeypatch.setattr(constants, name, value)
@@ -222,15 +226,7 @@ def test_without_network_the_real_library_is_asked_once(real_hub, source, monkey
             assert "Without a network: backbone=efficientnet_lite0, whose weights are" in str(error.value)
         if source == "hf:facebook/model":
             real_hub()
-            found = read(source)
-            assert_state(found.tensors)
-            assert found.metadata["mean"] == pytest.approx((0.5,) * 3)
-
-
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+            assert_state(read(source).tensors)
 
 
 # ---- torchvision ----
@@ -252,7 +248,7 @@ def torch_hub(tmp_path, monkeypatch):
     return requested
 
 
-def test_torchvision_weights_use_its_cache_and_metadata(torch_hub, tmp_path, monkeypatch):
+def test_torchvision_weights_use_its_cache_and_metadata(torch_hub, tmp_path, monkeypatch, capsys):
     found = read("torchvision:resnet50/IMAGENET1K_V1")
     assert_state(found.tensors)
     cached = tmp_path / "hub/checkpoints/resnet50-0676ba61.pth"
@@ -261,6 +257,9 @@ def test_torchvision_weights_use_its_cache_and_metadata(torch_hub, tmp_path, mon
     assert len(found.metadata["classes"]) == 1000 and found.metadata["classes"][:2] == ["tench", "goldfish"]
     read("torchvision:resnet50/IMAGENET1K_V1")
     assert len(torch_hub) == 1  # the second time from the cache
+    assert "downloading https://download.pytorch.org/models/resnet50-0676ba61.pth (102.5 MB)" in capsys.readouterr().err
+    read("torchvision:resnet50")
+    assert torch_hub[1][1].name == "resnet50-11ad3fa6.pth"  # without a name the best weights, IMAGENET1K_V2
 
     def refuse(*_, **__):
         raise urllib.error.URLError("Name or service not known")
@@ -276,6 +275,7 @@ def test_torchvision_weights_use_its_cache_and_metadata(torch_hub, tmp_path, mon
 
 
 def test_download_is_announced_with_size_folder_and_what_to_write_instead(hub, monkeypatch, capsys, tmp_path):
+    """Unless the console is quiet."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -287,6 +287,9 @@ def test_download_is_announced_with_size_folder_and_what_to_write_instead(hub, m
     assert said.out == "" and said.err.endswith("in place of hf:facebook/model.\n")
     address = "https://huggingface.co/facebook/model/resolve/main/model.safetensors"
     assert f"downloading {address} (114.4 MB) into {tmp_path / 'cache'}. Without a network: name" in said.err
+    monkeypatch.setattr(rich.get_console(), "quiet", True)
+    read("hf:facebook/model")
+    assert capsys.readouterr().err == ""
 
 
 # ---- timm ----

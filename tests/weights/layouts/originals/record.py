@@ -42,12 +42,11 @@ def stand_in(name: str, checkout: Path | None = None, **values: Any) -> None:
     parent, _, last = name.rpartition(".")
     if parent and parent not in sys.modules:
         stand_in(parent, checkout)
-    sys.modules.setdefault(name, ModuleType(name)).__path__ = (
-        [str(checkout / name.replace(".", "/"))] if checkout else []
-    )
-    vars(sys.modules[name]).update(values)
+    module = sys.modules.setdefault(name, ModuleType(name))
+    module.__path__ = [str(checkout / name.replace(".", "/"))] if checkout else []
+    vars(module).update(values)
     if parent:
-        setattr(sys.modules[parent], last, sys.modules[name])
+        setattr(sys.modules[parent], last, module)
 
 
 def old_timm() -> None:
@@ -77,7 +76,7 @@ def cells_of(tokens: Tensor, size: Size, stride: int = 16) -> Tensor:
     return tokens[:, -h * w :].transpose(1, 2).unflatten(2, (h, w))
 
 
-def inputs_of(module: nn.Module, call: Callable[[], object]) -> Tensor:
+def output_of(module: nn.Module, call: Callable[[], object]) -> Tensor:
     """The output of a module during a call."""
     outputs: list[Tensor] = []
     hook = module.register_forward_hook(lambda module, inputs, x: outputs.append(x))
@@ -117,7 +116,7 @@ def swin(checkout: Path, file: str, kind: str = "SwinTransformer", sizes: Sequen
             outputs = call()
             maps = [*(outputs.values() if isinstance(outputs, dict) else outputs)]
         else:
-            maps = [cells_of(inputs_of(model.norm, call), size, 32)]
+            maps = [cells_of(output_of(model.norm, call), size, 32)]
         tensors |= {f"{name_of(size)}.{i}": x for i, x in enumerate(sampled(maps))}
         shapes[name_of(size)] = own
     first = next(iter(shapes.values()))
@@ -164,7 +163,7 @@ def mae(checkout: Path) -> Recording:
         state = dict(model.state_dict())
         interpolate_pos_embed(vit, state)
         assert vit.load_state_dict(state, strict=False).missing_keys == []
-        x = inputs_of(vit.norm, partial(vit.eval().forward_features, random_image(*size)))
+        x = output_of(vit.norm, partial(vit.eval().forward_features, random_image(*size)))
         tensors[f"{name_of(size)}.4"] = cells_of(x, size)
     return shapes_of(model), tensors
 
@@ -247,7 +246,7 @@ def facebook_mvit(checkout: Path, token: bool) -> Recording:
     data = SimpleNamespace(TRAIN_CROP_SIZE=96, TEST_CROP_SIZE=96)
     build = importlib.import_module("mvit.models.mvit_model").MViT
     model = build(SimpleNamespace(DATA=data, MODEL=options, MVIT=mvit))
-    last = lambda image: {3: cells_of(inputs_of(model.norm, partial(model, image)), (96, 96), 32)}  # noqa: E731
+    last = lambda image: {3: cells_of(output_of(model.norm, partial(model, image)), (96, 96), 32)}  # noqa: E731
     return record_mvit(model, last, ((96, 96),))
 
 
