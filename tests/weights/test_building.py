@@ -79,20 +79,6 @@ def test_names_and_sections_build_a_model():
     assert result.semantic.shape == (64, 96) and set(result.names) <= {"cat"}
 
 
-def test_a_model_without_a_config_is_saved_and_loaded_to_the_last_bit(tmp_path: Path):
-    heads = {"ground": {**SETR, "neck": {"name": "fpn", "width": 8}}, "weather": SETR}
-    classes = {"ground": ["road", "grass", "water"], "weather": ["sun", "rain"]}  # two heads of one task
-    predictor = densevit.create_model({**RESNET, "mean": [0.1, 0.2, 0.3]}, heads, classes)
-    densevit.save(predictor, tmp_path / "mine.safetensors")
-    again = densevit.load(tmp_path / "mine.safetensors")
-    assert again.classes == predictor.classes and again.model.architecture == predictor.model.architecture
-    assert torch.equal(again.model.mean, predictor.model.mean)
-    state = again.model.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in predictor.model.state_dict().items())
-    found, expected = again.predict(IMAGE), predictor.predict(IMAGE)
-    assert all(torch.equal(found[name].semantic, expected[name].semantic) for name in heads)
-
-
 def test_weights_of_a_backbone_and_of_a_whole_model(file: str, resnet: nn.Module, tmp_path: Path):
     assert is_of(densevit.create_backbone("resnet", weights=file, depth=18), resnet)
     with pytest.raises(DensevitError, match=r"not the model's|another shape|missing"):

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from densevit.errors import WeightsError
-from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
 from densevit.weights.key_mapping import describe, translate
 from densevit.weights.label_sets import preset_classes
 from densevit.weights.layouts import find, recognise
@@ -137,19 +136,6 @@ def test_windows_of_microsofts_second_swin_are_those_of_its_coordinates(released
     assert [stage[-1].attention.window for stage in backbone.stages] == [16, 16, 16, 8]
     own = describe(state, find("microsoft-swinv2"))["backbone"]
     assert own["pretrained_window_sizes"] == (12, 12, 12, 6)
-
-
-def test_mean_and_std_are_google_s_for_its_vits_and_imagenet_s_otherwise():
-    half, of_imagenet = ((0.5,) * 3, (0.5,) * 3), (IMAGENET_MEAN, IMAGENET_STD)
-    for name in ("google-vit", *(f"transformers-{x}" for x in ("vit", "mae", "deit", "dinov2", "swinv2", "resnet"))):
-        publishing = find(name).publishing
-        assert (publishing.mean, publishing.std) == (half if name.endswith("-vit") else of_imagenet), name
-
-
-def test_buffers_and_mask_tokens_of_older_files_are_known():
-    index = "encoder.layers.1.blocks.0.attention.self.relative_position_index"
-    for layout, name in {"transformers-swin": index, "transformers-vit": "embeddings.mask_token"}.items():
-        assert translate({name: torch.zeros(1)}, find(layout)).left_out.keys() == {name}
 
 
 # ---- models with a head ----

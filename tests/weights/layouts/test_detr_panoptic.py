@@ -61,22 +61,16 @@ def test_a_detector_of_the_same_classes_starts_the_head(project, key, tmp_path):
     assert fit.notes[0] == f"Read as {project}."
 
 
-def test_a_detector_of_things_gives_their_rows_of_the_class_layer(tmp_path):
+def test_a_detector_of_things_gives_their_rows_and_only_what_a_detector_never_has_may_be_missing(tmp_path):
     """The 80 things are the first of the 133 panoptic classes; the rows of stuff keep their initial values."""
-    model, config = started(written_detector("detr", 92, tmp_path, ()), "weights", coco_panoptic_classes())
+    file = written_detector("detr", 92, tmp_path, ())
+    model, config = started(file, "weights", coco_panoptic_classes())
     before = model.heads["panoptic"].label_head.weight.detach().clone()
     [fit] = load_pretrained(model, config)
-    assert not fit.left_out
-    assert {one.name for one in fit.adapted} == {f"heads.panoptic.label_head.{x}" for x in ("weight", "bias")}
     after = model.heads["panoptic"].label_head.weight
-    assert torch.equal(after[80:133], before[80:133]) and not (after[:80] == before[:80]).any()
-
-
-def test_a_detector_with_other_tensors_raises(tmp_path):
-    """Only what a detector never has may be missing."""
-    model, config = started(written_detector("detr", 92, tmp_path, ()), "weights", coco_classes(), positions="learned")
+    assert torch.equal(after[80:133], before[80:133]) and not (after[:80] == before[:80]).any() and not fit.left_out
     with pytest.raises(WeightsError, match=r"2 tensors are missing \(heads.panoptic.positions"):
-        load_pretrained(model, config)
+        load_pretrained(*started(file, "weights", coco_classes(), positions="learned"))
 
 
 def started(file, key, classes, **options):

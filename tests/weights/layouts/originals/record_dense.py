@@ -286,7 +286,6 @@ for _repository, _make, _each in (
         "detr-learned": {"backbone": "resnet18", "pre_norm": True, "position_embedding": "learned"},
         "detr-dc5": {"dilation": True},
         "detr-panoptic": PANOPTIC,
-        "detr-panoptic-dc5": {**PANOPTIC, "dilation": True},
     }),
     ("fundamentalvision/Deformable-DETR", detr, {
         "deformable-detr": {},
