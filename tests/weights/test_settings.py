@@ -1,6 +1,7 @@
 """The evaluation config of a converted model, and options from config.json and names that tensors do not determine."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -80,12 +81,10 @@ LAYOUTS = {  # head, except dinov3's: layout
     "segformer": "segformer",
     "upernet": "transformers-upernet",
 }
-PUBLISHED = with_variants(
-    path
-    for pattern in ("coco/deformable_detr_*", "*/eomt_*", "*/mask2former_*", "*/segformer_*", "*/upernet_*")
-    for path in Path("configs").glob(f"{pattern}.yaml")
-    if "12ep" not in path.stem and "dinov3" not in path.stem
-)
+PATTERNS = ("coco/deformable_detr_*", "*/eomt_*", "*/mask2former_*", "*/segformer_*", "*/upernet_*")
+FILES = [path for pattern in PATTERNS for path in Path("configs").glob(f"{pattern}.yaml")]
+PUBLISHED = with_variants(path for path in FILES if "12ep" not in path.stem and "dinov3" not in path.stem)
+PUBLISHED = [one for one in PUBLISHED if not re.search("variant=b[1-4]", one.overrides)]  # of SegFormer, the ends
 
 
 @pytest.mark.parametrize("recipe", PUBLISHED, ids=str)

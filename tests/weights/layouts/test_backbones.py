@@ -1,6 +1,6 @@
 """Encoders of timm, torchvision and transformers with random weights: ours have their features.
 
-Swins are compared in `test_swin_originals.py`.
+Swins are compared in `test_window_originals.py`.
 """
 
 import re

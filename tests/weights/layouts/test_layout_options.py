@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import densevit
-from densevit import config as configs
 from densevit.weights.key_mapping import missing_because, translate, translate_back
 from densevit.weights.layouts import find
 from densevit_backbones.vit.variants import VARIANTS, Variant
@@ -116,21 +115,11 @@ def written(tmp_path, randomise):
     return written
 
 
-def trained(section, folder):
-    """The backbone of a run of one step without learning."""
-    data = {"name": "scenes", "train_length": 2, "val_length": 1, "image_size": 64, "batch_size": 2, "num_workers": 0}
-    values = {"backbone": {**section, "freeze": True}, "heads": {"x": {"name": "setr", "width": 8, "evaluation": None}}}
-    values |= {"data": data, "trainer": {"max_steps": 1, "accelerator": "cpu"}}
-    run = densevit.fit(configs.from_mapping(values), run_dir=folder)
-    return densevit.load(run.path).backbone
-
-
 PLACES = {
     "create_backbone": lambda given, file: densevit.create_backbone(**given, weights=file),
     "backbone.weights": lambda given, file: (
         densevit.create_model({**given, "weights": str(file)}, HEADS, ["a", "b"]).backbone
     ),
-    "fit": lambda given, file: trained({**given, "weights": str(file)}, file.with_name("run")),
     "teacher": lambda given, file: load_backbone({**given, "weights": str(file)}).backbone,
     "convert": lambda given, file: convert(file).backbone,
 }

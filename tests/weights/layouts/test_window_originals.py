@@ -1,4 +1,4 @@
-"""Swins compute what the code of their checkpoints does, also on maps that are not larger than a window.
+"""Swins and MViTv2s compute what the code of their checkpoints does, also on maps that are not larger than a window.
 
 What the authors' code computes was recorded by `originals/record.py`; timm, torchvision and transformers are run.
 """
@@ -10,15 +10,19 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout
 from densevit.weights.key_mapping import describe, translate
 from densevit.weights.layouts import find, recognise
+from densevit_backbones.mvit import checkpoints, variants
+from densevit_backbones.mvit.backbone import MViT
 from densevit_backbones.swin.backbone import Swin
 from densevit_backbones.swin.variants import VARIANTS, Variant
 from tests.weights.layouts.originals.weights import random_image, random_state, sampled
-from tests.weights.layouts.recordings import HERE
+from tests.weights.layouts.recordings import HERE, recorded
 
 pytestmark = pytest.mark.integration
+
 
 RULES = ("per_axis", "both_axes", "dense")
 HEADS = {"decode_head.conv_seg.weight": torch.zeros(3, 8, 1, 1), "auxiliary_head.conv_seg.bias": torch.zeros(3)}
@@ -42,7 +46,7 @@ def eight_channels(monkeypatch):
     monkeypatch.setitem(VARIANTS, "eight", Variant(8, (2, 2, 2, 2), (1, 2, 2, 4), 0.0))
 
 
-def recorded(name: str, size: str) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+def recorded_swin(name: str, size: str) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
     """The weights with the names of the checkpoint, and the feature maps."""
     with safe_open(HERE / f"{name}.safetensors", "pt") as file:
         metadata = file.metadata()
@@ -51,7 +55,7 @@ def recorded(name: str, size: str) -> tuple[dict[str, torch.Tensor], list[torch.
     return random_state(shapes), maps
 
 
-def build(state: dict[str, torch.Tensor], layout: CheckpointLayout, **options: object) -> Swin:
+def build_swin(state: dict[str, torch.Tensor], layout: CheckpointLayout, **options: object) -> Swin:
     done = translate(state, layout)
     assert (done.unknown, done.errors) == ([], [])
     section = {**describe(state, layout)["backbone"], **options}
@@ -68,19 +72,19 @@ def build(state: dict[str, torch.Tensor], layout: CheckpointLayout, **options: o
 @pytest.mark.parametrize(("original", "size", "layout", "rules"), CASES, ids=lambda x: x if isinstance(x, str) else "")
 @torch.no_grad()
 def test_features_are_those_of_the_original(original, size, layout, rules, eight_channels):
-    state, expected = recorded(original, size)
+    state, expected = recorded_swin(original, size)
     if layout == "microsoft-swin-dense":
         state = {f"backbone.{key}": x for key, x in state.items()} | HEADS
     assert recognise(state).name == layout
     height, width = map(int, size.split("x"))
     windows = {"window_size": (4, 4, 4, min(4, height // 32, width // 32))} if layout.endswith("v2") else {}
     images = random_image(height, width)
-    found = sampled(build(state, find(layout), **windows)(images))[-len(expected) :]
+    found = sampled(build_swin(state, find(layout), **windows)(images))[-len(expected) :]
     for x, y in zip(found, expected, strict=True):
         assert y.std() > 0.5
         torch.testing.assert_close(x, y, atol=5e-5, rtol=1e-5)
     for rule in RULES:
-        last = build(state, find(layout), shift=rule, **windows)(images)[-1]
+        last = build_swin(state, find(layout), shift=rule, **windows)(images)[-1]
         assert torch.allclose(last, expected[-1], atol=1e-4) == (rule in rules)
 
 
@@ -140,7 +144,7 @@ def test_features_of_a_wide_map_are_those_of_the_project(layout, randomise, eigh
     assert describe(state, find(layout))["backbone"]["shift"] == expected_rule
     windows = {"window_size": 4} if layout.endswith("v2") else {}
     for rule in RULES:
-        swin = build(state, find(layout), shift=rule, **windows)
+        swin = build_swin(state, find(layout), shift=rule, **windows)
         for norm in swin.feature_norms[:3]:
             randomise(norm)
         expected = maps_of(reference, images, swin)
@@ -170,3 +174,83 @@ def test_transformers_backbones_of_dense_models_shift_always(size, randomise, ei
         swin.load_state_dict({key.removeprefix("backbone."): x for key, x in ours.items()})
         same = [torch.allclose(x, y, atol=1e-4) for x, y in zip(swin(images), expected, strict=True)]
         assert all(same) == (rule == "dense")
+
+
+# ---- MViTv2 ----
+
+DETECTOR = {"backbone.fpn_lateral2.weight": torch.zeros(1), "roi_heads.box_head.fc1.weight": torch.zeros(1)}
+
+
+@pytest.fixture
+def detector(monkeypatch):
+    """The recorded weights with the names of a detector, and the feature maps by size."""
+    small = variants.Variant(8, (1, 2, 3, 2), 1, 0.0, "attention")
+    monkeypatch.setitem(variants.VARIANTS[2], "small_detector", small)
+    monkeypatch.setitem(checkpoints._DEPTHS, sum(small.blocks), small)
+    shapes, outputs = recorded("detectron2-mvitv2")
+    maps = {}
+    for key, x in outputs.items():
+        maps.setdefault(key.partition(".")[0], []).append(x)
+    return {f"backbone.bottom_up.{key}": x for key, x in random_state(shapes).items()} | DETECTOR, maps
+
+
+def build_mvit(state, **options):
+    layout = find("detectron2-mvitv2")
+    done = translate(state, layout)
+    assert (done.unknown, done.errors) == ([], []) and done.left_out.keys() == DETECTOR.keys()
+    section = {**describe(state, layout)["backbone"], **options}
+    assert set(layout.options.unsaved) == {"backbone.window_size", "backbone.coarse_global_keys"}
+    assert (section.pop("name"), section["image_size"], section["class_token"]) == ("mvit", 64, False)
+    mvit = MViT(**section).eval()
+    mvit.load_state_dict(done.tensors)
+    return mvit
+
+
+@pytest.mark.parity("detectron2-mvitv2")
+@torch.no_grad()
+def test_features_of_mvit_are_those_of_the_original(detector, written_back):
+    state, maps = detector
+    assert recognise(state).name == "detectron2-mvitv2"
+    written_back(state, translate(state, find("detectron2-mvitv2")), find("detectron2-mvitv2"))
+    mvit = build_mvit(state, window_size=16)  # of the detector model; published ones have 56
+    whole, plain = build_mvit(state, window_size=None), build_mvit(state, window_size=16, coarse_global_keys=False)
+    assert len(maps) == 5
+    for size, expected in maps.items():
+        images = random_image(*map(int, size.split("x")))
+        for x, y in zip(sampled(mvit(images)), expected, strict=True):
+            assert y.std() > 0.5
+            torch.testing.assert_close(x, y, atol=5e-5, rtol=1e-5)
+        assert (plain(images)[-1] - expected[-1]).abs().max() > 0.01
+        one_window = size == "64x64"
+        assert torch.allclose(whole(images)[-1], expected[-1], atol=1e-3) == one_window
+
+
+@pytest.mark.parity("facebook-mvitv2")
+@pytest.mark.parametrize("name", ["facebook-mvitv2", "facebook-mvitv2-token"])
+@torch.no_grad()
+def test_classifiers_of_mvit_compute_the_last_map_of_the_original(name, detector):
+    shapes, outputs = recorded(name)
+    state, expected = random_state(shapes), outputs["96x96.3"]
+    layout = recognise(state)
+    assert layout.name == "facebook-mvitv2" and expected.std() > 0.5
+    done = translate(state, layout)
+    assert (done.unknown, done.errors) == ([], []) and all(key.startswith("head.") for key in done.left_out)
+    section = describe(state, layout)["backbone"]
+    assert section.pop("name") == "mvit" and section["class_token"] == name.endswith("token")
+    mvit = MViT(**section).eval()
+    missing = mvit.load_state_dict(done.tensors, strict=False).missing_keys
+    assert {key.rpartition(".")[0] for key in missing} == {f"feature_norms.{i}" for i in range(3)}  # no classifier has
+    torch.testing.assert_close(mvit(random_image(96, 96))[-1], expected, atol=5e-5, rtol=1e-5)
+    if section.pop("class_token_residual", None) is False:  # timm's tensors are equal, its arithmetic is not
+        timm_s = MViT(**section).eval()
+        timm_s.load_state_dict(mvit.state_dict())
+        assert (timm_s(random_image(96, 96))[-1] - expected).abs().max() > 0.01
+
+
+def test_classifiers_of_mvit_are_not_read_as_detectors(detector):
+    state, _ = detector
+    classifier = {key: x for key, x in state.items() if "scale" not in key and key not in DETECTOR}
+    classifier = {key.removeprefix("backbone.bottom_up."): x for key, x in classifier.items()}
+    assert recognise(classifier).name == "facebook-mvitv2"
+    with pytest.raises(WeightsError, match="match no known layout"):
+        recognise({key: x for key, x in state.items() if "attn" not in key})
