@@ -12,7 +12,7 @@ from densevit_papers.max_deeplab_criterion import GridTruth, match, pixel_contra
 from densevit_papers.max_deeplab_layers import levels_of, upsampled
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, maskwise_panoptic
 from densevit_workbench.testing.targets import random_targets
-from tests.papers.layer_equations import attended, conv_norm, normed, randomised
+from tests.papers.small_models import attended, conv_norm, normed, randomised
 from tests.papers.test_max_deeplab import CLASSES, COCO, map_of, outputs_of
 
 SMALL = {"num_queries": 6, "layers": (1, 1, 1), "pixel_layers": (1, 1, 1, 1)}

@@ -14,7 +14,7 @@ from densevit_papers.max_deeplab import DualPathLayer, MaXDeepLab
 from densevit_papers.max_deeplab_criterion import GridTruth, MaskLossWeights, MaskOutputs, PQCriterion, dice, match
 from densevit_papers.max_deeplab_layers import AxialAttention, MaskPredictor, PixelBlock, levels_of, padding_bias
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, pixelwise_panoptic
-from tests.papers.layer_equations import attended, conv_norm, normed, randomised
+from tests.papers.small_models import attended, conv_norm, normed, randomised
 
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
 COCO = [Class(str(i), i, (0, 0, 0), thing=i < 80) for i in range(133)]

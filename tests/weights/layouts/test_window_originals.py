@@ -212,7 +212,7 @@ def test_features_of_mvit_are_those_of_the_original(detector, written_back):
     state, maps = detector
     assert recognise(state).name == "detectron2-mvitv2"
     written_back(state, translate(state, find("detectron2-mvitv2")), find("detectron2-mvitv2"))
-    mvit = build_mvit(state, window_size=16)  # of the detector model; published ones have 56
+    mvit = build_mvit(state, window_size=16)  # of the recorded model; published ones have 56
     whole, plain = build_mvit(state, window_size=None), build_mvit(state, window_size=16, coarse_global_keys=False)
     assert len(maps) == 5
     for size, expected in maps.items():
