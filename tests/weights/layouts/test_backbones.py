@@ -62,20 +62,6 @@ def test_features_match_timm(name, loaded, randomise):
         assert all(torch.equal(own[key], x) for key, x in ours.state_dict().items())
 
 
-@torch.no_grad()
-def test_features_of_a_hybrid_match_timm(loaded, randomise):
-    import timm
-
-    reference = randomise(timm.create_model("vit_base_r50_s16_384", False, depth=1, dynamic_img_size=True))
-    for name, weight in reference.named_parameters():
-        if name.endswith("norm3.weight"):  # residual branches as small as trained ones; otherwise rounding errors grow
-            weight.data *= 0.2
-    vit, images = loaded(reference.state_dict(), "timm-vit"), torch.randn(1, 3, 64, 96)
-    stem, late = reference.patch_embed.backbone, reference.forward_features(images)
-    early = [stage := stem.stages[0](stem.stem(images)), stem.stages[1](stage)]
-    compare(vit(images), [*early, late[:, 1:].transpose(1, 2).unflatten(2, (4, 6))])
-
-
 @pytest.mark.parity("timm-mvit")
 @pytest.mark.parametrize("token", [False, True], ids=["", "with a class token"])
 @torch.no_grad()

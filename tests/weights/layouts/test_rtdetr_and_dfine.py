@@ -6,14 +6,10 @@ import pytest
 import torch
 
 import densevit
-from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.interfaces import Class
-from densevit.weights.building import build_model
 from densevit.weights.key_mapping import describe, saved_options, translate
 from densevit.weights.label_sets import coco_classes, instance_classes, objects365_classes
 from densevit.weights.layouts import find, recognise
-from densevit.weights.pretrained import load_pretrained
 from densevit_heads.rtdetr.checkpoints import RTDETR, RTDETRV2
 from densevit_workbench.interchange.foreign_weights import convert
 from tests.weights.layouts import models
@@ -198,21 +194,3 @@ def test_classes_of_366_rows_are_objects365s_unless_config_json_has_others(tmp_p
         theirs.save_pretrained(tmp_path)
         found = convert(tmp_path).model.classes["detection"]
         assert [one.name for one in found[:4]] == labels[:4] and [one.file_id for one in found] == [*range(366)]
-
-
-def test_rows_of_own_classes_are_those_of_objects365_by_name(tmp_path):
-    """A file with the authors' names, fine-tuned: row 1 is that of `Person`, row 365 of `Table Tennis`."""
-    state = authors_state(models.dfine(TWO_LEVELS, num_labels=366))
-    torch.save({"model": state}, tmp_path / "dfine_s_obj365.pth")
-    config = convert(tmp_path / "dfine_s_obj365.pth").config
-    config = configs.with_overrides(config, [f"weights={tmp_path / 'dfine_s_obj365.pth'}"])
-    own = ["person", "widget", "table_tennis"]
-    model = build_model(config, {"detection": tuple(Class(name, i, (0, 0, 0)) for i, name in enumerate(own, 1))})
-    before = {name: x.clone() for name, x in model.state_dict().items()}
-    load_pretrained(model, config)
-    found = model.state_dict()
-    rows = {f"{HEAD}.decoder.label_heads.{i}": f"decoder.dec_score_head.{i}" for i in range(2)}
-    for ours, theirs in (rows | {f"{HEAD}.queries.label_head": "decoder.enc_score_head"}).items():
-        for kind in ("weight", "bias"):
-            name, tensor = f"{ours}.{kind}", state[f"{theirs}.{kind}"]
-            assert torch.equal(found[name], torch.stack([tensor[1], before[name][1], tensor[365]])), name

@@ -10,7 +10,6 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout
 from densevit.weights.key_mapping import describe, translate
 from densevit.weights.layouts import find, recognise
@@ -155,27 +154,6 @@ def test_features_of_a_wide_map_are_those_of_the_project(layout, randomise, eigh
         assert torch.allclose(found[-1], expected[-1], atol=1e-4) == (rule == expected_rule)
 
 
-@pytest.mark.parametrize("size", [(128, 256), (97, 131)], ids=str)
-@torch.no_grad()
-def test_transformers_backbones_of_dense_models_shift_always(size, randomise, eight_channels):
-    """Those of Mask2Former, as opposed to transformers' classifiers."""
-    from transformers import SwinBackbone, SwinConfig
-
-    config = SwinConfig(**TRANSFORMERS, out_features=["stage1", "stage2", "stage3", "stage4"])
-    reference, images = randomise(SwinBackbone(config)), random_image(*size)
-    prefix = "model.pixel_level_module.encoder."
-    state = {prefix + key: x for key, x in reference.state_dict().items()}
-    layout = find("transformers-mask2former")
-    state |= {mark: torch.zeros(3, 1) for mark in layout.marks if not mark.startswith(prefix)}
-    ours = {key: x for key, x in translate(state, layout).tensors.items() if key.startswith("backbone.")}
-    expected = reference(images).feature_maps
-    for rule in RULES:
-        swin = Swin("eight", window_size=4, shift=rule).eval()
-        swin.load_state_dict({key.removeprefix("backbone."): x for key, x in ours.items()})
-        same = [torch.allclose(x, y, atol=1e-4) for x, y in zip(swin(images), expected, strict=True)]
-        assert all(same) == (rule == "dense")
-
-
 # ---- MViTv2 ----
 
 DETECTOR = {"backbone.fpn_lateral2.weight": torch.zeros(1), "roi_heads.box_head.fc1.weight": torch.zeros(1)}
@@ -245,12 +223,3 @@ def test_classifiers_of_mvit_compute_the_last_map_of_the_original(name, detector
         timm_s = MViT(**section).eval()
         timm_s.load_state_dict(mvit.state_dict())
         assert (timm_s(random_image(96, 96))[-1] - expected).abs().max() > 0.01
-
-
-def test_classifiers_of_mvit_are_not_read_as_detectors(detector):
-    state, _ = detector
-    classifier = {key: x for key, x in state.items() if "scale" not in key and key not in DETECTOR}
-    classifier = {key.removeprefix("backbone.bottom_up."): x for key, x in classifier.items()}
-    assert recognise(classifier).name == "facebook-mvitv2"
-    with pytest.raises(WeightsError, match="match no known layout"):
-        recognise({key: x for key, x in state.items() if "attn" not in key})
