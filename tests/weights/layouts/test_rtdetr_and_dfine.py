@@ -110,6 +110,8 @@ def test_logits_and_boxes_match_with_the_authors_names(name, tmp_path, padded_ba
     constants = {"anchors", "valid_mask", "num_points_scale", "up", "reg_scale"}
     assert {key.rpartition(".")[2] for key in done.left_out} <= constants
     written_back(state, done, find(layout))
+    if layout == "rtdetr":  # deeper backbones are frozen, as in the authors' configs
+        assert describe(state, find(layout))["backbone"].get("frozen_stages", 0) == ("bottlenecks" in name)
     trained = {key: x + 1 for key, x in state.items()}
     torch.save({"model": trained, "ema": {"module": state, "updates": 5}, "last_epoch": 3}, tmp_path / "theirs.pth")
     ours = convert(tmp_path / "theirs.pth", overrides=[f"{HEAD}.num_queries=17"]).model.eval()

@@ -26,13 +26,10 @@ pytestmark = pytest.mark.integration
 RULES = ("per_axis", "both_axes", "dense")
 HEADS = {"decode_head.conv_seg.weight": torch.zeros(3, 8, 1, 1), "auxiliary_head.conv_seg.bias": torch.zeros(3)}
 CASES = [  # file, size, layout, rules that compute the same
-    ("microsoft-swin", "128x128", "microsoft-swin", {"per_axis", "both_axes"}),
     ("microsoft-swin", "128x256", "microsoft-swin", {"both_axes"}),
     ("microsoft-swin", "64x128", "microsoft-swin", {"both_axes"}),  # the last window is 2x2
-    ("microsoft-swinv2", "128x256", "microsoft-swinv2", {"both_axes"}),
     ("microsoft-swinv2", "64x128", "microsoft-swinv2", {"both_axes"}),
     ("microsoft-swin-dense", "160x136", "microsoft-swin-dense", {"per_axis", "both_axes", "dense"}),  # larger maps
-    ("microsoft-swin-dense", "128x128", "microsoft-swin-dense", {"dense"}),
     ("microsoft-swin-dense", "97x131", "microsoft-swin-dense", {"dense"}),
     ("microsoft-swin-dense", "40x72", "microsoft-swin-dense", {"dense"}),
     ("detectron2-swin", "64x64", "microsoft-swin-dense", {"dense"}),
