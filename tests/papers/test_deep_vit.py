@@ -15,18 +15,14 @@ from tests.papers.small_models import randomise
 
 def reattention_by_hand(layer: ReAttention, x: torch.Tensor, training: bool) -> torch.Tensor:
     """x: (B, N, C). The maps of all heads, their mixture, and a norm of each mixed map."""
-    heads, (norm, mixing) = layer.num_heads, (layer.map_norm, layer.mixing.weight[:, :, 0, 0])
-    query, key, value = (layer_(x).chunk(heads, dim=-1) for layer_ in (layer.query, layer.key, layer.value))
-    maps = [(q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) for q, k in zip(query, key, strict=True)]  # each (B, N, N)
-    outputs = []
-    for h in range(heads):
-        mixed = sum(mixing[h, g] * maps[g] for g in range(heads)) + layer.mixing.bias[h]
-        mean, variance = norm.running_mean[h], norm.running_var[h]
-        if training:
-            mean, variance = mixed.mean(), mixed.var(correction=0)
-        mixed = (mixed - mean) / (variance + norm.eps).sqrt() * norm.weight[h] + norm.bias[h]
-        outputs.append(layer.map_scale * mixed @ value[h])
-    return layer.output(torch.cat(outputs, dim=-1))
+    parts = (layer.query, layer.key, layer.value)
+    query, key, value = (part(x).unflatten(2, (layer.num_heads, -1)).transpose(1, 2) for part in parts)
+    maps = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)  # (B, heads, N, N)
+    mixed = torch.einsum("hg,bgnm->bhnm", layer.mixing.weight[:, :, 0, 0], maps) + layer.mixing.bias[:, None, None]
+    norm = layer.map_norm
+    mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+    mixed = F.batch_norm(mixed, mean, variance, norm.weight, norm.bias, training, eps=norm.eps)
+    return layer.output((layer.map_scale * mixed @ value).transpose(1, 2).flatten(2))
 
 
 @pytest.mark.parametrize(("training", "scaled", "scale"), [(False, True, 0.5), (True, False, 1.0)])
