@@ -63,11 +63,17 @@ def test_missing_package_is_an_error_with_the_fix():
             read(f"package:{name}")
 
 
-def test_licence_is_that_of_the_metadata(package):
-    lines = {"License-Expression: MIT\n": "MIT (acme-weights 1.2)", "License: BSD\n": "BSD (acme-weights 1.2)"}
-    for line, licence in {**lines, "License: UNKNOWN\n": None, "": None}.items():
-        package("net.pth", metadata=METADATA + line)
-        assert read("package:acme_weights").metadata.get("licence") == licence
+@pytest.mark.parametrize(
+    ("line", "licence"),
+    [
+        ("License-Expression: MIT\n", "MIT (acme-weights 1.2)"),
+        ("License: BSD\n", "BSD (acme-weights 1.2)"),
+        ("License: UNKNOWN\n", None),
+    ],
+)
+def test_licence_is_that_of_the_metadata(package, line, licence):
+    package("net.pth", metadata=METADATA + line)
+    assert read("package:acme_weights").metadata.get("licence") == licence
 
 
 @pytest.mark.parametrize(("more", "licence"), [("", "Apache-2.0"), ("\nNot for commercial use.\n", "Apache Licence")])

@@ -102,6 +102,7 @@ def run(tmp_path):
     """`run(arithmetic, spread)`: a run's folder. spread: filters' deviations differ by up to this factor."""
 
     def run(arithmetic, spread=1000.0):
+        torch.manual_seed(0)
         backbone = {**HYBRID, "weight_standardization": arithmetic}
         values = {"backbone": backbone, "heads": {"depth": DEPTH}, "data": {"name": "scenes"}}
         model = build_model(configs.from_mapping({**values, "trainer": {"max_steps": 1}}), {"depth": ()}).eval()
