@@ -159,8 +159,8 @@ def test_masks_are_laid_down_by_score_and_left_out_if_covered():
 def test_parameters_and_multiply_adds_are_the_papers():
     """The paper's table: 57 M and 168 G, at 1200 x 800; without the semantic head, which is used in training only."""
     with torch.device("meta"):
-        backbone = ResNet(depth=50).eval()
-        head = KMaXDeepLab(backbone.channels, backbone.strides, COCO).eval()
+        backbone = ResNet(depth=50).eval().requires_grad_(False)
+        head = KMaXDeepLab(backbone.channels, backbone.strides, COCO).eval().requires_grad_(False)
         images, mask = torch.empty(1, 3, 800, 1200), torch.zeros(1, 800, 1200, dtype=torch.bool)
     whole, semantic = ([*parts.parameters()] for parts in (torch.nn.ModuleList([backbone, head]), head.semantic_head))
     count = sum(p.numel() for p in whole) - sum(p.numel() for p in semantic)

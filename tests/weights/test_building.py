@@ -101,7 +101,7 @@ def test_a_config_s_weights_are_loaded_unless_told_not_to(
     text += "heads: {segmentation: {name: setr, decoder: naive, width: 8}}\n"
     path = tmp_path / "mine.yaml"
     path.write_text(text + "data: {name: scenes, image_size: 48}\ntrainer: {max_steps: 1}\n")
-    for source in (path, str(path), configs.load(path)):
+    for source in (str(path), configs.load(path)):
         predictor = densevit.create_model(source, pretrained=pretrained)
         assert is_of(predictor.backbone, resnet) == pretrained
         assert predictor.config == configs.load(path)
