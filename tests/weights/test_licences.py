@@ -38,7 +38,7 @@ def test_licence_of_a_card_stays_with_the_backbone_and_with_models_that_start_fr
     assert main(["convert", str(folder), str(tmp_path / "ours")]) == 0
     assert f"Licence: {NC}." in capsys.readouterr().out
     assert licences_of(tmp_path / "ours") == {str(folder): NC}
-    given = {"heads": {"surfaces": {"name": "setr"}}, "classes": ["a", "b"]}
+    given = {"heads": {"surfaces": {"name": "setr", "decoder": "naive", "width": 8}}, "classes": ["a", "b"]}
     model = densevit.create_model(R18, **given, weights=folder)
     densevit.save(model, tmp_path / "first.safetensors")
     again = densevit.create_model(R18, **given, weights=tmp_path / "first.safetensors")
