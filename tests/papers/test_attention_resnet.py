@@ -1,33 +1,34 @@
-"""The ResNet of attention layers: torchvision's without attention, its depths and sections, and refused options."""
+"""The ResNet of attention layers: torchvision's without attention, and its layers beside the papers' equations."""
 
+import math
 from functools import partial
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
-import densevit
-from densevit.errors import DensevitError
 from densevit_papers.attention_resnet import AttentionResNet
 from densevit_papers.axial import Axial, AxialAttention
-from densevit_papers.lr_net import LocalRelations
-from densevit_papers.non_local import NonLocal
-from densevit_papers.sagan import SelfAttention
-from densevit_papers.sasa import StandAlone
+from densevit_papers.lr_net import LocalRelation, LocalRelations
+from densevit_papers.non_local import NonLocal, NonLocalBlock
+from densevit_papers.sagan import SelfAttention, SelfAttentionBlock
+from densevit_papers.sasa import BlockAttention, LocalAttention, StandAlone
 from tests.backbones.references import stage_maps
-from tests.papers.small_models import randomise
+from tests.papers.small_models import neighbours, randomise
 
 small = partial(AttentionResNet, depth=26, width=0.125)
 
 
 @pytest.mark.integration
-def test_without_attention_it_is_torchvision_s_resnet_50():
+def test_without_attention_it_is_torchvision_s_resnet():
     """Features, gradients and running statistics in training are bit-identical."""
-    import torchvision
+    from torchvision.models.resnet import Bottleneck, ResNet
 
-    ours, reference = AttentionResNet().train(), torchvision.models.resnet50().train()
+    ours, reference = AttentionResNet(26).train(), ResNet(Bottleneck, [1, 2, 4, 1]).train()
     randomise(reference)
     ours.load_state_dict({key: x for key, x in reference.state_dict().items() if not key.startswith("fc.")})
-    images = torch.randn(2, 3, 64, 75)
+    images = torch.randn(2, 3, 40, 45)
     found, expected = ours(images), stage_maps(reference, images)
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
     for features in (found, expected):
@@ -41,15 +42,6 @@ def test_depths_have_inserted_blocks_beside_their_residual_block():
     resnet = small(non_local=NonLocal(1))  # blocks of 1, 2, 4 and 1 after the stem; position 2 of the third stage
     own = {id(p) for p in [*resnet.layer3[2].parameters(), *resnet.inserted["3_2"].parameters()]}
     assert {id(p) for p in resnet.parameter_depths()[1 + 1 + 2 + 2]} == own
-
-
-def test_sections_of_a_config_become_options():
-    resnet = densevit.create_backbone(
-        "attention_resnet", depth=26, width=0.125, sasa={"num_heads": 2, "kernel_size": 3}
-    )
-    assert resnet.layer1[0].conv2.kernel_size == 3 and resnet.layer1[0].conv2.num_heads == 2
-    with pytest.raises(DensevitError, match=r"sasa\.heads.*num_heads"):
-        densevit.create_backbone("attention_resnet", sasa={"heads": 2})
 
 
 @pytest.mark.parametrize(
@@ -77,3 +69,256 @@ def test_sections_of_a_config_become_options():
 def test_invalid_options_are_refused(build, facts):
     with pytest.raises(ValueError, match=facts):
         build()
+
+
+def norm_by_hand(norm: nn.BatchNorm2d, channel: int, x: torch.Tensor) -> torch.Tensor:
+    scale = norm.weight[channel] / (norm.running_var[channel] + norm.eps).sqrt()
+    return (x - norm.running_mean[channel]) * scale + norm.bias[channel]
+
+
+def line_by_hand(layer: AxialAttention, x: torch.Tensor) -> torch.Tensor:
+    """A row or column (C, L), one head and one cell o at a time, with a batch norm of each term (section 4.1)."""
+    C, L = x.shape
+    D, reach, heads = C // layer.num_heads, layer.reach, layer.num_heads
+    projected = layer.qkv.weight[:, :, 0, 0] @ x
+    projected = torch.stack([norm_by_hand(layer.qkv_norm, c, row) for c, row in enumerate(projected)])
+    r_q, r_k, r_v = layer.relative.split([D // 2, D // 2, D])
+    y = torch.zeros(C, L, dtype=x.dtype)
+    for head in range(heads):
+        q, k, v = projected[2 * D * head : 2 * D * (head + 1)].split([D // 2, D // 2, D])
+        for o in range(L):
+            near = [p for p in range(L) if abs(p - o) <= reach]
+            scores = []
+            for p in near:  # tables of queries and values are in the order of o - p, those of keys in that of p - o
+                terms = (q[:, o] @ k[:, p], q[:, o] @ r_q[:, o - p + reach], k[:, p] @ r_k[:, p - o + reach])
+                scores.append(
+                    sum(norm_by_hand(layer.similarity_norm, n * heads + head, t) for n, t in enumerate(terms))
+                )
+            weights = torch.stack(scores).softmax(0)
+            content = sum(w * v[:, p] for w, p in zip(weights, near, strict=True))
+            position = sum(w * r_v[:, o - p + reach] for w, p in zip(weights, near, strict=True))
+            for d in range(D):
+                channel = 2 * (head * D + d)
+                y[head * D + d, o] = norm_by_hand(layer.output_norm, channel, content[d])
+                y[head * D + d, o] += norm_by_hand(layer.output_norm, channel + 1, position[d])
+    return y
+
+
+@pytest.mark.parametrize(("axis", "reach"), [("height", 6), ("width", 1)])
+def test_axial_attention_matches_equation_4(axis, reach):
+    """With tables larger than the map, and smaller, where cells further away are not attended to."""
+    layer = AxialAttention(8, 2, reach, axis).double().eval()
+    randomise(layer)
+    x = torch.randn(2, 8, 4, 5, dtype=torch.float64)
+    with torch.no_grad():
+        y = layer(x)
+        for b in range(2):
+            if axis == "height":
+                expected = torch.stack([line_by_hand(layer, x[b, :, :, j]) for j in range(5)], dim=2)
+            else:
+                expected = torch.stack([line_by_hand(layer, x[b, :, i]) for i in range(4)], dim=1)
+            torch.testing.assert_close(y[b], expected)
+
+
+@pytest.mark.parametrize(("span", "lengths"), [(None, [111, 111, 55, 27]), (65, [65, 65, 65, 65]), (1, [1, 1, 1, 1])])
+def test_tables_of_axial_attention_have_the_span(span, lengths):
+    """Without a span that of the authors' code: each offset of the map of a stage's first block, for 224 x 224."""
+    with torch.device("meta"):
+        resnet = AttentionResNet(width=0.5, axial=Axial(span=span))
+    stages = (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4)
+    assert [stage[0].conv2[0].relative.shape[1] for stage in stages] == lengths
+    if span is None:
+        assert [stage[1].conv2[0].relative.shape[1] for stage in stages] == [111, 55, 27, 13]
+
+
+def local_attention_by_hand(layer: LocalAttention, x: torch.Tensor) -> torch.Tensor:
+    """Images (B, C, H, W): y_o = sum_p softmax_p(q_o k_p + q_o r_(p - o)) v_p, for each head."""
+    K, heads = layer.kernel_size, layer.num_heads
+    query, key, value = (F.conv2d(x, part.weight) for part in (layer.query, layer.key, layer.value))
+    key, value = (neighbours(y, K).unflatten(1, (heads, -1)) for y in (key, value))  # (B, heads, D, K * K, N)
+    rows, columns = layer.row_embeddings[:, None], layer.column_embeddings[None]
+    r = torch.cat([rows.expand(-1, K, -1), columns.expand(K, -1, -1)], dim=2).flatten(0, 1)
+    scores = torch.einsum("bhdn,bhdkn->bhkn", query.flatten(2).unflatten(1, (heads, -1)), key + r.T[..., None])
+    inside = neighbours(torch.ones_like(x[:, :1]), K) > 0
+    weights = scores.masked_fill(~inside, -math.inf).softmax(2)
+    return torch.einsum("bhkn,bhdkn->bhdn", weights, value).reshape(x.shape)
+
+
+@pytest.mark.parametrize(("kernel_size", "num_heads", "size"), [(3, 2, (5, 6)), (7, 1, (4, 9))])
+def test_stand_alone_attention_matches_equation_3(kernel_size, num_heads, size):
+    layer = LocalAttention(8, kernel_size, num_heads).double()
+    randomise(layer)
+    x = torch.randn(2, 8, *size, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), local_attention_by_hand(layer, x))
+
+
+def stem_by_hand(layer: BlockAttention, x: torch.Tensor) -> torch.Tensor:
+    """One image (3, H, W): attention in blocks of 4 x 4, with v_ab = sum_m p(a, b, m) W_m x_ab."""
+    _, H, W = x.shape
+    C = len(layer.query.weight)
+    y, D = torch.zeros(C, H, W, dtype=x.dtype), C // 4
+    for top in range(0, H, 4):
+        for left in range(0, W, 4):
+            pixels = [(i, j) for i in range(top, min(top + 4, H)) for j in range(left, min(left + 4, W))]
+            values = []
+            for i, j in pixels:
+                position = layer.row_embeddings[i - top] + layer.column_embeddings[j - left]
+                mixture = torch.stack([position @ embedding for embedding in layer.mixture_embeddings]).softmax(0)
+                values.append(sum(p * (matrix @ x[:, i, j]) for p, matrix in zip(mixture, layer.values, strict=True)))
+            inside = torch.stack([x[:, i, j] for i, j in pixels])
+            query, key, value = inside @ layer.query.weight.T, inside @ layer.key.weight.T, torch.stack(values)
+            for head in (slice(n * D, (n + 1) * D) for n in range(4)):
+                result = (query[:, head] @ key[:, head].T).softmax(-1) @ value[:, head]
+                for (i, j), row in zip(pixels, result, strict=True):
+                    y[head, i, j] = row
+    return y
+
+
+@pytest.mark.parametrize("size", [(6, 9), (1, 3)], ids=str)
+def test_stem_of_stand_alone_attention_matches_the_equation(size):
+    layer = BlockAttention(8).double()
+    randomise(layer)
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        for image, found in zip(x, layer(x), strict=True):
+            torch.testing.assert_close(found, stem_by_hand(layer, image))
+
+
+def test_pooling_follows_attention_where_the_stride_is_2():
+    with torch.device("meta"):
+        resnet = AttentionResNet(26, sasa=StandAlone(stages=(3, 4)))
+    attention, pooling = resnet.layer3[0].conv2
+    assert isinstance(attention, LocalAttention) and isinstance(pooling, torch.nn.AvgPool2d)
+    assert isinstance(resnet.layer3[1].conv2, LocalAttention)
+    assert isinstance(resnet.layer2[0].conv2, torch.nn.Conv2d) and resnet.layer2[0].conv2.stride == (2, 2)
+
+
+SIMILARITIES = {
+    "squared_difference": lambda q, k: -((q - k) ** 2),
+    "absolute_difference": lambda q, k: -abs(q - k),
+    "multiplication": lambda q, k: q * k,
+}
+
+
+def layer_by_hand(layer: LocalRelation, x: torch.Tensor) -> torch.Tensor:
+    """Images (B, C, H, W): each cell's neighbours in a column, one group of channels at a time."""
+    K, s, m = layer.kernel_size, layer.stride, layer.sharing
+    query, key = F.conv2d(x, layer.query.weight), F.conv2d(x, layer.key.weight)
+    steps = torch.linspace(-1, 1, K, dtype=x.dtype)
+    prior = layer.geometry[2](layer.geometry[0](torch.cartesian_prod(steps, steps)).relu())  # (K * K, G)
+    cells, inside = neighbours(x, K), neighbours(torch.ones_like(x[:, :1]), K) > 0
+    groups = []
+    for g in range(query.shape[1]):
+        scores = SIMILARITIES[layer.similarity](query[:, g].flatten(1)[:, None], neighbours(key[:, g : g + 1], K)[:, 0])
+        weights = (scores + prior[:, g, None]).masked_fill(~inside[:, 0], -math.inf).softmax(1)
+        groups.append((cells[:, g * m : (g + 1) * m] * weights[:, None]).sum(2))
+    y = torch.cat(groups, dim=1).view_as(x)[..., ::s, ::s]
+    return F.conv2d(y, layer.output.weight)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "channels", "stride", "size"),
+    [
+        ("squared_difference", 8, 1, (5, 6)),
+        ("absolute_difference", 10, 2, (5, 8)),  # groups of 4, 4 and 2
+        ("multiplication", 8, 2, (4, 5)),
+    ],
+)
+@torch.no_grad()
+def test_local_relations_match_the_equations(similarity, channels, stride, size):
+    layer = LocalRelation(channels, 5, 4, similarity, stride).double()
+    randomise(layer)
+    x = torch.randn(2, channels, *size, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), layer_by_hand(layer, x))
+
+
+def non_local_by_hand(block: NonLocalBlock, x: torch.Tensor) -> torch.Tensor:
+    """One image (C, H, W), one cell i at a time: y_i = sum_j f(x_i, x_j) g(x_j) / C(x), z_i = BN(W y_i) + x_i."""
+    C, H, W = x.shape
+    keys = F.max_pool2d(x, 2, ceil_mode=True) if block.subsampling else x  # those at the border may be incomplete
+    keys = keys.flatten(1).T  # (S, C)
+
+    def linear(layer: nn.Conv2d, cells: torch.Tensor) -> torch.Tensor:
+        return cells @ layer.weight[:, :, 0, 0].T + layer.bias
+
+    norm, results = block.norm, []
+    for cell in x.flatten(1).T:
+        if block.pairwise == "gaussian":
+            f = (keys @ cell).exp()
+        elif block.pairwise == "dot_product":
+            f = linear(block.phi, keys) @ linear(block.theta, cell)
+        else:
+            f = (linear(block.phi, keys) @ linear(block.theta, cell) / math.sqrt(C // 2)).exp()
+        total = len(keys) if block.pairwise == "dot_product" else f.sum()
+        y = linear(block.output, (f[:, None] * linear(block.g, keys)).sum(0) / total)
+        y = (y - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
+        results.append(y + cell)
+    return torch.stack(results, dim=1).view(C, H, W)
+
+
+@pytest.mark.parametrize(
+    ("pairwise", "subsampling", "size"),
+    [("embedded_gaussian", True, (5, 3)), ("gaussian", True, (4, 6)), ("dot_product", False, (3, 4))],
+)
+def test_non_local_blocks_match_the_equations(pairwise, subsampling, size):
+    block = NonLocalBlock(6, pairwise, subsampling).double().eval()
+    randomise(block)
+    x = torch.randn(2, 6, *size, dtype=torch.float64)
+    for image, found in zip(x, block(x), strict=True):
+        torch.testing.assert_close(found, non_local_by_hand(block, image))
+    assert torch.equal(NonLocalBlock(6).double().train()(x), x)  # at first
+
+
+@pytest.mark.parametrize(
+    ("blocks", "depth", "expected"),
+    [
+        (1, 50, ["3_4"]),  # before the last of 6 in res4
+        (5, 50, ["2_1", "2_3", "3_1", "3_3", "3_5"]),
+        (5, 101, ["2_1", "2_3", "3_6", "3_13", "3_20"]),
+        (10, 50, ["2_0", "2_1", "2_2", "2_3", "3_0", "3_1", "3_2", "3_3", "3_4", "3_5"]),
+    ],
+)
+def test_positions_of_non_local_blocks_are_the_authors(blocks, depth, expected):
+    with torch.device("meta"):
+        resnet = AttentionResNet(depth, non_local=NonLocal(blocks))
+    assert list(resnet.inserted) == expected
+
+
+def test_each_block_follows_its_residual_block():
+    resnet = AttentionResNet(26, 0.125, non_local=NonLocal(1)).eval()
+    order = []
+    for name in ("layer3.2", "inserted.3_2", "layer3.3"):
+        resnet.get_submodule(name).register_forward_hook(lambda *_, name=name: order.append(name))
+    resnet(torch.randn(1, 3, 32, 32))
+    assert order == ["layer3.2", "inserted.3_2", "layer3.3"]
+
+
+def block_by_hand(block: SelfAttentionBlock, x: torch.Tensor) -> torch.Tensor:
+    """One image (C, H, W), one query j at a time: o_j = v(sum_i beta_ji h(x_i)), y_j = gamma o_j + x_j."""
+    C, H, W = x.shape
+    f, h = (torch.einsum("dc,chw->dhw", layer.weight[:, :, 0, 0], x) for layer in (block.key, block.value))
+    if block.pooling:  # over 2 x 2 cells; those at the right and bottom may be incomplete
+        f, h = (F.max_pool2d(y, 2, ceil_mode=True) for y in (f, h))
+    f, h, results = f.flatten(1), h.flatten(1), []
+    for cell in x.flatten(1).T:
+        scores = f.T @ (block.query.weight[:, :, 0, 0] @ cell)
+        beta = scores.exp() / scores.exp().sum()
+        results.append(block.gamma * (block.output.weight[:, :, 0, 0] @ (h @ beta)) + cell)
+    return torch.stack(results, dim=1).view(C, H, W)
+
+
+@pytest.mark.parametrize(("pooling", "reduction", "size"), [(True, 2, (4, 6)), (True, 8, (5, 3)), (False, 8, (3, 4))])
+def test_blocks_of_sagan_match_the_equations(pooling, reduction, size):
+    block = SelfAttentionBlock(16, pooling, reduction).double()
+    randomise(block)
+    x = torch.randn(2, 16, *size, dtype=torch.float64)
+    for image, found in zip(x, block(x), strict=True):
+        torch.testing.assert_close(found, block_by_hand(block, image))
+
+
+def test_a_block_of_sagan_is_an_identity_at_first_and_gamma_has_a_gradient():
+    block, x = SelfAttentionBlock(16), torch.randn(2, 16, 5, 6)
+    y = block(x)
+    assert torch.equal(y, x)
+    (y * torch.randn_like(y)).sum().backward()
+    assert block.gamma.grad.abs() > 0

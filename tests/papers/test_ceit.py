@@ -4,7 +4,7 @@ from itertools import count
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 import densevit
@@ -96,9 +96,7 @@ def loaded(state: dict[str, Tensor], layout: str, **options: object) -> CeiT:
     translated = translate(state, find(layout))
     assert translated.unknown == translated.errors == []
     ceit = densevit.create_backbone(**{**describe(state, find(layout))["backbone"], **options}).double().eval()
-    for norm in ceit.feature_norms:
-        nn.init.normal_(norm.weight, 1.0, 0.3)
-        nn.init.normal_(norm.bias, 0.0, 0.3)
+    randomise(ceit)
     found = ceit.load_state_dict(translated.tensors, strict=False)
     assert found.unexpected_keys == [] and all(key.startswith("feature_norms.") for key in found.missing_keys)
     return ceit
@@ -124,6 +122,26 @@ def test_features_and_gradients_match_the_authors_formulation(checkpoint):
         torch.stack([(x * x.detach()).sum() for x in features]).sum().backward()
     torch.testing.assert_close(own.grad, other.grad, atol=1e-5 * other.grad.abs().max().item(), rtol=1e-5)
 
+    # Of the exported tensors, a token's position is added to the token, whose position is then 0.
+    back, unknown = translate_back(ceit.state_dict(), find("ceit-lca"))
+    assert unknown == [] and checkpoint.keys() - back.keys() == {"head.weight", "head.bias"}
+    tokens = ("cls_token", "pos_embed")
+    assert all(torch.equal(back[key], checkpoint[key]) for key in back if key not in tokens)
+    assert torch.equal(back["pos_embed"][:, 1:], checkpoint["pos_embed"][:, 1:]) and not back["pos_embed"][:, 0].any()
+    assert torch.equal(back["cls_token"], checkpoint["cls_token"] + checkpoint["pos_embed"][:, :1])
+
+    state = {key: tensor for key, tensor in checkpoint.items() if not key.startswith("blocks.5.")}
+    with pytest.raises(WeightsError, match="A CeiT of 128 channels and 5 blocks is not a known variant"):
+        describe(state, find("ceit"))
+
+
+def test_position_tables_of_other_images_are_resized(checkpoint):
+    state = {key: x.float() for key, x in translate(checkpoint, find("ceit")).tensors.items()}
+    found = fit(CeiT("nano", image_size=128), state, "file", allowed=["feature_norms.*"])
+    assert [one.name for one in found.adapted] == ["position_table"]
+    expected = F.interpolate(state["position_table"].permute(2, 0, 1)[None], size=(8, 8), mode="bicubic")
+    torch.testing.assert_close(found.tensors["position_table"], expected[0].permute(1, 2, 0))
+
 
 @pytest.mark.parity("ceit")
 def test_lca_is_left_out_by_default_and_changes_the_last_map_only(checkpoint):
@@ -136,29 +154,3 @@ def test_lca_is_left_out_by_default_and_changes_the_last_map_only(checkpoint):
     assert all(torch.equal(x, y) for x, y in zip(first, same, strict=True))
     _, token = by_hand(state, images, heads=4)
     torch.testing.assert_close(changed - last, token[:, :, None, None].expand_as(last), atol=1e-6, rtol=1e-6)
-
-
-def test_the_layout_writes_what_it_reads(checkpoint):
-    """A token's position is added to the token, whose position is then 0."""
-    back, unknown = translate_back(loaded(checkpoint, "ceit-lca").state_dict(), find("ceit-lca"))
-    assert unknown == [] and checkpoint.keys() - back.keys() == {"head.weight", "head.bias"}
-    tokens = ("cls_token", "pos_embed")
-    assert all(torch.equal(back[key], checkpoint[key]) for key in back if key not in tokens)
-    assert torch.equal(back["pos_embed"][:, 1:], checkpoint["pos_embed"][:, 1:]) and not back["pos_embed"][:, 0].any()
-    assert torch.equal(back["cls_token"], checkpoint["cls_token"] + checkpoint["pos_embed"][:, :1])
-
-
-def test_unknown_sizes_are_refused(checkpoint):
-    state = {key: tensor for key, tensor in checkpoint.items() if not key.startswith("blocks.5.")}
-    with pytest.raises(WeightsError, match="A CeiT of 128 channels and 5 blocks is not a known variant"):
-        describe(state, find("ceit"))
-
-
-def test_position_tables_of_other_images_are_resized(checkpoint):
-    ceit = CeiT("nano", image_size=128)
-    state = {key: x.float() for key, x in translate(checkpoint, find("ceit")).tensors.items()}
-    found = fit(ceit, state, "file", allowed=["feature_norms.*"])
-    assert [one.name for one in found.adapted] == ["position_table"]
-    table = state["position_table"].permute(2, 0, 1)[None]
-    expected = F.interpolate(table, size=(8, 8), mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
-    torch.testing.assert_close(found.tensors["position_table"], expected)

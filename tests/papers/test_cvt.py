@@ -133,9 +133,6 @@ def test_a_folder_of_transformers_is_converted_and_exported(reference, tmp_path)
     config.write_text(re.sub(r'"stride_kv": \[\s*2,\s*2,', '"stride_kv": [1, 2,', config.read_text()))
     with pytest.raises(WeightsError, match=r"stride_kv: \[1, 2, 2\]"):
         convert(tmp_path / "theirs")
-
-
-def test_unknown_sizes_are_refused(reference):
     state = {key: tensor for key, tensor in reference.state_dict().items() if ".layers.3." not in key}
     with pytest.raises(WeightsError, match=r"\(32, 64, 128\) channels and \(1, 2, 3\) blocks is not a known variant"):
         describe(state, find("transformers-cvt"))

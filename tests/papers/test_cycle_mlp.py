@@ -60,8 +60,7 @@ def reference(state: Mapping[str, Tensor], model: CycleMlp, images: Tensor) -> l
         return x + linear(f"{name}.mlp.fc2", y)
 
     H, W = (-(-side // 4) * 4 for side in images.shape[2:])
-    x = images.new_zeros(len(images), 3, H, W)
-    x[:, :, : images.shape[2], : images.shape[3]] = images
+    x = F.pad(images, (0, W - images.shape[3], 0, H - images.shape[2]))
     features = []
     for i, stage in enumerate(model.stages):
         name, stride, padding = ("patch_embed.proj", 4, 2) if i == 0 else (f"network.{2 * i - 1}.proj", 2, 1)

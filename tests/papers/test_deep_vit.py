@@ -15,18 +15,14 @@ from tests.papers.small_models import randomise
 
 def reattention_by_hand(layer: ReAttention, x: torch.Tensor, training: bool) -> torch.Tensor:
     """x: (B, N, C). The maps of all heads, their mixture, and a norm of each mixed map."""
-    heads, (norm, mixing) = layer.num_heads, (layer.map_norm, layer.mixing.weight[:, :, 0, 0])
-    query, key, value = (layer_(x).chunk(heads, dim=-1) for layer_ in (layer.query, layer.key, layer.value))
-    maps = [(q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) for q, k in zip(query, key, strict=True)]  # each (B, N, N)
-    outputs = []
-    for h in range(heads):
-        mixed = sum(mixing[h, g] * maps[g] for g in range(heads)) + layer.mixing.bias[h]
-        mean, variance = norm.running_mean[h], norm.running_var[h]
-        if training:
-            mean, variance = mixed.mean(), mixed.var(correction=0)
-        mixed = (mixed - mean) / (variance + norm.eps).sqrt() * norm.weight[h] + norm.bias[h]
-        outputs.append(layer.map_scale * mixed @ value[h])
-    return layer.output(torch.cat(outputs, dim=-1))
+    parts = (layer.query, layer.key, layer.value)
+    query, key, value = (part(x).unflatten(2, (layer.num_heads, -1)).transpose(1, 2) for part in parts)
+    maps = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)  # (B, heads, N, N)
+    mixed = torch.einsum("hg,bgnm->bhnm", layer.mixing.weight[:, :, 0, 0], maps) + layer.mixing.bias[:, None, None]
+    norm = layer.map_norm
+    mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+    mixed = F.batch_norm(mixed, mean, variance, norm.weight, norm.bias, training, eps=norm.eps)
+    return layer.output((layer.map_scale * mixed @ value).transpose(1, 2).flatten(2))
 
 
 @pytest.mark.parametrize(("training", "scaled", "scale"), [(False, True, 0.5), (True, False, 1.0)])
@@ -48,9 +44,7 @@ def test_a_scaled_residual_block_matches_the_authors_formulation():
     y = F.layer_norm(0.5 * x, shape, block.norm1.weight, block.norm1.bias, 1e-6)
     expected = x + reattention_by_hand(block.attention, y, False) / 0.5
     y = F.layer_norm(0.5 * expected, shape, block.norm2.weight, block.norm2.bias, 1e-6)
-    hidden = y @ block.mlp.expand.weight.T + block.mlp.expand.bias
-    hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
-    expected = expected + (hidden @ block.mlp.contract.weight.T + block.mlp.contract.bias) / 0.5
+    expected = expected + block.mlp.contract(F.gelu(block.mlp.expand(y))) / 0.5
     torch.testing.assert_close(block(x, (2, 3)), expected)
 
 
@@ -61,14 +55,11 @@ def test_convolutional_embedding_matches_the_formulation():
     images = torch.randn(2, 3, 32, 48, dtype=torch.float64)
 
     def norm(layer: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
-        scale = layer.weight / (layer.running_var + 1e-5).sqrt()
-        return x * scale[:, None, None] + (layer.bias - layer.running_mean * scale)[:, None, None]
+        return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=1e-5)
 
-    x = norm(layer.norm1, F.conv2d(images, layer.conv1.weight, stride=2, padding=3)).clamp(min=0)
-    x = norm(layer.norm2, F.conv2d(x, layer.conv2.weight, padding=1)).clamp(min=0)  # (B, 64, 16, 24)
-    patches = x.unflatten(3, (-1, 8)).unflatten(2, (-1, 8))  # (B, 64, 2, 8, 3, 8)
-    expected = torch.einsum("bchiwj,dcij->bdhw", patches, layer.projection.weight)
-    torch.testing.assert_close(layer(images), expected + layer.projection.bias[:, None, None])
+    x = norm(layer.norm1, F.conv2d(images, layer.conv1.weight, stride=2, padding=3)).relu()
+    x = norm(layer.norm2, F.conv2d(x, layer.conv2.weight, padding=1)).relu()  # (B, 64, 16, 24)
+    torch.testing.assert_close(layer(images), F.conv2d(x, layer.projection.weight, layer.projection.bias, stride=8))
 
 
 @pytest.mark.parametrize(("readout", "size"), [("ignore", (48, 48)), ("add", (97, 70)), ("project", (97, 70))])

@@ -12,7 +12,7 @@ from densevit_papers.max_deeplab_criterion import GridTruth, match, pixel_contra
 from densevit_papers.max_deeplab_layers import levels_of, upsampled
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, maskwise_panoptic
 from densevit_workbench.testing.targets import random_targets
-from tests.papers.layer_equations import attended, conv_norm, normed, randomised
+from tests.papers.small_models import attended, conv_norm, normed, randomised
 from tests.papers.test_max_deeplab import CLASSES, COCO, map_of, outputs_of
 
 SMALL = {"num_queries": 6, "layers": (1, 1, 1), "pixel_layers": (1, 1, 1, 1)}
@@ -104,12 +104,16 @@ def test_sampled_cells_are_distinct_and_those_of_small_segments_are_more_likely(
 
 
 def test_all_layers_have_the_losses_and_the_matching_of_the_last():
-    head = KMaXDeepLab((8, 8, 8), (8, 16, 32), CLASSES, **SMALL).train()
+    head = KMaXDeepLab((8, 8, 8), (8, 16, 32), CLASSES, **SMALL, align_corners=True).train()
+    assert {fuse.align_corners for fuse in head.pixel_decoder.fuses} | {head.semantic_head.align_corners} == {True}
     features = [torch.randn(2, 8, 64 // stride, 96 // stride) for stride in (8, 16, 32)]
     targets = [random_targets(("panoptic",), (64, 96), 4, torch.Generator().manual_seed(n)) for n in (0, 1)]
     outputs = head(features, torch.zeros(2, 64, 96, dtype=torch.bool))
     assert [x.shape for x in outputs["layers"][0]] == [(2, 6, 5), (2, 6, 8, 12), (2, 8, 8, 12)]
     assert len(outputs["layers"]) == 4 and outputs["cells"].shape == (2, 4, 8, 12)
+    first = outputs["layers"][0][1]
+    coarse = first[..., ::4, ::4]  # unchanged where cells coincide
+    torch.testing.assert_close(upsampled(coarse, 4, (8, 12), align_corners=True)[..., :5, :9], first[..., :5, :9])
     head.criterion.sampling = None  # the sampled losses are random
     found = head.criterion.losses(outputs["layers"], None, targets, LossContext())
     truths = GridTruth.of(targets, 4, 8, torch.device("cpu"))
@@ -158,21 +162,9 @@ def test_parameters_and_multiply_adds_are_the_papers():
         backbone = ResNet(depth=50).eval().requires_grad_(False)
         head = KMaXDeepLab(backbone.channels, backbone.strides, COCO).eval().requires_grad_(False)
         images, mask = torch.empty(1, 3, 800, 1200), torch.zeros(1, 800, 1200, dtype=torch.bool)
-    without = [*backbone.parameters(), *head.parameters()]
-    assert sum(p.numel() for p in without) - sum(p.numel() for p in head.semantic_head.parameters()) == pytest.approx(
-        56.58e6, rel=1e-4
-    )
+    whole, semantic = ([*parts.parameters()] for parts in (torch.nn.ModuleList([backbone, head]), head.semantic_head))
+    count = sum(p.numel() for p in whole) - sum(p.numel() for p in semantic)
+    assert count == pytest.approx(56.58e6, rel=1e-4)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         head(backbone(images), mask)
     assert counter.get_total_flops() / 2e9 == pytest.approx(168, rel=0.01)
-
-
-def test_all_maps_are_upsampled_with_aligned_corners():
-    head = KMaXDeepLab((8, 8, 8), (8, 16, 32), CLASSES, **SMALL, align_corners=True)
-    assert [fuse.align_corners for fuse in head.pixel_decoder.fuses] == [True, True]
-    assert head.semantic_head.align_corners
-    features = [torch.randn(1, 8, -(-65 // stride), -(-97 // stride)) for stride in (8, 16, 32)]
-    layers = head.train()(features, torch.zeros(1, 65, 97, dtype=torch.bool))["layers"]
-    assert [x.shape for x in layers[0]] == [(1, 6, 5), (1, 6, 9, 13), (1, 8, 9, 13)]
-    coarse = layers[0][1][..., ::4, ::4]  # unchanged where cells coincide
-    torch.testing.assert_close(upsampled(coarse, 4, (9, 13), align_corners=True), layers[0][1])

@@ -12,15 +12,9 @@ from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit_papers.max_deeplab import DualPathLayer, MaXDeepLab
 from densevit_papers.max_deeplab_criterion import GridTruth, MaskLossWeights, MaskOutputs, PQCriterion, dice, match
-from densevit_papers.max_deeplab_layers import (
-    AxialAttention,
-    MaskPredictor,
-    PixelBlock,
-    levels_of,
-    padding_bias,
-)
+from densevit_papers.max_deeplab_layers import AxialAttention, MaskPredictor, PixelBlock, levels_of, padding_bias
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, pixelwise_panoptic
-from tests.papers.layer_equations import attended, conv_norm, normed, randomised
+from tests.papers.small_models import attended, conv_norm, normed, randomised
 
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
 COCO = [Class(str(i), i, (0, 0, 0), thing=i < 80) for i in range(133)]
@@ -67,17 +61,11 @@ def test_segments_are_read_at_the_centres_of_cells_without_void_and_crowds():
 
 
 def similarity(x, truth):
-    """Class probability times dice of each segment and query, cell by cell (section 3.2)."""
-    classes, p = x.logits.softmax(-1), x.masks.softmax(0)
-    found = torch.zeros(len(truth.labels), len(classes), 2, dtype=torch.float64)
-    for n, q in itertools.product(range(found.shape[0]), range(found.shape[1])):
-        both = area = predicted = 0.0
-        for cell in range(p.shape[1]):
-            if any(bool(mask[cell]) for mask in truth.masks):
-                inside = float(truth.masks[n, cell])
-                both, area, predicted = both + inside * p[q, cell], area + inside, predicted + p[q, cell]
-        found[n, q] = torch.stack([classes[q, truth.labels[n]], 2 * both / (area + predicted + 2e-5)])
-    return found
+    """Class probability and dice of each segment and query (section 3.2)."""
+    classes, labelled = x.logits.softmax(-1), truth.masks.any(0)
+    p, masks = x.masks.softmax(0)[:, labelled], truth.masks[:, labelled].double()
+    overlap = 2 * masks @ p.T / (masks.sum(1)[:, None] + p.sum(1) + 2e-5)
+    return torch.stack([classes[:, truth.labels].T, overlap], dim=2)
 
 
 def test_matching_has_the_largest_total_similarity_of_all_assignments():
@@ -296,31 +284,21 @@ def test_a_pixel_is_void_below_either_threshold():
     assert pixelwise_panoptic(logits, masks, CLASSES, 0.2).tolist() == [[0, 1, 2000, 2000, -1, -1]]
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("width", 18, "width is 18; .*num_heads, 4"),
-        ("pixel_width", 0, "pixel_width is 0"),
-        ("threshold", 1.5, "threshold is 1.5"),
-        ("layers", 0, "layers is 0"),
-    ],
-)
-def test_an_invalid_option_is_an_error(option, value, message):
-    with pytest.raises(ValueError, match=message):
-        MaXDeepLab((16,), (16,), CLASSES, **{**SMALL, option: value})
+def test_an_invalid_option_is_an_error():
+    for option, value, more in (
+        ("width", 18, "; .*num_heads, 4"), ("pixel_width", 0, ""), ("threshold", 1.5, ""), ("layers", 0, ""),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{option} is {value}{more}"):
+            MaXDeepLab((16,), (16,), CLASSES, **{**SMALL, option: value})
 
 
 def test_levels_have_one_feature_for_each_stride():
     def read(*strides):
         return [tuple(level) for level in levels_of(strides, 64)]
 
-    assert read(4, 8, 16, 32) == [
-        (3, 32, 1, 512, True),
-        (2, 16, 2, 256, True),
-        (1, 8, 2, 128, False),
-        (0, 4, 2, 64, False),
-    ]
-    assert read(4, 8, 16, 16) == [(3, 16, 1, 512, True), (1, 8, 2, 128, False), (0, 4, 2, 64, False)]  # MaX-DeepLab-S
+    fine = [(1, 8, 2, 128, False), (0, 4, 2, 64, False)]
+    assert read(4, 8, 16, 32) == [(3, 32, 1, 512, True), (2, 16, 2, 256, True), *fine]
+    assert read(4, 8, 16, 16) == [(3, 16, 1, 512, True), *fine]  # MaX-DeepLab-S
     assert read(16) == [(0, 16, 1, 512, True)]
     assert [level[1] for level in read(2, 4, 8, 16, 32)] == [32, 16, 8, 4]
     assert [level[1] for level in read(7, 14)] == [14, 7]

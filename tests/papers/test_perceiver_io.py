@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Class
-from densevit_papers.perceiver_io import Layer, PerceiverIO, cell_centres
+from densevit_papers.perceiver_io import Layer, PerceiverIO
 
 if TYPE_CHECKING:
     from transformers.models.perceiver.modeling_perceiver import PerceiverLayer
@@ -124,13 +124,6 @@ def test_logits_and_gradients_match_transformers(options: dict) -> None:
         torch.testing.assert_close(x.grad, y.grad, rtol=1e-3, atol=1e-4)
 
 
-def test_centres_are_those_of_the_image_without_padding() -> None:
-    """Two cells of stride 4 in an image of 8 x 6 pixels: the second column's centre, pixel 6, is its right border."""
-    found = cell_centres(torch.zeros(1, 3, 2, 2), 4, torch.tensor([[8, 6]]))
-    expected = [[[-0.5, -1 / 3], [-0.5, 1.0], [0.5, -1 / 3], [0.5, 1.0]]]
-    torch.testing.assert_close(found, torch.tensor(expected))
-
-
 @torch.no_grad()
 def test_each_image_of_a_padded_batch_has_the_logits_of_the_image_alone() -> None:
     head = make_head().eval()
@@ -143,19 +136,16 @@ def test_each_image_of_a_padded_batch_has_the_logits_of_the_image_alone() -> Non
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_invalid_options_are_refused() -> None:
+    for options, message in (
         ({"width": 0}, "width is 0"),
         ({"num_latents": 99999}, "num_latents is 99999"),
         ({"width": 18}, "width is 18; .*num_heads, 4"),
         ({"cross_heads": 3}, "width is 16; .*cross_heads, 3"),
         ({"feature": 3}, "feature is 3; .* 2 features"),
         ({"max_resolution": 1}, "max_resolution is 1"),
-    ],
-)
-def test_invalid_options_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_head(**options)
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_head(**options)
     with pytest.raises(ValueError, match="has no classes"):
         PerceiverIO(CHANNELS, STRIDES, ())

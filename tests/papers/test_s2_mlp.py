@@ -24,26 +24,20 @@ def reference(model: S2Mlp, images: Tensor) -> list[Tensor]:
     """Section 3.2 and figure 1 on unfolded patches, one product after the other: features (B, C, h, w)."""
 
     def norm(x: Tensor, layer: nn.Module) -> Tensor:
-        if isinstance(layer, nn.LayerNorm):
-            deviation = x - x.mean(-1, keepdim=True)
-            x = deviation / (deviation.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        x = F.layer_norm(x, x.shape[-1:]) if isinstance(layer, nn.LayerNorm) else x
         return x * layer.weight + layer.bias
-
-    def gelu(x: Tensor) -> Tensor:
-        return x * (1 + torch.erf(x / 2**0.5)) / 2
 
     p = model.patch_size
     h, w = (-(-side // p) for side in images.shape[2:])
-    padded = images.new_zeros(len(images), 3, h * p, w * p)
-    padded[:, :, : images.shape[2], : images.shape[3]] = images
+    padded = F.pad(images, (0, w * p - images.shape[3], 0, h * p - images.shape[2]))
     patches = padded.unflatten(2, (h, p)).unflatten(4, (w, p)).permute(0, 2, 4, 1, 3, 5).flatten(3)  # (B, h, w, 3 p p)
     x = norm(patches @ model.projection.weight.flatten(1).T + model.projection.bias, model.norm)
     features = []
     for i, block in enumerate(model.blocks):
-        y = gelu(x @ block.before_shift.weight.T + block.before_shift.bias)
+        y = F.gelu(x @ block.before_shift.weight.T + block.before_shift.bias)
         y = by_convolution(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = x + norm(y @ block.after_shift.weight.T + block.after_shift.bias, block.shift_norm)
-        y = gelu(x @ block.expand.weight.T + block.expand.bias)
+        y = F.gelu(x @ block.expand.weight.T + block.expand.bias)
         x = x + norm(y @ block.contract.weight.T + block.contract.bias, block.mlp_norm)
         if i + 1 in model.feature_blocks:
             features.append(x.permute(0, 3, 1, 2))
@@ -58,8 +52,7 @@ def test_features_and_gradients_match_the_equations(variant: str) -> None:
         if parameter.ndim > 1:
             nn.init.normal_(parameter, 0.0, parameter[0].numel() ** -0.5)
     images = torch.randn(2, 3, 17, 22, dtype=torch.float64)
-    gradients = []
-    weights: list[Tensor] = []
+    gradients, weights = [], []
     found = [features(images) for features in (model, lambda x: reference(model, x))]
     for ours, expected in zip(*found, strict=True):
         assert ours.shape[2:] == (5, 6) and expected.std() > 0.1

@@ -4,14 +4,9 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from densevit_papers.vision_longformer import LongformerAttention
-
-
-def randomise(module: nn.Module) -> None:
-    for tensor in module.parameters():
-        nn.init.normal_(tensor, 0.0, 0.5 if tensor.ndim < 2 or len(tensor) < 5 else tensor.shape[-1] ** -0.5)
+from tests.papers.small_models import randomise
 
 
 def attention_by_hand(layer: LongformerAttention, x: torch.Tensor, H: int, W: int) -> torch.Tensor:

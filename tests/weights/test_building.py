@@ -12,8 +12,6 @@ import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError, DensevitError, PluginError
 from densevit.interfaces import Class
-from densevit.weights import hub
-from densevit.weights.hub import Published
 
 RESNET = {"name": "resnet", "depth": 18}
 SETR = {"name": "setr", "decoder": "naive", "width": 8}
@@ -81,21 +79,10 @@ def test_names_and_sections_build_a_model():
     assert result.semantic.shape == (64, 96) and set(result.names) <= {"cat"}
 
 
-def test_a_model_without_a_config_is_saved_and_loaded_to_the_last_bit(tmp_path: Path):
-    heads = {"ground": {**SETR, "neck": {"name": "fpn", "width": 8}}, "weather": SETR}
-    classes = {"ground": ["road", "grass", "water"], "weather": ["sun", "rain"]}  # two heads of one task
-    predictor = densevit.create_model({**RESNET, "mean": [0.1, 0.2, 0.3]}, heads, classes)
-    densevit.save(predictor, tmp_path / "mine.safetensors")
-    again = densevit.load(tmp_path / "mine.safetensors")
-    assert again.classes == predictor.classes and again.model.architecture == predictor.model.architecture
-    assert torch.equal(again.model.mean, predictor.model.mean)
-    state = again.model.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in predictor.model.state_dict().items())
-    found, expected = again.predict(IMAGE), predictor.predict(IMAGE)
-    assert all(torch.equal(found[name].semantic, expected[name].semantic) for name in heads)
-
-
 def test_weights_of_a_backbone_and_of_a_whole_model(file: str, resnet: nn.Module, tmp_path: Path):
+    assert is_of(densevit.create_backbone("resnet", weights=file, depth=18), resnet)
+    with pytest.raises(DensevitError, match=r"not the model's|another shape|missing"):
+        densevit.create_backbone("resnet", weights=file, depth=50)
     first = densevit.create_model(RESNET, {"seg": SETR}, ["a", "b"], weights=file)
     assert is_of(first.backbone, resnet) and first.sections.backbone.weights == file
     densevit.save(first, tmp_path / "whole.safetensors")
@@ -106,16 +93,6 @@ def test_weights_of_a_backbone_and_of_a_whole_model(file: str, resnet: nn.Module
     assert not is_of(densevit.create_model(RESNET, {"seg": SETR}, ["a", "b"]).backbone, resnet)
 
 
-def test_published_weights_bring_their_mean_and_deviation(resnet: nn.Module, monkeypatch: pytest.MonkeyPatch):
-    facts = {"mean": (0.5, 0.25, 0.125), "std": (0.5, 0.5, 0.5)}
-    monkeypatch.setattr(hub, "fetch", lambda source, instead: Published(dict(resnet.state_dict()), facts))
-    predictor = densevit.create_model(RESNET, {"seg": SETR}, ["a"], weights="timm:resnet18.a1_in1k")
-    assert is_of(predictor.backbone, resnet)
-    assert predictor.backbone.mean == (0.5, 0.25, 0.125) and predictor.model.mean.flatten()[1] == 255 * 0.25
-    backbone = densevit.create_backbone("resnet", depth=18, weights="timm:resnet18.a1_in1k")
-    assert is_of(backbone, resnet) and (backbone.mean, backbone.std) == (facts["mean"], facts["std"])
-
-
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_a_config_s_weights_are_loaded_unless_told_not_to(
     file: str, resnet: nn.Module, tmp_path: Path, pretrained: bool
@@ -124,7 +101,7 @@ def test_a_config_s_weights_are_loaded_unless_told_not_to(
     text += "heads: {segmentation: {name: setr, decoder: naive, width: 8}}\n"
     path = tmp_path / "mine.yaml"
     path.write_text(text + "data: {name: scenes, image_size: 48}\ntrainer: {max_steps: 1}\n")
-    for source in (path, str(path), configs.load(path)):
+    for source in (str(path), configs.load(path)):
         predictor = densevit.create_model(source, pretrained=pretrained)
         assert is_of(predictor.backbone, resnet) == pretrained
         assert predictor.config == configs.load(path)
@@ -137,18 +114,10 @@ def test_a_config_s_weights_are_loaded_unless_told_not_to(
     assert given.config.backbone.weights == file and config.backbone.weights == "nowhere.pth"
 
 
-def test_a_backbone_gets_weights(file: str, resnet: nn.Module):
-    assert is_of(densevit.create_backbone("resnet", weights=file, depth=18), resnet)
-    assert not is_of(densevit.create_backbone("resnet", depth=18), resnet)
-    with pytest.raises(DensevitError, match=r"depth is not an option|not the model's|another shape|missing"):
-        densevit.create_backbone("resnet", weights=file, depth=50)
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"backbone": "resnet"}, ConfigError, "create_model: a backbone without heads. Expected heads="),
-        ({"backbone": {"name": "resnet"}}, ConfigError, "create_model: a backbone without heads. Expected heads="),
         ({"backbone": "rsnet", "heads": {"a": "setr"}}, PluginError, "no backbone 'rsnet'. Did you mean 'resnet'"),
         ({"backbone": "resnet", "heads": {"a": {"nam": "setr"}}}, ConfigError, "create_model: heads.a.name is missing"),
         ({"backbone": "resnet", "heads": {"a": "setr"}}, PluginError, "heads.a: 'setr' .* has no classes"),
@@ -172,14 +141,3 @@ def test_a_backbone_gets_weights(file: str, resnet: nn.Module):
 def test_a_wrong_argument_is_an_error_that_names_it(options: Any, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         densevit.create_model(**options)
-
-
-def test_a_predictor_is_trained_in_training_mode():
-    from densevit.training.loop.dense_module import DenseModule
-
-    frozen = {**RESNET, "freeze": True}
-    predictor = densevit.create_model(frozen, {"segmentation": SETR}, ["a"])
-    module = DenseModule(predictor)
-    assert module.model is predictor.model and not module.model.training
-    module.on_fit_start()
-    assert module.model.training and predictor.heads.training and not predictor.backbone.training

@@ -1,6 +1,12 @@
-"""`read` supports files in all usual formats, folders, shards, containers and prefixes."""
+"""Checkpoints in all usual formats, folders, shards and containers are read; other and damaged files are refused."""
 
+import gzip
+import io
 import json
+import pickle
+import random
+import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,6 +15,7 @@ from safetensors.torch import save_file
 
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
+from densevit.weights.file_kinds import kind
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0]), "b.weight": torch.ones(1)}
 OTHER = {"x": torch.zeros(1)}
@@ -31,17 +38,13 @@ LIGHTNING = {"pytorch-lightning_version": "2.6", "random_state": [{"cpu": torch.
     "content",
     [
         {"model_state": STATE, "cfg": "MODEL: MViT", "epoch": 3},
-        {"module": STATE},
         {"model": {"state_dict": STATE}},
         {"model": "vit_base", "state_dict": STATE},
         {"model": {"depth": 12}, "state_dict": STATE},
         {"ema": OTHER, "model_ema": OTHER, "model_state": OTHER, "state_dict": OTHER, "model": STATE},
-        {"ema": OTHER, "model_ema": OTHER, "model_state": OTHER, "state_dict": STATE},
-        {"ema": OTHER, "model_ema": OTHER, "model_state": STATE},
         {"ema": OTHER, "model_ema": STATE},
         {"model": OTHER, "ema": {"module": STATE, "updates": 7}},
         prefixed("module."),
-        prefixed("module._orig_mod."),
         {"state_dict": prefixed("_orig_mod.module.")},
         {"state_dict": prefixed("model."), **LIGHTNING},
         {**STATE, "epoch": 3, "name": "text"},
@@ -163,24 +166,18 @@ def test_metadata_of_a_hub_folder_is_read_for_its_files(tmp_path):
         assert metadata["classes"] == ["cat", "cow", "dog"]
         assert metadata["mean"] == pytest.approx((0.5, 0.4, 0.3)) and metadata["std"] == pytest.approx((0.2, 0.2, 0.2))
     assert read(tmp_path / "other.pth").metadata == {}
-
-
-@pytest.mark.parametrize("meta", [{"CLASSES": ("wall", "sky")}, {"dataset_meta": {"classes": ["wall", "sky"]}}])
-def test_openmmlab_class_names_are_read(meta, tmp_path):
-    torch.save({"meta": {"epoch": 3, **meta}, "state_dict": STATE}, tmp_path / "w.pth")
-    assert read(tmp_path / "w.pth").metadata == {"classes": ["wall", "sky"]}
+    for meta in ({"CLASSES": ("wall", "sky")}, {"dataset_meta": {"classes": ["wall", "sky"]}}):  # of OpenMMLab
+        torch.save({"meta": {"epoch": 3, **meta}, "state_dict": STATE}, tmp_path / "other.pth")
+        assert read(tmp_path / "other.pth").metadata == {"classes": ["wall", "sky"]}
 
 
 # ---- errors ----
 
 
-@pytest.mark.parametrize("name", ["nowhere.pt", "nowhere.safetensors", "nowhere", "time:x"])
-def test_missing_file_error_names_the_file_and_the_sources(name, tmp_path):
-    with pytest.raises(WeightsError, match=rf"{name}: no such file.*timm:NAME.*torchvision:NAME.*hf:ORG/NAME"):
-        read(f"{tmp_path}/{name}")
-
-
-def test_folder_without_weights_error_lists_expected_files(tmp_path):
+def test_a_missing_file_and_a_folder_without_weights_are_refused_with_what_is_expected(tmp_path):
+    for name in ("nowhere.pt", "nowhere", "time:x"):
+        with pytest.raises(WeightsError, match=rf"{name}: no such file.*timm:NAME.*torchvision:NAME.*hf:ORG/NAME"):
+            read(f"{tmp_path}/{name}")
     with pytest.raises(WeightsError, match=r"model\.safetensors: no such file\. Name a file, or a folder with one of"):
         read(tmp_path)
     (tmp_path / "config.yaml").touch()
@@ -193,3 +190,89 @@ def test_checkpoint_without_named_tensors_raises(content, tmp_path):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=r"w\.pth: no state dict, but .*Expected tensors by name"):
         read(tmp_path / "w.pth")
+
+
+TENSORS = {"weight": torch.arange(600.0).view(3, 200), "bias": torch.ones(3)}
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 346334829\n"
+PAGE = b"\n<!DOCTYPE html>\n<html><head><title>Google Drive - Quota exceeded</title></head><body>" + b"x" * 5000
+DENIED = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
+)
+
+
+def zipped(**files: bytes) -> bytes:
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return memory.getvalue()
+
+
+REFUSED = {  # content, file name, facts
+    "empty": (b"", "w.pth", r"is an empty file, 0 bytes\. Expected a \.pth.*Download it again"),
+    "pointer": (POINTER, "w.safetensors", r"git-LFS pointer to a file of 346,334,829 bytes.*git lfs pull"),
+    "page": (PAGE, "w.npz", r"an HTML page \('Google Drive - Quota exceeded'\).*Download the file itself"),
+    "page without a title": (b"<html><body>", "w.pth", r"an HTML page\. Expected"),
+    "detectron2": (pickle.dumps({"model": {"w": np.ones(9)}}), "w.pkl", r"a bare pickle, not made.*section Pickles"),
+    "zip": (zipped(**{"a/resnet.pth": b"x", "b": b""}), "w.pth", r"without data\.pkl; it holds a/resnet\.pth, b\."),
+}
+# Anything else gets one message: the size, the first bytes and what is expected.
+OTHERS = {
+    "denied": (DENIED, "w.pth"),
+    "text": (b"Entry not found", "w.bin"),
+    "gzip": (gzip.compress(b"weights"), "w.pth"),
+    "empty zip": (b"PK\x05\x06" + bytes(18), "w.pth"),
+    "noise": (b"\x00\x01\x02\x03garbage\xff\xfe\x00", "w.pth"),
+}
+for _case, (_content, _name) in OTHERS.items():
+    _facts = f"is not a checkpoint: {len(_content):,} bytes, the first are {_content[:60]!r}. Expected a .pth, "
+    REFUSED[_case] = (_content, _name, re.escape(_facts))
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_files_of_other_formats_are_refused_by_their_bytes(case, tmp_path):
+    content, name, facts = REFUSED[case]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"{name}: .*(?s:{facts})") as error:
+        read(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def files(folder):
+    torch.save(TENSORS, folder / "zip.pth")
+    torch.save(TENSORS, folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    save_file(TENSORS, folder / "tensors.safetensors")
+    np.savez(folder / "arrays.npz", **{name: value.numpy() for name, value in TENSORS.items()})
+    return sorted(folder.iterdir())
+
+
+def test_kind_is_detected_from_the_content(tmp_path):
+    kinds = {"zip.pth": "torch", "legacy.pth": "torch", "tensors.safetensors": "safetensors", "arrays.npz": "npz"}
+    for path in files(tmp_path):
+        for suffix in (".pth", ".safetensors", ".npz", ""):
+            renamed = path.rename(tmp_path / f"w{suffix}")
+            assert kind(renamed) == kinds[path.name]
+            found = read(renamed).tensors
+            assert found.keys() == TENSORS.keys() and all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)
+            renamed.rename(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_truncated_files_raise_and_corrupt_ones_raise_or_have_other_values(tmp_path):
+    dice = random.Random(0)
+    for path in files(tmp_path):
+        whole = path.read_bytes()
+        for length in (1, 8, 100, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:length])
+            with pytest.raises(WeightsError, match=rf"{path.name}: .*[dD]ownload it again"):
+                read(path)
+        for _ in range(30):
+            content = bytearray(whole)
+            for _ in range(dice.choice((1, 5, 50))):
+                content[dice.randrange(len(content))] = dice.randrange(256)
+            path.write_bytes(content)
+            try:
+                read(path)
+            except WeightsError as error:
+                assert str(error).startswith(str(path)) and len(str(error)) > len(str(path)) + 30

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from densevit.interfaces import Change, CheckpointLayout, Line, Rearrangement, SpecialTensors
-from densevit.weights.key_mapping import _Name, canonical, missing_because, translate, translate_back
+from densevit.interfaces import Change, CheckpointLayout, Line, SpecialTensors
+from densevit.weights.key_mapping import translate, translate_back
 
 
 def layout_of(*lines, marks=(), **special):
@@ -51,29 +51,6 @@ def test_names_are_literal_except_for_integer_placeholders():
     assert list(done.tensors) == ["first"]  # of several lines that match
 
 
-def test_parts_are_joined_in_any_order():
-    state = numbered("layers.1.v.w", "layers.1.q.w", "layers.0.k.w", "layers.1.k.w", "layers.0.q.w", "layers.0.v.w")
-    done = translate(state, FUSED)
-    expected = torch.cat([state[f"layers.1.{part}.w"] for part in "qkv"])
-    assert torch.equal(done.tensors["blocks.1.qkv.w"], expected)
-    assert done.origins["blocks.1.qkv.w"] == ["layers.1.v.w", "layers.1.q.w", "layers.1.k.w"]
-    assert done.errors == []
-    back, unknown = translate_back(done.tensors, FUSED)
-    assert equal(back, state) and unknown == []
-
-
-def test_tensors_are_split_into_parts():
-    layout = layout_of(*((f"in_proj_weight[{i}/3]", f"{name}.weight") for i, name in enumerate("qkv")))
-    state = numbered("in_proj_weight")
-    done = translate(state, layout)
-    assert {key: value.tolist() for key, value in done.tensors.items()} == {
-        "q.weight": [[0, 1], [2, 3]],
-        "k.weight": [[4, 5], [6, 7]],
-        "v.weight": [[8, 9], [10, 11]],
-    }
-    assert equal(translate_back(done.tensors, layout)[0], state)
-
-
 def test_missing_and_ineffective_parts_are_zero():
     lacking = layout_of(("{i}.q", "{i}.qkv[0/3]"), ("0", "{i}.qkv[1/3]"), ("{i}.v", "{i}.qkv[2/3]"))
     state = {"4.q": torch.ones(2), "4.v": 2 * torch.ones(2)}
@@ -109,22 +86,6 @@ def test_equal_copies_are_dropped_and_restored():
     assert equal(translate_back(done.tensors, layout)[0], {"a.w": torch.ones(2)})  # their number is not known
 
 
-def test_rearrangement_precedes_import_lines_and_follows_export_lines():
-    def apart(state):
-        return {"first": state["table"][:1], "rest": state["table"][1:]}
-
-    layout = layout_of(
-        ("first", "token"),
-        ("rest", "cells", TRANSPOSED),
-        rearrange=Rearrangement(apart, lambda state: {"table": torch.cat([state["first"], state["rest"]])}),
-    )
-    state = numbered("table")
-    done = translate(state, layout)
-    assert done.tensors["token"].tolist() == [[0, 1]]
-    assert done.tensors["cells"].shape == (2, 5)
-    assert equal(translate_back(done.tensors, layout)[0], state)
-
-
 def test_incompatible_parts_are_reported_without_raising():
     for given, wrong in ((("q", "v"), "2 of 3"), (("q",), "2 and 3 of 3")):
         done = translate(numbered(*(f"layers.0.{name}.w" for name in given)), FUSED)
@@ -151,27 +112,3 @@ def test_names_with_two_lines_are_exported_in_the_first_form():
     assert done.errors == []
     back, unknown = translate_back(done.tensors | numbered("more"), layout_of(*lines))
     assert list(back) == ["q.w", "k.w"] and unknown == ["more"]
-
-
-def test_all_marks_are_required():
-    layout = layout_of(marks=("cls", "blocks.{i}.norm.*"))
-    assert canonical(numbered("cls", "blocks.11.norm.weight"), layout) is not None
-    assert canonical(numbered("cls", "blocks.x.norm.weight"), layout) is None
-    assert canonical(numbered("blocks.11.norm.weight"), layout) is None
-
-
-def test_fresh_because_gives_the_reason():
-    layout = layout_of(missing={"norms.{i}.*": "it has none"})
-    assert missing_because("norms.2.weight", layout) == "it has none"
-    assert missing_because("norm.weight", layout) is None
-
-
-def test_few_lines_are_tried_per_name(monkeypatch):
-    words = [f"{a}{b}" for a in "abcdefghijklmno" for b in "vwxyz"]
-    layout = layout_of(*((f"layers.{{i}}.{word}.weight", f"blocks.{{i}}.{word}.w") for word in words * 2))
-    state = {f"layers.{i}.{word}.weight": torch.ones(1) for word in words for i in range(20)}
-    assert len(state) == 1500 and len(layout.lines) == 150
-    tried, match = [], _Name.match
-    monkeypatch.setattr(_Name, "match", lambda name, key: tried.append(key) or match(name, key))
-    assert len(translate(state, layout).tensors) == 1500
-    assert len(tried) == 2 * 1500  # each word has two lines

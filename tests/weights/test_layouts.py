@@ -32,12 +32,9 @@ def state(*names):
     return {name: torch.empty(0) for name in names}
 
 
-def test_most_specific_matching_layout_is_selected(known):
+def test_the_most_specific_layout_is_selected_and_no_or_several_and_unknown_names_are_refused(known):
     assert layouts.recognise(state("blocks.0.w", "cls")).name == "a-vit"
     assert layouts.recognise(state("blocks.0.w", "dist", "cls")).name == "a-deit"
-
-
-def test_tensors_of_no_or_several_layouts_and_unknown_names_are_refused(known):
     with pytest.raises(WeightsError, match=r"some\.pth has 8 tensors \(a, b, c, \.\.\., f, g, h\).*`densevit plugins`"):
         layouts.recognise(state(*"abcdefgh"), "some.pth")
     with pytest.raises(WeightsError, match=r"2 tensors \(conv, stages\.1\.w\).* b-net and c-net\. .* --as NAME"):
@@ -112,10 +109,6 @@ def test_a_broken_layout_affects_only_its_own_checkpoints(install):
     assert all(message.endswith("Checkpoints of this layout are not recognised.") for message in messages)
     with pytest.raises(PluginError, match="broken-net"):
         layouts.find("broken-net")
-
-
-def test_a_layout_needs_no_entry_point(install):
-    install("loose", "", {"bl_loose.py": WHOLE})
-    assert layouts.find("bl_loose:NET").name == "whole-net"
+    assert layouts.find("bl_whole:NET").name == "whole-net"  # which needs no entry point
     with pytest.raises(PluginError, match="no module 'bl_absent'"):
         layouts.find("bl_absent:NET")

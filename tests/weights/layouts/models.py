@@ -139,10 +139,7 @@ def rtdetr(version: int = 1, layer: str = "basic", **options: Any) -> Any:
     basic = layer == "basic"
     sizes = [64, 128, 256, 512] if basic else [256, 512, 1024, 2048]
     backbone = transformers.RTDetrResNetConfig(
-        hidden_sizes=sizes,
-        depths=[2, 2, 2, 2] if basic else [3, 4, 6, 3],
-        layer_type=layer,
-        out_features=STAGES[1:],
+        hidden_sizes=sizes, depths=[2, 2, 2, 2] if basic else [3, 4, 6, 3], layer_type=layer, out_features=STAGES[1:]
     )
     kind = transformers.RTDetrForObjectDetection if version == 1 else transformers.RTDetrV2ForObjectDetection
     small = {"num_labels": 80, "num_queries": 17, "encoder_hidden_dim": 32, "encoder_ffn_dim": 40}

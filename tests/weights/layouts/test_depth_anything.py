@@ -74,14 +74,10 @@ def test_published_sizes_are_described_with_their_licence(size):
     assert own.licences == {"a.bin": f"{licence} (DepthAnything/Depth-Anything-V2)"}
     with_card = translate_checkpoint(Checkpoint(state, "a.bin", metadata={**metadata, "licence": "mit"}), layout)
     assert with_card.licences == {"a.bin": "mit"}
-
-
-def test_v1_is_told_by_its_blocks():
-    state, metadata = published("base", (9, 10, 11, 12))
-    layout = recognise(state, metadata=metadata)
-    assert describe(state, layout, metadata)["backbone"]["features"] == (9, 10, 11, 12)
-    own = translate_checkpoint(Checkpoint(state, "a.bin", metadata=metadata), layout)
-    assert own.licences == {"a.bin": "Apache-2.0 (LiheYoung/Depth-Anything)"}
+    if size == "base":  # V1 is told by its blocks
+        state, metadata = published(size, (9, 10, 11, 12))
+        own = translate_checkpoint(Checkpoint(state, "a.bin", metadata=metadata), layout)
+        assert own.licences == {"a.bin": "Apache-2.0 (LiheYoung/Depth-Anything)"}
 
 
 def test_export_has_all_tensors_of_the_authors_code_and_their_processing(relative, tmp_path):
@@ -129,11 +125,6 @@ def test_a_file_without_max_depth_is_reported(relative, tmp_path):
 # ---- weights of relative depth in other models ----
 
 
-def test_any_rectangle_is_predicted_at_its_own_size(relative):
-    result = densevit.load(relative).predict(torch.randint(256, (3, 45, 77), dtype=torch.uint8))
-    assert tuple(result.inverse_depth.shape) == (45, 77) and result.inverse_depth.std() > 0
-
-
 def test_metres_are_learned_from_relative_weights(relative):
     """All but the last convolution, whose output has another meaning and range."""
     metres = {**DPT, "output": "sigmoid", "max_depth": 8.0}
@@ -148,8 +139,6 @@ def test_metres_are_learned_from_relative_weights(relative):
         assert torch.equal(tensor, theirs[name]) or name in new, name
     outputs = model.heads["far"](model.backbone(torch.randn(1, 3, 70, 98)), torch.zeros(1, 70, 98).bool())["depth"]
     torch.testing.assert_close(outputs, torch.full_like(outputs, 2.0), atol=1e-2, rtol=0)  # a quarter of 8 m
-    outputs.mean().backward()
-    assert model.heads["far"].conv3.weight.grad.abs().sum() > 0
 
     sections = configs.model_sections({"backbone": VIT, "heads": {"far": metres}, "weights": str(relative)}, "mine")
     (fit,) = load_pretrained(build_from_architecture(sections.architecture, {"far": ()}), sections)
@@ -176,8 +165,6 @@ def test_relative_weights_start_inverse_depth_runs_of_metres_and_encoders(relati
     assert torch.equal(model.backbone.norm.weight, state["backbone.norm.weight"])
     assert not torch.equal(model.heads["depth"].conv1.weight, state["heads.depth.conv1.weight"])
 
-
-def test_a_segmentation_head_does_not_load_a_depth_model(relative):
     heads = {"segmentation": {"name": "dpt_segmentation"}}
     with pytest.raises(WeightsError, match="heads for depth, .* has for segmentation.*backbone"):
         densevit.create_model(VIT, heads=heads, classes={"segmentation": ["a", "b"]}, weights=str(relative))

@@ -9,15 +9,13 @@ import pytest
 import torch
 
 from densevit.errors import WeightsError
-from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
 from densevit.weights.key_mapping import describe, translate
-from densevit.weights.label_sets import preset_classes, segmentation_classes
+from densevit.weights.label_sets import preset_classes
 from densevit.weights.layouts import find, recognise
 
 pytestmark = pytest.mark.integration
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-GIANT = {"hidden_size": 1536, "num_hidden_layers": 40, "num_attention_heads": 24, "use_swiglu_ffn": True}
 SWIN_B = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
 R34 = {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
 PATCH_14 = {"image_size": 518, "patch_size": 14}
@@ -43,49 +41,33 @@ def mvit(variant, token=False):
 
 
 TIMM = {
-    "deit_tiny_patch16_224": ("timm-vit", vit("tiny")),
     "vit_small_patch32_384": ("timm-vit", vit("small", patch_size=32, image_size=384)),
-    "vit_base_patch16_gap_224": ("timm-vit", vit("base", class_token=False)),
     "vit_base_r50_s16_384": ("timm-vit", vit("base", stem="resnet", image_size=384)),
     "deit3_large_patch16_384": ("timm-vit", vit("large", layer_scale=1e-5, image_size=384)),
-    "vit_huge_patch14_224": ("timm-vit", vit("huge", patch_size=14)),
     "deit_base_distilled_patch16_384": ("timm-vit", vit("base", distillation_token=True, image_size=384)),
     "vit_giant_patch14_reg4_dinov2": ("timm-vit", vit("giant", **DINO, registers=4, swiglu=True)),
     "beitv2_base_patch16_224": ("beit", None),
     "resnet50d": ("timm-resnet", resnet(50, variant="d")),
-    "resnet34": ("timm-resnet", resnet(34)),
-    "swin_small_patch4_window7_224": ("timm-swin", swin("small", window=7)),
     "swin_base_patch4_window12_384": ("timm-swin", swin("base", window=12)),
     "swinv2_large_window12_192": ("timm-swinv2", swin("large", 2)),  # its window is not determined
-    "mvitv2_small": ("timm-mvit", mvit("small")),
     "mvitv2_base_cls": ("timm-mvit", mvit("base", True)),
-    "mvitv2_large": ("timm-mvit", mvit("large")),
 }
 TORCHVISION = {
-    "resnet18": ("torchvision-resnet", resnet(18)),
     "resnet101": ("torchvision-resnet", resnet(101)),
-    "resnet152": ("torchvision-resnet", resnet(152)),
     "resnext50_32x4d": ("torchvision-resnet", resnet(50, groups=32, width_per_group=4)),
     "wide_resnet50_2": ("torchvision-resnet", resnet(50, groups=1, width_per_group=128)),
-    "vit_b_32": ("torchvision-vit", vit("base", patch_size=32)),
-    "vit_l_16": ("torchvision-vit", vit("large")),
     "vit_h_14": ("torchvision-vit", vit("huge", patch_size=14)),
     "swin_t": ("torchvision-swin", swin("tiny", window=7)),
     "swin_v2_b": ("torchvision-swinv2", swin("base", 2, 8)),
 }
 TRANSFORMERS = {  # model: options of its configuration, layout, section
-    "ViTForImageClassification": ({}, "transformers-vit", vit("base", **BICUBIC)),
     "ViTMAEForPreTraining": (LARGE, "transformers-mae", vit("large", **BICUBIC)),
     "DeiTForImageClassificationWithTeacher": (
         {}, "transformers-deit", vit("base", **BICUBIC, distillation_token=True),
     ),
-    "Dinov2ForImageClassification": (
-        {**PATCH_14, **GIANT}, "transformers-dinov2", vit("giant", **BICUBIC, **DINO, swiglu=True),
-    ),
     "Dinov2WithRegistersForImageClassification": (
         PATCH_14, "transformers-dinov2", vit("base", **DINO, registers=4),
     ),
-    "SwinForImageClassification": ({}, "transformers-swin", swin("tiny", 1, 7, "both_axes")),
     "SwinModel": (
         {"image_size": 384, "window_size": 12, **SWIN_B}, "transformers-swin", swin("base", 1, 12, "both_axes"),
     ),
@@ -106,7 +88,6 @@ RELEASED = {
     "swin_tiny_patch4_window7_224": ("microsoft-swin", swin("tiny", 1, 7, "both_axes")),
     "MViTv2_T_in1k": ("facebook-mvitv2", None),
 }
-OTHERS = {"resnet34": "torchvision-resnet", "mae_finetuned_vit_base": "timm-vit"}  # whose names are the same
 
 
 def states_of(source, name, released):
@@ -138,7 +119,7 @@ ROWS += [("released", name, *row) for name, row in RELEASED.items()]
 @pytest.mark.parametrize(("source", "name", "layout", "section"), ROWS, ids=lambda x: x if isinstance(x, str) else "")
 def test_backbones_are_described_and_translated_completely(source, name, layout, section, released, loaded):
     for state in states_of(source, name, released):
-        loaded(state, layout, recognised=OTHERS.get(name, ""))
+        loaded(state, layout, recognised="timm-vit" if name.startswith("mae_finetuned") else "")
         assert section is None or describe(state, find(layout)) == {"backbone": section}
 
 
@@ -155,19 +136,6 @@ def test_windows_of_microsofts_second_swin_are_those_of_its_coordinates(released
     assert [stage[-1].attention.window for stage in backbone.stages] == [16, 16, 16, 8]
     own = describe(state, find("microsoft-swinv2"))["backbone"]
     assert own["pretrained_window_sizes"] == (12, 12, 12, 6)
-
-
-def test_mean_and_std_are_google_s_for_its_vits_and_imagenet_s_otherwise():
-    half, of_imagenet = ((0.5,) * 3, (0.5,) * 3), (IMAGENET_MEAN, IMAGENET_STD)
-    for name in ("google-vit", *(f"transformers-{x}" for x in ("vit", "mae", "deit", "dinov2", "swinv2", "resnet"))):
-        publishing = find(name).publishing
-        assert (publishing.mean, publishing.std) == (half if name.endswith("-vit") else of_imagenet), name
-
-
-def test_buffers_and_mask_tokens_of_older_files_are_known():
-    index = "encoder.layers.1.blocks.0.attention.self.relative_position_index"
-    for layout, name in {"transformers-swin": index, "transformers-vit": "embeddings.mask_token"}.items():
-        assert translate({name: torch.zeros(1)}, find(layout)).left_out.keys() == {name}
 
 
 # ---- models with a head ----
@@ -221,38 +189,6 @@ def test_each_tensor_of_a_released_model_is_used_once_or_listed(name, whole, rel
         assert model.heads[task].classes == preset_classes("cityscapes" if "cityscapes" in name else "ade20k")
 
 
-def test_dpts_of_transformers_are_described_completely():
-    """Intel/dpt-large-ade and Intel/dpt-hybrid-midas, built from their configs."""
-    from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
-
-    large = DPTConfig(
-        **LARGE, backbone_out_indices=[5, 11, 17, 23], neck_hidden_sizes=[256, 512, 1024, 1024], num_labels=150,
-        use_batch_norm_in_fusion_residual=True,
-    )  # fmt: skip
-    hybrid = DPTConfig(is_hybrid=True, backbone_out_indices=[0, 1, 8, 11], neck_hidden_sizes=[256, 512, 768, 768])
-    with torch.device("meta"):
-        segmenter = DPTForSemanticSegmentation(large).state_dict()
-        estimator = DPTForDepthEstimation(hybrid).state_dict()
-    expected = {"backbone": LARGE_DPT, "heads": {"segmentation": SEGMENTATION | WIDE}}
-    assert describe(segmenter, recognise(segmenter)) == expected
-    expected = {"backbone": HYBRID, "heads": {"depth": DEPTH | NARROW}}
-    assert describe(estimator, recognise(estimator)) == expected
-
-
-def test_classes_of_maps_are_known_by_number_and_name():
-    ade, city = preset_classes("ade20k"), preset_classes("cityscapes")
-    assert (len(ade), ade[0].name, ade[0].file_id) == (150, "wall", 1)
-    assert (len(city), city[0].name, city[0].file_id) == (19, "road", 7)
-    names = [f"{one.name}, another word " for one in ade]
-    names[7] = "berth"
-    assert segmentation_classes(150) == segmentation_classes(150, names) == ade
-    own = segmentation_classes(150, [f"tile {i}" for i in range(150)])
-    assert (own[3].name, own[3].file_id, own[3].thing) == ("tile 3", 3, False)
-    assert [one.name for one in segmentation_classes(3)] == ["class 0", "class 1", "class 2"]
-    assert [one.name for one in segmentation_classes(2, ["cat ", "dog"])] == ["cat", "dog"]
-    assert len({one.color for one in own}) == 150 and len({one.color for one in city}) == 19
-
-
 # ---- relatives ----
 
 
@@ -260,8 +196,6 @@ def test_classes_of_maps_are_known_by_number_and_name():
     ("name", "layout", "facts"),
     [
         ("vit_small_r26_s32_224", "timm-vit", "the first three stages of a ResNet-50"),
-        ("deit3_medium_patch16_224", "timm-vit", "512 channels and 12 blocks"),
-        ("vit_small_patch16_18x2_224", "timm-vit", "384 channels and 0 blocks|is incomplete"),
         ("vit_small_patch16_36x1_224", "timm-vit", "384 channels and 36 blocks .* small"),
         ("mvitv2_huge_cls", "timm-mvit", r"192 channels and \(4, 8, 60, 8\) blocks .* large"),
         ("eva02_base_patch14_224", "eva02", "rotary and learned positions together"),
@@ -303,18 +237,10 @@ def test_shapes_and_blocks_of_no_variant_are_refused(released):
         translate(blocks, find("facebook-mvitv2"))
 
 
-@pytest.mark.parametrize(
-    ("name", "unknown"),
-    [
-        ("vit_tiny_r_s16_p8_224", r"patch_embed\.backbone\.(conv\.weight|norm\..*)"),
-        ("vit_base_patch16_clip_224", r"norm_pre\..*"),
-        ("vit_base_patch16_siglip_224", r"attn_pool\..*"),
-    ],
-)
-def test_unsupported_parts_of_vits_are_named(name, unknown):
+def test_unsupported_parts_of_vits_are_named():
     import timm
 
     with torch.device("meta"):
-        state = timm.create_model(name, pretrained=False).state_dict()
+        state = timm.create_model("vit_tiny_r_s16_p8_224", pretrained=False).state_dict()
     found = translate(state, find("timm-vit")).unknown
-    assert found and all(re.fullmatch(unknown, key) for key in found)
+    assert found and all(re.fullmatch(r"patch_embed\.backbone\.(conv\.weight|norm\..*)", key) for key in found)

@@ -1,23 +1,71 @@
-"""The authors' checkpoints of DETR and Deformable DETR: released names, classes, rows, copies and refused tensors."""
+"""DETR and Deformable DETR: recorded outputs, released names, rows of classes, detectors that start panoptic DETR."""
 
 import re
-from itertools import chain
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 
+from densevit import config as configs
 from densevit.data.datasets.coco_json import color_of
 from densevit.errors import WeightsError
+from densevit.weights.building import build_model
+from densevit.weights.checkpoint_io import read
 from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.label_sets import coco_classes
+from densevit.weights.label_sets import coco_classes, coco_panoptic_classes
 from densevit.weights.layouts import find, recognise
+from densevit.weights.pretrained import load_pretrained
 from densevit_heads.deformable_detr.checkpoints import DEFORMABLE_DETR
 from densevit_heads.detr.checkpoints import DETR, IMPOSSIBLE
-from tests.weights.layouts import models
-from tests.weights.layouts.originals.record_detr import random_detector
+from tests.weights.layouts.originals.weights import DETR_BATCHES, NUM_PROPOSALS, detr_image, key_of, random_detr
 from tests.weights.layouts.recordings import recorded
 
 pytestmark = pytest.mark.integration
+
+
+ORIGINALS = ["detr", "detr-learned", "detr-dc5", "detr-panoptic", "deformable-detr"]
+ORIGINALS += [f"deformable-detr-{kind}" for kind in ("single-scale", "refined", "two-stage")]
+
+
+def batch_of(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """The images, padded to one size."""
+    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+    images = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
+    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
+    for i, (h, w) in enumerate(sizes):
+        images[i, :, :h, :w], padding[i, :h, :w] = detr_image(h, w), False
+    return {"images": images, "padding_mask": padding, "targets": [{"size": s, "original_size": s} for s in sizes]}
+
+
+@pytest.mark.parity("detr", "detr-panoptic", "deformable-detr")
+@pytest.mark.parametrize("original", ORIGINALS)
+@torch.no_grad()
+def test_outputs_are_those_of_the_original(original, whole):
+    shapes, expected = recorded(original)
+    state = random_detr(shapes)
+    layout = recognise(state)
+    assert original.startswith(layout.name)
+    used = layout.special.rearrange.forward(state) if layout.special.rearrange else state
+    model = whole(used, layout, thirds="in_proj_", dilation=original.endswith("dc5"))
+    model.double()  # as recorded
+    [(task, head)] = model.heads.items()
+    if original.endswith("two-stage"):
+        head.queries.num_queries = NUM_PROPOSALS  # not determined by tensors
+    rows = [one.file_id for one in (coco_panoptic_classes if task == "panoptic" else coco_classes)()]
+    if layout.name != "deformable-detr":
+        rows.append(-1)  # "no object"
+    for sizes in DETR_BATCHES[1 : 3 if original == layout.name else 2]:  # padded, and of one image
+        outputs, key = model(batch_of(sizes))[task], key_of(sizes)
+        found = {"logits": outputs["layers"][0], "boxes": outputs["layers"][1]}
+        theirs = {"logits": expected[f"{key}.logits"][..., rows], "boxes": expected[f"{key}.boxes"]}
+        if task == "panoptic":
+            found["masks"], theirs["masks"] = outputs["masks"][None, ..., ::3, ::3], expected[f"{key}.masks"][None]
+        for kind, x in theirs.items():
+            spread = x.std(2).mean()  # between queries
+            assert spread > 0.02, (kind, spread)
+            torch.testing.assert_close(found[kind].float(), x, atol=1e-4, rtol=1e-4)
+
 
 UNUSED = [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83]  # of COCO's 91 ids, the ones without a class
 USED = [i for i in range(91) if i not in UNUSED]
@@ -27,7 +75,7 @@ TRANSFORMER = {"width": 256, "num_heads": 8, "encoder_layers": 6, "decoder_layer
 
 
 def state_of(original):
-    return random_detector(recorded(original)[0])
+    return random_detr(recorded(original)[0])
 
 
 def test_classes_match_coco_s_files():
@@ -39,58 +87,33 @@ def test_classes_match_coco_s_files():
     assert all(one.thing for one in coco_classes())
 
 
-# ---- released names ----
-
-
-def test_each_tensor_of_the_released_r50_is_used_once(whole, released):
+def test_released_names_are_described(whole, released):
     with torch.device("meta"):
         state = released("detr_r50")
-    frozen = ("running_mean", "running_var", "backbone.0.body.conv1.", "backbone.0.body.layer1.")
-    norms = (".bn", ".downsample.1.", ".body.bn1.")
-    trained = [t for n, t in state.items() if not any(p in n for p in frozen + (norms if "body" in n else ()))]
-    assert sum(tensor.numel() for tensor in trained) == 41302368  # "number of params" in its training log
-
     assert recognise(state) is DETR
     model = whole(state, DETR, thirds=THIRDS)
-    count = sum(tensor.numel() for tensor in state.values())
-    assert sum(tensor.numel() for tensor in model.state_dict().values()) == count - len(UNUSED) * (256 + 1)
-    assert set(chain(*translate(state, DETR).origins.values())) == set(state)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 41302368 - len(UNUSED) * (256 + 1)
     transformer = {**TRANSFORMER, "feedforward": 2048}
     head = {"name": "detr", "num_queries": 100, "transformer": transformer, "positions": "sine", "pre_norm": False}
     assert describe(state, DETR) == {"backbone": R50, "heads": {"detection": head}}
-
-    last = "backbone.0.body.layer3.5."
-    for key in [key for key in state if key.startswith(last)]:
-        state |= {key.replace(last, f"backbone.0.body.layer3.{i}."): state[key] for i in range(6, 23)}
-    assert describe(state, DETR)["backbone"]["depth"] == 101
     del state["query_embed.weight"]
     with pytest.raises(WeightsError, match="no tensor for 'heads.detection.query_embedding.weight'"):
         describe(state, DETR)
 
-
-@pytest.mark.parametrize(
-    ("name", "trained", "head"),
-    [
-        ("deformable_detr_r50", 39_847_265, {}),
-        ("deformable_detr_r50_two_stage", 40_959_129, {"box_refinement": True, "two_stage": True}),
-    ],
-)
-def test_each_tensor_of_a_deformable_r50_is_used_once(name, trained, head, whole, released):
-    """`trained`: counted in the authors' code."""
-    state = released(name)
-    for key in state:  # a plain model has one class and one box layer, and a refined one has them in the decoder too
-        original = key.removeprefix("transformer.decoder.") if head else re.sub(r"(_embed)\.\d", r"\1.0", key)
-        if "_embed." in key and original in state:
+    state = released("deformable_detr_r50_two_stage")
+    for key in state:  # which has its prediction layers in the decoder, too
+        if (original := key.removeprefix("transformer.decoder.")) in state:
             state[key] = state[original]
-    assert recognise(state) is DEFORMABLE_DETR
-    used = DEFORMABLE_DETR.special.rearrange.forward(state)
-    model = whole(used, DEFORMABLE_DETR, thirds=THIRDS)
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert count == trained - (7 if head else 1) * len(UNUSED) * (256 + 1)
-    own = {"name": "deformable_detr", "num_queries": 300, "transformer": {**TRANSFORMER, "feedforward": 1024}}
-    own |= {"num_levels": 4, "min_stride": 8, "num_points": 4, "box_refinement": False, "two_stage": False}
-    expected = {"backbone": R50, "heads": {"detection": own | {"blank_padding": False} | head}}
-    assert describe(used, DEFORMABLE_DETR) == expected
+    state = DEFORMABLE_DETR.special.rearrange.forward(state)
+    head = {"name": "deformable_detr", "num_queries": 300, "transformer": {**TRANSFORMER, "feedforward": 1024}}
+    head |= {"num_levels": 4, "min_stride": 8, "num_points": 4, "box_refinement": True, "two_stage": True}
+    assert describe(state, DEFORMABLE_DETR) == {
+        "backbone": R50, "heads": {"detection": head | {"blank_padding": False}},
+    }  # fmt: skip
+    for name in [name for name in state if re.search(r"decoder.*(sampling_offsets|attention_weights)", name)]:
+        state[name] = state[name][: len(state[name]) // 2]
+    with pytest.raises(WeightsError, match="expected the same number in encoder and decoder"):
+        describe(state, DEFORMABLE_DETR)
 
 
 # ---- rows of classes ----
@@ -163,14 +186,68 @@ def test_tensors_of_other_models_are_unknown_and_counts_of_operations_are_left_o
     assert translate(state | counts, DEFORMABLE_DETR).unknown == []
 
 
-def test_attentions_of_different_points_raise():
-    state = state_of("deformable-detr")
-    for name in state:
-        if re.search(r"decoder.*cross_attn\.(sampling_offsets|attention_weights)", name):
-            state[name] = state[name][: len(state[name]) // 2]
-    with pytest.raises(WeightsError, match="expected the same number in encoder and decoder"):
-        describe(state, DEFORMABLE_DETR)
+WIDTH = 128
 
 
-def test_transformers_own_resnet_is_another_layout():
-    assert recognise(models.deformable_detr(True).state_dict()) is not DEFORMABLE_DETR
+def written_detector(project, rows, folder, names):
+    """A file of a small detector of facebookresearch or transformers. names: of the classes, by row."""
+    from transformers import DetrConfig, DetrForObjectDetection
+
+    if project == "detr":
+        state = random_detr(recorded("detr-panoptic")[0])
+        state = {key.removeprefix("detr."): x for key, x in state.items() if key.startswith("detr.")}
+        state |= {key: x[:rows] for key, x in state.items() if key.startswith("class_embed.")}
+        torch.save({"model": state}, folder / "detector.pth")
+        return folder / "detector.pth"
+    small = {"num_queries": 5, "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48}
+    small |= {"decoder_ffn_dim": 48, "id2label": dict(enumerate(names)), "label2id": {}}
+    DetrForObjectDetection(DetrConfig(backbone="resnet50", use_timm_backbone=True, **small)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("project", "key"), [("detr", "weights"), ("transformers-detr", "heads.panoptic.weights")])
+def test_a_detector_of_the_same_classes_starts_the_head(project, key, tmp_path):
+    """All of its tensors are loaded, also those of the 133 classes among 250 file ids; the mask head is new."""
+    names = {one.file_id: one.name for one in coco_panoptic_classes()}
+    file = written_detector(project, 251, tmp_path, [names.get(i, f"LABEL_{i}") for i in range(250)])
+    model, config = started(file, key, coco_panoptic_classes())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    [fit] = load_pretrained(model, config)
+
+    checkpoint = read(file)
+    expected = translate(checkpoint.tensors, find(project)).tensors
+    theirs = {name.replace("heads.detection.", "heads.panoptic."): x for name, x in expected.items()}
+    parts = ("heads.", "backbone.") if key == "weights" else ("heads.",)
+    own = model.state_dict()
+    assert len(theirs["heads.panoptic.label_head.bias"]) == 134
+    assert all(torch.equal(own[name], tensor) for name, tensor in theirs.items() if name.startswith(parts))
+    new = {name for name in own if name.startswith("heads.") and name not in theirs}
+    assert {name.split(".")[2] for name in new} == {"attention_maps", "mask_head"}
+    assert all(torch.equal(own[name], before[name]) for name in new)
+
+    prefix = "" if key == "weights" else "heads.panoptic."
+    assert {prefix + name for name in fit.initialised} == new and not fit.missing and not fit.left_out
+    assert set(fit.initialised.values()) == {"the weights are of a head for detection, which has no such part"}
+    assert fit.notes[0] == f"Read as {project}."
+
+
+def test_a_detector_of_things_gives_their_rows_and_only_what_a_detector_never_has_may_be_missing(tmp_path):
+    """The 80 things are the first of the 133 panoptic classes; the rows of stuff keep their initial values."""
+    file = written_detector("detr", 92, tmp_path, ())
+    model, config = started(file, "weights", coco_panoptic_classes())
+    before = model.heads["panoptic"].label_head.weight.detach().clone()
+    [fit] = load_pretrained(model, config)
+    after = model.heads["panoptic"].label_head.weight
+    assert torch.equal(after[80:133], before[80:133]) and not (after[:80] == before[:80]).any() and not fit.left_out
+    with pytest.raises(WeightsError, match=r"2 tensors are missing \(heads.panoptic.positions"):
+        load_pretrained(*started(file, "weights", coco_classes(), positions="learned"))
+
+
+def started(file, key, classes, **options):
+    small = {"width": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "feedforward": 48}
+    detr = {"num_queries": 5, "transformer": small, **options}
+    head = {"name": "detr_panoptic", "detr": detr, "freeze_detector": True}
+    values = {"backbone": {"name": "resnet", "depth": 50, "norm": "frozen"}, "heads": {"panoptic": head}}
+    values |= {"data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
+    config = configs.from_mapping(values, "config", [f"{key}={file}"])
+    return build_model(config, {"panoptic": classes}), config

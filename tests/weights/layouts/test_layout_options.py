@@ -14,13 +14,12 @@ import pytest
 import torch
 
 import densevit
-from densevit import config as configs
 from densevit.weights.key_mapping import missing_because, translate, translate_back
 from densevit.weights.layouts import find
 from densevit_backbones.vit.variants import VARIANTS, Variant
 from densevit_methods.teachers import load_backbone
 from densevit_workbench.interchange.foreign_weights import convert
-from tests.weights.layouts.originals.record_google import random_arrays
+from tests.weights.layouts.originals.weights import random_google
 from tests.weights.layouts.recordings import recorded
 
 pytestmark = pytest.mark.integration
@@ -46,11 +45,10 @@ class Case(NamedTuple):
     prefix: str = ""
 
 
-SWIN, VIT = {"name": "swin", "variant": "nano"}, {"name": "vit", "variant": "nano"}
+VIT = {"name": "vit", "variant": "nano"}
 RESNET = {"name": "resnet", "depth": 18, "norm": "frozen"}
 SMALL = {"width": 32, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 24}
 BACKBONES = {
-    "microsoft-swin-dense": Case(SWIN, {"window_size": 4, "shift": "dense"}),
     "dinov2": Case(
         {**VIT, "layer_scale": 1e-5},
         {"image_size": 56, "patch_size": 14, "position_resizing": "bicubic_offset"},
@@ -62,14 +60,11 @@ BACKBONES = {
         config={"layer_norm_eps": 1e-3},
     ),
     "google-vit": Case(VIT, {"image_size": 64, "gelu": "tanh"}),
-    "transformers-mit": Case({"name": "mit", "variant": "b0"}, {"norm_eps": 1e-5}),
-    "facebook-mvitv2": Case({"name": "mvit", "class_token": True}, {"image_size": 64, "class_token_residual": False}),
     "detectron2-mvitv2": Case(
         {"name": "mvit"},
         {"image_size": 64, "window_size": 56, "coarse_global_keys": True},
         prefix="backbone.bottom_up.",
     ),
-    "transformers-cvt": Case({"name": "cvt"}, {"gelu": "erf"}),
 }
 MODELS = {
     "deformable-detr": Case(
@@ -87,47 +82,15 @@ MODELS = {
         "detection",
         config={"model_type": "detr", "dilation": True, "encoder_attention_heads": 4, "decoder_attention_heads": 4},
     ),
-    "mask2former": Case(
-        SWIN,
-        {"window_size": 4, "shift": "dense"},
-        {"name": "mask2former"},
-        {
-            "num_queries": 9,
-            "transformer": {"width": 32, "num_heads": 4, "decoder_layers": 3, "feedforward": 24},
-            "pixel_decoder": {"mask_padding": False},
-        },
-        "panoptic",
-    ),
     "dpt-hybrid": Case(
         {**VIT, "stem": "resnet"},
-        {
-            "image_size": 64,
-            "position_resizing": "bilinear",
-            "weight_standardization": "std",
-            "readout": "project",
-            "feature_norm": False,
-        },
+        {"image_size": 64, "position_resizing": "bilinear", "weight_standardization": "std", "readout": "project",
+         "feature_norm": False},
         {"name": "dpt"},
         {"width": 16, "reassemble_channels": [256, 512, 16, 16], "norm": "none"},
         "depth",
     ),
-    "kmax-deeplab": Case(
-        {**RESNET, "norm": "batch"},
-        {"norm_eps": 1e-3},
-        {"name": "kmax_deeplab"},
-        {
-            "num_queries": 7,
-            "layers": [1, 2, 1],
-            "pixel_layers": [1, 2, 1, 1],
-            "width": 16,
-            "pixel_width": 4,
-            "num_heads": 4,
-            "align_corners": True,
-            "feedforward": 24,
-        },
-        "panoptic",
-    ),
-}
+}  # fmt: skip
 EVERYWHERE = ("dinov2", "deformable-detr", "dpt-hybrid")  # the others by create_model
 
 
@@ -152,21 +115,11 @@ def written(tmp_path, randomise):
     return written
 
 
-def trained(section, folder):
-    """The backbone of a run of one step without learning."""
-    data = {"name": "scenes", "train_length": 2, "val_length": 1, "image_size": 64, "batch_size": 2, "num_workers": 0}
-    values = {"backbone": {**section, "freeze": True}, "heads": {"x": {"name": "setr", "width": 8, "evaluation": None}}}
-    values |= {"data": data, "trainer": {"max_steps": 1, "accelerator": "cpu"}}
-    run = densevit.fit(configs.from_mapping(values), run_dir=folder)
-    return densevit.load(run.path).backbone
-
-
 PLACES = {
     "create_backbone": lambda given, file: densevit.create_backbone(**given, weights=file),
     "backbone.weights": lambda given, file: (
         densevit.create_model({**given, "weights": str(file)}, HEADS, ["a", "b"]).backbone
     ),
-    "fit": lambda given, file: trained({**given, "weights": str(file)}, file.with_name("run")),
     "teacher": lambda given, file: load_backbone({**given, "weights": str(file)}).backbone,
     "convert": lambda given, file: convert(file).backbone,
 }
@@ -184,7 +137,7 @@ def test_backbones_compute_as_their_authors_wherever_they_are_loaded(name, writt
     if name == "google-vit":  # which is only read
         monkeypatch.setitem(VARIANTS, "nano", Variant(32, 4, 2, 0.0))  # as recorded
         reference, file = densevit.create_backbone(**case.given, **case.implied).eval(), tmp_path / "theirs.npz"
-        state = random_arrays(recorded("google-vit")[0])
+        state = random_google(recorded("google-vit")[0])
         reference.load_state_dict(translate(state, layout).tensors)
         np.savez(file, **{key: x.numpy() for key, x in state.items()})
     else:

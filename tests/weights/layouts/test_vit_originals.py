@@ -1,19 +1,31 @@
-"""ViTs, and heads on them, compute what their authors' code does, which programs in `originals` have recorded."""
+"""ViTs, and heads on them, compute what their authors' code does, as recorded in `originals`; SETR's patch bias."""
 
 import pytest
 import torch
+from rich.console import Console
+from torch import nn
 
-from densevit.weights.key_mapping import translate_back
+from densevit.errors import WeightsError
+from densevit.weights.checkpoint_io import read
+from densevit.weights.foreign_checkpoint import translated_for
+from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.layouts import find, recognise, same_tensors
+from densevit.weights.pretrained import fit_backbone
+from densevit.weights.weights_table import weights_table
 from densevit_backbones.vit.variants import VARIANTS, Variant
-from tests.weights.layouts.originals.record_depth_anything import random_depth_anything
-from tests.weights.layouts.originals.record_dpt import random_dpt
-from tests.weights.layouts.originals.record_google import random_arrays
-from tests.weights.layouts.originals.record_swin import random_image
-from tests.weights.layouts.originals.record_vit import random_weights
+from densevit_workbench.interchange.foreign_export import export
+from densevit_workbench.interchange.foreign_weights import convert, write
+from tests.weights.layouts.originals.weights import (
+    random_depth_anything,
+    random_dpt,
+    random_google,
+    random_image,
+    random_weights,
+)
 from tests.weights.layouts.recordings import recorded, size_of
 
 pytestmark = pytest.mark.integration
+
 
 CASES = {  # file: layout, position resizing of the layout
     "dinov2": ("dinov2", "bicubic_offset"),
@@ -61,7 +73,7 @@ def test_features_are_those_of_the_original_with_its_position_resizing_only(orig
 @torch.no_grad()
 def test_google_s_features_are_those_of_the_original(original, loaded):
     shapes, maps = recorded(original)
-    state = random_arrays(shapes)
+    state = random_google(shapes)
     assert recognise({f"opt/target/{key}": x for key, x in state.items()}).name == "google-vit"  # of a training
     vit, with_erf = loaded(state, "google-vit"), loaded(state, "google-vit", gelu="erf")
     [(key, expected)] = maps.items()
@@ -69,6 +81,8 @@ def test_google_s_features_are_those_of_the_original(original, loaded):
     assert expected.std() > 0.5
     torch.testing.assert_close(vit(images)[-1], expected, atol=5e-5, rtol=1e-5)
     assert (with_erf(images)[-1] - expected).abs().max() > 2e-4
+    publishing = find("google-vit").publishing
+    assert publishing.mean == publishing.std == (0.5, 0.5, 0.5)
     with pytest.raises(ValueError, match="can only be read, not exported"):
         translate_back(vit.state_dict(), find("google-vit"))
 
@@ -107,6 +121,7 @@ def test_maps_of_heads_are_those_of_the_original(original, whole):
     shapes, maps = recorded(original)
     state = randomly(shapes)
     assert recognise(state).name == recognised
+    assert name == recognised or name in same_tensors(find(recognised))
     model = whole(state, find(name), without_effect)
     auxiliary = [maps.pop(key) for key in sorted(maps) if key.startswith("auxiliary")]
     for key, expected in maps.items():
@@ -133,8 +148,52 @@ def test_depth_of_kitti_is_that_of_the_relative_model_in_metres(whole):
         torch.testing.assert_close(output(model, size_of(key))[:, 0], expected, atol=1e-3, rtol=1e-4)
 
 
-def test_layouts_of_the_same_tensors_are_named():
-    assert same_tensors(find("dpt-hybrid")) == ["dpt-hybrid-nyu", "dpt-hybrid-kitti"]
-    assert same_tensors(find("dpt")) == []
-    others = ["depth-anything-v2-indoor", "depth-anything-v2-outdoor", "depth-anything-v1"]
-    assert same_tensors(find("depth-anything-v2")) == others
+BIAS = "backbone.patch_embed.projection.bias"
+LAYOUT = "mmseg-setr-naive-ade20k"
+
+
+@pytest.fixture
+def setr_state(monkeypatch):
+    """The recorded checkpoint."""
+    monkeypatch.setitem(VARIANTS, "nano", Variant(32, 4, 2, 0.0))
+    return random_weights(recorded(LAYOUT)[0])
+
+
+def shown(fit):
+    console = Console(width=200)
+    with console.capture() as message:
+        console.print(weights_table(fit))
+    return " ".join(message.get().split())
+
+
+def test_missing_patch_bias_is_zero_and_reported(setr_state, tmp_path):
+    layout = find(LAYOUT)
+    del setr_state[BIAS]
+    torch.save({"state_dict": setr_state, "meta": {}}, tmp_path / "setr.pth")
+    assert recognise(setr_state) is layout
+    converted = convert(tmp_path / "setr.pth", layout.name)
+    assert converted.fit.missing == [] and not converted.backbone.stem.projection.bias.any()
+    why = "mmsegmentation 1.x has no bias in its patch embedding unless patch_bias=True"
+    assert f"zeros 1 backbone.stem.projection.bias: {why}" in shown(converted.fit)
+    left_out = translate(setr_state, layout).left_out
+    assert f"loaded {len(setr_state) - len(left_out)} " in shown(converted.fit)  # one of theirs, one of ours
+    alone = fit_backbone(converted.model, translated_for(read(tmp_path / "setr.pth"), converted.model), ())
+    assert f"zeros 1 stem.projection.bias: {why}" in shown(alone)
+
+    write(converted, tmp_path / "run")
+    back = export(tmp_path / "run", layout.name)
+    assert back.tensors.keys() == setr_state.keys() - left_out.keys()  # theirs loads it completely
+    assert f"backbone.stem.projection.bias is all zeros and is not written: {why}." in back.notes
+    nn.init.ones_(converted.model.backbone.stem.projection.bias)
+    write(converted, tmp_path / "other")
+    back = export(tmp_path / "other", layout.name)
+    assert back.tensors[BIAS].eq(1).all()
+    assert any("bias is written: mmsegmentation 1.x has no bias" in note for note in back.notes)
+
+
+@pytest.mark.parametrize("lacking", ["backbone.patch_embed.projection.weight", "backbone.layers.3.ln1.bias"])
+def test_other_missing_tensors_raise(lacking, setr_state, tmp_path):
+    del setr_state[BIAS], setr_state[lacking]
+    torch.save(setr_state, tmp_path / "setr.pth")
+    with pytest.raises(WeightsError, match=r"missing|is incomplete"):
+        convert(tmp_path / "setr.pth")

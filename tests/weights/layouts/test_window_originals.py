@@ -1,6 +1,6 @@
-"""Swins compute what the code of their checkpoints does, also on maps that are not larger than a window.
+"""Swins and MViTv2s compute what the code of their checkpoints does, also on maps that are not larger than a window.
 
-What the authors' code computes was recorded by `originals/record_swin.py`; timm, torchvision and transformers are run.
+What the authors' code computes was recorded by `originals/record.py`; timm, torchvision and transformers are run.
 """
 
 import json
@@ -13,23 +13,23 @@ from torch import nn
 from densevit.interfaces import CheckpointLayout
 from densevit.weights.key_mapping import describe, translate
 from densevit.weights.layouts import find, recognise
+from densevit_backbones.mvit import checkpoints, variants
+from densevit_backbones.mvit.backbone import MViT
 from densevit_backbones.swin.backbone import Swin
 from densevit_backbones.swin.variants import VARIANTS, Variant
-from tests.weights.layouts.originals.record_swin import random_image, random_state, sampled
-from tests.weights.layouts.recordings import HERE
+from tests.weights.layouts.originals.weights import random_image, random_state, sampled
+from tests.weights.layouts.recordings import HERE, recorded
 
 pytestmark = pytest.mark.integration
+
 
 RULES = ("per_axis", "both_axes", "dense")
 HEADS = {"decode_head.conv_seg.weight": torch.zeros(3, 8, 1, 1), "auxiliary_head.conv_seg.bias": torch.zeros(3)}
 CASES = [  # file, size, layout, rules that compute the same
-    ("microsoft-swin", "128x128", "microsoft-swin", {"per_axis", "both_axes"}),
     ("microsoft-swin", "128x256", "microsoft-swin", {"both_axes"}),
     ("microsoft-swin", "64x128", "microsoft-swin", {"both_axes"}),  # the last window is 2x2
-    ("microsoft-swinv2", "128x256", "microsoft-swinv2", {"both_axes"}),
     ("microsoft-swinv2", "64x128", "microsoft-swinv2", {"both_axes"}),
     ("microsoft-swin-dense", "160x136", "microsoft-swin-dense", {"per_axis", "both_axes", "dense"}),  # larger maps
-    ("microsoft-swin-dense", "128x128", "microsoft-swin-dense", {"dense"}),
     ("microsoft-swin-dense", "97x131", "microsoft-swin-dense", {"dense"}),
     ("microsoft-swin-dense", "40x72", "microsoft-swin-dense", {"dense"}),
     ("detectron2-swin", "64x64", "microsoft-swin-dense", {"dense"}),
@@ -42,7 +42,7 @@ def eight_channels(monkeypatch):
     monkeypatch.setitem(VARIANTS, "eight", Variant(8, (2, 2, 2, 2), (1, 2, 2, 4), 0.0))
 
 
-def recorded(name: str, size: str) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+def recorded_swin(name: str, size: str) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
     """The weights with the names of the checkpoint, and the feature maps."""
     with safe_open(HERE / f"{name}.safetensors", "pt") as file:
         metadata = file.metadata()
@@ -51,7 +51,7 @@ def recorded(name: str, size: str) -> tuple[dict[str, torch.Tensor], list[torch.
     return random_state(shapes), maps
 
 
-def build(state: dict[str, torch.Tensor], layout: CheckpointLayout, **options: object) -> Swin:
+def build_swin(state: dict[str, torch.Tensor], layout: CheckpointLayout, **options: object) -> Swin:
     done = translate(state, layout)
     assert (done.unknown, done.errors) == ([], [])
     section = {**describe(state, layout)["backbone"], **options}
@@ -68,19 +68,19 @@ def build(state: dict[str, torch.Tensor], layout: CheckpointLayout, **options: o
 @pytest.mark.parametrize(("original", "size", "layout", "rules"), CASES, ids=lambda x: x if isinstance(x, str) else "")
 @torch.no_grad()
 def test_features_are_those_of_the_original(original, size, layout, rules, eight_channels):
-    state, expected = recorded(original, size)
+    state, expected = recorded_swin(original, size)
     if layout == "microsoft-swin-dense":
         state = {f"backbone.{key}": x for key, x in state.items()} | HEADS
     assert recognise(state).name == layout
     height, width = map(int, size.split("x"))
     windows = {"window_size": (4, 4, 4, min(4, height // 32, width // 32))} if layout.endswith("v2") else {}
     images = random_image(height, width)
-    found = sampled(build(state, find(layout), **windows)(images))[-len(expected) :]
+    found = sampled(build_swin(state, find(layout), **windows)(images))[-len(expected) :]
     for x, y in zip(found, expected, strict=True):
         assert y.std() > 0.5
         torch.testing.assert_close(x, y, atol=5e-5, rtol=1e-5)
     for rule in RULES:
-        last = build(state, find(layout), shift=rule, **windows)(images)[-1]
+        last = build_swin(state, find(layout), shift=rule, **windows)(images)[-1]
         assert torch.allclose(last, expected[-1], atol=1e-4) == (rule in rules)
 
 
@@ -88,14 +88,7 @@ EIGHT = {"embed_dim": 8, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 2, 4]}
 TORCHVISION = {**EIGHT, "patch_size": [4, 4], "window_size": [4, 4]}
 TRANSFORMERS = {**EIGHT, "window_size": 4, "image_size": 128}
 WIDE = (128, 256)  # its last map has 4x8 cells
-PROJECTS = {  # layout: rule
-    "timm-swin": "per_axis",
-    "timm-swinv2": "per_axis",
-    "torchvision-swin": "per_axis",
-    "torchvision-swinv2": "per_axis",
-    "transformers-swin": "both_axes",
-    "transformers-swinv2": "both_axes",
-}
+PROJECTS = {"timm": "per_axis", "torchvision": "per_axis", "transformers": "both_axes"}  # with their rules
 
 
 def make(layout: str) -> nn.Module:
@@ -136,10 +129,10 @@ def maps_of(model: nn.Module, images: torch.Tensor, swin: Swin) -> list[torch.Te
 
 @pytest.mark.parity("torchvision-swin", "torchvision-swinv2", "timm-swin", "timm-swinv2")
 @pytest.mark.parity("transformers-swin", "transformers-swinv2")
-@pytest.mark.parametrize("layout", PROJECTS)
+@pytest.mark.parametrize("layout", [f"{project}-{version}" for project in PROJECTS for version in ("swin", "swinv2")])
 @torch.no_grad()
 def test_features_of_a_wide_map_are_those_of_the_project(layout, randomise, eight_channels, written_back):
-    expected_rule = PROJECTS[layout]
+    expected_rule = PROJECTS[layout.partition("-")[0]]
     reference = randomise(make(layout))
     images, state = random_image(*WIDE), reference.state_dict()
     assert recognise(state).name == layout
@@ -147,7 +140,7 @@ def test_features_of_a_wide_map_are_those_of_the_project(layout, randomise, eigh
     assert describe(state, find(layout))["backbone"]["shift"] == expected_rule
     windows = {"window_size": 4} if layout.endswith("v2") else {}
     for rule in RULES:
-        swin = build(state, find(layout), shift=rule, **windows)
+        swin = build_swin(state, find(layout), shift=rule, **windows)
         for norm in swin.feature_norms[:3]:
             randomise(norm)
         expected = maps_of(reference, images, swin)
@@ -158,22 +151,72 @@ def test_features_of_a_wide_map_are_those_of_the_project(layout, randomise, eigh
         assert torch.allclose(found[-1], expected[-1], atol=1e-4) == (rule == expected_rule)
 
 
-@pytest.mark.parametrize("size", [(128, 256), (97, 131)], ids=str)
-@torch.no_grad()
-def test_transformers_backbones_of_dense_models_shift_always(size, randomise, eight_channels):
-    """Those of Mask2Former, as opposed to transformers' classifiers."""
-    from transformers import SwinBackbone, SwinConfig
+# ---- MViTv2 ----
 
-    config = SwinConfig(**TRANSFORMERS, out_features=["stage1", "stage2", "stage3", "stage4"])
-    reference, images = randomise(SwinBackbone(config)), random_image(*size)
-    prefix = "model.pixel_level_module.encoder."
-    state = {prefix + key: x for key, x in reference.state_dict().items()}
-    layout = find("transformers-mask2former")
-    state |= {mark: torch.zeros(3, 1) for mark in layout.marks if not mark.startswith(prefix)}
-    ours = {key: x for key, x in translate(state, layout).tensors.items() if key.startswith("backbone.")}
-    expected = reference(images).feature_maps
-    for rule in RULES:
-        swin = Swin("eight", window_size=4, shift=rule).eval()
-        swin.load_state_dict({key.removeprefix("backbone."): x for key, x in ours.items()})
-        same = [torch.allclose(x, y, atol=1e-4) for x, y in zip(swin(images), expected, strict=True)]
-        assert all(same) == (rule == "dense")
+DETECTOR = {"backbone.fpn_lateral2.weight": torch.zeros(1), "roi_heads.box_head.fc1.weight": torch.zeros(1)}
+
+
+@pytest.fixture
+def detector(monkeypatch):
+    """The recorded weights with the names of a detector, and the feature maps by size."""
+    small = variants.Variant(8, (1, 2, 3, 2), 1, 0.0, "attention")
+    monkeypatch.setitem(variants.VARIANTS[2], "small_detector", small)
+    monkeypatch.setitem(checkpoints._DEPTHS, sum(small.blocks), small)
+    shapes, outputs = recorded("detectron2-mvitv2")
+    maps = {}
+    for key, x in outputs.items():
+        maps.setdefault(key.partition(".")[0], []).append(x)
+    return {f"backbone.bottom_up.{key}": x for key, x in random_state(shapes).items()} | DETECTOR, maps
+
+
+def build_mvit(state, **options):
+    layout = find("detectron2-mvitv2")
+    done = translate(state, layout)
+    assert (done.unknown, done.errors) == ([], []) and done.left_out.keys() == DETECTOR.keys()
+    section = {**describe(state, layout)["backbone"], **options}
+    assert set(layout.options.unsaved) == {"backbone.window_size", "backbone.coarse_global_keys"}
+    assert (section.pop("name"), section["image_size"], section["class_token"]) == ("mvit", 64, False)
+    mvit = MViT(**section).eval()
+    mvit.load_state_dict(done.tensors)
+    return mvit
+
+
+@pytest.mark.parity("detectron2-mvitv2")
+@torch.no_grad()
+def test_features_of_mvit_are_those_of_the_original(detector, written_back):
+    state, maps = detector
+    assert recognise(state).name == "detectron2-mvitv2"
+    written_back(state, translate(state, find("detectron2-mvitv2")), find("detectron2-mvitv2"))
+    mvit = build_mvit(state, window_size=16)  # of the recorded model; published ones have 56
+    whole, plain = build_mvit(state, window_size=None), build_mvit(state, window_size=16, coarse_global_keys=False)
+    assert len(maps) == 5
+    for size, expected in maps.items():
+        images = random_image(*map(int, size.split("x")))
+        for x, y in zip(sampled(mvit(images)), expected, strict=True):
+            assert y.std() > 0.5
+            torch.testing.assert_close(x, y, atol=5e-5, rtol=1e-5)
+        assert (plain(images)[-1] - expected[-1]).abs().max() > 0.01
+        one_window = size == "64x64"
+        assert torch.allclose(whole(images)[-1], expected[-1], atol=1e-3) == one_window
+
+
+@pytest.mark.parity("facebook-mvitv2")
+@pytest.mark.parametrize("name", ["facebook-mvitv2", "facebook-mvitv2-token"])
+@torch.no_grad()
+def test_classifiers_of_mvit_compute_the_last_map_of_the_original(name, detector):
+    shapes, outputs = recorded(name)
+    state, expected = random_state(shapes), outputs["96x96.3"]
+    layout = recognise(state)
+    assert layout.name == "facebook-mvitv2" and expected.std() > 0.5
+    done = translate(state, layout)
+    assert (done.unknown, done.errors) == ([], []) and all(key.startswith("head.") for key in done.left_out)
+    section = describe(state, layout)["backbone"]
+    assert section.pop("name") == "mvit" and section["class_token"] == name.endswith("token")
+    mvit = MViT(**section).eval()
+    missing = mvit.load_state_dict(done.tensors, strict=False).missing_keys
+    assert {key.rpartition(".")[0] for key in missing} == {f"feature_norms.{i}" for i in range(3)}  # no classifier has
+    torch.testing.assert_close(mvit(random_image(96, 96))[-1], expected, atol=5e-5, rtol=1e-5)
+    if section.pop("class_token_residual", None) is False:  # timm's tensors are equal, its arithmetic is not
+        timm_s = MViT(**section).eval()
+        timm_s.load_state_dict(mvit.state_dict())
+        assert (timm_s(random_image(96, 96))[-1] - expected).abs().max() > 0.01
