@@ -1,8 +1,5 @@
 """Muon against `torch.optim.Muon`, which takes matrices only, and AdamW."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -14,7 +11,6 @@ from densevit.model import DenseModel
 from densevit.training.loop.optim import optimizer_of
 from densevit_optimizers import muon
 from densevit_optimizers.muon import Muon, orthogonalised
-from tests.training.runs import TINY, assert_same, checkpoint, resume, weights
 
 
 @pytest.mark.parametrize("shape", [(32, 80), (80, 32), (24, 3, 3, 3)])
@@ -107,17 +103,3 @@ def test_other_matrices_of_a_resumed_run_start_without_momentum():
         _, without_state = resumed(after, {})
         _, found = resumed(after, resumed(before, {})[0].state_dict())
         torch.testing.assert_close(found, without_state, atol=0, rtol=0)
-
-
-@pytest.mark.integration
-def test_a_run_resumes_to_the_last_bit_and_takes_changed_rates(
-    trained: Callable[..., Path], copied_run: Callable[..., Path]
-) -> None:
-    named = ["optim.name=muon", "optim.weight_decay=0.05"]
-    whole, parts = trained(TINY, [*named, "trainer.max_steps=3"]), copied_run(TINY, [*named, "trainer.max_steps=2"])
-    resume(parts, ["trainer.max_steps=3"])
-    assert_same(weights(whole), weights(parts))
-    resume(parts, ["trainer.max_steps=4", "optim.weight_decay=0.1"])
-    groups = checkpoint(parts)["optimizer_states"][0]["param_groups"]
-    assert {group["weight_decay"] for group in groups if group["layer"]} == {0.1}
-    assert {group["weight_decay"] for group in groups if not group["layer"]} == {0.1, 0.0}

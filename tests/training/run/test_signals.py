@@ -41,9 +41,12 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_killed_run_resumes_exactly(small: Path, tmp_path: Path) -> None:
     """At random moments, with an average of the weights and accumulation."""
-    config = configs.load(small, ["trainer.ema=0.9", "trainer.accumulate=2", "trainer.checkpoint_every=2"])
+    config = configs.load(
+        small, ["trainer.ema=0.9", "trainer.accumulate=2", "trainer.checkpoint_every=2", "trainer.max_steps=24"]
+    )
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     process = child(lambda: train(config, whole))
     process.join(300)
@@ -179,16 +182,6 @@ def failing() -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_slurm_without_scontrol_says_that_the_job_was_not_requeued(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from densevit.training.callbacks.stop_signals import requeue
-
-    monkeypatch.setenv("SLURM_JOB_ID", "17")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert requeue().startswith("SLURM job 17 was not requeued: ")
-
-
 def test_job_is_requeued_after_the_checkpoint_whatever_fails_later(
     small: Path, tmp_path: Path, slurm: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,6 +245,7 @@ def test_error_in_the_report_leaves_the_exit_code_of_the_training(
     assert [*(tmp_path / "run" / "predictions").rglob("*.jpg")]
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_signal_that_the_parent_ignores_stays_ignored(small: Path, tmp_path: Path) -> None:
     """As SIGINT with `densevit train ... &` in a script, and with nohup."""
 
@@ -274,6 +268,7 @@ def test_log_on_a_full_disk_does_not_stop_a_training(
     assert "stdout cannot be written: No space left on device. Training continues without it." in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_handlers_are_restored_after_a_training(small: Path, tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     train(configs.load(small, ["trainer.max_steps=1"]), tmp_path / "run")
