@@ -146,12 +146,6 @@ def test_docs_show_the_tested_class(project: Path, tmp_path: Path) -> None:
 # ---- two views, distillation ----
 
 
-def test_simsiam_trains_on_two_views(tmp_path: Path) -> None:
-    run = densevit.fit("simmim.yaml", ["method={name: simsiam}", "trainer.max_steps=3"], run_dir=tmp_path / "run")
-    found = losses(run.path)
-    assert len(found) == 3 and all(-1 <= loss <= 1 for loss in found) and run.metrics == {}
-
-
 def test_distillation_leaves_the_teacher_out_of_its_files(tmp_path: Path) -> None:
     """The teacher is a ResNet-18, whose running statistics would change in training mode."""
     teacher = tmp_path / "resnet18.safetensors"

@@ -28,10 +28,10 @@ seed: 0
 backbone: {name: mynet, width: 32}
 heads: {poses: {name: pose_grid}}
 data:
-  {name: figures, side: 64, image_size: 64, transforms: resize, batch_size: 8, num_workers: 0, length: 128,
-   val_length: 8}
+  {name: figures, side: 64, image_size: 64, transforms: resize, batch_size: 8, num_workers: 0, length: 256,
+   val_length: 16}
 optim: {lr: 5e-3}
-trainer: {max_steps: 100, accelerator: cpu, precision: 32, evaluate_every: 0.99}
+trainer: {max_steps: 150, accelerator: cpu, precision: 32, evaluate_every: 0.99}
 """
 NORMALS = """
 seed: 0
@@ -110,7 +110,7 @@ def losses(run: Path) -> list[float]:
 
 def test_a_third_party_keypoint_head_learns(poses):
     metrics = read(poses / "run" / "metrics.json")
-    assert metrics["poses/AP"] > 0.1 and metrics["poses/AP50"] > 0.4
+    assert metrics["poses/AP"] > 0.3 and metrics["poses/AP50"] > 0.7
     assert np.mean(losses(poses / "run")[-3:]) < 0.5 * losses(poses / "run")[0]
     assert metrics == read(poses / "evaluated" / "metrics.json")
 
@@ -250,12 +250,8 @@ class Untyped(Figures):
 
 
 WRONG_DATA = {
-    POSES.replace(
-        "figures", "bad_sets:FourKeypoints"
-    ): r"image 6: keypoints has shape \(2, 4, 3\); expected \(N, 5, 3\)",
-    POSES.replace(
-        "figures", "bad_sets:Untyped"
-    ): r"Sample 0 of bad_sets.Untyped \(image 1\) has the target 'joints', .* Fix",
+    POSES.replace("figures", '"bad_sets:FourKeypoints"'): r"image 6: keypoints has shape \(2, 4, 3\); .* \(N, 5, 3\)",
+    POSES.replace("figures", '"bad_sets:Untyped"'): r"Sample 0 of bad_sets.Untyped \(image 1\) has .* 'joints', .* Fix",
     NORMALS.replace("name: normals}", "name: pose_grid}"): r"heads\.normals \(pose_grid\) needs boxes.* normals only",
 }
 
@@ -265,7 +261,7 @@ def test_bad_targets_are_one_line_before_training(config, tmp_path, monkeypatch,
     (tmp_path / "bad_sets.py").write_text(BAD_SETS)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "bad_sets", raising=False)
-    (tmp_path / "bad.yaml").write_text(config.replace("length: 128", "length: 16"))
+    (tmp_path / "bad.yaml").write_text(config.replace("length: 256", "length: 16"))
     assert main(["train", str(tmp_path / "bad.yaml"), "--run-dir", str(tmp_path / "run")]) == 2
     err = capsys.readouterr().err
     assert re.match(WRONG_DATA[config], err) and err.count("\n") == 1

@@ -61,19 +61,6 @@ def test_speed_leaves_out_validations_and_counts_the_wait(monkeypatch: pytest.Mo
     assert speed.metrics(trainer)["system/data_wait"] == 0
 
 
-def test_parts_with_layer_decay_have_names_of_their_own() -> None:
-    from densevit.training.callbacks.step_metrics import learning_rates
-
-    module = torch.nn.Module()
-    module.model = torch.nn.ModuleDict({"backbone": torch.nn.ModuleList([torch.nn.Linear(1, 1) for _ in range(3)])})
-    layers = module.model["backbone"]
-    rates = [1e-3, 5e-4, 1e-3]
-    groups = [{"params": [*layer.parameters()], "lr": lr} for layer, lr in zip(layers, rates, strict=True)]
-    optimizer = torch.optim.SGD(groups, lr=1.0)
-    assert learning_rates(optimizer, module) == {"backbone": 1e-3, "backbone.1": 5e-4}
-    assert learning_rates(torch.optim.SGD(module.parameters(), lr=1.0), module) == {}
-
-
 def test_remaining_time_is_that_of_all_steps_left_and_its_end_has_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
     from densevit.training.callbacks.progress import RemainingTime, remaining_text
 

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import warnings
+import zlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,12 +118,12 @@ def test_threads_on_one_core_wait_for_it():
         os.sched_setaffinity(0, {min(cores)})
         x = bytes(1 << 20)
         while not stop.is_set():
-            __import__("zlib").crc32(x)  # releases the lock
+            zlib.crc32(x)  # releases the lock
 
     threads = [threading.Thread(target=busy) for _ in range(3)]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    time.sleep(0.3)
     waited = (seconds_waited_for_cores() or 0.0) - before
     stop.set()
     for thread in threads:

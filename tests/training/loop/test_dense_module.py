@@ -202,21 +202,6 @@ def own_loader(data: Any) -> Loader:
     return Loader(TransformedDataset(data, transform, train=False), EvaluationBatches(len(data), None, 1), 4, 0)
 
 
-def test_evaluators_see_the_size_of_the_original_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Resized(Images):
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            sample = super().__getitem__(index)
-            truth = {"semantic": torch.zeros(8, 9, dtype=torch.uint8), "image_id": index}
-            return {**sample, "targets": sample["targets"] | {"original_size": (8, 9), "truth": truth}}
-
-    truths: list[Any] = []
-    monkeypatch.setattr(SemanticSegmentation, "update", lambda self, predictions, given: truths.extend(given))
-    for data in (loader_of(Resized(2)), loader(2)):
-        trainer_of().validate(module_of(), data, verbose=False)
-    assert [truth["semantic"].shape for truth in truths] == [(8, 9)] * 2 + [(4, 4)] * 2
-    assert all(truth["size"] == truth["original_size"] == tuple(truth["semantic"].shape) for truth in truths)
-
-
 def test_wrong_predictions_ids_and_targets_are_named_while_validating() -> None:
     class Resized(Images):
         def __getitem__(self, index: int) -> dict[str, Any]:

@@ -109,19 +109,6 @@ def test_flag_read_one_step_later(poisoned, tmp_path, monkeypatch):
     assert_same(last["state_dict"], weights(tmp_path / "before"))
 
 
-def test_average_of_a_run_with_a_skipped_step(poisoned, tmp_path):
-    """The skipped step counts as one that has changed nothing."""
-    from tests.training.own_callbacks import Weights
-
-    given = ["trainer.non_finite=skip", "trainer.ema=0.5"]
-    seen = Weights()
-    densevit.fit(configs.load(tmp_path / "poisoned.yaml", given), run_dir=tmp_path / "run", callbacks=[seen])
-    average = seen.found[0]
-    for now in seen.found[1:]:
-        average = torch.lerp(average, now, 0.5)
-    torch.testing.assert_close(weights(tmp_path / "run")["model.backbone.first.weight"], average)
-
-
 def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, monkeypatch):
     """The gradient scaler leaves out the step of the NaN gradient, as it does for an overflow; a NaN loss stops."""
     from pytorch_lightning.plugins.precision import MixedPrecision

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError, WeightsError
 from densevit.training.callbacks.best_epoch import BestEpoch
-from tests.training.runs import TINY, checkpoint, edit, resume
+from tests.training.runs import checkpoint, edit, resume
 
 
 @pytest.mark.integration
@@ -75,20 +74,6 @@ def test_a_checkpoint_of_another_format_is_one_line_and_no_file_changes(
     printed, error = capsys.readouterr()
     assert printed == "" and error.startswith(f"{path}: format version 1, expected 2.") and error.count("\n") == 1
     assert {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()} == before
-
-
-@pytest.mark.integration
-def test_a_run_folder_named_like_a_checkpoint_is_a_run(
-    tmp_path: Path, copied_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = copied_run(TINY, ["trainer.max_steps=1"], name="detr.ckpt")
-    assert resume(run, ["trainer.max_steps=2"]) == run and checkpoint(run)["global_step"] == 2
-    assert resume(run / "checkpoints" / "last.ckpt") == run
-    (tmp_path / "other.ckpt").mkdir()
-    for command in (["train", "--resume"], ["evaluate"], ["export"], ["report"]):
-        assert main([*command, str(tmp_path / "other.ckpt")]) == 2, command
-        error = capsys.readouterr().err
-        assert "other.ckpt" in error and error.count("\n") == 1, command
 
 
 def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(stopped: Path) -> None:
