@@ -21,6 +21,7 @@ def state(run: Path) -> tuple[int, int]:
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 def test_run_ends_after_patience_and_resumes_with_more(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -33,8 +34,6 @@ def test_run_ends_after_patience_and_resumes_with_more(
     assert run.stopped_by == 0 and state(run.path) == (4, 1)  # of 8 steps; validations were after 2 and 4
     said = "1 validation without a better detection/AP (trainer.patience) ended the training at step 4 of 8."
     assert said in capsys.readouterr().out
-    for name in ("model.safetensors", "metrics.json", "report.html", "predictions"):
-        assert (run.path / name).exists()
     densevit.fit(resume=run.path)
     assert state(run.path) == (4, 1) and said in capsys.readouterr().out
     densevit.fit(resume=run.path, overrides=["trainer.patience=2"])

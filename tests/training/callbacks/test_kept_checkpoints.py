@@ -14,6 +14,7 @@ from densevit.errors import WeightsError
 from tests.training.run.test_resume_safely import TINY
 from tests.training.runs import assert_same, resume
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
 EACH_STEP = ["data.train_length=12", "trainer.checkpoint_every=1", "trainer.evaluate_every=1", "trainer.loggers=[]"]
 
 

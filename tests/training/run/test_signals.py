@@ -182,6 +182,14 @@ def failing() -> None:
     raise OSError(28, "No space left on device")
 
 
+def test_slurm_without_scontrol_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from densevit.training.callbacks.stop_signals import requeue
+
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert requeue().startswith("SLURM job 17 was not requeued: ")
+
+
 def test_job_is_requeued_after_the_checkpoint_whatever_fails_later(
     small: Path, tmp_path: Path, slurm: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
