@@ -4,8 +4,6 @@ import re
 import warnings
 
 import pytest
-import torch
-from torch.utils.data import DataLoader
 
 from densevit import config as configs
 from densevit.config import Config, TrainerSection
@@ -49,31 +47,6 @@ def test_validation_runs_at_fractions_or_epochs_and_at_the_end(trainer: dict[str
     made = budget(25, **trainer)
     assert [step for step in range(made.steps + 2) if made.validates_after(step)] == expected
     assert made.validations == len(expected)
-
-
-@pytest.mark.parametrize(("steps", "accumulate"), [(5, 1), (8, 3)])
-def test_lightning_follows_the_budget(steps: int, accumulate: int) -> None:
-    """An epoch has 7 batches, and 3 optimiser steps of 3 batches."""
-    import pytorch_lightning as lightning
-    from pytorch_lightning.demos.boring_classes import BoringModel
-
-    from densevit.training.callbacks.validation_interval import ValidationInterval
-
-    made = budget(7, max_steps=steps, accumulate=accumulate)
-    validated: list[int] = []
-
-    class Task(BoringModel):
-        def validation_step(self, batch: torch.Tensor, index: int) -> None:
-            validated.append(self.trainer.global_step)
-
-    trainer = lightning.Trainer(
-        max_epochs=-1, check_val_every_n_epoch=None, accumulate_grad_batches=accumulate, accelerator="cpu",
-        callbacks=[ValidationInterval(made)], logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
-    trainer.fit(Task(), DataLoader(torch.ones(7, 32)), DataLoader(torch.ones(1, 32)))  # type: ignore[arg-type]
-    assert trainer.global_step == steps
-    assert validated == [step for step in range(steps + 1) if made.validates_after(step)]
 
 
 def test_two_budgets_raise_and_an_override_replaces() -> None:

@@ -137,7 +137,6 @@ def of_chunk(document: Any, **changes: Any) -> None:
     ("damage", "said"),
     [
         (lambda d: of_chunk(d, file="../secret"), "names '../secret', which is no file in the folder"),
-        (lambda d: of_chunk(d, file="/etc/passwd"), "names '/etc/passwd', which is no file in the folder"),
         (lambda d: of_chunk(d, file=".."), r"\.\. is missing"),
         (lambda d: of_chunk(d, file="pipe"), "pipe is missing"),
         (lambda d: of_chunk(d, bytes=10**9), "has [0-9]+ bytes of 100000"),
@@ -145,10 +144,8 @@ def of_chunk(document: Any, **changes: Any) -> None:
         (lambda d: of_weight(d, size=[2.0, 3]), "are not whole numbers of 0 or more"),
         (lambda d: of_weight(d, dtype="load"), "has the dtype 'load'"),
         (lambda d: d.update(tensors={"a": {}}), "is damaged: KeyError"),
-        (lambda d: d.update(tensors=[]), "is damaged: AttributeError"),
         (lambda d: d.update(version=2), "has version 2; expected 1"),
         (lambda d: "[" * 100_000, r"index\.json is damaged"),
-        (lambda d: "", r"index\.json is damaged"),
         (lambda d: "3", r"index\.json is damaged"),
     ],
 )

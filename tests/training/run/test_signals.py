@@ -94,9 +94,7 @@ def test_signal_to_one_process_stops_both_at_the_same_step(small: Path, tmp_path
     assert len(checkpoint(run)["random_state"]) == 2
 
 
-def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(
-    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(small, tmp_path, capfd, monkeypatch):
     """During the final validation."""
     from densevit.training.loop.dense_module import DenseModule
 
@@ -190,9 +188,7 @@ def test_slurm_without_scontrol_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     assert requeue().startswith("SLURM job 17 was not requeued: ")
 
 
-def test_job_is_requeued_after_the_checkpoint_whatever_fails_later(
-    small: Path, tmp_path: Path, slurm: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_job_is_requeued_after_the_checkpoint_whatever_fails_later(small, tmp_path, slurm, capfd):
     def prepare() -> None:
         at_step(4, lambda: os.kill(os.getpid(), signal.SIGUSR1))
         while_drawing(failing)
@@ -231,18 +227,14 @@ def test_job_is_requeued_before_its_first_step(small: Path, slurm: Path, moment:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_while_drawing_leaves_the_report_and_the_exit_code_of_the_training(
-    small: Path, tmp_path: Path, number: int, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_signal_while_drawing_leaves_the_report_and_the_exit_code_of_the_training(small, tmp_path, number, capfd):
     assert exit_code_of(small, lambda: while_drawing(signalled(number)), "trainer.max_steps=1") == 0
     assert (tmp_path / "run" / "report.html").is_file() and (tmp_path / "run" / "metrics.json").is_file()
     said = f"The visualizations were not written: {signal.Signals(number).name} was received. To try again: densevit"
     assert said in capfd.readouterr().err
 
 
-def test_error_in_the_report_leaves_the_exit_code_of_the_training(
-    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_error_in_the_report_leaves_the_exit_code_of_the_training(small, tmp_path, capfd):
     def prepare() -> None:
         from densevit.training.run import output as run_output
 
@@ -265,9 +257,7 @@ def test_signal_that_the_parent_ignores_stays_ignored(small: Path, tmp_path: Pat
     assert checkpoint(tmp_path / "run")["global_step"] == 3
 
 
-def test_log_on_a_full_disk_does_not_stop_a_training(
-    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_log_on_a_full_disk_does_not_stop_a_training(small, tmp_path, capfd):
     def prepare() -> None:
         sys.stdout = open("/dev/full", "w")  # noqa: SIM115  # of the process
 
