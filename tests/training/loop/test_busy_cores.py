@@ -92,10 +92,6 @@ def test_other_slow_steps_are_no_warning():
 
 
 def test_accumulated_batches_are_one_step():
-    """The last batch of four includes the optimiser, which takes most of the time."""
-    run = Run()
-    for _ in range(100):
-        run.batches(3, 0.1, 0.05, steps=False).batches(1, 2.0, 0.5)
     run = Run()
     with pytest.warns(UserWarning, match=r"take 4\.0 times"):
         for seconds in [0.1] * 20 + [0.4] * 40:

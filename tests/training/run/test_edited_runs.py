@@ -1,6 +1,7 @@
 """Resuming: what of a config may change, and which folders and checkpoints are a run."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from densevit import config as configs
 from densevit.cli import main
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, WeightsError
 from densevit.training.callbacks.best_epoch import BestEpoch
 from tests.training.runs import checkpoint, edit, resume
 
@@ -67,3 +68,10 @@ def test_a_checkpoint_of_another_format_is_one_line_and_no_file_changes(
     printed, error = capsys.readouterr()
     assert printed == "" and error.startswith(f"{path}: format version 1, expected 2.") and error.count("\n") == 1
     assert {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()} == before
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(stopped: Path) -> None:
+    shutil.rmtree(stopped / "checkpoints")
+    with pytest.raises(WeightsError, match=rf"it has a model: .*CONFIG weights={re.escape(str(stopped))}"):
+        resume(stopped)
+    assert (stopped / "model.safetensors").exists()

@@ -268,9 +268,10 @@ def test_log_on_a_full_disk_does_not_stop_a_training(small, tmp_path, capfd):
 
 @pytest.mark.usefixtures("no_drawings")
 def test_handlers_are_restored_after_a_training(small: Path, tmp_path: Path) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = list(map(signal.getsignal, numbers))
     train(configs.load(small, ["trainer.max_steps=1"]), tmp_path / "run")
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
+    assert list(map(signal.getsignal, numbers)) == before
 
 
 def test_checkpoints_are_saved_by_steps_or_time(small: Path) -> None:
