@@ -15,6 +15,7 @@ from densevit.losses.matching import finite_costs
 from tests.training.process_groups import group, linux
 from tests.training.runs import assert_same, rows, weights
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
 POISONED = """
 backbone: {name: "tests.training.poisoned:Poisoned", image: 3, where: output}
 heads: {seg: {name: setr, decoder: naive, width: 8, norm: batch, auxiliary: [], dropout: 0.0}}

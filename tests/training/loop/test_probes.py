@@ -59,6 +59,7 @@ def config_of(photos: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 def test_a_method_without_heads_is_evaluated_by_probes(photos: Path, tmp_path: Path) -> None:
     run = densevit.fit(from_mapping(config_of(photos), "test"), run_dir=tmp_path / "run")
     assert set(run.metrics) == {
@@ -69,6 +70,7 @@ def test_a_method_without_heads_is_evaluated_by_probes(photos: Path, tmp_path: P
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 def test_classifier_is_trained_predicted_and_read_by_a_detector(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

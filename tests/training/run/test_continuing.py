@@ -23,6 +23,7 @@ CONFIG: dict[str, Any] = {
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 def test_on_more_data_a_training_starts_from_all_tensors_and_sets_other_weights_aside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

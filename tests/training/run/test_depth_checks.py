@@ -63,6 +63,7 @@ def test_metric_head_on_unitless_depth_raises_at_startup(config, stereo: str, tm
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 def test_relative_head_is_evaluated_with_alignment(
     config, stereo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,7 +84,6 @@ RELATIVE = squares() / [200, 100, 200, 100]
          ("Median object: 3 px at data.image_size=20 (30 px in the files)", "100% of the objects are smaller", "4 px")),
         (squares(), squares(), {"image_size": 20, "stride": 2}, None, ()),  # few steps: not the cause
         (squares(), squares(), {"image_size": 20, "stride": 2, "early": False}, "size", ()),
-        (squares(8), squares(32), {}, None, ()),
         (squares(8), squares(33), {}, "splits", ("their median sides are 8 and 33 px in the model's",)),
     ],
 )  # fmt: skip
@@ -165,6 +164,7 @@ def test_a_config_names_the_recipe_that_it_changes(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 def test_a_run_and_an_evaluation_print_the_lines(
     tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,7 @@ def test_checkpoint_that_is_a_fifo_or_has_values_of_other_types_is_refused(tmp_p
         RunCheckpoint(tmp_path)
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_checkpoint_is_plain_and_lightning_loads_it_with_weights_only(tmp_path, monkeypatch):
     from densevit.training.run.resuming import RunCheckpoint
 

@@ -88,6 +88,7 @@ def first(trained: Callable[..., Path]) -> Path:
     return trained(yaml.safe_dump({**BASE, "heads": heads}, sort_keys=False))
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_adding_a_head_keeps_a_frozen_detector_bit_identical(first: Path, tmp_path: Path) -> None:
     """Its average of the weights, too. The first run's weight for boxes was learned, and this one has none."""
     heads = {"boxes": {**DETECTION, "freeze": True}, "depth": DEPTH}
