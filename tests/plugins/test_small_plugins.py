@@ -88,9 +88,7 @@ def test_an_inspector_adds_its_figure(third_party: Callable[[str], Path], tmp_pa
     assert ended.errors.startswith("The inspector 'unreadable' (inspections:Missing, from inspections 0.1): ")
 
 
-def test_a_detr_of_shared_parts_passes_the_checks_and_trains(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_detr_of_shared_parts_passes_the_checks_and_trains(project, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(project / "examples" / "plugins" / "queries")
     from queries import RealTimeDetr
 

@@ -22,9 +22,7 @@ def state(run: Path) -> tuple[int, int]:
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("no_drawings")
-def test_run_ends_after_patience_and_resumes_with_more(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_ends_after_patience_and_resumes_with_more(tiny, tmp_path, capsys, monkeypatch):
     """8 steps with 4 validations, of which the first is the best. An interrupted run goes on counting."""
     monkeypatch.setattr(BestEpoch, "beats", lambda *_: False)
     with interrupted_after(3):

@@ -76,9 +76,7 @@ def test_remaining_time_is_that_of_all_steps_left_and_its_end_has_a_date(monkeyp
     assert re.fullmatch(r"50:00 h, ends \d\d \w+ \d\d:\d\d", remaining_text(50 * 3600))
 
 
-def test_trackers_have_short_names_and_mlflow_writes_to_the_run_unless_a_server_is_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_trackers_have_short_names_and_mlflow_writes_to_the_run_unless_a_server_is_named(monkeypatch):
     util, check = named_classes.importlib.util, named_classes.check_logger
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name, logger in (("wandb", "WandbLogger"), ("mlflow", "MLFlowLogger")):

@@ -206,9 +206,7 @@ def test_unsupported_settings_are_an_error_before_training(overrides: list[str],
 
 
 @pytest.mark.parametrize(("local", "fix"), [(2, "devices=2 trainer.num_nodes=1"), (1, "devices=1 trainer.num_nodes=2")])
-def test_processes_of_torchrun_that_would_each_run_alone_are_an_error(
-    local: int, fix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_of_torchrun_that_would_each_run_alone_are_an_error(local, fix, monkeypatch):
     from densevit.training.loop.trainer import build_trainer
 
     names = {"TORCHELASTIC_RUN_ID": "run", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(local), "RANK": "0"}

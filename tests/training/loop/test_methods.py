@@ -111,9 +111,7 @@ STEPS: dict[str, Any] = {"max_steps": 7, "checkpoint_every": 2, "accumulate": 2,
 
 @pytest.mark.integration
 @linux
-def test_killed_run_continues_exactly_and_its_average_is_validated(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_killed_run_continues_exactly_and_its_average_is_validated(tmp_path, capsys):
     """Decoder, teacher and its counter, noise and views. The method's parameters have rates."""
     from tests.training.own_callbacks import Quit
 

@@ -1,6 +1,5 @@
 """Optimisers and schedules of other packages, named as module:Class with options."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +85,7 @@ def test_a_function_or_a_class_is_the_schedule_after_the_warm_up() -> None:
     ],
     ids=["own", "muon"],
 )  # fmt: skip
-def test_a_run_resumes_to_the_last_bit_and_takes_changed_options(
-    named: list[str], changed: list[str], expected: dict[str, Any], trained: Callable[..., Path],
-    copied_run: Callable[..., Path],
-) -> None:  # fmt: skip
+def test_a_run_resumes_to_the_last_bit_and_takes_changed_options(named, changed, expected, trained, copied_run):
     named = [*named, "optim.weight_decay=0.05", "trainer.evaluate_every=0.99"]
     whole = trained(TINY, [*named, "trainer.max_steps=3"])
     parts = resume(copied_run(TINY, [*named, "trainer.max_steps=2"]), ["trainer.max_steps=3"])

@@ -71,9 +71,7 @@ def test_a_method_without_heads_is_evaluated_by_probes(photos: Path, tmp_path: P
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("no_drawings")
-def test_classifier_is_trained_predicted_and_read_by_a_detector(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_classifier_is_trained_predicted_and_read_by_a_detector(photos, tmp_path, capsys):
     data = config_of(photos)["data"] | {"mixup": 0.8, "cutmix": 1.0}
     data["transforms"] = {"name": "resized_crop", "rand_augment": 5, "random_erasing": 0.25}
     heads = {"classification": {"name": "classifier"}}

@@ -96,9 +96,7 @@ def test_a_model_saved_before_the_kill_and_a_damaged_checkpoint_are_moved(tmp_pa
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_a_run_killed_at_any_operation_resumes_and_keeps_all_files(
-    sharded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_killed_at_any_operation_resumes_and_keeps_all_files(sharded, tmp_path, monkeypatch):
     """Each operation on files in turn raises instead, like a kill before it."""
     left = [0]
 
@@ -149,9 +147,7 @@ pytestmark = pytest.mark.usefixtures("no_drawings")
 
 
 @pytest.mark.integration
-def test_the_best_epoch_is_that_of_the_checkpoint(
-    copied_run: Callable[..., Path], trained: Callable[..., Path]
-) -> None:
+def test_the_best_epoch_is_that_of_the_checkpoint(copied_run, trained):
     """As if the run had ended at the checkpoint: the averaged model of the best epoch is restored from it."""
     run = copied_run(CONFIG, overrides := ["trainer.ema=0.5"])
     abandoned = load_file(run / "model.safetensors")

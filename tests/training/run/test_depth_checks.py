@@ -64,9 +64,7 @@ def test_metric_head_on_unitless_depth_raises_at_startup(config, stereo: str, tm
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("no_drawings")
-def test_relative_head_is_evaluated_with_alignment(
-    config, stereo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_relative_head_is_evaluated_with_alignment(config, stereo, tmp_path, capsys):
     none, median = (f"heads.near.evaluation.align={name}" for name in ("none", "median"))
     said = r"heads\.near\.evaluation\.align is none, but DptDepth .*scale_shift_disparity or median"
     with pytest.raises(ConfigError, match=said):

@@ -15,9 +15,7 @@ from tests.training.runs import checkpoint, edit, resume
 
 
 @pytest.mark.integration
-def test_valid_edit_is_printed_and_applied(
-    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_valid_edit_is_printed_and_applied(stopped, capsys, monkeypatch):
     from densevit.training.callbacks.checkpointing import Checkpointing
 
     edit(stopped, "lr: 0.001", "lr: 0.0005")
@@ -55,9 +53,7 @@ def test_inference_of_a_head_can_change(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("named", ["run", "last.ckpt"])
-def test_a_checkpoint_of_another_format_is_one_line_and_no_file_changes(
-    stopped: Path, capsys: pytest.CaptureFixture[str], named: str
-) -> None:
+def test_a_checkpoint_of_another_format_is_one_line_and_no_file_changes(stopped, capsys, named):
     path = stopped / "checkpoints" / "last.ckpt"
     content = checkpoint(stopped)
     del content["format_version"]  # checkpoints had no number before

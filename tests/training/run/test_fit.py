@@ -111,9 +111,7 @@ def test_evaluate_takes_overrides_of_the_evaluator_as_the_command(run: "Run", tm
         densevit.evaluate(run, overrides=["trainer.accelerator=cpu", "trainer.devices=0"])
 
 
-def test_evaluate_resizes_as_the_predictor_and_computes_in_tf32_as_the_training(
-    run: "Run", monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluate_resizes_as_the_predictor_and_computes_in_tf32_as_the_training(run, monkeypatch):
     sizes: set[int] = set()
     precisions: set[str] = set()
     infer = DenseModel.infer

@@ -165,9 +165,7 @@ def test_a_config_names_the_recipe_that_it_changes(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("no_drawings")
-def test_a_run_and_an_evaluation_print_the_lines(
-    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_and_an_evaluation_print_the_lines(tiny, capsys, monkeypatch):
     monkeypatch.setattr(CocoDetection, "low_score_causes", lambda self: {"own": "a cause of three words"})
     run = train(configs.load(tiny, ["trainer.max_steps=2", "trainer.evaluate_every=0.5"]), tiny.parent / "run")
     assert capsys.readouterr().out.count("detection: a cause of three words") == 1

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -54,9 +53,7 @@ def test_fewer_validation_images_than_processes(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small", "no_drawings")
 @pytest.mark.parametrize("launcher", [started_by_torchrun, started_by_slurm])
-def test_launcher_processes_share_a_folder_with_a_late_rank(
-    launcher: Callable[[int], dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_launcher_processes_share_a_folder_with_a_late_rank(launcher, tmp_path, monkeypatch):
     # A value left by a training in this process is ignored by the launcher's processes.
     monkeypatch.setenv("DENSEVIT_RUN_DIR", f"{os.getpid()} {tmp_path / 'other'}")
 

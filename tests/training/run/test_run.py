@@ -56,9 +56,7 @@ def test_run_folder_is_complete_loads_and_reproduces(trained: Callable[..., Path
 
 
 @pytest.mark.integration
-def test_segmentation_run_saves_the_best_epoch_s_confusion_matrix(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_segmentation_run_saves_the_best_epoch_s_confusion_matrix(tmp_path, monkeypatch):
     """The counts give the mIoU in metrics.json, also if a later epoch is worse."""
     path = tmp_path / "seg.yaml"
     path.write_text(SEGMENTATION)
@@ -92,9 +90,7 @@ FINAL_PHASE = "data.final_phase={start: 0.6, multi_scale: null, transforms: resi
     ids=["plain", "average", "images and phases"],
 )  # fmt: skip
 @pytest.mark.integration
-def test_resumed_run_matches_an_uninterrupted_one(
-    tiny: Path, tmp_path: Path, trained: Callable[..., Path], stop_after: int, overrides: list[str]
-) -> None:
+def test_resumed_run_matches_an_uninterrupted_one(tiny, tmp_path, trained, stop_after, overrides):
     with interrupted_after(stop_after):
         stopped = train(configs.load(tiny, overrides), tmp_path / "stopped")
     assert checkpoint(stopped)["global_step"] == stop_after

@@ -84,9 +84,7 @@ def test_failure_of_the_loader_is_one_line_with_the_fix(text: str, expected: str
 
 
 @pytest.mark.integration
-def test_image_that_is_lost_in_training_is_named_with_the_command_to_resume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_image_that_is_lost_in_training_is_named_with_the_command_to_resume(tmp_path, monkeypatch):
     """Deleted, or cut short, after the first checkpoint; in a process of the loader."""
     original, run = TransformedDataset.__getitem__, tmp_path / "run"
 
@@ -122,9 +120,7 @@ def fails_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> configs.Con
 
 
 @pytest.mark.integration
-def test_error_of_a_plugin_in_training_has_the_command_below_its_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_error_of_a_plugin_in_training_has_the_command_below_its_traceback(tmp_path, monkeypatch):
     run = tmp_path / "run"
     with pytest.raises(KeyError) as raised:
         densevit.fit(fails_with(KeyError("of a plugin"), monkeypatch), run_dir=run)

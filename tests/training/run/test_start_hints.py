@@ -49,9 +49,7 @@ class Tenth(Transforms):
         ({"transforms": {"name": "tests.training.run.test_start_hints:Tenth"}}, (40,), None, "", ""),
     ],
 )
-def test_small_objects_are_reported_with_an_image_size_that_enlarges_them(
-    given: dict[str, Any], sides: tuple[float, ...], input_size: Any, size: str, larger: str
-) -> None:
+def test_small_objects_are_reported_with_an_image_size_that_enlarges_them(given, sides, input_size, size, larger):
     section = configs.DataSection(**{"name": "coco", "root": "street", "image_size": 200, **given})
     start, _, end = object_size(section, Squares(*sides), input_size).partition(", which few models detect.")
     assert start.startswith(f"Median object: {size}")
