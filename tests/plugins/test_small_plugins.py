@@ -21,7 +21,7 @@ from densevit.set_prediction.transformer import Transformer
 from densevit.testing import check_backbone, check_head
 from tests.plugins.test_plugins import run_command
 from tests.training.process_groups import Command
-from tests.training.runs import assert_same, train, weights
+from tests.training.runs import assert_same, weights
 
 pytestmark = pytest.mark.integration
 
@@ -129,12 +129,3 @@ def test_heads_run_the_last_blocks_of_a_backbone(tokens):
     assert logits("tokens:TinyTokens", name="eomt_semantic", num_queries=5, num_blocks=2) == (2, 5, 4)
     with pytest.raises(ConfigError, match=r"runs the backbone's last 3 blocks itself, but backbone TinyTokens lets"):
         logits("tokens:TinyTokens", name="eomt_semantic", num_blocks=3)
-
-
-def test_a_head_is_told_the_progress_of_the_training(tokens, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(tokens.ClassTokens, "set_progress", lambda self, progress: seen.append(progress))
-    values = yaml.safe_load(CONFIG)
-    overrides = ["backbone.name='tokens:TinyTokens'", "heads.segmentation.name='tokens:ClassTokens'"]
-    train(configs.from_mapping(values, overrides=overrides), tmp_path / "run")
-    assert seen == [0.0, 0.25, 0.5, 0.75]

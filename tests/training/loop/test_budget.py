@@ -80,12 +80,3 @@ def test_too_small_budget_warns_with_the_value_to_set(overrides: list[str], expe
         check_budget(Budget.of(made.trainer, 25, 8, 1), made)
     said = [str(warning.message) for warning in caught]
     assert not said if expected is None else re.search(expected, *said)
-
-
-def test_description_includes_views_per_image() -> None:
-    line = budget(25, max_images=28000).describe(205)
-    assert line == (
-        "budget: 3,500 steps of 8 images, 28,000 in all; each of 205 images is seen 137 times; 4 validations"
-    )
-    assert "is seen 0.5 times: not all of them are used" in budget(25, max_images=200).describe(400)
-    assert "is seen 0.0012 times: not all" in budget(2000, max_images=8).describe(6666)

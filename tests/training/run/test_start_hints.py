@@ -56,14 +56,6 @@ def test_small_objects_are_reported_with_an_image_size_that_enlarges_them(given,
     assert end.startswith(larger) and bool(end) == bool(larger)
 
 
-def test_larger_objects_are_reported_without_a_suggestion_and_unknown_ones_not_at_all() -> None:
-    section = configs.DataSection(name="coco", root="street", image_size=200)
-    assert object_size(section, Squares(80), None) == (
-        "Median object: 16 px at data.image_size=200 (80 px in the files)."
-    )
-    assert object_size(section, Squares(), None) == object_size(section, Dataset(), None) == ""
-
-
 def test_random_weights_are_reported_for_few_images() -> None:
     line = random_weights(configs.load("detr_swin", ["data=coco", "data.root=street"]), 205)
     assert line.startswith("Weights: random, with only 205 training images.")
