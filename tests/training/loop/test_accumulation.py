@@ -27,9 +27,6 @@ HEADS: dict[str, dict[str, Any]] = {
         "name": "dab_detr", "num_queries": 6, "classification": "mal", "extensions": {"two_stage": True},
         "transformer": TRANSFORMER,
     },
-    "detr with denoising": {
-        "name": "dab_detr", "num_queries": 6, "extensions": {"denoising": 2}, "transformer": TRANSFORMER,
-    },
     "setr": {"name": "setr", "width": 8, "norm": "group", "dice": 0.5, "class_weights": (1.0, 0.3, 2.0)},
     "dpt": {
         "name": "dpt", "width": 8, "output": "sigmoid", "max_depth": 9.0, "loss_weights": {"gradient": 0.5, "l1": 0.1},
@@ -78,8 +75,6 @@ def model_of(head: str, weight: str | float = 1.0) -> DenseModel:
     options = {key: value for key, value in HEADS[head].items() if key != "name"}
     classes = () if "dpt" in head else Labelled("train").classes["detection"]
     made = create_head(HEADS[head]["name"], backbone.channels, backbone.strides, classes, **options)
-    if getattr(made, "denoising", None) is not None:  # noise is random
-        made.denoising.label_noise = made.denoising.box_noise = 0.0
     return DenseModel(backbone, {"head": made}, weights={"head": weight})
 
 
