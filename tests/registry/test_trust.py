@@ -1,6 +1,7 @@
 """A file that may be somebody else's imports installed plugins only; other modules that it names need trust."""
 
 import copy
+import functools
 import os
 import sys
 import textwrap
@@ -8,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from densevit.cli import main
 from densevit.config import yaml_io
 from densevit.errors import ConfigError, DensevitError, PluginError, WeightsError
 from densevit.interfaces import Class
+from densevit.model import DenseModel
 from densevit.registry.trust import names_in_file
 from densevit.weights import model_file
 from densevit.weights.building import build_model
@@ -85,26 +88,33 @@ ACTS = {
 
 @pytest.fixture(autouse=True)
 def payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, with the module `payload`."""
+    """The working directory, with the module `payload`. Trainings write no reports, which take time."""
     (tmp_path / "payload.py").write_text(textwrap.dedent(SOURCE))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", os.getcwd())])
+    monkeypatch.setattr("densevit.training.run.output._write_report", lambda *_: None)
     yield tmp_path
     sys.modules.pop("payload", None)
 
 
-def naming(key: str, value: Any, into: Path) -> Path:
-    """A model file with this value in its header's config."""
-    config = configs.from_mapping(VALUES)
+@functools.cache
+def model() -> DenseModel:
+    """That of VALUES, with random weights."""
+    return build_model(configs.from_mapping(VALUES), {"segmentation": CLASSES["surfaces"]})
+
+
+def naming(given: dict[str, Any]) -> Path:
+    """A model file with these values, by their keys, in its header's config."""
+    config, file = configs.from_mapping(VALUES), Path("theirs.safetensors")
     values = config.model_dump()
-    inner = values
-    *above, last = key.split(".")
-    for part in above:
-        inner = inner[part]
-    inner[last] = value
-    into.parent.mkdir(exist_ok=True)
-    model_file.save(build_model(config, {"segmentation": CLASSES["surfaces"]}), into, config)
-    return with_header(into, config=yaml_io.write(values))
+    for key, value in given.items():
+        inner = values
+        *above, last = key.split(".")
+        for part in above:
+            inner = inner[part]
+        inner[last] = value
+    model_file.save(model(), file, config)
+    return with_header(file, config=yaml_io.write(values))
 
 
 def with_header(path: Path, **entries: str) -> Path:
@@ -133,29 +143,39 @@ def refused(error: pytest.ExceptionInfo[Exception], file: object, name: object) 
 @pytest.mark.parametrize("key", NEEDED)
 def test_class_that_a_model_file_names_is_not_imported(key, payload, monkeypatch):
     value, act = NEEDED[key]
-    file = naming(key, value, payload / "theirs.safetensors")
+    file = naming({key: value})
     on_the_path(payload, monkeypatch)  # importable is not trusted
+    acts = list(ACTS)
+    predictor = densevit.load(file) if act != "load" else None
+    for earlier in acts[: acts.index(act)]:  # what does not need the class works
+        ACTS[earlier](predictor)
     with pytest.raises(DensevitError) as error:
-        ACTS[act](densevit.load(file))
+        ACTS[act](predictor or densevit.load(file))
     name = value if isinstance(value, str) else value[0]
     refused(error, file, name if isinstance(name, str) else name["name"])
-    acts = list(ACTS)
-    for earlier in acts[: acts.index(act)]:  # what does not need the class works
-        ACTS[earlier](densevit.load(file))
-    assert "payload" not in sys.modules
-    ACTS[act](densevit.load(file, trust=["payload"]))
-    assert "payload" in sys.modules and os.getcwd() not in sys.path
 
 
-def test_class_of_a_mixed_data_set_is_not_imported(payload, monkeypatch):
+def test_all_classes_of_a_trusted_file_are_imported(payload, monkeypatch):
+    file = naming({key: value for key, (value, _) in NEEDED.items()})
+    on_the_path(payload, monkeypatch)
+    predictor = densevit.load(file, trust=["payload"])
+    for act in ACTS.values():
+        act(predictor)
+    assert type(predictor.backbone).__module__ == "payload" and os.getcwd() not in sys.path
+
+
+def test_classes_of_a_mixed_data_set_and_of_lightning_need_trust(payload, monkeypatch):
     data = {**VALUES["data"], "name": "mix", "sets": {"a": {"name": "payload:Data"}}}
     del data["train_length"], data["val_length"]
-    file = naming("data", data, payload / "theirs.safetensors")
+    file = naming({"data": data})
     on_the_path(payload, monkeypatch)
     predictor = densevit.load(file)
     with pytest.raises(PluginError) as error:
         densevit.evaluate(predictor)
     refused(error, file, "payload:Data")
+    config = densevit.load(naming({"trainer.callbacks": [{"name": "lightning.pytorch.callbacks:Timer"}]})).config
+    with pytest.raises(ConfigError, match=r"Timer' is named in theirs.safetensors.*trust=\['pytorch_lightning"):
+        densevit.fit(config, ["trainer.max_steps=2"])  # after overrides and a copy
 
 
 def test_name_in_an_option_of_a_plugin_is_not_imported(payload, monkeypatch, install):
@@ -166,25 +186,14 @@ def test_name_in_an_option_of_a_plugin_is_not_imported(payload, monkeypatch, ins
             def __init__(self, inner: str, others: tuple[str, ...] = ()):
                 super().__init__()
                 self.inner = densevit.create_backbone(others[0] if others else inner, depth=18)
-                self.channels, self.strides = self.inner.channels, self.inner.strides
-            def forward(self, images): return self.inner(images)
     """
     install("outer", "[densevit.backbones]\nouter = outer_net:Outer\n", {"outer_net.py": source})
     on_the_path(payload, monkeypatch)
     for options in ({"inner": "payload:Net"}, {"inner": "resnet", "others": ["payload:Net"]}):
-        file = naming("backbone", {"name": "outer", **options}, payload / "theirs.safetensors")
+        file = naming({"backbone": {"name": "outer", **options}})
         with pytest.raises(WeightsError) as error:
             densevit.load(file)
         refused(error, file, "payload:Net")
-
-
-def test_class_of_lightning_by_its_other_name_needs_trust(payload):
-    callbacks = [{"name": "lightning.pytorch.callbacks:Timer"}]
-    file = naming("trainer.callbacks", callbacks, payload / "theirs.safetensors")
-    with pytest.raises(ConfigError, match=r"Timer' is named in .*theirs.safetensors.*trust=\['pytorch_lightning"):
-        densevit.fit(densevit.load(file).config)
-    with pytest.raises(ConfigError, match="is named in"):  # after overrides and a copy
-        densevit.fit(densevit.load(file).config, ["trainer.max_steps=2"])
 
 
 def test_trust_is_of_a_module_and_those_below_it():
@@ -196,26 +205,14 @@ def test_trust_is_of_a_module_and_those_below_it():
 
 
 def test_trusted_module_is_not_taken_from_the_working_directory(payload):
-    file = naming("backbone.name", "payload:Net", payload / "theirs.safetensors")
+    file = naming({"backbone.name": "payload:Net"})
     with pytest.raises(WeightsError, match=r"no module 'payload' on PYTHONPATH.*working directory is searched for a"):
         densevit.load(file, trust=["payload"])
     assert "payload" not in sys.modules
 
 
-def test_backbone_file_imports_no_module(payload, monkeypatch):
-    from densevit_workbench.interchange.foreign_export import export
-
-    model_file.save_backbone(
-        densevit.create_backbone("resnet", depth=18), {"name": "payload:Net"}, payload / "b.safetensors"
-    )
-    on_the_path(payload, monkeypatch)
-    with pytest.raises(PluginError) as error:
-        export("b.safetensors", "torchvision")
-    refused(error, "b.safetensors", "payload:Net")
-
-
 def test_lightning_checkpoint_and_download_import_no_module(payload, monkeypatch):
-    file = naming("backbone.name", "payload:Net", payload / "theirs.safetensors")
+    file = naming({"backbone.name": "payload:Net"})
     with safe_open(file, framework="pt") as opened:
         entries = opened.metadata()
     state = {f"model.{key}": value for key, value in load_file(file).items()}
@@ -241,7 +238,7 @@ def test_lightning_checkpoint_and_download_import_no_module(payload, monkeypatch
 
 def test_weights_of_a_file_that_names_a_class_are_read_without_it(payload):
     """`weights=` of a config reads tensors alone."""
-    naming("backbone.name", "payload:Net", payload / "theirs.safetensors")
+    naming({"backbone.name": "payload:Net"})
     predictor = densevit.create_model(configs.from_mapping({**VALUES, "weights": "theirs.safetensors"}))
     expected = load_file("theirs.safetensors")["backbone.conv1.weight"]
     assert torch.equal(predictor.model.state_dict()["backbone.conv1.weight"], expected)
@@ -251,24 +248,18 @@ def test_weights_of_a_file_that_names_a_class_are_read_without_it(payload):
 # ---- a run of one's own ----
 
 
-@pytest.fixture
-def run(payload: Path) -> Path:
-    """The folder of a run with classes of the module in the working directory, trained there."""
-    values = copy.deepcopy(VALUES)
-    values["backbone"]["name"], values["data"]["name"] = "payload:Net", "payload:Data"
-    values["optim"] = {"name": "payload:Adam"}
-    folder = densevit.fit(values, run_dir=payload / "mine").path
-    forget()
-    return folder
-
-
 def forget() -> None:
     """As in another process."""
     sys.modules.pop("payload", None)
     sys.path[:] = [entry for entry in sys.path if entry != os.getcwd()]
 
 
-def test_own_run_needs_no_trust(run, monkeypatch, capsys):
+def test_own_run_needs_no_trust_but_its_model_file_does(payload, capsys):
+    """A run with classes of the module in the working directory, trained there."""
+    values = copy.deepcopy(VALUES)
+    values["backbone"]["name"], values["data"]["name"] = "payload:Net", "payload:Data"
+    values["optim"] = {"name": "payload:Adam"}
+    run = densevit.fit(values, run_dir=payload / "mine").path
     Image.fromarray(IMAGE).save("image.png")
     for arguments in (
         ["evaluate", str(run)],
@@ -280,14 +271,11 @@ def test_own_run_needs_no_trust(run, monkeypatch, capsys):
         forget()
         assert main(arguments) == 0, capsys.readouterr().err
     forget()
-    assert type(densevit.load(run).backbone).__module__ == "payload"
-
-
-def test_config_of_a_run_is_its_own_and_not_of_other_files(run, payload):
-    """A model file or checkpoint that is named directly needs trust, also where a config.yaml is beside it."""
-    with pytest.raises(WeightsError) as error:
+    with pytest.raises(WeightsError) as error:  # named directly, also where a config.yaml is beside it
         densevit.load(run / "model.safetensors")
     refused(error, run / "model.safetensors", "payload:Net")
+    assert type(densevit.load(run).backbone).__module__ == "payload"
+    forget()
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("payload:", "other:"))
     with pytest.raises(WeightsError) as error:
         densevit.load(run)
@@ -310,8 +298,9 @@ COMMANDS = {
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_imports_a_module_only_with_trust(name, payload, monkeypatch, capsys):
     Image.fromarray(IMAGE).save("image.png")
-    naming("backbone.name", "payload:Net", payload / "theirs.safetensors")
+    naming({"backbone.name": "payload:Net"})
     on_the_path(payload, monkeypatch)
+    monkeypatch.setattr("densevit.exporting.exporting.export", Mock(side_effect=ConfigError("no export")))  # slow
     command = [*name.partition(" with")[0].split(), *COMMANDS[name]]
     assert main(command) == 2
     assert "'payload:Net' is named in theirs.safetensors" in capsys.readouterr().err
@@ -321,7 +310,7 @@ def test_command_imports_a_module_only_with_trust(name, payload, monkeypatch, ca
 
 
 def test_evaluation_with_overrides_checks_no_class_of_the_training(payload, capsys):
-    naming("trainer.callbacks", ["not_installed:Callback"], payload / "theirs.safetensors")
+    naming({"trainer.callbacks": ["not_installed:Callback"]})
     assert main(["evaluate", "theirs.safetensors", "data.val_length=2"]) == 0, capsys.readouterr().err
     densevit.evaluate(densevit.load("theirs.safetensors"), overrides=["data.val_length=2"])
 
@@ -329,28 +318,36 @@ def test_evaluation_with_overrides_checks_no_class_of_the_training(payload, caps
 # ---- other files with a config ----
 
 
-@pytest.mark.parametrize("key", ["base", "heads"])
-def test_header_reads_no_other_config(key, payload):
+def test_header_and_checkpoint_read_no_other_config(payload):
     """Neither a base nor the file of a section."""
-    text = yaml_io.write(VALUES if key == "base" else {key: VALUES[key]})
-    (payload / "theirs.yaml").write_text(text if key == "base" else yaml_io.write(VALUES[key]))
-    values = VALUES | {key: "theirs.yaml"}
-    file = with_header(naming("seed", 0, payload / "theirs.safetensors"), config=yaml_io.write(values))
-    with pytest.raises(ConfigError, match=rf"theirs\.safetensors: {key} (is not a key|should be)"):
-        densevit.load(file)
-
-
-def test_checkpoint_reads_no_other_config(payload):
     from densevit.training.run.resuming import RunCheckpoint
 
-    key = "data"
-    (payload / "theirs.yaml").write_text(yaml_io.write(VALUES if key == "base" else VALUES["data"]))
-    config = yaml_io.write(VALUES | {key: "theirs.yaml"})
-    (payload / "run" / "checkpoints").mkdir(parents=True)
-    content = {"format_version": "2", "global_step": 1, "state_dict": {}, "classes": {}, "config": config}
-    torch.save(content, payload / "run" / "checkpoints" / "last.ckpt")
-    with pytest.raises(ConfigError, match=rf"last\.ckpt: {key} (is not a key|should be)"):
-        RunCheckpoint(payload / "run")
+    naming({})
+    (payload / "checkpoints").mkdir()
+    content = {"format_version": "2", "global_step": 1, "state_dict": {}, "classes": {}}
+    for key, values in (("base", VALUES), ("heads", VALUES["heads"])):
+        (payload / "theirs.yaml").write_text(yaml_io.write(values))
+        config = yaml_io.write(VALUES | {key: "theirs.yaml"})
+        with pytest.raises(ConfigError, match=rf"theirs\.safetensors: {key} (is not a key|should be)"):
+            densevit.load(with_header(payload / "theirs.safetensors", config=config))
+        torch.save({**content, "config": config}, payload / "checkpoints" / "last.ckpt")
+        with pytest.raises(ConfigError, match=rf"last\.ckpt: {key} (is not a key|should be)"):
+            RunCheckpoint(payload)
+
+
+def test_file_of_a_backbone_imports_no_module_and_reads_no_other_config(payload, monkeypatch):
+    from densevit_workbench.interchange.foreign_export import export
+
+    file = payload / "b.safetensors"
+    model_file.save_backbone(model().backbone, {"name": "payload:Net"}, file)
+    on_the_path(payload, monkeypatch)
+    with pytest.raises(PluginError) as error:
+        export("b.safetensors", "torchvision")
+    refused(error, "b.safetensors", "payload:Net")
+    (payload / "theirs.yaml").write_text("name: resnet\ndepth: 18\n")
+    with_header(file, config="backbone: theirs.yaml")
+    with pytest.raises(WeightsError, match=r"header is corrupt \(backbone is a str\)"):
+        export(file, "torchvision")
 
 
 # ---- paths ----
@@ -372,7 +369,7 @@ def test_predicting_reads_no_path_of_the_header(name, payload):
     """Those of the training: its data, its weights, and what they list."""
     secret = payload / "secret"
     secret.mkdir()
-    file = naming("weights", str(secret / "weights.pth"), payload / "theirs.safetensors")
+    file = naming({"weights": str(secret / "weights.pth")})
     with safe_open(file, framework="pt") as one:
         values = yaml_io.parse(one.metadata()["config"], "header")
     values["data"] = {"name": name, "root": str(secret), "image_size": 64}
@@ -386,14 +383,3 @@ def test_predicting_reads_no_path_of_the_header(name, payload):
     watching.clear()
     assert any("theirs.safetensors" in path for path in opened)  # the hook sees files
     assert not [path for path in opened if "secret" in path]
-
-
-def test_backbone_of_a_header_is_no_file(payload):
-    from densevit_workbench.interchange.foreign_export import export
-
-    (payload / "theirs.yaml").write_text("name: resnet\ndepth: 18\n")
-    file = payload / "b.safetensors"
-    model_file.save_backbone(densevit.create_backbone("resnet", depth=18), {"name": "resnet", "depth": 18}, file)
-    with_header(file, config="backbone: theirs.yaml")
-    with pytest.raises(WeightsError, match=r"header is corrupt \(backbone is a str\)"):
-        export(file, "torchvision")

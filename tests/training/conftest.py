@@ -1,4 +1,4 @@
-"""Config files of small trainings."""
+"""Config files of small trainings, and what trainings of these tests leave out."""
 
 from pathlib import Path
 
@@ -13,3 +13,15 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without curves, which take as long as a small training; tests/reporting tests them."""
+    monkeypatch.setattr("densevit.reporting.report._curves", lambda path: [])
+
+
+@pytest.fixture
+def no_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings that draw nothing and write no report at their end."""
+    monkeypatch.setattr("densevit.training.run.output._write_report", lambda *_: None)

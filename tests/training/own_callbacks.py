@@ -53,16 +53,6 @@ class Late(FiniteCheck):
             super().stop_or_skip(optimizer, norm)
 
 
-class Weights(lightning.Callback):
-    """The weights after each step."""
-
-    def __init__(self) -> None:
-        self.found: list[torch.Tensor] = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.found.append(pl_module.model.backbone.first.weight.detach().clone())
-
-
 class Started(lightning.Callback):
     """Whether the checks of the data set are done."""
 

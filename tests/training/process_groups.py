@@ -21,7 +21,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="gloo, forks and sign
 
 
 def child(work: Callable[[], object]) -> multiprocessing.Process:
-    """A forked process, which needs no imports."""
+    """A forked process, which needs no imports: Lightning, which takes seconds to import, is imported before."""
+    importlib.import_module("densevit.training.run.fit")
 
     def run() -> None:
         torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork
@@ -86,7 +87,6 @@ class Command:
         self.printed = [folder / f"{name}-{rank}.txt" for name in ("stdout", "stderr")]
 
         def run() -> None:
-            torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork
             rank_zero_only.rank = rank
             os.environ |= {"OMP_NUM_THREADS": "1", **(environment or {})}
             sys.path[:0] = map(str, path)
@@ -100,8 +100,7 @@ class Command:
             time.sleep(delay)
             sys.exit(main(arguments))
 
-        self.process = multiprocessing.get_context("fork").Process(target=run)
-        self.process.start()
+        self.process = child(run)
 
     def ended(self, seconds: float = 200) -> Ended:
         """Waits for the process, and kills it if it does not end in time."""

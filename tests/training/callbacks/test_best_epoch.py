@@ -7,8 +7,8 @@ import pytest
 from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.depth import DepthErrors
 from densevit.evaluation.miou import SemanticSegmentation
-from densevit.interfaces import Class, Evaluator
-from densevit.training.callbacks.best_epoch import BestEpoch, share
+from densevit.interfaces import Class
+from densevit.training.callbacks.best_epoch import BestEpoch
 
 CLASSES = (Class("ball", 1, (0, 0, 0)),)
 EVALUATORS = {"depth": DepthErrors(()), "boxes": CocoDetection(CLASSES), "maps": SemanticSegmentation(CLASSES)}
@@ -64,37 +64,3 @@ def test_lowest_monitored_error_is_best(monitor: str | None, expected: int):
         {"depth/AbsRel": 0.1, "depth/RMSE": 2.0, "depth/delta1": 0.8},
     ]
     assert best(epochs, monitor) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "reached", "is_error", "expected"),
-    [
-        (0.3, 0.4, False, 0.75),
-        (0.4, 0.3, True, 0.75),
-        (0.3, 0.0, True, 0.0),
-        (0.0, 0.0, True, 1.0),
-        (0.0, 0.0, False, 1.0),
-        (0.001, 0.003, False, 0.98),  # relative to 0.1
-        (0.001, 0.003, True, 1 / 3),
-        (30.0, 40.0, False, 0.75),  # a score that is not a fraction, e.g. in decibels
-        (-2.0, -1.0, False, 0.5),
-        (-1.0, 1.0, False, 0.0),
-        (NAN, 0.4, False, 0.0),
-        (math.inf, 0.4, True, 0.0),
-    ],
-)
-def test_share_is_the_ratio_to_the_best_value(value: float, reached: float, is_error: bool, expected: float):
-    assert share(value, reached, is_error) == pytest.approx(expected)
-
-
-def test_epochs_since_the_best_are_counted_and_a_restored_state_goes_on() -> None:
-    evaluators: dict[str, Evaluator] = {name: EVALUATORS[name] for name in ("boxes", "depth")}
-    epochs = of(boxes=[0.2, 0.1, NAN, 0.4, 0.3, 0.5], depth=[0.2, 0.2, 0.3, 0.2, 0.21, 0.1])
-    chooser, counts = BestEpoch(evaluators, None), []
-    for metrics in epochs:
-        before = BestEpoch(evaluators, None)
-        before.load_state_dict(chooser.state_dict())
-        assert before.improves(metrics) == chooser.improves(metrics)
-        assert (before.stale, before.best, before.reached) == (chooser.stale, chooser.best, chooser.reached)
-        counts.append(chooser.stale)
-    assert counts == [0, 1, 2, 0, 1, 0]

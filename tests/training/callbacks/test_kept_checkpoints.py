@@ -14,6 +14,7 @@ from densevit.errors import WeightsError
 from tests.training.run.test_resume_safely import TINY
 from tests.training.runs import assert_same, resume
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
 EACH_STEP = ["data.train_length=12", "trainer.checkpoint_every=1", "trainer.evaluate_every=1", "trainer.loggers=[]"]
 
 
@@ -53,9 +54,7 @@ def one_bit_flipped(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut_short, emptied, one_bit_flipped, Path.unlink], ids=lambda f: f.__name__)
-def test_a_damaged_last_checkpoint_is_recognised_and_the_one_before_offered(
-    damage: Callable[[Path], object], run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_last_checkpoint_is_recognised_and_the_one_before_offered(damage, run, capsys):
     damage(run / "checkpoints" / "last.ckpt")
     assert main(["train", "--resume", str(run)]) != 0
     before = run / "checkpoints" / "step-2.ckpt"
@@ -84,9 +83,7 @@ def test_without_another_checkpoint_the_fix_is_to_train_anew(run: Path) -> None:
         resume(run)
 
 
-def test_a_disk_without_hard_links_keeps_the_last_checkpoint_in_its_place(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_without_hard_links_keeps_the_last_checkpoint_in_its_place(run, monkeypatch):
     """A run that is killed before it writes the next one is then resumed."""
     from densevit.training.callbacks.checkpointing import _keep_as
 

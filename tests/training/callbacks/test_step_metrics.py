@@ -19,6 +19,7 @@ from tests.training.runs import rows
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 @pytest.mark.parametrize("clip", ["null", "0.01"])
 def test_a_row_has_rates_gradient_norm_speed_and_memory(clip: str, tmp_path: Path) -> None:
     from tests.training.own_callbacks import Norms
@@ -61,19 +62,6 @@ def test_speed_leaves_out_validations_and_counts_the_wait(monkeypatch: pytest.Mo
     assert speed.metrics(trainer)["system/data_wait"] == 0
 
 
-def test_parts_with_layer_decay_have_names_of_their_own() -> None:
-    from densevit.training.callbacks.step_metrics import learning_rates
-
-    module = torch.nn.Module()
-    module.model = torch.nn.ModuleDict({"backbone": torch.nn.ModuleList([torch.nn.Linear(1, 1) for _ in range(3)])})
-    layers = module.model["backbone"]
-    rates = [1e-3, 5e-4, 1e-3]
-    groups = [{"params": [*layer.parameters()], "lr": lr} for layer, lr in zip(layers, rates, strict=True)]
-    optimizer = torch.optim.SGD(groups, lr=1.0)
-    assert learning_rates(optimizer, module) == {"backbone": 1e-3, "backbone.1": 5e-4}
-    assert learning_rates(torch.optim.SGD(module.parameters(), lr=1.0), module) == {}
-
-
 def test_remaining_time_is_that_of_all_steps_left_and_its_end_has_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
     from densevit.training.callbacks.progress import RemainingTime, remaining_text
 
@@ -85,13 +73,10 @@ def test_remaining_time_is_that_of_all_steps_left_and_its_end_has_a_date(monkeyp
     clock.now = 70.0
     assert remaining.seconds(110, 500) == 2 * 390
     assert re.fullmatch(r"1 min, ends (\d\d:\d\d|\d\d \w+ \d\d:\d\d)", remaining_text(60))
-    assert remaining_text(20).startswith("less than 1 min, ends ")
     assert re.fullmatch(r"50:00 h, ends \d\d \w+ \d\d:\d\d", remaining_text(50 * 3600))
 
 
-def test_trackers_have_short_names_and_mlflow_writes_to_the_run_unless_a_server_is_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_trackers_have_short_names_and_mlflow_writes_to_the_run_unless_a_server_is_named(monkeypatch):
     util, check = named_classes.importlib.util, named_classes.check_logger
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name, logger in (("wandb", "WandbLogger"), ("mlflow", "MLFlowLogger")):

@@ -18,7 +18,7 @@ from densevit.data.loading.batch_sampler import EvaluationBatches, collate
 from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
 from densevit.evaluation.miou import SemanticSegmentation
-from densevit.inference.loading import create_model, load, save
+from densevit.inference.loading import create_model, load
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel
@@ -50,7 +50,7 @@ class Pixels(Backbone):
 
 
 class Threshold(Head):
-    """Predicts class 1 where the mean feature exceeds a learned threshold; `fixed`: predicts the image's first row."""
+    """Predicts class 1 where the mean feature exceeds a learned threshold."""
 
     task, needs = "segmentation", ("semantic",)
 
@@ -94,12 +94,10 @@ def module_of(classes: tuple[Class, ...] = CLASSES, **options: Any) -> "DenseMod
     return DenseModule(model, **options)
 
 
-def loader_of(data: Dataset, **options: Any) -> DataLoader:
+def loader(data: int | Dataset, **options: Any) -> DataLoader:
+    """data: how many of `Images`, or others."""
+    data = Images(data) if isinstance(data, int) else data
     return DataLoader(data, batch_size=2, collate_fn=collate, **options)
-
-
-def loader(length: int, **options: Any) -> DataLoader:
-    return loader_of(Images(length), **options)
 
 
 def reference(model: DenseModel, length: int) -> dict[str, float]:
@@ -143,18 +141,11 @@ def test_a_checkpoint_of_a_plain_trainer_predicts_is_evaluated_and_restores_a_mo
     assert again.config is None and again.classes == predictor.classes
     assert again.inference == predictor.inference != plain.inference
     assert again.data == predictor.data == data.data.section
+    assert again.resize is not None and again.resize.size_of(60, 90) == (21, 32)
     assert torch.equal(again.predict(image).semantic, predictor.predict(image).semantic)
     found, expected = densevit.evaluate(saved.best_model_path), densevit.evaluate(predictor)  # on the training's data
     assert found == pytest.approx(expected, abs=0, nan_ok=True)
     assert found["map/mIoU"] != densevit.evaluate(plain, SCENES)["map/mIoU"]
-
-    file = tmp_path / "saved.safetensors"
-    save(predictor.model, file)
-    for one in (predictor, Predictor(predictor.model), load(file)):
-        assert one.resize is not None and one.resize.size_of(60, 90) == (21, 32)
-    other = tmp_path / "other"
-    other.touch()
-    assert file.stat().st_mode == other.stat().st_mode  # readable as other files are
     trained = {name: value.clone() for name, value in predictor.model.state_dict().items()}
     for parameter in predictor.parameters():
         nn.init.zeros_(parameter)
@@ -202,21 +193,6 @@ def own_loader(data: Any) -> Loader:
     return Loader(TransformedDataset(data, transform, train=False), EvaluationBatches(len(data), None, 1), 4, 0)
 
 
-def test_evaluators_see_the_size_of_the_original_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Resized(Images):
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            sample = super().__getitem__(index)
-            truth = {"semantic": torch.zeros(8, 9, dtype=torch.uint8), "image_id": index}
-            return {**sample, "targets": sample["targets"] | {"original_size": (8, 9), "truth": truth}}
-
-    truths: list[Any] = []
-    monkeypatch.setattr(SemanticSegmentation, "update", lambda self, predictions, given: truths.extend(given))
-    for data in (loader_of(Resized(2)), loader(2)):
-        trainer_of().validate(module_of(), data, verbose=False)
-    assert [truth["semantic"].shape for truth in truths] == [(8, 9)] * 2 + [(4, 4)] * 2
-    assert all(truth["size"] == truth["original_size"] == tuple(truth["semantic"].shape) for truth in truths)
-
-
 def test_wrong_predictions_ids_and_targets_are_named_while_validating() -> None:
     class Resized(Images):
         def __getitem__(self, index: int) -> dict[str, Any]:
@@ -240,7 +216,7 @@ def test_wrong_predictions_ids_and_targets_are_named_while_validating() -> None:
     wrong.model.heads["map"].predict = lambda *x: [{"semantic": one["semantic"].long()} for one in predict(*x)]
     for module, data, message in (
         (wrong, loader(2), r"^heads\.map: Image 0: .* is \(4, 4\) int64; .* labels\.to\(torch\.uint8\)"),
-        (module_of(), loader_of(Resized(2)), r"Image 0: its validation target has no `truth`, and its size \(4, 4\)"),
+        (module_of(), loader(Resized(2)), r"Image 0: its validation target has no `truth`, and its size \(4, 4\)"),
         (module_of(), own_loader(Same(3)), r"^Samples 0 and 2 of the data set have the same image_id 0; .* Fix: "),
     ):
         with pytest.raises(DataError, match=message):
@@ -288,7 +264,7 @@ def test_what_does_not_fit_a_trainer_of_ones_own_is_one_line() -> None:
         (lambda: module_of().on_load_checkpoint({"state_dict": {}}), WeightsError, "format version 1, expected 2"),
         (lambda: fit(DenseDataModule(SCENES), max_epochs=2), DataError, "the model's head 'map'.*Expected: dark, brig"),
         (lambda: DenseDataModule(SCENES | {"batch_size": "x"}), ConfigError, r"DenseDataModule: data\.batch_size .*x"),
-        (lambda: fit(loader_of(Lacking(2)), max_steps=1), DataError, r"targets\[0\] lacks 'size'"),  # the first batch
+        (lambda: fit(loader(Lacking(2)), max_steps=1), DataError, r"targets\[0\] lacks 'size'"),  # the first batch
     ):
         with pytest.raises(error, match=message):
             call()

@@ -15,6 +15,7 @@ from densevit.losses.matching import finite_costs
 from tests.training.process_groups import group, linux
 from tests.training.runs import assert_same, rows, weights
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
 POISONED = """
 backbone: {name: "tests.training.poisoned:Poisoned", image: 3, where: output}
 heads: {seg: {name: setr, decoder: naive, width: 8, norm: batch, auxiliary: [], dropout: 0.0}}
@@ -107,19 +108,6 @@ def test_flag_read_one_step_later(poisoned, tmp_path, monkeypatch):
     last = torch.load(tmp_path / "stopped" / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == step - 1  # not written after the fault
     assert_same(last["state_dict"], weights(tmp_path / "before"))
-
-
-def test_average_of_a_run_with_a_skipped_step(poisoned, tmp_path):
-    """The skipped step counts as one that has changed nothing."""
-    from tests.training.own_callbacks import Weights
-
-    given = ["trainer.non_finite=skip", "trainer.ema=0.5"]
-    seen = Weights()
-    densevit.fit(configs.load(tmp_path / "poisoned.yaml", given), run_dir=tmp_path / "run", callbacks=[seen])
-    average = seen.found[0]
-    for now in seen.found[1:]:
-        average = torch.lerp(average, now, 0.5)
-    torch.testing.assert_close(weights(tmp_path / "run")["model.backbone.first.weight"], average)
 
 
 def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, monkeypatch):

@@ -1,16 +1,13 @@
 """Parameter groups, built-in optimisers, learning rates and their schedules."""
 
 import math
-from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
 import densevit
-from densevit import registry
 from densevit.config import OptimSection
-from densevit.errors import PluginError
 from densevit.interfaces import Head
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
@@ -50,7 +47,7 @@ HEAD_DECAYED = ("linear.weight", "mix.weight", "in_proj_weight", "out_proj.weigh
 
 @pytest.mark.parametrize(
     ("backbone", "options", "backbone_lr"),
-    [("swin", {"variant": "nano"}, 3e-5), ("swin", {"variant": "nano"}, None),
+    [("swin", {"variant": "nano"}, None),
      ("resnet", {"depth": 18, "frozen_stages": 1}, 3e-5)],
 )  # fmt: skip
 def test_groups_have_two_rates_and_two_decays_in_the_order_of_their_first_parameters(backbone, options, backbone_lr):
@@ -87,34 +84,12 @@ def test_an_optimiser_gets_the_groups_and_its_options(name, kind, options):
     section = OptimSection(name=name, lr=2e-3, backbone_lr=1e-4, weight_decay=0.01, **given)
     optimizer = optimizer_of(model_of(), section, lr=2e-3)
     assert isinstance(optimizer, kind) and options.items() <= optimizer.defaults.items()
+    scaled = optimizer_of(model_of(), section, lr=2e-3, gradient_scaling=True)  # Lightning unscales gradients itself
+    assert not scaled.defaults.get("fused")
     found = sorted((group["lr"], group["weight_decay"]) for group in optimizer.param_groups)
     assert found == [(1e-4, 0), (1e-4, 0.01), (2e-3, 0), (2e-3, 0.01)]
     for group in optimizer.param_groups:
         assert given.items() <= group.items()
-
-
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon"])
-def test_the_options_of_an_optimiser_are_its_own(name):
-    assert OptimSection(name=name).options == {}
-    for option, value in {"momentum": 0.5, "matrices": "convolutions", "betas": [0.8, 0.9]}.items():
-        has = option in {"sgd": ("momentum",), "muon": ("matrices", "betas")}.get(name, ("betas",))
-        message = rf"optim\.{option} is not an option of '{name}'.*Options: "
-        with nullcontext() if has else pytest.raises(PluginError, match=message):
-            assert option in registry.check_options("optimizers", name, {option: value}, "optim")
-
-
-@pytest.mark.parametrize("gradient_scaling", [True, False])
-def test_adamw_step_matches_the_paper(gradient_scaling):
-    """Decoupled decay, then lr times the bias-corrected mean over the root mean square: lr in the first step."""
-    model = model_of()
-    optimizer = optimizer_of(model, OptimSection(lr=0.1, weight_decay=0.5), lr=0.1, gradient_scaling=gradient_scaling)
-    assert optimizer.defaults["fused"] is not gradient_scaling
-    weight, bias = model.heads["detection"].linear.weight, model.heads["detection"].linear.bias
-    before = weight.detach().clone(), bias.detach().clone()
-    weight.grad, bias.grad = torch.full_like(weight, 3.0), torch.full_like(bias, -7.0)
-    optimizer.step()
-    torch.testing.assert_close(weight.detach(), before[0] * (1 - 0.1 * 0.5) - 0.1)
-    torch.testing.assert_close(bias.detach(), before[1] + 0.1)
 
 
 # ---- learning rates ----
@@ -165,19 +140,8 @@ def test_poly_matches_torch(warmup_steps, options, power):
         reference.step()
     found = factors(50 + warmup_steps, schedule="poly", warmup_steps=warmup_steps, **options)
     assert found[warmup_steps:] == pytest.approx(expected, abs=1e-9)
-    assert found[:warmup_steps] == pytest.approx([(step + 1) / (warmup_steps + 1) for step in range(warmup_steps)])
-
-
-def test_poly_with_min_ratio_matches_mmengine():
-    """mmengine's PolyParamScheduler is a recursion between lr and its eta_min of 1e-4."""
-    lr, eta_min, steps = 0.01, 1e-4, 40
-    expected = [lr]
-    for step in range(1, steps + 1):
-        left = (1 - 1 / (steps - step + 1)) ** 0.9
-        expected.append((expected[-1] - eta_min) * left + eta_min)
-    factor = schedule(OptimSection(lr=1.0, schedule="poly", min_lr_ratio=eta_min / lr), steps)
-    assert [lr * factor(step) for step in range(steps + 1)] == pytest.approx(expected)
-    assert factor(steps + 15) == factor(steps)
+    floored = factors(50 + warmup_steps, schedule="poly", warmup_steps=warmup_steps, min_lr_ratio=0.2, **options)
+    assert floored[warmup_steps:] == pytest.approx([0.2 + 0.8 * x for x in expected], abs=1e-9)
 
 
 def test_the_scheduler_multiplies_each_group_s_rate_and_raises_weight_decay_by_half_a_cosine():

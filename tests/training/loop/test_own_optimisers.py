@@ -8,7 +8,7 @@ import pytest
 from densevit import config as configs
 from densevit.errors import ConfigError, PluginError
 from tests.training.loop.test_optim import factors
-from tests.training.runs import assert_same, checkpoint, resume, train, weights
+from tests.training.runs import TINY, assert_same, checkpoint, resume, weights
 
 
 def triangle(step: int, steps: int, peak: float = 0.5) -> float:
@@ -75,13 +75,23 @@ def test_a_function_or_a_class_is_the_schedule_after_the_warm_up() -> None:
 
 
 @pytest.mark.integration
-def test_a_run_with_both_resumes_to_the_last_bit(tiny: Path, tmp_path: Path) -> None:
-    staircase = f"optim.schedule={{name: {__name__}:Staircase, factors: [1.0]}}"
-    named = [f"optim.name={OWN}", "optim.momentum_decay=0.1", staircase]
-    whole = train(configs.load(tiny, [*named, "trainer.max_steps=3"]), tmp_path / "whole")
-    parts = train(configs.load(tiny, [*named, "trainer.max_steps=2"]), tmp_path / "parts")
-    resume(parts, ["trainer.max_steps=3"])
+@pytest.mark.usefixtures("no_drawings")
+@pytest.mark.parametrize(
+    ("named", "changed", "expected"),
+    [
+        ([f"optim.name={OWN}", f"optim.schedule={{name: {__name__}:Staircase, factors: [1.0]}}"],
+         ["optim.betas=[0.5, 0.6]", "optim.momentum_decay=0.2"], {"betas": (0.5, 0.6), "momentum_decay": 0.2}),
+        (["optim.name=muon"], ["optim.weight_decay=0.1"], {}),
+    ],
+    ids=["own", "muon"],
+)  # fmt: skip
+def test_a_run_resumes_to_the_last_bit_and_takes_changed_options(named, changed, expected, trained, copied_run):
+    named = [*named, "optim.weight_decay=0.05", "trainer.evaluate_every=0.99"]
+    whole = trained(TINY, [*named, "trainer.max_steps=3"])
+    parts = resume(copied_run(TINY, [*named, "trainer.max_steps=2"]), ["trainer.max_steps=3"])
     assert_same(weights(whole), weights(parts))
-    resume(parts, ["trainer.max_steps=4", "optim.betas=[0.5, 0.6]", "optim.momentum_decay=0.2"])  # take effect at once
+    resume(parts, ["trainer.max_steps=4", *changed])  # take effect at once
     groups = checkpoint(parts)["optimizer_states"][0]["param_groups"]
-    assert {(tuple(group["betas"]), group["momentum_decay"]) for group in groups} == {((0.5, 0.6), 0.2)}
+    decays = {group["weight_decay"] for group in groups}
+    assert decays == ({0.1, 0.0} if "optim.weight_decay=0.1" in changed else {0.05, 0.0})
+    assert all(expected.items() <= group.items() for group in groups)

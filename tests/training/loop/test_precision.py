@@ -100,6 +100,7 @@ def test_emulated_bf16_is_a_warning(machine, recwarn):
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 def test_channels_last_changes_nothing_but_rounding(tmp_path: Path) -> None:
     sections = {**BASE, "backbone": {"name": "resnet", "depth": 18}, "heads": {"depth": {"name": "dpt", "width": 8}}}
     config = configs.from_mapping({**sections, "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu"}})
@@ -129,6 +130,7 @@ class TruthDepth(DepthErrors):
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 @pytest.mark.parametrize("name", ["bf16-mixed", "bf16-true", "64"])
 def test_every_precision_trains_every_head_without_casting_targets(name: str, tmp_path: Path) -> None:
     boxes = {
@@ -147,7 +149,7 @@ def test_every_precision_trains_every_head_without_casting_targets(name: str, tm
         "weighted": {**SURFACES, "class_weights": [1.0 + c / 8 for c in range(12)]},
     }
     trainer = {"max_steps": 1, "precision": name, "accelerator": "cpu"}
-    data = {**BASE["data"], "masks": False}
+    data = {**BASE["data"], "masks": False, "train_length": 2}
     run = train(configs.from_mapping({**BASE, "data": data, "heads": heads, "trainer": trainer}), tmp_path / "run")
     assert json.loads((run / "metrics.json").read_text())["boxes/AP"] == pytest.approx(1, abs=1e-9)
     losses = [float(row["train/loss"]) for row in rows(run) if row["train/loss"]]

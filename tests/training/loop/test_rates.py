@@ -140,8 +140,6 @@ def test_timm_backbones_have_timm_s_scales(model):
     ("pattern", "near"),
     [
         ("heads.boxes.offset.*", "heads.boxes.offsets.*"),
-        ("backbone.scales", "backbone.scale"),
-        ("*.offset.*", "*.offsets.*"),
         ("first.*", "*.first.*"),
         ("zzz", "Available: backbone.*, heads.*."),
     ],
@@ -149,8 +147,7 @@ def test_timm_backbones_have_timm_s_scales(model):
 def test_unmatched_pattern_suggests_the_nearest(pattern, near):
     with pytest.raises(ConfigError) as caught:
         rates_of(model_of(), lr_factors={"heads.*": 2.0, pattern: 2.0})
-    assert f"optim.lr_factors: no parameter matches {pattern!r}." in str(caught.value)
-    assert near in str(caught.value)
+    assert f"optim.lr_factors: no parameter matches {pattern!r}." in str(caught.value) and near in str(caught.value)
 
 
 def test_untrainable_configurations_raise_and_layer_decay_without_effect_is_a_warning():

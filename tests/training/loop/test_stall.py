@@ -14,6 +14,7 @@ from tests.training.loop.test_finite_check import POISONED
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 def test_slow_data_set_is_reported_and_training_goes_on(tmp_path: Path, capsys, monkeypatch):
     from tests.training.own_callbacks import Started
 

@@ -22,6 +22,7 @@ from densevit.weights import model_file
 from densevit.weights.building import build_model
 from tests.training.runs import rows, train
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
 SEGMENTATION = """
 backbone: {name: swin, variant: nano, window_size: 4}
 heads: {surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch, evaluation: null}}
@@ -72,9 +73,7 @@ def by_hand(run: Path, head: str) -> float:
 
 
 @pytest.mark.integration
-def test_the_metric_is_the_mean_loss_over_images_and_the_best_epoch_goes_by_it(
-    config_file: Path, tmp_path: Path
-) -> None:
+def test_the_metric_is_the_mean_loss_over_images_and_the_best_epoch_goes_by_it(config_file, tmp_path):
     run = densevit.fit(config_file, ["trainer.max_steps=4", "trainer.evaluate_every=0.25"], run_dir=tmp_path / "run")
     assert run.metrics == {"surfaces/loss": pytest.approx(by_hand(run.path, "surfaces"), rel=1e-5)}
     values = [float(row["surfaces/loss"]) for row in rows(run.path) if row["surfaces/loss"]]

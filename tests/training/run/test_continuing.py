@@ -1,6 +1,5 @@
 """What a training starts from that continues a model on more data, and what of its config it sets aside."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,9 +22,8 @@ CONFIG: dict[str, Any] = {
 
 
 @pytest.mark.integration
-def test_on_more_data_a_training_starts_from_all_tensors_and_sets_other_weights_aside(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("no_drawings")
+def test_on_more_data_a_training_starts_from_all_tensors_and_sets_other_weights_aside(tmp_path, capsys):
     from densevit.training.run.plan import Plan
 
     model = densevit.create_model(configs.from_mapping(CONFIG), pretrained=False)

@@ -13,7 +13,6 @@ from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.training.loop.evaluators import build_evaluators
-from densevit.training.run.config_checks import check_model
 from densevit.weights.building import build_model
 from tests.training.runs import train
 
@@ -64,9 +63,8 @@ def test_metric_head_on_unitless_depth_raises_at_startup(config, stereo: str, tm
 
 
 @pytest.mark.integration
-def test_relative_head_is_evaluated_with_alignment(
-    config, stereo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("no_drawings")
+def test_relative_head_is_evaluated_with_alignment(config, stereo, tmp_path, capsys):
     none, median = (f"heads.near.evaluation.align={name}" for name in ("none", "median"))
     said = r"heads\.near\.evaluation\.align is none, but DptDepth .*scale_shift_disparity or median"
     with pytest.raises(ConfigError, match=said):
@@ -86,7 +84,6 @@ def test_metric_head_needs_alignment_on_unitless_depth_only(config, stereo: str)
     section = config(METRIC)
     data = build_data(section)
     model = build_model(section, data.classes)
-    check_model(section, data, model)
     assert build_evaluators(model, section, data.val)["near"].main == "AbsRel"
     given = (f"data={{{stereo}, image_size: 32, batch_size: 1}}", METRIC)
     data = build_data(config(*given))

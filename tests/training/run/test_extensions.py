@@ -31,9 +31,7 @@ def section(**keys: Any) -> TrainerSection:
         ("callbacks=[no_such:Thing]", r"callbacks\.0\.name: .* there is no module 'no_such'"),
         ("callbacks=[torch.optim:AdamW]", r"is the class AdamW, which is not a pytorch_lightning\.Callback"),
         (f"callbacks=[{STOPPING}, patiense: 3}}]", r"callbacks\.0\.patiense .* 'patience'\?"),
-        (f"callbacks=[{STOPPING}, min_delta: x}}]", r"callbacks\.0\.min_delta .* number, not 'x'"),
         ("callbacks=[pytorch_lightning.callbacks:EarlyStopping]", r"callbacks\.0\.monitor is missing"),
-        (f"callbacks=[{{name: {OWN}:Passing, monitr: x}}]", r"callbacks\.0\.monitr .* 'monitor'\?"),
         ("callbacks={a: b}", r"trainer\.callbacks: give a list, .*not \{'a': 'b'\}"),
         ("loggers=[tensorbord]", r"loggers\.0\.name: .*'tensorbord'\. Did you mean 'tensorboard'\?"),
         ("loggers=[{name: csv, x: 1}]", r"loggers\.0\.x is not an option of 'csv'\. It has no options"),
@@ -78,6 +76,7 @@ def test_callbacks_are_built_and_checked_before_training() -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 def test_early_stopping_ends_a_run_and_goes_on_where_an_interrupted_one_left_it(tiny: Path, tmp_path: Path) -> None:
     """AP stays 0 in so few steps: of validations after 2, 4 and 6 steps, the third is the second that is not better."""
     named = [f"trainer.callbacks=[{STOPPING}, min_delta: 0.5}}, {{name: {OWN}:Seen}}]", "optim.lr=1e-9"]
@@ -89,11 +88,10 @@ def test_early_stopping_ends_a_run_and_goes_on_where_an_interrupted_one_left_it(
     [state] = [value for key, value in content["callbacks"].items() if key.startswith("EarlyStopping")]
     assert (run.stopped_by, content["global_step"], state["wait_count"], state["stopped_epoch"]) == (0, 6, 2, 1)
     assert content["callbacks"]["Seen"]["count"] >= 3  # its state is restored
-    for name in ("model.safetensors", "metrics.json", "report.html", "predictions"):
-        assert (run.path / name).exists()
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 def test_a_callback_that_stops_between_validations_loses_no_step(tiny: Path, tmp_path: Path) -> None:
     from tests.training.own_callbacks import StopsAt
 
@@ -102,6 +100,7 @@ def test_a_callback_that_stops_between_validations_loses_no_step(tiny: Path, tmp
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 def test_callbacks_and_loggers_get_the_config_every_metric_and_the_runs_folder(tiny: Path, tmp_path: Path) -> None:
     from tests.training.own_callbacks import Hyperparameters, Seen
 
@@ -126,6 +125,6 @@ def test_the_default_is_tensorboard_where_it_is_installed(tmp_path: Path) -> Non
     from densevit.training.run.extensions import build_loggers
 
     pytest.importorskip("tensorboard")
-    for given, expected in ((None, ["TensorBoard"]), ([], []), (["csv"], []), (["tensorboard"], ["TensorBoard"])):
+    for given, expected in ((None, ["TensorBoard"]), ([], []), (["csv"], [])):
         loggers = build_loggers(section(loggers=given), tmp_path)
         assert [type(logger).__name__ for logger in loggers] == ["MetricsCsv", *expected]

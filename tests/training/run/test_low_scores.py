@@ -14,7 +14,6 @@ from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class, Dataset
 from densevit.training.loop.budget import Budget
-from densevit.training.run.start_hints import box_format
 from tests.training.runs import train
 
 CLASSES = [Class("cat", 1, (0, 0, 0))]
@@ -85,7 +84,6 @@ RELATIVE = squares() / [200, 100, 200, 100]
          ("Median object: 3 px at data.image_size=20 (30 px in the files)", "100% of the objects are smaller", "4 px")),
         (squares(), squares(), {"image_size": 20, "stride": 2}, None, ()),  # few steps: not the cause
         (squares(), squares(), {"image_size": 20, "stride": 2, "early": False}, "size", ()),
-        (squares(8), squares(32), {}, None, ()),
         (squares(8), squares(33), {}, "splits", ("their median sides are 8 and 33 px in the model's",)),
     ],
 )  # fmt: skip
@@ -97,19 +95,6 @@ def test_causes_in_the_data_are_named(train: Any, val: Any, options: Any, cause:
     assert cause in (None, "splits") or found[str(cause)].endswith(HINT)
 
 
-@pytest.mark.parametrize(
-    "boxes",
-    [
-        [[40, 10, 160, 100]] * 50,  # portraits, which end at the lower border
-        [[110, 0, 200, 40]] * 49 + [[110, 0, 190, 40]],
-        corners(squares())[-9:],  # too few
-        [],
-    ],
-)
-def test_other_boxes_at_the_border_are_not_named(boxes: Any) -> None:
-    assert box_format(Boxes(boxes), "train") == box_format(Dataset(), "train") == ""
-
-
 def recipe(*overrides: str) -> Config:
     return configs.load("bccd", overrides)  # lr 7e-4 for 8 images, 70 epochs
 
@@ -118,22 +103,16 @@ def training(config: Config, losses: tuple[float, ...] = (), images: int | None 
     return explanations().training_causes(config, Budget(100, 26, images or config.data.batch_size, 0.1), losses)
 
 
-def test_a_learning_rate_that_is_high_for_the_batch_is_named_with_the_recipe() -> None:
+def test_a_high_learning_rate_and_a_loss_that_does_not_fall_are_named() -> None:
     assert training(recipe()) == training(recipe("data.batch_size=4")) == training(recipe("optim.lr=2.7e-3")) == {}
     line = training(recipe("data.batch_size=1"))["rate"]
     assert "0.0007 for 1 image per step; the recipe has 0.0007 for 8, as 8.75e-05 here. Fix: optim.lr=8.7e-05." in line
-    assert "0.007 for 8 images per step; the recipe has 0.0007" in training(recipe("optim.lr=7e-3"))["rate"]
     assert training(recipe("optim.lr=7e-3"), images=80) == {}, "ten processes"
     assert training(recipe("optim.lr_per_256=0.0224")) == {}
     assert training(configs.from_mapping({**recipe().model_dump(), "optim": {"lr": 1.0}})) == {}, "no recipe"
-
-
-def test_a_loss_that_does_not_fall_is_named_with_its_means() -> None:
-    """Thirds of 10 values have 3."""
+    # Thirds of 10 values have 3.
     line = training(recipe(), (1.0, 2.0, 1.5, 9.0, 9.0, 9.0, 9.0, 1.5, 2.5, 2.0))["rate"]
     assert "train/loss is 1.5 and 2 in the first and the last third of the logged steps. Fix: optim.lr=0.00017" in line
-    line = training(configs.from_mapping(recipe().model_dump()), (1.0,) * 9)["rate"]
-    assert line.startswith("The learning rate is 0.0007 for 8 images per step. train/loss is 1 and 1 in ")
     assert "1.5 and nan" in training(recipe(), (1.0, 2.0, 1.5, 9.0, 9.0, 9.0, 1.5, 1.5, float("nan")))["rate"]
     assert training(recipe(), (3.0, 2.0, 1.0, 4.0, 4.0, 4.0, 1.0, 0.5, 3.0)) == {}
     assert training(recipe(), (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)) == {}, "too few"
@@ -185,9 +164,8 @@ def test_a_config_names_the_recipe_that_it_changes(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_run_and_an_evaluation_print_the_lines(
-    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("no_drawings")
+def test_a_run_and_an_evaluation_print_the_lines(tiny, capsys, monkeypatch):
     monkeypatch.setattr(CocoDetection, "low_score_causes", lambda self: {"own": "a cause of three words"})
     run = train(configs.load(tiny, ["trainer.max_steps=2", "trainer.evaluate_every=0.5"]), tiny.parent / "run")
     assert capsys.readouterr().out.count("detection: a cause of three words") == 1

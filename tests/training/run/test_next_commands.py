@@ -41,6 +41,7 @@ def test_commands_are_those_that_the_model_can_do(head: Any, data: Any, heads: A
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
 def test_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (48, 32)).save("street.png")

@@ -1,7 +1,5 @@
 """The table of learning rates that a training prints at its start."""
 
-from fnmatch import fnmatchcase
-
 import torch
 from rich.console import Console
 from torch import nn
@@ -10,7 +8,7 @@ from densevit.config import OptimSection
 from densevit.interfaces import Backbone, Head
 from densevit.model import DenseModel
 from densevit.training.loop.optim import rates_of
-from densevit.training.run.rates_table import exact_patterns, rates_table
+from densevit.training.run.rates_table import rates_table
 
 
 class Blocks(Backbone):
@@ -61,13 +59,3 @@ def test_rows_group_depths_by_rate_and_freezing():
         ["heads.boxes.layers.*.query.*", "0.5", "40", "32"],
         ["log_variances.boxes", "1", "1", "0"],
     ]
-
-
-def test_patterns_match_exactly_the_given_names():
-    among = [f"a.{i}.{part}.{kind}" for i in range(3) for part in ("q", "v") for kind in ("weight", "bias")] + ["b"]
-    cases = (among, among[:4], among[2:7], [n for n in among if ".q." in n], ["b"], among[:-1], [among[0], "b"])
-    for names in cases:
-        patterns = exact_patterns(set(names), among)
-        assert {n for n in among if any(fnmatchcase(n, p) for p in patterns)} == set(names)
-    assert exact_patterns({n for n in among if ".q." in n}, among) == ["a.*.q.*"]
-    assert exact_patterns(set(among[:4]), among) == ["a.0.*"]

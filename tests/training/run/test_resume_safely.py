@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from densevit import config as configs
-from densevit.cli import main
 from densevit.errors import WeightsError
 from densevit.weights.state import FORMAT
 from tests.training import runs
@@ -41,18 +40,15 @@ def plain(value: object) -> bool:
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_malicious_last_checkpoint_is_refused_and_not_run(legacy, tmp_path, capsys):
+def test_malicious_last_checkpoint_is_refused_and_not_run(legacy, tmp_path):
     run, target = tmp_path / "run", tmp_path / "touched"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(TINY)
     content = {"global_step": 1, "state_dict": {"w": torch.ones(1)}, "random_state": Trap(target)}
     torch.save(content, run / "checkpoints" / "last.ckpt", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(
-        WeightsError, match=r"last\.ckpt: not a complete checkpoint of tensors and plain values.*No code"
-    ):
+    message = r"last\.ckpt: not a complete checkpoint of tensors and plain values.*No code"
+    with pytest.raises(WeightsError, match=message):
         runs.resume(run)
-    assert main(["train", "--resume", str(run)]) != 0
-    assert "last.ckpt" in capsys.readouterr().err
     assert not target.exists()
 
 
@@ -94,6 +90,7 @@ def test_checkpoint_that_is_a_fifo_or_has_values_of_other_types_is_refused(tmp_p
         RunCheckpoint(tmp_path)
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_checkpoint_is_plain_and_lightning_loads_it_with_weights_only(tmp_path, monkeypatch):
     from densevit.training.run.resuming import RunCheckpoint
 

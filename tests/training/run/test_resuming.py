@@ -8,7 +8,6 @@ import resource
 import signal
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,8 @@ from densevit.weights.model_file import load_model
 from tests.training.process_groups import child, linux, wait_for
 from tests.training.runs import TINY, assert_same, assert_same_run, checkpoint, edit, resume, train, weights
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
+
 
 def kill(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
@@ -34,9 +35,7 @@ def kill(*_: object) -> None:
 
 
 @pytest.mark.integration
-def test_a_run_killed_before_its_first_checkpoint_starts_again(
-    tmp_path: Path, trained: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, trained, capsys):
     whole, killed = trained(TINY, ["trainer.max_steps=2"]), tmp_path / "killed"
     (killed / "checkpoints").mkdir(parents=True)
     (killed / "config.yaml").write_text((whole / "config.yaml").read_text())
@@ -52,9 +51,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
 
 @pytest.mark.integration
 @linux
-def test_a_run_killed_as_it_saves_its_first_epoch_is_resumed_exactly(
-    tmp_path: Path, trained: Callable[..., Path]
-) -> None:
+def test_a_run_killed_as_it_saves_its_first_epoch_is_resumed_exactly(tmp_path, trained):
     """After the model and before the checkpoint."""
     from densevit.training.callbacks.checkpointing import Checkpointing
 
@@ -75,9 +72,7 @@ def test_a_run_killed_as_it_saves_its_first_epoch_is_resumed_exactly(
 
 @pytest.mark.integration
 @linux
-def test_a_run_killed_before_its_config_starts_again_in_its_folder(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_killed_before_its_config_starts_again_in_its_folder(tiny, tmp_path, capsys):
     """The script for SLURM in docs/multi-gpu.md resumes a run that has a config.yaml, and else starts it."""
     config, run = configs.load(tiny, ["trainer.max_steps=1"]), tmp_path / "run"
 
@@ -94,9 +89,7 @@ def test_a_run_killed_before_its_config_starts_again_in_its_folder(
 
 
 @pytest.mark.integration
-def test_a_wrong_clock_changes_neither_a_training_nor_its_resuming(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Callable[..., Path]
-) -> None:
+def test_a_wrong_clock_changes_neither_a_training_nor_its_resuming(tmp_path, monkeypatch, trained):
     """A clock of 1970, as of a machine without battery, that is set back by an hour each time it is read."""
     overrides = ["trainer.max_steps=4", "trainer.evaluate_every=0.5"]
     right = trained(TINY, overrides)
@@ -118,7 +111,6 @@ def test_a_wrong_clock_changes_neither_a_training_nor_its_resuming(
     [
         ("width: 32", "width: 64", "heads.detection.transformer.width: 32 -> 64"),
         ("name: adamw", "name: sgd", "optim.name: 'adamw' -> 'sgd'"),
-        ("seed: 0", "seed: 1", "seed: 0 -> 1"),
         ("layer_decay: 1.0", "layer_decay: 0.9", "optim.layer_decay: 1.0 -> 0.9"),
         ("weight_decay: 0.0001", "weight_decay: 0", "keep optim.weight_decay above 0"),  # joins parameter groups
     ],
@@ -144,9 +136,7 @@ def test_mismatched_classes_or_tensors_are_named(stopped: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "expected"), [("exp_avg", r"\(\d+(, \d+)*,?\)"), ("step", r"\(\)")])
-def test_optimizer_tensor_of_another_shape_is_named(
-    stopped: Path, key: str, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_optimizer_tensor_of_another_shape_is_named(stopped, key, expected, monkeypatch):
     """torch's fused kernels do not check it, and end the process by SIGSEGV."""
     content = checkpoint(stopped)
     content["optimizer_states"][0]["state"][3][key] = torch.zeros(2, 2, 2)
@@ -197,9 +187,7 @@ def test_lock_of_a_run_survives_that_code_of_the_process_reads_its_files(tmp_pat
     RunFolder(tmp_path, new=False).close()
 
 
-def test_folder_that_cannot_be_created_raises(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folder_that_cannot_be_created_raises(tiny, monkeypatch, capsys):
     monkeypatch.chdir(tiny.parent)
     Path("file").write_text("")
     assert main(["train", "tiny.yaml", "--run-dir", "file/run"]) == 2
@@ -215,9 +203,7 @@ def test_read_only_run_folder_raises(stopped: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("setting", ["accelerator=gpu", "accelerator=tpu", "devices='0,2'", "strategy=foo"])
-def test_missing_devices_raise_and_leave_no_folder(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], setting: str
-) -> None:
+def test_missing_devices_raise_and_leave_no_folder(tiny, monkeypatch, capsys, setting):
     if torch.cuda.is_available():
         pytest.skip("a GPU is there")
     monkeypatch.chdir(tiny.parent)
@@ -232,9 +218,7 @@ def test_missing_devices_raise_and_leave_no_folder(
 
 @pytest.mark.integration
 @linux
-def test_full_disk_preserves_the_previous_checkpoint(
-    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_preserves_the_previous_checkpoint(stopped, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no-such-folder"))  # nothing may be written there
     path = stopped / "checkpoints" / "last.ckpt"
     said = error_on_a_full_disk(stopped, path, tmp_path, "trainer.checkpoint_every=1")
@@ -248,9 +232,7 @@ def test_full_disk_preserves_the_previous_checkpoint(
 
 @pytest.mark.integration
 @linux
-def test_full_disk_preserves_the_model_of_the_best_epoch(
-    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_preserves_the_model_of_the_best_epoch(stopped, tmp_path, monkeypatch):
     monkeypatch.setattr(BestEpoch, "improves", lambda self, metrics: True)
     path = stopped / "model.safetensors"
     said = error_on_a_full_disk(stopped, path, tmp_path, "trainer.checkpoint_every=1000")
@@ -297,9 +279,7 @@ def test_failing_rename_preserves_the_previous_checkpoint(stopped: Path, monkeyp
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "metrics.json", "metrics.csv"])
-def test_damaged_file_of_the_best_epoch_is_named_before_training(
-    stopped: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_file_of_the_best_epoch_is_named_before_training(stopped, name, monkeypatch):
     damaged = b"step,epoch\n\xff\xfe\n" if name == "metrics.csv" else (stopped / name).read_bytes()[:-20]
     (stopped / name).write_bytes(damaged)
     monkeypatch.setattr("pytorch_lightning.Trainer.fit", None)  # must not be reached
@@ -310,14 +290,11 @@ def test_damaged_file_of_the_best_epoch_is_named_before_training(
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", ["model.safetensors", "metrics.json"])
-def test_without_the_files_of_the_best_epoch_the_next_one_is_the_best(
-    stopped: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_files_of_the_best_epoch_the_next_one_is_the_best(stopped, monkeypatch):
     (stopped / "checkpoints" / "step-1.ckpt").unlink()  # of the best epoch
-    (stopped / name).unlink()
+    (stopped / "model.safetensors").unlink()
     monkeypatch.setattr(BestEpoch, "beats", lambda *_: False)
-    with pytest.warns(UserWarning, match=rf"has no {re.escape(name)} of its best epoch"):
+    with pytest.warns(UserWarning, match=r"has no model\.safetensors of its best epoch"):
         resume(stopped)
     assert "detection/AP" in metrics_file.read(stopped / "metrics.json")
     assert load_model(stopped).heads
@@ -325,9 +302,7 @@ def test_without_the_files_of_the_best_epoch_the_next_one_is_the_best(
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", ["model.safetensors", "metrics.json"])
-def test_the_files_of_the_best_epoch_are_written_again_from_its_checkpoint(
-    stopped: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_files_of_the_best_epoch_are_written_again_from_its_checkpoint(stopped, name, monkeypatch):
     state, metrics = load_model(stopped).state_dict(), (stopped / "metrics.json").read_text()
     (stopped / name).unlink()
     monkeypatch.setattr(BestEpoch, "beats", lambda *_: False)

@@ -41,9 +41,12 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_killed_run_resumes_exactly(small: Path, tmp_path: Path) -> None:
     """At random moments, with an average of the weights and accumulation."""
-    config = configs.load(small, ["trainer.ema=0.9", "trainer.accumulate=2", "trainer.checkpoint_every=2"])
+    config = configs.load(
+        small, ["trainer.ema=0.9", "trainer.accumulate=2", "trainer.checkpoint_every=2", "trainer.max_steps=24"]
+    )
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     process = child(lambda: train(config, whole))
     process.join(300)
@@ -91,9 +94,7 @@ def test_signal_to_one_process_stops_both_at_the_same_step(small: Path, tmp_path
     assert len(checkpoint(run)["random_state"]) == 2
 
 
-def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(
-    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(small, tmp_path, capfd, monkeypatch):
     """During the final validation."""
     from densevit.training.loop.dense_module import DenseModule
 
@@ -179,9 +180,7 @@ def failing() -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_slurm_without_scontrol_says_that_the_job_was_not_requeued(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slurm_without_scontrol_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from densevit.training.callbacks.stop_signals import requeue
 
     monkeypatch.setenv("SLURM_JOB_ID", "17")
@@ -189,9 +188,7 @@ def test_slurm_without_scontrol_says_that_the_job_was_not_requeued(
     assert requeue().startswith("SLURM job 17 was not requeued: ")
 
 
-def test_job_is_requeued_after_the_checkpoint_whatever_fails_later(
-    small: Path, tmp_path: Path, slurm: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_job_is_requeued_after_the_checkpoint_whatever_fails_later(small, tmp_path, slurm, capfd):
     def prepare() -> None:
         at_step(4, lambda: os.kill(os.getpid(), signal.SIGUSR1))
         while_drawing(failing)
@@ -230,18 +227,14 @@ def test_job_is_requeued_before_its_first_step(small: Path, slurm: Path, moment:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_while_drawing_leaves_the_report_and_the_exit_code_of_the_training(
-    small: Path, tmp_path: Path, number: int, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_signal_while_drawing_leaves_the_report_and_the_exit_code_of_the_training(small, tmp_path, number, capfd):
     assert exit_code_of(small, lambda: while_drawing(signalled(number)), "trainer.max_steps=1") == 0
     assert (tmp_path / "run" / "report.html").is_file() and (tmp_path / "run" / "metrics.json").is_file()
     said = f"The visualizations were not written: {signal.Signals(number).name} was received. To try again: densevit"
     assert said in capfd.readouterr().err
 
 
-def test_error_in_the_report_leaves_the_exit_code_of_the_training(
-    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_error_in_the_report_leaves_the_exit_code_of_the_training(small, tmp_path, capfd):
     def prepare() -> None:
         from densevit.training.run import output as run_output
 
@@ -252,6 +245,7 @@ def test_error_in_the_report_leaves_the_exit_code_of_the_training(
     assert [*(tmp_path / "run" / "predictions").rglob("*.jpg")]
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_signal_that_the_parent_ignores_stays_ignored(small: Path, tmp_path: Path) -> None:
     """As SIGINT with `densevit train ... &` in a script, and with nohup."""
 
@@ -263,9 +257,7 @@ def test_signal_that_the_parent_ignores_stays_ignored(small: Path, tmp_path: Pat
     assert checkpoint(tmp_path / "run")["global_step"] == 3
 
 
-def test_log_on_a_full_disk_does_not_stop_a_training(
-    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_log_on_a_full_disk_does_not_stop_a_training(small, tmp_path, capfd):
     def prepare() -> None:
         sys.stdout = open("/dev/full", "w")  # noqa: SIM115  # of the process
 
@@ -274,10 +266,12 @@ def test_log_on_a_full_disk_does_not_stop_a_training(
     assert "stdout cannot be written: No space left on device. Training continues without it." in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_handlers_are_restored_after_a_training(small: Path, tmp_path: Path) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = list(map(signal.getsignal, numbers))
     train(configs.load(small, ["trainer.max_steps=1"]), tmp_path / "run")
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
+    assert list(map(signal.getsignal, numbers)) == before
 
 
 def test_checkpoints_are_saved_by_steps_or_time(small: Path) -> None:
@@ -313,15 +307,3 @@ def test_signal_during_the_exchange_is_kept_for_the_next_step(monkeypatch: pytes
     assert signals.agree(True) == (0, (True,))
     monkeypatch.setattr(stop_signals.distributed, "all_reduce", lambda *_, **__: None)
     assert signals.agree(False) == (signal.SIGTERM, (False,))
-
-
-def test_slurm_job_is_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from densevit.training.callbacks.stop_signals import requeue
-
-    monkeypatch.setenv("SLURM_JOB_ID", "17")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert requeue().startswith("SLURM job 17 was not requeued: ")
-    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\n')
-    (tmp_path / "scontrol").chmod(0o755)
-    assert requeue() == "SLURM job 17 is requeued."
-    assert (tmp_path / "said").read_text() == "requeue 17\n"
