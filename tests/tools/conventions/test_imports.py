@@ -11,13 +11,11 @@ HEAD = "plugins/densevit_heads/fcn.py"
 RUN = "densevit/training/run/__init__.py"
 
 
-@pytest.mark.parametrize("name", ["image_inputs.as_sample", "loading.create_model", "other"])
-def test_training_evaluates_and_loads(problems_of: ProblemsOf, name: str) -> None:
+def test_training_evaluates_and_loads(problems_of: ProblemsOf) -> None:
     problems = problems_of("imports.training_evaluates_and_loads")
-    module, _, function = f"densevit.inference.{name}".rpartition(".")
     assert problems(RUN, "\n\n\nclass", "\nfrom densevit.inference.loading import load\n\n\nclass") == []
-    assert problems(RUN, "\n\n\nclass", f"\nfrom {module} import {function}\n\n\nclass") == [
-        f"{RUN}:4: training imports densevit.inference.{name}"
+    assert problems(RUN, "\n\n\nclass", "\nfrom densevit.inference.loading import create_model\n\n\nclass") == [
+        f"{RUN}:4: training imports densevit.inference.loading.create_model"
     ]
 
 
@@ -33,23 +31,12 @@ def test_plugin_packages_are_independent(problems_of: ProblemsOf, tree_of: Calla
         assert problem.endswith(f"it imports {inspector}.Inspector of another plugin")
 
 
-def test_the_model_imports_neither_config_nor_data_nor_evaluation(conventions: Callable[[str], Any]) -> None:
-    row_of = conventions("imports").ROW_OF
-    assert all(row_of[part] < row_of["model"] for part in ("config", "data", "evaluation"))
-
-
 @pytest.mark.parametrize(
     ("sources", "expected"),
     [
         ({"a": "from made.b import f", "b": "def f():\n    from made import a"}, [{"made.a", "made.b"}]),
-        (
-            {"a": "from . import b", "b": "import made.sub.c", "sub/c": "from ..a import g"},
-            [{"made.a", "made.b", "made.sub.c"}],
-        ),
         ({"a": "from .b import B", "b": "if TYPE_CHECKING:\n    from made.a import A"}, [{"made.a", "made.b"}]),
-        ({"__init__": "from made.a import A", "a": "from made import A"}, [{"made", "made.a"}]),
         ({"__init__": "from made.a import A", "a": "from made import b", "b": "import torch"}, []),
-        ({"a": "import made.b, made.c", "b": "from made.c import x", "c": "x = 1"}, []),
     ],
 )
 def test_cycles_are_detected(sources, expected, conventions, tree_of):
@@ -63,9 +50,7 @@ def test_cycles_are_detected(sources, expected, conventions, tree_of):
     [
         ("def f():\n    from densevit.cli import main", "densevit.data", ["densevit.cli.main"]),
         ("from ..cli import main", "densevit.data", ["densevit.cli.main"]),
-        ("from . import coco", "densevit.data", ["densevit.data.coco"]),
         ("import densevit.cli as c, torch", "densevit.data", ["densevit.cli", "torch"]),
-        ("from densevit import cli", "densevit.data", ["densevit.cli"]),
     ],
 )
 def test_all_import_forms_are_detected(source, package, expected, conventions, tree_of):

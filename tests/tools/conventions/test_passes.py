@@ -39,7 +39,6 @@ CHANGED = {
 CHANGES: dict[str, list[tuple[Any, ...]]] = {
     "docstrings.public_names_have_docstrings": [
         (RUN, '\n    """A net."""', "\n    pass", "6: the public name Net has no docstring"),
-        (RUN, "def fit", "def run", "densevit/__init__.pyi:3: densevit.training defines no class or function fit"),
     ],
     "docstrings.modules_have_docstrings": [(RUN, '"""Runs."""', "", "1: the module has no docstring")],
     "docstrings.notes_say_what_a_thing_is": [
@@ -51,24 +50,20 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
             "9: the note 'wide, high: in pixels, at'",
         ),
         (RUN, '"""A net."""', '"""A net. top: the most objects in an image. Of two maps: both."""'),
-        (SCHEMA, '"""A name."""', '"""A name. kind: of it."""', "8: the note 'kind: of it'"),
     ],
     "docstrings.docstrings_are_no_references": [
         (RUN, "Trains.", "See `Net`.", "11: the docstring begins 'See `Net`.'"),
-        (RUN, "Trains.", "As in the paper.", "11: the docstring begins 'As in the paper.'"),
         (RUN, "Trains.", "Trains a net, see `Net`."),
     ],
     "docstrings.headings_have_contents": [
         (RUN, '"""A net."""', '"""A net."""\n\n    # ---- nets ----\n\n    size = 1'),
         (RUN, '"""A net."""', '"""A net.\n\n    Example:\n    """', "9: nothing below 'Example:'"),
-        (WEIGHTS, "## Safety\n", "## Safety\n\n## Licences\n", "9: nothing below '## Safety'"),
     ],
     "imports.densevit_imports_no_plugin": [
         (RUN, "\n\n\nclass", "\nimport densevit_heads.fcn\n\n\nclass", "4: it imports the plugin densevit_heads.fcn")
     ],
     "imports.imports_point_downwards": [
         ("densevit/data/__init__.py", "", "def f():\n    from ..training import run\n", "2: data imports training"),
-        ("densevit/rest.py", "", '"""Rest."""\n', "1: rest belongs to no row"),
     ],
     "imports.modules_have_no_cycles": [
         ("densevit/training/run/config_checks.py", "TEXT", "from densevit.training.run import errors\n\nTEXT"),
@@ -89,16 +84,13 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
     "pages.links_resolve": [
         ("README.md", "#the-names", "#names-of", "3: docs/api.md has no heading #names-of"),
         ("CONTRIBUTING.md", "README", "READ", "3: the link READ.md leads to no file"),
-        ("CONTRIBUTING.md", "(README.md)", "", "1: the page has no links"),
         (TUTORIALS, "one.ipynb", "../api.md#the-names"),
     ],
     "pages.images_are_small": [
-        ("docs/overview.md", "plot.svg", "no.svg", "10: there is no image no.svg"),
         ("docs/plot.svg", "", None, "docs/overview.md:10: there is no image plot.svg", "docs:1: there are no images"),
     ],
     "pages.code_blocks_have_a_language": [
         (API, "```bash", "```", "16: the block has no language"),
-        (API, "```bash", "```sh", "16: the language is sh"),
         (API, "fcn\n```", "fcn\n", "16: the block is not closed"),
     ],
     "pages.commands_are_in_blocks_that_run": [
@@ -111,7 +103,6 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
     ],
     "project_files.requirements_have_bounds": [
         ("setup.cfg", "torch >= 2.6", "torch", "18: torch has no lower bound"),
-        ("setup.cfg", "torch >= 2.6", "torch >= 2.6, < 3", "18: torch has an upper bound"),
         ("setup.cfg", ", < 2.1", "", "19: albumentations has no upper bound"),
     ],
     "project_files.licence_is_apache_2": [
@@ -119,24 +110,19 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
     ],
     "project_files.citation_names_the_version": [
         ("CITATION.cff", "0.1.0", "0.2.0", "5: version is '0.2.0'"),
-        ("CHANGELOG.md", "## 0.1.0", "## 0.2.0", "1: version 0.1.0 has no section"),
     ],
     "project_files.issue_forms_follow_the_schema": [
-        (BUG, "type: input", "type: line", "12: the type of problem is line"),
         (BUG, "required: true", "required: false", "5: the form does not request the environment"),
         (BUG, "description: A bug\n", "", "1: the form has no description"),
     ],
     "recipes.untrained_recipes_state_the_published_score": [
         (RECIPE, "Published", "Printed", "1: the first lines have no published score"),
-        (RECIPE, "AP 0.6", "as below", "1: the line of backbone.depth=101 has no published score"),
     ],
     "recipes.headers_have_the_command": [
         (RECIPE, "train configs/coco/fcn", "train configs/coco/fcm", "1: the first lines do not have"),
-        ("configs/start/fcn.yaml", "train start/fcn", "train fcn", "1: the first lines do not have"),
     ],
     "references.steps_name_a_file": [
         (ARCHITECTURE, "|---|---|\n", "|---|---|\n| z | - |\n", "7: the step names no file"),
-        (ARCHITECTURE, "## Four", "## Five", "1: 0 steps have a file"),
     ],
     "references.faults_have_tests": [
         (
@@ -146,10 +132,8 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
             "7: no.py has no",
             "8: the fault",
         ),
-        (FAULTS, "| fault 0 | `tests/test_net.py::test_net` |\n", "", "3: 100 faults"),
     ],
     "references.quoted_messages_exist": [
-        (TROUBLES, "# Errors\n\n### Error", "# Errors", "1: 19 errors, 20 with a command"),
         (TROUBLES, "is full, ", "", "1: the message 'is full (' is missing"),
     ],
     "results.scores_are_not_typed": [
@@ -161,7 +145,6 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
     ],
     "tables.reference_has_the_public_names": [
         (REFERENCE, "densevit.fit", "densevit.Net", "5: densevit.Net", "1: densevit.fit"),
-        (REFERENCE, "densevit.fit", "densevit.fit\n\n::: densevit.x", "7: densevit.x is no public name"),
     ],
     "tables.reference_has_the_protocols": [("densevit/training/callbacks/waiting.py", "Waiting", "SupportsFit", "4: ")],
     "tables.names_on_pages_are_public": [
@@ -170,34 +153,25 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
     ],
     "tables.overview_has_the_plugins": [
         ("docs/overview.md", "`fcn`, ", "", "1: 'fcn' of heads is missing"),
-        ("docs/overview.md", "timm.md", "api.md", "1: 'timm' of backbones is missing"),
     ],
     "tables.papers_page_has_the_plugins": [
         ("docs/papers.md", "`cvt` ", "", "1: 'cvt' of heads is missing"),
-        ("docs/papers.md", "cvt.py", "cvd.py", "5: there is no file plugins/densevit_papers/cvd.py"),
     ],
     "tables.weights_page_lists_the_layouts": [
         (WEIGHTS, "`mae`", "`made`", "3: the layout 'mae' has no row", "7: 'made' is no layout"),
-        ("setup.cfg", "    mae =", "    mad =", "32: mad", "7: 'mae'"),
     ],
     "tables.config_page_has_the_keys": [
         ("docs/config.md", "`seed`", "seed", "1: the key 'seed' of Config is missing"),
-        (SCHEMA, '\n    """A seed."""', "", "15: Config.seed has no docstring"),
-        (SCHEMA, "class Config", "class Conf", "densevit/config:1: there is no class Config"),
     ],
     "tables.foundation_table_has_the_backbones": [
         (TIMM, "DINOv2", "DINO", "3: the rows are not those of FOUNDATION in tools/foundation_table.py"),
-        (TIMM, "yes | pyramid", "yes | no change", "7: DINOv2 does not work with every head"),
-        (TIMM, "yes | yes | no", "yes | yes | yes", "8: Hiera of SAM 2 does not work with every head"),
     ],
     "words.words_are_the_standard_ones": [
         (API, "a net |", "a net for Pictures |", "7: the word 'Pictures'"),
-        (HEAD, '"""FCN."""', '"""Reads one json an image."""', "1: the word 'json an image'"),
         (HEAD, '"""FCN."""', '"""Reads one json per image."""'),
     ],
     "words.modules_are_named_by_their_subject": [
         ("densevit/training/run/utils.py", "", '"""Rest."""\n', "1: a module called utils"),
-        ("densevit/training/run/quiet.py", "", '"""Rest."""\n', "1: a module called quiet"),
     ],
     "words.public_names_say_what_they_are": [
         (
@@ -212,11 +186,9 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
     "notebooks.notebooks_are_tested_and_in_the_index": [
         ("tests/docs/test_tutorials.py", "test_one", "test_two", "no test_one"),
         (TUTORIALS, "(one.ipynb)", "(two.ipynb)", "1: one.ipynb is not linked", "3: there is no two.ipynb"),
-        ("docs/tutorials/plot.svg", "", "x" * 1_500_000, "1,500,328 bytes"),
     ],
     "notebooks.notebooks_hold_the_outputs_of_one_run": [
         (NOTEBOOK, '"execution_count": 1', '"execution_count": 2', "the cells were not run once, in their order"),
-        (NOTEBOOK, '"metadata": {},\n "cells"', '"metadata": [],\n "cells"', "no valid notebook"),
         (
             NOTEBOOK,
             '"output_type": "stream"',
@@ -224,8 +196,6 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
             "15: the output of a cell is an error",
         ),
         (NOTEBOOK, '"metadata": {},\n   "source"', f'"metadata": {TIMES},\n   "source"', "9: a cell has timestamps"),
-        (NOTEBOOK, '"1\\n"', '"see /home/me/x"', "18: an output has '/home/'"),
-        (NOTEBOOK, '"1\\n"', f'"{"x" * 600_000}"', "600,295 bytes"),
     ],
     "checks.checks_change_nothing": [
         (ERRORS, "", CHECK.format(body), f"3: check_x changes {changed}") for body, changed in CHANGED.items()

@@ -47,22 +47,3 @@ def test_a_step_is_in_the_order_of_the_code(problems_of: ProblemsOf) -> None:
     assert found.endswith("the hooks are TrainingStep.training_step, TrainingStep.optimizer_step")
     (found,) = problems(FIT, "[Waiting(), saving, *others]", "[saving, Waiting(), *others]")
     assert found.endswith("the callbacks are Waiting, Saving")
-
-
-CALLS = {
-    "densevit/a.py": "from densevit import b as other\nfrom densevit.b import Child\n\n\ndef start(x):\n"
-    "    def inner():\n        other.third()\n\n    x.unknown(second)\n    outer(first())\n    inner()\n"
-    "    return Child.made(x)\n\n\ndef first(): ...\n\n\ndef second(): ...\n\n\ndef outer(x): ...\n",
-    "densevit/b.py": "from densevit.c import third\n\n\nclass Parent:\n    def _end(self): ...\n\n\n"
-    "class Child(Parent):\n    def __init__(self): ...\n\n    @classmethod\n    def made(cls, x):\n"
-    "        made = cls()\n        made._end()\n",
-    "densevit/c.py": "def third(): ...\n",
-}
-
-
-def test_calls_follow_modules_classes_and_arguments(conventions, tree_of):
-    module = conventions("calls")
-    found = module.calls(tree_of(CALLS), module.Place("densevit/a.py", "start"))
-    assert [name for _, name in found] == [
-        *("second", "first", "outer", "third", "Child.made", "Child", "Parent", "Child.__init__", "Parent._end"),
-    ]
