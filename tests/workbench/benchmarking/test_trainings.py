@@ -29,9 +29,7 @@ class Fit:
 @pytest.fixture
 def replace_fit(monkeypatch):
     """`replace_fit(function)` puts a function in the place of `fit`."""
-    from densevit_workbench.benchmarking import trainings
-
-    return lambda function: monkeypatch.setattr(trainings, "fit", function)
+    return lambda function: monkeypatch.setattr("densevit_workbench.benchmarking.trainings.fit", function)
 
 
 @pytest.fixture
@@ -65,6 +63,8 @@ def test_the_rate_of_the_lowest_loss_after_an_eighth_of_the_images_is_used(fits,
     assert (result.training["lr"], result.metrics) == (1e-3, {"setr/mIoU": 0.25})
     train(result, 800, [*LOSSES])
     assert len(fits.calls) == 4  # finished
+    train(result, 1600, [1e-3])
+    assert fits.calls[4:] == [(1e-3, 1600)]  # another budget
 
 
 def test_an_interrupted_training_goes_on_where_it_was(fits, train, tmp_path, replace_fit):
@@ -84,13 +84,6 @@ def test_an_interrupted_training_goes_on_where_it_was(fits, train, tmp_path, rep
     del result.training["runs"]
     train(result, 800, [5e-4, 1e-3])
     assert (resumed, result.metrics) == ([tmp_path / "run"], {"setr/mIoU": 0.5})
-
-
-def test_another_budget_starts_again(fits, train):
-    result = CaseResult("")
-    train(result, 800, [1e-3])
-    train(result, 1600, [1e-3])
-    assert fits.calls == [(1e-3, 800), (1e-3, 1600)]
 
 
 def test_each_seed_trains_with_the_rate_of_one_choice(fits, train, case):

@@ -1,6 +1,5 @@
 """`densevit new` writes a distribution that installs, passes its own test and trains without changes."""
 
-import configparser
 import json
 import os
 import subprocess
@@ -91,20 +90,13 @@ def installed(site: Path, written: dict[str, Path], monkeypatch: pytest.MonkeyPa
         del sys.modules[module]
 
 
-@pytest.fixture(scope="module")
-def tested(site: Path, written: dict[str, Path]) -> dict[str, str]:
-    """What pytest says in each folder of `written`, in one process."""
-    folders = [str(folder) for folder in written.values()]
-    said: dict[str, str] = json.loads(
-        run("-c", TEST, *folders, cwd=site, PYTHONPATH=os.pathsep.join([str(site), *folders]))
-    )
-    return said
-
-
 @pytest.mark.integration
-@pytest.mark.parametrize(("kind", "count"), [("backbone", 1), ("head", 1), ("segmentation head", 1), ("task", 4)])
-def test_generated_tests_pass(kind, count, written, tested):
-    assert f"{count} passed" in tested[str(written[kind])]
+def test_generated_tests_pass(site, written):
+    """All in one process."""
+    folders = [str(folder) for folder in written.values()]
+    said = json.loads(run("-c", TEST, *folders, cwd=site, PYTHONPATH=os.pathsep.join([str(site), *folders])))
+    for kind, count in {"backbone": 1, "head": 1, "segmentation head": 1, "task": 4}.items():
+        assert f"{count} passed" in said[str(written[kind])]
 
 
 @pytest.mark.integration
@@ -135,7 +127,6 @@ def test_a_task_learns_and_its_predictions_are_written(written, installed, tmp_p
     assert main(["predict", str(run), str(tmp_path / "stripes.png"), "--out", str(tmp_path / "out")]) == 0
     found = np.load(tmp_path / "out" / "owntask" / "stripes.npy")
     label = sample["targets"]["owntask"].numpy()
-    assert np.abs(np.hypot(*found) - 1).max() < 1e-4
     assert (found * label).sum(0)[label.any(axis=0)].mean() > 0.1  # cosines of twice the error: 0 for a constant
     assert (tmp_path / "out" / "drawn" / "stripes.jpg").is_file()
 
@@ -164,13 +155,11 @@ def test_a_package_requires_versions_with_the_same_names(monkeypatch: pytest.Mon
     ("words", "said"),
     [
         ("backbone 2net", "'2net' cannot be a package's name"),
-        ("backbone net_", "cannot be a package's name"),
         ("backbone ../net", "cannot be a package's name"),
         ("backbone nétz", "cannot be a package's name"),
         ("backbone lambda", "'lambda' is a Python keyword"),
         ("head tests", "'tests' is the name of a folder"),
         ("backbone torch", "'torch' is the name of an installed module"),
-        ("backbone json", "'json' is the name of an installed module"),
         ("head made-up", "(loaded without a file)"),
         ("backbone swin", "already a backbone 'swin'"),
         ("head Pytorch-Lightning", "is the name of an installed distribution"),
@@ -224,13 +213,5 @@ def test_docs_show_the_generated_code(kind, name, page_name, files, project, tmp
     group, *options = kind.split()
     assert main(["new", group, name, *options, "--out", str(tmp_path)]) == 0
     page = (project / "docs" / f"{page_name}.md").read_text()
-    folder = tmp_path / name
     for file in files:
-        assert (folder / file).read_text() in page, f"{file}: the page shows another text"
-    if options:  # the page shows one setup.cfg
-        return
-    shown, tested = configparser.ConfigParser(), configparser.ConfigParser()
-    shown.read_string(page.partition("```ini\n")[2].partition("```")[0])
-    tested.read(folder / "setup.cfg")
-    for section in shown.sections():
-        assert dict(shown[section]) == dict(tested[section])
+        assert (tmp_path / name / file).read_text() in page, f"{file}: the page shows another text"

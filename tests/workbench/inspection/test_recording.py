@@ -36,9 +36,8 @@ def test_swin_equals_transformers(tmp_path):
     theirs.save_pretrained(tmp_path)
     ours = densevit.create_backbone("swin", variant="tiny", weights=tmp_path).eval()
     images = torch.randn(1, 3, 240, 240)
-    with torch.no_grad():
-        expected = theirs(images, output_attentions=True).attentions
     with torch.no_grad(), recorded_attention(ours) as found:
+        expected = theirs(images, output_attentions=True).attentions
         ours(images)
     layers = inspector_of(ours).attention(ours, found, (240, 240))
     assert len(layers) == 12
@@ -72,10 +71,8 @@ def test_multi_head_attention_equals_torch(keys):
 
 def test_a_fused_layer_of_torch_is_recorded_in_evaluation_mode():
     layer = nn.TransformerEncoderLayer(16, 2, 8, batch_first=True).eval()
-    assert [(name, weights.shape) for name, weights in recorded(layer, torch.randn(1, 6, 16))] == [
-        ("self_attn", (1, 2, 6, 6))
-    ]
-    assert torch.backends.mha.get_fastpath_enabled()
+    [(name, weights)] = recorded(layer, torch.randn(1, 6, 16))
+    assert (name, weights.shape) == ("self_attn", (1, 2, 6, 6)) and torch.backends.mha.get_fastpath_enabled()
 
 
 @pytest.mark.parametrize("kind", ["bias", "bool", "causal", "scale", "grouped"])

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,11 @@ from densevit.cli import main
 from densevit.errors import DataError
 from densevit_workbench.interchange.convert import convert_dataset
 from densevit_workbench.interchange.splitting import stratified
+from tests.workbench.interchange import files
+from tests.workbench.interchange.files import write
 
 WIDTH, HEIGHT = 80, 40
-
-
-def image(path: Path, shade: int = 90, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (shade, 10, 10)).save(path)
-    return path
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
+image = partial(files.image, size=(WIDTH, HEIGHT))
 
 
 def read(file: Path) -> COCO:
@@ -193,8 +185,7 @@ def test_all_faults_are_listed_at_once_with_the_fix(tmp_path: Path):
     with pytest.warns(UserWarning, match=r"'\.\./test/images' does not exist"):
         assert set(convert_dataset("yolo", root, tmp_path / "first").splits) == {"train", "val"}
     for name in ("train/b.png", "val/c.png"):
-        path = root / "images" / name
-        path.write_bytes(path.read_bytes()[:60])
+        image(root / "images" / name, damaged=True)
     write(root / A_TXT, "2 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2\n0 30 10 20 20\n")
     with pytest.raises(DataError) as caught:
         convert_dataset("yolo", root, tmp_path / "out", strict=True)
@@ -210,8 +201,7 @@ def test_all_faults_are_listed_at_once_with_the_fix(tmp_path: Path):
     with pytest.raises(DataError, match=r"a.txt, line 1: 2 numbers"):
         convert_dataset("yolo", root, tmp_path / "out", skip_unreadable=True)
     (root / A_TXT).unlink()
-    path = root / "images" / "train" / "a.png"
-    path.write_bytes(path.read_bytes()[:60])
+    image(root / "images" / "train" / "a.png", damaged=True)
     with pytest.raises(DataError, match=r"none of 3 images can be read"):
         convert_dataset("yolo", root, tmp_path / "out", skip_unreadable=True)
 

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from densevit.data.build import create_dataset
-from densevit.data.datasets.paired_files import IMAGES
 from densevit.errors import ConfigError, DataError
 from densevit_workbench.interchange.annotated import Annotated
 from densevit_workbench.interchange.convert import convert_dataset
 from densevit_workbench.interchange.faults import Faults
 from densevit_workbench.interchange.voc import read_voc
+from tests.workbench.interchange.files import image, write
 
 WIDTH, HEIGHT = 64, 48
 LINE = "0 0.5 0.5 0.5 0.5\n"
@@ -24,18 +24,6 @@ XML = (
     "<size><width>64</width><height>48</height><depth>3</depth></size><object><name>cat</name><bndbox><xmin>{}</xmin>"
     "<ymin>{}</ymin><xmax>48</xmax><ymax>36</ymax></bndbox></object></annotation>"
 )
-
-
-def image(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (WIDTH, HEIGHT), (sum(path.name.encode()) % 200, 10, 10)).save(path, format="JPEG")
-    return path
-
-
-def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode(encoding))
-    return path
 
 
 def xml(filename: str, first: int = 1) -> str:
@@ -115,19 +103,6 @@ def test_sets_of_yolo_as_tools_write_them(name: str, root: Path, recwarn: pytest
     assert not recwarn.list
 
 
-def test_images_of_every_suffix(root: Path, recwarn: pytest.WarningsRecorder):
-    xmls = root.parent / "voc" / "in"
-    for number, suffix in enumerate((*IMAGES, ".JPG")):
-        for folder in (root, xmls):
-            image(folder / f"{number}{suffix}")
-        write(root / f"{number}.txt", LINE)
-        write(xmls / f"{number}.xml", xml(f"{number}{suffix}"))
-    write(root / "classes.txt", "cat\n")
-    for format, folder in {"yolo": root, "voc": xmls}.items():
-        assert sum(map(len, names(convert(format, folder)).values())) == len(IMAGES) + 1
-    assert not recwarn.list
-
-
 def test_a_folder_images_above_the_set_means_nothing(tmp_path: Path, recwarn: pytest.WarningsRecorder):
     for number, place in enumerate(("{split}/{name}.txt", "labels/{split}/{name}.txt", "{split}/labels/{name}.txt")):
         root = tmp_path / "images" / str(number) / "in"
@@ -148,11 +123,6 @@ def small(root: Path) -> Path:
         write(root / "labels" / split / "a.txt", LINE)
     write(root / "classes.txt", "cat\n")
     return root
-
-
-def test_a_source_that_is_itself_the_folder_images(small: Path):
-    (small / "classes.txt").rename(small / "images" / "classes.txt")
-    assert names(convert("yolo", small / "images")) == {"train": ["a.jpg"], "val": ["a.jpg"]}
 
 
 @pytest.mark.parametrize(
@@ -254,13 +224,6 @@ def test_a_list_trainval_is_of_train(root: Path):
     assert names(read_voc(root, Faults())) == {"train": ["a.jpg"], "val": ["b.jpg"]}
 
 
-def test_voc_images_named_in_xml_files_of_other_names(root: Path):
-    for split in ("train", "val"):
-        image(root / "images" / split / f"IMG {split}.JPG")
-        write(root / "annotations" / split / "0.xml", xml(f"IMG%20{split}.JPG"))
-    assert names(convert("voc", root)) == {"train": ["IMG train.JPG"], "val": ["IMG val.JPG"]}
-
-
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "gb2312", "utf-8 as utf-16"])
 def test_encodings_of_xml_files(root: Path, encoding: str):
     voc(root)
@@ -282,14 +245,15 @@ def labelme(root: Path, paths: list[str]) -> Path:
     return root
 
 
-def test_windows_paths_of_labelme(root: Path):
+def test_windows_paths_and_percents(root: Path):
     labelme(root, ["C:\\Users\\other\\a.jpg", "..\\photos\\b.jpg", "..\\photos\\my%20c.jpg"])
     for name in ("json/a.jpg", "photos/b.jpg", "photos/my c.jpg"):
         image(root / name)
     assert sum(map(len, names(convert("labelme", root)).values())) == 3
-
-
-# ---- COCO ----
+    other = coco(root.parent / "coco" / "in", ["camera 1\\a.jpg", "b%20c.jpg"])
+    image(other / "train" / "camera 1" / "a.jpg")
+    image(other / "val" / "b c.jpg")
+    assert names(convert("coco", other)) == {"train": ["a.jpg"], "val": ["b c.jpg"]}
 
 
 def coco(root: Path, file_names: list[str]) -> Path:
@@ -301,13 +265,6 @@ def coco(root: Path, file_names: list[str]) -> Path:
         }
         write(root / f"{split}.json", json.dumps(document))
     return root
-
-
-def test_file_names_of_coco_with_backslashes_and_percents(root: Path):
-    coco(root, ["camera 1\\a.jpg", "b%20c.jpg"])
-    image(root / "train" / "camera 1" / "a.jpg")
-    image(root / "val" / "b c.jpg")
-    assert names(convert("coco", root)) == {"train": ["a.jpg"], "val": ["b c.jpg"]}
 
 
 # ---- byte-order marks and accents ----

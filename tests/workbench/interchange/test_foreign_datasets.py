@@ -14,6 +14,7 @@ from densevit import config as configs
 from densevit.data.datasets.coco import Coco, other_format
 from densevit.errors import DataError
 from densevit_workbench.interchange.convert import convert_dataset
+from tests.workbench.interchange.files import write
 
 WIDTH, HEIGHT = 80, 60
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -24,11 +25,6 @@ BOX = (20, 10, 60, 40)  # red pixels; other pixels have no red
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
 
 
 def image(file: Path, seed: int) -> None:

@@ -7,28 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from densevit.cli import main
 from densevit.errors import DataError
 from densevit_workbench.interchange.convert import convert_dataset
+from tests.workbench.interchange.files import image, write
 
-WIDTH, HEIGHT = 64, 48
 IMAGE_SUFFIXES = (".jpg", ".png", ".heic")
-
-
-def image(path: Path, damaged: bool = False) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (WIDTH, HEIGHT), (ord(path.name[0]), 10, 10)).save(path)
-    if damaged:
-        path.write_bytes(path.read_bytes()[:60])
-    return path
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
 
 
 def files(root: Path, *suffixes: str) -> list[Path]:
@@ -79,7 +64,7 @@ def voc(root: Path) -> tuple[int, int, int]:
     good = (1, 1, 20, 20)
     wrong = [(20, 20, 10, 10), (100, 1, 120, 20), ("nan", 1, 20, 20), (1, 1, 20)]
     for name in ("a", "b", "c", "damaged", "unlisted"):
-        image(root / "JPEGImages" / f"{name}.jpg", name == "damaged")
+        image(root / "JPEGImages" / f"{name}.jpg", damaged=name == "damaged")
         write(root / "Annotations" / f"{name}.xml", xml([good] + (wrong if name == "b" else [good])))
     link(root, "Annotations", root.parent / "store")
     image(root / "JPEGImages" / "unlabelled.jpg")
@@ -105,7 +90,7 @@ def labelme(root: Path) -> tuple[int, int, int]:
     ]
     for name in ("train/a", "train/b", "val/c", "train/damaged", "unlisted"):
         shapes = [square] + (wrong if name == "train/b" else [square])
-        file = image(root / f"{name}.jpg", "damaged" in name)
+        file = image(root / f"{name}.jpg", damaged="damaged" in name)
         write(root / f"{name}.json", json.dumps({"shapes": shapes, "imagePath": file.name}))
     link(root, "val", root.parent / "store")
     image(root / "train" / "unlabelled.jpg")
@@ -132,7 +117,7 @@ def coco(root: Path) -> tuple[int, int, int]:
         for k, name in enumerate(names):
             records += [{"image_id": k, "bbox": box} for box in (boxes if name == "b" else boxes[:1])]
             if name != "gone":
-                image(root / split / f"{name}.jpg", name == "damaged")
+                image(root / split / f"{name}.jpg", damaged=name == "damaged")
         document = {
             "images": [{"id": k, "file_name": f"{name}.jpg"} for k, name in enumerate(names)],
             "annotations": [{"id": k, "category_id": 1} | record for k, record in enumerate(records)],
