@@ -26,7 +26,7 @@ def test_loss_is_algorithm_1() -> None:
     assert float(found) == pytest.approx(2 * 0.3 * float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("backbone", ["swin", "vit", "resnet"])
+@pytest.mark.parametrize("backbone", ["swin", "resnet"])
 def test_step_compares_each_view_with_the_keys_of_the_other(backbone: str) -> None:
     model, method = built("moco_v3", backbone, **SMALL)
     model.eval()
