@@ -27,37 +27,43 @@ def test_shipped_config_trains_one_step(path: Path, request: pytest.FixtureReque
     roots = {"coco": "objects", "label_maps": "labelled", "depth": "measured", "image_folder": "photos"}
     name = configs.load(path).data.name
     root = [f"data.root={request.getfixturevalue(roots[name])}"] if name in roots else []
-    one_step(configs.load(path, ["data.batch_size=2", "data.num_workers=0", *root]))
+    one_step(configs.load(path, ["data.batch_size=2", "data.num_workers=0", "data.image_size=96", *root]))
 
 
-def test_the_evaluation_size_of_every_recipe_is_in_the_header_of_its_files() -> None:
+@pytest.fixture(scope="module")
+def recipes() -> dict[str, configs.Config]:
+    """All recipes that are shipped, with their variants."""
+    paths = [*SHIPPED, *PUBLISHED, *START, *PRETRAINING, *PAPERS]
+    return {str(recipe): recipe.load() for recipe in with_variants(paths)}
+
+
+def test_the_evaluation_size_of_every_recipe_is_in_the_header_of_its_files(recipes: dict[str, configs.Config]) -> None:
     """`evaluation_bounds` gives `evaluation_size` to within the rounding of the short side times the aspect ratio."""
     wrong = []
-    for recipe in with_variants([*SHIPPED, *PUBLISHED, *START, *PAPERS]):
-        transform = build_evaluation_transform(recipe.load().data).transforms
+    sections = {str((one.data.transforms, one.data.image_size)): one.data for one in recipes.values()}
+    for text, section in sections.items():
+        transform = build_evaluation_transform(section).transforms
         bounds = transform.evaluation_bounds()
-        assert bounds is not None, recipe
+        assert bounds is not None, text
         for height, width in ((480, 640), (333, 250)):
-            sides = {
-                "height": height, "width": width, "short_side": min(height, width), "long_side": max(height, width)
-            }  # fmt: skip
+            sides = {"height": height, "width": width}
+            sides |= {"short_side": min(height, width), "long_side": max(height, width)}
             scale = min((bound / sides[key] for key, bound in bounds.items() if key in sides), default=1)
             size = (bounds.get("exact_height", round(height * scale)), bounds.get("exact_width", round(width * scale)))
             if size != pytest.approx(transform.evaluation_size(height, width), abs=2):
-                wrong.append(f"{recipe}: {size}")
+                wrong.append(f"{text}: {size}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_no_config_searches_for_unused_parameters_in_each_step() -> None:
+def test_no_config_searches_for_unused_parameters_in_each_step(recipes: dict[str, configs.Config]) -> None:
     """The tests of one training step show for each config that all trained parameters have a gradient."""
     from pytorch_lightning.strategies import DDPStrategy
 
     from densevit.training.loop.trainer import build_trainer
 
-    recipes = with_variants([*SHIPPED, *PUBLISHED, *START, *PRETRAINING, *PAPERS])
-    sections = {recipe: recipe.load().trainer for recipe in recipes}
-    assert not [recipe for recipe, section in sections.items() if section.strategy not in ("auto", "ddp")]
-    section = sections[recipes[0]].model_copy(update={"accelerator": "cpu", "devices": 2, "strategy": "ddp"})
+    sections = [one.trainer for one in recipes.values()]
+    assert {section.strategy for section in sections} <= {"auto", "ddp"}
+    section = sections[0].model_copy(update={"accelerator": "cpu", "devices": 2, "strategy": "ddp"})
     strategy = build_trainer(section).strategy
     assert isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters")
 
