@@ -1,4 +1,4 @@
-"""tools/benchmarks/convergence.py: its tables and plot from given results, its contestants, and what it trains."""
+"""tools/benchmarks/convergence.py: the page has its tables and plot."""
 
 import json
 import re

@@ -24,6 +24,8 @@ WEIGHTS = "docs/weights.md"
 NOTEBOOK = "docs/tutorials/one.ipynb"
 ERRORS = "densevit/training/run/errors.py"
 LONG = "word " * 25
+TRAINING, DATA = "| `training` | trains |\n", "| `data` | loads |\n"
+THIRD, FOURTH = (f"| part {i} | `part_{i}` in `densevit/training/run/fit.py` |\n" for i in (3, 4))
 ERROR = '"output_type": "error",\n "ename": "E",\n "evalue": "e",\n "traceback": []\n}, {'
 TIMES = '{\n    "execution": {}\n   }'
 CHECK = '"""Errors."""\ndef check_x(config):\n    {}\n'
@@ -79,6 +81,18 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
     ],
     "imports.plugins_import_what_is_open": [
         (HEAD, "densevit.interfaces import Head", "densevit.config import schema", "4: it imports densevit.config")
+    ],
+    "imports.training_evaluates_and_loads": [
+        (RUN, "\n\n\nclass", "\nfrom densevit.inference.loading import load\n\n\nclass"),
+        (RUN, "\n\n\nclass", "\nfrom densevit.inference.loading import create_model\n\n\nclass", "4: training imports"),
+    ],
+    "imports.plugin_packages_are_independent": [
+        (
+            HEAD,
+            "densevit.interfaces import Head",
+            "densevit_papers.cvt import CvT",
+            "4: it imports densevit_papers.cvt.CvT",
+        )
     ],
     "pages.lines_are_wrapped": [(API, "# Names", f"# Names\n\n{LONG}", "3: the line has 125 characters")],
     "pages.links_resolve": [
@@ -136,6 +150,13 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
     "references.quoted_messages_exist": [
         (TROUBLES, "is full, ", "", "1: the message 'is full (' is missing"),
     ],
+    "results.figures_are_those_of_results_json": [
+        (RESULTS, "| 7.0 min", "| 8.0 min", "9: the figures are not those of docs/results.json: | `fcn` | 0.512 | 7.0"),
+        (CONFIG, "0.010", "0.011", "3: the figures are not those of docs/results.json: #  0.010 (seeds 0, 1, 2)."),
+        (CONFIG, "# Measured: ", "# ", "1: the first lines have no `# Measured:`"),
+        (RESULTS, "AP of fcn ", "AP of fcm ", "3: docs/results.json has no entry 'fcm'"),
+        (RESULTS, "results: detection", "results: depth", "5: docs/results.json has no group and no entry 'depth'"),
+    ],
     "results.scores_are_not_typed": [
         (RESULTS, "AP 0.512<!-- AP of fcn -->", "box\nAP 0.512", "4: AP 0.512 is a score of fcn"),
         (RESULTS, "AP 0.512<!-- AP of fcn -->", "AP 0.511, mIoU 0.512, AP50 0.512"),
@@ -165,6 +186,23 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
     ],
     "tables.foundation_table_has_the_backbones": [
         (TIMM, "DINOv2", "DINO", "3: the rows are not those of FOUNDATION in tools/foundation_table.py"),
+    ],
+    "walks.rooms_stand_in_their_rows": [
+        (ARCHITECTURE, TRAINING + DATA, DATA + TRAINING, "the row has data", "the row has training"),
+        ("densevit/layers.py", "", "", "1: 3 rows of packages"),
+    ],
+    "walks.named_places_exist": [
+        (ARCHITECTURE, "# Arch", "`densevit/training/loop`, `densevit.training.run.Net`\n# Arch"),
+        (ARCHITECTURE, "# Arch", "`Gone` in `no.py`\n# Arch", "is named Gone", "Gone is not defined in no.py"),
+        (ARCHITECTURE, "# Arch", "`densevit/visualization/`\n# Arch", "there is no densevit/visualization/"),
+    ],
+    "walks.walks_are_in_the_order_of_the_code": [
+        (ARCHITECTURE, THIRD + FOURTH, FOURTH + THIRD, "train calls part_3 before part_4"),
+        (ARCHITECTURE, THIRD, "", "7 steps follow"),
+    ],
+    "walks.a_step_is_in_the_order_of_the_code": [
+        ("densevit/training/loop/step.py", "1. `training_step`: losses", "1. losses", "the hooks are TrainingStep."),
+        ("densevit/training/run/fit.py", "[Waiting(), saving,", "[saving, Waiting(),", "are Waiting, Saving"),
     ],
     "words.words_are_the_standard_ones": [
         (API, "a net |", "a net for Pictures |", "7: the word 'Pictures'"),
