@@ -13,6 +13,7 @@ from densevit.errors import DataError
 from densevit_workbench.interchange.convert import convert_dataset
 from tests.workbench.interchange.files import image, write
 
+NAN = float("nan")
 IMAGE_SUFFIXES = (".jpg", ".png", ".heic")
 
 
@@ -33,9 +34,8 @@ def yolo(root: Path) -> tuple[int, int, int]:
         image(root / "images" / f"{name}.jpg")
         write(root / "labels" / f"{name}.txt", "0 0.5 0.5 0.5 0.5\n")
     link(root, "images/train/cam", root.parent / "store")
-    write(
-        root / "labels" / "train" / "b.txt", "0 0.5 0.5 0.5 0.5 0.75\n0 0.5 0.5 0 0.5\n0 30 10 20 20\n0 nan 0.5 0.5 0.5"
-    )
+    wrong = "0 0.5 0.5 0.5 0.5 0.75\n0 0.5 0.5 0 0.5\n0 30 10 20 20\n0 nan 0.5 0.5 0.5"
+    write(root / "labels" / "train" / "b.txt", wrong)
     image(root / "images" / "train" / "damaged.jpg", damaged=True)
     write(root / "labels" / "train" / "damaged.txt", "0 0.5 0.5 0.5 0.5\n0 0.5 0.5 0.5 0.5\n")
     image(root / "images" / "train" / "unlabelled.jpg")
@@ -80,14 +80,9 @@ def voc(root: Path) -> tuple[int, int, int]:
 
 def labelme(root: Path) -> tuple[int, int, int]:
     square = {"label": "cat", "shape_type": "rectangle", "points": [[1, 1], [20, 20]]}
-    wrong = [
-        {"label": "cat", "shape_type": "point", "points": [[1, 1]]},
-        {"label": "cat", "shape_type": "linestrip", "points": [[1, 1], [9, 9]]},
-        {"label": "cat", "shape_type": "polygon", "points": [[1, 1], [9, 9]]},
-        {"label": "cat", "shape_type": "rectangle", "points": [[1, 1], [1, 9]]},
-        {"label": "cat", "shape_type": "rectangle", "points": [[100, 1], [120, 9]]},
-        {"label": "cat", "shape_type": "rectangle", "points": [[float("nan"), 1], [1, 9]]},
-    ]
+    wrong = [square | {"shape_type": kind, "points": [[1, 1], [9, 9]]} for kind in ("linestrip", "polygon")]
+    wrong.append(square | {"shape_type": "point", "points": [[1, 1]]})
+    wrong += [square | {"points": points} for points in ([[1, 1], [1, 9]], [[100, 1], [120, 9]], [[NAN, 1], [1, 9]])]
     for name in ("train/a", "train/b", "val/c", "train/damaged", "unlisted"):
         shapes = [square] + (wrong if name == "train/b" else [square])
         file = image(root / f"{name}.jpg", damaged="damaged" in name)
@@ -103,15 +98,7 @@ def labelme(root: Path) -> tuple[int, int, int]:
 
 
 def coco(root: Path) -> tuple[int, int, int]:
-    boxes: list[Any] = [
-        [1, 1, 20, 20],
-        [5, 5, 0, 9],
-        [5, 5, 4, -9],
-        [100, 1, 9, 9],
-        [1, 1, float("nan"), 9],
-        [1, 1, 9],
-        None,
-    ]
+    boxes: list[Any] = [[1, 1, 20, 20], [5, 5, 0, 9], [5, 5, 4, -9], [100, 1, 9, 9], [1, 1, NAN, 9], [1, 1, 9], None]
     for split, names in {"train": ("a", "b", "damaged", "gone"), "val": ("c",)}.items():
         records = []
         for k, name in enumerate(names):
