@@ -47,16 +47,6 @@ def test_a_benchmark_draws_itself_in_notebooks(tmp_path: Path):
     assert "| a\\|b | 32x32 | 2.00 | 3 | 4.00 | detr/AP 0.110 |" in found.markdown().splitlines()
 
 
-def test_aligned_depth_and_unknown_metrics():
-    aligned = {f"{name}_aligned_median": value for name, value in DEPTH.items()}
-    own = {"mine/first": 1.0, "mine/second": 2.0, "mine/best": 3.0, "mine/last": 4.0}
-    first = case("", "", aligned, main=["dpt/AbsRel_aligned_median"], lower_is_better=[*aligned])
-    found = lines({"a": first, "b": case("", "", own, main=["mine/best"], lower_is_better=None)})
-    depth = "dpt AbsRel_aligned_median ↓ | dpt delta1_aligned_median ↓ | dpt RMSE_aligned_median ↓"
-    assert f"| model | initial weights | {depth} | mine best | mine first | mine second |" in found
-    assert "| b | random |  |  |  | 3.000 | 1.000 | 2.000 |" in found
-
-
 def test_disturbed_latencies_are_marked():
     for p95, is_marked in ((14.9, False), (15.1, True)):
         timing = {"p50_ms": 10.0, "p95_ms": p95, "images_per_second": 100.0, "memory_mb": None, "runs": 5}

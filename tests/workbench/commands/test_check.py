@@ -1,7 +1,5 @@
 """`densevit check`: a table, findings, and an exit code."""
 
-import textwrap
-
 import pytest
 
 from densevit.cli import main
@@ -59,14 +57,6 @@ def test_findings_return_1(own, capsys):
     assert "28 of 29 checks passed" in captured.out
     assert main(["check", "backbone", "own", "depth=2"]) == 1
     assert "ValueError: depth is 2; it is 1 (own_backbones.py, line" in capsys.readouterr().err
-
-
-def test_class_in_the_working_directory_needs_no_entry_point(tmp_path, monkeypatch, capsys):
-    (tmp_path / "only_here.py").write_text(textwrap.dedent(OWN))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend("")  # restores sys.path
-    assert main(["check", "backbone", "only_here:Sound", "width=4", "--skip", "export"]) == 0
-    assert "29 of 29 checks passed" in capsys.readouterr().out
 
 
 def test_a_head_is_checked_beside_broken_plugins_of_others(install, capsys):

@@ -1,6 +1,5 @@
 """Data sets in YOLO's and Pascal VOC's format as `data.root`, without a conversion by the user."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +91,6 @@ def test_a_set_without_val_split_is_divided(format: str, tmp_path: Path):
     assert "has no val split: of its 10 images, 7 are for training" in parts[1].division
     with pytest.raises(DataError, match="no annotations for the split 'test', only for train"):
         Coco("test", root=str(root))
-
-
-def test_what_was_read_is_one_line_with_the_json(tmp_path: Path, cache: Path):
-    root = yolo(tmp_path / "in")
-    image(root / "images" / "other" / "a.png", 7)
-    with pytest.warns(UserWarning, match="9 images found: 8 used, 1 left out"):
-        made = Coco("val", root=str(root))
-    folder = next(cache.glob("yolo-in-*/"))
-    for fact in (str(root), "'yolo'", "2 classes", "val: 4 images", "left out: 1 image", str(folder)):
-        assert fact in made.conversion
-    assert [one.name for one in made.classes["detection"]] == ["zebra", "ant"], "in the order of data.yaml"
-    names = [one["file_name"] for one in json.loads((folder / "val.json").read_text())["images"]]
-    assert names == [f"images/val/{k}.png" for k in range(4)]
 
 
 def test_changes_are_read_and_others_come_from_the_cache(tmp_path: Path, cache: Path, monkeypatch):
