@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 
 from densevit_workbench.benchmarking import timing
@@ -52,28 +49,3 @@ def test_slow_models_have_fewer_rounds(monkeypatch):
     monkeypatch.setattr(timing, "MOST_SECONDS", 0.0)
     found, _ = interleaved({"a": Recorded("a", [], 0.001)}, rounds=50)  # type: ignore[dict-item]
     assert found["a"].runs == timing.FEWEST_ROUNDS
-
-
-PEAKS = """
-import torch
-from densevit_workbench.benchmarking import timing
-
-def allocate():
-    first = torch.ones(50_000_000 // 4)  # 50 MB
-    second = torch.ones(100_000_000 // 4)
-    del first, second
-
-allocate()
-print(timing._process_peak(allocate), timing._process_peak(lambda: None))
-"""
-
-
-@pytest.mark.integration
-def test_peak_memory_of_a_process_includes_what_is_freed_again():
-    """In a process of its own: this one may keep freed memory (`densevit.allocator`)."""
-    done = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True)
-    found, of_nothing = done.stdout.split()
-    if found == "None":
-        pytest.skip("no /proc on this system")
-    assert float(found) == pytest.approx(150, rel=0.1)
-    assert float(of_nothing) == pytest.approx(0, abs=5)

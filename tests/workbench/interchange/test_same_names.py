@@ -110,23 +110,21 @@ def contents(root: Path) -> dict[int, tuple[str, list[float]]]:
     return found
 
 
-@pytest.mark.parametrize("folders", [FOLDERS, SPLITS], ids=["abc", "splits"])
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    ("name", "folders"), [*((name, SPLITS) for name in MAKERS), ("yolo in folders", FOLDERS), ("voc in lists", FOLDERS)]
+)
 def test_images_of_one_name_keep_their_pixels_boxes_and_splits(tmp_path, name, folders, recwarn):
     root, out = tmp_path / "in", tmp_path / "out"
     make(name, root, folders)
     has_splits = (folders is SPLITS and name != "coco in one json") or bool(MAKERS[name].lists)
     shares = None if has_splits else {"train": 1.0}
     result = convert_dataset(name.partition(" ")[0], root, out, shares)
-    convert_dataset("coco", out, tmp_path / "again", shares)
-    for folder in (out, tmp_path / "again"):
-        found = contents(folder)
-        assert {k: split for k, (split, _) in found.items()} == {
-            k: SPLITS[k] if has_splits else "train" for k in range(3)
-        }
-        for k, (_, corners) in found.items():
-            x, y, w, h = box(k)
-            assert corners == pytest.approx([x, y, x + w, y + h], abs=1e-3)
+    found = contents(out)
+    assert found.keys() == {0, 1, 2}
+    for k, (split, corners) in found.items():
+        x, y, w, h = box(k)
+        assert split == (SPLITS[k] if has_splits else "train")
+        assert corners == pytest.approx([x, y, x + w, y + h], abs=1e-3)
     images, _, objects = result.inventories
     assert (images.total, images.used, objects.total, objects.used) == (3, 3, 3, 3)
     assert not recwarn.list, "a correct set has no warning"
@@ -136,8 +134,7 @@ def test_prelabels_of_images_of_one_name_are_read_with_their_images(tmp_path: Pa
     photos = tmp_path / "photos"
     files = [image(photos / folder / "0.jpg", 80 * k) for k, folder in enumerate(FOLDERS)]
     (tmp_path / "found").mkdir()
-    sizes = {"width": WIDTH, "height": HEIGHT}
-    images = [{"id": str(file), "file_name": str(file), **sizes} for file in files]
+    images = [{"id": str(file), "file_name": str(file), "width": WIDTH, "height": HEIGHT} for file in files]
     entries = [{"image_id": str(file), "category_id": 3, "bbox": box(k), "score": 0.9} for k, file in enumerate(files)]
     for name, values in {"images": images, "predictions": entries, "predict": {"weights": "0" * 16}}.items():
         write(tmp_path / "found" / f"{name}.json", json.dumps(values))
@@ -148,10 +145,8 @@ def test_prelabels_of_images_of_one_name_are_read_with_their_images(tmp_path: Pa
     dataset = densevit.create_dataset(
         "coco", "train", **data, val_annotations=data["train_annotations"], val_images="."
     )
-    for index in range(3):
-        sample = dataset[index]
-        k = round(float(sample["image"][0].float().mean()) / 80)
-        x, y, w, h = box(k)
+    for sample in (dataset[index] for index in range(3)):
+        x, y, w, h = box(round(float(sample["image"][0].float().mean()) / 80))
         assert sample["targets"]["boxes"].tolist() == [[x, y, x + w, y + h]]
 
 
