@@ -61,9 +61,9 @@ METHODS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def each(in_brief: str) -> list[Any]:
-    """All methods, of which this one is not slow."""
-    return [method if method == in_brief else pytest.param(method, marks=pytest.mark.slow) for method in METHODS]
+def each(*in_brief: str) -> list[Any]:
+    """All methods, of which these are not slow."""
+    return [method if method in in_brief else pytest.param(method, marks=pytest.mark.slow) for method in METHODS]
 
 
 def prepare(method: str, folder: Path) -> None:
@@ -99,7 +99,7 @@ def losses(run: Path) -> np.ndarray:
     return np.array([[float(row[name]) for name in names] for row in rows])
 
 
-@pytest.mark.parametrize("method", each("dino"))
+@pytest.mark.parametrize("method", each("dino", "moco_v3"))
 def test_two_processes_match_one(method: str, tmp_path: Path) -> None:
     """Losses of every step and the metrics; the two processes also checkpoint activations."""
     prepare(method, tmp_path)

@@ -179,38 +179,6 @@ def test_imported_detr_matches_transformers(detr, tmp_path, capsys):
     assert json.loads(read(tmp_path / "run").header["classes"])["detection"][0]["name"] == "person"
 
 
-def coco(tmp_path):
-    """A data set in COCO's layout with one image and one object."""
-    categories = [{"id": i, "name": name} for i, name in NAMES.items()]
-    for split in ("train", "val"):
-        (tmp_path / f"coco/{split}2017").mkdir(parents=True)
-        (tmp_path / "coco/annotations").mkdir(exist_ok=True)
-        Image.fromarray(random_image()).save(tmp_path / f"coco/{split}2017/1.jpg")
-        images = [{"id": 1, "file_name": "1.jpg", "width": 128, "height": 96}]
-        box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 40, 30], "area": 1200, "iscrowd": 0}
-        annotations = {"images": images, "annotations": [box], "categories": categories}
-        (tmp_path / f"coco/annotations/instances_{split}2017.json").write_text(json.dumps(annotations))
-    return tmp_path / "coco"
-
-
-@pytest.mark.integration
-def test_foreign_weights_predict_and_are_evaluated_on_data_of_the_command_line(detr, tmp_path, capsys):
-    folder, root = str(detr[0]), coco(tmp_path)
-    assert main(["predict", folder, str(root / "val2017"), "--out", str(tmp_path / "p")]) == 0
-    assert json.loads((tmp_path / "p/predictions.json").read_text())
-    assert main(["evaluate", folder, "data.batch_size=1"]) == 2
-    assert "data.root=FOLDER" in capsys.readouterr().err
-    settings = ["data.image_size=[96,160]", "data.num_workers=0", "trainer.accelerator=cpu"]
-    run(folder, tmp_path / "run", *settings)
-    tables = []
-    for source in (folder, str(tmp_path / "run")):
-        out = tmp_path / f"found{len(tables)}"
-        assert main(["evaluate", source, f"data.root={root}", "--out", str(out), *settings]) == 0
-        tables.append((out / "detections.json").read_text())
-    assert tables[0] == tables[1] != "[]"
-    assert {entry["category_id"] for entry in json.loads(tables[0])} <= set(NAMES)
-
-
 @pytest.mark.integration
 def test_detr_exports_to_transformers_and_facebookresearch(detr, tmp_path, capsys):
     from transformers import DetrForObjectDetection, DetrImageProcessor
