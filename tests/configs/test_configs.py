@@ -1,5 +1,6 @@
 """Every shipped config loads; those of scenes and papers build their models and train one step."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ PUBLISHED = sorted(
 )  # test_published.py and test_steps.py build them
 START = sorted(Path("configs/start").glob("*.yaml"))  # test_start_recipes.py runs them
 PAPERS = sorted(Path("configs/papers").glob("*.yaml"))
-PRETRAINING = sorted(Path("configs/pretrain").glob("*.yaml"))  # test_pretraining_recipes.py runs them
+PRETRAINING = sorted(Path("configs/pretrain").glob("*.yaml"))
 
 
 @pytest.mark.integration
@@ -28,6 +29,15 @@ def test_shipped_config_trains_one_step(path: Path, request: pytest.FixtureReque
     name = configs.load(path).data.name
     root = [f"data.root={request.getfixturevalue(roots[name])}"] if name in roots else []
     one_step(configs.load(path, ["data.batch_size=2", "data.num_workers=0", "data.image_size=96", *root]))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("path", PRETRAINING, ids=lambda path: path.stem)
+def test_pretrained_backbone_fits_the_detector_that_the_header_names(path: Path) -> None:
+    config = configs.load(path, ["data.batch_size=2", "data.num_workers=0"])
+    one_step(config)
+    named = re.search(r"densevit train (configs/[\w/]+\.yaml) backbone\.weights=", path.read_text())
+    assert named is not None and configs.load(named[1]).backbone == config.backbone
 
 
 @pytest.fixture(scope="module")

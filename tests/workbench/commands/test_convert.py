@@ -1,4 +1,4 @@
-"""Import, use and export of weights, with files written and loaded by other libraries."""
+"""Import and export of weights, with files written and loaded by other libraries."""
 
 import json
 

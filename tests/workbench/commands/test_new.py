@@ -178,18 +178,17 @@ def test_nothing_is_overwritten(tmp_path, capsys):
     assert "own_net cannot be written: Not a directory." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "page_name", "files"),
-    [
-        ("backbone", "mynet", "own-backbone", ("mynet/__init__.py", "tests/test_mynet.py", "configs/mynet.yaml")),
-        ("head", "myhead", "own-head", ("myhead/__init__.py", "tests/test_myhead.py", "configs/myhead.yaml")),
-        ("head --task segmentation", "fcn", "own-head", ("fcn/__init__.py", "configs/fcn.yaml")),
-        ("task", "mytask", "own-target", ("mytask/target.py", "mytask/evaluation.py", "configs/mytask.yaml")),
-    ],
-)
-def test_docs_show_the_generated_code(kind, name, page_name, files, project, tmp_path):
-    group, *options = kind.split()
-    assert main(["new", group, name, *options, "--out", str(tmp_path)]) == 0
-    page = (project / "docs" / f"{page_name}.md").read_text()
-    for file in files:
-        assert (tmp_path / name / file).read_text() in page, f"{file}: the page shows another text"
+PAGES = {
+    "backbone mynet": ("own-backbone", ("mynet/__init__.py", "tests/test_mynet.py", "configs/mynet.yaml")),
+    "head myhead": ("own-head", ("myhead/__init__.py", "tests/test_myhead.py", "configs/myhead.yaml")),
+    "head fcn --task segmentation": ("own-head", ("fcn/__init__.py", "configs/fcn.yaml")),
+    "task mytask": ("own-target", ("mytask/target.py", "mytask/evaluation.py", "configs/mytask.yaml")),
+}
+
+
+def test_docs_show_the_generated_code(project, tmp_path):
+    for words, (page, files) in PAGES.items():
+        assert main(["new", *words.split(), "--out", str(tmp_path)]) == 0
+        text = (project / "docs" / f"{page}.md").read_text()
+        for file in files:
+            assert (tmp_path / words.split()[1] / file).read_text() in text, f"{file}: the page shows another text"

@@ -1,4 +1,4 @@
-"""Recorded attention beside that of transformers, timm and torch, with the same weights."""
+"""Recorded attention beside that of transformers and torch, with the same weights."""
 
 import pytest
 import torch
