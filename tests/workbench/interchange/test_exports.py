@@ -51,7 +51,7 @@ def root(tmp_path: Path) -> Path:
 # ---- YOLO ----
 
 CVAT = "classes = 1\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\nbackup = backup/"
-ROBOFLOW = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\nnc: 1\nnames: ['cat']\n"
+ROBOFLOW = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: ['cat']\nroboflow: {v: 1}\n"
 YOLO_SETS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, list[str]]]] = {
     # images with their label files, other files, and the images of each split
     "darknet of CVAT, packed from data/": (
