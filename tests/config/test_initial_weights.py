@@ -86,22 +86,18 @@ def test_a_chosen_preset_takes_precedence_over_a_recipe_for_the_backbone():
 def test_a_part_with_precedence_leaves_the_rest_of_the_model():
     write("mine.yaml", f"weights: whole.pth\nweights_allow: [heads.*, '*.bias']\nbackbone: {{name: vit}}\n{REST}")
     typed = configs.load("mine.yaml", ["heads.a.weights=a.pth"])
-    assert sources(typed) == {
-        "backbone.weights": "whole.pth",
-        "heads.a.weights": "a.pth",
-        "heads.b.weights": "whole.pth",
-    }
+    rest = {"heads.a.weights": "a.pth", "heads.b.weights": "whole.pth"}
+    assert sources(typed) == {"backbone.weights": "whole.pth", **rest}
     assert typed.heads["b"].weights_allow == ("*", "*.bias") and typed.backbone.weights_allow == ("*.bias",)
     both = loaded("mine.yaml", "heads.a.weights=a.pth", "backbone.weights=b.pth")
-    assert both == {"backbone.weights": "b.pth", "heads.a.weights": "a.pth", "heads.b.weights": "whole.pth"}
+    assert both == {"backbone.weights": "b.pth", **rest}
 
 
 def test_a_weaker_head_is_kept_until_the_weights_are_read():
     """A model's weights may lack the head."""
     write("mine.yaml", f"backbone: {{name: vit}}\n{REST}")
-    for overrides in (["weights=w.pth", "heads.a.weights=a.pth"], ["weights=w.pth"]):
-        expected = dict(one.split("=") for one in overrides)
-        assert loaded("mine.yaml", *overrides) == expected
+    both = loaded("mine.yaml", "weights=w.pth", "heads.a.weights=a.pth")
+    assert both == {"weights": "w.pth", "heads.a.weights": "a.pth"}
 
 
 def test_weights_that_may_lack_the_backbone_leave_the_preset():
@@ -109,18 +105,15 @@ def test_weights_that_may_lack_the_backbone_leave_the_preset():
     assert loaded("start/detector", *overrides) == {"weights": "runs/det1", "backbone.weights": LITE}
 
 
-@pytest.mark.parametrize(
-    ("overrides", "both"),
-    [
+def test_two_typed_weights_of_the_same_tensors_are_an_error():
+    for overrides, both in (
         (("weights=a", "backbone.weights=b"), r"weights=a \(command line\) and backbone\.weights=b \(command line\)"),
         (("weights=a", "backbone={name: vit, weights: b}"), r"weights=a .* and backbone\.weights=b"),
         (("weights=a", "backbone.pretrained=true"), r"weights=a .* and backbone\.pretrained=true"),
         (("backbone.weights=a", "backbone.pretrained=true"), r"backbone\.weights=a .* and backbone\.pretrained=true"),
-    ],
-)
-def test_two_typed_weights_of_the_same_tensors_are_an_error(overrides, both):
-    with pytest.raises(ConfigError, match=both + ".* name weights of the same tensors. Fix: keep one"):
-        configs.load("start/detector", overrides)
+    ):
+        with pytest.raises(ConfigError, match=both + ".* name weights of the same tensors. Fix: keep one"):
+            configs.load("start/detector", overrides)
     assert loaded("start/detector", "weights=a", "backbone.weights=null")["weights"] == "a"
 
 

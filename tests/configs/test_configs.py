@@ -1,5 +1,6 @@
 """Every shipped config loads; those of scenes and papers build their models and train one step."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ PUBLISHED = sorted(
 )  # test_published.py and test_steps.py build them
 START = sorted(Path("configs/start").glob("*.yaml"))  # test_start_recipes.py runs them
 PAPERS = sorted(Path("configs/papers").glob("*.yaml"))
-PRETRAINING = sorted(Path("configs/pretrain").glob("*.yaml"))  # test_pretraining_recipes.py runs them
+PRETRAINING = sorted(Path("configs/pretrain").glob("*.yaml"))
 
 
 @pytest.mark.integration
@@ -27,37 +28,53 @@ def test_shipped_config_trains_one_step(path: Path, request: pytest.FixtureReque
     roots = {"coco": "objects", "label_maps": "labelled", "depth": "measured", "image_folder": "photos"}
     name = configs.load(path).data.name
     root = [f"data.root={request.getfixturevalue(roots[name])}"] if name in roots else []
-    one_step(configs.load(path, ["data.batch_size=2", "data.num_workers=0", *root]))
+    size = [] if path in PAPERS else ["data.image_size=96"]
+    one_step(configs.load(path, ["data.batch_size=2", "data.num_workers=0", *size, *root]))
 
 
-def test_the_evaluation_size_of_every_recipe_is_in_the_header_of_its_files() -> None:
+@pytest.mark.integration
+@pytest.mark.parametrize("path", PRETRAINING, ids=lambda path: path.stem)
+def test_pretrained_backbone_fits_the_detector_that_the_header_names(path: Path) -> None:
+    config = configs.load(path, ["data.batch_size=2", "data.num_workers=0"])
+    one_step(config)
+    named = re.search(r"densevit train (configs/[\w/]+\.yaml) backbone\.weights=", path.read_text())
+    assert named is not None and configs.load(named[1]).backbone == config.backbone
+
+
+@pytest.fixture(scope="module")
+def recipes() -> dict[str, configs.Config]:
+    """All recipes that are shipped, with their variants."""
+    paths = [*SHIPPED, *PUBLISHED, *START, *PRETRAINING, *PAPERS]
+    return {str(recipe): recipe.load() for recipe in with_variants(paths)}
+
+
+def test_the_evaluation_size_of_every_recipe_is_in_the_header_of_its_files(recipes: dict[str, configs.Config]) -> None:
     """`evaluation_bounds` gives `evaluation_size` to within the rounding of the short side times the aspect ratio."""
     wrong = []
-    for recipe in with_variants([*SHIPPED, *PUBLISHED, *START, *PAPERS]):
-        transform = build_evaluation_transform(recipe.load().data).transforms
+    sections = {str((one.data.transforms, one.data.image_size)): one.data for one in recipes.values()}
+    for text, section in sections.items():
+        transform = build_evaluation_transform(section).transforms
         bounds = transform.evaluation_bounds()
-        assert bounds is not None, recipe
+        assert bounds is not None, text
         for height, width in ((480, 640), (333, 250)):
-            sides = {
-                "height": height, "width": width, "short_side": min(height, width), "long_side": max(height, width)
-            }  # fmt: skip
+            sides = {"height": height, "width": width}
+            sides |= {"short_side": min(height, width), "long_side": max(height, width)}
             scale = min((bound / sides[key] for key, bound in bounds.items() if key in sides), default=1)
             size = (bounds.get("exact_height", round(height * scale)), bounds.get("exact_width", round(width * scale)))
             if size != pytest.approx(transform.evaluation_size(height, width), abs=2):
-                wrong.append(f"{recipe}: {size}")
+                wrong.append(f"{text}: {size}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_no_config_searches_for_unused_parameters_in_each_step() -> None:
+def test_no_config_searches_for_unused_parameters_in_each_step(recipes: dict[str, configs.Config]) -> None:
     """The tests of one training step show for each config that all trained parameters have a gradient."""
     from pytorch_lightning.strategies import DDPStrategy
 
     from densevit.training.loop.trainer import build_trainer
 
-    recipes = with_variants([*SHIPPED, *PUBLISHED, *START, *PRETRAINING, *PAPERS])
-    sections = {recipe: recipe.load().trainer for recipe in recipes}
-    assert not [recipe for recipe, section in sections.items() if section.strategy not in ("auto", "ddp")]
-    section = sections[recipes[0]].model_copy(update={"accelerator": "cpu", "devices": 2, "strategy": "ddp"})
+    sections = [one.trainer for one in recipes.values()]
+    assert {section.strategy for section in sections} <= {"auto", "ddp"}
+    section = sections[0].model_copy(update={"accelerator": "cpu", "devices": 2, "strategy": "ddp"})
     strategy = build_trainer(section).strategy
     assert isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters")
 

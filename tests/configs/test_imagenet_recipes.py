@@ -32,11 +32,8 @@ class Tokenizer(nn.Module):
         return (nn.functional.avg_pool2d(images.mean(1, keepdim=True), 16)[:, 0] * 15.99).long()
 
 
-def test_all_recipes_are_listed():
-    assert {path.stem for path in Path("configs/imagenet").glob("*.yaml")} == set(SETTINGS)
-
-
 def test_settings_are_the_published_ones() -> None:
+    assert {path.stem for path in Path("configs/imagenet").glob("*.yaml")} == set(SETTINGS)
     for name, (devices, images, lr, epochs, warmup) in SETTINGS.items():
         config = configs.load(f"configs/imagenet/{name}.yaml", [f"trainer.devices={devices}", "trainer.accumulate=1"])
         assert config.data.batch_size * devices == images, name
@@ -52,6 +49,8 @@ def test_settings_are_the_published_ones() -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_recipe_trains_one_step(name: str, photos: Path) -> None:
     smaller = [f"data.root={photos}", "data.batch_size=2", "data.num_workers=0", "data.image_size=64"]
+    if name == "simmim_swin_base":
+        smaller.append("backbone.variant=nano")
     if name == "beit_vit_base":
         smaller.append(f"method.tokenizer={{name: '{__name__}:Tokenizer'}}")
     if name == "deit_small_distilled":

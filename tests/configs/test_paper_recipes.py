@@ -19,7 +19,6 @@ from tests.configs.published import full_model, one_step
 from tests.configs.test_steps import SMALL_DETR
 
 RECIPES = sorted(Path("configs/paper").glob("*.yaml"))
-HEADS = {"coco": "detection", "ade20k": "segmentation", "nyu": "depth"}
 IMAGES = {"coco": 118_287, "ade20k": 20_210, "nyu": 24_231}
 STEPS = {  # on one GPU and on eight; with accumulation, the last step of an epoch of COCO has 12 images
     "coco": (12 * 7_393, 12 * 7_392),
@@ -54,10 +53,9 @@ class Tiny(densevit.Backbone):
 OWN = f"backbone.name={__name__}:Tiny"
 
 
-def classes_of(recipe: str) -> dict[str, list[Class]]:
-    return {"coco": {"detection": coco_classes()}, "ade20k": {"segmentation": segmentation_classes(150)}}.get(
-        recipe, {}
-    )
+CLASSES: dict[str, dict[str, list[Class]]] = {
+    "coco": {"detection": coco_classes()}, "ade20k": {"segmentation": segmentation_classes(150)}, "nyu": {}
+}  # fmt: skip
 
 
 def small(recipe: str, root: Path) -> list[str]:
@@ -71,11 +69,7 @@ def small(recipe: str, root: Path) -> list[str]:
     return [*SMALL[recipe], f"data.root={root}", "data.num_workers=0", f"data.image_size={SIZES[recipe]}"]
 
 
-def test_all_recipes_are_tested() -> None:
-    assert {path.stem for path in RECIPES} == set(HEADS)
-
-
-@pytest.mark.parametrize("backbone", [OWN, "backbone.name=mvit", "backbone.name=timm backbone.model=convnext_tiny"])
+@pytest.mark.parametrize("backbone", [OWN, "backbone.name=timm backbone.model=convnext_atto"])
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_another_backbone_has_its_own_options_and_the_protocol(path: Path, backbone: str) -> None:
     """Nothing of the published backbone is left: no frozen norms, layers, statistics or rates of single layers."""
@@ -84,7 +78,7 @@ def test_another_backbone_has_its_own_options_and_the_protocol(path: Path, backb
     assert config.backbone == BackboneSection(**given)
     for key in set(Config.model_fields) - {"backbone"}:
         assert getattr(config, key) == getattr(published, key), key
-    model = full_model(config, classes_of(path.stem))
+    model = full_model(config, CLASSES[path.stem])
     lr, backbone_lr = RATES[path.stem]
     for rate in rates_of(model, config.optim, learning_rate(config.optim, 16)):
         assert rate.lr == (backbone_lr if rate.name.startswith("backbone.") else lr), rate.name

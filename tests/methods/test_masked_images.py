@@ -1,13 +1,12 @@
 """Masks of patches, and the losses of SimMIM and BEiT on them."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import LossContext
@@ -98,10 +97,6 @@ def test_loss_of_simmim_is_the_mean_error_of_masked_values(backbone: str) -> Non
 
 # ---- BEiT ----
 
-TOKENIZER = '''
-import torch
-from torch import nn
-
 
 class Brightness(nn.Module):
     """The mean brightness of a cell in `vocabulary` steps."""
@@ -111,7 +106,7 @@ class Brightness(nn.Module):
         self.stride, self.vocabulary, self.crop = stride, vocabulary, crop
         self.weight = nn.Parameter(torch.ones(()))
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         images = nn.functional.pad(images, (0, -width % self.stride, 0, -height % self.stride))
         mean = nn.functional.avg_pool2d(self.weight * images.mean(1), self.stride)
@@ -119,25 +114,12 @@ class Brightness(nn.Module):
         return spread.long()[:, self.crop :]
 
 
-class Nothing(nn.Module):
-    pass
-'''
-
-
-@pytest.fixture
-def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "brightness_tokens.py").write_text(TOKENIZER)
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    return {"name": "brightness_tokens:Brightness"}
-
-
 @pytest.mark.parametrize(("backbone", "stride"), [("vit", 16), ("swin", 16), ("swin", 32)])
-def test_loss_of_beit_is_the_cross_entropy_of_masked_tokens(
-    backbone: str, stride: int, tokenizer: dict[str, Any]
-) -> None:
+def test_loss_of_beit_is_the_cross_entropy_of_masked_tokens(backbone: str, stride: int) -> None:
     """Patch by patch: -log softmax of the token of the unmasked image. The tokenizer is frozen."""
-    model, method = built("beit", backbone, tokenizer={**tokenizer, "stride": stride}, smallest_block=2)
+    model, method = built(
+        "beit", backbone, tokenizer={"name": f"{__name__}:Brightness", "stride": stride}, smallest_block=2
+    )
     model.eval()
     batch = batch_of(*SIZES)
     masked, _ = mask_patches(batch, stride, method.masking)
@@ -168,13 +150,13 @@ def test_loss_of_beit_is_the_cross_entropy_of_masked_tokens(
     [
         ({"name": "dalle"}, ConfigError, r"method\.tokenizer\.name is 'dalle'; a class as module:Class"),
         ({"name": "no_such_tokens:Dalle"}, PluginError, r"cannot be imported: No module named 'no_such_tokens'"),
-        ({"name": "brightness_tokens:Missing"}, PluginError, "cannot be imported"),
-        ({"name": "brightness_tokens:Nothing"}, PluginError, "no vocabulary and no stride"),
+        ({"name": f"{__name__}:Missing"}, PluginError, "cannot be imported"),
+        ({"name": "torch.nn:Identity"}, PluginError, "no vocabulary and no stride"),
         ({"stride": 14}, ConfigError, r"tokens of 14 pixels, but the features of Swin have strides \[4, 8, 16, 32\]"),
         ({"stride": 16, "crop": 1}, PluginError, r"tokens of shape \(2, 3, 6\).*\(2, 4, 6\) is expected"),
     ],
 )
-def test_wrong_tokenizers_are_errors(options: Any, error: type, message: str, tokenizer: dict[str, Any]) -> None:
+def test_wrong_tokenizers_are_errors(options: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        model, method = built("beit", tokenizer={**tokenizer, **options})
+        model, method = built("beit", tokenizer={"name": f"{__name__}:Brightness", **options})
         method.training_step(model, batch_of(*SIZES), LossContext())

@@ -60,10 +60,9 @@ def test_missing_labels_are_the_predictions_of_the_teacher(teacher_file: str) ->
         predictions = teacher.predictions(outputs, grids)
         maps = teacher.heads["surfaces"].maps(outputs["surfaces"], batch["images"].shape[2:]).softmax(1)
     assert all(own[0] == batch["targets"][0] for own in targets.values())
-    used = 0
+    assert max(float(one["scores"].max()) for one in predictions["detection"][1:]) >= 0.1
     for i in (1, 2):
         boxes, keep = predictions["detection"][i], predictions["detection"][i]["scores"] >= 0.1
-        used += int(keep.sum())
         merged = targets["objects"][i] | targets["surfaces"][i] | targets["depth"][i]
         assert torch.equal(merged["labels"], boxes["labels"][keep])
         size = torch.tensor([*merged["size"]]).flip(0).repeat(2)
@@ -73,7 +72,6 @@ def test_missing_labels_are_the_predictions_of_the_teacher(teacher_file: str) ->
         expected = torch.where(probability >= 0.1, index, 255)
         assert torch.equal(merged["semantic"].long(), expected)
         torch.testing.assert_close(merged["depth"], predictions["depth"][i]["depth"])
-    assert used > 0
 
 
 def test_losses_are_those_of_the_heads_on_the_filled_targets(teacher_file: str) -> None:
@@ -170,6 +168,5 @@ def test_heads_and_classes_without_teacher_are_an_error(teacher_file: str, tmp_p
 def test_training(teacher_file: str, tmp_path: Path) -> None:
     method = {"name": "output_distillation", "teacher": teacher_file, "score_threshold": 0.1}
     run = densevit.fit(config("swin", STUDENT, **method), run_dir=tmp_path / "run")
-    assert densevit.evaluate(run.path) == pytest.approx(run.metrics, rel=1e-6, nan_ok=True)
     assert not any(name.startswith("method.") for name in weights(run.path))  # the teacher is loaded again
     assert checkpoint(resume(run.path, ["trainer.max_steps=3"]))["global_step"] == 3

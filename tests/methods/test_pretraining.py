@@ -23,8 +23,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("backbone", ["swin", "vit"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "backbone"), [*dict.fromkeys(METHODS, "swin").items(), ("mae", "vit")])
 def test_every_parameter_in_use_gets_a_gradient(name: str, backbone: str) -> None:
     """Except those of a teacher, and norms of features that are not used."""
     model, method = built(name, backbone, **METHODS[name])
@@ -41,7 +40,7 @@ def test_every_parameter_in_use_gets_a_gradient(name: str, backbone: str) -> Non
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    ("name", "backbone"), [("mae", "vit"), ("mae", "swin"), ("simmim", "swin"), ("dino", "vit"), ("moco_v3", "swin")]
+    ("name", "backbone"), [("mae", "vit"), ("simmim", "swin"), ("dino", "vit"), ("moco_v3", "swin")]
 )
 def test_training_on_images_of_different_sizes(name: str, backbone: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
@@ -78,9 +77,8 @@ def test_training_on_images_of_different_sizes(name: str, backbone: str, tmp_pat
     ],
 )
 def test_wrong_options_are_errors(name: str, options: dict[str, Any], message: str) -> None:
-    backbone = "vit" if "patch" in options else "swin"
     with pytest.raises(ValueError, match=message):
-        built(name, backbone, **{**METHODS[name], **options})
+        built(name, "vit" if "patch" in options else "swin", **{**METHODS[name], **options})
 
 
 def test_one_image_has_no_contrast() -> None:

@@ -11,13 +11,33 @@ from PIL import Image
 MOST_BYTES = 5_000_000
 
 
-class _Page(HTMLParser):
-    def __init__(self) -> None:
+VOID = ("meta", "img", "br", "line", "polyline", "circle")
+
+
+class Page(HTMLParser):
+    """Parses a page, and fails on mismatched tags. links: without those into the page itself."""
+
+    def __init__(self, text: str) -> None:
         super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
         self.links: list[str] = []
+        self.feed(text)
+        assert self.open == []
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.links += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
+        links = [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
+        self.links += [link for link in links if not link.startswith("#")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip() and not {"style", "nav"} & {*self.open}:
+            self.texts.append(data.strip())
 
 
 def check_self_contained(path: Path) -> int:
@@ -26,9 +46,7 @@ def check_self_contained(path: Path) -> int:
     text = path.read_text(encoding="utf-8")
     assert len(text.encode()) < MOST_BYTES
     assert not re.search(r"https?://|url\(|@import|<script|<link|<iframe", text)
-    page = _Page()
-    page.feed(text)
-    links = [link for link in page.links if not link.startswith("#")]
+    links = Page(text).links
     for link in links:
         kind, _, content = link.partition(",")
         assert kind in ("data:image/jpeg;base64", "data:image/png;base64")

@@ -1,24 +1,25 @@
+"""Plots as SVG: lines, histograms and matrices, by the elements of the drawing."""
+
+import base64
+import io
 import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from densevit.interfaces import Plot
 from densevit.reporting import plots
 from densevit.reporting.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 
-SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "$<script>alert(1)</script>_{日本}&amp;"
 
 
 def paths(svg: str, color: str) -> list[list[tuple[float, float]]]:
     """The points of the lines of a colour."""
-    found = [
-        path
-        for path in ElementTree.fromstring(svg).iter()
-        if f"stroke: var(--{color}); stroke-w" in path.get("style", "")
-    ]
+    style = f"stroke: var(--{color}); stroke-w"
+    found = [path for path in ElementTree.fromstring(svg).iter() if style in path.get("style", "")]
     return [[(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", path.get("d"))] for path in found]
 
 
@@ -36,28 +37,15 @@ def test_axes_point_up_and_right_and_unit_axes_fill_the_frame():
     assert "0.0002" in labels and len({*labels}) == len(labels) >= 8
 
 
-@pytest.mark.parametrize(
-    "points",
-    [
-        [(5, 1)],
-        [(0, 1), (9, 1)],
-        [(n, (-1) ** n * 1e-9 * n) for n in range(5000)],
-        [(0, 1e30), (1, -1e30)],
-    ],
-)
-def test_a_curve_is_inside_its_frame(points: list[tuple[float, float]]):
-    [drawn] = paths(plots.lines({"a": points}), "c0")
-    assert len(drawn) >= min(len(points), 2) - 1
-    assert all(LEFT - 0.1 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in drawn)
+def test_a_curve_is_inside_its_frame():
+    small = [(n, (-1) ** n * 1e-9 * n) for n in range(5000)]
+    for points in ([(5, 1)], [(0, 1), (9, 1)], small, [(0, 1e30), (1, -1e30)]):
+        [drawn] = paths(plots.lines({"a": points}), "c0")
+        assert len(drawn) >= min(len(points), 2) - 1
+        assert all(LEFT - 0.1 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in drawn)
 
 
-def test_curves_have_the_colors_of_the_legend():
-    svg = plots.lines({"b": [(0, 1), (1, 2)], "c": [(0, 2), (1, 3)]}, order=["a", "b", "c"])
-    assert [len(paths(svg, f"c{n}")) for n in range(4)] == [0, 1, 1, 0]
-    assert "#" not in re.sub(r"href=\"#|&#", "", svg)  # each colour is the page's
-
-
-@pytest.mark.parametrize("name", [HOSTILE, "#2463c9", 'a id="b"', 'x="0.12345"', "xlink:href", "> <", "_"])
+@pytest.mark.parametrize("name", [HOSTILE, "#2463c9", 'a id="b"', "_"])
 def test_names_that_look_like_svg_are_shown_as_they_are(name: str):
     assert texts(plots.heat_map([name[:20], "b"], np.eye(2))).count(name[:20]) == 2
     if name == HOSTILE:
@@ -85,20 +73,13 @@ def test_a_histogram_has_a_bar_for_each_interval_with_values():
     assert heights[5] == pytest.approx(2 * heights[0], abs=0.2) == pytest.approx(6 * heights[9], abs=0.6)
 
 
-@pytest.mark.parametrize(("classes", "named", "numbers"), [(24, 24, 24 * 24), (80, 80, 0), (81, 0, 0)])
-def test_larger_matrices_have_no_numbers_and_then_no_names(classes: int, named: int, numbers: int):
-    svg = plots.heat_map([f"class {n}" for n in range(classes)], np.full((classes, classes), 1 / classes))
-    found = texts(svg)
-    assert len(found) == 2 * named + numbers
-    assert len(svg) < 200_000
+def test_larger_matrices_have_no_numbers_and_then_no_names():
+    for classes, shown in ((24, 2 * 24 + 24 * 24), (80, 2 * 80), (81, 0)):
+        svg = plots.heat_map([f"class {n}" for n in range(classes)], np.full((classes, classes), 1 / classes))
+        assert len(texts(svg)) == shown and len(svg) < 200_000
 
 
 def test_cells_of_a_matrix_are_blue_or_red_by_share():
-    import base64
-    import io
-
-    from PIL import Image
-
     assert texts(plots.heat_map(["a", "b"], np.array([[0.99999, 0.00001], [0, 1]])))[-3:] == [">99", "<1", "100"]
     svg = plots.heat_map(["a", "b"], np.array([[0.75, 0.25], [0.0, 1.0]]))
     with Image.open(io.BytesIO(base64.b64decode(re.search(r'base64,([^"]*)', svg)[1]))) as image:
@@ -109,12 +90,8 @@ def test_cells_of_a_matrix_are_blue_or_red_by_share():
 
 
 def test_a_plot_is_an_svg_file_of_its_own():
-    plot = Plot(
-        "recall", "precision", {"cat & <dog>": [(0, 1), (1, 0.5)], "_fox": [(0, 0.2)], "empty": []}, unit_axes=True
-    )
-    svg = plots.svg_file("precision-recall", plot)
-    root = ElementTree.fromstring(svg)
-    assert root.tag == f"{SVG}svg"
+    curves = {"cat & <dog>": [(0, 1), (1, 0.5)], "_fox": [(0, 0.2)], "empty": []}
+    svg = plots.svg_file("precision-recall", Plot("recall", "precision", curves, unit_axes=True))
     found = texts(svg)
     assert {"precision-recall", "recall", "precision", "cat & <dog>", "_fox"} <= {*found} and "empty" not in found
     assert "var(" not in svg and "prefers-color-scheme: dark" in svg  # other viewers than browsers know no variables

@@ -30,35 +30,24 @@ class Classifier(Head):
         return {"logits": self.layer(features[-1].mean((2, 3)))}
 
 
-def classifier(name: str, **options: Any) -> DenseModel:
-    with torch.device("meta"):
-        backbone = build_backbone(name, **options)
-        return DenseModel(backbone, {"classification": Classifier(backbone.channels, backbone.strides, ())})
-
-
-def with_head(name: str, backbone_name: str, options: dict[str, Any], **head: Any) -> DenseModel:
-    with torch.device("meta"):
-        backbone = build_backbone(backbone_name, **options)
-        return DenseModel(backbone, {"own": create_head(name, backbone.channels, backbone.strides, COCO, **head)})
-
-
-# Multiply-adds in G: He et al. 2016, Liu et al. 2021, Li et al. 2022, Dosovitskiy et al. 2021 (timm's count).
+# Multiply-adds in G: He et al. 2016, Liu et al. 2021, Dosovitskiy et al. 2021 (timm's count).
 # Activations in M: Radosavovic et al. 2020, table 4 (ResNet-50); the others as in timm's tables of results, of which
 # Swin's adds the 3.62 of attention's own products: 2401 scores and 1568 sums a window, head and block.
 @pytest.mark.parametrize(
-    ("name", "options", "size", "gmacs", "activations"),
+    ("name", "options", "gmacs", "activations"),
     [
-        ("resnet", {"depth": 50}, 224, 4.1, 11.1),
-        ("swin", {"variant": "tiny"}, 224, 4.5, 17.06 - 3.62),
-        ("mvit", {"variant": "tiny"}, 224, 4.7, None),
-        ("vit", {"variant": "base", "image_size": 224}, 224, 17.58 - 0.01, 16.5),
+        ("resnet", {"depth": 50}, 4.1, 11.1),
+        ("swin", {"variant": "tiny"}, 4.5, 17.06 - 3.62),
+        ("vit", {"variant": "base", "image_size": 224}, 17.58 - 0.01, 16.5),
     ],
 )
-def test_cost_matches_the_papers(name: str, options: dict[str, Any], size: int, gmacs: float, activations: float):
-    cost = model_cost(classifier(name, **options), (size, size))
+def test_cost_matches_the_papers(name: str, options: dict[str, Any], gmacs: float, activations: float):
+    with torch.device("meta"):
+        backbone = build_backbone(name, **options)
+        model = DenseModel(backbone, {"classification": Classifier(backbone.channels, backbone.strides, ())})
+    cost = model_cost(model, (224, 224))
     assert cost.multiply_adds / 1e9 == pytest.approx(gmacs, rel=0.015)
-    if activations is not None:
-        assert cost.activations / 1e6 == pytest.approx(activations, rel=0.01)
+    assert cost.activations / 1e6 == pytest.approx(activations, rel=0.01)
 
 
 def test_deformable_attention_counts_its_projections_and_its_sampling() -> None:
@@ -84,13 +73,16 @@ def test_fused_attention_in_evaluation_mode_is_counted(device: str) -> None:
 
 
 def test_modules_add_up() -> None:
-    model = with_head("detr", "swin", {"variant": "nano"}, num_queries=10)
+    with torch.device("meta"):
+        backbone = build_backbone("swin", variant="nano")
+        head = create_head("detr", backbone.channels, backbone.strides, COCO, num_queries=10)
+        model = DenseModel(backbone, {"own": head})
     cost = model_cost(model, (64, 96))
     by_name = {part.name: part for part in cost.modules()}
     assert set(by_name) == {name for name, _ in model.named_modules(remove_duplicate=False)}
-    backbone, head = by_name["backbone"], by_name["heads.own"]
-    assert cost.multiply_adds == backbone.multiply_adds + head.multiply_adds > 0
-    assert cost.activations == backbone.activations + head.activations > 0
+    parts = [by_name["backbone"], by_name["heads.own"]]
+    assert cost.multiply_adds == sum(part.multiply_adds for part in parts)
+    assert cost.activations == sum(part.activations for part in parts)
     stages = [by_name[f"backbone.stages.{i}"] for i in range(4)]
     assert by_name["backbone.stages"].multiply_adds == sum(stage.multiply_adds for stage in stages)
     assert by_name["backbone.patch_embed"] == Cost("backbone.patch_embed", 1568, 1568, 48 * 32 * 16 * 24, 32 * 16 * 24)
@@ -116,7 +108,6 @@ def test_a_plugin_that_reads_values_is_counted_on_its_own_device() -> None:
     cost = model_cost(model, (16, 24))
     assert cost.multiply_adds == 6 * 192 * 4 + 4000
     assert all(module.training for module in model.modules())
-    assert all(p.requires_grad for p in model.parameters())
-    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    assert {(p.device.type, p.requires_grad) for p in model.parameters()} == {("cpu", True)}
     with pytest.raises(DensevitError, match="cannot be counted from shapes alone"):
         model_cost(model.to("meta"), (16, 24))

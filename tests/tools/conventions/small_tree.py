@@ -62,36 +62,16 @@ densevit.checkpoints =
 """
 SECTIONS = ("BackboneSection", "HeadSection", "DataSection", "OptimSection", "TrainerSection", "InferenceSection")
 
+ENTRY = {"data": "scenes", "seeds": [0], "images": 2100, "scores": {"detection/AP": [0.512]}}
+SEEDS = {"seeds": [0, 1, 2], "scores": {"detection/AP": [0.49, 0.5, 0.51]}}
+START = {"images": 40, "scores": {}, "images_per_second": {"core": 8}}
 RESULTS: dict[str, dict[str, Any]] = {
     "processors": {"core": {"name": "a core", "kind": "AVX2"}},
     "data": {"scenes": {"title": "scenes", "held_out": "9 scenes"}},
     "trainings": {
-        "fcn": {
-            "group": "detection",
-            "data": "scenes",
-            "seeds": [0],
-            "scores": {"detection/AP": [0.512]},
-            "images": 2100,
-            "images_per_second": {"core": 5},
-        },
-        "fcn, three seeds": {
-            "group": "variants",
-            "recipe": "fcn",
-            "label": "three seeds",
-            "data": "scenes",
-            "seeds": [0, 1, 2],
-            "scores": {"detection/AP": [0.49, 0.5, 0.51]},
-            "images": 2100,
-        },
-        "start/fcn": {
-            "group": "starts",
-            "label": "20 steps",
-            "data": "scenes",
-            "seeds": [0],
-            "scores": {},
-            "images": 40,
-            "images_per_second": {"core": 8},
-        },
+        "fcn": {"group": "detection", **ENTRY, "images_per_second": {"core": 5}},
+        "fcn, three seeds": {"group": "variants", "recipe": "fcn", "label": "three seeds", **ENTRY, **SEEDS},
+        "start/fcn": {"group": "starts", "label": "20 steps", **ENTRY, **START},
     },
 }
 

@@ -60,33 +60,25 @@ def test_a_run_folder_brings_its_scores(tmp_path):
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     (run / "metrics.json").write_text(json.dumps({"segmentation/mIoU": 0.5}))
     mine, shipped = cases_of_configs([str(run), "dpt_swin"], [])
-    assert (mine.name, mine.metrics, shipped.name, shipped.metrics) == (
-        "mine", {"segmentation/mIoU": 0.5}, "dpt_swin", None,
-    )  # fmt: skip
+    assert (mine.name, mine.metrics) == ("mine", {"segmentation/mIoU": 0.5})
+    assert (shipped.name, shipped.metrics) == ("dpt_swin", None)
     found = {"depth/SqRel": 1.0, "depth/AbsRel_aligned_depth": 0.5}
     assert main_metrics(shipped.config(), found) == ["depth/AbsRel_aligned_depth"]
     assert main_metrics(mine.config(), mine.metrics) == ["segmentation/mIoU"]
 
 
-@pytest.mark.parametrize(
-    ("section", "found"),
-    [
-        ("{name: swin}", "random"),
-        ("{name: swin, weights: mine/swin.pth}", "mine/swin.pth"),
-        ("{name: timm, model: resnet18.a1_in1k, pretrained: true}", "resnet18.a1_in1k, pretrained"),
-        ("{name: timm, model: resnet18, pretrained: false}", "random"),
-    ],
-)
-def test_initial_weights_of_a_backbone(section, found, tmp_path):
-    (tmp_path / "mine.yaml").write_text(section)
-    [case] = cases_of_protocol(PROTOCOL, [str(tmp_path / "mine.yaml")], ["setr"], [])
-    assert setting_of(case.config()) == {
-        "data": "scenes",
-        "evaluated_data": {"name": "scenes", "split": "val", "image_size": "[128, 128]"},
-        "image_size": [128, 128],
-        "batch_size": 8,
-        "initial_weights": found,
-    }
+def test_the_setting_has_the_initial_weights_of_a_backbone(tmp_path):
+    data = {"name": "scenes", "split": "val", "image_size": "[128, 128]"}
+    setting = {"data": "scenes", "evaluated_data": data, "image_size": [128, 128], "batch_size": 8}
+    for section, found in {
+        "{name: swin}": "random",
+        "{name: swin, weights: mine/swin.pth}": "mine/swin.pth",
+        "{name: timm, model: resnet18.a1_in1k, pretrained: true}": "resnet18.a1_in1k, pretrained",
+        "{name: timm, model: resnet18, pretrained: false}": "random",
+    }.items():
+        (tmp_path / "mine.yaml").write_text(section)
+        [case] = cases_of_protocol(PROTOCOL, [str(tmp_path / "mine.yaml")], ["setr"], [])
+        assert setting_of(case.config()) == {**setting, "initial_weights": found}
 
 
 def test_a_replaced_rate_and_budget_are_the_only_ones():

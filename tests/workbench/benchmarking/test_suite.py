@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import densevit
 from densevit.cli import main
 
+HEADS = ("setr", "dpt")
 GIVEN = ["data.image_size=32", "data.train_length=8", "data.val_length=2", "data.batch_size=4"]
 
 
@@ -39,7 +40,7 @@ class Failing(Tiny):
 def run(tmp_path, **options):
     backbones = [f"{__name__}:{name}" for name in ("Failing", "Tiny")]
     options = {"batch_sizes": [2], "rounds": 5, "device": "cpu", **options}
-    return densevit.benchmark(overrides=GIVEN, backbones=backbones, heads=["setr", "dpt"], out=tmp_path, **options)
+    return densevit.benchmark(overrides=GIVEN, backbones=backbones, heads=[*HEADS], out=tmp_path, **options)
 
 
 @pytest.mark.integration
@@ -47,9 +48,7 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
     from densevit_workbench.benchmarking import suite, trainings
 
     found = run(tmp_path, train=True, images=8, rates=[1e-3])
-    assert list(found.errors) == [
-        f"Failing-{head}: {step}" for head in ("setr", "dpt") for step in ("cost", "training")
-    ]
+    assert list(found.errors) == [f"Failing-{head}: {step}" for head in HEADS for step in ("cost", "training")]
     assert "out of order" in found.errors["Failing-setr: cost"]
     tiny = found.results["Tiny-setr"]
     [backbone] = [part for part in tiny.cost["by_size"]["32x32"]["modules"] if part["name"] == "backbone"]
@@ -72,9 +71,7 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
 
     tried: list[str] = []
     monkeypatch.setattr(suite._Models, "build", lambda self, case: tried.append(case.name))
-    monkeypatch.setattr(
-        trainings, "fit", lambda config, run_dir, callbacks, resume_with: tried.append(run_dir.parent.name)
-    )
+    monkeypatch.setattr(trainings, "fit", lambda config, run_dir, **_: tried.append(run_dir.parent.name))
     again = run(tmp_path, train=True, images=8, rates=[1e-3])
     assert again.results["Tiny-setr"] == tiny
     assert set(tried) == {"Failing-setr", "Failing-dpt"}  # what is finished is not computed again
@@ -102,48 +99,36 @@ def test_a_stopped_benchmark_goes_on_with_the_same_command(tmp_path, monkeypatch
     recwarn.clear()
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     assert "".join(capfd.readouterr()).count(" step 3 ") == 2
-    assert (
-        len([one for one in recwarn if "is too little to learn" in str(one.message)]) == 1
-    )  # the same for both models
+    assert sum("is too little to learn" in str(one.message) for one in recwarn) == 1  # the same for both models
 
 
 @pytest.mark.integration
 def test_a_config_whose_data_is_elsewhere_has_80_classes(tmp_path):
-    found = densevit.benchmark(
-        ["scenes/dino_detr_swin"],
-        ["data=configs/data/coco.yaml", "data.root=/nowhere"],
-        sizes=[(32, 64)],
-        batch_sizes=[1],
-        modes=["bf16"],
-        rounds=5,
-        device="cpu",
-        out=tmp_path,
-    )
+    options = {"sizes": [(32, 64)], "batch_sizes": [1], "modes": ["bf16"], "rounds": 5, "device": "cpu"}
+    data = ["data=configs/data/coco.yaml", "data.root=/nowhere"]
+    found = densevit.benchmark(["scenes/dino_detr_swin"], data, **options, out=tmp_path)
     assert found.errors == {}
     case = found.results["dino_detr_swin"]
     assert case.cost["assumed_classes"] == 80
     assert list(case.timings) == ["cpu bf16 1 x 32x64"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "give configs, or backbones and heads"),
-        (["--backbones", "swin"], "give backbones and heads together"),
-        (["no_such"], "there is no config file 'no_such'"),
-        (["detr_swin", "--modes", "fp8"], "there is no mode 'fp8'"),
-        (["detr_swin", "--sizes", "12y"], "expected a side, or HEIGHTxWIDTH"),
-        (["detr_swin", "--batches", "0"], "expected a positive number"),
-        (["detr_swin", "--rounds", "0"], "at least 1"),
-        (["detr_swin", "--device", "tpu9"], "device tpu9"),
-        (["detr_swin", "--seeds", "0,1"], "seeds are for trainings"),
-        (["detr_swin", "--train", "--seeds", "1,1"], "a seed is given twice: 1, 1"),
-        (["detr_swin", "--train", "--seeds", "0,-1"], "expected whole numbers of 0 or more"),
-    ],
-)
-def test_wrong_arguments_exit_with_2(arguments, message, capsys, tmp_path):
-    assert main(["benchmark", *arguments, "--out", str(tmp_path / "new")]) == 2
-    assert message in capsys.readouterr().err
+def test_wrong_arguments_exit_with_2(capsys, tmp_path):
+    for arguments, message in {
+        "": "give configs, or backbones and heads",
+        "--backbones swin": "give backbones and heads together",
+        "no_such": "there is no config file 'no_such'",
+        "detr_swin --modes fp8": "there is no mode 'fp8'",
+        "detr_swin --sizes 12y": "expected a side, or HEIGHTxWIDTH",
+        "detr_swin --batches 0": "expected a positive number",
+        "detr_swin --rounds 0": "at least 1",
+        "detr_swin --device tpu9": "device tpu9",
+        "detr_swin --seeds 0,1": "seeds are for trainings",
+        "detr_swin --train --seeds 1,1": "a seed is given twice: 1, 1",
+        "detr_swin --train --seeds 0,-1": "expected whole numbers of 0 or more",
+    }.items():
+        assert main(["benchmark", *arguments.split(), "--out", str(tmp_path / "new")]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_the_command_prints_json_alone_and_measures_a_changed_config_again(capsys, tmp_path):

@@ -20,12 +20,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pycocotools_reads_the_annotations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    split = "train"
-    dataset = Scenes(split, image_size=(64, 96), seed=5, train_length=6, val_length=6)
-    coco = COCO(folder / "annotations" / f"{split}.json")
-    assert [one["name"] for one in coco.loadCats([1, 2, 3, 4, 5, 6, 7, 8])] == [
-        one.name for one in dataset.classes["detection"]
-    ]
+    dataset = Scenes("train", image_size=(64, 96), seed=5, train_length=6, val_length=6)
+    coco = COCO(folder / "annotations" / "train.json")
+    names = [one["name"] for one in coco.loadCats([*range(1, 9)])]
+    assert names == [one.name for one in dataset.classes["detection"]]
     assert coco.getImgIds() == [1, 2, 3, 4, 5, 6]
     for index in range(6):
         targets = dataset[index]["targets"]

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +37,9 @@ class Windows(densevit.Backbone):
 
 class Derived(Windows):
     """A subclass."""
+
+
+NAME = f"{Windows.__module__}.Windows"
 
 
 def of_backbone(backbone: densevit.Backbone) -> DenseModel:
@@ -80,12 +82,10 @@ FIGURES = """
 """
 
 
-@pytest.mark.parametrize("kind", [Windows, Derived])
-def test_an_inspector_with_the_name_of_a_class_is_used_for_its_parts(kind, install):
-    assert densevit.inspect(of_backbone(kind()), IMAGE).layers == []  # its windows are not those of a global layer
-    name = f"{Windows.__module__}.Windows"
-    install("theirs", f"[densevit.inspectors]\n{name} = ti_windows:WindowsInspector\n", {"ti_windows.py": WINDOWS})
-    [layer] = densevit.inspect(of_backbone(kind()), IMAGE).layers
+def test_an_inspector_with_the_name_of_a_class_is_used_for_its_parts(install):
+    assert densevit.inspect(of_backbone(Derived()), IMAGE).layers == []  # its windows are not those of a global layer
+    install("theirs", f"[densevit.inspectors]\n{NAME} = ti_windows:WindowsInspector\n", {"ti_windows.py": WINDOWS})
+    [layer] = densevit.inspect(of_backbone(Derived()), IMAGE).layers
     assert (layer.name, layer.window, layer.query_grid) == ("attention", 2, (4, 6))
     assert layer.query_cells[1].tolist() == [2, 3, 8, 9]
 
@@ -95,10 +95,8 @@ def test_named_inspectors_add_their_figures_and_leave_no_hooks(install, tmp_path
     model = of_backbone(Windows())
     assert not any(densevit.inspect(model, IMAGE).figures.values())
     found = densevit.inspect(model, IMAGE, inspectors=["strides"])
-    assert {part: [one.name for one in own] for part, own in found.figures.items()} == {
-        "backbone": ["strides"],
-        "heads.detection": [],
-    }
+    figures = {part: [one.name for one in own] for part, own in found.figures.items()}
+    assert figures == {"backbone": ["strides"], "heads.detection": []}
     assert not any(module._forward_hooks for module in model.modules())
     files = {path.name: path for path in found.save(tmp_path)}
     with Image.open(files["strides-backbone.png"]) as png:
@@ -139,17 +137,14 @@ def test_a_failing_inspector_is_named(method, body, message, install):
         def {method}(self, part, recorded=None, *others):
             {body}
     """
-    name = f"{Windows.__module__}.Windows"
-    install("wrong", f"[densevit.inspectors]\n{name} = ti_wrong:Wrong\n", {"ti_wrong.py": source})
+    install("wrong", f"[densevit.inspectors]\n{NAME} = ti_wrong:Wrong\n", {"ti_wrong.py": source})
     with pytest.raises(densevit.PluginError, match=message):
         densevit.inspect(of_backbone(Windows()), IMAGE)
 
 
 def test_a_broken_inspector_is_an_error_only_where_it_is_used(install):
-    entry_points = (
-        "[densevit.inspectors]\nbroken = ti_broken:Gone\nstrangers.Net = ti_broken:Gone\nlist = builtins:list"
-    )
-    install("broken", entry_points, {"ti_broken.py": "raise RuntimeError('no colours')"})
+    entries = "[densevit.inspectors]\nbroken = ti_broken:Gone\nstrangers.Net = ti_broken:Gone\nlist = builtins:list"
+    install("broken", entries, {"ti_broken.py": "raise RuntimeError('no colours')"})
     model = of_backbone(Windows())
     assert densevit.inspect(model, IMAGE).filters is not None
     for name, message in {
@@ -171,23 +166,21 @@ def test_built_in_inspectors_have_the_names_of_classes():
         assert isinstance(getattr(importlib.import_module(module), name), type), plugin.name
 
 
-def inspected(name: str, **options: Any) -> str:
-    head = densevit.create_head(name, (16,), (16,), CLASSES, **options)
-    return type(inspector_of(head)).__name__
-
-
 def test_objects_are_shown_of_detectors_with_one_map_only():
-    assert [inspected(name) for name in ("detr", "dab_detr", "ddq")] == ["DetrInspector"] * 3
-    assert [inspected(name) for name in ("detr_panoptic", "deformable_detr", "setr")] == ["Inspector"] * 3
+    names = ("detr", "dab_detr", "ddq", "detr_panoptic", "deformable_detr", "setr")
+    found = [type(inspector_of(densevit.create_head(name, (16,), (16,), CLASSES))).__name__ for name in names]
+    assert found == ["DetrInspector"] * 3 + ["Inspector"] * 3
 
 
-@pytest.mark.parametrize("positions", ["learned", "sine2d", "rotary"])
+def vit(positions):
+    return densevit.create_backbone("vit", variant="nano", patch_size=8, image_size=32, positions=positions)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sine2d"])
 def test_positions_of_a_vit_are_those_added_to_its_cells(positions):
-    backbone = densevit.create_backbone("vit", variant="nano", patch_size=8, image_size=32, positions=positions)
+    assert inspector_of(rotary := vit("rotary")).positions(rotary) is None
+    backbone = vit(positions)
     found = inspector_of(backbone).positions(backbone)
-    if positions == "rotary":
-        assert found is None
-        return
     tokens: list[Tensor] = []
     backbone.blocks[0].register_forward_pre_hook(lambda module, inputs: tokens.append(inputs[0]))
     backbone.eval()(torch.zeros(1, 3, 32, 32))

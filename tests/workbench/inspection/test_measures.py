@@ -6,15 +6,9 @@ import torch
 from torch import Tensor
 
 import densevit
+from densevit_workbench.inspection import measures
 from densevit_workbench.inspection.attention_layers import PADDING, global_layer, windowed_layer
-from densevit_workbench.inspection.measures import (
-    dense_attention,
-    mean_attention_distance,
-    position_similarity,
-    principal_components,
-    query_maps,
-    rollout,
-)
+from densevit_workbench.inspection.measures import dense_attention, mean_attention_distance, query_maps, rollout
 from densevit_workbench.inspection.parts import inspector_of
 from densevit_workbench.inspection.recording import recorded_attention
 
@@ -33,20 +27,12 @@ def test_distance_equals_brute_force_in_shifted_windows():
     grid, size, window, shift = (5, 7), (40, 56), 4, 2
     layer = windowed_layer("a", weights(4, 3, 16, 16), grid, window, shift)
     totals = np.zeros((3, 35))
-    for g in range(4):
-        for q in range(16):
-            query = int(layer.query_cells[g, q])
-            if query == PADDING:
-                continue
-            for head in range(3):
-                mass = distance = 0.0
-                for k in range(16):
-                    key = int(layer.key_cells[g, k])
-                    if key != PADDING:
-                        w = float(layer.weights[g, head, q, k])
-                        mass += w
-                        distance += w * 8 * float(np.hypot(query // 7 - key // 7, query % 7 - key % 7))
-                totals[head, query] = distance / mass
+    for g, q in np.argwhere(layer.query_cells.numpy() != PADDING):
+        query, keys = int(layer.query_cells[g, q]), layer.key_cells[g].numpy()
+        distances = 8 * np.hypot(query // 7 - keys // 7, query % 7 - keys % 7)
+        for head in range(3):
+            inside = np.where(keys == PADDING, 0, layer.weights[g, head, q].numpy())
+            totals[head, query] = np.average(distances, weights=inside)
     np.testing.assert_allclose(mean_attention_distance(layer, size).numpy(), totals.mean(1), rtol=1e-5)
 
 
@@ -121,7 +107,7 @@ def test_query_map_is_the_row_of_the_cell_at_the_point():
 
 def test_principal_components_are_the_eigenvectors_of_the_covariance():
     filters = torch.randn(64, 3, 2, 2) * torch.arange(1, 13).view(3, 2, 2)
-    found = principal_components(filters, 3)
+    found = measures.principal_components(filters, 3)
     rows = filters.flatten(1).double().numpy()
     vectors = np.linalg.eigh(np.cov(rows.T))[1][:, ::-1].T[:3]
     for component, vector in zip(found, vectors, strict=True):
@@ -132,4 +118,4 @@ def test_principal_components_are_the_eigenvectors_of_the_covariance():
 
 def test_position_similarity_is_the_cosine():
     embeddings = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[-3.0, 0.0], [1.0, 1.0]]])
-    assert position_similarity(embeddings)[0, 0].flatten().tolist() == pytest.approx([1, 0, -1, 0.5**0.5])
+    assert measures.position_similarity(embeddings)[0, 0].flatten().tolist() == pytest.approx([1, 0, -1, 0.5**0.5])

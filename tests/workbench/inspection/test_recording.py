@@ -1,4 +1,4 @@
-"""Recorded attention beside that of transformers, timm and torch, with the same weights."""
+"""Recorded attention beside that of transformers and torch, with the same weights."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import densevit
-from densevit.layers.attention import MultiHeadAttention
 from densevit_workbench.inspection.parts import inspector_of
 from densevit_workbench.inspection.recording import attention_weights, recorded_attention
 
@@ -36,9 +35,8 @@ def test_swin_equals_transformers(tmp_path):
     theirs.save_pretrained(tmp_path)
     ours = densevit.create_backbone("swin", variant="tiny", weights=tmp_path).eval()
     images = torch.randn(1, 3, 240, 240)
-    with torch.no_grad():
-        expected = theirs(images, output_attentions=True).attentions
     with torch.no_grad(), recorded_attention(ours) as found:
+        expected = theirs(images, output_attentions=True).attentions
         ours(images)
     layers = inspector_of(ours).attention(ours, found, (240, 240))
     assert len(layers) == 12
@@ -48,34 +46,10 @@ def test_swin_equals_transformers(tmp_path):
         torch.testing.assert_close(layer.weights, weights, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("keys", [9, 1500])  # written out and fused, see `densevit.layers.attention`
-def test_multi_head_attention_equals_torch(keys):
-    ours, theirs = MultiHeadAttention(32, 4).eval(), nn.MultiheadAttention(32, 4, batch_first=True).eval()
-    projections = [ours.query, ours.key, ours.value]
-    theirs.load_state_dict(
-        {
-            "in_proj_weight": torch.cat([one.weight for one in projections]),
-            "in_proj_bias": torch.cat([one.bias for one in projections]),
-            "out_proj.weight": ours.output.weight,
-            "out_proj.bias": ours.output.bias,
-        }
-    )
-    query, memory = torch.randn(1, 5, 32), torch.randn(1, keys, 32)
-    with torch.no_grad():
-        expected = theirs(query, memory, memory, average_attn_weights=False)[1]
-    [(name, weights)] = recorded(ours, query, memory, memory)
-    assert name == ""
-    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-6)
-    [(_, weights)] = recorded(theirs, query, memory, memory)
-    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-6)
-
-
 def test_a_fused_layer_of_torch_is_recorded_in_evaluation_mode():
     layer = nn.TransformerEncoderLayer(16, 2, 8, batch_first=True).eval()
-    assert [(name, weights.shape) for name, weights in recorded(layer, torch.randn(1, 6, 16))] == [
-        ("self_attn", (1, 2, 6, 6))
-    ]
-    assert torch.backends.mha.get_fastpath_enabled()
+    [(name, weights)] = recorded(layer, torch.randn(1, 6, 16))
+    assert (name, weights.shape) == ("self_attn", (1, 2, 6, 6)) and torch.backends.mha.get_fastpath_enabled()
 
 
 @pytest.mark.parametrize("kind", ["bias", "bool", "causal", "scale", "grouped"])

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from densevit.data.build import create_dataset
-from densevit.data.datasets.paired_files import IMAGES
 from densevit.errors import ConfigError, DataError
 from densevit_workbench.interchange.annotated import Annotated
 from densevit_workbench.interchange.convert import convert_dataset
 from densevit_workbench.interchange.faults import Faults
 from densevit_workbench.interchange.voc import read_voc
+from tests.workbench.interchange.files import image, write
 
 WIDTH, HEIGHT = 64, 48
 LINE = "0 0.5 0.5 0.5 0.5\n"
@@ -24,18 +24,6 @@ XML = (
     "<size><width>64</width><height>48</height><depth>3</depth></size><object><name>cat</name><bndbox><xmin>{}</xmin>"
     "<ymin>{}</ymin><xmax>48</xmax><ymax>36</ymax></bndbox></object></annotation>"
 )
-
-
-def image(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (WIDTH, HEIGHT), (sum(path.name.encode()) % 200, 10, 10)).save(path, format="JPEG")
-    return path
-
-
-def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode(encoding))
-    return path
 
 
 def xml(filename: str, first: int = 1) -> str:
@@ -62,10 +50,8 @@ def root(tmp_path: Path) -> Path:
 
 # ---- YOLO ----
 
-CVAT = ["classes = 1", "train = data/train.txt", "valid = data/valid.txt", "names = data/obj.names", "backup = backup/"]
-ROBOFLOW = (
-    "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\nnc: 1\nnames: ['cat']\nroboflow: {v: 1}\n"
-)
+CVAT = "classes = 1\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\nbackup = backup/"
+ROBOFLOW = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: ['cat']\nroboflow: {v: 1}\n"
 YOLO_SETS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, list[str]]]] = {
     # images with their label files, other files, and the images of each split
     "darknet of CVAT, packed from data/": (
@@ -74,20 +60,18 @@ YOLO_SETS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, list[str]]]
             "train.txt": "data/obj_train_data/a.jpg\n",
             "valid.txt": "data/obj_valid_data/b.jpg\n",
             "obj.names": "cat\n",
-            "obj.data": "\n".join(CVAT),
+            "obj.data": CVAT,
         },
         {"train": ["a.jpg"], "val": ["b.jpg"]},
     ),
     "Roboflow": (
         {
-            **{
-                f"{split}/images/{split}_jpg.rf.5f2b.jpg": f"{split}/labels/{split}_jpg.rf.5f2b.txt"
-                for split in ("train", "valid", "test")
-            },
-            "../train/images/of_another_set.jpg": "",  # the path as it is written
-        },
-        {"README.roboflow.txt": "cats - v1\n===========\n", "data.yaml": ROBOFLOW},
-        {"train": ["train_jpg.rf.5f2b.jpg"], "val": ["valid_jpg.rf.5f2b.jpg"], "test": ["test_jpg.rf.5f2b.jpg"]},
+            f"{one}/images/{one}_jpg.rf.5f2b.jpg": f"{one}/labels/{one}_jpg.rf.5f2b.txt"
+            for one in ("train", "valid", "test")
+        }
+        | {"../train/images/of_another_set.jpg": ""},  # the path as it is written
+        {"README.roboflow.txt": "cats - v1\n", "data.yaml": ROBOFLOW},
+        {"train": ["train_jpg.rf.5f.jpg"], "val": ["valid_jpg.rf.5f.jpg"], "test": ["test_jpg.rf.5f.jpg"]},
     ),
     "old scripts, with paths of another machine": (
         {f"obj/{name}.jpg": f"obj/{name}.txt" for name in ("a", "b", "c d")},
@@ -115,19 +99,6 @@ def test_sets_of_yolo_as_tools_write_them(name: str, root: Path, recwarn: pytest
     assert not recwarn.list
 
 
-def test_images_of_every_suffix(root: Path, recwarn: pytest.WarningsRecorder):
-    xmls = root.parent / "voc" / "in"
-    for number, suffix in enumerate((*IMAGES, ".JPG")):
-        for folder in (root, xmls):
-            image(folder / f"{number}{suffix}")
-        write(root / f"{number}.txt", LINE)
-        write(xmls / f"{number}.xml", xml(f"{number}{suffix}"))
-    write(root / "classes.txt", "cat\n")
-    for format, folder in {"yolo": root, "voc": xmls}.items():
-        assert sum(map(len, names(convert(format, folder)).values())) == len(IMAGES) + 1
-    assert not recwarn.list
-
-
 def test_a_folder_images_above_the_set_means_nothing(tmp_path: Path, recwarn: pytest.WarningsRecorder):
     for number, place in enumerate(("{split}/{name}.txt", "labels/{split}/{name}.txt", "{split}/labels/{name}.txt")):
         root = tmp_path / "images" / str(number) / "in"
@@ -150,21 +121,13 @@ def small(root: Path) -> Path:
     return root
 
 
-def test_a_source_that_is_itself_the_folder_images(small: Path):
-    (small / "classes.txt").rename(small / "images" / "classes.txt")
-    assert names(convert("yolo", small / "images")) == {"train": ["a.jpg"], "val": ["a.jpg"]}
-
-
-@pytest.mark.parametrize(
-    ("line", "kind"),
-    [(f"{LINE.strip()} 0.87", "box"), ("0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75 0.9", "polygon")],
-)
-def test_confidences_of_predictions_are_dropped_and_counted(small: Path, line: str, kind: str):
-    for split in ("train", "val"):
-        write(small / "labels" / split / "a.txt", line)
+def test_confidences_of_predictions_are_dropped_and_counted(small: Path):
+    write(small / "labels" / "train" / "a.txt", f"{LINE.strip()} 0.87")
+    write(small / "labels" / "val" / "a.txt", "0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75 0.9")
     with pytest.warns(UserWarning, match=r"2 confidences found: 0 used, 2 left out"):
         result = convert("yolo", small)
-    assert (result.splits["train"][0].objects[0].segmentation is not None) == (kind == "polygon")
+    found = [result.splits[split][0].objects[0].segmentation is not None for split in ("train", "val")]
+    assert found == [False, True], "a box and a polygon"
     write(small / "labels" / "train" / "a.txt", f"{LINE.strip()} 7")  # a track's number
     with pytest.raises(DataError, match=r"a\.txt, line 1: 6 numbers"):
         convert_dataset("yolo", small, small.with_name("other"))
@@ -192,10 +155,10 @@ def test_missing_files_of_a_list_are_counted_or_errors(small: Path):
 # ---- VOC ----
 
 
-def voc(root: Path, first: int = 1, suffix: str = ".jpg") -> Path:
+def voc(root: Path, first: int = 1) -> Path:
     for split, name in (("train", "a"), ("val", "b")):
-        image(root / "JPEGImages" / f"{name}{suffix}")
-        write(root / "Annotations" / f"{name}.xml", xml(f"{name}{suffix}", first))
+        image(root / "JPEGImages" / f"{name}.jpg")
+        write(root / "Annotations" / f"{name}.xml", xml(f"{name}.jpg", first))
         write(root / "ImageSets" / "Main" / f"{split}.txt", f"{name}\n")
     return root
 
@@ -254,20 +217,13 @@ def test_a_list_trainval_is_of_train(root: Path):
     assert names(read_voc(root, Faults())) == {"train": ["a.jpg"], "val": ["b.jpg"]}
 
 
-def test_voc_images_named_in_xml_files_of_other_names(root: Path):
-    for split in ("train", "val"):
-        image(root / "images" / split / f"IMG {split}.JPG")
-        write(root / "annotations" / split / "0.xml", xml(f"IMG%20{split}.JPG"))
-    assert names(convert("voc", root)) == {"train": ["IMG train.JPG"], "val": ["IMG val.JPG"]}
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "gb2312", "utf-8 as utf-16"])
-def test_encodings_of_xml_files(root: Path, encoding: str):
-    voc(root)
-    name = "猫" if encoding == "gb2312" else "Käfer"
-    written, _, declared = encoding.partition(" as ")
-    for file in (root / "Annotations").glob("*.xml"):
-        declaration = f'<?xml version="1.0" encoding="{declared or written.removesuffix("-sig")}"?>\n'
+@pytest.mark.parametrize(
+    ("written", "declared", "name"),
+    [("utf-8-sig", "utf-8", "Käfer"), ("gb2312",) * 2 + ("猫",), ("utf-8", "utf-16", "Käfer")],
+)
+def test_encodings_of_xml_files(root: Path, written: str, declared: str, name: str):
+    for file in (voc(root) / "Annotations").glob("*.xml"):
+        declaration = f'<?xml version="1.0" encoding="{declared}"?>\n'
         write(file, declaration + file.read_text().replace("cat", name), written)
     assert convert("voc", root).classes == (name,)
 
@@ -282,14 +238,15 @@ def labelme(root: Path, paths: list[str]) -> Path:
     return root
 
 
-def test_windows_paths_of_labelme(root: Path):
+def test_windows_paths_and_percents(root: Path):
     labelme(root, ["C:\\Users\\other\\a.jpg", "..\\photos\\b.jpg", "..\\photos\\my%20c.jpg"])
     for name in ("json/a.jpg", "photos/b.jpg", "photos/my c.jpg"):
         image(root / name)
     assert sum(map(len, names(convert("labelme", root)).values())) == 3
-
-
-# ---- COCO ----
+    other = coco(root.parent / "coco" / "in", ["camera 1\\a.jpg", "b%20c.jpg"])
+    image(other / "train" / "camera 1" / "a.jpg")
+    image(other / "val" / "b c.jpg")
+    assert names(convert("coco", other)) == {"train": ["a.jpg"], "val": ["b c.jpg"]}
 
 
 def coco(root: Path, file_names: list[str]) -> Path:
@@ -301,13 +258,6 @@ def coco(root: Path, file_names: list[str]) -> Path:
         }
         write(root / f"{split}.json", json.dumps(document))
     return root
-
-
-def test_file_names_of_coco_with_backslashes_and_percents(root: Path):
-    coco(root, ["camera 1\\a.jpg", "b%20c.jpg"])
-    image(root / "train" / "camera 1" / "a.jpg")
-    image(root / "val" / "b c.jpg")
-    assert names(convert("coco", root)) == {"train": ["a.jpg"], "val": ["b c.jpg"]}
 
 
 # ---- byte-order marks and accents ----
@@ -352,9 +302,7 @@ def test_boxes_of_rotated_photos_with_their_stored_size(tmp_path: Path, format: 
         document = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "cat"}]}
         write(tmp_path / "in" / "result.json", json.dumps(document))
     result = convert_dataset(format, tmp_path / "in", tmp_path / "out", {"train": 1})
-    assert [list(one.bbox) for images in result.splits.values() for image in images for one in image.objects] == [
-        box
-    ] * 2
+    assert [list(one.bbox) for image in result.splits["train"] for one in image.objects] == [box] * 2
     with pytest.warns(UserWarning, match="upright"):
         dataset = create_dataset("coco", "train", root=str(tmp_path / "out"), annotations="train.json", images="train")
     assert dataset[0]["image"].shape == (3, 64, 48) and dataset[0]["targets"]["boxes"].tolist() == [[10, 50, 30, 60]]

@@ -7,28 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from densevit.cli import main
 from densevit.errors import DataError
 from densevit_workbench.interchange.convert import convert_dataset
+from tests.workbench.interchange.files import image, write
 
-WIDTH, HEIGHT = 64, 48
+NAN = float("nan")
 IMAGE_SUFFIXES = (".jpg", ".png", ".heic")
-
-
-def image(path: Path, damaged: bool = False) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (WIDTH, HEIGHT), (ord(path.name[0]), 10, 10)).save(path)
-    if damaged:
-        path.write_bytes(path.read_bytes()[:60])
-    return path
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
 
 
 def files(root: Path, *suffixes: str) -> list[Path]:
@@ -48,9 +34,8 @@ def yolo(root: Path) -> tuple[int, int, int]:
         image(root / "images" / f"{name}.jpg")
         write(root / "labels" / f"{name}.txt", "0 0.5 0.5 0.5 0.5\n")
     link(root, "images/train/cam", root.parent / "store")
-    write(
-        root / "labels" / "train" / "b.txt", "0 0.5 0.5 0.5 0.5 0.75\n0 0.5 0.5 0 0.5\n0 30 10 20 20\n0 nan 0.5 0.5 0.5"
-    )
+    wrong = "0 0.5 0.5 0.5 0.5 0.75\n0 0.5 0.5 0 0.5\n0 30 10 20 20\n0 nan 0.5 0.5 0.5"
+    write(root / "labels" / "train" / "b.txt", wrong)
     image(root / "images" / "train" / "damaged.jpg", damaged=True)
     write(root / "labels" / "train" / "damaged.txt", "0 0.5 0.5 0.5 0.5\n0 0.5 0.5 0.5 0.5\n")
     image(root / "images" / "train" / "unlabelled.jpg")
@@ -79,7 +64,7 @@ def voc(root: Path) -> tuple[int, int, int]:
     good = (1, 1, 20, 20)
     wrong = [(20, 20, 10, 10), (100, 1, 120, 20), ("nan", 1, 20, 20), (1, 1, 20)]
     for name in ("a", "b", "c", "damaged", "unlisted"):
-        image(root / "JPEGImages" / f"{name}.jpg", name == "damaged")
+        image(root / "JPEGImages" / f"{name}.jpg", damaged=name == "damaged")
         write(root / "Annotations" / f"{name}.xml", xml([good] + (wrong if name == "b" else [good])))
     link(root, "Annotations", root.parent / "store")
     image(root / "JPEGImages" / "unlabelled.jpg")
@@ -95,17 +80,12 @@ def voc(root: Path) -> tuple[int, int, int]:
 
 def labelme(root: Path) -> tuple[int, int, int]:
     square = {"label": "cat", "shape_type": "rectangle", "points": [[1, 1], [20, 20]]}
-    wrong = [
-        {"label": "cat", "shape_type": "point", "points": [[1, 1]]},
-        {"label": "cat", "shape_type": "linestrip", "points": [[1, 1], [9, 9]]},
-        {"label": "cat", "shape_type": "polygon", "points": [[1, 1], [9, 9]]},
-        {"label": "cat", "shape_type": "rectangle", "points": [[1, 1], [1, 9]]},
-        {"label": "cat", "shape_type": "rectangle", "points": [[100, 1], [120, 9]]},
-        {"label": "cat", "shape_type": "rectangle", "points": [[float("nan"), 1], [1, 9]]},
-    ]
+    wrong = [square | {"shape_type": kind, "points": [[1, 1], [9, 9]]} for kind in ("linestrip", "polygon")]
+    wrong.append(square | {"shape_type": "point", "points": [[1, 1]]})
+    wrong += [square | {"points": points} for points in ([[1, 1], [1, 9]], [[100, 1], [120, 9]], [[NAN, 1], [1, 9]])]
     for name in ("train/a", "train/b", "val/c", "train/damaged", "unlisted"):
         shapes = [square] + (wrong if name == "train/b" else [square])
-        file = image(root / f"{name}.jpg", "damaged" in name)
+        file = image(root / f"{name}.jpg", damaged="damaged" in name)
         write(root / f"{name}.json", json.dumps({"shapes": shapes, "imagePath": file.name}))
     link(root, "val", root.parent / "store")
     image(root / "train" / "unlabelled.jpg")
@@ -118,21 +98,13 @@ def labelme(root: Path) -> tuple[int, int, int]:
 
 
 def coco(root: Path) -> tuple[int, int, int]:
-    boxes: list[Any] = [
-        [1, 1, 20, 20],
-        [5, 5, 0, 9],
-        [5, 5, 4, -9],
-        [100, 1, 9, 9],
-        [1, 1, float("nan"), 9],
-        [1, 1, 9],
-        None,
-    ]
+    boxes: list[Any] = [[1, 1, 20, 20], [5, 5, 0, 9], [5, 5, 4, -9], [100, 1, 9, 9], [1, 1, NAN, 9], [1, 1, 9], None]
     for split, names in {"train": ("a", "b", "damaged", "gone"), "val": ("c",)}.items():
         records = []
         for k, name in enumerate(names):
             records += [{"image_id": k, "bbox": box} for box in (boxes if name == "b" else boxes[:1])]
             if name != "gone":
-                image(root / split / f"{name}.jpg", name == "damaged")
+                image(root / split / f"{name}.jpg", damaged=name == "damaged")
         document = {
             "images": [{"id": k, "file_name": f"{name}.jpg"} for k, name in enumerate(names)],
             "annotations": [{"id": k, "category_id": 1} | record for k, record in enumerate(records)],

@@ -8,29 +8,17 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
-from PIL import Image
 
 import densevit
 from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit_workbench.interchange.convert import convert_dataset
 from densevit_workbench.interchange.prelabels import write_prelabels
+from tests.workbench.interchange.files import image, write
 
 WIDTH, HEIGHT = 64, 48
 FOLDERS = ("a", "b", "c")
 SPLITS = ("train", "val", "test")
-
-
-def image(path: Path, k: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (WIDTH, HEIGHT), (80 * k, 10, 10)).save(path, quality=100)
-    return path
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
 
 
 def box(k: int) -> list[int]:
@@ -94,7 +82,7 @@ def make(name: str, root: Path, folders: Sequence[str]) -> None:
     """Writes a set of one image in each folder; the lists have the splits in their order."""
     format, maker = name.partition(" ")[0], MAKERS[name]
     for k, (folder, split) in enumerate(zip(folders, SPLITS, strict=False)):
-        image(root / maker.image.format(folder, split=split), k)
+        image(root / maker.image.format(folder, split=split), 80 * k)
         line = maker.line.format(folder)
         if maker.label:
             texts = {"yolo": yolo_line(k), "voc": xml(k), "labelme": labelme(k, line)}
@@ -122,23 +110,21 @@ def contents(root: Path) -> dict[int, tuple[str, list[float]]]:
     return found
 
 
-@pytest.mark.parametrize("folders", [FOLDERS, SPLITS], ids=["abc", "splits"])
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    ("name", "folders"), [*((name, SPLITS) for name in MAKERS), ("yolo in folders", FOLDERS), ("voc in lists", FOLDERS)]
+)
 def test_images_of_one_name_keep_their_pixels_boxes_and_splits(tmp_path, name, folders, recwarn):
     root, out = tmp_path / "in", tmp_path / "out"
     make(name, root, folders)
     has_splits = (folders is SPLITS and name != "coco in one json") or bool(MAKERS[name].lists)
     shares = None if has_splits else {"train": 1.0}
     result = convert_dataset(name.partition(" ")[0], root, out, shares)
-    convert_dataset("coco", out, tmp_path / "again", shares)
-    for folder in (out, tmp_path / "again"):
-        found = contents(folder)
-        assert {k: split for k, (split, _) in found.items()} == {
-            k: SPLITS[k] if has_splits else "train" for k in range(3)
-        }
-        for k, (_, corners) in found.items():
-            x, y, w, h = box(k)
-            assert corners == pytest.approx([x, y, x + w, y + h], abs=1e-3)
+    found = contents(out)
+    assert found.keys() == {0, 1, 2}
+    for k, (split, corners) in found.items():
+        x, y, w, h = box(k)
+        assert split == (SPLITS[k] if has_splits else "train")
+        assert corners == pytest.approx([x, y, x + w, y + h], abs=1e-3)
     images, _, objects = result.inventories
     assert (images.total, images.used, objects.total, objects.used) == (3, 3, 3, 3)
     assert not recwarn.list, "a correct set has no warning"
@@ -146,10 +132,9 @@ def test_images_of_one_name_keep_their_pixels_boxes_and_splits(tmp_path, name, f
 
 def test_prelabels_of_images_of_one_name_are_read_with_their_images(tmp_path: Path):
     photos = tmp_path / "photos"
-    files = [image(photos / folder / "0.jpg", k) for k, folder in enumerate(FOLDERS)]
+    files = [image(photos / folder / "0.jpg", 80 * k) for k, folder in enumerate(FOLDERS)]
     (tmp_path / "found").mkdir()
-    sizes = {"width": WIDTH, "height": HEIGHT}
-    images = [{"id": str(file), "file_name": str(file), **sizes} for file in files]
+    images = [{"id": str(file), "file_name": str(file), "width": WIDTH, "height": HEIGHT} for file in files]
     entries = [{"image_id": str(file), "category_id": 3, "bbox": box(k), "score": 0.9} for k, file in enumerate(files)]
     for name, values in {"images": images, "predictions": entries, "predict": {"weights": "0" * 16}}.items():
         write(tmp_path / "found" / f"{name}.json", json.dumps(values))
@@ -160,10 +145,8 @@ def test_prelabels_of_images_of_one_name_are_read_with_their_images(tmp_path: Pa
     dataset = densevit.create_dataset(
         "coco", "train", **data, val_annotations=data["train_annotations"], val_images="."
     )
-    for index in range(3):
-        sample = dataset[index]
-        k = round(float(sample["image"][0].float().mean()) / 80)
-        x, y, w, h = box(k)
+    for sample in (dataset[index] for index in range(3)):
+        x, y, w, h = box(round(float(sample["image"][0].float().mean()) / 80))
         assert sample["targets"]["boxes"].tolist() == [[x, y, x + w, y + h]]
 
 
@@ -172,10 +155,10 @@ def test_prelabels_of_images_of_one_name_are_read_with_their_images(tmp_path: Pa
 
 def test_an_image_elsewhere_is_used_only_if_its_name_is_unique(tmp_path: Path):
     write(tmp_path / "in" / "xml" / "0.xml", xml(1))
-    image(tmp_path / "in" / "photos" / "0.jpg", 1)
+    image(tmp_path / "in" / "photos" / "0.jpg", 80)
     convert_dataset("voc", tmp_path / "in", tmp_path / "out", {"train": 1.0})
     assert list(contents(tmp_path / "out")) == [1]
-    other = image(tmp_path / "in" / "others" / "0.jpg", 2)
+    other = image(tmp_path / "in" / "others" / "0.jpg", 160)
     with pytest.raises(DataError, match=rf"0\.xml: {other} and .*photos/0\.jpg may both be its image"):
         convert_dataset("voc", tmp_path / "in", tmp_path / "other", {"train": 1.0})
 
@@ -192,7 +175,7 @@ def test_two_label_files_of_one_image_are_named(tmp_path: Path):
 def test_two_images_of_one_label_file_are_named(name: str, tmp_path: Path):
     root, format = tmp_path / "in", name.partition(" ")[0]
     make(name, root, FOLDERS)
-    second = image(next(root.rglob("a/0.jpg")).with_suffix(".png"), 2)
+    second = image(next(root.rglob("a/0.jpg")).with_suffix(".png"), 160)
     if format == "voc":  # <filename> decides: the other image is counted
         with pytest.warns(UserWarning, match=r"4 images found: 3 used, 1 left out .*a/0\.png"):
             convert_dataset("voc", root, tmp_path / "out", {"train": 1.0})

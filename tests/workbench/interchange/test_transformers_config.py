@@ -12,20 +12,16 @@ from densevit.weights.model_file import save, save_backbone
 from densevit_workbench.interchange.foreign_export import export
 
 VIT = {"name": "vit", "variant": "tiny", "features": (1, 2), "image_size": 64}
-SMALL = {"features": (1, 2), "image_size": 56, "patch_size": 14, "variant": "tiny", "layer_scale": 1.0}
-CASES = {
+DINO = {"name": "vit", "features": (1, 2), "image_size": 56, "patch_size": 14, "variant": "tiny", "layer_scale": 1.0}
+SWIN = {"name": "swin", "variant": "nano", "window_size": 4}
+CASES = {  # the section, the type of the model, and the tokens before the cells
     "vit": (VIT, "vit", 1),
     "deit": ({**VIT, "distillation_token": True}, "deit", 2),
-    "dinov2": ({"name": "vit", **SMALL}, "dinov2", 1),
-    "dinov2 with registers": ({"name": "vit", **SMALL, "registers": 4}, "dinov2_with_registers", 5),
-    "dinov2, gated": ({"name": "vit", **SMALL, "swiglu": True}, "dinov2", 1),
-    "swin": ({"name": "swin", "variant": "nano", "window_size": 4}, "swin", 0),
-    "swin 2": ({"name": "swin", "variant": "nano", "version": 2, "window_size": (4, 4, 4, 2)}, "swinv2", 0),
-    "swin 2, from smaller windows": (
-        {"name": "swin", "variant": "nano", "version": 2, "window_size": 4, "pretrained_window_sizes": (3, 3, 3, 2)},
-        "swinv2",
-        0,
-    ),
+    "dinov2 with registers": ({**DINO, "registers": 4}, "dinov2_with_registers", 5),
+    "dinov2, gated": ({**DINO, "swiglu": True}, "dinov2", 1),
+    "swin": (SWIN, "swin", 0),
+    "swin 2": ({**SWIN, "version": 2, "window_size": (4, 4, 4, 2)}, "swinv2", 0),
+    "swin 2, from smaller windows": ({**SWIN, "version": 2, "pretrained_window_sizes": (3, 3, 3, 2)}, "swinv2", 0),
     "resnet": ({"name": "resnet", "depth": 18}, "resnet", 0),
 }
 

@@ -54,7 +54,6 @@ def runs(tmp_path: Path) -> list[Path]:
 
 def test_a_comparison_has_all_sections(runs: list[Path], tmp_path: Path):
     path = densevit.report(runs, tmp_path / "pages" / "both.html").path
-    assert path == tmp_path / "pages" / "both.html"
     assert check_self_contained(path) == 2 * 3 + 2 * 2  # images of both runs; the worst and the best of each
     text = path.read_text()
     assert text.index("a/run") and text.index("b/run")  # the shortest names that differ
@@ -67,8 +66,7 @@ def test_a_comparison_has_all_sections(runs: list[Path], tmp_path: Path):
     assert "backbone.name" not in text and "pets/AP/cat" not in text
     for title in ("Curves", "Analysis: pets", "classes: AP", "errors: dAP50", "Images", "Worst and best images"):
         assert f">{title}<" in text
-    assert text.count('class="plot"') == 3  # loss, AP and the plot, each with both runs
-    assert all(text.count(f"stroke: var(--c{n}); stroke-width: 1.6") == 3 for n in (0, 1))
+    assert all(text.count(f"stroke: var(--c{n}); stroke-width: 1.6") == 3 for n in (0, 1))  # loss, AP and the plot
 
 
 def cells(text: str) -> str:
@@ -88,9 +86,6 @@ def test_numbers_are_bold_only_among_runs_of_the_same_data(runs: list[Path], tmp
     assert "<td>pets/AP</td><td>0.4000</td><td><b>0.6000</b></td><td>1.2000</td>" in cells(text)
     text = cells(densevit.report([*runs, third, fourth], tmp_path / "four.html").path.read_text())
     assert "<td>far/AbsRel</td><td><b>0.2000</b></td><td>0.3000</td><td><b>0.6000</b></td><td>0.8000</td>" in text
-
-
-def test_numbers_of_a_run_whose_data_is_not_known_are_not_bold(runs: list[Path], tmp_path: Path):
     (runs[1] / "config.yaml").unlink()
     text = densevit.report(runs, tmp_path / "both.html").path.read_text()
     assert "The data of b/run is not known." in text
@@ -117,8 +112,8 @@ def test_parts_that_a_run_lacks_are_left_out(runs: list[Path], tmp_path: Path):
 
 def test_few_of_many_images_are_shown_and_curves_in_notebooks(runs: list[Path], tmp_path: Path):
     for n in range(24):
-        shutil.copy(runs[0] / "predictions" / "pets-a.jpg", runs[0] / "predictions" / f"pets-{n}.jpg")
-        shutil.copy(runs[0] / "predictions" / "pets-a.jpg", runs[1] / "predictions" / f"pets-{n}.jpg")
+        for run in runs:
+            shutil.copy(run / "predictions" / "pets-a.jpg", run / "predictions" / f"pets-{n}.jpg")
     one, both = densevit.report(runs[0]), densevit.report(runs, tmp_path / "both.html")
     assert check_self_contained(one.path) == 24 + 2 and check_self_contained(both.path) == 2 * 8 + 2 * 2
     assert Path(one) == runs[0] / "report.html" and "<h3>run: detr + dpt on swin" in one._repr_html_()

@@ -172,8 +172,8 @@ BROKEN = [  # the checks that fail, and what fails them
         changed(init=sets(channels=(16, 8), strides=(8, 4)), forward=lambda self, x: Sound.forward(self, x)[::-1]),
     ),
     ("forward", changed(forward=lambda self, x: Sound.forward(self, x)[:1])),
-    ("forward", changed(forward=lambda self, x: Sound.forward(self, x)[0])),
     ("forward", changed(forward=mapped(lambda x: x.flatten(2).transpose(1, 2)))),
+    ("forward", changed(forward=lambda self, x: Sound.forward(self, x)[0])),
     ("forward", changed(forward=raises)),
     ("layout", NHWC),
     ("channels", changed(init=sets(channels=(8, 24)))),
@@ -202,11 +202,11 @@ BROKEN = [  # the checks that fail, and what fails them
         ),
     ),
     ("seeding", changed(init=lambda self: nn.init.constant_(self.stage[0].bias, np.random.default_rng().uniform()))),
-    ("parameter_depths", changed(parameter_depths=lambda self: [list(self.stem.parameters())])),
     (
         "parameter_depths",
         changed(parameter_depths=lambda self: [*Backbone.parameter_depths(self), list(self.stem.parameters())]),
     ),
+    ("parameter_depths", changed(parameter_depths=lambda self: [list(self.stem.parameters())])),
     ("pickling", Lambda),
     ("options", TakesAnything),
     ("options", NotAnnotated),
@@ -242,22 +242,13 @@ def test_local_class_is_neither_found_nor_pickled():
     assert failures(Local).keys() == {"registration", "pickling"}
 
 
-@pytest.mark.parametrize(
-    "sound",
-    [
-        Sound,
-        SAYS_ITS_SIZE,
-        RefusesItself,
-        changed(
-            init=sets(branch=lambda: nn.Conv2d(16, 16, 1), scale=lambda: nn.Parameter(torch.zeros(16, 1, 1))),
-            forward=scaled,
-        ),
-        changed(init=lambda self: self.stem.requires_grad_(False)),
-    ],
-    ids=["sound", "size", "options", "scale of zero", "frozen"],
-)
-def test_valid_backbone_passes(sound):
-    assert failures(sound) == {}
+def test_valid_backbone_passes():
+    before = torch.get_rng_state()
+    of_zeros = sets(branch=lambda: nn.Conv2d(16, 16, 1), scale=lambda: nn.Parameter(torch.zeros(16, 1, 1)))
+    frozen = changed(init=lambda self: self.stem.requires_grad_(False))
+    for sound in (Sound, SAYS_ITS_SIZE, RefusesItself, changed(init=of_zeros, forward=scaled), frozen):
+        assert failures(sound) == {}
+    assert torch.equal(torch.get_rng_state(), before), "the caller's random state is kept"
 
 
 def test_what_is_peculiar_is_noted():
@@ -271,13 +262,10 @@ def test_what_is_peculiar_is_noted():
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(
-    ("name", "options"), [("resnet", {"depth": 18}), ("swin", {"variant": "nano"})], ids=["resnet 18", "swin nano"]
-)
-def test_built_in_backbone_passes(name, options):
-    results = check_backbone(functools.partial(registry.load("backbones", name), **options))
-    assert {"export", "registration"} <= {result.name for result in results}
-    assert next(r.note for r in results if r.name == "registration").startswith(f"found as '{name}', from densevit ")
+def test_built_in_backbone_passes():
+    results = check_backbone(functools.partial(registry.load("backbones", "swin"), variant="nano"))
+    notes = {result.name: result.note for result in results}
+    assert "export" in notes and notes["registration"].startswith("found as 'swin', from densevit ")
 
 
 def recomputed(runs):
@@ -309,33 +297,17 @@ def test_failures_name_what_was_found_what_was_expected_and_the_place():
     twice = changed(init=sets(channels=(8, 24), strides=(4, 16)))
     with pytest.raises(CheckFailed) as caught:
         check_backbone(twice, skip=("export", "registration", "pickling"))
-    lines = str(caught.value).splitlines()
-    assert lines[0] == "Changed fails 2 of 27 checks:"
-    for line, facts in zip(
-        lines[1:],
-        [
-            ("channels: ", "(8, 16)", "(8, 24)", "Fix: set self.channels = (8, 16)"),
-            ("strides: ", "9 x 12, 5 x 6", "33 x 47", "9 x 12, 3 x 3", "(4, 16)", "Fix: set self.strides"),
-        ],
-        strict=True,
-    ):
-        assert all(fact in line for fact in facts), line
+    first, channels, strides = str(caught.value).splitlines()
+    assert first == "Changed fails 2 of 27 checks:"
+    assert all(fact in channels for fact in ("channels: ", "(8, 24)", "Fix: set self.channels = (8, 16)"))
+    assert all(fact in strides for fact in ("strides: ", "9 x 12, 5 x 6", "33 x 47", "(4, 16)", "Fix: set self.st"))
     assert "NHWC: return x.permute(0, 3, 1, 2)" in failures(NHWC)["layout"]
     assert "the maps are rounded down: pad inside" in failures(changed(**ROUNDS_DOWN))["strides"]
-    message = failures(changed(forward=raises))["forward"]
-    assert "RuntimeError: no such luck (test_backbones.py, line " in message
-    assert message.endswith(" checks need this one.")
-    message = failures(FIXED_SIZE)["sizes"]
-    assert "(test_backbones.py, line " in message and "33 x 47" in message
+    assert "RuntimeError: no such luck (test_backbones.py, line " in failures(changed(forward=raises))["forward"]
+    assert "33 x 47" in failures(FIXED_SIZE)["sizes"]
 
 
 def test_invalid_construction_fails_first():
     one = Sound()
     for factory in (lambda: nn.Linear(1, 1), lambda: one, lambda: 1 / 0):
         assert failures(factory).keys() == {"construction"}
-
-
-def test_random_state_of_the_caller_is_preserved():
-    before = torch.get_rng_state()
-    failures(Sound)
-    assert torch.equal(torch.get_rng_state(), before)

@@ -1,6 +1,5 @@
 """The runner of checks, and the messages of their results."""
 
-import re
 import warnings
 from dataclasses import replace
 
@@ -56,20 +55,14 @@ def test_results_come_one_by_one_with_notes_and_messages():
     assert third.message.endswith("; expected a key, without an exception. Fix: add the key.")
 
 
-def test_failed_required_check_is_the_last():
-    required = replace(finds, required=True)
-    results = list(run((passes, required, breaks, warns), {}))
-    assert [result.name for result in results] == ["passes", "finds"]
-    assert "The other 2 checks need this one." in results[1].message
-
-
-def test_inapplicable_check_passes_with_a_note():
+def test_failed_required_check_is_the_last_and_an_inapplicable_one_passes_with_a_note():
     @check("labels", fix="")
     def losses(fixture):
         raise NotChecked("no labels")
 
-    (result,) = run((losses,), {})
-    assert (result.name, result.passed, result.note, result.message) == ("losses", True, "no labels", "")
+    first, last = run((losses, replace(finds, required=True), breaks, warns), {})
+    assert (first.name, first.passed, first.note, first.message) == ("losses", True, "no labels", "")
+    assert last.name == "finds" and "The other 2 checks need this one." in last.message
 
 
 def test_skipped_checks_do_not_run_and_a_failure_lists_every_failed_check():
@@ -97,10 +90,8 @@ def test_exception_of_several_checks_is_listed_once_without_a_fix():
         fails(64)
 
     first, second = messages(list(run((small, finds, large), {})))
-    assert re.fullmatch(
-        r"small: ValueError: 8 channels \(test_results.py, line \d+\)\. The same in 1 other check: large\.", first
-    )
-    assert second == f"finds: {FOUND}."
+    assert first.startswith("small: ValueError: 8 channels (test_results.py, line ")
+    assert first.endswith("). The same in 1 other check: large.") and second == f"finds: {FOUND}."
 
 
 def test_exception_names_the_innermost_line_of_the_plugins_own_file():
@@ -118,27 +109,17 @@ def test_exception_names_the_innermost_line_of_the_plugins_own_file():
 def test_random_targets_have_the_documented_types():
     generator = torch.Generator().manual_seed(0)
     target = random_targets(("boxes", "labels", "masks", "semantic", "depth"), (40, 60), 3, generator, objects=50)
-    boxes, labels = target["boxes"], target["labels"]
-    assert boxes.shape == (50, 4)
-    assert (boxes[:, 2:] - boxes[:, :2]).min() >= 4 - 1e-4
-    assert boxes.min() >= 0
-    assert boxes[:, 2].max() <= 60
-    assert boxes[:, 3].max() <= 40
-    assert set(labels.tolist()) == {0, 1, 2}
+    boxes = target["boxes"]
+    assert boxes.shape == (50, 4) and (boxes[:, 2:] - boxes[:, :2]).min() >= 4 - 1e-4
+    assert boxes.min() >= 0 and boxes[:, 2].max() <= 60 and boxes[:, 3].max() <= 40
+    assert set(target["labels"].tolist()) == {0, 1, 2}
     rows, columns = target["masks"].to("cpu")[7].nonzero().unbind(1)
     x0, y0, x1, y1 = boxes[7].tolist()
     assert (rows.min(), rows.max()) == (round(y0), round(y1) - 1)  # a pixel is inside if its centre is
     assert (columns.min(), columns.max()) == (round(x0), round(x1) - 1)
     assert set(target["semantic"].unique().tolist()) == {0, 1, 2, 255}
-    assert target["depth"].shape == (40, 60)
-    assert (target["depth"] == 0).any()
-    assert target["depth"].max() <= 10
-
-
-def test_random_targets_have_exactly_the_needed_keys():
-    generator = torch.Generator().manual_seed(0)
+    assert target["depth"].shape == (40, 60) and (target["depth"] == 0).any() and target["depth"].max() <= 10
     empty = random_targets(("boxes", "depth", "gaze"), (9, 8), 1, generator, 0, image_id=5, original_size=(18, 16))
     assert empty.keys() == {"image_id", "size", "original_size", "boxes", "depth"}
-    assert empty["boxes"].shape == (0, 4)
-    assert not empty["depth"].any()
+    assert empty["boxes"].shape == (0, 4) and not empty["depth"].any()
     assert (empty["image_id"], empty["size"], empty["original_size"]) == (5, (9, 8), (18, 16))
