@@ -17,20 +17,15 @@ pytestmark = pytest.mark.integration
 PAIRS: list[tuple[str, str, dict[str, Any], str | None]] = [
     ("dab_detr, all extensions", "swin", {"variant": "nano", "window_size": 4}, None),
     ("rtdetr", "swin", {"variant": "nano", "version": 2, "window_size": 8, "stem": "conv"}, "fpn"),
-    ("deformable_detr", "vit", {"variant": "nano", "patch_size": 16}, None),
     ("detr_panoptic", "vit", {"variant": "nano", "patch_size": 16}, None),
     ("dfine", "vit", {"variant": "nano", "stem": "conv", "class_token": False}, "simple_pyramid"),
     ("mask2former_instance", "mit", {"variant": "b0"}, None),
-    ("detr", "mvit", {"variant": "nano", "version": 1, "stem": "conv"}, None),
     ("setr, mla", "mvit", {"variant": "nano"}, None),
     ("deformable_detr, two-stage", "resnet", {"depth": 18, "norm": "group"}, None),
     ("faster_rcnn", "resnet", {"depth": 18}, None),
-    ("fcos", "vit", {"variant": "nano", "patch_size": 8}, "simple_pyramid"),
     ("dab_detr", "resnet", {"depth": 50, "dilation": True, "norm": "frozen", "frozen_stages": 2}, "fpn"),
     ("ddq", "timm", {"model": "convnext_atto"}, None),
     ("dpt, sigmoid", "vit", {"variant": "nano", "patch_size": 14, "readout": "add"}, None),
-    ("dpt_segmentation", "vit", {"variant": "nano", "stem": "resnet", "readout": "project"}, None),
-    ("dpt", "resnet", {"depth": 18, "norm": "group"}, None),
 ]  # fmt: skip
 
 

@@ -50,24 +50,6 @@ def test_frozen_batch_norm_has_the_gradient_of_batch_norm_in_any_layout_and_prec
     torch.testing.assert_close(own.grad.double(), other.grad, atol=tolerance, rtol=tolerance)
 
 
-def test_frozen_batch_norm_does_not_change_in_training_and_has_no_parameters():
-    norm = FrozenBatchNorm2d(4).train()
-    norm.load_state_dict(trained_batch_norm(4).state_dict())
-    before = {key: value.clone() for key, value in norm.state_dict().items()}
-    x = torch.randn(2, 4, 3, 3)
-    assert torch.equal(norm(x), norm.eval()(x))
-    assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
-    assert not list(norm.parameters())
-
-
-def test_frozen_batch_norm_inside_a_module_loads_strictly():
-    module, reference = nn.Sequential(nn.Conv2d(3, 4, 1), FrozenBatchNorm2d(4)), nn.Sequential(nn.Conv2d(3, 4, 1), None)
-    reference[1] = trained_batch_norm(4)
-    state = reference.state_dict()
-    module.load_state_dict(state)
-    assert "1.num_batches_tracked" in state  # the caller's state dict is unchanged
-
-
 @pytest.fixture
 def process_group(tmp_path):
     """A process group of size 1."""

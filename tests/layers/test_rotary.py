@@ -19,13 +19,6 @@ def test_channel_quarters_rotate_by_row_and_column():
             torch.testing.assert_close(found[3 * row + column], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
-def test_prefix_tokens_are_not_rotated():
-    x = torch.randn(2, 3, 8, 12)
-    found = rotate(x, rotary_table((2, 3), 12, CPU, first=2))
-    assert torch.equal(found[:, :, :2], x[:, :, :2])
-    assert torch.equal(found[:, :, 2:], rotate(x[:, :, 2:], rotary_table((2, 3), 12, CPU)))
-
-
 def test_a_part_has_the_first_rows_and_columns_of_the_grid():
     whole = rotary_table((5, 7), 8, CPU).view(2, 5, 7, 8)
     assert torch.equal(rotary_table((5, 7), 8, CPU, part=(2, 3)).view(2, 2, 3, 8), whole[:, :2, :3])

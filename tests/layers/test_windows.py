@@ -10,7 +10,6 @@ from densevit.layers.windows import (
     resize_bias_table,
     shift_mask,
     window_partition,
-    window_reverse,
 )
 
 CPU = torch.device("cpu")
@@ -21,14 +20,6 @@ def shifted_windows(request, monkeypatch):
     """The plain function, also as in an exported file, and the one that replaces it in a built model."""
     monkeypatch.setattr(tracing, "is_exporting", lambda: request.param == "exported")
     return (fast_windows if request.param == "gathered" else windows).shifted_windows
-
-
-def test_window_partition_is_row_major():
-    """Image by image; `window_reverse` inverts it."""
-    x = torch.arange(32).view(2, 4, 4, 1)
-    found = window_partition(x, 2)
-    assert found[:4, :, 0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
-    assert torch.equal(window_reverse(found, 2, 4, 4), x)
 
 
 @pytest.mark.parametrize(

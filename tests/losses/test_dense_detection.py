@@ -57,21 +57,6 @@ def test_terms_are_sums_over_cells_by_hand(batch: tuple[Tensor, ...]):
     assert [x.item() for x in found] == pytest.approx([label / total, l1 / total, giou / total], rel=1e-5)
 
 
-def test_padding_is_ignored(batch: tuple[Tensor, ...]):
-    logits, boxes, centres, padding = batch
-    found = dense_detection(logits, boxes, centres, padding, objects(), LossContext())
-    gradients = torch.autograd.grad(sum(found), (logits, boxes))
-    for gradient in gradients:
-        assert gradient.isfinite().all()
-        assert gradient[padding].abs().max() == 0
-        assert gradient[~padding].abs().max() > 0
-    noisy = torch.where(padding[..., None], 50.0, logits)
-    again = dense_detection(
-        noisy, torch.where(padding[..., None], 0.9, boxes), centres, padding, objects(), LossContext()
-    )
-    assert [x.item() for x in again] == [x.item() for x in found]
-
-
 def test_an_object_at_the_border_is_not_assigned_to_padding():
     """Although a padding cell is nearest to it and another lies inside it."""
     centres = torch.tensor([[[0.6, 0.5], [1.1, 0.5]]])

@@ -72,24 +72,6 @@ def test_assignment_matches_plain_loops(top: int):
         assert set(found.target[0].tolist()) == {-1, 0, 1, 2}
 
 
-def test_narrow_and_tiny_objects_get_a_cell_each():
-    """On a grid of 8 x 8 cells of 0.125: 1:100 and 100:1 between two rows or columns of centres, and 0.1 px of 800."""
-    boxes = [[0.48, 0.26, 0.9, 0.009], [0.74, 0.48, 0.009, 0.9], [0.1, 0.9, 0.1 / 800, 0.1 / 800]]
-    found = task_aligned(torch.zeros(1, 64, 1), torch.rand(1, 64, 4), grid(8, 1), objects_of([boxes], [[0, 0, 0]]))
-    cells = [(found.target[0] == t).nonzero().flatten().tolist() for t in range(3)]
-    # Centres are at 0.0625 + 0.125 k: 0.3125 (k = 2) is nearest to 0.26, 0.6875 (5) to 0.74, 0.4375 (3) to 0.48.
-    assert cells == [[2 * 8 + 3], [3 * 8 + 5], [7 * 8 + 0]]
-
-
-def test_of_objects_with_one_nearest_cell_one_is_left_without():
-    """The stated rule: the cell goes to the object of highest IoU."""
-    objects = objects_of([[[0.30, 0.70, 0.01, 0.01], [0.40, 0.60, 0.02, 0.02]]], [[0, 0]])
-    boxes = torch.tensor([0.30, 0.70, 0.01, 0.01]).expand(1, 16, 4)
-    found = task_aligned(torch.zeros(1, 16, 1), boxes, grid(4, 1), objects)
-    assert found.target[0].unique().tolist() == [-1, 0] and (found.target[0] == 0).sum() == 1
-    torch.testing.assert_close(found.iou.max(), torch.tensor(1.0))
-
-
 def test_without_overlap_the_nearest_cells_inside_come_first():
     objects = objects_of([[[0.5, 0.5, 0.99, 0.99]]], [[0]])
     boxes = torch.tensor([2.0, 2.0, 0.1, 0.1]).expand(1, 25, 4)  # all far away

@@ -183,18 +183,6 @@ def test_resumed_run_equals_an_uninterrupted_one(weights, run, tmp_path):
     assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
-def test_created_model_has_adapters_and_is_saved_without(weights, tmp_path):
-    backbone = {**VIT, "weights": str(weights), "lora": LORA}
-    model = densevit.create_model(backbone, heads={"surfaces": SURFACES}, classes=["a", "b"])
-    adapters = {name: p for name, p in model.model.named_parameters() if "lora_" in name}
-    assert sum(p.numel() for p in adapters.values()) == 6 * 2 * ((128 + 384) + (128 + 128))  # r (in + out) each
-    image = torch.randint(0, 256, (3, 40, 32), dtype=torch.uint8)
-    densevit.save(model, tmp_path / "m.safetensors")
-    assert {k for k in load_file(tmp_path / "m.safetensors") if k.startswith("backbone.")} == load_file(weights).keys()
-    found = densevit.load(tmp_path / "m.safetensors").predict(image).semantic
-    assert torch.equal(torch.as_tensor(found), torch.as_tensor(model.predict(image).semantic))
-
-
 # ---- invalid input ----
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from densevit.drawing.draw import draw
 from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit.targets import ClassScores, ImageClass, ImageScore
@@ -59,13 +58,3 @@ def test_wrong_predictions_are_errors():
         ClassScores().check_prediction(np.full(3, 0.3, np.float32), (4, 4), 7)
     with pytest.raises(DataError, match="7"):
         ImageClass().check_prediction(np.array(7), (4, 4), 7)
-
-
-def test_the_class_is_written_in_its_colour_and_the_highest_are_in_the_legend():
-    pixels, scores = np.zeros((600, 600, 3), np.uint8), np.eye(7, dtype=np.float32)[2]
-    found = {"image_class": np.array(2), "image_score": np.array(1.0, np.float32), "class_scores": scores}
-    drawn = draw(pixels, found, CLASSES)
-    assert drawn[1, 1].tolist() == [80, 255, 0] and drawn.shape[0] > 600 and drawn.shape[1] == 600
-    both = draw(pixels, found, CLASSES, truth={"image_class": np.array(5)})
-    true = (both == (200, 255, 0)).all(2)
-    assert true[:200, :600].any() and (both == (80, 255, 0)).all(2)[:200, 600:].any()

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from pycocotools import mask as codes
 
-from densevit.drawing.draw import draw
 from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit.targets import Boxes, CrowdFlags, InstanceMasks, Keypoints, ObjectLabels, RunLengthMasks, Scores
@@ -62,19 +61,6 @@ def test_no_objects_are_no_entries(kind):
     value = kind.random(SIZE, 0, 2, np.random.default_rng(0)) if type(kind) is not Scores else np.zeros(0)
     assert kind.encode(value, CLASSES) == []
     assert len(kind.decode([], CLASSES)) == 0
-
-
-def test_keypoints_of_another_number_are_drawn_without_a_skeleton():
-    """As of a head that does not declare its type in `target_types`."""
-    image = np.zeros((80, 80, 3), np.uint8)
-    points = np.array([[[20, 20, 2], [60, 60, 2]]], np.float32)
-    predictions = {"keypoints": points, "labels": np.zeros(1, np.int64)}
-    drawn = draw(image, predictions, CLASSES)
-    zoom = len(drawn) // 80
-    assert (drawn[[20 * zoom, 60 * zoom], [20 * zoom, 60 * zoom]] == (255, 0, 0)).all()
-    assert not drawn[40 * zoom, 40 * zoom].any()
-    joined = draw(image, predictions, CLASSES, types={"keypoints": Keypoints(("a", "b"), skeleton=((0, 1),))})
-    assert (joined[40 * zoom, 40 * zoom] == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize(

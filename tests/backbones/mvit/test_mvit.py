@@ -101,18 +101,12 @@ def torchvision_nano(version: int, spatial_size: tuple[int, int]) -> "Torchvisio
         pools = version == 2 or query > 1
         kernel, stride = ([1, 3, 3], [1, query, query]) if pools else ([], [])
         blocks.append(MSBlockConfig(heads, inputs, outputs, kernel, [1, 3, 3], stride, [1, key, key]))
+    second = version == 2
     return TorchvisionMViT(
-        spatial_size,
-        1,
-        blocks,
-        residual_pool=version == 2,
-        residual_with_cls_embed=True,
-        rel_pos_embed=version == 2,
-        proj_after_attn=version == 2,
-        patch_embed_kernel=(1, 7, 7),
-        patch_embed_stride=(1, 4, 4),
+        spatial_size, 1, blocks, residual_pool=second, residual_with_cls_embed=True, rel_pos_embed=second,
+        proj_after_attn=second, patch_embed_kernel=(1, 7, 7), patch_embed_stride=(1, 4, 4),
         patch_embed_padding=(0, 3, 3),
-    )
+    )  # fmt: skip
 
 
 def torchvision_features(reference: "TorchvisionMViT", images: Tensor) -> list[Tensor]:
@@ -128,7 +122,7 @@ def torchvision_features(reference: "TorchvisionMViT", images: Tensor) -> list[T
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("size", [(97, 131), (33, 50), (32, 2110)], ids=str)
+@pytest.mark.parametrize("size", [(97, 131), (32, 2110)], ids=str)
 def test_version_2_matches_torchvision_at_any_size(size, randomise, assert_equal_features):
     reference = torchvision_nano(2, (96, 96))
     mvit, reference = pair(randomise, reference, variant="nano", class_token=True, image_size=96)
@@ -143,9 +137,9 @@ def test_version_2_matches_torchvision_at_any_size(size, randomise, assert_equal
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("size", [(97, 131), (33, 50)], ids=str)
-def test_version_1_matches_torchvision(size, randomise, assert_equal_features):
+def test_version_1_matches_torchvision(randomise, assert_equal_features):
     """Its blocks are those of the paper's image models, with a frame position besides those of cells."""
+    size = (97, 131)
     grid = [-(-side // 4) for side in size]
     mvit, reference = pair(randomise, torchvision_nano(1, (4 * grid[0], 4 * grid[1])), variant="nano", version=1)
     encoding, weights = reference.pos_encoding, reference.state_dict()
@@ -160,14 +154,6 @@ def test_version_1_matches_torchvision(size, randomise, assert_equal_features):
         lambda x: normed(mvit.feature_norms, torchvision_features(reference, x), 1e-6),
         torch.randn(2, 3, *size),
     )
-
-
-def test_training_size_sets_table_sizes_only():
-    small, large = MViT("nano", image_size=128), MViT("nano", image_size=224)
-    shapes = [{k: v.shape for k, v in x.state_dict().items() if "relative" not in k} for x in (small, large)]
-    assert shapes[0] == shapes[1]
-    key = "stages.0.0.attention.relative_positions.rows"  # queries of stride 4
-    assert [len(x.state_dict()[key]) for x in (small, large)] == [2 * 32 - 1, 2 * 56 - 1]
 
 
 @torch.no_grad()

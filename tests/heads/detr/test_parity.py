@@ -71,20 +71,11 @@ def make_pair(positions: str = "sine", **options: Any) -> Pair:
         embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic", out_features=["stage2"]
     )
     config = DetrConfig(
-        backbone_config=backbone,
-        use_timm_backbone=False,
-        num_labels=len(CLASSES),
-        num_queries=8,
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=LAYERS,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        position_embedding_type=positions,
-        dropout=0.0,
-    )
+        backbone_config=backbone, use_timm_backbone=False, num_labels=len(CLASSES), num_queries=8, d_model=32,
+        encoder_layers=2, encoder_ffn_dim=48, encoder_attention_heads=4,
+        decoder_layers=LAYERS, decoder_ffn_dim=48, decoder_attention_heads=4,
+        position_embedding_type=positions, dropout=0.0,
+    )  # fmt: skip
     theirs = DetrForObjectDetection(config).eval()
     # distinct queries, within fp32 precision
     randomise(theirs, 0.2, {"query_position": 3.0})

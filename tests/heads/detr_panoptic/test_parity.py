@@ -65,29 +65,16 @@ def make_pair() -> Pair:
     from torchvision.ops import masks_to_boxes
     from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
 
+    stages = ["stage1", "stage2", "stage3", "stage4"]
     backbone = ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=CHANNELS,
-        depths=[1] * 4,
-        layer_type="basic",
-        out_features=["stage1", "stage2", "stage3", "stage4"],
+        embedding_size=8, hidden_sizes=CHANNELS, depths=[1] * 4, layer_type="basic", out_features=stages
     )
     config = DetrConfig(
-        backbone_config=backbone,
-        use_timm_backbone=False,
-        num_labels=len(CLASSES),
-        num_queries=8,
-        d_model=256,
-        encoder_layers=2,
-        decoder_layers=LAYERS,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        encoder_attention_heads=8,
-        decoder_attention_heads=8,
-        dropout=0.0,
-        mask_loss_coefficient=3,
-        dice_loss_coefficient=7,
-    )
+        backbone_config=backbone, use_timm_backbone=False, num_labels=len(CLASSES), num_queries=8, d_model=256,
+        encoder_layers=2, encoder_ffn_dim=48, encoder_attention_heads=8,
+        decoder_layers=LAYERS, decoder_ffn_dim=48, decoder_attention_heads=8,
+        dropout=0.0, mask_loss_coefficient=3, dice_loss_coefficient=7,
+    )  # fmt: skip
     torch.manual_seed(0)
     theirs = DetrForSegmentation(config).eval()
     randomise(theirs, 0.07, {"query_position": 3.0})  # distinct queries, within fp32 precision

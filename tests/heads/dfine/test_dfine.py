@@ -2,15 +2,12 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from densevit.interfaces import Class
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dfine import Dfine
-from densevit_heads.rtdetr.augmentation import PlainStretch
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
 from tests.heads.padded_batch import SIZES, padded_batch, perturbed, step
 
@@ -70,35 +67,3 @@ def test_the_box_loss_of_a_layer_reaches_the_distributions_of_all_layers_before(
     parameters = [layer.last.weight for layer in head.decoder.corner_heads]
     gradients = torch.autograd.grad(layers.boxes[1].sum(), parameters, allow_unused=True)
     assert [gradient is not None and bool(gradient.any()) for gradient in gradients] == [True, True, False]
-
-
-@pytest.mark.integration
-def test_torch_export_has_the_same_outputs_and_no_layers_of_the_training():
-    head = make_head(transformer=Transformer(16, 2, 1, 2, 24, 0.0), training_layers=1, layer_scale=2).eval()
-    features, mask, _ = make_batch(1, 1)
-
-    class Predicting(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = head
-
-        def forward(self, features: list[Tensor], mask: Tensor) -> dict[str, Tensor]:
-            return self.head.exported(self.head(features, mask), (48, 64))
-
-    expected = Predicting()(features, mask)
-    program = torch.export.export(Predicting(), (features, mask))
-    found = program.module()(features, mask)
-    for name in ("boxes", "scores"):
-        torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-5)
-    names = program.graph_signature.inputs_to_parameters
-    used = {names[node.name] for node in program.graph.nodes if node.name in names and node.users}
-    assert not any(".denoising." in name for name in used)
-    for part, layers in {"label_heads": {1}, "qualities": {1}, "layers": {0, 1}}.items():
-        assert {int(name.split(".")[3]) for name in used if name.startswith(f"head.decoder.{part}.")} == layers, part
-
-
-def test_plain_stretch_keeps_the_whole_image():
-    transforms = PlainStretch((32, 64))
-    assert transforms.recoloring == "none" and transforms.evaluation_size(48, 90) == (32, 64)
-    frame = transforms.training_frame_with_boxes(48, 90, np.random.default_rng(0))
-    assert frame.window == (0, 0, 48, 90) and frame.size == (32, 64)

@@ -57,25 +57,12 @@ def make_pair(width: int = 24, expansion: float = 0.5, blocks: int = 2, reg_scal
     from transformers.models.d_fine import modeling_d_fine
 
     config = DFineConfig(
-        backbone_config=HGNetV2Config(),
-        num_labels=len(CLASSES),
-        num_queries=QUERIES,
-        encoder_in_channels=list(CHANNELS[1:]),
-        encoder_hidden_dim=24,
-        encoder_ffn_dim=20,
-        encoder_attention_heads=4,
-        hidden_expansion=expansion,
-        depth_mult=blocks / 3,
-        decoder_in_channels=[24, 24, 24],
-        d_model=width,
-        decoder_ffn_dim=48,
-        decoder_layers=LAYERS,
-        decoder_attention_heads=4,
-        decoder_n_points=[3, 6, 2],
-        reg_scale=reg_scale,
-        num_denoising=0,
-        attn_implementation="eager",
-    )
+        backbone_config=HGNetV2Config(), num_labels=len(CLASSES), num_queries=QUERIES, num_denoising=0,
+        encoder_in_channels=list(CHANNELS[1:]), encoder_hidden_dim=24, encoder_ffn_dim=20, encoder_attention_heads=4,
+        hidden_expansion=expansion, depth_mult=blocks / 3, decoder_in_channels=[24] * 3, d_model=width,
+        decoder_layers=LAYERS, decoder_ffn_dim=48, decoder_attention_heads=4, decoder_n_points=[3, 6, 2],
+        reg_scale=reg_scale, attn_implementation="eager",
+    )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(modeling_d_fine, "DFineConvEncoder", lambda _: GivenFeatures([]))
         theirs = DFineForObjectDetection(config).train()
@@ -83,18 +70,11 @@ def make_pair(width: int = 24, expansion: float = 0.5, blocks: int = 2, reg_scal
         layers = nn.ModuleList(copy.deepcopy(getattr(theirs.model.decoder, name)[0]) for _ in range(LAYERS))
         setattr(theirs.model.decoder, name, layers)
         delattr(theirs, name)
+    transformer = Transformer(width, 4, 1, LAYERS, 48, 0.0)
     ours = Dfine(
-        CHANNELS,
-        STRIDES,
-        CLASSES,
-        QUERIES,
-        HybridEncoderOptions(24, 20, expansion),
-        Transformer(width, 4, 1, LAYERS, 48, 0.0),
-        fusion_blocks=blocks,
-        num_points=(3, 6, 2),
-        reg_scale=reg_scale,
-        contrastive_denoising=0,
-    )
+        CHANNELS, STRIDES, CLASSES, QUERIES, HybridEncoderOptions(24, 20, expansion), transformer,
+        fusion_blocks=blocks, num_points=(3, 6, 2), reg_scale=reg_scale, contrastive_denoising=0,
+    )  # fmt: skip
     randomise(theirs)
     ours.load_state_dict(renamed(theirs.state_dict(), *LAYOUT))
     for module in [*theirs.modules(), *ours.modules()]:  # running statistics, also in training

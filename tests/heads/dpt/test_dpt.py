@@ -61,18 +61,6 @@ def test_features_selects_maps_by_number():
     assert torch.equal(head(features, mask((64, 64)))["inverse_depth"], before)
 
 
-@pytest.mark.parametrize("strides", [(4, 8, 16, 32), (8, 16, 32), (16,), (14, 14, 14, 14), (4, 32)], ids=str)
-def test_maps_of_any_strides_are_upsampled_to_pixels(strides):
-    levels, size = ((6,) * len(strides), strides), (33, 71)
-    exact = DptDepth(*levels, width=8, upsampling="exact")
-    for head in (DptDepth(*levels, width=8), exact, DptSegmentation(*levels, CLASSES, width=8, norm="group")):
-        maps = head.maps(head(make_features(levels, size), mask(size)), size)
-        assert maps.shape == (2, 1 if head.task == "depth" else 4, *size)
-        maps.sum().backward()
-        unused = [n for n, p in head.named_parameters() if p.grad is None]
-        assert all(name.startswith("auxiliary") for name in unused)
-
-
 def test_exact_upsampling_has_the_sizes_of_the_finer_maps():
     """Depth Anything: 5 x 7 cells of 14 pixels; the coarsest map has 3 x 4, whose double is not 5 x 7."""
     head = DptDepth((6,) * 4, (14,) * 4, width=8, upsampling="exact")

@@ -11,14 +11,13 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.losses.context import LossContext
 from densevit.model import DenseModel, Inference, inference_by_head
-from densevit.set_prediction.mask_predictions import MaskLogits, enclosing_boxes, instances, panoptic, semantic
+from densevit.set_prediction.mask_predictions import MaskLogits, instances, panoptic, semantic
 from densevit.set_prediction.mask_segments import Segments
 from densevit.targets import RunLengthMasks
 from densevit_heads.mask2former import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic, criterion
 from densevit_heads.mask2former.criterion import MaskCriterion
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.points import sample
-from densevit_heads.mask2former.transformer import MaskQueries
 from densevit_workbench.testing.targets import random_targets
 
 TRANSFORMER = MaskTransformer(width=32, num_heads=2, decoder_layers=3, feedforward=16)
@@ -209,37 +208,6 @@ def test_more_segments_than_queries_are_reported():
     with warnings.catch_warnings():  # one query per class suffices
         warnings.simplefilter("error")
         Mask2FormerSemantic((16,), (16,), CLASSES, **few).check(dataset)
-
-
-def test_what_the_loss_keeps_for_the_backward_pass_does_not_grow_with_the_image():
-    def kept(side):
-        torch.manual_seed(0)
-        compare = MaskCriterion("instance", 4, 20, 128, 4)
-        logits, embeddings = torch.randn(3, 1, 20, 5), torch.randn(3, 1, 20, 16, requires_grad=True)
-        pixels = torch.randn(1, 16, side // 4, side // 4, requires_grad=True)
-        masks = F.interpolate(torch.randn(1, 6, 4, 4), size=(side, side))[0] > 0
-        masks = RunLengthMasks.from_dense(masks, (side, side))
-        targets = [{"masks": masks, "labels": torch.arange(6) % 4, "size": (side, side)}]
-        sizes = {}
-
-        def pack(x):
-            if x.data_ptr() != pixels.data_ptr():
-                sizes[x.data_ptr(), x.shape] = x.numel()
-            return x
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            losses = compare.losses(MaskQueries(logits, embeddings), pixels, targets, LossContext())
-        torch.stack(list(losses.values())).sum().backward()
-        assert pixels.grad.abs().sum() > 0
-        return sum(sizes.values())
-
-    assert kept(1024) == kept(64)
-
-
-def test_boxes_enclose_masks():
-    masks = torch.zeros(3, 6, 8, dtype=torch.bool)
-    masks[0, 2:4, 1:7], masks[1, 5, 7] = True, True
-    assert enclosing_boxes(masks).tolist() == [[1, 2, 7, 4], [7, 5, 8, 6], [0, 0, 0, 0]]
 
 
 def test_panoptic_prediction_has_instances_of_things_only():

@@ -8,7 +8,7 @@ from densevit.data.transforms.augmentation import Augmentation, centred
 from densevit.errors import ConfigError
 from densevit.interfaces import Window
 from densevit.targets import InstanceMasks, RunLengthMasks
-from densevit_heads.rtdetr.augmentation import Stretch, iou_crop
+from densevit_heads.rtdetr.augmentation import PlainStretch, Stretch, iou_crop
 
 HEIGHT, WIDTH = 48, 90
 BOXES = np.array([[3, 5, 25, 30], [40, 10, 88, 46], [60, 2, 64, 7]], np.float32)
@@ -18,6 +18,10 @@ def test_stretch_has_one_size():
     stretch = Stretch((32, 64))
     assert stretch.evaluation_size(480, 640) == stretch.canvas == stretch.evaluation_canvas == (32, 64)
     assert Stretch(640).size == (640, 640)
+    plain = PlainStretch((32, 64))  # D-FINE's last epochs: the whole image in its own colours
+    assert plain.recoloring == "none" and plain.evaluation_size(48, 90) == (32, 64)
+    frame = plain.training_frame_with_boxes(48, 90, np.random.default_rng(0))
+    assert frame.window == (0, 0, 48, 90) and frame.size == (32, 64)
     with pytest.raises(ConfigError, match=r"data\.image_size is missing"):
         Stretch(None)
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from densevit.layers import deformable_attention as plain
 from densevit.layers.fast import deformable_attention
@@ -31,21 +30,6 @@ def test_points_far_outside_give_zero_and_no_gradient():
     assert not x.any()
     for gradient in torch.autograd.grad(x.sum(), (value, far, weights)):
         assert not gradient.any()
-
-
-class Sampled(nn.Module):
-    def forward(self, value, locations, weights):
-        return multi_scale_deformable_attention(value, SHAPES, locations, weights)
-
-
-def test_an_exported_graph_gathers_and_has_no_grid_sampler():
-    """On rectangles, at borders, outside and far outside, as `grid_sample` in eager mode."""
-    value, locations, weights = (x.detach() for x in make_inputs())
-    locations[0, 0], locations[0, 1], locations[0, 2], locations[0, 3] = 0.0, 1.0, -3.0, 1e4
-    program = torch.export.export(Sampled(), (value, locations, weights))
-    assert not [node for node in program.graph.nodes if "grid_sample" in str(node.target)]
-    expected = plain.multi_scale_deformable_attention(value, SHAPES, locations, weights)
-    torch.testing.assert_close(program.module()(value, locations, weights), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
