@@ -66,15 +66,13 @@ CASES: dict[str, Case] = {
     "dino": Case("dino", {**DETR, "classification": "varifocal", "contrastive_denoising": 10}),
     "rtdetr": Case("rtdetr", {**ENCODED, "num_points": (3, 1, 2)}),
     "rtdetr, discrete": Case("rtdetr", {**ENCODED, **NO_ENCODER, "sampling": "discrete"}),
-    "dfine": Case("dfine", {**DFINE, "num_points": (2, 1), "min_stride": 16}),
-    "dfine, training layers": Case("dfine", {**DFINE, "training_layers": 2, "layer_scale": 2}),
+    "dfine": Case("dfine", {**DFINE, "num_points": (2, 1), "min_stride": 16, "training_layers": 2, "layer_scale": 2}),
     "one_stage": Case("one_stage", {"width": 16, "fusion_blocks": 1}),
     "faster_rcnn": Case(
         "faster_rcnn", {"width": 16, "box_width": 16, "num_proposals": 50, "num_samples": 32}, PADDING
     ),
     "fcos": Case("fcos", {"width": 64, "score_threshold": 0.0}, (*PADDING, "export")),  # tests/exporting exports it
     "detr_panoptic": Case("detr_panoptic", {"detr": DETR}, PADDING),
-    "detr_panoptic, frozen": Case("detr_panoptic", {"detr": DETR, "freeze_detector": True}, PADDING),
     "dab_detr_panoptic": Case("dab_detr_panoptic", {"dab_detr": FAST}, PADDING),
     "mask2former": Case("mask2former", MASKS),
     "mask2former_instance": Case("mask2former_instance", MASK_OPTIONS),
@@ -104,7 +102,6 @@ CASES: dict[str, Case] = {
         2,
     ),
     "dpt, bins": Case("dpt", {**DPT, "output": "bins", "norm": "batch"}, (), 64, 2),
-    "dpt, inverse": Case("dpt", {**DPT, "output": "inverse"}, (), 64, 2),
     "dpt_segmentation": Case(
         "dpt_segmentation",
         {**DPT, "dropout": 0.0, "dice": 1.0, "label_smoothing": 0.1, "class_weights": "balanced"},

@@ -40,7 +40,7 @@ def test_a_head_passes_all_checks(name: str) -> None:
     assert ("crowds" in notes) == ("panoptic" not in kind.needs)
 
 
-@pytest.mark.parametrize("name", ["deformable_detr", "dino", "rtdetr", "dfine, training layers"])
+@pytest.mark.parametrize("name", ["deformable_detr", "dino", "rtdetr", "dfine"])
 def test_every_attention_is_deterministic_by_option(name: str) -> None:
     case = CASES[name]
     classes = [Class("a", 1, (0, 0, 0))]

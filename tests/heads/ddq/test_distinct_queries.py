@@ -55,15 +55,11 @@ def test_the_best_of_those_left_out_fill_up():
     torch.testing.assert_close(queries.boxes[0, :, 0], torch.tensor([0.3, 0.7, 0.3, 0.7]))
 
 
-def test_every_parameter_learns_and_dense_predictions_from_the_dense_loss_alone():
+def test_dense_predictions_learn_from_the_dense_loss_alone():
     features, mask, targets = padded_batch()
     head = Ddq([6], [8], CLASSES, **OPTIONS).train()
     for parameter in (head.label_head.weight, head.box_head.last.weight, head.dense.box_head.last.weight):
         torch.nn.init.normal_(parameter)  # else nothing before them learns in the first step
-    losses = head.loss(head(features, mask, targets), targets, LossContext())
-    sum(losses.values()).backward()
-    assert [name for name, p in head.named_parameters() if p.grad is None or not p.grad.any()] == []
-    head.zero_grad()
     losses = head.loss(head(features, mask, targets), targets, LossContext())
     (losses["label"] + losses["l1"] + losses["giou"]).backward()
     assert all(p.grad is None or not p.grad.any() for p in head.dense.parameters())

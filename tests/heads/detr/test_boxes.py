@@ -13,6 +13,7 @@ from densevit.set_prediction.projections import FusedProjection
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
 from densevit_heads.dab_detr.extensions import Extensions
+from tests.heads.padded_batch import perturbed
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
 WIDTH, HEADS, Q = 16, 4, 5
@@ -28,14 +29,9 @@ def batch() -> tuple[list[Tensor], Tensor]:
 
 def make_head(encoder_layers: int = 1, two_stage: bool = False) -> DabDetr:
     transformer = Transformer(WIDTH, HEADS, encoder_layers, 3, 24, dropout=0.0)
-    head = DabDetr(
-        (6, 10), (8, 16), CLASSES, Q, transformer, classification="mal",
-        extensions=Extensions(stride=8, position_bias=True, two_stage=two_stage),
-    )  # fmt: skip
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return head.eval()
+    extensions = Extensions(stride=8, position_bias=True, two_stage=two_stage)
+    head = DabDetr((6, 10), (8, 16), CLASSES, Q, transformer, classification="mal", extensions=extensions)
+    return perturbed(head, 0.2).eval()
 
 
 def logit(x: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """The one-stage head: NMS against torchvision's of each image and class, and its losses."""
 
-from typing import Any
-
 import torch
 
 from densevit.interfaces import Class, Targets
@@ -10,17 +8,9 @@ from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import Objects
 from densevit_heads.one_stage import OneStage
 from densevit_heads.one_stage.nms import CANDIDATES, suppressed_predictions
-from tests.heads.padded_batch import padded_batch
+from tests.heads.padded_batch import padded_batch, perturbed
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
-
-
-def make_head(**options: Any) -> OneStage:
-    head = OneStage([6], [8], CLASSES, **{"width": 16, "fusion_blocks": 1, **options})
-    with torch.no_grad():  # no layer starts at zero, which would hide errors
-        for parameter in head.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return head
 
 
 def test_predictions_are_those_that_nms_keeps_of_each_image_and_class():
@@ -62,7 +52,7 @@ def test_only_the_best_pairs_enter_nms():
 
 def test_losses_are_those_of_the_dense_loss_with_detr_s_weights():
     features, mask, targets = padded_batch()
-    head = make_head().train()
+    head = perturbed(OneStage([6], [8], CLASSES, width=16, fusion_blocks=1)).train()
     outputs = head(features, mask, targets)
     losses = head.loss(outputs, targets, LossContext())
     cells = [outputs[key] for key in ("logits", "boxes", "centres", "padding")]

@@ -56,13 +56,13 @@ def test_a_layer_learns_from_the_boxes_of_the_next():
 
 @pytest.mark.integration
 def test_compiled_training_gives_the_same_loss():
-    options = {"contrastive_denoising": 0, "transformer": Transformer(32, 2, 1, 1, 24, 0.0)}
+    options = {"contrastive_denoising": 0, "transformer": Transformer(32, 2, 1, 1, 24, 0.0), "num_levels": 2}
     losses = []
     features, mask, targets = make_batch(3, 0, 5)
     for compiled in (False, True):
         torch.manual_seed(0)
         head = make_head(**options).train()
-        forward = torch.compile(head, backend="aot_eager") if compiled else head
+        forward = torch.compile(head, backend="eager") if compiled else head
         losses.append(head.loss(forward(features, mask), targets, LossContext()))
     torch.testing.assert_close(*losses)
 

@@ -1,4 +1,4 @@
-"""SegFormer's head beside transformers' decode head; cost, padding and options."""
+"""SegFormer's head beside transformers' decode head."""
 
 from typing import TYPE_CHECKING
 
@@ -7,23 +7,23 @@ import torch
 
 from densevit.interfaces import Class
 from densevit_heads.segformer import SegFormer
+from tests.heads.padded_batch import make_features, no_padding
 
 if TYPE_CHECKING:
     from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 
-CLASSES = [Class(f"class {i}", i, (0, 0, 0)) for i in range(150)]
-STRIDES = (4, 8, 16, 32)
+CLASSES = [Class(f"class {i}", i, (0, 0, 0)) for i in range(5)]
+WIDTHS, STRIDES = (8, 12, 20, 28), (4, 8, 16, 32)
 NAMES = {"linear_projections": "project", "linear_fuse": "fuse", "batch_norm": "fuse_norm"}
-# (width of the decoder, image side, parameters in millions, multiply-adds in billions), Xie et al. 2021, table 1
 
 
-def pair(widths=(8, 12, 20, 28), width=24) -> "tuple[SegformerDecodeHead, SegFormer]":
+def pair() -> "tuple[SegformerDecodeHead, SegFormer]":
     from transformers import SegformerConfig
     from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
-    config = SegformerConfig(hidden_sizes=[*widths], decoder_hidden_size=width, num_labels=5)
-    theirs, ours = SegformerDecodeHead(config), SegFormer(widths, STRIDES, CLASSES[:5], width)
+    config = SegformerConfig(hidden_sizes=[*WIDTHS], decoder_hidden_size=24, num_labels=5)
+    theirs, ours = SegformerDecodeHead(config), SegFormer(WIDTHS, STRIDES, CLASSES, 24)
     for name, tensor in theirs.state_dict().items():
         if name.endswith("running_var"):
             tensor.uniform_(0.5, 2)
@@ -43,11 +43,9 @@ def test_logits_and_gradients_match_transformers(training):
     theirs, ours = pair()
     theirs.dropout.p = ours.classifier.dropout = 0.0
     theirs.train(training), ours.train(training)
-    features = [
-        torch.randn(2, c, 64 // s, 96 // s, requires_grad=True) for c, s in zip((8, 12, 20, 28), STRIDES, strict=True)
-    ]
+    features = [x.requires_grad_() for x in make_features((WIDTHS, STRIDES), (64, 96))]
     copies = [x.detach().clone().requires_grad_() for x in features]
-    found, expected = ours(features, torch.zeros(2, 64, 96, dtype=torch.bool))["logits"], theirs(copies)
+    found, expected = ours(features, no_padding((64, 96)))["logits"], theirs(copies)
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     weights = torch.randn_like(found)

@@ -1,4 +1,4 @@
-"""The Segmenter head beside a reference of torch's own layers; padding and options."""
+"""The Segmenter head beside a reference of torch's own layers, in a padded batch."""
 
 import torch
 from torch import Tensor, nn
@@ -6,17 +6,10 @@ from torch.nn import functional as F
 
 from densevit.interfaces import Class
 from densevit_heads.segmenter import Segmenter
+from tests.heads.padded_batch import perturbed
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 WIDTH, K = 32, len(CLASSES)
-
-
-def make_head(**options: object) -> Segmenter:
-    head = Segmenter((12, 24), (8, 16), CLASSES, **{"width": WIDTH, "num_heads": 4, **options})
-    with torch.no_grad():  # no layer starts with weights that hide errors
-        for parameter in head.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return head
 
 
 def reference(head: Segmenter, feature: Tensor) -> Tensor:
@@ -41,7 +34,7 @@ def reference(head: Segmenter, feature: Tensor) -> Tensor:
 
 
 def test_logits_match_the_reference_for_each_image_of_a_padded_batch() -> None:
-    head = make_head().eval()
+    head = perturbed(Segmenter((12, 24), (8, 16), CLASSES, width=WIDTH, num_heads=4), 0.2).eval()
     sizes = [(64, 96), (48, 64)]
     mask = torch.ones(2, 64, 96, dtype=torch.bool)
     for i, (h, w) in enumerate(sizes):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Class, Head, Targets
 from densevit.losses.context import LossContext
+from tests.heads.padded_batch import perturbed
 
 if TYPE_CHECKING:
     from torchvision.ops import FeaturePyramidNetwork
@@ -47,12 +48,6 @@ class MapsWithPyramid(nn.Module):
         return self.fpn(OrderedDict((str(i), x) for i, x in enumerate(self.maps(images))))
 
 
-def perturbed(module: nn.Module) -> None:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-
-
 def faster_rcnn() -> tuple[Head, nn.Module, Maps]:
     """A head and torchvision's model of the same weights, and the maps before the pyramid."""
     from torchvision.models import detection
@@ -77,7 +72,7 @@ def faster_rcnn() -> tuple[Head, nn.Module, Maps]:
     )  # fmt: skip
     reference.roi_heads.box_roi_pool.canonical_scale = 112  # half, as the anchors
     reference.transform.resize = lambda image, target=None: (image, target)
-    perturbed(head)
+    perturbed(head, 0.05)
     state = {key.replace("pyramid.fpn", "backbone.fpn"): value for key, value in head.state_dict().items()}
     reference.load_state_dict(state | {f"backbone.maps.{key}": value for key, value in maps.state_dict().items()})
     return head, reference, maps
@@ -100,7 +95,7 @@ def fcos() -> tuple[Head, nn.Module, Maps]:
         MapsWithPyramid(coarse, fpn), len(CLASSES), score_thresh=0.1, detections_per_img=1000, **TRANSFORM
     )
     reference.transform.resize = lambda image, target=None: (image, target)
-    perturbed(head)
+    perturbed(head, 0.05)
     state = {}
     for key, value in head.state_dict().items():
         state[key.replace("pyramid.fpn", "backbone.fpn").removeprefix("fcos.")] = value

@@ -9,7 +9,7 @@ from torch import Tensor
 from densevit import registry
 from densevit.interfaces import Class, Head
 from densevit.losses.context import LossContext
-from tests.heads.padded_batch import padded_batch
+from tests.heads.padded_batch import padded_batch, perturbed
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
 SMALL: dict[str, dict[str, Any]] = {
@@ -18,13 +18,9 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def make_head(name: str, **options: Any) -> Head:
+def make_head(name: str) -> Head:
     torch.manual_seed(0)
-    head = registry.load("heads", name)([6], [8], CLASSES, **{**SMALL[name], **options})
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return head
+    return perturbed(registry.load("heads", name)([6], [8], CLASSES, **SMALL[name]), 0.05)
 
 
 def test_anchors_have_the_strides_of_the_levels_at_any_size():

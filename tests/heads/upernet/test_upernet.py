@@ -1,4 +1,4 @@
-"""UPerNet beside transformers' heads; pooling in padded batches, cost and options."""
+"""UPerNet beside transformers' heads; pooling in padded batches, and options."""
 
 import pytest
 import torch
@@ -7,10 +7,10 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset
 from densevit_heads.upernet import UPerNet
 from densevit_heads.upernet.transformers_checkpoints import SWIN
+from tests.heads.padded_batch import make_features, no_padding
 
 CLASSES = [Class(f"class {i}", i, (0, 0, 0)) for i in range(150)]
 CHANNELS, STRIDES = (8, 12, 20, 28), (4, 8, 16, 32)
-# Parameters in millions, multiply-adds in billions at 512 x 2048 (Liu et al. 2021, table 3, and its repository)
 
 
 def pair():
@@ -37,19 +37,15 @@ def pair():
     return theirs, auxiliary, ours
 
 
-def features_of(H, W, B=2):
-    return [torch.randn(B, c, H // s, W // s) for c, s in zip(CHANNELS, STRIDES, strict=True)]
-
-
 @pytest.mark.parametrize(("training", "size"), [(False, (224, 160)), (True, (64, 96))], ids=str)
 def test_logits_and_gradients_match_transformers(training, size):
     torch.manual_seed(0)
     theirs, auxiliary, ours = pair()
     for module in (theirs, auxiliary, ours):
         module.train(training)
-    features = [x.requires_grad_() for x in features_of(*size)]
+    features = [x.requires_grad_() for x in make_features((CHANNELS, STRIDES), size)]
     copies = [x.detach().clone().requires_grad_() for x in features]
-    outputs = ours(features, torch.zeros(2, *size, dtype=torch.bool))
+    outputs = ours(features, no_padding(size))
     expected = {"logits": theirs(copies)} | ({"auxiliary": auxiliary(copies)} if training else {})
     assert outputs.keys() == expected.keys()
     weights = {key: torch.randn_like(x) for key, x in expected.items()}
@@ -82,7 +78,7 @@ def test_features_of_one_stride_are_an_error_at_the_start_of_training():
 
 
 def test_a_batch_of_one_image_needs_a_group_norm():
-    features, mask = features_of(64, 64, 1), torch.zeros(1, 64, 64, dtype=torch.bool)
+    features, mask = make_features((CHANNELS, STRIDES), (64, 64), 1), no_padding((64, 64), 1)
     with pytest.raises(ValueError, match="Fix: set data.batch_size to 2 or more, or norm: group"):
         UPerNet(CHANNELS, STRIDES, CLASSES, width=16).train()(features, mask)
     outputs = UPerNet(CHANNELS, STRIDES, CLASSES, width=16, norm="group").train()(features, mask)
