@@ -1,5 +1,7 @@
 """Deformable attention, plain and fast, beside `grid_sample` and transformers' modules, and exported."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -183,3 +185,42 @@ def test_shapes_that_do_not_fit_are_refused(form):
     for facts, call in refused.items():
         with pytest.raises(ValueError, match=facts):
             call()
+
+
+def test_atomic_additions_give_the_same_gradient(monkeypatch):
+    """The backward pass that a GPU takes without `deterministic`."""
+    value, locations, weights = make_inputs()
+    ours = fast.multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    (expected,) = torch.autograd.grad(ours.sum(), value, retain_graph=True)
+    monkeypatch.setattr(fast, "_is_atomic", lambda *_: True)
+    (found,) = torch.autograd.grad(ours.sum(), value)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_points_far_outside_give_zero_and_no_gradient():
+    value, locations, weights = make_inputs()
+    far = torch.full_like(locations, math.inf)
+    far[:, ::2], far[:, ::3] = -1e30, 5.0
+    far = far.detach().requires_grad_()
+    x = fast.multi_scale_deformable_attention(value, SHAPES, far, weights)
+    assert not x.any()
+    for gradient in torch.autograd.grad(x.sum(), (value, far, weights)):
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize(
+    ("queries", "chunks", "dtype"), [(9, 1, torch.bfloat16), (40000, 3, torch.float32), (50000, 6, torch.float32)]
+)
+def test_chunks_of_images_and_heads_give_the_same(queries, chunks, dtype):
+    """One chunk, one an image, and two an image."""
+    value, locations, weights = inputs = make_inputs([(3, 4), (2, 2)], batch=3, queries=queries)
+    value = value.to(dtype)
+    assert len(fast._chunks(value, weights.flatten(3))) == chunks
+    ours = fast.multi_scale_deformable_attention(value, [(3, 4), (2, 2)], locations, weights)
+    others = plain.multi_scale_deformable_attention(value.float(), [(3, 4), (2, 2)], locations, weights).to(dtype)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(ours, others, atol=tolerance, rtol=tolerance)
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    own, other = (torch.autograd.grad(x, inputs, gradient) for x in (ours, others))
+    for a, b in zip(own, other, strict=True):
+        torch.testing.assert_close(a, b, atol=tolerance * b.abs().max().item(), rtol=tolerance)

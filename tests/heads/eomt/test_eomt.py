@@ -1,13 +1,15 @@
-"""The EoMT heads beyond the contract of all heads: annealing, backbones, and other heads beside them."""
+"""The EoMT heads beyond the contract of all heads: annealing, backbones, other heads beside them, and resumed runs."""
 
 import pytest
 import torch
 
 import densevit
+from densevit import config as configs
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit_heads.eomt.annealing import mask_probabilities
+from densevit_heads.eomt.head import EncoderOnly
 from densevit_workbench.testing.targets import random_targets
 
 SMALL = {"num_queries": 6, "num_blocks": 2, "num_points": 64}
@@ -114,3 +116,42 @@ def test_backbones_that_cannot_and_necks_are_errors(backbone, neck, facts):
     with pytest.raises(ConfigError, match=facts) as raised:
         densevit.create_model({"variant": "nano", **backbone}, heads={"panoptic": head}, classes={"panoptic": CLASSES})
     assert "\n" not in str(raised.value)
+
+
+CONFIG = {
+    "seed": 0,
+    "backbone": {"name": "vit", "variant": "nano", "image_size": 64, "registers": 1, "drop_path": 0.0},
+    "heads": {"panoptic": {"name": "eomt", "num_queries": 8, "num_blocks": 2, "num_points": 64}},
+    "data": {"name": "scenes", "image_size": 64, "batch_size": 2, "train_length": 8, "val_length": 2, "panoptic": True,
+             "semantic": False, "depth": False, "num_workers": 0},
+    "trainer": {"max_steps": 4, "accelerator": "cpu", "evaluate_every": 0.5},
+}  # fmt: skip
+
+
+def weights(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.integration
+def test_resumed_annealing_matches_an_uninterrupted_one(tmp_path, monkeypatch):
+    from tests.training.runs import interrupted_after, resume, train
+
+    probabilities = []
+    original_progress = EncoderOnly.set_progress
+
+    def record(self, progress):
+        original_progress(self, progress)
+        probabilities.append(self.mask_probability.tolist())
+
+    monkeypatch.setattr(EncoderOnly, "set_progress", record)
+    whole = train(configs.from_mapping(CONFIG), tmp_path / "whole")
+    assert probabilities == [pytest.approx(mask_probabilities(step / 4, 2)) for step in range(4)]
+    assert probabilities[0] == [1.0, 1.0] and probabilities[3] == [0.0, pytest.approx(0.5**0.9)]
+    with interrupted_after(1):
+        stopped = train(configs.from_mapping(CONFIG), tmp_path / "stopped")
+    probabilities.clear()
+    resume(stopped)
+    assert probabilities == [pytest.approx(mask_probabilities(step / 4, 2)) for step in range(1, 4)]
+    first, second = weights(whole), weights(stopped)
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+    assert (whole / "metrics.json").read_text() == (stopped / "metrics.json").read_text()

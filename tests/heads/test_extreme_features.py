@@ -1,4 +1,4 @@
-"""Heads on features of magnitude 100 in half precision: finite, and close to float32."""
+"""Features of magnitude 100 in half precision, and maps of one cell, whose group norms have one value per group."""
 
 from typing import Any
 
@@ -11,7 +11,6 @@ import densevit
 from densevit.interfaces import Class
 from tests.heads.cases import CASES
 
-pytestmark = pytest.mark.integration
 CHANNELS, STRIDES, SIDE = (16, 32, 64, 64), (4, 8, 16, 32), 64
 NAMES = (
     "ddq", "dino", "dfine", "one_stage", "detr_panoptic", "mask2former", "kmax_deeplab", "perceiver_io", "segformer",
@@ -19,6 +18,7 @@ NAMES = (
 )  # fmt: skip
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_on_large_features_are_finite_and_close(name: str) -> None:
     case = CASES[name]
@@ -44,3 +44,37 @@ def test_outputs_on_large_features_are_finite_and_close(name: str) -> None:
 
 def tensors(values: Any) -> list[Tensor]:
     return [x for x in tree_leaves(values) if isinstance(x, Tensor) and x.is_floating_point()]
+
+
+NORMS = {
+    "deformable_detr": {},
+    "mask2former": {},
+    "detr_panoptic": {},
+    "setr, naive": {"norm": "group"},
+    "dpt": {"norm": "group"},
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_one_image_of_single_cells_has_the_outputs_that_it_has_in_a_batch(name):
+    """Group norm is of each image, so torch's layer, which refuses the single image, is the reference in a batch.
+
+    In double precision: the norm of equal values amplifies rounding by 300.
+    """
+    case = CASES[name]
+    classes = () if name == "dpt" else (Class("a", 1, (0, 0, 0)), Class("b", 2, (9, 9, 9)))
+    head = densevit.create_head(case.head, (8, 8), (16, 32), classes, **{**case.options, **NORMS[name]}).double().eval()
+    features = [torch.randn(1, 8, 1, 1, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    mask = torch.zeros(1, 32, 32, dtype=torch.bool)
+
+    def floats(outputs):
+        return {key: x for key, x in outputs.items() if isinstance(x, torch.Tensor) and x.is_floating_point()}
+
+    alone = floats(head(features, mask))
+    twice = floats(head([torch.cat([x, x]) for x in features], mask.expand(2, -1, -1)))
+    assert alone
+    for key, value in alone.items():
+        [images] = [dim for dim, count in enumerate(value.shape) if twice[key].shape[dim] == 2 * count]
+        torch.testing.assert_close(value, twice[key].narrow(images, 0, 1), rtol=1e-4, atol=1e-4)
+    sum(value.square().sum() for value in alone.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
