@@ -8,7 +8,6 @@ from densevit.layers import tracing, windows
 from densevit.layers.fast import windows as fast_windows
 from densevit.layers.windows import (
     resize_bias_table,
-    shift_mask,
     window_partition,
 )
 
@@ -20,25 +19,6 @@ def shifted_windows(request, monkeypatch):
     """The plain function, also as in an exported file, and the one that replaces it in a built model."""
     monkeypatch.setattr(tracing, "is_exporting", lambda: request.param == "exported")
     return (fast_windows if request.param == "gathered" else windows).shifted_windows
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "window", "shift"),
-    [
-        (6, 9, 3, (1, 1)),
-        (7, 14, 7, (0, 3)),
-        (14, 7, 7, (3, 0)),
-        (4, 4, 4, (2, 2)),
-    ],
-)
-def test_shift_mask_separates_regions_joined_by_the_shift(height, width, window, shift):
-    """Brute force: tokens attend if their offset in the unshifted map equals their offset in the window."""
-    place = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1)[None]
-    rolled = place.roll((-shift[0], -shift[1]), dims=(1, 2))
-    before, after = window_partition(rolled, window), window_partition(place, window)  # (windows, M*M, 2)
-    together = (before[:, :, None] - before[:, None]) == (after[:, :, None] - after[:, None])
-    expected = torch.where(together.all(-1), 0.0, -100.0)
-    assert torch.equal(shift_mask(height, width, window, shift, CPU), expected)
 
 
 def windows_step_by_step(qkv, padding_value, window, shift, heads, rule):

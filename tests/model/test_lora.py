@@ -31,7 +31,6 @@ CLASSES = (Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0)))
 BACKBONES: list[tuple[dict[str, Any], str]] = [
     (VIT, "*"),
     ({"name": "swin", "variant": "nano", "window_size": 4, "version": 2}, "*.qkv"),  # it reads qkv.weight
-    ({"name": "timm", "model": "test_vit"}, "*.qkv"),
     ({"name": "timm", "model": "beit_base_patch16_224", "image_size": 32,
       "model_args": {"depth": 2, "embed_dim": 48, "num_heads": 3}}, "*.qkv"),  # it reads qkv.weight
 ]  # fmt: skip
@@ -150,7 +149,7 @@ def test_run_trains_adapters_only_and_saves_merged_weights(weights, run):
 
 
 @pytest.mark.integration
-def test_saved_run_equals_the_trained_model(weights, run, tmp_path):
+def test_saved_run_equals_the_trained_model(weights, run):
     """`load`, `weights` and the checkpoint give the outputs of the model with adapters."""
     path, _ = run
     config = run_config(weights)
@@ -168,9 +167,6 @@ def test_saved_run_equals_the_trained_model(weights, run, tmp_path):
     ):
         for x, y in zip(backbone(images), expected, strict=True):
             torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
-    densevit.save(densevit.load(path), tmp_path / "again.safetensors")
-    again = load_file(tmp_path / "again.safetensors")
-    assert all(torch.equal(again[key], value) for key, value in load_file(path / "model.safetensors").items())
 
 
 @pytest.mark.integration
@@ -211,15 +207,6 @@ def test_targets_without_layers_are_refused_before_weights_are_downloaded(tmp_pa
         adapted_layers(densevit.create_backbone(**VIT), LoraArchitecture(2, 4.0, ("*.zzzzzzzz",)))
     with pytest.raises(ConfigError, match=r"backbone\.lora: Convolution has no linear layers"):
         adapted_layers(Convolution(), LoraArchitecture(2, 4.0, ("*",)))
-
-
-def test_random_weights_are_a_warning():
-    from densevit.training.run.config_checks import check_model
-
-    config = config_of({**VIT, "lora": LORA})
-    data = build_data(config)
-    with pytest.warns(UserWarning, match="no weights are loaded: they stay random"):
-        check_model(config, data, build_model(config, data.train))
 
 
 def test_without_peft_a_run_fails_before_it_builds_anything(monkeypatch, tmp_path, weights):

@@ -140,10 +140,3 @@ def test_costs_weights_and_no_object_weight_reach_matching_and_loss():
     losses = pair.ours.loss(outputs, pair.targets, LossContext())
     torch.testing.assert_close(losses["label"], output.loss_dict["loss_ce"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(sum(losses.values()), output.loss, rtol=1e-4, atol=1e-6)
-    plain = make_pair(auxiliary_losses=False)
-    objects = Objects.of(pair.targets, features.device)
-    chosen = [
-        hungarian(outputs["layers"][0], outputs["layers"][1], objects, weights).query.tolist()
-        for weights in (plain.ours.criterion.costs, MatchingCosts(3.0, 2.0, 7.0))
-    ]
-    assert chosen[0] != chosen[1], "the costs should change the matching, or the test has no power"

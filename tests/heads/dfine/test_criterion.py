@@ -169,16 +169,15 @@ def test_denoising_queries_have_all_terms():
 
 def distillation(found: LayerOutputs, layer: int, labels: list[dict], matches: Indices, matched: bool) -> Tensor:
     """The mean of the distillation over matched or over other queries, by hand."""
+    from torchvision.ops import box_iou
+
     student, teacher = (found.corners[i].unflatten(-1, (4, -1)) / 5 for i in (layer, -1))
     divergence = F.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="none").sum(-1) * 25  # (B, Q, 4)
     weight = found.logits[L - 1].sigmoid().amax(-1).detach()
     mask = torch.zeros_like(weight, dtype=torch.bool)
     for image, (query, target) in enumerate(matches):
         a, b = to_corners(found.boxes[layer, image, query]), to_corners(labels[image]["boxes"][target])
-        for i, q in enumerate(query):
-            sides = (torch.minimum(a[i, 2:], b[i, 2:]) - torch.maximum(a[i, :2], b[i, :2])).clamp(min=0)
-            areas = [(x[i, 2:] - x[i, :2]).prod() for x in (a, b)]
-            weight[image, q] = (sides.prod() / (areas[0] + areas[1] - sides.prod())).detach()
+        weight[image, query] = box_iou(a.detach(), b).diagonal()
         mask[image, query] = True
     values = (weight[..., None] * divergence)[mask if matched else ~mask]
     return values.mean()

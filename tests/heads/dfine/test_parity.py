@@ -5,7 +5,6 @@ of the layer before, and leaves out those of the last layer. `test_criterion.py`
 """
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from densevit.interfaces import Class
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dfine import Dfine
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
+from tests.heads.padded_batch import make_features
 from tests.heads.rtdetr.test_parity import GivenFeatures
 from tests.heads.transformers_pairs import gradients, renamed, same_gradients
 
@@ -25,15 +25,6 @@ CHANNELS, STRIDES = (6, 8, 12, 16), (4, 8, 16, 32)
 SIZE = (96, 160)  # transformers' top-down path needs multiples of 32
 CONSTANTS = ("points_scale", "decoder.up", "decoder.reg_scale")
 LAYOUT = "transformers-dfine", "detection"
-
-
-@dataclass
-class Pair:
-    """transformers' model and ours with the same weights, and features."""
-
-    theirs: Any
-    ours: Dfine
-    features: list[Tensor]
 
 
 @torch.no_grad()
@@ -52,7 +43,8 @@ def randomise(theirs: nn.Module) -> None:
             tensor.copy_(noise * 1.5 / tensor[0].numel() ** 0.5)
 
 
-def make_pair(width: int = 24, expansion: float = 0.5, blocks: int = 2, reg_scale: float = 4.0) -> Pair:
+def make_pair(width: int = 24, expansion: float = 0.5, blocks: int = 2, reg_scale: float = 4.0) -> tuple[Any, Dfine]:
+    """transformers' model and ours with the same weights."""
     from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
     from transformers.models.d_fine import modeling_d_fine
 
@@ -81,12 +73,7 @@ def make_pair(width: int = 24, expansion: float = 0.5, blocks: int = 2, reg_scal
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
             module.train = lambda mode=True, module=module: module
-    generator = torch.Generator().manual_seed(0)
-    features = [
-        torch.randn(4, count, SIZE[0] // stride, SIZE[1] // stride, generator=generator)
-        for count, stride in zip(CHANNELS, STRIDES, strict=True)
-    ]
-    return Pair(theirs, ours, features)
+    return theirs, ours
 
 
 def their_layers(output: Any) -> dict[str, Tensor]:
@@ -103,11 +90,12 @@ def their_layers(output: Any) -> dict[str, Tensor]:
     "options", [{}, {"width": 32, "expansion": 1.0, "blocks": 1, "reg_scale": 8.0}], ids=["same width", "projected"]
 )
 def test_outputs_and_gradients_match_transformers(options: dict[str, Any]):
-    pair = make_pair(**options)
-    inputs = [[x.clone().requires_grad_() for x in pair.features] for _ in range(2)]
-    pair.theirs.model.backbone = GivenFeatures(inputs[0])
-    theirs = their_layers(pair.theirs(torch.zeros(4, 3, *SIZE)))
-    outputs = pair.ours(inputs[1], torch.zeros(4, *SIZE, dtype=torch.bool))
+    other, own = make_pair(**options)
+    features = make_features((CHANNELS, STRIDES), SIZE, B=4)
+    inputs = [[x.clone().requires_grad_() for x in features] for _ in range(2)]
+    other.model.backbone = GivenFeatures(inputs[0])
+    theirs = their_layers(other(torch.zeros(4, 3, *SIZE)))
+    outputs = own(inputs[1], torch.zeros(4, *SIZE, dtype=torch.bool))
     ours = outputs["layers"]._asdict()
     generator = torch.Generator().manual_seed(1)
     totals = [torch.zeros(()), torch.zeros(())]
@@ -118,12 +106,12 @@ def test_outputs_and_gradients_match_transformers(options: dict[str, Any]):
         totals = [total + (x * gradient).mean() for total, x in zip(totals, (expected, ours[name]), strict=True)]
     torch.testing.assert_close(outputs["boxes"], theirs["boxes"][LAYERS - 1], atol=1e-4, rtol=1e-4)
     with torch.no_grad():  # in evaluation, which has the last layer's predictions only
-        predicted = pair.theirs.eval()(torch.zeros(4, 3, *SIZE))
-        found_in_evaluation = pair.ours.eval()(inputs[1], torch.zeros(4, *SIZE, dtype=torch.bool))
+        predicted = other.eval()(torch.zeros(4, 3, *SIZE))
+        found_in_evaluation = own.eval()(inputs[1], torch.zeros(4, *SIZE, dtype=torch.bool))
     torch.testing.assert_close(found_in_evaluation["logits"], predicted.logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found_in_evaluation["boxes"], predicted.pred_boxes, atol=1e-4, rtol=1e-4)
     totals[0].backward(), totals[1].backward()
-    wanted, found = renamed(gradients(pair.theirs), *LAYOUT), gradients(pair.ours)
-    for i, (own, other) in enumerate(zip(inputs[1][1:], inputs[0][1:], strict=True)):
-        found[f"features {i}"], wanted[f"features {i}"] = own.grad, other.grad
+    wanted, found = renamed(gradients(other), *LAYOUT), gradients(own)
+    for i, (x, y) in enumerate(zip(inputs[1][1:], inputs[0][1:], strict=True)):
+        found[f"features {i}"], wanted[f"features {i}"] = x.grad, y.grad
     same_gradients(wanted, found, rounding="(?!)", least=1e-3, tolerance=1e-3)

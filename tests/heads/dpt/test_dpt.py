@@ -11,7 +11,6 @@ from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import cross_entropy, dice
-from densevit.model.test_time_augmentation import undo_zoom
 from densevit_heads.dpt import DptDepth, DptSegmentation
 from densevit_heads.dpt.decoder import assign_levels
 from densevit_heads.dpt.depth import DepthLossWeights
@@ -20,13 +19,6 @@ from tests.heads.padded_batch import make_features, no_padding
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 PYRAMID = ((6, 8, 10, 12), (4, 8, 16, 32))
 PLAIN = ((12, 12, 12, 12), (16, 16, 16, 16))
-
-
-@pytest.mark.parametrize("output", ["relative", "sigmoid"])
-def test_undo_zoom_scales_metric_depth_only(output):
-    head = DptDepth(*PYRAMID, width=16, output=output).eval()
-    maps = head.maps(head(make_features(PYRAMID, (64, 96)), no_padding((64, 96))), (64, 96))
-    assert torch.equal(undo_zoom(head, maps, 1.5), maps if output == "relative" else 1.5 * maps)
 
 
 @pytest.mark.parametrize(

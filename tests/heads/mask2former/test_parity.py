@@ -6,8 +6,7 @@ double precision, and their losses in single: in single precision a rounding err
 decoder, which changes gradients by up to 0.4 %.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
@@ -50,42 +49,20 @@ class GivenFeatures(nn.Module):
         return BackboneOutput(feature_maps=tuple(self.features))
 
 
-@dataclass
-class Pair:
-    """transformers' model and ours with the same weights, and a batch.
+class Batch(NamedTuple):
+    """masks: of each image on the grid, for transformers. scales: (B, 2), the images' share of the grid."""
 
-    masks: of each image on the grid, for transformers. scales: (B, 2), the images' share of the grid.
-    """
-
-    theirs: "Mask2FormerForUniversalSegmentation"
-    ours: Mask2FormerInstance
     features: list[Tensor]
     padding_mask: Tensor
     masks: list[Tensor]
     targets: list[Targets]
     scales: Tensor
 
-    def run_theirs(self) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
-        """The output, the loss terms by transformers' names, and the features with gradients."""
-        features = [x.clone().requires_grad_() for x in self.features]
-        self.theirs.model.pixel_level_module.encoder = GivenFeatures(features)
-        output = self.theirs(torch.zeros(len(SIZES), 3, *GRID), output_auxiliary_logits=True)
-        labels = [target["labels"] for target in self.targets]
-        auxiliary = [{name: x.float() for name, x in layer.items()} for layer in output.auxiliary_logits]
-        masks, logits = output.masks_queries_logits.float(), output.class_queries_logits.float()
-        terms = self.theirs.criterion(masks, logits, self.masks, labels, auxiliary)
-        return output, terms, features
 
-    def run_ours(self) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
-        features = [x.clone().requires_grad_() for x in self.features]
-        outputs = self.ours(features, self.padding_mask)
-        return outputs, self.ours.loss(outputs, self.targets, LossContext()), features
-
-
-def make_pair(monkeypatch: pytest.MonkeyPatch) -> Pair:
+def make_pair() -> "tuple[Mask2FormerForUniversalSegmentation, Mask2FormerInstance]":
+    """transformers' model and ours with the same weights, in double precision."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
 
-    torch.manual_seed(0)
     config = Mask2FormerConfig(
         backbone_config=ResNetConfig(embedding_size=8, hidden_sizes=[*CHANNELS], depths=[1, 1, 1, 1],
                                      layer_type="basic", out_features=["stage1", "stage2", "stage3", "stage4"]),
@@ -99,7 +76,11 @@ def make_pair(monkeypatch: pytest.MonkeyPatch) -> Pair:
     transformer, pixel_decoder = MaskTransformer(64, HEADS, LAYERS, 40), PixelDecoderOptions(2, 48)
     ours = Mask2FormerInstance(CHANNELS, STRIDES, CLASSES, QUERIES, transformer, pixel_decoder, POINTS).eval()
     ours.load_state_dict(renamed(theirs.state_dict(), *LAYOUT), strict=True)
+    theirs.double().criterion.float()
+    return theirs, ours.double()
 
+
+def make_batch() -> Batch:
     features = [torch.randn(len(SIZES), c, GRID[0] // s, GRID[1] // s) for c, s in zip(CHANNELS, STRIDES, strict=True)]
     padding = torch.ones(len(SIZES), *GRID, dtype=torch.bool)
     masks, targets = [], []
@@ -111,12 +92,8 @@ def make_pair(monkeypatch: pytest.MonkeyPatch) -> Pair:
         coded = RunLengthMasks.from_dense(blobs, (h, w))
         targets.append({"masks": coded, "labels": labels, "size": (h, w), "image_id": i})
     features = [x.masked_fill(on_grid(padding, x.shape[-2:])[:, None], 0.0) for x in features]
-    mask_padding(theirs, padding, monkeypatch)
     scales = torch.tensor([[target["size"][1] / GRID[1], target["size"][0] / GRID[0]] for target in targets])
-    same_points(monkeypatch, scales)
-    features = [x.double() for x in features]
-    theirs.double().criterion.float()
-    return Pair(theirs, ours.double(), features, padding, masks, targets, scales)
+    return Batch([x.double() for x in features], padding, masks, targets, scales)
 
 
 def on_grid(padding: Tensor, size: torch.Size) -> Tensor:
@@ -186,9 +163,20 @@ def same_points(monkeypatch: pytest.MonkeyPatch, scales: Tensor) -> None:
 
 @pytest.mark.filterwarnings("ignore:image 2 has 9 segments")
 def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.MonkeyPatch):
-    pair = make_pair(monkeypatch)
-    output, terms, their_features = pair.run_theirs()
-    outputs, losses, features = pair.run_ours()
+    torch.manual_seed(0)
+    theirs, ours = make_pair()
+    batch = make_batch()
+    mask_padding(theirs, batch.padding_mask, monkeypatch)
+    same_points(monkeypatch, batch.scales)
+    their_features, features = ([x.clone().requires_grad_() for x in batch.features] for _ in range(2))
+    theirs.model.pixel_level_module.encoder = GivenFeatures(their_features)
+    output = theirs(torch.zeros(len(SIZES), 3, *GRID), output_auxiliary_logits=True)
+    labels = [target["labels"] for target in batch.targets]
+    auxiliary = [{name: x.float() for name, x in layer.items()} for layer in output.auxiliary_logits]
+    last = output.masks_queries_logits.float(), output.class_queries_logits.float()
+    terms = theirs.criterion(*last, batch.masks, labels, auxiliary)
+    outputs = ours(features, batch.padding_mask)
+    losses = ours.loss(outputs, batch.targets, LossContext())
 
     logits, embeddings = outputs["layers"]
     masks = torch.stack([mask_logits(x, outputs["pixels"]) for x in embeddings])
@@ -203,15 +191,15 @@ def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.Mon
     torch.testing.assert_close(masks, their_masks, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(outputs["masks"], their_masks[-1], rtol=1e-4, atol=1e-4)
 
-    for name, (theirs, weight) in WEIGHTS.items():
-        torch.testing.assert_close(losses[name], weight * terms[theirs], rtol=1e-4, atol=1e-6)
+    for name, (term, weight) in WEIGHTS.items():
+        torch.testing.assert_close(losses[name], weight * terms[term], rtol=1e-4, atol=1e-6)
     earlier = [w * terms[f"{name}_{layer}"] for name, w in WEIGHTS.values() for layer in range(LAYERS)]
     torch.testing.assert_close(losses["auxiliary"], torch.stack(earlier).sum(), rtol=1e-4, atol=1e-6)
 
     torch.stack([*earlier, *(w * terms[name] for name, w in WEIGHTS.values())]).sum().backward()
     torch.stack(list(losses.values())).sum().backward()
-    wanted, found = renamed(gradients(pair.theirs), *LAYOUT), gradients(pair.ours)
-    for i, (theirs, own) in enumerate(zip(their_features, features, strict=True)):
-        outside = on_grid(pair.padding_mask, theirs.shape[-2:])[:, None]
-        wanted[f"features {i}"], found[f"features {i}"] = theirs.grad.masked_fill(outside, 0.0), own.grad
+    wanted, found = renamed(gradients(theirs), *LAYOUT), gradients(ours)
+    for i, (other, own) in enumerate(zip(their_features, features, strict=True)):
+        outside = on_grid(batch.padding_mask, other.shape[-2:])[:, None]
+        wanted[f"features {i}"], found[f"features {i}"] = other.grad.masked_fill(outside, 0.0), own.grad
     same_gradients(wanted, found)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.data.transforms.augmentation import Augmentation, centred
+from densevit.data.transforms.augmentation import centred
 from densevit.errors import ConfigError
 from densevit.interfaces import Window
 from densevit.targets import InstanceMasks, RunLengthMasks
@@ -59,40 +59,6 @@ def test_crops_and_borders_are_distributed_as_torchvisions():
     assert abs(len(enlarged) / len(framed) - 0.5) < 0.03
     np.testing.assert_allclose(statistics(enlarged), statistics(borders), atol=0.06, rtol=0)
     assert iou_crop(np.zeros((0, 4), np.float32), (HEIGHT, WIDTH), rng) == (0, 0, HEIGHT, WIDTH)
-
-
-def test_every_target_moves_with_the_image():
-    """A coloured rectangle per object: in each frame, its pixels, its box, its mask and its class agree."""
-    size, boxes = (60, 80), np.array([[8, 10, 30, 34], [44, 20, 72, 52]], np.float32)
-    image = torch.zeros(3, *size, dtype=torch.uint8)
-    masks, semantic = torch.zeros(2, *size, dtype=torch.bool), torch.full(size, 2, dtype=torch.uint8)
-    for n, (left, top, right, bottom) in enumerate(boxes.astype(int)):
-        image[n, top:bottom, left:right] = 255
-        masks[n, top:bottom, left:right] = True
-        semantic[top:bottom, left:right] = n
-    targets = {"image_id": 1, "boxes": torch.from_numpy(boxes), "labels": torch.arange(2)}
-    targets["masks"] = RunLengthMasks.from_dense(masks, size)
-    sample = {"image": image, "targets": targets | {"semantic": semantic}}
-    stretch = Stretch((96, 128))
-    stretch.recoloring = "none"
-    augmentation, rng = Augmentation(stretch), np.random.default_rng(0)
-    bordered = dropped = 0
-    for _ in range(100):
-        found = augmentation(sample, rng)
-        pixels, new = found["image"], found["targets"]
-        assert pixels.shape == (3, 96, 128) and new["size"] == (96, 128)
-        bordered += bool((new["semantic"] == 255).any())
-        dropped += len(new["labels"]) < 2
-        for box, label, mask in zip(new["boxes"], new["labels"], new["masks"], strict=True):
-            shown = pixels[label] > 127
-            ys, xs = torch.nonzero(shown, as_tuple=True)
-            extent = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
-            assert (extent - box).abs().max() <= 1.5, (extent, box)
-            assert (mask != shown.numpy()).mean() < 0.03
-            assert ((new["semantic"] == label) != shown).float().mean() < 0.03
-        outside = new["semantic"] == 255
-        assert not pixels[:, outside].any()
-    assert 25 < bordered < 60 and dropped > 10
 
 
 def test_masks_of_a_window_beyond_the_image_are_padded():
