@@ -6,10 +6,7 @@ from torch.nn import functional as F
 
 from densevit.layers import tracing, windows
 from densevit.layers.fast import windows as fast_windows
-from densevit.layers.windows import (
-    resize_bias_table,
-    window_partition,
-)
+from densevit.layers.windows import resize_bias_table, window_partition
 
 CPU = torch.device("cpu")
 
@@ -34,12 +31,7 @@ def windows_step_by_step(qkv, padding_value, window, shift, heads, rule):
 
 @pytest.mark.parametrize(
     ("size", "window", "shift", "rule"),
-    [
-        ((7, 9), 4, 2, "per_axis"),
-        ((3, 10), 4, 2, "both_axes"),
-        ((3, 10), 4, 2, "dense"),
-        ((5, 6), 3, 0, "per_axis"),
-    ],
+    [((7, 9), 4, 2, "per_axis"), ((3, 10), 4, 2, "both_axes"), ((3, 10), 4, 2, "dense"), ((5, 6), 3, 0, "per_axis")],
 )
 def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, shift, rule, shifted_windows):
     heads, D = 2, 3

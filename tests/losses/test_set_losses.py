@@ -80,10 +80,7 @@ def batch() -> tuple[Tensor, Tensor, Objects, Matches]:
     [("varifocal", "loss_vfl", 2.0), ("varifocal_matched", "loss_vfl", 2.0), ("mal", "loss_mal", 1.5)],
 )
 def test_losses_with_iou_targets_match_transformers(
-    batch: tuple[Tensor, Tensor, Objects, Matches],
-    classification: Classification,
-    theirs: str,
-    gamma: float,
+    batch: tuple[Tensor, Tensor, Objects, Matches], classification: Classification, theirs: str, gamma: float
 ):
     """RT-DETR's varifocal and DEIMv2's matchability-aware loss, for boxes that overlap their objects."""
     from transformers.loss.loss_deimv2 import Deimv2Loss

@@ -130,9 +130,7 @@ def test_version_2_matches_torchvision_at_any_size(size, randomise, assert_equal
         nn.init.zeros_(block.attn.rel_pos_t)  # of one frame: it would distinguish the map from the class token
     load(mvit, reference.state_dict(), [(r"^(blocks\.\d+)\.project\.", r"\1.shortcut1."), *FROM_TORCHVISION])
     assert_equal_features(
-        mvit,
-        lambda x: normed(mvit.feature_norms, torchvision_features(reference, x), 1e-6),
-        torch.randn(2, 3, *size),
+        mvit, lambda x: normed(mvit.feature_norms, torchvision_features(reference, x), 1e-6), torch.randn(2, 3, *size)
     )
 
 
@@ -150,9 +148,7 @@ def test_version_1_matches_torchvision(randomise, assert_equal_features):
     mvit.positions = Positions(grid, 32, class_token=True)  # not square; the constructor only builds square ones
     load(mvit, weights, [(r"^(blocks\.\d+)\.project\.", r"\1.shortcut2."), *FROM_TORCHVISION])
     assert_equal_features(
-        mvit,
-        lambda x: normed(mvit.feature_norms, torchvision_features(reference, x), 1e-6),
-        torch.randn(2, 3, *size),
+        mvit, lambda x: normed(mvit.feature_norms, torchvision_features(reference, x), 1e-6), torch.randn(2, 3, *size)
     )
 
 

@@ -136,9 +136,7 @@ def test_a_layer_does_not_learn_through_the_boxes_of_the_next(batch: tuple[list[
         assert (gradient.abs().max() > 0) == (layer == 0)
 
 
-def test_refinement_starts_at_zero_and_proposals_at_a_fifth_of_the_image(
-    batch: tuple[list[Tensor], Tensor],
-):
+def test_refinement_starts_at_zero_and_proposals_at_a_fifth_of_the_image(batch: tuple[list[Tensor], Tensor]):
     """Initial scores are about 0.01."""
     features, mask = batch
     head = DabDetr(

@@ -128,10 +128,7 @@ def outputs_of(probabilities: torch.Tensor, softmax: bool) -> dict[str, torch.Te
 def test_softmax_gives_each_querys_best_class_by_descending_score():
     """The no-object column is never a prediction, even where it has the highest probability."""
     probabilities = torch.tensor(
-        [
-            [[0.2, 0.1, 0.7], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3]],
-            [[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.05, 0.9, 0.05]],
-        ]
+        [[[0.2, 0.1, 0.7], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3]], [[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.05, 0.9, 0.05]]]
     )
     first, second = head_of("softmax").predict(outputs_of(probabilities, softmax=True), TARGETS)
     assert first["scores"].tolist() == pytest.approx([0.8, 0.4, 0.2])
