@@ -6,35 +6,19 @@ import torch
 import densevit
 
 # Of each backbone: the number of depths, and parameters of some of them.
+VIT_PARTS = {0: ["stem.projection.weight", "class_token", "position_table"], -1: ["norm.weight"]}
+MVIT_PARTS = {0: ["class_token", "positions.cells"], 4: ["stages.2.1.norm1.weight"], -1: ["feature_norms.0.weight"]}
+CVT_PARTS = {4: ["class_token", "embeddings.2.projection.weight"], 7: ["feature_norms.2.weight"]}
 DEPTHS = [
     ("resnet", {"depth": 50}, 1 + 3 + 4 + 6 + 3, {0: ["conv1.weight"], -1: ["layer4.2.conv1.weight"]}),
     ("resnet", {"depth": 18, "variant": "d"}, 1 + 8, {0: ["conv1.0.weight", "conv1.6.weight"]}),
-    (
-        "swin",
-        {"variant": "nano"},
-        1 + 6 + 1,  # patch merging has the depth of the block after it
-        {0: ["patch_embed.weight"], 2: ["stages.1.0.norm.weight", "stages.1.1.norm1.weight"]},
-    ),
-    (
-        "vit",
-        {"variant": "nano", "features": (2, 3), "readout": "project"},
-        1 + 3 + 1,
-        {0: ["stem.projection.weight", "class_token", "position_table"], -1: ["norm.weight"]},
-    ),
+    # Patch merging has the depth of the block after it.
+    ("swin", {"variant": "nano"}, 1 + 6 + 1, {2: ["stages.1.0.norm.weight", "stages.1.1.norm1.weight"]}),
+    ("vit", {"variant": "nano", "features": (2, 3), "readout": "project"}, 1 + 3 + 1, VIT_PARTS),
     ("vit", {"variant": "nano", "stem": "resnet", "features": (1, 2)}, 1 + (3 + 4 + 9) + 1 + 2 + 1, {}),
-    (
-        "mvit",
-        {"variant": "nano", "version": 1},
-        1 + 6 + 1,
-        {0: ["class_token", "positions.cells"], 4: ["stages.2.1.norm1.weight"], -1: ["feature_norms.0.weight"]},
-    ),
+    ("mvit", {"variant": "nano", "version": 1}, 1 + 6 + 1, MVIT_PARTS),
     ("mit", {}, 1 + 8, {2: ["feature_norms.0.weight"], 3: ["patches.1.projection.weight"]}),
-    (
-        "cvt",
-        {"variant": "nano"},
-        1 + 7,
-        {4: ["class_token", "embeddings.2.projection.weight"], 7: ["feature_norms.2.weight"]},
-    ),
+    ("cvt", {"variant": "nano"}, 1 + 7, CVT_PARTS),
     ("cycle_mlp", {"variant": "nano"}, 1 + 6, {1: ["feature_norms.0.weight"], 2: ["patches.1.weight"]}),
     ("s2_mlp", {"variant": "nano", "features": (2, 5)}, 1 + 5, {}),
     ("vision_longformer", {"variant": "nano"}, 1 + 5, {2: ["stages.1.tokens"]}),

@@ -15,11 +15,12 @@ import densevit
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
-from densevit.interfaces import Backbone, Class
+from densevit.interfaces import Class
 from densevit.model import DenseModel, LoraArchitecture
 from densevit.model.lora import adapted_layers, add_adapters, merged_state
 from densevit.weights import hub, model_file
 from densevit.weights.building import build_model
+from tests.model.small_models import Stem
 from tests.training.runs import interrupted_after, resume, train
 
 VIT = {"name": "vit", "variant": "nano", "patch_size": 8}
@@ -39,19 +40,6 @@ BACKBONES: list[tuple[dict[str, Any], str]] = [
 @pytest.fixture(autouse=True, scope="module")
 def peft() -> None:
     pytest.importorskip("peft")
-
-
-class Convolution(Backbone):
-    """A backbone without linear layers."""
-
-    channels, strides = (8,), (4,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 4, stride=4)
-
-    def forward(self, images):
-        return [self.stem(images)]
 
 
 def config_of(backbone: dict[str, Any], **sections: Any) -> configs.Config:
@@ -205,8 +193,8 @@ def test_targets_without_layers_are_refused_before_weights_are_downloaded(tmp_pa
         train(config, run_dir=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"Closest: \*\.qkv, \*\.output"):
         adapted_layers(densevit.create_backbone(**VIT), LoraArchitecture(2, 4.0, ("*.zzzzzzzz",)))
-    with pytest.raises(ConfigError, match=r"backbone\.lora: Convolution has no linear layers"):
-        adapted_layers(Convolution(), LoraArchitecture(2, 4.0, ("*",)))
+    with pytest.raises(ConfigError, match=r"backbone\.lora: Stem has no linear layers"):
+        adapted_layers(Stem(), LoraArchitecture(2, 4.0, ("*",)))
 
 
 def test_without_peft_a_run_fails_before_it_builds_anything(monkeypatch, tmp_path, weights):

@@ -1,4 +1,4 @@
-"""The panoptic DETR head: segments, losses, merging, freezing, and the start from a trained detector."""
+"""The panoptic DETR head: losses, merging, freezing, and the start from a trained detector."""
 
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,6 @@ DETR: dict[str, Any] = {"num_queries": 6, "transformer": Transformer(32, 2, 1, 2
 SMALL = {"detr": DETR}
 CLASSES = [Class(name, i, (0, 0, 0), thing=i < 2) for i, name in enumerate(("cat", "dog", "sky", "grass"))]
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
-
-
-# ---- segments ----
-
-
-def target(panoptic: Tensor, **more: Any) -> dict[str, Any]:
-    return {"panoptic": panoptic, "size": tuple(panoptic.shape), "image_id": 7, **more}
 
 
 # ---- losses ----
@@ -116,9 +109,8 @@ def test_a_frozen_detector_gets_no_gradient_and_the_backbone_neither() -> None:
     features = [x.requires_grad_() for x in features]
     panoptic = torch.full((64, 64), 2000, dtype=torch.int32)
     panoptic[8:40, 8:40] = 0
-    own = head.loss(
-        head(features, torch.zeros(1, 64, 64, dtype=torch.bool), [target(panoptic)]), [target(panoptic)], LossContext()
-    )
+    targets = [{"panoptic": panoptic, "size": (64, 64), "image_id": 7}]
+    own = head.loss(head(features, torch.zeros(1, 64, 64, dtype=torch.bool), targets), targets, LossContext())
     assert set(own) == {"mask", "dice"}
     sum(own.values()).backward()
     assert all(x.grad is None for x in features)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.interfaces import Backbone, Class, Dataset
+from densevit.interfaces import Class, Dataset
 from densevit.losses.context import LossContext
 from densevit.model import DenseModel, Inference, inference_by_head
 from densevit.set_prediction.mask_predictions import MaskLogits, instances, panoptic, semantic
@@ -19,24 +19,12 @@ from densevit_heads.mask2former.criterion import MaskCriterion
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.points import sample
 from densevit_workbench.testing.targets import random_targets
+from tests.model.small_models import Stem
 
 TRANSFORMER = MaskTransformer(width=32, num_heads=2, decoder_layers=3, feedforward=16)
 PIXEL_DECODER = PixelDecoderOptions(layers=1, feedforward=16)
 SMALL = {"num_queries": 6, "transformer": TRANSFORMER, "pixel_decoder": PIXEL_DECODER, "num_points": 64}
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
-
-
-class Patches(Backbone):
-    """A convolution over patches of 16 pixels."""
-
-    channels, strides = (16,), (16,)
-
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Conv2d(3, 16, 16, 16)
-
-    def forward(self, images):
-        return [self.layer(images)]
 
 
 # ---- targets ----
@@ -170,7 +158,7 @@ def test_semantic_maps_are_sums_over_queries():
     scores = torch.einsum("bqk,bqhw->bkhw", outputs["logits"].softmax(-1)[..., :-1], masks)
     torch.testing.assert_close(head.maps(outputs, (64, 96)), scores)
     torch.testing.assert_close(head.maps(outputs, (50, 33)), scores[..., :50, :33])
-    assert inference_by_head(DenseModel(Patches(), {"head": head}), Inference(window=64, flip=True))
+    assert inference_by_head(DenseModel(Stem(), {"head": head}), Inference(window=64, flip=True))
 
 
 # ---- size and options ----
@@ -187,7 +175,7 @@ def test_labels_and_classes_of_each_head():
     ]
     heads = (Mask2Former, Mask2FormerInstance, Mask2FormerSemantic)
     assert [(head.task, head.needs, head.classes_from(dataset)) for head in heads] == expected
-    model = DenseModel(Patches(), {"head": Mask2FormerInstance((16,), (16,), CLASSES, **SMALL)})
+    model = DenseModel(Stem(), {"head": Mask2FormerInstance((16,), (16,), CLASSES, **SMALL)})
     with pytest.raises(ConfigError, match="heads.head"):  # only the last has maps
         inference_by_head(model, Inference(flip=True))
 
