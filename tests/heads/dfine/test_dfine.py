@@ -9,7 +9,8 @@ from densevit.interfaces import Class
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dfine import Dfine
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
-from tests.heads.padded_batch import SIZES, padded_batch, perturbed, step
+from tests.heads.padded_batch import padded_batch, perturbed, step
+from tests.heads.transformers_pairs import keep_statistics
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 SMALL = {
@@ -26,8 +27,8 @@ def make_head(**options: Any) -> Any:
     return perturbed(Dfine((6, 10), (8, 16), CLASSES, **SMALL | options))
 
 
-def make_batch(*counts: int, sizes: Any = SIZES) -> Any:
-    return padded_batch(counts, ((6, 8), (10, 16)), sizes, len(CLASSES))
+def make_batch(*counts: int) -> Any:
+    return padded_batch(counts, ((6, 8), (10, 16)), num_classes=len(CLASSES))
 
 
 def test_outputs_have_a_row_for_each_layer_the_initial_boxes_and_the_proposals():
@@ -47,10 +48,7 @@ def test_layers_of_the_training_change_no_prediction(scale: int):
     """The authors' `eval_idx`: predictions are those of the layer before, in training as in evaluation."""
     head = make_head(training_layers=2, layer_scale=scale, contrastive_denoising=0)
     features, mask, _ = make_batch(1, 1)
-    for module in head.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()
-            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign, assignment, misc]
+    keep_statistics(head)
     trained, evaluated = head.train()(features, mask), head.eval()(features, mask)
     assert len(trained["layers"].corners) == 5 and len(evaluated["layers"].corners) == 3
     for name in ("logits", "boxes"):

@@ -11,18 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Class
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dfine import Dfine
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
 from tests.heads.padded_batch import make_features
-from tests.heads.rtdetr.test_parity import GivenFeatures
-from tests.heads.transformers_pairs import gradients, renamed, same_gradients
+from tests.heads.rtdetr.test_parity import CHANNELS, CLASSES, LAYERS, QUERIES, SIZE, STRIDES, GivenFeatures
+from tests.heads.transformers_pairs import gradients, keep_statistics, renamed, same_gradients
 
-CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
-LAYERS, QUERIES = 3, 12
-CHANNELS, STRIDES = (6, 8, 12, 16), (4, 8, 16, 32)
-SIZE = (96, 160)  # transformers' top-down path needs multiples of 32
 CONSTANTS = ("points_scale", "decoder.up", "decoder.reg_scale")
 LAYOUT = "transformers-dfine", "detection"
 
@@ -69,10 +64,7 @@ def make_pair(width: int = 24, expansion: float = 0.5, blocks: int = 2, reg_scal
     )  # fmt: skip
     randomise(theirs)
     ours.load_state_dict(renamed(theirs.state_dict(), *LAYOUT))
-    for module in [*theirs.modules(), *ours.modules()]:  # running statistics, also in training
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-            module.train = lambda mode=True, module=module: module
+    keep_statistics(theirs, ours)
     return theirs, ours
 
 

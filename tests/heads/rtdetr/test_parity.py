@@ -19,7 +19,7 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.rtdetr import RtDetr
 from densevit_heads.rtdetr import head as rtdetr_head
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
-from tests.heads.transformers_pairs import gradients, renamed, same_gradients, scene
+from tests.heads.transformers_pairs import gradients, keep_statistics, renamed, same_gradients, scene
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES = 3, 12
@@ -82,19 +82,13 @@ def make_pair(version: int, expansion: float, sampling: str) -> tuple[Any, RtDet
         theirs = (transformers.RTDetrForObjectDetection if version == 1 else transformers.RTDetrV2ForObjectDetection)(
             config
         ).train()
-    for module in theirs.modules():  # running statistics, also in training
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-            module.train = lambda mode=True, module=module: module
     ours = RtDetr(
         CHANNELS, STRIDES, CLASSES, QUERIES, HybridEncoderOptions(24, 20, expansion),
         Transformer(32, 4, 1, LAYERS, 48, 0.0), num_points=3, sampling=sampling, contrastive_denoising=0,
     )  # fmt: skip
     randomise(theirs)
     ours.load_state_dict(renamed(theirs.state_dict(), *LAYOUTS[version]))
-    for module in ours.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+    keep_statistics(theirs, ours)
     return theirs, ours
 
 
