@@ -52,8 +52,6 @@ def test_family_meets_the_contract_and_matches_timm(name, model_args, strides, r
         assert [x.shape[1] for x in features] == [*backbone.channels]
         assert [tuple(x.shape[2:]) for x in features] == [(-(-size[0] // s), -(-size[1] // s)) for s in strides]
         assert all(x.isfinite().all() for x in features)
-        with torch.no_grad():
-            assert all(torch.equal(x, y) for x, y in zip(backbone(images), backbone(images), strict=True))
     for feature in features:
         (reached,) = torch.autograd.grad(feature.square().mean(), images, retain_graph=True)
         assert reached.isfinite().all()

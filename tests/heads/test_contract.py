@@ -68,11 +68,8 @@ def test_one_image_of_single_cells_has_the_outputs_that_it_has_in_a_batch(name):
     """
     case = CASES[name]
     classes = () if name == "dpt" else (Class("a", 1, (0, 0, 0)), Class("b", 2, (9, 9, 9)))
-    head = (
-        densevit.create_head(case.head, (8, 8), (16, 32), classes, **{**case.options, **ONE_CELL_NORMS[name]})
-        .double()
-        .eval()
-    )
+    options = {**case.options, **ONE_CELL_NORMS[name]}
+    head = densevit.create_head(case.head, (8, 8), (16, 32), classes, **options).double().eval()
     features = [torch.randn(1, 8, 1, 1, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     mask = torch.zeros(1, 32, 32, dtype=torch.bool)
 

@@ -1,4 +1,4 @@
-"""Deformable attention, plain and fast, beside `grid_sample` and transformers' modules, and exported."""
+"""Deformable attention, plain and fast, beside `grid_sample` and transformers' modules."""
 
 import math
 
@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from densevit.layers import deformable_attention as plain
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.layers.fast import deformable_attention as fast
-from densevit.layers.fast.replacement import replace_layers
 
 
 @pytest.fixture(params=[plain, fast], ids=["plain", "fast"])
@@ -109,24 +108,6 @@ def test_discrete_sampling_freezes_the_offsets():
     assert frozen == {"offsets.weight", "offsets.bias"}
 
 
-def make_module(width=32, levels=3, heads=4, points=2, replaced=True):
-    """replaced: with the faster function, as in a built model."""
-    torch.manual_seed(0)
-    module = MultiScaleDeformableAttention(width, levels, heads, points)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.4)
-    if replaced:
-        replace_layers(module)
-    return module
-
-
-def make_module_inputs(shapes, coordinates, batch=3, queries=7, width=32):
-    torch.manual_seed(1)
-    cells = sum(h * w for h, w in shapes)
-    query, memory = torch.randn(batch, queries, width), torch.randn(batch, cells, width)
-    return query.requires_grad_(), torch.rand(batch, queries, len(shapes), coordinates), memory.requires_grad_()
-
-
 def test_locations_are_in_fp32_under_autocast():
     """A point at 1022.75 cells has 3/4 of cell 1023; bf16 would round it to 1024."""
     module = MultiScaleDeformableAttention(4, levels=1, heads=2, points=1)
@@ -140,47 +121,16 @@ def test_locations_are_in_fp32_under_autocast():
     torch.testing.assert_close(x.float(), torch.full((1, 1, 4), 0.75), atol=1e-3, rtol=0)
 
 
-class FromMaps(nn.Module):
-    """The module on feature maps, whose sizes a compiled or exported graph keeps dynamic."""
-
-    def __init__(self, replaced=True):
-        super().__init__()
-        self.attention = make_module(levels=2, replaced=replaced)
-
-    def forward(self, query, reference, fine, coarse):
-        memory = torch.cat([x.flatten(2).transpose(1, 2) for x in (fine, coarse)], dim=1)
-        return self.attention(query, reference, memory, [tuple(x.shape[-2:]) for x in (fine, coarse)])
-
-
-def make_maps(batch, queries, size):
-    height, width = size
-    maps = torch.randn(batch, 32, height, width), torch.randn(batch, 32, height // 2 + 1, width // 2 + 1)
-    return torch.randn(batch, queries, 32), torch.rand(batch, queries, 2, 4), *maps
-
-
-SIZES = [(3, 10, (8, 12)), (5, 7, (6, 16)), (6, 11, (9, 13))]  # batch, queries, map
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("replaced", [False, True])
-def test_exported_with_dynamic_batch_and_size(replaced):
-    module, auto = FromMaps(replaced), torch.export.Dim.AUTO
-    tokens, grid = {0: auto, 1: auto}, {0: auto, 2: auto, 3: auto}
-    program = torch.export.export(module, make_maps(*SIZES[0]), dynamic_shapes=(tokens, tokens, grid, grid))
-    for size in SIZES:
-        inputs = make_maps(*size)
-        torch.testing.assert_close(program.module()(*inputs), module(*inputs), atol=1e-5, rtol=1e-5)
-
-
 def test_shapes_that_do_not_fit_are_refused(form):
     value, locations, weights = make_inputs()
-    query, reference, memory = make_module_inputs([(2, 2)] * 3, 3)
+    module = MultiScaleDeformableAttention(32, 3, 4, 2)
+    inputs = torch.randn(1, 7, 32), torch.rand(1, 7, 3, 3), torch.randn(1, 12, 32)
     refused = {
         "54.*35": lambda: form.multi_scale_deformable_attention(value, SHAPES[:1], locations, weights),
         "4 levels.* 1": lambda: form.multi_scale_deformable_attention(value, [(6, 9)], locations, weights),
         "width is 10.*num_heads, 4": lambda: MultiScaleDeformableAttention(10, levels=1, heads=4),
         r"points is \[3, 6\].* 3 levels": lambda: MultiScaleDeformableAttention(8, 3, 4, [3, 6]),
-        "reference has 3.* 2 or 4": lambda: make_module()(query, reference, memory, [(2, 2)] * 3),
+        "reference has 3.* 2 or 4": lambda: module(*inputs, [(2, 2)] * 3),
     }
     for facts, call in refused.items():
         with pytest.raises(ValueError, match=facts):

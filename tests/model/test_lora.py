@@ -47,11 +47,12 @@ def config_of(backbone: dict[str, Any], **sections: Any) -> configs.Config:
     return configs.from_mapping({**given, **sections})
 
 
-def adapted(backbone: dict[str, Any], randomise: Any, **lora: Any) -> tuple[DenseModel, dict[str, torch.Tensor]]:
+def adapted(backbone: dict[str, Any], **lora: Any) -> tuple[DenseModel, dict[str, torch.Tensor]]:
     """A model with adapters of random values, and the state of its backbone before."""
     config = config_of({**backbone, "lora": {**LORA, **lora}})
     model = build_model(config, {"segmentation": CLASSES})
-    randomise(model.backbone)
+    for parameter in model.backbone.parameters():
+        nn.init.normal_(parameter, std=0.2 if parameter.ndim > 1 else 0.5)
     before = {name: x.clone() for name, x in model.backbone.state_dict().items()}
     add_adapters(model)
     for name, parameter in model.backbone.named_parameters():
@@ -60,23 +61,14 @@ def adapted(backbone: dict[str, Any], randomise: Any, **lora: Any) -> tuple[Dens
     return model.eval(), before
 
 
-@pytest.fixture
-def randomise():
-    def randomise(module: nn.Module) -> None:
-        for parameter in module.parameters():
-            nn.init.normal_(parameter, std=0.2 if parameter.ndim > 1 else 0.5)
-
-    return randomise
-
-
 # ---- the computation ----
 
 
 @pytest.mark.parametrize(
     ("backbone", "target"), BACKBONES, ids=lambda x: x.get("model", x["name"]) if isinstance(x, dict) else ""
 )
-def test_merged_weights_compute_the_same_and_every_adapter_is_used(backbone, target, randomise):
-    model, before = adapted(backbone, randomise, targets=[target])
+def test_merged_weights_compute_the_same_and_every_adapter_is_used(backbone, target):
+    model, before = adapted(backbone, targets=[target])
     images = torch.randn(2, 3, 32, 32)
     outputs = model.backbone(images)
     sum(x.square().sum() for x in outputs).backward()

@@ -31,7 +31,7 @@ def test_boxes_outside_of_a_crop_without_area_and_crowds_are_left_out():
 
 
 def test_keypoints_follow_flip_crop_and_resize():
-    """A flip exchanges left and right; those outside of a crop are unlabelled, and boxes decide which objects remain."""
+    """A flip exchanges left and right; those outside of a crop are unlabelled. Boxes decide which objects remain."""
     kind = Keypoints(("nose", "left_eye", "right_eye"))
     points = np.array([[[40, 10, 2], [45, 8, 1], [0, 0, 0]]], np.float32)
     assert kind.hflip(points, SIZE).tolist() == [[[40, 10, 2], [0, 0, 0], [35, 8, 1]]]

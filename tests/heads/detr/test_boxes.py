@@ -139,10 +139,9 @@ def test_a_layer_does_not_learn_through_the_boxes_of_the_next(batch: tuple[list[
 def test_refinement_starts_at_zero_and_proposals_at_a_fifth_of_the_image(batch: tuple[list[Tensor], Tensor]):
     """Initial scores are about 0.01."""
     features, mask = batch
-    head = DabDetr(
-        (6, 10), (8, 16), CLASSES, Q, Transformer(WIDTH, HEADS, 1, 2, 24),
-        classification="mal", extensions=Extensions(stride=8, two_stage=True, dense_loss=1.0),
-    )  # fmt: skip
+    extensions = Extensions(stride=8, two_stage=True, dense_loss=1.0)
+    transformer = Transformer(WIDTH, HEADS, 1, 2, 24)
+    head = DabDetr((6, 10), (8, 16), CLASSES, Q, transformer, classification="mal", extensions=extensions)
     logits, boxes = head(features, mask, [])["layers"]
     assert all(torch.allclose(layer, boxes[0], atol=1e-5) for layer in boxes)
     assert (boxes[0, ..., 2:] - 0.2).abs().max() < 1e-5
