@@ -50,18 +50,6 @@ def test_features_and_gradients_match_torchvision(
     assert_equal_features(resnet, lambda images: stage_maps(reference, images), random_images(*size))
 
 
-@pytest.mark.integration
-def test_variant_d_matches_timm(randomise, assert_equal_features):
-    """Bottlenecks, with the last stage dilated."""
-    import timm
-
-    reference = timm.create_model("resnet26d", pretrained=False, output_stride=16, layers=[3, 4, 6, 3]).eval()
-    resnet = ResNet(50, variant="d", dilation=True).eval()
-    randomise(reference)
-    load(resnet, reference)
-    assert_equal_features(resnet, lambda images: stage_maps(reference, images), random_images(50, 39))
-
-
 @pytest.mark.parity("transformers-rtdetr-resnet")
 def test_variant_vd_matches_transformers(randomise, assert_equal_features):
     """RT-DETR's ResNet ("PResNet"), which has a projection shortcut in the first block of every stage."""
