@@ -1,9 +1,8 @@
 """The mask2former head against transformers' Mask2FormerForUniversalSegmentation: same weights, features and targets.
 
-transformers treats padding as a part of the image, as the authors' code does. The comparison is made with that, and
-with transformers' own masking arguments set to the padding, which its forward pass leaves empty. Both models compute in
-double precision, and their losses in single: in single precision a rounding error can switch a ReLU of the pixel
-decoder, which changes gradients by up to 0.4 %.
+transformers treats padding as a part of the image, as the authors' code does: so does ours without `mask_padding`.
+Both models compute in double precision, and their losses in single: in single precision a rounding error can switch a
+ReLU of the pixel decoder, which changes gradients by up to 0.4 %.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,7 +72,7 @@ def make_pair() -> "tuple[Mask2FormerForUniversalSegmentation, Mask2FormerInstan
     theirs = Mask2FormerForUniversalSegmentation(config).eval()
     spreads = {r"sampling_offsets\.bias": 2.0, r"queries_features\.weight": 1.0, r"queries_embedder\.weight": 1.0}
     randomise(theirs, 0.15, spreads)
-    transformer, pixel_decoder = MaskTransformer(64, HEADS, LAYERS, 40), PixelDecoderOptions(2, 48)
+    transformer, pixel_decoder = MaskTransformer(64, HEADS, LAYERS, 40), PixelDecoderOptions(2, 48, mask_padding=False)
     ours = Mask2FormerInstance(CHANNELS, STRIDES, CLASSES, QUERIES, transformer, pixel_decoder, POINTS).eval()
     ours.load_state_dict(renamed(theirs.state_dict(), *LAYOUT), strict=True)
     theirs.double().criterion.float()
@@ -91,48 +90,8 @@ def make_batch() -> Batch:
         labels = torch.randint(len(CLASSES), (count,))
         coded = RunLengthMasks.from_dense(blobs, (h, w))
         targets.append({"masks": coded, "labels": labels, "size": (h, w), "image_id": i})
-    features = [x.masked_fill(on_grid(padding, x.shape[-2:])[:, None], 0.0) for x in features]
     scales = torch.tensor([[target["size"][1] / GRID[1], target["size"][0] / GRID[0]] for target in targets])
     return Batch([x.double() for x in features], padding, masks, targets, scales)
-
-
-def on_grid(padding: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(padding[:, None].float(), size=size)[:, 0] > 0.5
-
-
-def mask_padding(theirs: nn.Module, padding: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets transformers' model mask padding in positions, valid ratios, deformable and cross-attention."""
-    from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
-
-    sizes = [torch.Size((GRID[0] // s, GRID[1] // s)) for s in STRIDES[:0:-1]]
-    flat = {one.numel(): on_grid(padding, one).flatten(1) for one in sizes}
-    decoder = theirs.model.pixel_level_module.decoder
-    encode, ratio = decoder.encoder.forward, decoder.get_valid_ratio
-    every = torch.cat([flat[one.numel()] for one in sizes], dim=1)
-    decoder.encoder.forward = lambda **kwargs: encode(**{**kwargs, "attention_mask": every})
-    decoder.get_valid_ratio = lambda mask, dtype: ratio(on_grid(padding, mask.shape[1:]), dtype)
-    positions = Mask2FormerSinePositionEmbedding.forward
-
-    def masked_positions(self: Any, shape: torch.Size, device: Any, dtype: Any, mask: Tensor | None = None) -> Tensor:
-        return positions(self, shape, device, dtype, ~on_grid(padding, shape[-2:]))
-
-    monkeypatch.setattr(Mask2FormerSinePositionEmbedding, "forward", masked_positions)
-    predictor = theirs.model.transformer_module.decoder.mask_predictor
-    predict = predictor.forward
-
-    def per_head(attention: Tensor) -> Tensor:  # (B * heads, 1, S)
-        return flat[attention.shape[-1]].repeat_interleave(HEADS, 0)[:, None]
-
-    def masked_predictor(*args: Any) -> tuple[Tensor, Tensor]:
-        mask, attention = predict(*args)
-        return mask, attention | per_head(attention)
-
-    predictor.forward = masked_predictor
-    for layer in theirs.model.transformer_module.decoder.layers:
-        attend = layer.cross_attn.forward
-        layer.cross_attn.forward = lambda attn_mask, attend=attend, **kwargs: attend(
-            attn_mask=attn_mask | per_head(attn_mask), **kwargs
-        )
 
 
 def same_points(monkeypatch: pytest.MonkeyPatch, scales: Tensor) -> None:
@@ -166,7 +125,6 @@ def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.Mon
     torch.manual_seed(0)
     theirs, ours = make_pair()
     batch = make_batch()
-    mask_padding(theirs, batch.padding_mask, monkeypatch)
     same_points(monkeypatch, batch.scales)
     their_features, features = ([x.clone().requires_grad_() for x in batch.features] for _ in range(2))
     theirs.model.pixel_level_module.encoder = GivenFeatures(their_features)
@@ -200,6 +158,5 @@ def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.Mon
     torch.stack(list(losses.values())).sum().backward()
     wanted, found = renamed(gradients(theirs), *LAYOUT), gradients(ours)
     for i, (other, own) in enumerate(zip(their_features, features, strict=True)):
-        outside = on_grid(batch.padding_mask, other.shape[-2:])[:, None]
-        wanted[f"features {i}"], found[f"features {i}"] = other.grad.masked_fill(outside, 0.0), own.grad
+        wanted[f"features {i}"], found[f"features {i}"] = other.grad, own.grad
     same_gradients(wanted, found)

@@ -1,7 +1,5 @@
 """The SETR head: sizes of maps, losses on padded batches, predictions in original pixels, and options."""
 
-import functools
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,7 +8,6 @@ from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_maps
 from densevit_heads.setr import Setr
-from densevit_heads.setr.decoders import MultiLevelDecoder
 from tests.heads.padded_batch import make_features, no_padding
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
@@ -33,23 +30,6 @@ def test_maps_are_not_upsampled_beyond_pixel_resolution(decoder, stride, factor,
     assert outputs["logits"].shape == (2, 4, 2 * factor, 3 * factor)
     assert outputs["auxiliary"][0].shape == (2, 4, 2 * auxiliary_factor, 3 * auxiliary_factor)
     assert head.maps(outputs, size).shape == (2, 4, *size)
-
-
-def test_mla_on_a_pyramid_by_hand():
-    """Coarser sums and branches brought to the finer grids, the branches concatenated before the classifier."""
-    decode = Setr(*PYRAMID, CLASSES, "mla", **SMALL).eval().decode
-    assert isinstance(decode, MultiLevelDecoder)
-    features = make_features(PYRAMID, (64, 96))
-    up = functools.partial(F.interpolate, mode="bilinear", align_corners=False)
-    x = [project(norm(x)) for project, norm, x in zip(decode.project, decode.norms, features, strict=True)]
-    for i in (2, 1, 0):
-        x[i] = x[i] + up(x[i + 1], size=x[i].shape[-2:])
-    x = [extract(x) for extract, x in zip(decode.extract, x, strict=True)]
-    branches = [up(branch(x), size=(16, 24)) for branch, x in zip(decode.branches, x, strict=True)]
-    logits, aggregated = decode(features)
-    torch.testing.assert_close(logits, decode.classifier(torch.cat(branches, 1)), rtol=1e-4, atol=1e-6)
-    for found, expected in zip(aggregated, x, strict=True):
-        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(("decoder", "levels"), [("naive", PYRAMID), ("pup", PLAIN), ("mla", PYRAMID)])
