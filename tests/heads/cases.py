@@ -89,9 +89,6 @@ CASES: dict[str, Case] = {
     "setr, naive": Case("setr", {**SETR, "decoder": "naive", "ohem_threshold": 0.7, "ohem_min_kept": 50}, (), 160),
     "setr, pup": Case("setr", {**SETR, "decoder": "pup", "class_weights": "balanced"}, (), 160),
     "setr, mla": Case("setr", {**SETR, "decoder": "mla", "dice": 1.0, "label_smoothing": 0.1}, (), 160),
-    "setr, one feature": Case(
-        "setr", {**SETR, "feature": 2, "auxiliary": (), "norm": "batch", "dropout": 0.1}, ("one_level",), 160
-    ),
     "dpt": Case("dpt", {**DPT, "loss_weights": DepthLossWeights(trimmed=1.0, gradient=0.5)}, (), 256),
     "dpt, sigmoid": Case("dpt", {**DPT, "output": "sigmoid", "upsampling": "exact"}, (), 256),
     "dpt, softplus": Case(

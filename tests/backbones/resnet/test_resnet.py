@@ -36,7 +36,6 @@ def random_images(*size: int) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "dilation", "norm", "options", "size"),
     [
-        ("resnet18", False, "batch", {"depth": 18}, (97, 131)),
         ("resnet18", False, "group", {"depth": 18, "norm": "group"}, (71, 64)),
         ("resnext50_32x4d", True, "batch", {**RESNEXT_50, "dilation": True}, (45, 66)),
     ],
