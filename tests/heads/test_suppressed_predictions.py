@@ -17,8 +17,8 @@ from densevit_heads.one_stage.nms import CANDIDATES, suppressed_predictions
 from tests.heads.padded_batch import padded_batch, perturbed
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
-DDQ_OPTIONS = {"num_queries": 6, "transformer": Transformer(16, 2, feedforward=24, dropout=0.0), "stride": 8,
-           "fusion_blocks": 0, "position_bias": False, "dense_loss": 1.0}  # fmt: skip
+TRANSFORMER = Transformer(16, 2, feedforward=24, dropout=0.0)
+DDQ_OPTIONS = {"num_queries": 6, "stride": 8, "fusion_blocks": 0, "position_bias": False, "dense_loss": 1.0}
 
 
 def memory_of(tokens: Tensor, padding: Tensor) -> Memory:
@@ -61,7 +61,7 @@ def test_the_best_of_those_left_out_fill_up():
 
 def test_dense_predictions_learn_from_the_dense_loss_alone():
     features, mask, targets = padded_batch()
-    head = Ddq([6], [8], CLASSES, **DDQ_OPTIONS).train()
+    head = Ddq([6], [8], CLASSES, transformer=TRANSFORMER, **DDQ_OPTIONS).train()
     for parameter in (head.label_head.weight, head.box_head.last.weight, head.dense.box_head.last.weight):
         torch.nn.init.normal_(parameter)  # else nothing before them learns in the first step
     losses = head.loss(head(features, mask, targets), targets, LossContext())
