@@ -56,12 +56,6 @@ def test_neighbours_of_one_class_stay_apart():
         assert merged((160, 160), seen((160, 160), objects)) == objects
 
 
-def test_boxes_of_one_window_and_of_two_classes_are_never_merged():
-    twins = [(20, 20, 50, 50, 0.9, 0), (20, 20, 50, 50, 0.4, 0), (70, 70, 90, 90, 0.3, 0), (70, 70, 90, 90, 0.2, 1)]
-    assert merged((160, 160), {0: twins}) == twins
-    assert len(merged((160, 160), {0: [(70, 70, 90, 90, 0.3, 0)], 1: [(70, 70, 90, 90, 0.2, 1)]})) == 2
-
-
 def iou(x, y):
     w, h = min(x[2], y[2]) - max(x[0], y[0]), min(x[3], y[3]) - max(x[1], y[1])
     if w <= 0 or h <= 0:

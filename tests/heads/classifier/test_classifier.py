@@ -91,15 +91,6 @@ def test_equals_the_classifiers_of_timm_and_torchvision(
     assert expected.std(1).min() > 1e-3 and (expected[0] - expected[1]).abs().max() > 1e-4
 
 
-def test_pooling_leaves_out_padding() -> None:
-    head = Classifier((4, 6), (8, 16), CLASSES)
-    feature, mask = torch.randn(2, 6, 4, 5), torch.ones(2, 64, 80, dtype=torch.bool)
-    mask[0], mask[1, :33, :48] = False, False  # the second image has 3 x 3 cells
-    pooled = torch.stack([feature[0].mean((1, 2)), feature[1, :, :3, :3].mean((1, 2))])
-    logits = head([torch.randn(2, 4, 8, 10), feature], mask)["logits"]
-    torch.testing.assert_close(logits, head.classifier(pooled))
-
-
 @pytest.mark.parametrize(("kind", "smoothing"), [("mixup", 0.0), ("cutmix", 0.1)])
 def test_an_image_without_class_is_unlabelled_also_in_a_mixture(kind: str, smoothing: float) -> None:
     """A mixture counts by its labelled share, in the loss and in its normaliser."""
