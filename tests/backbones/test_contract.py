@@ -1,4 +1,4 @@
-"""Every registered backbone meets the interface in each of its kinds, and computes the same compiled and exported."""
+"""Every registered backbone meets the interface in each of its kinds, and computes the same compiled."""
 
 from functools import partial
 from typing import Any
@@ -23,7 +23,6 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "resnet": {
         "groups": {"depth": 18, "norm": "group", "variant": "d"},
         "frozen": {"depth": 18, "norm": "frozen", "frozen_stages": 2},
-        "synchronised": {"depth": 18, "norm": "sync"},
     },
     "swin": {
         "1": {"variant": "nano", "drop_path": 0.2},
@@ -31,9 +30,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "convolutions": {"variant": "nano", "window_size": 4, "stem": "conv", "shift": "both_axes"},
     },
     "vit": {  # of the variant "nano"
-        "plain": {"drop_path": 0.3},
-        "convolutions": {"stem": "conv", "patch_size": 8},
-        "sine": {"positions": "sine1d", "readout": "add"},
+        "sine": {"positions": "sine1d", "readout": "add", "drop_path": 0.3, "stem": "conv", "patch_size": 8},
         "rotary": {"positions": "rotary", "windows": Windows(3), "registers": 2, "features": (2, 4)},
         "relative": {"positions": "relative", "windows": Windows(3), "registers": 2, "features": (2, 4)},
         "everything": {
@@ -75,9 +72,9 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
 }
 TRACED = {  # one of each family, and those whose graphs depend on sizes or options
     "resnet": ("groups",),
-    "swin": ("1", "2", "convolutions"),
+    "swin": ("1", "2"),
     "vit": ("rotary", "everything"),
-    "mvit": ("1", "2"),
+    "mvit": ("2",),
     "mit": ("b0",),
 }
 every = pytest.mark.parametrize(
@@ -111,17 +108,6 @@ def test_backbone_meets_the_interface(name, kind):
     check_backbone(factory(name, kind))
 
 
-@pytest.mark.integration
-@every
-def test_grids_of_large_images_are_the_size_over_the_stride_rounded_up(name, kind):
-    with torch.device("meta"):
-        backbone = factory(name, kind)().eval()
-        for size in ((1021, 1327), (33, 1333), (3, 1)):
-            found = [tuple(x.shape[1:]) for x in backbone(torch.empty(1, 3, *size))]
-            expected = [(-(-size[0] // s), -(-size[1] // s)) for s in backbone.strides]
-            assert found == [(C, *grid) for C, grid in zip(backbone.channels, expected, strict=True)]
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_checkpointing_keeps_fewer_activations(name):
     build, kept = factory(name, next(iter(CASES[name]))), []
@@ -152,62 +138,3 @@ def test_low_precision_and_compilation_match(name, kind, randomise):
                     low = backbone(images)
                 for x, y in zip(low, expected, strict=True):
                     assert (x.float() - y).norm() < 0.06 * y.norm()
-
-
-@pytest.mark.integration
-def test_compiled_training_step_with_checkpointing_matches_eager():
-    plain, compiled = (densevit.create_backbone("resnet", depth=18, checkpointing=c) for c in (False, True))
-    for resnet in (plain, compiled):
-        for stage in ("layer1", "layer2", "layer3", "layer4"):
-            setattr(resnet, stage, getattr(resnet, stage)[:1])
-    compiled.load_state_dict(plain.state_dict())
-    images = torch.randn(2, 3, 40, 50)
-    for model in (plain, torch.compile(compiled, fullgraph=True, backend="aot_eager")):
-        sum(x.square().mean() for x in model(images)).backward()
-    for own, other in zip(compiled.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(own.grad, other.grad, atol=1e-5, rtol=1e-3)
-    for key, value in plain.state_dict().items():
-        torch.testing.assert_close(compiled.state_dict()[key], value)
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("resnet", {"depth": 18, "norm": "frozen", "variant": "d"}),
-        ("vit", {"variant": "nano", "features": (1,)}),
-        ("vit", {"variant": "nano", "positions": "rotary", "features": (1,)}),
-    ],
-    ids=str,
-)
-def test_exported_graph_accepts_other_sizes(name, options, randomise):
-    backbone = densevit.create_backbone(name, **options).eval()
-    randomise(backbone)
-    sizes = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
-    graph = torch.export.export(backbone, (torch.randn(2, 3, 100, 65),), dynamic_shapes=(sizes,)).module()
-    images = torch.randn(3, 3, 70, 131)
-    for x, y in zip(graph(images), backbone(images), strict=True):
-        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("swin", {"variant": "nano", "window_size": 5}),
-        ("mvit", {"variant": "nano"}),
-        *(("vit", {"variant": "nano", "positions": p, "features": (1,)}) for p in ("sine1d", "sine2d", "rotary")),
-    ],
-    ids=str,
-)
-def test_training_works_after_inference_and_export(name, options):
-    """Tables created in inference mode, on the meta device or while tracing are not reused."""
-    images = torch.randn(1, 3, 70, 104)
-    with torch.device("meta"):
-        densevit.create_backbone(name, **options)(images.to("meta"))
-    with torch.inference_mode():
-        densevit.create_backbone(name, **options)(images)
-    backbone = densevit.create_backbone(name, **options)
-    torch.export.export(backbone.eval(), (images,), strict=False)
-    sum(x.sum() for x in backbone.train()(images)).backward()
-    assert next(backbone.parameters()).grad.isfinite().all()

@@ -186,10 +186,10 @@ class Padded(nn.Module):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", ["tf_mobilenetv3_small_minimal_100", "resnetv2_50x1_bit"])
-def test_same_padding_of_an_exported_model_is_a_constant(name, randomise):
+@pytest.mark.parametrize(("name", "feature"), [("tf_mobilenetv3_small_minimal_100", 2), ("resnetv2_50x1_bit", 1)])
+def test_same_padding_of_an_exported_model_is_a_constant(name, feature, randomise):
     """Of convolutions and of standardised convolutions; sizes in the graph are plain multiples of the padded size's."""
-    model = Padded(create(model=name)).eval()
+    model = Padded(create(model=name, features=[feature])).eval()
     randomise(model)
     varies = torch.export.Dim.DYNAMIC
     images = torch.randn(2, 3, 165, 230)
@@ -198,7 +198,7 @@ def test_same_padding_of_an_exported_model_is_a_constant(name, randomise):
     sizes = {str(side) for value in values for side in value.shape}
     assert not [size for size in sizes if "Max" in size or "Ceil" in size or size.count("//") > 1]
     module = program.module()
-    for size in ((97, 160), (224, 65)):
+    for size in ((97, 160), (64, 65)):
         images = torch.randn(1, 3, *size)
         with torch.no_grad():
             for found, expected in zip(module(images), model(images), strict=True):
@@ -212,9 +212,7 @@ def test_unpadded_convolutions_give_the_specified_grids():
     assert [tuple(x.shape[2:]) for x in features] == [(25, 20), (13, 10), (7, 5), (4, 3)]
 
 
-@pytest.mark.parametrize(
-    ("name", "built"), [("convit_tiny", (96, 96)), ("mvitv2_tiny", (96, 96)), ("tnt_s_patch16_224", (64, 96))]
-)
+@pytest.mark.parametrize(("name", "built"), [("convit_tiny", (96, 96)), ("tnt_s_patch16_224", (64, 96))])
 def test_fixed_size_model_may_be_rectangular(name, built):
     backbone = create(model=name, image_size=[64, 96], features=[0])
     assert (backbone.input_size, backbone.built_size) == ((64, 96), built)

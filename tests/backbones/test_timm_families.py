@@ -11,30 +11,22 @@ if TYPE_CHECKING:
     from densevit_backbones.timm import Timm
 
 
-BEIT = {"depth": 4, "embed_dim": 192, "num_heads": 3}
 # The smallest published model of each, with fewer blocks where timm's constructor allows it, and the strides.
 FAMILIES = [
-    ("deit_tiny_patch16_224", {"depth": 4}, (16,) * 4),
     ("swinv2_tiny_window8_256", {"embed_dim": 48, "depths": (2, 2, 2, 1)}, (4, 8, 16, 32)),
     ("mvitv2_tiny", {}, (4, 8, 16, 32)),
     ("pit_ti_224", {}, (8, 16, 32)),
     ("levit_128s", {}, (16, 32, 64)),
-    ("pvt_v2_b0", {}, (4, 8, 16, 32)),
-    ("convit_tiny", {"depth": 4, "local_up_to_layer": 2}, (16,) * 4),
     ("crossvit_9_240", {}, (12, 17)),
     ("twins_svt_small", {"depths": (2, 2, 2, 2)}, (4, 8, 16, 32)),
-    ("xcit_nano_12_p16_224", {"depth": 4}, (16,) * 4),
-    ("beit_base_patch16_224", BEIT, (16,) * 4),
-    ("vit_small_patch16_dinov3", {"depth": 4}, (16,) * 4),
     ("mixer_s32_224", {}, (32,) * 4),
-    ("convnext_atto", {}, (4, 8, 16, 32)),
     ("tresnet_m", {"layers": (1, 1, 1, 1)}, (4, 8, 16, 32)),
     ("lambda_resnet26rpt_256", {}, (4, 8, 16, 32)),
     ("maxvit_pico_rw_256", {}, (4, 8, 16, 32)),
     ("hiera_tiny_224", {"embed_dim": 48, "num_heads": 1, "stages": (1, 1, 2, 1)}, (4, 8, 16, 32)),
 ]
 # Models of fixed input size.
-FIXED = {"mvitv2", "pit", "levit", "convit", "crossvit", "beit", "mixer", "hiera"}
+FIXED = {"mvitv2", "pit", "levit", "crossvit", "mixer", "hiera"}
 RESAMPLED = {"pit_ti_224": (True, False, False), "crossvit_9_240": (False, True)}
 
 
@@ -60,8 +52,6 @@ def test_family_meets_the_contract_and_matches_timm(name, model_args, strides, r
         assert [x.shape[1] for x in features] == [*backbone.channels]
         assert [tuple(x.shape[2:]) for x in features] == [(-(-size[0] // s), -(-size[1] // s)) for s in strides]
         assert all(x.isfinite().all() for x in features)
-        with torch.no_grad():
-            assert all(torch.equal(x, y) for x, y in zip(backbone(images), backbone(images), strict=True))
     for feature in features:
         (reached,) = torch.autograd.grad(feature.square().mean(), images, retain_graph=True)
         assert reached.isfinite().all()

@@ -66,15 +66,13 @@ CASES: dict[str, Case] = {
     "dino": Case("dino", {**DETR, "classification": "varifocal", "contrastive_denoising": 10}),
     "rtdetr": Case("rtdetr", {**ENCODED, "num_points": (3, 1, 2)}),
     "rtdetr, discrete": Case("rtdetr", {**ENCODED, **NO_ENCODER, "sampling": "discrete"}),
-    "dfine": Case("dfine", {**DFINE, "num_points": (2, 1), "min_stride": 16}),
-    "dfine, training layers": Case("dfine", {**DFINE, "training_layers": 2, "layer_scale": 2}),
+    "dfine": Case("dfine", {**DFINE, "num_points": (2, 1), "min_stride": 16, "training_layers": 2, "layer_scale": 2}),
     "one_stage": Case("one_stage", {"width": 16, "fusion_blocks": 1}),
     "faster_rcnn": Case(
         "faster_rcnn", {"width": 16, "box_width": 16, "num_proposals": 50, "num_samples": 32}, PADDING
     ),
     "fcos": Case("fcos", {"width": 64, "score_threshold": 0.0}, (*PADDING, "export")),  # tests/exporting exports it
     "detr_panoptic": Case("detr_panoptic", {"detr": DETR}, PADDING),
-    "detr_panoptic, frozen": Case("detr_panoptic", {"detr": DETR, "freeze_detector": True}, PADDING),
     "dab_detr_panoptic": Case("dab_detr_panoptic", {"dab_detr": FAST}, PADDING),
     "mask2former": Case("mask2former", MASKS),
     "mask2former_instance": Case("mask2former_instance", MASK_OPTIONS),
@@ -91,9 +89,6 @@ CASES: dict[str, Case] = {
     "setr, naive": Case("setr", {**SETR, "decoder": "naive", "ohem_threshold": 0.7, "ohem_min_kept": 50}, (), 160),
     "setr, pup": Case("setr", {**SETR, "decoder": "pup", "class_weights": "balanced"}, (), 160),
     "setr, mla": Case("setr", {**SETR, "decoder": "mla", "dice": 1.0, "label_smoothing": 0.1}, (), 160),
-    "setr, one feature": Case(
-        "setr", {**SETR, "feature": 2, "auxiliary": (), "norm": "batch", "dropout": 0.1}, ("one_level",), 160
-    ),
     "dpt": Case("dpt", {**DPT, "loss_weights": DepthLossWeights(trimmed=1.0, gradient=0.5)}, (), 256),
     "dpt, sigmoid": Case("dpt", {**DPT, "output": "sigmoid", "upsampling": "exact"}, (), 256),
     "dpt, softplus": Case(
@@ -104,7 +99,6 @@ CASES: dict[str, Case] = {
         2,
     ),
     "dpt, bins": Case("dpt", {**DPT, "output": "bins", "norm": "batch"}, (), 64, 2),
-    "dpt, inverse": Case("dpt", {**DPT, "output": "inverse"}, (), 64, 2),
     "dpt_segmentation": Case(
         "dpt_segmentation",
         {**DPT, "dropout": 0.0, "dice": 1.0, "label_smoothing": 0.1, "class_weights": "balanced"},

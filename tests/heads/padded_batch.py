@@ -1,4 +1,4 @@
-"""A padded batch of images of three sizes, for tests of the DETR family."""
+"""Batches for tests of heads: a padded one of images of three sizes, and features of images without padding."""
 
 from collections.abc import Sequence
 
@@ -32,6 +32,15 @@ def padded_batch(
         )
     features = [torch.randn(len(sizes), channels, -(-H // s), -(-W // s)) for channels, s in levels]
     return features, mask, targets
+
+
+def make_features(levels: Sequence[Sequence[int]], size: tuple[int, int], B: int = 2) -> list[Tensor]:
+    """Random features of (channels, strides) of images of that size."""
+    return [torch.randn(B, c, -(-size[0] // s), -(-size[1] // s)) for c, s in zip(*levels, strict=True)]
+
+
+def no_padding(size: tuple[int, int], B: int = 2) -> Tensor:
+    return torch.zeros(B, *size, dtype=torch.bool)
 
 
 def perturbed(head: Head, spread: float = 0.1) -> Head:

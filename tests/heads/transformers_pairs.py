@@ -37,6 +37,14 @@ def randomise(module: nn.Module, spread: float, others: Mapping[str, float]) -> 
         parameter.copy_(own * torch.randn_like(parameter) + (1.0 if norm else 0.0))
 
 
+def keep_statistics(*modules: nn.Module) -> None:
+    """Batch norms have their running statistics, also in training."""
+    for module in (own for each in modules for own in each.modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign, assignment, misc]
+
+
 def same_gradients(
     wanted: Mapping[str, Tensor],
     found: Mapping[str, Tensor | None],

@@ -1,9 +1,16 @@
-"""Norms that torch lacks, beside torch's."""
+"""Norms that torch lacks, and convolutions with frozen norms, plain and folded, beside torch's."""
+
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
 from torch import distributed, nn
+from torch.nn import functional as F
 
+from densevit.layers import conv_norm as plain
+from densevit.layers.fast import conv_norm as fast
+from densevit.layers.fast.linear import Conv1x1
 from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d
 
 
@@ -50,24 +57,6 @@ def test_frozen_batch_norm_has_the_gradient_of_batch_norm_in_any_layout_and_prec
     torch.testing.assert_close(own.grad.double(), other.grad, atol=tolerance, rtol=tolerance)
 
 
-def test_frozen_batch_norm_does_not_change_in_training_and_has_no_parameters():
-    norm = FrozenBatchNorm2d(4).train()
-    norm.load_state_dict(trained_batch_norm(4).state_dict())
-    before = {key: value.clone() for key, value in norm.state_dict().items()}
-    x = torch.randn(2, 4, 3, 3)
-    assert torch.equal(norm(x), norm.eval()(x))
-    assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
-    assert not list(norm.parameters())
-
-
-def test_frozen_batch_norm_inside_a_module_loads_strictly():
-    module, reference = nn.Sequential(nn.Conv2d(3, 4, 1), FrozenBatchNorm2d(4)), nn.Sequential(nn.Conv2d(3, 4, 1), None)
-    reference[1] = trained_batch_norm(4)
-    state = reference.state_dict()
-    module.load_state_dict(state)
-    assert "1.num_batches_tracked" in state  # the caller's state dict is unchanged
-
-
 @pytest.fixture
 def process_group(tmp_path):
     """A process group of size 1."""
@@ -84,3 +73,52 @@ def test_synchronised_batch_norm_on_a_cpu_is_batch_norm_in_a_process_group_too(p
     assert torch.equal(norm(x), reference(x))
     for key, value in reference.state_dict().items():
         assert torch.equal(norm.state_dict()[key], value)
+
+
+CASES: dict[str, tuple[Callable[[], nn.Conv2d], int]] = {
+    "more cells than kernel elements": (lambda: Conv1x1(8, 6, 1, bias=False), 9),
+    "of stride 2": (lambda: Conv1x1(8, 6, 1, stride=2, bias=False), 12),
+    "3x3, dilated, in groups": (lambda: nn.Conv2d(8, 6, 3, padding=2, dilation=2, groups=2, bias=False), 10),
+    "fewer cells than kernel elements": (lambda: nn.Conv2d(8, 6, 3, padding=1, bias=False), 4),
+}
+
+
+def frozen_and_torchs() -> tuple[FrozenBatchNorm2d, nn.BatchNorm2d]:
+    torchs = nn.BatchNorm2d(6).eval()
+    for x in (torchs.weight, torchs.bias, torchs.running_mean):
+        nn.init.normal_(x)  # type: ignore[arg-type]  # a tensor
+    nn.init.uniform_(torchs.running_var, 0.1, 3)  # type: ignore[arg-type]  # as above
+    frozen = FrozenBatchNorm2d(6)
+    frozen.load_state_dict(torchs.state_dict())
+    return frozen, torchs
+
+
+@pytest.mark.parametrize("form", [plain, fast])
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("relu", "residual", "autocast"), [(True, False, False), (False, True, False), (True, True, True)]
+)
+def test_result_and_gradients_are_those_of_batch_norm(
+    form: ModuleType, name: str, relu: bool, residual: bool, autocast: bool
+) -> None:
+    build, side = CASES[name]
+    conv = build()
+    frozen, torchs = frozen_and_torchs()
+    x = torch.randn(2, 8, side, side).to(memory_format=torch.channels_last).requires_grad_()
+    other = torch.randn_like(conv(x)).requires_grad_() if residual else None
+    inputs = [x, conv.weight, *([] if other is None else [other])]
+    expected = torchs(F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups))  # type: ignore[arg-type]  # numbers
+    expected = expected if other is None else expected + other
+    expected = expected.relu() if relu else expected
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = form.conv_norm(conv, frozen, x, relu, None if other is None else other.to(conv(x).dtype))
+    gradient = torch.randn_like(expected)
+    pairs = [(found, expected)]
+    pairs += zip(
+        torch.autograd.grad(found, inputs, gradient.to(found.dtype)),
+        torch.autograd.grad(expected, inputs, gradient),
+        strict=True,
+    )
+    for own, wanted in pairs:
+        error = (own - wanted).norm() / wanted.norm()  # a ReLU may be off by one sign in bf16
+        assert error < (0.1 if autocast else 1e-6)

@@ -6,12 +6,7 @@ from torch.nn import functional as F
 
 from densevit.layers import tracing, windows
 from densevit.layers.fast import windows as fast_windows
-from densevit.layers.windows import (
-    resize_bias_table,
-    shift_mask,
-    window_partition,
-    window_reverse,
-)
+from densevit.layers.windows import resize_bias_table, window_partition
 
 CPU = torch.device("cpu")
 
@@ -21,33 +16,6 @@ def shifted_windows(request, monkeypatch):
     """The plain function, also as in an exported file, and the one that replaces it in a built model."""
     monkeypatch.setattr(tracing, "is_exporting", lambda: request.param == "exported")
     return (fast_windows if request.param == "gathered" else windows).shifted_windows
-
-
-def test_window_partition_is_row_major():
-    """Image by image; `window_reverse` inverts it."""
-    x = torch.arange(32).view(2, 4, 4, 1)
-    found = window_partition(x, 2)
-    assert found[:4, :, 0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
-    assert torch.equal(window_reverse(found, 2, 4, 4), x)
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "window", "shift"),
-    [
-        (6, 9, 3, (1, 1)),
-        (7, 14, 7, (0, 3)),
-        (14, 7, 7, (3, 0)),
-        (4, 4, 4, (2, 2)),
-    ],
-)
-def test_shift_mask_separates_regions_joined_by_the_shift(height, width, window, shift):
-    """Brute force: tokens attend if their offset in the unshifted map equals their offset in the window."""
-    place = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1)[None]
-    rolled = place.roll((-shift[0], -shift[1]), dims=(1, 2))
-    before, after = window_partition(rolled, window), window_partition(place, window)  # (windows, M*M, 2)
-    together = (before[:, :, None] - before[:, None]) == (after[:, :, None] - after[:, None])
-    expected = torch.where(together.all(-1), 0.0, -100.0)
-    assert torch.equal(shift_mask(height, width, window, shift, CPU), expected)
 
 
 def windows_step_by_step(qkv, padding_value, window, shift, heads, rule):
@@ -63,12 +31,7 @@ def windows_step_by_step(qkv, padding_value, window, shift, heads, rule):
 
 @pytest.mark.parametrize(
     ("size", "window", "shift", "rule"),
-    [
-        ((7, 9), 4, 2, "per_axis"),
-        ((3, 10), 4, 2, "both_axes"),
-        ((3, 10), 4, 2, "dense"),
-        ((5, 6), 3, 0, "per_axis"),
-    ],
+    [((7, 9), 4, 2, "per_axis"), ((3, 10), 4, 2, "both_axes"), ((3, 10), 4, 2, "dense"), ((5, 6), 3, 0, "per_axis")],
 )
 def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, shift, rule, shifted_windows):
     heads, D = 2, 3
@@ -117,3 +80,8 @@ def test_resized_bias_table_matches_timm(old, new):
 def test_a_bias_table_of_no_square_window_raises():
     with pytest.raises(ValueError, match="has 170 rows; expected"):
         resize_bias_table(torch.zeros(170, 3), 7)
+
+
+def test_compiled_graphs_have_the_separate_steps(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert isinstance(fast_windows.shifted_windows(torch.zeros(1, 10, 11, 2), 4, 2, 1), windows.ShiftedWindows)

@@ -1,7 +1,5 @@
 """Depth losses against numpy per image; sparse ground truth, images without any, and half precision."""
 
-import functools
-
 import numpy as np
 import pytest
 import torch
@@ -10,23 +8,17 @@ from densevit.losses import depth, relative_depth
 from densevit.losses.context import LossContext
 
 
+def relative_gradient(prediction, truth, context):
+    return relative_depth.gradient_matching(*relative_depth.robust_error(prediction, truth), context)
+
+
 def of_one_process(loss):
     """The loss with a context that may be left out."""
     return lambda prediction, truth, context=None: loss(prediction, truth, context or LossContext())
 
 
-def relative_gradient(align, prediction, truth, context):
-    return relative_depth.gradient_matching(*align(prediction, truth), context)
-
-
 METRIC = [of_one_process(loss) for loss in (depth.l1, depth.silog)]
-RELATIVE = [
-    of_one_process(loss)
-    for loss in (
-        relative_depth.trimmed,
-        functools.partial(relative_gradient, relative_depth.robust_error),
-    )
-]
+RELATIVE = [of_one_process(loss) for loss in (relative_depth.trimmed, relative_gradient)]
 NAMES = ["l1", "silog", "trimmed", "gradient"]
 ALL = pytest.mark.parametrize("loss", [*METRIC, *RELATIVE], ids=NAMES)
 
@@ -69,8 +61,8 @@ def numpy_trimmed(p, t, valid):
     return sum(errors[: int(0.8 * len(errors))]) / (2 * len(errors))
 
 
-def numpy_gradient(align, p, t, valid):
-    error, total = align(p, t, valid), 0.0
+def numpy_gradient(p, t, valid):
+    error, total = numpy_robust(p, t, valid), 0.0
     for step in (1, 2, 4, 8):
         e, k = error[::step, ::step], valid[::step, ::step]
         for axis in (0, 1):
@@ -80,7 +72,7 @@ def numpy_gradient(align, p, t, valid):
     return total
 
 
-REFERENCES = [numpy_l1, numpy_silog, numpy_trimmed, functools.partial(numpy_gradient, numpy_robust)]
+REFERENCES = [numpy_l1, numpy_silog, numpy_trimmed, numpy_gradient]
 
 
 @pytest.mark.parametrize("valid", [1.0, 0.05], ids=["dense", "LiDAR"])
@@ -92,17 +84,6 @@ def test_each_loss_matches_numpy(loss, reference, valid):
     found.backward()
     assert prediction.grad.isfinite().all() and prediction.grad.any()
     assert not prediction.grad[truth == 0].any()
-
-
-@ALL
-def test_gradients_match_finite_differences(loss):
-    prediction, truth = batch(0.7, B=2, H=4, W=5)
-    direction = torch.randn_like(prediction)
-    (gradient,) = torch.autograd.grad(loss(prediction, truth), prediction)
-    with torch.no_grad():
-        step = 1e-3
-        difference = loss(prediction + step * direction, truth) - loss(prediction - step * direction, truth)
-    assert (gradient * direction).sum().item() == pytest.approx(difference.item() / (2 * step), rel=3e-2, abs=2e-3)
 
 
 @ALL
@@ -139,14 +120,6 @@ def test_an_image_that_cannot_be_aligned_has_loss_0(loss, case):
     others, known = batch()  # beside others it is excluded
     both = loss(torch.cat([others, prediction]), torch.cat([known, truth]))
     assert both.item() == pytest.approx(loss(others, known).item(), rel=1e-6)
-
-
-@pytest.mark.parametrize("loss", RELATIVE, ids=NAMES[2:])
-def test_relative_losses_are_invariant_to_scale_and_shift(loss):
-    prediction, truth = batch()
-    assert loss(37 * prediction + 5, truth).item() == pytest.approx(loss(prediction, truth).item(), rel=1e-3)
-    valid = torch.where(truth > 0, truth, 9.0)
-    assert loss(3 * valid + 2, truth).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_silog_of_a_wrong_scale_alone_by_hand():

@@ -56,28 +56,6 @@ def test_neighbours_of_one_class_stay_apart():
         assert merged((160, 160), seen((160, 160), objects)) == objects
 
 
-def test_boxes_of_one_window_and_of_two_classes_are_never_merged():
-    twins = [(20, 20, 50, 50, 0.9, 0), (20, 20, 50, 50, 0.4, 0), (70, 70, 90, 90, 0.3, 0), (70, 70, 90, 90, 0.2, 1)]
-    assert merged((160, 160), {0: twins}) == twins
-    assert len(merged((160, 160), {0: [(70, 70, 90, 90, 0.3, 0)], 1: [(70, 70, 90, 90, 0.2, 1)]})) == 2
-
-
-@pytest.mark.parametrize("size", [(300, 400), (77, 130), (50, 60)])
-def test_scattered_objects_come_back_exactly(size):
-    """Sides that are no multiples of the stride, smaller than a window, and objects of all sizes up to the overlap."""
-    rng = np.random.default_rng(sum(size))
-    objects = []
-    for _ in range(400):
-        h, w = rng.uniform(2, 40, 2)
-        y, x = rng.uniform(0, np.maximum(np.array(size) - (h, w), 0.1))
-        box = (x, y, min(x + w, size[1]), min(y + h, size[0]))
-        if all(box[0] > b[2] or b[0] > box[2] or box[1] > b[3] or b[1] > box[3] for b in objects):
-            objects.append((*np.float32(box).tolist(), 0.9, int(rng.integers(3))))
-    found = merged(size, seen(size, objects))
-    assert len(objects) > 3
-    assert sorted(found) == sorted(objects)
-
-
 def iou(x, y):
     w, h = min(x[2], y[2]) - max(x[0], y[0]), min(x[3], y[3]) - max(x[1], y[1])
     if w <= 0 or h <= 0:

@@ -10,13 +10,7 @@ import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Head, Neck
-from densevit.model import (
-    Architecture,
-    BackboneArchitecture,
-    DenseModel,
-    HeadArchitecture,
-    NeckArchitecture,
-)
+from densevit.model import Architecture, BackboneArchitecture, DenseModel, HeadArchitecture, NeckArchitecture
 from densevit.weights.building import build_model
 from densevit_backbones.resnet import ResNet
 from tests.model.small_models import CLASSES, Averaged, Mean, of_heads

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch import nn
 
@@ -100,12 +99,7 @@ def test_completely_frozen_modules_stay_in_eval_mode():
         assert still == {n for n in names if mode == model.eval or re.match(rf"({'|'.join(prefixes)})(\.|$)", n)}
 
 
-def test_freeze_option_is_validated_and_round_trips():
-    for what in (True, False, 3, ["a.*", "b"]):
-        config = config_of({"freeze": what})
-        again = configs.from_mapping(yaml.safe_load(configs.dump(config)))
-        assert again == config
-        assert type(again.backbone.freeze) is (tuple if isinstance(what, list) else type(what))
+def test_freeze_option_is_validated():
     for wrong in ("yes", "stem.*"):
         with pytest.raises(ConfigError, match=rf"backbone\.freeze: .*{re.escape(wrong)}"):
             config_of({"freeze": wrong})

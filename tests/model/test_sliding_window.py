@@ -228,12 +228,11 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("section", [{"flip": True}, {"scales": (1.0, 0.5)}])
-def test_memory_depends_on_the_window_not_the_image(monkeypatch, section):
+def test_memory_depends_on_the_window_not_the_image(monkeypatch):
     """Like 8,000 x 6,000 pixels with windows of 512, scaled by a thirtieth: no tensor is larger than a strip."""
     monkeypatch.setattr(streaming_resize, "MAX_STRIP_NUMEL", 2**16)
     model = model_of(Pixels(), Segmenter, classes=50)
-    batch = batch_of(model, (600, 200), original=(900, 300))
+    batch, section = batch_of(model, (600, 200), original=(900, 300)), {"flip": True, "scales": (1.0, 0.5)}
     with Largest() as largest:
         (found,) = infer(model, batch, Inference(window=32, **section))["segmentation"]
     assert found["semantic"].shape == (900, 300)

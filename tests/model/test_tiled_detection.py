@@ -6,7 +6,6 @@ import torch
 
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, PluginError
-from densevit.evaluation.coco import CocoDetection
 from densevit.inference.predictor import WINDOW_SCORE, Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, Inference, inference_by_head
@@ -63,7 +62,7 @@ class Masks(Oracle):
 
 
 def painted(size, count, largest, seed=0):
-    """An image (3, H, W) of ellipses and rectangles that do not touch, and their boxes and labels."""
+    """An image (3, H, W) of rectangles that do not touch, and their boxes and labels."""
     rng = np.random.default_rng(seed)
     image, boxes, labels = np.zeros((3, *size), np.uint8), [], []
     free = np.ones(size, bool)
@@ -74,14 +73,9 @@ def painted(size, count, largest, seed=0):
         if not free[around].all():
             continue
         free[around] = False
-        label, shape = int(rng.integers(3)), np.ones((h, w), bool)
-        if rng.random() < 0.5:
-            v, u = np.ogrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j]
-            shape = u**2 + v**2 <= 1
-        rows, columns = np.flatnonzero(shape.any(1)), np.flatnonzero(shape.any(0))
-        image[0, y : y + h, x : x + w][shape], image[1, y : y + h, x : x + w][shape] = label + 1, len(boxes) + 1
-        boxes.append((x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1))
-        labels.append(label)
+        labels.append(int(rng.integers(3)))
+        image[0, y : y + h, x : x + w], image[1, y : y + h, x : x + w] = labels[-1] + 1, len(boxes) + 1
+        boxes.append((x, y, x + w, y + h))
     truth = {"boxes": torch.tensor(np.array(boxes, np.float32)), "labels": torch.tensor(labels)}
     return torch.from_numpy(image), truth
 
@@ -105,11 +99,6 @@ def test_each_object_of_a_large_image_is_found_once(largest, stride):
     sections = inference_by_head(model, Inference(window=160, stride=stride, batch_size=3))
     [found] = model.infer(batch, sections)["oracle"]
     assert as_set(found) == as_set(truth)
-    evaluator = CocoDetection(CLASSES)
-    area = (truth["boxes"][:, 2:] - truth["boxes"][:, :2]).prod(1)
-    crowds = torch.zeros(len(area), dtype=torch.bool)
-    evaluator.update([found], [{**truth, "area": area, "iscrowd": crowds, "image_id": 1}])
-    assert evaluator.compute()["AP"] == 1
     result = Predictor(model).predict(image, inference={"window": 160, "stride": stride})
     assert as_set({"boxes": result.boxes, "labels": result.labels}) == as_set(truth)
 

@@ -37,8 +37,7 @@ def test_flipped_maps_of_one_column_or_row_become_tensors(kind, size):
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype", "fill"),
-    [(LabelMap(), np.uint8, IGNORE), (Depth(), np.float32, 0), (PanopticMap(), np.int32, -1)],
+    ("kind", "dtype", "fill"), [(LabelMap(), np.uint8, IGNORE), (Depth(), np.float32, 0), (PanopticMap(), np.int32, -1)]
 )
 def test_new_corners_and_padding_are_unlabelled(kind, dtype, fill):
     value = np.full((20, 20), 7, dtype)

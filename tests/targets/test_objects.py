@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from pycocotools import mask as codes
 
-from densevit.drawing.draw import draw
 from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit.targets import Boxes, CrowdFlags, InstanceMasks, Keypoints, ObjectLabels, RunLengthMasks, Scores
@@ -22,31 +21,25 @@ def test_boxes_follow_flip_crop_and_resize():
     assert Boxes().clip(cropped, (40, 20)) == pytest.approx(np.array([[5, 10, 20, 40]]))
 
 
-def test_boxes_outside_of_a_crop_are_not_visible():
+def test_boxes_outside_of_a_crop_without_area_and_crowds_are_left_out():
     boxes = np.array([[10.0, 20, 30, 50], [70, 20, 80, 30], [24.9999, 20, 40, 30], [24, 0, 30, 30]])
     cropped = Boxes().crop(boxes, (0, 0, 60, 25), SIZE)
     assert Boxes().visible(cropped, (60, 25)).tolist() == [True, False, False, True]
-
-
-def test_boxes_without_area_and_crowds_are_not_usable():
     boxes = np.array([[1.0, 1, 5, 5], [3, 3, 3, 9], [-9, 0, -1, 5], [79, 0, 99, 5]])
     assert Boxes().usable(boxes, SIZE).tolist() == [True, False, False, True]
     assert CrowdFlags().usable(np.array([0, 1]), SIZE).tolist() == [True, False]
 
 
-def test_keypoints_flip_with_left_and_right_exchanged():
+def test_keypoints_follow_flip_crop_and_resize():
+    """A flip exchanges left and right; those outside of a crop are unlabelled. Boxes decide which objects remain."""
     kind = Keypoints(("nose", "left_eye", "right_eye"))
     points = np.array([[[40, 10, 2], [45, 8, 1], [0, 0, 0]]], np.float32)
     assert kind.hflip(points, SIZE).tolist() == [[[40, 10, 2], [0, 0, 0], [35, 8, 1]]]
-
-
-def test_keypoints_outside_of_a_crop_become_unlabelled():
-    kind = Keypoints(("a", "b"))
-    points = np.array([[[40, 10, 2], [10, 50, 1]]], np.float32)
+    kind, points = Keypoints(("a", "b")), np.array([[[40, 10, 2], [10, 50, 1]]], np.float32)
     cropped = kind.crop(points, (0, 30, 30, 50), SIZE)
     assert cropped.tolist() == [[[10, 10, 2], [0, 0, 0]]]
     assert kind.resize(cropped, (30, 20), (60, 10)).tolist() == [[[5, 20, 2], [0, 0, 0]]]
-    assert kind.visible(cropped, (30, 20)) is None  # boxes decide which objects remain
+    assert kind.visible(cropped, (30, 20)) is None
 
 
 def test_keypoints_are_written_with_pixel_centres_at_whole_numbers():
@@ -62,19 +55,6 @@ def test_no_objects_are_no_entries(kind):
     value = kind.random(SIZE, 0, 2, np.random.default_rng(0)) if type(kind) is not Scores else np.zeros(0)
     assert kind.encode(value, CLASSES) == []
     assert len(kind.decode([], CLASSES)) == 0
-
-
-def test_keypoints_of_another_number_are_drawn_without_a_skeleton():
-    """As of a head that does not declare its type in `target_types`."""
-    image = np.zeros((80, 80, 3), np.uint8)
-    points = np.array([[[20, 20, 2], [60, 60, 2]]], np.float32)
-    predictions = {"keypoints": points, "labels": np.zeros(1, np.int64)}
-    drawn = draw(image, predictions, CLASSES)
-    zoom = len(drawn) // 80
-    assert (drawn[[20 * zoom, 60 * zoom], [20 * zoom, 60 * zoom]] == (255, 0, 0)).all()
-    assert not drawn[40 * zoom, 40 * zoom].any()
-    joined = draw(image, predictions, CLASSES, types={"keypoints": Keypoints(("a", "b"), skeleton=((0, 1),))})
-    assert (joined[40 * zoom, 40 * zoom] == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize(

@@ -1,52 +1,44 @@
-"""MViT beside timm's at its training size and torchvision's video model with one frame at others; its windows."""
+"""MViT beside torchvision's video model with one frame, and its windows; tests/weights/layouts has timm's."""
 
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from densevit_backbones.mvit.backbone import MViT, Positions
-from densevit_backbones.mvit.variants import VARIANTS
-from tests.backbones import references
 from tests.backbones.references import normed
 
 if TYPE_CHECKING:
     from torchvision.models.video.mvit import MViT as TorchvisionMViT
 
 
-# Their parameter names and ours. We normalise each feature, they the classifier's input.
-COMMON = [
-    (r"\.attn\.pool_([qkv])\.(pool\.)?weight$", r".attention.pool_\1.weight"),
-    (r"\.attn\.(pool_([qkv])\.norm_act\.0|norm_([qkv]))\.", lambda m: f".attention.pool_{m[2] or m[3]}.norm."),
-    (r"\.attn\.rel_pos_h$", ".attention.relative_positions.rows"),
-    (r"\.attn\.rel_pos_w$", ".attention.relative_positions.columns"),
-    (r"\.attn\.(proj|project\.0)\.", ".attention.output."),
-    (r"\.pool_q\.", ".pool_query."),
-    (r"\.pool_k\.", ".pool_key."),
-    (r"\.pool_v\.", ".pool_value."),
-    (r"\.attn\.", ".attention."),
-]
-FROM_TORCHVISION = [
+NANO = ["0.0", "1.0", "2.0", "2.1", "2.2", "3.0"]  # stage and block
+RENAMINGS = [  # torchvision's parameter names and ours
+    (r"^(blocks\.\d+)\.project\.", r"\1.shortcut2."),
     (r"^conv_proj\.", "patch_embed."),
     (r"^pos_encoding\.class_token$", "class_token"),
     (r"^blocks\.(\d+)\.", lambda m: f"stages.{NANO[int(m[1])]}."),
     (r"\.mlp\.0\.", ".mlp.expand."),
     (r"\.mlp\.3\.", ".mlp.contract."),
-    *COMMON,
+    (r"\.attn\.pool_([qkv])\.(pool\.)?weight$", r".attention.pool_\1.weight"),
+    (r"\.attn\.pool_([qkv])\.norm_act\.0\.", r".attention.pool_\1.norm."),
+    (r"\.attn\.project\.0\.", ".attention.output."),
+    (r"\.pool_q\.", ".pool_query."),
+    (r"\.pool_k\.", ".pool_key."),
+    (r"\.pool_v\.", ".pool_value."),
+    (r"\.attn\.", ".attention."),
 ]
-NANO = ["0.0", "1.0", "2.0", "2.1", "2.2", "3.0"]
 
 
-def load(mvit: MViT, weights: dict[str, Tensor], renamings: list) -> None:
-    """Loads all weights of a reference except its classifier's; every tensor of ours must be set."""
-    state = mvit.state_dict()
-    given = {}
+def load(mvit: MViT, weights: dict[str, Tensor]) -> None:
+    """Loads all weights of torchvision's model except its classifier's; every tensor of ours must be set."""
+    state, given = mvit.state_dict(), {}
     for key, value in weights.items():
-        if key.startswith(("norm.", "head.")) or key.endswith("rel_pos_t"):
+        if key.startswith(("norm.", "head.")):
             continue
-        for pattern, replacement in renamings:
+        for pattern, replacement in RENAMINGS:
             key = re.sub(pattern, replacement, key)
         if "attention.qkv." in key:
             for name, part in zip(("query", "key", "value"), value.chunk(3), strict=True):
@@ -57,62 +49,23 @@ def load(mvit: MViT, weights: dict[str, Tensor], renamings: list) -> None:
     mvit.load_state_dict({**state, **{key: value.view(state[key].shape) for key, value in given.items()}})
 
 
-def pair(randomise, reference: nn.Module, **options) -> tuple[MViT, nn.Module]:
-    mvit = MViT(**options).eval()
-    randomise(mvit)
-    randomise(reference.eval())
-    return mvit, reference
-
-
-@pytest.mark.parametrize(("widens", "class_token"), [("mlp", False), ("attention", True)])
-def test_nano_matches_timm(widens, class_token, monkeypatch, randomise, assert_equal_features):
-    """Widened by perceptrons, as "large" is, and with a class token, as those for ImageNet-21K are."""
-    from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
-
-    monkeypatch.setitem(VARIANTS[2], "nano", VARIANTS[2]["nano"]._replace(widens=widens))
-    cfg = MultiScaleVitCfg((1, 1, 3, 1), embed_dim=32, expand_attn=widens == "attention", use_cls_token=class_token)
-    reference = MultiScaleVit(cfg, img_size=(96, 96))
-    mvit, reference = pair(randomise, reference, variant="nano", image_size=96, class_token=class_token)
-    references.load(mvit, reference.state_dict())
-    images = torch.randn(2, 3, 96, 96)
-
-    def expected(x: Tensor) -> list[Tensor]:
-        return normed(mvit.feature_norms, reference.forward_intermediates(x, intermediates_only=True), 1e-6)
-
-    with torch.no_grad():
-        torch.testing.assert_close(mvit(images), expected(images), atol=1e-4, rtol=1e-4)
-    # Gradients in float64, because rounding may change the cell that max pooling selects.
-    mvit.double(), reference.double()
-    assert_equal_features(mvit, expected, images.double())
-
-
-def torchvision_nano(version: int, spatial_size: tuple[int, int]) -> "TorchvisionMViT":
+def torchvision_nano(spatial_size: tuple[int, int]) -> "TorchvisionMViT":
     """torchvision's video model for one frame, with the widths and strides of our nano."""
     from torchvision.models.video.mvit import MSBlockConfig
     from torchvision.models.video.mvit import MViT as TorchvisionMViT
 
-    channels = [32, 64, 128, 128, 128, 256]
-    incoming = [32, 32, 64, 128, 128, 128] if version == 2 else channels
-    outgoing = channels if version == 2 else [64, 128, 128, 128, 256, 256]
+    channels, outgoing = [32, 64, 128, 128, 128, 256], [64, 128, 128, 128, 256, 256]
     blocks = []
     for heads, inputs, outputs, query, key in zip(
-        [1, 2, 4, 4, 4, 8], incoming, outgoing, [1, 2, 2, 1, 1, 2], [4, 2, 1, 1, 1, 1], strict=True
+        [1, 2, 4, 4, 4, 8], channels, outgoing, [1, 2, 2, 1, 1, 2], [4, 2, 1, 1, 1, 1], strict=True
     ):
-        pools = version == 2 or query > 1
-        kernel, stride = ([1, 3, 3], [1, query, query]) if pools else ([], [])
+        kernel, stride = ([1, 3, 3], [1, query, query]) if query > 1 else ([], [])
         blocks.append(MSBlockConfig(heads, inputs, outputs, kernel, [1, 3, 3], stride, [1, key, key]))
     return TorchvisionMViT(
-        spatial_size,
-        1,
-        blocks,
-        residual_pool=version == 2,
-        residual_with_cls_embed=True,
-        rel_pos_embed=version == 2,
-        proj_after_attn=version == 2,
-        patch_embed_kernel=(1, 7, 7),
-        patch_embed_stride=(1, 4, 4),
+        spatial_size, 1, blocks, residual_pool=False, residual_with_cls_embed=True, rel_pos_embed=False,
+        proj_after_attn=False, patch_embed_kernel=(1, 7, 7), patch_embed_stride=(1, 4, 4),
         patch_embed_padding=(0, 3, 3),
-    )
+    )  # fmt: skip
 
 
 def torchvision_features(reference: "TorchvisionMViT", images: Tensor) -> list[Tensor]:
@@ -128,46 +81,23 @@ def torchvision_features(reference: "TorchvisionMViT", images: Tensor) -> list[T
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("size", [(97, 131), (33, 50), (32, 2110)], ids=str)
-def test_version_2_matches_torchvision_at_any_size(size, randomise, assert_equal_features):
-    reference = torchvision_nano(2, (96, 96))
-    mvit, reference = pair(randomise, reference, variant="nano", class_token=True, image_size=96)
-    for block in reference.blocks:
-        nn.init.zeros_(block.attn.rel_pos_t)  # of one frame: it would distinguish the map from the class token
-    load(mvit, reference.state_dict(), [(r"^(blocks\.\d+)\.project\.", r"\1.shortcut1."), *FROM_TORCHVISION])
-    assert_equal_features(
-        mvit,
-        lambda x: normed(mvit.feature_norms, torchvision_features(reference, x), 1e-6),
-        torch.randn(2, 3, *size),
-    )
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("size", [(97, 131), (33, 50)], ids=str)
-def test_version_1_matches_torchvision(size, randomise, assert_equal_features):
+def test_version_1_matches_torchvision(randomise, assert_equal_features):
     """Its blocks are those of the paper's image models, with a frame position besides those of cells."""
+    size = (97, 131)
     grid = [-(-side // 4) for side in size]
-    mvit, reference = pair(randomise, torchvision_nano(1, (4 * grid[0], 4 * grid[1])), variant="nano", version=1)
+    mvit, reference = MViT("nano", version=1).eval(), torchvision_nano((4 * grid[0], 4 * grid[1])).eval()
+    randomise(mvit)
+    randomise(reference)
     encoding, weights = reference.pos_encoding, reference.state_dict()
     for name in ("spatial_pos", "temporal_pos", "class_pos"):
         del weights[f"pos_encoding.{name}"]
     weights["positions.cells"] = (encoding.spatial_pos + encoding.temporal_pos).T
     weights["positions.token"] = encoding.class_pos
     mvit.positions = Positions(grid, 32, class_token=True)  # not square; the constructor only builds square ones
-    load(mvit, weights, [(r"^(blocks\.\d+)\.project\.", r"\1.shortcut2."), *FROM_TORCHVISION])
+    load(mvit, weights)
     assert_equal_features(
-        mvit,
-        lambda x: normed(mvit.feature_norms, torchvision_features(reference, x), 1e-6),
-        torch.randn(2, 3, *size),
+        mvit, lambda x: normed(mvit.feature_norms, torchvision_features(reference, x), 1e-6), torch.randn(2, 3, *size)
     )
-
-
-def test_training_size_sets_table_sizes_only():
-    small, large = MViT("nano", image_size=128), MViT("nano", image_size=224)
-    shapes = [{k: v.shape for k, v in x.state_dict().items() if "relative" not in k} for x in (small, large)]
-    assert shapes[0] == shapes[1]
-    key = "stages.0.0.attention.relative_positions.rows"  # queries of stride 4
-    assert [len(x.state_dict()[key]) for x in (small, large)] == [2 * 32 - 1, 2 * 56 - 1]
 
 
 @torch.no_grad()

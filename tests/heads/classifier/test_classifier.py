@@ -1,6 +1,6 @@
 """The classifier beside timm's and torchvision's models with the same random weights, and its loss."""
 
-import functools
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,11 @@ VIT = {"name": "vit", "variant": "tiny", "features": [12]}
 RESNET = {"name": "resnet", "depth": 18}
 
 
-def timm_model(name: str) -> nn.Module:
-    model: nn.Module = pytest.importorskip("timm").create_model(name, num_classes=K, dynamic_img_size=True)
-    return model
-
-
-def torchvision_model(name: str) -> nn.Module:
-    from torchvision import models
-
-    model: nn.Module = getattr(models, name)(num_classes=K)
-    return model
+def model_with_classes(library: str, name: str) -> nn.Module:
+    """timm's or torchvision's, without weights."""
+    if library == "torchvision":
+        return getattr(importlib.import_module("torchvision.models"), name)(num_classes=K)
+    return pytest.importorskip("timm").create_model(name, num_classes=K, dynamic_img_size=True)
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -72,41 +67,28 @@ def class_scores(model: DenseModel, images: Tensor) -> Tensor:
     return torch.stack([one["class_scores"] for one in found])
 
 
+DISTILLED = {"classifier": "head", "distillation_classifier": "head_dist"}
+DEIT = VIT | {"distillation_token": True}
+
+
 @pytest.mark.parametrize(
-    ("build", "backbone", "layers", "tokens", "size"),
+    ("library", "name", "backbone", "layers", "tokens", "size"),
     [
-        (functools.partial(timm_model, "vit_tiny_patch16_224"), VIT, {"classifier": "head"}, 1, (128, 96)),
-        pytest.param(
-            functools.partial(timm_model, "deit_tiny_distilled_patch16_224"),
-            VIT | {"distillation_token": True},
-            {"classifier": "head", "distillation_classifier": "head_dist"},
-            2,
-            (96, 128),
-            marks=pytest.mark.integration,
-        ),
-        (functools.partial(torchvision_model, "resnet18"), RESNET, {"classifier": "fc"}, 0, (90, 70)),
+        ("timm", "vit_tiny_patch16_224", VIT, {"classifier": "head"}, 1, (128, 96)),
+        ("timm", "deit_tiny_distilled_patch16_224", DEIT, DISTILLED, 2, (96, 128)),
+        ("torchvision", "resnet18", RESNET, {"classifier": "fc"}, 0, (90, 70)),
     ],
-    ids=["vit", "deit", "resnet"],
 )
 def test_equals_the_classifiers_of_timm_and_torchvision(
-    build: Any, backbone: dict[str, Any], layers: dict[str, str], tokens: int, size: tuple[int, int], tmp_path: Path
+    library: str, name: str, backbone: Any, layers: dict[str, str], tokens: int, size: tuple[int, int], tmp_path: Path
 ) -> None:
-    theirs = randomised(build())
+    theirs = randomised(model_with_classes(library, name))
     ours = with_weights_of(theirs, backbone, layers, tokens, tmp_path)
     images = torch.randint(256, (2, 3, *size), dtype=torch.uint8)
     with torch.no_grad():
         expected = theirs(ours.normalise(images, torch.zeros(2, *size, dtype=torch.bool))).softmax(1)
     torch.testing.assert_close(class_scores(ours, images), expected, atol=1e-4, rtol=0)
     assert expected.std(1).min() > 1e-3 and (expected[0] - expected[1]).abs().max() > 1e-4
-
-
-def test_pooling_leaves_out_padding() -> None:
-    head = Classifier((4, 6), (8, 16), CLASSES)
-    feature, mask = torch.randn(2, 6, 4, 5), torch.ones(2, 64, 80, dtype=torch.bool)
-    mask[0], mask[1, :33, :48] = False, False  # the second image has 3 x 3 cells
-    pooled = torch.stack([feature[0].mean((1, 2)), feature[1, :, :3, :3].mean((1, 2))])
-    logits = head([torch.randn(2, 4, 8, 10), feature], mask)["logits"]
-    torch.testing.assert_close(logits, head.classifier(pooled))
 
 
 @pytest.mark.parametrize(("kind", "smoothing"), [("mixup", 0.0), ("cutmix", 0.1)])

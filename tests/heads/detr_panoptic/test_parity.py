@@ -1,6 +1,5 @@
 """The panoptic DETR head against transformers' DetrForSegmentation, with the same weights, features and targets."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,28 +25,16 @@ COUNTS = [3, 0, 6, 1]
 LAYOUT = "transformers-detr-panoptic", "panoptic"
 
 
-@dataclass
-class Pair:
-    """transformers' model and ours with the same weights, and a batch."""
+def run(theirs: "DetrForSegmentation", images: Tensor, mask: Tensor, labels: Any) -> tuple[Any, list[Tensor]]:
+    """The output of transformers' model, and the features, which have gradients."""
+    features: list[Tensor] = []
 
-    theirs: "DetrForSegmentation"
-    ours: DetrPanoptic
-    images: Tensor
-    padding_mask: Tensor
-    labels: list[dict[str, Tensor]]  # for transformers
-    targets: list[Targets]  # for ours
+    def keep(module: nn.Module, inputs: Any, output: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        features[:] = [(x / x.std()).detach().requires_grad_() for x, _ in output]
+        return [(x, mask) for x, (_, mask) in zip(features, output, strict=True)]
 
-    def run_theirs(self) -> tuple[Any, list[Tensor]]:
-        """The output, and the features, which have gradients."""
-        features: list[Tensor] = []
-
-        def keep(module: nn.Module, inputs: Any, output: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-            features[:] = [(x / x.std()).detach().requires_grad_() for x, _ in output]
-            return [(x, mask) for x, (_, mask) in zip(features, output, strict=True)]
-
-        with self.theirs.detr.model.backbone.register_forward_hook(keep):
-            output = self.theirs(self.images, pixel_mask=(~self.padding_mask).long(), labels=self.labels)
-        return output, features
+    with theirs.detr.model.backbone.register_forward_hook(keep):
+        return theirs(images, pixel_mask=(~mask).long(), labels=labels), features
 
 
 def panoptic_map(size: tuple[int, int], count: int) -> Tensor:
@@ -61,33 +48,20 @@ def panoptic_map(size: tuple[int, int], count: int) -> Tensor:
     return found
 
 
-def make_pair() -> Pair:
-    from torchvision.ops import masks_to_boxes
+def make_pair() -> "tuple[DetrForSegmentation, DetrPanoptic]":
+    """transformers' model and ours with the same weights."""
     from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
 
+    stages = ["stage1", "stage2", "stage3", "stage4"]
     backbone = ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=CHANNELS,
-        depths=[1] * 4,
-        layer_type="basic",
-        out_features=["stage1", "stage2", "stage3", "stage4"],
+        embedding_size=8, hidden_sizes=CHANNELS, depths=[1] * 4, layer_type="basic", out_features=stages
     )
     config = DetrConfig(
-        backbone_config=backbone,
-        use_timm_backbone=False,
-        num_labels=len(CLASSES),
-        num_queries=8,
-        d_model=256,
-        encoder_layers=2,
-        decoder_layers=LAYERS,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        encoder_attention_heads=8,
-        decoder_attention_heads=8,
-        dropout=0.0,
-        mask_loss_coefficient=3,
-        dice_loss_coefficient=7,
-    )
+        backbone_config=backbone, use_timm_backbone=False, num_labels=len(CLASSES), num_queries=8, d_model=256,
+        encoder_layers=2, encoder_ffn_dim=48, encoder_attention_heads=8,
+        decoder_layers=LAYERS, decoder_ffn_dim=48, decoder_attention_heads=8,
+        dropout=0.0, mask_loss_coefficient=3, dice_loss_coefficient=7,
+    )  # fmt: skip
     torch.manual_seed(0)
     theirs = DetrForSegmentation(config).eval()
     randomise(theirs, 0.07, {"query_position": 3.0})  # distinct queries, within fp32 precision
@@ -96,6 +70,12 @@ def make_pair() -> Pair:
     detr["auxiliary_losses"] = False
     ours = DetrPanoptic(CHANNELS, STRIDES, CLASSES, detr, mask_weight=3.0, dice_weight=7.0).eval()
     ours.load_state_dict(renamed(theirs.state_dict(), *LAYOUT), strict=True)
+    return theirs, ours
+
+
+def make_batch() -> tuple[Tensor, Tensor, list[dict[str, Tensor]], list[Targets]]:
+    """Images, their padding mask, and their segments for transformers and for ours."""
+    from torchvision.ops import masks_to_boxes
 
     H, W = (max(size[axis] for size in SIZES) for axis in (0, 1))
     images, padding_mask = torch.zeros(len(SIZES), 3, H, W), torch.ones(len(SIZES), H, W, dtype=torch.bool)
@@ -111,18 +91,19 @@ def make_pair() -> Pair:
         boxes = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)
         labels.append({"class_labels": (ids // 1000).long(), "boxes": boxes, "masks": masks.float()})
         targets.append({"panoptic": panoptic, "size": (h, w), "image_id": i})
-    return Pair(theirs, ours, images, padding_mask, labels, targets)
+    return images, padding_mask, labels, targets
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["all masks", "matched masks"])
 def test_outputs_losses_and_gradients_match_transformers(training: bool) -> None:
     """In training only the masks of matched queries are computed: the losses and gradients are the same."""
-    pair = make_pair()
-    output, features = pair.run_theirs()
+    theirs, ours = make_pair()
+    images, mask, labels, targets = make_batch()
+    output, features = run(theirs, images, mask, labels)
     own_features = [x.detach().clone().requires_grad_() for x in features]
-    pair.ours.train(training)
-    outputs = pair.ours(own_features, pair.padding_mask, pair.targets if training else None)
-    losses = pair.ours.loss(outputs, pair.targets, LossContext())
+    ours.train(training)
+    outputs = ours(own_features, mask, targets if training else None)
+    losses = ours.loss(outputs, targets, LossContext())
 
     assert output.logits.std(dim=1).mean() > 0.01, "queries should differ, or the comparison shows nothing"
     torch.testing.assert_close(outputs["logits"], output.logits, rtol=1e-4, atol=1e-4)
@@ -135,12 +116,12 @@ def test_outputs_losses_and_gradients_match_transformers(training: bool) -> None
     names = {"label": ("loss_ce", 1), "l1": ("loss_bbox", 5), "giou": ("loss_giou", 2)}
     names |= {"mask": ("loss_mask", 3), "dice": ("loss_dice", 7)}
     assert set(losses) == set(names)
-    for name, (theirs, weight) in names.items():
-        torch.testing.assert_close(losses[name], weight * output.loss_dict[theirs], rtol=1e-4, atol=1e-6)
+    for name, (term, weight) in names.items():
+        torch.testing.assert_close(losses[name], weight * output.loss_dict[term], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(sum(losses.values()), output.loss, rtol=1e-4, atol=1e-6)
     output.loss.backward()
     sum(losses.values()).backward()
-    wanted, found = renamed(gradients(pair.theirs), *LAYOUT), gradients(pair.ours)
-    for i, (theirs, own) in enumerate(zip(features, own_features, strict=True)):
-        wanted[f"features {i}"], found[f"features {i}"] = theirs.grad, own.grad
+    wanted, found = renamed(gradients(theirs), *LAYOUT), gradients(ours)
+    for i, (other, own) in enumerate(zip(features, own_features, strict=True)):
+        wanted[f"features {i}"], found[f"features {i}"] = other.grad, own.grad
     same_gradients(wanted, found, ROUNDING)

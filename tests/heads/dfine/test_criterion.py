@@ -1,4 +1,7 @@
-"""D-FINE's criterion, in the authors' arrangement of the losses that transformers has by term."""
+"""D-FINE's criterion, in the authors' arrangement of the losses that transformers has by term; its bins and layers.
+
+Its outputs are compared with transformers' and the authors' in tests/weights/layouts.
+"""
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -8,12 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.interfaces import Targets
+from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts
 from densevit.set_prediction.denoising import ContrastiveDenoising
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.dfine import Dfine
 from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
+from densevit_heads.dfine.distribution import distances_of_boxes, soft_bins, weighting_function
+from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
+from tests.heads.padded_batch import padded_batch, perturbed, step
+from tests.heads.transformers_pairs import keep_statistics
 
 if TYPE_CHECKING:
     from transformers.loss.loss_d_fine import DFineLoss
@@ -164,16 +173,15 @@ def test_denoising_queries_have_all_terms():
 
 def distillation(found: LayerOutputs, layer: int, labels: list[dict], matches: Indices, matched: bool) -> Tensor:
     """The mean of the distillation over matched or over other queries, by hand."""
+    from torchvision.ops import box_iou
+
     student, teacher = (found.corners[i].unflatten(-1, (4, -1)) / 5 for i in (layer, -1))
     divergence = F.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="none").sum(-1) * 25  # (B, Q, 4)
     weight = found.logits[L - 1].sigmoid().amax(-1).detach()
     mask = torch.zeros_like(weight, dtype=torch.bool)
     for image, (query, target) in enumerate(matches):
         a, b = to_corners(found.boxes[layer, image, query]), to_corners(labels[image]["boxes"][target])
-        for i, q in enumerate(query):
-            sides = (torch.minimum(a[i, 2:], b[i, 2:]) - torch.maximum(a[i, :2], b[i, :2])).clamp(min=0)
-            areas = [(x[i, 2:] - x[i, :2]).prod() for x in (a, b)]
-            weight[image, q] = (sides.prod() / (areas[0] + areas[1] - sides.prod())).detach()
+        weight[image, query] = box_iou(a.detach(), b).diagonal()
         mask[image, query] = True
     values = (weight[..., None] * divergence)[mask if matched else ~mask]
     return values.mean()
@@ -203,3 +211,79 @@ def test_normalisers_are_means_over_processes(monkeypatch: pytest.MonkeyPatch):
     halved = reduced(0.5)
     for name in ("label", "l1", "giou", "fgl", "proposals"):
         torch.testing.assert_close(halved[name], 2 * alone[name])
+
+
+CPU, UP = torch.device("cpu"), torch.tensor([0.5])
+
+
+def test_soft_bins_match_transformers():
+    """Also distances outside the bins, on a bin, and those of a reference or a box of no size."""
+    from transformers.loss import loss_d_fine
+
+    generator = torch.Generator().manual_seed(1)
+    reference = torch.rand(50, 4, generator=generator) * 0.6 + 0.2
+    boxes = to_corners(torch.rand(50, 4, generator=generator) * 0.6 + 0.2)
+    boxes[0] = to_corners(reference[0])
+    reference[1, 2:], boxes[2, 2:] = 0.0, boxes[2, :2]
+    index, right, left = loss_d_fine.bbox2distance(reference, boxes, 32, torch.tensor([4.0]), UP)
+    values = weighting_function(32, 4.0, CPU)
+    bins = soft_bins(distances_of_boxes(reference, boxes, 4.0), values)
+    assert torch.equal(bins.left.flatten(), index.long())
+    torch.testing.assert_close(bins.right_weight.flatten(), right, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(1 - bins.right_weight.flatten(), left, atol=1e-4, rtol=1e-4)
+    assert (right == 1).any() and (left == 1).any()  # of distances outside
+
+
+CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
+SMALL = {
+    "num_queries": 7,
+    "encoder": HybridEncoderOptions(16, 24, 0.5),
+    "transformer": Transformer(16, 2, 1, 3, 24, 0.0),
+    "fusion_blocks": 1,
+    "num_points": (2, 3, 1),
+    "contrastive_denoising": 10,
+}
+
+
+def make_head(**options: Any) -> Any:
+    return perturbed(Dfine((6, 10), (8, 16), CLASSES, **SMALL | options))
+
+
+def make_batch(*counts: int) -> Any:
+    return padded_batch(counts, ((6, 8), (10, 16)), num_classes=len(CLASSES))
+
+
+def test_outputs_have_a_row_for_each_layer_the_initial_boxes_and_the_proposals():
+    """With as many queries as cells; in full precision under autocast."""
+    head = make_head(num_queries=90, num_bins=8, reg_scale=8.0).train()
+    with torch.autocast("cpu", dtype=torch.float16):
+        outputs, losses = step(head, *make_batch(3, 0, 5))
+    Q = 6 * 8 + 3 * 4 + 2 * 2
+    assert outputs["layers"].logits.shape == (5, 3, Q, 4) and outputs["layers"].boxes.shape == (5, 3, Q, 4)
+    assert outputs["layers"].corners.shape == (3, 3, Q, 4 * 9)
+    assert outputs["boxes"].dtype == outputs["layers"].corners.dtype == torch.float32
+    assert all(losses[name] > 0 for name in ("l1", "giou", "proposals", "ddf", "fgl"))
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_layers_of_the_training_change_no_prediction(scale: int):
+    """The authors' `eval_idx`: predictions are those of the layer before, in training as in evaluation."""
+    head = make_head(training_layers=2, layer_scale=scale, contrastive_denoising=0)
+    features, mask, _ = make_batch(1, 1)
+    keep_statistics(head)
+    trained, evaluated = head.train()(features, mask), head.eval()(features, mask)
+    assert len(trained["layers"].corners) == 5 and len(evaluated["layers"].corners) == 3
+    for name in ("logits", "boxes"):
+        torch.testing.assert_close(trained[name], evaluated[name])
+    perturbed(head.decoder.layers[3:], 1.0)  # type: ignore[arg-type]  # a list of layers
+    torch.testing.assert_close(head(features, mask)["boxes"], evaluated["boxes"])
+
+
+def test_the_box_loss_of_a_layer_reaches_the_distributions_of_all_layers_before():
+    """Logits of distributions add up over the layers, with their gradient."""
+    head = make_head(contrastive_denoising=0).train()
+    features, mask, _ = make_batch(1)
+    layers = head(features, mask)["layers"]
+    parameters = [layer.last.weight for layer in head.decoder.corner_heads]
+    gradients = torch.autograd.grad(layers.boxes[1].sum(), parameters, allow_unused=True)
+    assert [gradient is not None and bool(gradient.any()) for gradient in gradients] == [True, True, False]

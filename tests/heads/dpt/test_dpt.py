@@ -11,29 +11,14 @@ from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import cross_entropy, dice
-from densevit.model.test_time_augmentation import undo_zoom
 from densevit_heads.dpt import DptDepth, DptSegmentation
 from densevit_heads.dpt.decoder import assign_levels
 from densevit_heads.dpt.depth import DepthLossWeights
+from tests.heads.padded_batch import make_features, no_padding
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 PYRAMID = ((6, 8, 10, 12), (4, 8, 16, 32))
 PLAIN = ((12, 12, 12, 12), (16, 16, 16, 16))
-
-
-def make_features(levels, size, B=2):
-    return [torch.randn(B, c, -(-size[0] // s), -(-size[1] // s)) for c, s in zip(*levels, strict=True)]
-
-
-def mask(size, B=2):
-    return torch.zeros(B, *size, dtype=torch.bool)
-
-
-@pytest.mark.parametrize("output", ["relative", "sigmoid"])
-def test_undo_zoom_scales_metric_depth_only(output):
-    head = DptDepth(*PYRAMID, width=16, output=output).eval()
-    maps = head.maps(head(make_features(PYRAMID, (64, 96)), mask((64, 96))), (64, 96))
-    assert torch.equal(undo_zoom(head, maps, 1.5), maps if output == "relative" else 1.5 * maps)
 
 
 @pytest.mark.parametrize(
@@ -56,21 +41,9 @@ def test_assigned_levels(strides, unit, levels):
 def test_features_selects_maps_by_number():
     head = DptDepth((4, 5, 6, 7, 8), (4, 8, 16, 32, 64), width=8, features=(1, 3, 4, 5)).eval()
     features = make_features(((4, 5, 6, 7, 8), (4, 8, 16, 32, 64)), (64, 64))
-    before = head(features, mask((64, 64)))["inverse_depth"]
+    before = head(features, no_padding((64, 64)))["inverse_depth"]
     features[1] = torch.randn_like(features[1])
-    assert torch.equal(head(features, mask((64, 64)))["inverse_depth"], before)
-
-
-@pytest.mark.parametrize("strides", [(4, 8, 16, 32), (8, 16, 32), (16,), (14, 14, 14, 14), (4, 32)], ids=str)
-def test_maps_of_any_strides_are_upsampled_to_pixels(strides):
-    levels, size = ((6,) * len(strides), strides), (33, 71)
-    exact = DptDepth(*levels, width=8, upsampling="exact")
-    for head in (DptDepth(*levels, width=8), exact, DptSegmentation(*levels, CLASSES, width=8, norm="group")):
-        maps = head.maps(head(make_features(levels, size), mask(size)), size)
-        assert maps.shape == (2, 1 if head.task == "depth" else 4, *size)
-        maps.sum().backward()
-        unused = [n for n, p in head.named_parameters() if p.grad is None]
-        assert all(name.startswith("auxiliary") for name in unused)
+    assert torch.equal(head(features, no_padding((64, 64)))["inverse_depth"], before)
 
 
 def test_exact_upsampling_has_the_sizes_of_the_finer_maps():
@@ -79,8 +52,8 @@ def test_exact_upsampling_has_the_sizes_of_the_finer_maps():
     features = [torch.randn(2, 6, 5, 7) for _ in range(4)]
     fused = head.decode(features, (70, 98))
     assert [tuple(x.shape[-2:]) for x in fused] == [(5, 7), (10, 14), (20, 28), (40, 56)]
-    assert head(features, mask((70, 98)))["inverse_depth"].shape == (2, 1, 70, 98)
-    assert head(features, mask((60, 90)))["inverse_depth"].shape == (2, 1, 70, 98)  # whole cells
+    assert head(features, no_padding((70, 98)))["inverse_depth"].shape == (2, 1, 70, 98)
+    assert head(features, no_padding((60, 90)))["inverse_depth"].shape == (2, 1, 70, 98)  # whole cells
     assert head.stride == 1
 
 
@@ -100,7 +73,7 @@ def test_last_convolution_starts_anew_from_an_output_of_another_kind(theirs, our
     if starts_anew:
         assert replaced.keys() == {"conv3.weight", "conv3.bias"}
         head.load_state_dict(replaced, strict=False)
-        maps = next(iter(head(make_features(PYRAMID, (64, 64)), mask((64, 64))).values()))
+        maps = next(iter(head(make_features(PYRAMID, (64, 64)), no_padding((64, 64))).values()))
         if ours == "sigmoid":
             torch.testing.assert_close(maps, torch.full_like(maps, 2.5), atol=1e-3, rtol=0)
 
@@ -112,19 +85,15 @@ def activated(head, *logits):
 def test_metric_outputs_are_within_their_range():
     """At first they are about a quarter of the largest depth, or as near as the inverse output's scale allows."""
     limits = {"min_depth": 0.5, "max_depth": 80.0}
-    kitti = {"scale": 0.00006016, "shift": 0.00579, "max_depth": 80.0}  # the authors'
-    nyu = {"scale": 0.000305, "shift": 0.1378, "max_depth": 80.0}
     for output, options, logits, depths in (
         ("sigmoid", limits, (-1e4, 0.0, 1e4), [0.5, 40.25, 80]),
         ("softplus", limits, (-1e4,), [0.5]),
         ("inverse", {"max_depth": 80.0}, (-1.0, 0.0, 1.0, 9.0), [80, 80, 20, 80 / 28]),
-        ("inverse", nyu, (-1e4, 0.0, 1000.0), [7.25689, 7.25689, 2.25836]),
-        ("inverse", kitti, (-1e4, 0.0, 1000.0), [172.71157, 172.71157, 15.163]),
         ("bins", limits, (), []),
     ):
         head = DptDepth(*PYRAMID, output=output, width=8, **options).eval()
         assert head.quantity == "depth" and activated(head, *logits).tolist() == pytest.approx(depths, rel=1e-5)
-        first = head(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"].median().item()
+        first = head(make_features(PYRAMID, (64, 64)), no_padding((64, 64)))["depth"].median().item()
         assert first == pytest.approx(min(20.0, (options.get("shift") and 0.5 / options["shift"]) or 20.0), rel=0.5)
     bins = torch.stack([torch.linspace(s, -s, 64) for s in (1e4, 1, 0, -1, -1e4)], 1)[None, :, None]
     found = head._activation(bins)[0, 0, 0]
@@ -138,7 +107,7 @@ def test_metric_losses_are_the_weighted_terms():
     sizes = [(64, 96), (50, 70), (40, 40)]
     targets = [{"size": size, "depth": 7 * torch.rand(size)} for size in sizes]
     del targets[2]["depth"]
-    outputs = head(make_features(PYRAMID, (64, 96), B=3), mask((64, 96), 3), targets)
+    outputs = head(make_features(PYRAMID, (64, 96), B=3), no_padding((64, 96), 3), targets)
     losses = head.loss(outputs, targets, LossContext())
     truth = torch.zeros(3, 64, 96)
     for own, target in zip(truth[:2], targets[:2], strict=True):
@@ -165,7 +134,7 @@ def test_relative_losses_use_inverse_depth():
     targets = [{"size": (64, 96), "depth": 7 * torch.rand(64, 96).clamp(min=0.05)}] * 2
     inverse = 1 / torch.stack([target["depth"] for target in targets])
     head = DptDepth(*PLAIN, width=8)
-    outputs = head(make_features(PLAIN, (64, 96)), mask((64, 96)), targets)
+    outputs = head(make_features(PLAIN, (64, 96)), no_padding((64, 96)), targets)
     own = outputs["inverse_depth"][:, 0]
     losses = head.loss(outputs, targets, LossContext())
     assert losses.keys() == {"trimmed", "gradient"}
@@ -177,7 +146,7 @@ def test_relative_losses_use_inverse_depth():
 def test_segmentation_losses_use_the_paper_s_auxiliary_weight():
     head = DptSegmentation(*PYRAMID, CLASSES, width=8, norm="group", dice=0.5, class_weights=(1.0, 2.0, 1.0, 0.5))
     targets = [{"size": (64, 96), "semantic": torch.randint(4, (64, 96), dtype=torch.uint8)} for _ in range(2)]
-    outputs = head(make_features(PYRAMID, (64, 96)), mask((64, 96)), targets)
+    outputs = head(make_features(PYRAMID, (64, 96)), no_padding((64, 96)), targets)
     assert outputs["logits"].shape == (2, 4, 32, 48) and outputs["auxiliary"].shape == (2, 4, 16, 24)
     losses = head.loss(outputs, targets, LossContext())
     labels = torch.stack([target["semantic"] for target in targets]).long()

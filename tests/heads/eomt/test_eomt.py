@@ -1,18 +1,18 @@
-"""The EoMT heads beyond the contract of all heads: annealing, backbones, and other heads beside them."""
+"""The EoMT heads beyond the contract of all heads: annealing, backbones, other heads beside them, and resumed runs."""
 
 import pytest
 import torch
 
 import densevit
+from densevit import config as configs
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit_heads.eomt.annealing import mask_probabilities
-from densevit_heads.eomt.head import attention_bias
+from densevit_heads.eomt.head import EncoderOnly
 from densevit_workbench.testing.targets import random_targets
 
 SMALL = {"num_queries": 6, "num_blocks": 2, "num_points": 64}
-NAMES = {"panoptic": "eomt", "detection": "eomt_instance", "segmentation": "eomt_semantic"}
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
 VIT = {"variant": "nano", "image_size": 96, "registers": 2, "layer_scale": 0.5, "drop_path": 0.0}
 SIZE = (80, 112)
@@ -38,25 +38,13 @@ def batch_of(needs, size=SIZE, count=2):
 
 
 def test_annealing_follows_the_authors_configs():
-    """COCO, 12 epochs of 7393 steps: attn_mask_annealing_{start,end}_steps; and 24 epochs with 3 blocks."""
+    """COCO, 12 epochs of 7393 steps: attn_mask_annealing_{start,end}_steps."""
     total = 12 * 7393
     starts, ends = (14782, 29564, 44346, 59128), (29564, 44346, 59128, 73910)
     for step in (0, 14000, 20000, 29564, 36000, 50000, 60000, 73000, 80000):
         expected = [(1 - min(1, max(0, (step - a) / (b - a)))) ** 0.9 for a, b in zip(starts, ends, strict=True)]
         assert mask_probabilities(step / total, 4) == pytest.approx(expected, abs=2e-3)
-    starts, ends = (29564, 73910, 118256), (59128, 103474, 147820)
-    for step in (20000, 40000, 80000, 100000, 130000, 150000):
-        expected = [(1 - min(1, max(0, (step - a) / (b - a)))) ** 0.9 for a, b in zip(starts, ends, strict=True)]
-        assert mask_probabilities(step / (2 * total), 3) == pytest.approx(expected, abs=2e-3)
     assert mask_probabilities(0.0, 1) == [1.0] and mask_probabilities(1.0, 5) == [0.0] * 5
-
-
-def test_the_bias_masks_cells_for_queries_only():
-    attended = torch.tensor([[[True, False, True], [False, False, False]]])  # 2 queries, 3 cells, 1 other token
-    bias = attention_bias(attended, torch.zeros(1, 6, 4))
-    expected = torch.zeros(6, 6)
-    expected[0, 4] = expected[1, 3:] = float("-inf")
-    assert torch.equal(bias, expected[None, None])
 
 
 def test_masks_act_in_training_until_they_are_annealed():
@@ -78,27 +66,22 @@ def test_masks_act_in_training_until_they_are_annealed():
 # ---- backbones ----
 
 
-def gradients_of(task, **backbone):
-    model = model_of({task: {"name": NAMES[task]}}, VIT | backbone).train()
-    batch = batch_of(model.heads[task].needs)
+def gradients_of(**backbone):
+    model = model_of({"panoptic": {"name": "eomt"}}, VIT | backbone).train()
+    batch = batch_of(("panoptic",))
     torch.manual_seed(1)
     sum(model.loss(model(batch), batch["targets"], LossContext()).values()).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("task", NAMES)
-def test_all_parameters_get_gradients(task):
-    assert [name for name, gradient in gradients_of(task).items() if gradient is None or not gradient.any()] == []
-
-
 def test_options_of_the_backbone_reach_the_blocks_that_the_head_runs():
     """Kinds of positions, keys without bias, whose part of the bias stays 0, and checkpointing."""
-    query, key, value = gradients_of("panoptic", positions="rotary", key_bias=False)[
-        "backbone.blocks.5.attention.qkv.bias"
-    ].chunk(3)
+    query, key, value = gradients_of(positions="rotary", key_bias=False)["backbone.blocks.5.attention.qkv.bias"].chunk(
+        3
+    )
     assert query.any() and value.any() and not key.any()
-    assert gradients_of("panoptic", positions="relative")["backbone.blocks.5.mlp.expand.weight"].any()
-    plain, checkpointed = (gradients_of("panoptic", checkpointing=x) for x in (False, True))
+    assert gradients_of(positions="relative")["backbone.blocks.5.mlp.expand.weight"].any()
+    plain, checkpointed = (gradients_of(checkpointing=x) for x in (False, True))
     torch.testing.assert_close(checkpointed, plain)
 
 
@@ -109,19 +92,15 @@ def test_other_heads_get_the_features_of_the_whole_backbone():
     alone = both(batch, ["segmentation"])
     assert torch.equal(outputs["segmentation"]["logits"], alone["segmentation"]["logits"])
     assert torch.equal(outputs["panoptic"]["logits"], both(batch, ["panoptic"])["panoptic"]["logits"])
+    calls: list[int] = []
+    for i, block in enumerate(both.backbone.blocks):
+        block.register_forward_hook(lambda *_, i=i: calls.append(i))
+    both(batch, ["panoptic"])
+    assert calls == [0, 1, 2, 3, 4, 5]  # the blocks that the head runs are not run before
     features = both.backbone(both.normalise(batch["images"], batch["padding_mask"]))
     torch.testing.assert_close(both.encode(batch, ["segmentation"]).features[-1], features[-1])
     with pytest.raises(PluginError, match=r"heads.panoptic \(eomt\) runs the backbone's last blocks and takes no"):
         both.head_inputs("panoptic", features, batch["padding_mask"])
-
-
-def test_blocks_that_the_head_runs_are_not_run_before():
-    calls: list[int] = []
-    model = model_of({"panoptic": {"name": "eomt"}}).eval()
-    for i, block in enumerate(model.backbone.blocks):
-        block.register_forward_hook(lambda *_, i=i: calls.append(i))
-    model(batch_of(()))
-    assert calls == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -139,11 +118,40 @@ def test_backbones_that_cannot_and_necks_are_errors(backbone, neck, facts):
     assert "\n" not in str(raised.value)
 
 
+CONFIG = {
+    "seed": 0,
+    "backbone": {"name": "vit", "variant": "nano", "image_size": 64, "registers": 1, "drop_path": 0.0},
+    "heads": {"panoptic": {"name": "eomt", "num_queries": 8, "num_blocks": 2, "num_points": 64}},
+    "data": {"name": "scenes", "image_size": 64, "batch_size": 2, "train_length": 8, "val_length": 2, "panoptic": True,
+             "semantic": False, "depth": False, "num_workers": 0},
+    "trainer": {"max_steps": 4, "accelerator": "cpu", "evaluate_every": 0.5},
+}  # fmt: skip
+
+
+def weights(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
 @pytest.mark.integration
-def test_export(tmp_path):
-    predictor = densevit.create_model(
-        {"name": "vit", **VIT, "features": [3]},
-        heads={"panoptic": {"name": "eomt", **SMALL}},
-        classes={"panoptic": CLASSES},
-    )
-    densevit.export(predictor, tmp_path / "model.pt2", quiet=True)  # compares the file with the model
+def test_resumed_annealing_matches_an_uninterrupted_one(tmp_path, monkeypatch):
+    from tests.training.runs import interrupted_after, resume, train
+
+    probabilities = []
+    original_progress = EncoderOnly.set_progress
+
+    def record(self, progress):
+        original_progress(self, progress)
+        probabilities.append(self.mask_probability.tolist())
+
+    monkeypatch.setattr(EncoderOnly, "set_progress", record)
+    whole = train(configs.from_mapping(CONFIG), tmp_path / "whole")
+    assert probabilities == [pytest.approx(mask_probabilities(step / 4, 2)) for step in range(4)]
+    assert probabilities[0] == [1.0, 1.0] and probabilities[3] == [0.0, pytest.approx(0.5**0.9)]
+    with interrupted_after(1):
+        stopped = train(configs.from_mapping(CONFIG), tmp_path / "stopped")
+    probabilities.clear()
+    resume(stopped)
+    assert probabilities == [pytest.approx(mask_probabilities(step / 4, 2)) for step in range(1, 4)]
+    first, second = weights(whole), weights(stopped)
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+    assert (whole / "metrics.json").read_text() == (stopped / "metrics.json").read_text()

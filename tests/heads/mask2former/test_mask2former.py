@@ -8,36 +8,23 @@ import torch
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.interfaces import Backbone, Class, Dataset
+from densevit.interfaces import Class, Dataset
 from densevit.losses.context import LossContext
 from densevit.model import DenseModel, Inference, inference_by_head
-from densevit.set_prediction.mask_predictions import MaskLogits, enclosing_boxes, instances, panoptic, semantic
+from densevit.set_prediction.mask_predictions import MaskLogits, instances, panoptic, semantic
 from densevit.set_prediction.mask_segments import Segments
 from densevit.targets import RunLengthMasks
 from densevit_heads.mask2former import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic, criterion
 from densevit_heads.mask2former.criterion import MaskCriterion
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.points import sample
-from densevit_heads.mask2former.transformer import MaskQueries
 from densevit_workbench.testing.targets import random_targets
+from tests.model.small_models import Stem
 
 TRANSFORMER = MaskTransformer(width=32, num_heads=2, decoder_layers=3, feedforward=16)
 PIXEL_DECODER = PixelDecoderOptions(layers=1, feedforward=16)
 SMALL = {"num_queries": 6, "transformer": TRANSFORMER, "pixel_decoder": PIXEL_DECODER, "num_points": 64}
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
-
-
-class Patches(Backbone):
-    """A convolution over patches of 16 pixels."""
-
-    channels, strides = (16,), (16,)
-
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Conv2d(3, 16, 16, 16)
-
-    def forward(self, images):
-        return [self.layer(images)]
 
 
 # ---- targets ----
@@ -171,7 +158,7 @@ def test_semantic_maps_are_sums_over_queries():
     scores = torch.einsum("bqk,bqhw->bkhw", outputs["logits"].softmax(-1)[..., :-1], masks)
     torch.testing.assert_close(head.maps(outputs, (64, 96)), scores)
     torch.testing.assert_close(head.maps(outputs, (50, 33)), scores[..., :50, :33])
-    assert inference_by_head(DenseModel(Patches(), {"head": head}), Inference(window=64, flip=True))
+    assert inference_by_head(DenseModel(Stem(), {"head": head}), Inference(window=64, flip=True))
 
 
 # ---- size and options ----
@@ -188,7 +175,7 @@ def test_labels_and_classes_of_each_head():
     ]
     heads = (Mask2Former, Mask2FormerInstance, Mask2FormerSemantic)
     assert [(head.task, head.needs, head.classes_from(dataset)) for head in heads] == expected
-    model = DenseModel(Patches(), {"head": Mask2FormerInstance((16,), (16,), CLASSES, **SMALL)})
+    model = DenseModel(Stem(), {"head": Mask2FormerInstance((16,), (16,), CLASSES, **SMALL)})
     with pytest.raises(ConfigError, match="heads.head"):  # only the last has maps
         inference_by_head(model, Inference(flip=True))
 
@@ -209,37 +196,6 @@ def test_more_segments_than_queries_are_reported():
     with warnings.catch_warnings():  # one query per class suffices
         warnings.simplefilter("error")
         Mask2FormerSemantic((16,), (16,), CLASSES, **few).check(dataset)
-
-
-def test_what_the_loss_keeps_for_the_backward_pass_does_not_grow_with_the_image():
-    def kept(side):
-        torch.manual_seed(0)
-        compare = MaskCriterion("instance", 4, 20, 128, 4)
-        logits, embeddings = torch.randn(3, 1, 20, 5), torch.randn(3, 1, 20, 16, requires_grad=True)
-        pixels = torch.randn(1, 16, side // 4, side // 4, requires_grad=True)
-        masks = F.interpolate(torch.randn(1, 6, 4, 4), size=(side, side))[0] > 0
-        masks = RunLengthMasks.from_dense(masks, (side, side))
-        targets = [{"masks": masks, "labels": torch.arange(6) % 4, "size": (side, side)}]
-        sizes = {}
-
-        def pack(x):
-            if x.data_ptr() != pixels.data_ptr():
-                sizes[x.data_ptr(), x.shape] = x.numel()
-            return x
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            losses = compare.losses(MaskQueries(logits, embeddings), pixels, targets, LossContext())
-        torch.stack(list(losses.values())).sum().backward()
-        assert pixels.grad.abs().sum() > 0
-        return sum(sizes.values())
-
-    assert kept(1024) == kept(64)
-
-
-def test_boxes_enclose_masks():
-    masks = torch.zeros(3, 6, 8, dtype=torch.bool)
-    masks[0, 2:4, 1:7], masks[1, 5, 7] = True, True
-    assert enclosing_boxes(masks).tolist() == [[1, 2, 7, 4], [7, 5, 8, 6], [0, 0, 0, 0]]
 
 
 def test_panoptic_prediction_has_instances_of_things_only():

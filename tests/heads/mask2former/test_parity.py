@@ -1,13 +1,11 @@
 """The mask2former head against transformers' Mask2FormerForUniversalSegmentation: same weights, features and targets.
 
-transformers treats padding as a part of the image, as the authors' code does. The comparison is made with that, and
-with transformers' own masking arguments set to the padding, which its forward pass leaves empty. Both models compute in
-double precision, and their losses in single: in single precision a rounding error can switch a ReLU of the pixel
-decoder, which changes gradients by up to 0.4 %.
+transformers treats padding as a part of the image, as the authors' code does: so does ours without `mask_padding`.
+Both models compute in double precision, and their losses in single: in single precision a rounding error can switch a
+ReLU of the pixel decoder, which changes gradients by up to 0.4 %.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
@@ -50,42 +48,20 @@ class GivenFeatures(nn.Module):
         return BackboneOutput(feature_maps=tuple(self.features))
 
 
-@dataclass
-class Pair:
-    """transformers' model and ours with the same weights, and a batch.
+class Batch(NamedTuple):
+    """masks: of each image on the grid, for transformers. scales: (B, 2), the images' share of the grid."""
 
-    masks: of each image on the grid, for transformers. scales: (B, 2), the images' share of the grid.
-    """
-
-    theirs: "Mask2FormerForUniversalSegmentation"
-    ours: Mask2FormerInstance
     features: list[Tensor]
     padding_mask: Tensor
     masks: list[Tensor]
     targets: list[Targets]
     scales: Tensor
 
-    def run_theirs(self) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
-        """The output, the loss terms by transformers' names, and the features with gradients."""
-        features = [x.clone().requires_grad_() for x in self.features]
-        self.theirs.model.pixel_level_module.encoder = GivenFeatures(features)
-        output = self.theirs(torch.zeros(len(SIZES), 3, *GRID), output_auxiliary_logits=True)
-        labels = [target["labels"] for target in self.targets]
-        auxiliary = [{name: x.float() for name, x in layer.items()} for layer in output.auxiliary_logits]
-        masks, logits = output.masks_queries_logits.float(), output.class_queries_logits.float()
-        terms = self.theirs.criterion(masks, logits, self.masks, labels, auxiliary)
-        return output, terms, features
 
-    def run_ours(self) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
-        features = [x.clone().requires_grad_() for x in self.features]
-        outputs = self.ours(features, self.padding_mask)
-        return outputs, self.ours.loss(outputs, self.targets, LossContext()), features
-
-
-def make_pair(monkeypatch: pytest.MonkeyPatch) -> Pair:
+def make_pair() -> "tuple[Mask2FormerForUniversalSegmentation, Mask2FormerInstance]":
+    """transformers' model and ours with the same weights, in double precision."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
 
-    torch.manual_seed(0)
     config = Mask2FormerConfig(
         backbone_config=ResNetConfig(embedding_size=8, hidden_sizes=[*CHANNELS], depths=[1, 1, 1, 1],
                                      layer_type="basic", out_features=["stage1", "stage2", "stage3", "stage4"]),
@@ -96,10 +72,14 @@ def make_pair(monkeypatch: pytest.MonkeyPatch) -> Pair:
     theirs = Mask2FormerForUniversalSegmentation(config).eval()
     spreads = {r"sampling_offsets\.bias": 2.0, r"queries_features\.weight": 1.0, r"queries_embedder\.weight": 1.0}
     randomise(theirs, 0.15, spreads)
-    transformer, pixel_decoder = MaskTransformer(64, HEADS, LAYERS, 40), PixelDecoderOptions(2, 48)
+    transformer, pixel_decoder = MaskTransformer(64, HEADS, LAYERS, 40), PixelDecoderOptions(2, 48, mask_padding=False)
     ours = Mask2FormerInstance(CHANNELS, STRIDES, CLASSES, QUERIES, transformer, pixel_decoder, POINTS).eval()
     ours.load_state_dict(renamed(theirs.state_dict(), *LAYOUT), strict=True)
+    theirs.double().criterion.float()
+    return theirs, ours.double()
 
+
+def make_batch() -> Batch:
     features = [torch.randn(len(SIZES), c, GRID[0] // s, GRID[1] // s) for c, s in zip(CHANNELS, STRIDES, strict=True)]
     padding = torch.ones(len(SIZES), *GRID, dtype=torch.bool)
     masks, targets = [], []
@@ -110,52 +90,8 @@ def make_pair(monkeypatch: pytest.MonkeyPatch) -> Pair:
         labels = torch.randint(len(CLASSES), (count,))
         coded = RunLengthMasks.from_dense(blobs, (h, w))
         targets.append({"masks": coded, "labels": labels, "size": (h, w), "image_id": i})
-    features = [x.masked_fill(on_grid(padding, x.shape[-2:])[:, None], 0.0) for x in features]
-    mask_padding(theirs, padding, monkeypatch)
     scales = torch.tensor([[target["size"][1] / GRID[1], target["size"][0] / GRID[0]] for target in targets])
-    same_points(monkeypatch, scales)
-    features = [x.double() for x in features]
-    theirs.double().criterion.float()
-    return Pair(theirs, ours.double(), features, padding, masks, targets, scales)
-
-
-def on_grid(padding: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(padding[:, None].float(), size=size)[:, 0] > 0.5
-
-
-def mask_padding(theirs: nn.Module, padding: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets transformers' model mask padding in positions, valid ratios, deformable and cross-attention."""
-    from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
-
-    sizes = [torch.Size((GRID[0] // s, GRID[1] // s)) for s in STRIDES[:0:-1]]
-    flat = {one.numel(): on_grid(padding, one).flatten(1) for one in sizes}
-    decoder = theirs.model.pixel_level_module.decoder
-    encode, ratio = decoder.encoder.forward, decoder.get_valid_ratio
-    every = torch.cat([flat[one.numel()] for one in sizes], dim=1)
-    decoder.encoder.forward = lambda **kwargs: encode(**{**kwargs, "attention_mask": every})
-    decoder.get_valid_ratio = lambda mask, dtype: ratio(on_grid(padding, mask.shape[1:]), dtype)
-    positions = Mask2FormerSinePositionEmbedding.forward
-
-    def masked_positions(self: Any, shape: torch.Size, device: Any, dtype: Any, mask: Tensor | None = None) -> Tensor:
-        return positions(self, shape, device, dtype, ~on_grid(padding, shape[-2:]))
-
-    monkeypatch.setattr(Mask2FormerSinePositionEmbedding, "forward", masked_positions)
-    predictor = theirs.model.transformer_module.decoder.mask_predictor
-    predict = predictor.forward
-
-    def per_head(attention: Tensor) -> Tensor:  # (B * heads, 1, S)
-        return flat[attention.shape[-1]].repeat_interleave(HEADS, 0)[:, None]
-
-    def masked_predictor(*args: Any) -> tuple[Tensor, Tensor]:
-        mask, attention = predict(*args)
-        return mask, attention | per_head(attention)
-
-    predictor.forward = masked_predictor
-    for layer in theirs.model.transformer_module.decoder.layers:
-        attend = layer.cross_attn.forward
-        layer.cross_attn.forward = lambda attn_mask, attend=attend, **kwargs: attend(
-            attn_mask=attn_mask | per_head(attn_mask), **kwargs
-        )
+    return Batch([x.double() for x in features], padding, masks, targets, scales)
 
 
 def same_points(monkeypatch: pytest.MonkeyPatch, scales: Tensor) -> None:
@@ -186,9 +122,19 @@ def same_points(monkeypatch: pytest.MonkeyPatch, scales: Tensor) -> None:
 
 @pytest.mark.filterwarnings("ignore:image 2 has 9 segments")
 def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.MonkeyPatch):
-    pair = make_pair(monkeypatch)
-    output, terms, their_features = pair.run_theirs()
-    outputs, losses, features = pair.run_ours()
+    torch.manual_seed(0)
+    theirs, ours = make_pair()
+    batch = make_batch()
+    same_points(monkeypatch, batch.scales)
+    their_features, features = ([x.clone().requires_grad_() for x in batch.features] for _ in range(2))
+    theirs.model.pixel_level_module.encoder = GivenFeatures(their_features)
+    output = theirs(torch.zeros(len(SIZES), 3, *GRID), output_auxiliary_logits=True)
+    labels = [target["labels"] for target in batch.targets]
+    auxiliary = [{name: x.float() for name, x in layer.items()} for layer in output.auxiliary_logits]
+    last = output.masks_queries_logits.float(), output.class_queries_logits.float()
+    terms = theirs.criterion(*last, batch.masks, labels, auxiliary)
+    outputs = ours(features, batch.padding_mask)
+    losses = ours.loss(outputs, batch.targets, LossContext())
 
     logits, embeddings = outputs["layers"]
     masks = torch.stack([mask_logits(x, outputs["pixels"]) for x in embeddings])
@@ -203,15 +149,14 @@ def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.Mon
     torch.testing.assert_close(masks, their_masks, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(outputs["masks"], their_masks[-1], rtol=1e-4, atol=1e-4)
 
-    for name, (theirs, weight) in WEIGHTS.items():
-        torch.testing.assert_close(losses[name], weight * terms[theirs], rtol=1e-4, atol=1e-6)
+    for name, (term, weight) in WEIGHTS.items():
+        torch.testing.assert_close(losses[name], weight * terms[term], rtol=1e-4, atol=1e-6)
     earlier = [w * terms[f"{name}_{layer}"] for name, w in WEIGHTS.values() for layer in range(LAYERS)]
     torch.testing.assert_close(losses["auxiliary"], torch.stack(earlier).sum(), rtol=1e-4, atol=1e-6)
 
     torch.stack([*earlier, *(w * terms[name] for name, w in WEIGHTS.values())]).sum().backward()
     torch.stack(list(losses.values())).sum().backward()
-    wanted, found = renamed(gradients(pair.theirs), *LAYOUT), gradients(pair.ours)
-    for i, (theirs, own) in enumerate(zip(their_features, features, strict=True)):
-        outside = on_grid(pair.padding_mask, theirs.shape[-2:])[:, None]
-        wanted[f"features {i}"], found[f"features {i}"] = theirs.grad.masked_fill(outside, 0.0), own.grad
+    wanted, found = renamed(gradients(theirs), *LAYOUT), gradients(ours)
+    for i, (other, own) in enumerate(zip(their_features, features, strict=True)):
+        wanted[f"features {i}"], found[f"features {i}"] = other.grad, own.grad
     same_gradients(wanted, found)

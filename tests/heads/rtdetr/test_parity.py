@@ -19,7 +19,7 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.rtdetr import RtDetr
 from densevit_heads.rtdetr import head as rtdetr_head
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
-from tests.heads.transformers_pairs import gradients, renamed, same_gradients, scene
+from tests.heads.transformers_pairs import gradients, keep_statistics, renamed, same_gradients, scene
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES = 3, 12
@@ -60,64 +60,35 @@ def randomise(theirs: nn.Module) -> None:
 
 def make_pair(version: int, expansion: float, sampling: str) -> tuple[Any, RtDetr]:
     """transformers' model, and ours with the same weights."""
-    from transformers import (
-        RTDetrConfig,
-        RTDetrForObjectDetection,
-        RTDetrResNetConfig,
-        RTDetrV2Config,
-        RTDetrV2ForObjectDetection,
-    )
+    import transformers
     from transformers.models.rt_detr import modeling_rt_detr
     from transformers.models.rt_detr_v2 import modeling_rt_detr_v2
 
     options: dict[str, Any] = {}
     if version == 2:
         options["decoder_method"] = "default" if sampling == "grid_sample" else sampling
-    config = (RTDetrConfig if version == 1 else RTDetrV2Config)(
-        backbone_config=RTDetrResNetConfig(
-            embedding_size=4, hidden_sizes=list(CHANNELS), depths=[1] * 4, layer_type="basic", out_features=["stage4"]
-        ),
-        num_labels=len(CLASSES),
-        num_queries=QUERIES,
-        encoder_in_channels=list(CHANNELS[1:]),
-        encoder_hidden_dim=24,
-        encoder_ffn_dim=20,
-        encoder_attention_heads=4,
-        hidden_expansion=expansion,
-        decoder_in_channels=[24, 24, 24],
-        d_model=32,
-        decoder_ffn_dim=48,
-        decoder_layers=LAYERS,
-        decoder_attention_heads=4,
-        decoder_n_points=3,
-        num_denoising=0,
-        attn_implementation="eager",
-        **options,
+    backbone = transformers.RTDetrResNetConfig(
+        embedding_size=4, hidden_sizes=list(CHANNELS), depths=[1] * 4, layer_type="basic", out_features=["stage4"]
     )
+    config = (transformers.RTDetrConfig if version == 1 else transformers.RTDetrV2Config)(
+        backbone_config=backbone, num_labels=len(CLASSES), num_queries=QUERIES, num_denoising=0,
+        encoder_in_channels=list(CHANNELS[1:]), encoder_hidden_dim=24, encoder_ffn_dim=20, encoder_attention_heads=4,
+        hidden_expansion=expansion, decoder_in_channels=[24] * 3, d_model=32, decoder_ffn_dim=48,
+        decoder_layers=LAYERS, decoder_attention_heads=4, decoder_n_points=3, attn_implementation="eager", **options,
+    )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(modeling_rt_detr, "RTDetrConvEncoder", lambda _: GivenFeatures([]))
         patch.setattr(modeling_rt_detr_v2, "RTDetrV2ConvEncoder", lambda _: GivenFeatures([]))
-        theirs = (RTDetrForObjectDetection if version == 1 else RTDetrV2ForObjectDetection)(config).train()
-    for module in theirs.modules():  # running statistics, also in training
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-            module.train = lambda mode=True, module=module: module
+        theirs = (transformers.RTDetrForObjectDetection if version == 1 else transformers.RTDetrV2ForObjectDetection)(
+            config
+        ).train()
     ours = RtDetr(
-        CHANNELS,
-        STRIDES,
-        CLASSES,
-        QUERIES,
-        HybridEncoderOptions(24, 20, expansion),
-        Transformer(32, 4, 1, LAYERS, 48, 0.0),
-        num_points=3,
-        sampling=sampling,
-        contrastive_denoising=0,
-    )
+        CHANNELS, STRIDES, CLASSES, QUERIES, HybridEncoderOptions(24, 20, expansion),
+        Transformer(32, 4, 1, LAYERS, 48, 0.0), num_points=3, sampling=sampling, contrastive_denoising=0,
+    )  # fmt: skip
     randomise(theirs)
     ours.load_state_dict(renamed(theirs.state_dict(), *LAYOUTS[version]))
-    for module in ours.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+    keep_statistics(theirs, ours)
     return theirs, ours
 
 

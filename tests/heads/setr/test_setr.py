@@ -1,15 +1,14 @@
 """The SETR head: sizes of maps, losses on padded batches, predictions in original pixels, and options."""
 
-import functools
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
+from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_maps
 from densevit_heads.setr import Setr
-from densevit_heads.setr.decoders import MultiLevelDecoder
+from tests.heads.padded_batch import make_features, no_padding
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 PYRAMID = ((6, 8, 10, 12), (4, 8, 16, 32))
@@ -17,48 +16,20 @@ PLAIN = ((12, 12, 12), (16, 16, 16))
 SMALL = {"width": 32, "branch_width": 16}
 
 
-def numbered(count):
-    return [Class(str(i), i, (0, 0, 0)) for i in range(count)]
-
-
-def make_features(levels, size, B=2):
-    return [torch.randn(B, c, -(-size[0] // s), -(-size[1] // s)) for c, s in zip(*levels, strict=True)]
-
-
-def mask(size, B=2):
-    return torch.zeros(B, *size, dtype=torch.bool)
-
-
 @pytest.mark.parametrize(
     ("decoder", "stride", "factor", "auxiliary_factor"),
     [
-        ("naive", 16, 4, 4), ("naive", 2, 2, 2), ("pup", 16, 16, 16), ("pup", 8, 8, 4), ("pup", 14, 8, 4),
-        ("mla", 14, 4, 1), ("mla", 8, 2, 1), ("mla", 4, 1, 1),
+        ("naive", 16, 4, 4), ("naive", 2, 2, 2), ("pup", 16, 16, 16), ("pup", 14, 8, 4), ("mla", 14, 4, 1),
+        ("mla", 8, 2, 1),
     ],
 )  # fmt: skip
 def test_maps_are_not_upsampled_beyond_pixel_resolution(decoder, stride, factor, auxiliary_factor):
     head = Setr((6, 6), (stride, stride), CLASSES, decoder, **SMALL)
-    outputs = head(make_features(((6, 6), (stride, stride)), (2 * stride, 3 * stride)), mask((2 * stride, 3 * stride)))
+    size = (2 * stride, 3 * stride)
+    outputs = head(make_features(((6, 6), (stride, stride)), size), no_padding(size))
     assert outputs["logits"].shape == (2, 4, 2 * factor, 3 * factor)
     assert outputs["auxiliary"][0].shape == (2, 4, 2 * auxiliary_factor, 3 * auxiliary_factor)
-    assert head.maps(outputs, (2 * stride, 3 * stride)).shape == (2, 4, 2 * stride, 3 * stride)
-
-
-def test_mla_on_a_pyramid_by_hand():
-    """Coarser sums and branches brought to the finer grids, the branches concatenated before the classifier."""
-    decode = Setr(*PYRAMID, CLASSES, "mla", **SMALL).eval().decode
-    assert isinstance(decode, MultiLevelDecoder)
-    features = make_features(PYRAMID, (64, 96))
-    up = functools.partial(F.interpolate, mode="bilinear", align_corners=False)
-    x = [project(norm(x)) for project, norm, x in zip(decode.project, decode.norms, features, strict=True)]
-    for i in (2, 1, 0):
-        x[i] = x[i] + up(x[i + 1], size=x[i].shape[-2:])
-    x = [extract(x) for extract, x in zip(decode.extract, x, strict=True)]
-    branches = [up(branch(x), size=(16, 24)) for branch, x in zip(decode.branches, x, strict=True)]
-    logits, aggregated = decode(features)
-    torch.testing.assert_close(logits, decode.classifier(torch.cat(branches, 1)), rtol=1e-4, atol=1e-6)
-    for found, expected in zip(aggregated, x, strict=True):
-        torch.testing.assert_close(found, expected)
+    assert head.maps(outputs, size).shape == (2, 4, *size)
 
 
 @pytest.mark.parametrize(("decoder", "levels"), [("naive", PYRAMID), ("pup", PLAIN), ("mla", PYRAMID)])
@@ -66,54 +37,48 @@ def test_maps_of_any_size_align_with_padded_ones(decoder, levels):
     """Features that cover more than the image are cropped, not resized."""
     head = Setr(*levels, CLASSES, decoder, **SMALL).eval()
     features = make_features(levels, (64, 96))
-    whole = head.maps(head(features, mask((64, 96))), (64, 96))
-    part = head.maps(head(features, mask((57, 83))), (57, 83))
+    whole = head.maps(head(features, no_padding((64, 96))), (64, 96))
+    part = head.maps(head(features, no_padding((57, 83))), (57, 83))
     torch.testing.assert_close(part, whole[..., :57, :83])
     with pytest.raises(ValueError, match="\\(200, 83\\) were requested"):
-        head.maps(head(features, mask((64, 96))), (200, 83))
+        head.maps(head(features, no_padding((64, 96))), (200, 83))
 
 
 def test_only_the_selected_feature_is_decoded():
     head = Setr(*PYRAMID, CLASSES, feature=2, auxiliary=(4,), **SMALL).eval()
     features = make_features(PYRAMID, (64, 64))
-    before = head(features, mask((64, 64)))["logits"]
+    before = head(features, no_padding((64, 64)))["logits"]
     others = [x if i == 1 else torch.randn_like(x) for i, x in enumerate(features)]
-    assert torch.equal(head(others, mask((64, 64)))["logits"], before)
+    assert torch.equal(head(others, no_padding((64, 64)))["logits"], before)
     assert [len(Setr(*PYRAMID, CLASSES, feature=2, **SMALL).auxiliary), len(head.auxiliary)] == [3, 1]
 
 
-def test_losses_of_a_padded_batch_match_those_of_each_image():
-    options = {"class_weights": (1.0, 2.0, 0.5, 3.0), "dice": 0.5, "norm": "group"}
-    head = Setr(*PLAIN, CLASSES, "naive", **SMALL, **options)
+@pytest.mark.parametrize(
+    ("smoothing", "hard"), [(0.0, {}), (0.3, {}), (0.0, {"ohem_threshold": 0.25, "ohem_min_kept": 50})], ids=str
+)
+def test_losses_of_a_padded_batch_are_those_of_the_maps_at_its_size(smoothing, hard):
+    """Of images of three sizes, of which one has no labels, with all options of the loss."""
+    options = {"class_weights": (1.0, 2.0, 0.5, 3.0), "dice": 0.5, "norm": "group", "label_smoothing": smoothing}
+    head = Setr(*PLAIN, CLASSES, "naive", **SMALL, **options, **hard)
     sizes = [(48, 64), (40, 50), (33, 64)]
-    features = make_features(PLAIN, (48, 64), B=3)
     targets = [{"size": size, "semantic": torch.randint(4, size, dtype=torch.uint8)} for size in sizes]
     del targets[2]["semantic"]
-    outputs = head(features, mask((48, 64), 3), targets)
-    losses = head.loss(outputs, targets, LossContext())
-    assert list(losses) == ["cross_entropy", "dice", "auxiliary"]
+    outputs = head(make_features(PLAIN, (48, 64), B=3), no_padding((48, 64), 3), targets)
+    labels, weights, context = label_maps(targets, torch.device("cpu")), torch.tensor([1.0, 2, 0.5, 3]), LossContext()
 
     def expected(logits):
-        resized = F.interpolate(logits, size=(48, 64), mode="bilinear", align_corners=False)
-        entropy, weight, overlaps = torch.zeros(()), torch.zeros(()), []
-        for x, target in zip(resized[:2], targets[:2], strict=True):
-            h, w = target["size"]
-            x, truth = x[:, :h, :w], target["semantic"].long()
-            weights = torch.tensor(options["class_weights"])
-            entropy = entropy + F.cross_entropy(x[None], truth[None], weights, reduction="sum")
-            weight = weight + weights[truth].sum()
-            p, t = x.softmax(0).flatten(1), F.one_hot(truth, 4).flatten(0, 1).T
-            overlaps.append(1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1))
-        return entropy / weight, 0.5 * torch.stack(overlaps).mean()
+        x = F.interpolate(logits, size=(48, 64), mode="bilinear", align_corners=False)
+        kept = hard_pixels(x, labels, *hard.values()) if hard else labels
+        return cross_entropy(x, kept, context, weights, smoothing), 0.5 * dice(x, labels, context)
 
-    entropy, dice = expected(outputs["logits"])
-    torch.testing.assert_close(losses["cross_entropy"], entropy)
-    torch.testing.assert_close(losses["dice"], dice)
-    torch.testing.assert_close(losses["auxiliary"], 0.4 * sum(sum(expected(x)) for x in outputs["auxiliary"]))
+    found = head.loss(outputs, targets, context)
+    assert list(found) == ["cross_entropy", "dice", "auxiliary"]
+    torch.testing.assert_close((found["cross_entropy"], found["dice"]), expected(outputs["logits"]))
+    torch.testing.assert_close(found["auxiliary"], 0.4 * sum(sum(expected(x)) for x in outputs["auxiliary"]))
 
 
 def test_predictions_are_the_argmax_at_the_original_size(monkeypatch):
-    head = Setr(*PLAIN, numbered(7), "naive", **SMALL).eval()
+    head = Setr(*PLAIN, [Class(str(i), i, (0, 0, 0)) for i in range(7)], "naive", **SMALL).eval()
     outputs = {"logits": torch.randn(2, 7, 12, 16)}
     targets = [{"size": (48, 64), "original_size": (48, 64)}, {"size": (37, 50), "original_size": (101, 77)}]
     found = head.predict(outputs, targets)
@@ -127,17 +92,3 @@ def test_predictions_are_the_argmax_at_the_original_size(monkeypatch):
         monkeypatch.setattr("densevit.layers.chunked_argmax._CHUNK_PIXELS", pixels)
         for a, b in zip(head.predict(outputs, targets), found, strict=True):
             assert torch.equal(a["semantic"], b["semantic"])
-
-
-def test_label_smoothing_and_hard_pixels_reach_the_loss():
-    features = make_features(PLAIN, (48, 64))
-    targets = [{"size": (48, 64), "semantic": torch.randint(4, (48, 64), dtype=torch.uint8)} for _ in range(2)]
-    found = []
-    for options in ({}, {"label_smoothing": 0.5}, {"ohem_threshold": 0.0, "ohem_min_kept": 50}):
-        torch.manual_seed(0)
-        head = Setr(*PLAIN, CLASSES, **SMALL, **options)
-        with torch.no_grad():
-            head.decode.classifier.weight.mul_(100)
-        outputs = head(features, mask((48, 64)), targets)
-        found.append(float(head.loss(outputs, targets, LossContext())["cross_entropy"].detach()))
-    assert abs(found[1] - found[0]) > 1e-3 and found[2] > 1.5 * found[0]  # the hardest pixels alone

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Class, Head, Targets
 from densevit.losses.context import LossContext
+from tests.heads.padded_batch import perturbed
 
 if TYPE_CHECKING:
     from torchvision.ops import FeaturePyramidNetwork
@@ -47,10 +48,16 @@ class MapsWithPyramid(nn.Module):
         return self.fpn(OrderedDict((str(i), x) for i, x in enumerate(self.maps(images))))
 
 
-def perturbed(module: nn.Module) -> None:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+def their_name(key: str) -> str:
+    return key.replace("pyramid.fpn", "backbone.fpn").removeprefix("fcos.")
+
+
+def give_weights(head: Head, reference: nn.Module, maps: Maps) -> None:
+    """torchvision's model gets the head's weights and takes images as they are."""
+    reference.transform.resize = lambda image, target=None: (image, target)
+    perturbed(head, 0.05)
+    state = {their_name(key): value for key, value in head.state_dict().items()}
+    reference.load_state_dict(state | {f"backbone.maps.{key}": value for key, value in maps.state_dict().items()})
 
 
 def faster_rcnn() -> tuple[Head, nn.Module, Maps]:
@@ -76,10 +83,7 @@ def faster_rcnn() -> tuple[Head, nn.Module, Maps]:
         rpn_post_nms_top_n_test=60, box_batch_size_per_image=40, box_detections_per_img=1000, **TRANSFORM,
     )  # fmt: skip
     reference.roi_heads.box_roi_pool.canonical_scale = 112  # half, as the anchors
-    reference.transform.resize = lambda image, target=None: (image, target)
-    perturbed(head)
-    state = {key.replace("pyramid.fpn", "backbone.fpn"): value for key, value in head.state_dict().items()}
-    reference.load_state_dict(state | {f"backbone.maps.{key}": value for key, value in maps.state_dict().items()})
+    give_weights(head, reference, maps)
     return head, reference, maps
 
 
@@ -99,24 +103,15 @@ def fcos() -> tuple[Head, nn.Module, Maps]:
     reference = detection.FCOS(
         MapsWithPyramid(coarse, fpn), len(CLASSES), score_thresh=0.1, detections_per_img=1000, **TRANSFORM
     )
-    reference.transform.resize = lambda image, target=None: (image, target)
-    perturbed(head)
-    state = {}
-    for key, value in head.state_dict().items():
-        state[key.replace("pyramid.fpn", "backbone.fpn").removeprefix("fcos.")] = value
-    reference.load_state_dict(state | {f"backbone.maps.{key}": value for key, value in coarse.state_dict().items()})
+    give_weights(head, reference, coarse)
     return head, reference, maps
 
 
 TRANSFORM = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "size_divisible": 256}
 BUILD = {"faster_rcnn": faster_rcnn, "fcos": fcos}
+RCNN_TERMS = {"objectness": "loss_objectness", "proposal": "loss_rpn_box_reg"}
 TERMS = {
-    "faster_rcnn": {
-        "objectness": "loss_objectness",
-        "proposal": "loss_rpn_box_reg",
-        "label": "loss_classifier",
-        "box": "loss_box_reg",
-    },
+    "faster_rcnn": {**RCNN_TERMS, "label": "loss_classifier", "box": "loss_box_reg"},
     "fcos": {"label": "classification", "giou": "bbox_regression", "centerness": "bbox_ctrness"},
 }
 
@@ -175,7 +170,7 @@ def test_losses_and_gradients_are_those_of_torchvision(name: str):
     own = {key: p.grad for key, p in head.named_parameters()}
     others = {key: p.grad for key, p in reference.named_parameters()}
     for key, gradient in own.items():
-        other = others[key.replace("pyramid.fpn", "backbone.fpn").removeprefix("fcos.")]
+        other = others[their_name(key)]
         assert gradient.any(), key
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
 

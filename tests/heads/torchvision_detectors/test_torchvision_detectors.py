@@ -3,16 +3,13 @@
 import math
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
-import densevit
 from densevit import registry
-from densevit.errors import ConfigError
 from densevit.interfaces import Class, Head
 from densevit.losses.context import LossContext
-from tests.heads.padded_batch import padded_batch
+from tests.heads.padded_batch import padded_batch, perturbed
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
 SMALL: dict[str, dict[str, Any]] = {
@@ -21,13 +18,9 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def make_head(name: str, **options: Any) -> Head:
+def make_head(name: str) -> Head:
     torch.manual_seed(0)
-    head = registry.load("heads", name)([6], [8], CLASSES, **{**SMALL[name], **options})
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return head
+    return perturbed(registry.load("heads", name)([6], [8], CLASSES, **SMALL[name]), 0.05)
 
 
 def test_anchors_have_the_strides_of_the_levels_at_any_size():
@@ -95,16 +88,3 @@ def test_exported_scores_are_zero_in_the_padding():
         scores = head.exported(outputs, (40, 50))["scores"]  # (1, S, K)
     finest = scores[0, :48].view(6, 8, 3).amax(-1)
     assert (finest[:5, :7] > 0).all() and not finest[5:].any() and not finest[:, 7:].any()
-
-
-def test_faster_rcnn_is_not_exported(tmp_path):
-    model = densevit.create_model({"name": "resnet", "depth": 18}, {"boxes": {"name": "faster_rcnn"}}, ["a", "b"])
-    with pytest.raises(ConfigError, match=r"heads\.boxes \(FasterRCNN\) has no outputs for a file"):
-        densevit.export(model, tmp_path / "model.onnx")
-
-
-def test_the_deepest_feature_of_each_stride_is_used():
-    from densevit_heads.torchvision_detectors import FasterRCNN
-
-    head = FasterRCNN([4, 5, 6, 7], [2, 8, 8, 16], CLASSES, **SMALL["faster_rcnn"])
-    assert head.pyramid.inputs == [2, 3] and head.pyramid.strides == (8, 16, 32)

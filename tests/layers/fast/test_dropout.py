@@ -36,19 +36,14 @@ def test_share_of_dropped_elements(p: float) -> None:
     assert not torch.equal(relu_dropout(torch.ones(1001, 999), p), y)
 
 
-def test_relu_dropout() -> None:
-    p, x = P, torch.randn(7, 33, generator=torch.Generator().manual_seed(1))
-    noise = seeded(lambda x: relu_dropout(x, p), torch.ones_like(x))[0].detach()
-    found, expected = seeded(lambda x: relu_dropout(x, p), x), seeded(lambda x: x.relu() * noise, x)
-    for x, wanted in zip(found, expected, strict=True):
-        torch.testing.assert_close(x, wanted)
-
-
-def test_dropout() -> None:
-    p, x = 0.5, torch.randn(7, 33, generator=torch.Generator().manual_seed(1))
-    noise = seeded(Dropout(p), torch.ones_like(x))[0].detach()
+@pytest.mark.parametrize(
+    ("joined", "separate", "p"), [(lambda x: relu_dropout(x, P), torch.relu, P), (Dropout(0.5), torch.clone, 0.5)]
+)
+def test_dropout_with_and_without_relu(joined: Function, separate: Function, p: float) -> None:
+    x = torch.randn(7, 33, generator=torch.Generator().manual_seed(1))
+    noise = seeded(joined, torch.ones_like(x))[0].detach()
     assert noise.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=1e-4)
-    for found, wanted in zip(seeded(Dropout(p), x), seeded(lambda x: x * noise, x), strict=True):
+    for found, wanted in zip(seeded(joined, x), seeded(lambda x: separate(x) * noise, x), strict=True):
         torch.testing.assert_close(found, wanted)
     assert torch.equal(Dropout(p).eval()(x), x) and torch.equal(Dropout(0.0)(x), x)
 

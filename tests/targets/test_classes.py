@@ -1,12 +1,37 @@
-"""Target types of image classification, on cases worked by hand."""
+"""Class indices of every registered target type under a mapping, and target types of image classification."""
 
 import numpy as np
 import pytest
 
-from densevit.drawing.draw import draw
+from densevit import registry
 from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit.targets import ClassScores, ImageClass, ImageScore
+from densevit.targets.class_mapping import SupportsMapClasses
+from densevit.targets.types import TargetTypes
+
+THINGS = tuple(Class(str(n), n, (n, n, n)) for n in range(6))
+
+
+def test_the_types_with_class_indices_map_them():
+    mapped = {key for key, kind in TargetTypes().items() if isinstance(kind, SupportsMapClasses)}
+    assert mapped == {"labels", "semantic", "panoptic", "panoptic_crowds", "image_class", "class_scores"}
+
+
+@pytest.mark.parametrize("key", ["labels", "semantic", "panoptic"])
+def test_the_identity_changes_nothing_and_a_permutation_can_be_undone(key):
+    kind = registry.load("targets", key)()
+    value = kind.random((24, 32), 5, 6, np.random.default_rng(0))
+    same = kind.map_classes(value, np.arange(6), THINGS)
+    assert np.array_equal(np.asarray(same), np.asarray(value)) and type(same) is type(value)
+    assert np.asarray(same).dtype == np.asarray(value).dtype
+    order = np.array([3, 0, 5, 1, 4, 2])
+    mapped = kind.map_classes(value, order, THINGS)
+    assert np.array_equal(kind.map_classes(mapped, np.argsort(order), THINGS), value)
+    assert not np.array_equal(mapped, value)
+    none = kind.map_classes(value, np.full(6, -1), ())
+    assert (none == (-1 if key == "labels" else kind.fill)).all()
+
 
 CLASSES = tuple(Class(name, i, (40 * i, 255, 0)) for i, name in enumerate("abcdefg"))
 
@@ -59,13 +84,3 @@ def test_wrong_predictions_are_errors():
         ClassScores().check_prediction(np.full(3, 0.3, np.float32), (4, 4), 7)
     with pytest.raises(DataError, match="7"):
         ImageClass().check_prediction(np.array(7), (4, 4), 7)
-
-
-def test_the_class_is_written_in_its_colour_and_the_highest_are_in_the_legend():
-    pixels, scores = np.zeros((600, 600, 3), np.uint8), np.eye(7, dtype=np.float32)[2]
-    found = {"image_class": np.array(2), "image_score": np.array(1.0, np.float32), "class_scores": scores}
-    drawn = draw(pixels, found, CLASSES)
-    assert drawn[1, 1].tolist() == [80, 255, 0] and drawn.shape[0] > 600 and drawn.shape[1] == 600
-    both = draw(pixels, found, CLASSES, truth={"image_class": np.array(5)})
-    true = (both == (200, 255, 0)).all(2)
-    assert true[:200, :600].any() and (both == (80, 255, 0)).all(2)[:200, 600:].any()

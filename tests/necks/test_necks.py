@@ -1,0 +1,143 @@
+"""The feature pyramid network beside torchvision's, and the simple pyramid beside ViTDet's levels."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+import densevit
+from densevit.errors import DensevitError
+from densevit_necks.fpn import FPN
+from densevit_necks.simple_pyramid import SimplePyramid
+
+CHANNELS, STRIDES = (8, 16, 24, 40), (4, 8, 16, 32)
+NO_PADDING = torch.zeros(2, 64, 64, dtype=torch.bool)  # these necks ignore it
+
+
+def maps(height: int, width: int, channels=CHANNELS, strides=STRIDES) -> list[torch.Tensor]:
+    """Backbone features of an image of that size."""
+    return [torch.randn(2, c, -(-height // s), -(-width // s)) for c, s in zip(channels, strides, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "extra"),
+    [((97, 131), STRIDES, 1), ((33, 250), (4, 8, 16, 16), 0), ((1, 7), (16, 16, 16, 16), 1)],
+    ids=str,
+)
+def test_outputs_and_gradients_match_torchvision(size, strides, extra):
+    from torchvision.ops import FeaturePyramidNetwork
+    from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+    neck = FPN(CHANNELS, strides, width=12, extra_levels=extra)
+    reference = FeaturePyramidNetwork(list(CHANNELS), 12, LastLevelMaxPool() if extra else None)
+    for parameter in reference.parameters():
+        nn.init.normal_(parameter, 0, 0.3)
+    given = reference.state_dict()
+    for key in neck.state_dict():
+        theirs = key.replace("lateral", "inner_blocks").replace("output", "layer_blocks")
+        neck.state_dict()[key].copy_(given.pop(theirs.replace(".weight", ".0.weight").replace(".bias", ".0.bias")))
+    assert not given
+    features = maps(*size, strides=strides)
+    own, other = ([x.clone().requires_grad_() for x in features] for _ in range(2))
+    found = neck(own, NO_PADDING)
+    expected = list(reference(OrderedDict(enumerate(other))).values())
+    assert len(found) == len(expected) == 4 + extra
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+    for results in (found, expected):
+        torch.stack([x.square().sum() for x in results]).sum().backward()
+    for x, y in zip(own, other, strict=True):
+        torch.testing.assert_close(x.grad, y.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_extra_levels_half_precision_and_export():
+    """Of features that the neck leaves as they are; extra levels take every second cell."""
+    neck, features = FPN(CHANNELS, STRIDES, width=8, extra_levels=2), maps(97, 131)
+    before = [x.clone() for x in features]
+    found = neck(features, NO_PADDING)
+    assert neck.channels == (8,) * 6 and neck.strides == (4, 8, 16, 32, 64, 128)
+    assert [tuple(x.shape) for x in found] == [(2, 8, -(-97 // s), -(-131 // s)) for s in neck.strides]
+    assert torch.equal(found[4], found[3][..., ::2, ::2]) and torch.equal(found[5], found[3][..., ::4, ::4])
+    assert all(torch.equal(x, y) for x, y in zip(features, before, strict=True))
+    with torch.autocast("cpu", torch.float16):
+        low = neck(features, NO_PADDING)
+    for x, y in zip(low, found, strict=True):
+        assert (x.float() - y).norm() < 0.05 * y.norm()
+    graph = torch.export.export(neck, (features, NO_PADDING)).module()
+    torch.testing.assert_close(list(graph(features, NO_PADDING)), list(found))
+
+
+@pytest.mark.parametrize(("option", "value"), [("width", 0), ("extra_levels", -1), ("width", "wide")])
+def test_invalid_options_raise(option, value):
+    with pytest.raises((DensevitError, ValueError), match=f"{option}.*(expected|should be)"):
+        densevit.registry.create("necks", "fpn", CHANNELS, STRIDES, options={option: value}, where="neck")
+
+
+def vitdet(dim: int, width: int) -> nn.ModuleList:
+    """The paper's four levels from stride 16 (section 3 and appendix A.2), as detectron2 builds them."""
+
+    from torchvision.models.convnext import LayerNorm2d
+
+    def norm(channels):
+        return LayerNorm2d(channels, eps=1e-6)
+
+    def smooth(inputs):
+        first, second = nn.Conv2d(inputs, width, 1, bias=False), nn.Conv2d(width, width, 3, padding=1, bias=False)
+        return [first, norm(width), second, norm(width)]
+
+    def deconvolution(inputs):
+        return nn.ConvTranspose2d(inputs, inputs // 2, kernel_size=2, stride=2)
+
+    quarter = [deconvolution(dim), norm(dim // 2), nn.GELU(), deconvolution(dim // 2), *smooth(dim // 4)]
+    levels = (quarter, [deconvolution(dim), *smooth(dim // 2)], smooth(dim), [nn.MaxPool2d(2, 2), *smooth(dim)])
+    return nn.ModuleList(nn.Sequential(*level) for level in levels)
+
+
+def test_the_pyramid_s_outputs_and_gradients_match_vitdet():
+    neck, reference = SimplePyramid((5, 48), (16, 16), width=20), vitdet(48, 20)
+    for name, parameter in reference.named_parameters():
+        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0, 0.3)
+    state = reference.state_dict()
+    neck.load_state_dict({f"levels.{key}": value for key, value in state.items()})
+    x = torch.randn(2, 48, 6, 10)
+    own, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, expected = neck([torch.randn(2, 5, 6, 10), own], NO_PADDING), [level(other) for level in reference]
+    for y, z in zip(found, expected, strict=True):
+        torch.testing.assert_close(y, z, atol=1e-4, rtol=1e-4)
+    weights = [torch.randn_like(y) for y in found]
+    for results in (found, expected):
+        torch.stack([(y * w).sum() for y, w in zip(results, weights, strict=True)]).sum().backward()
+    torch.testing.assert_close(own.grad, other.grad, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("stride", "strides"),
+    [(8, (4, 8, 16, 32)), (32, (4, 8, 16, 32)), (14, (7, 14, 28, 56)), (16, (8, 64)), (4, (16,))],
+    ids=str,
+)
+def test_levels_have_their_declared_strides(stride, strides):
+    neck = SimplePyramid((3, 32), (stride, stride), width=8, pyramid_strides=strides)
+    assert (neck.channels, neck.strides) == ((8,) * len(strides), strides)
+    for rows, columns in [(5, 7), (6, 1), (13, 4)]:
+        features = [torch.randn(1, c, rows, columns) for c in (3, 32)]
+        height, width = rows * stride, columns * stride
+        found = [tuple(x.shape) for x in neck(features, NO_PADDING)]
+        assert found == [(1, 8, -(-height // s), -(-width // s)) for s in strides]
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "options", "facts"),
+    [
+        (32, 14, {}, r"has 4.* stride 14.*\(7, 14, 28, 56\)"),
+        (32, 16, {"pyramid_strides": (8, 24)}, r"has 24.*\(4, 8, 16, 32\)"),
+        (32, 16, {"pyramid_strides": (16, 8)}, r"\(16, 8\).*ascending"),
+        (32, 16, {"pyramid_strides": (0, 8)}, r"\(0, 8\).*ascending"),
+        (32, 16, {"pyramid_strides": ()}, "ascending"),
+        (3, 16, {"pyramid_strides": (4, 8)}, "3 channels"),
+        (32, 16, {"width": 0}, "width is 0"),
+    ],
+)
+def test_invalid_levels_raise(channels, stride, options, facts):
+    with pytest.raises((DensevitError, ValueError), match=facts):
+        densevit.registry.create("necks", "simple_pyramid", (channels,), (stride,), options=options, where="neck")
