@@ -119,14 +119,10 @@ def test_boundary_metrics_match_the_definition():
 def test_missing_areas_and_crowds_have_defaults():
     pairs = messy(0)
     bare = [(found, {key: truth[key] for key in ("image_id", "masks", "labels")}) for found, truth in pairs]
-    full = [
-        (
-            found,
-            truth
-            | {"area": torch.tensor(truth["masks"].areas()).float(), "iscrowd": torch.zeros(len(truth["labels"]))},
-        )
-        for found, truth in bare
-    ]
+    full = []
+    for found, truth in bare:
+        known = {"area": torch.tensor(truth["masks"].areas()).float(), "iscrowd": torch.zeros(len(truth["labels"]))}
+        full.append((found, truth | known))
     assert same(evaluated(bare).compute(), evaluated(full).compute())
     unlabelled = [(found, {"image_id": 99_999}) for found, _ in pairs[:1]]
     assert same(evaluated([*pairs, *unlabelled]).compute(), evaluated(pairs).compute())

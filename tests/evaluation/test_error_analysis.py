@@ -79,12 +79,9 @@ def test_duplicates_and_the_order_of_scores():
     assert kinds["missed"] == (0, 0) and kinds["false negatives"] == (0, 0)
 
 
-def test_detections_on_crowds_are_ignored():
+def test_detections_on_crowds_and_classes_without_ground_truth_do_not_count():
     kinds = errors(image(1, [(BOX, 0), (FAR, 0, True)], [(BOX, 0, 0.9), ((210, 210, 250, 250), 0, 0.95)]))
     assert kinds["false positives"] == (0, 0) and kinds["background"] == (0, 1)
-
-
-def test_classes_without_ground_truth_do_not_count():
     kinds = errors(image(1, [(BOX, 0)], [(BOX, 0, 0.9), (FAR, 2, 0.9)]))
     assert all(gain == 0 for gain, _ in kinds.values()) and kinds["background"][1] == 1
     assert math.isnan(errors(image(1, [], [(FAR, 2, 0.9)]))["false positives"][0])

@@ -47,7 +47,7 @@ def test_classes_of_low_ap_are_named():
     line = "AP below 0.01, although there are objects: cell (median side 50 px), platelet (median side 20 px); sides in"
     assert low_classes(rows, lambda: {"cell": 50.0, "platelet": 20.0}) == f"{line} the model's input."
     small = low_classes(rows, lambda: {"cell": 50.0, "platelet": 15.4})
-    assert small.endswith("; sides in the model's input. Larger images (data.image_size) help for small objects.")
+    assert "Larger images (data.image_size) help" in small
     assert low_classes(rows, dict) == "AP below 0.01, although there are objects: cell, platelet."
 
 

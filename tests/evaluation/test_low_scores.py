@@ -48,22 +48,17 @@ def evaluated(
 
 
 @pytest.mark.parametrize("kind", [CocoDetection, CocoMasks])
-def test_shifted_classes_are_named_by_their_pairs(kind: type[AveragePrecision]):
+def test_other_classes_are_named_by_their_pairs(kind: type[AveragePrecision]):
     causes = evaluated(lambda labels: (labels + 1) % 3, kind=kind).low_score_causes()
     assert list(causes) == ["classes"]
     assert "24 of 24 objects have a box with an IoU of at least 0.5" in causes["classes"]
     assert "and 0 of these boxes the class of the object" in causes["classes"]
     pairs = "cat is predicted as dog (8 of 8), dog is predicted as fox (8 of 8), fox is predicted as cat (8 of 8)"
     assert f"{pairs}; each class index differs by +1. Fix" in causes["classes"]
-
-
-def test_a_shift_back_is_named_and_another_order_is_no_shift():
-    line = evaluated(lambda labels: (labels - 1) % 3).low_score_causes()["classes"]
-    pairs = "cat is predicted as fox (8 of 8), dog is predicted as cat (8 of 8), fox is predicted as dog (8 of 8)"
-    assert f"{pairs}; each class index differs by -1. Fix" in line
-    line = evaluated(lambda labels: torch.tensor([1, 0, 0])).low_score_causes()["classes"]
-    pairs = "cat is predicted as dog (8 of 8), dog is predicted as cat (8 of 8), fox is predicted as cat (8 of 8)"
-    assert f"{pairs}. Fix" in line
+    back = evaluated(lambda labels: (labels - 1) % 3, kind=kind).low_score_causes()["classes"]
+    assert "cat is predicted as fox (8 of 8)" in back and "each class index differs by -1. Fix" in back
+    mixed = evaluated(lambda labels: torch.tensor([1, 0, 0]), kind=kind).low_score_causes()["classes"]
+    assert "fox is predicted as cat (8 of 8). Fix" in mixed
 
 
 def test_right_classes_and_boxes_elsewhere_have_no_cause():

@@ -12,16 +12,12 @@ from tests.exporting.test_exporting import CLASSES, HEADS
 BOXES, MASKS = {"boxes", "labels", "scores"}, {"boxes", "labels", "masks", "scores"}
 KEYS = {
     "detr": BOXES,
-    "detr-two-stage": BOXES,
     "detr-distinct": BOXES,
-    "deformable-detr": BOXES,
     "one-stage": BOXES,
     "detr-panoptic": {"panoptic", *MASKS},
     "mask2former": {"panoptic", "semantic", *MASKS},
     "mask2former-instance": MASKS,
-    "mask2former-semantic": {"semantic"},
     "setr": {"semantic"},
-    "segmenter": {"semantic"},
     "dpt": {"depth"},
 }
 
