@@ -1,6 +1,7 @@
 """`~` in every path of a public function and of a command."""
 
 import argparse
+import functools
 import inspect
 import json
 import sys
@@ -21,6 +22,7 @@ BACKBONE, HEADS = {"name": "swin", "variant": "nano", "window_size": 4}, {"x": {
 SCENES = {"name": "scenes", "train_length": 2, "val_length": 2, "image_size": 64, "batch_size": 2}
 
 
+@functools.cache
 def predictor() -> densevit.Predictor:
     return densevit.create_model(BACKBONE, HEADS, ["a", "b"])
 

@@ -9,14 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit import registry
 from densevit.cli import main
 from densevit.evaluation import tables_file
-from densevit.interfaces import DEFAULT_THRESHOLD, Class, Evaluator
+from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
 from densevit.reporting.report import write_report
 from densevit.targets import RunLengthMasks
-from densevit.training.loop.evaluators import build_evaluators, create_evaluator
+from densevit.training.loop.evaluators import build_evaluators
 from densevit_workbench.interchange.prelabels import write_prelabels
 from tests.cli.test_predict import StandIn
 
@@ -55,11 +54,6 @@ def case(request: pytest.FixtureRequest) -> tuple[DenseModel, float]:
 # ---- the places ----
 
 
-def counting() -> list[str]:
-    """The registered evaluators that count objects from a score."""
-    return [name for name in registry.find("evaluators") if registry.load("evaluators", name).threshold is not None]
-
-
 def found_and_truth() -> tuple[dict[str, Any], dict[str, Any]]:
     """An object, and a correct prediction with a score between the model's own threshold and 0.5."""
     mask = torch.zeros(1, 20, 20, dtype=torch.bool)
@@ -68,11 +62,6 @@ def found_and_truth() -> tuple[dict[str, Any], dict[str, Any]]:
     values["panoptic"] = torch.where(mask[0], 0, -1)
     truth = {**values, "image_id": 1, "masks": RunLengthMasks.from_dense(mask, (20, 20))}
     return {**values, "scores": torch.tensor([SHIFTED])}, truth
-
-
-def test_evaluators_that_count_objects_are_known() -> None:
-    assert {"detection", "coco_masks"} <= {*counting()}
-    assert create_evaluator("panoptic", CLASSES).threshold == DEFAULT_THRESHOLD
 
 
 @pytest.mark.parametrize("name", ["panoptic", "coco_masks"])
