@@ -1,9 +1,12 @@
-"""Tables of metrics on a terminal of 80 columns."""
+"""Metrics as a file, exact, and as tables on a terminal of 80 columns."""
 
+import json
 import math
+from pathlib import Path
 
 from rich.console import Console
 
+from densevit.evaluation.metrics_file import by_head, read, write
 from densevit.evaluation.metrics_table import metrics_table
 
 
@@ -47,3 +50,17 @@ def test_metrics_of_the_same_classes_share_a_table():
         ["traffic", "light", "0.1000", "0.7500", "0.2500"],
         ["road", "0.2000", "–", "0.2500"],
     ]
+
+
+def test_metrics_round_trip_exactly_and_nan_is_null(tmp_path: Path):
+    metrics = {"detection/AP": 0.1 + 0.2, "detection/APs": math.nan, "depth/AbsRel": 1e-17}
+    write(metrics, tmp_path / "metrics.json")
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {**metrics, "detection/APs": None}
+    found = read(tmp_path / "metrics.json")
+    assert list(found) == list(metrics) and math.isnan(found.pop("detection/APs"))
+    assert found == {"detection/AP": 0.1 + 0.2, "depth/AbsRel": 1e-17}
+
+
+def test_metrics_by_head():
+    metrics = {"a/AP": 0.5, "a/AP/cat": 0.25, "b/mIoU": 0.75, "epoch": 3.0}
+    assert by_head(metrics) == {"a": {"AP": 0.5, "AP/cat": 0.25}, "b": {"mIoU": 0.75}, "": {"epoch": 3.0}}

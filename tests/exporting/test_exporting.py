@@ -105,20 +105,6 @@ def test_every_head_and_backbone_is_exported(backbone: str, head: str, suffix: s
     check(predictor_of(backbone, head), suffix, tmp_path)
 
 
-def test_a_graph_gives_what_predict_gives():
-    """The outputs of the graph, decoded by hand, are those of `predict`: an odd size, with padding inside."""
-    predictor = predictor_of("resnet", "detr")
-    image = comparison.example_images((75, 107), 1, 0)
-    with torch.no_grad():
-        found = ExportedGraph(predictor.model).eval()(torch.from_numpy(image))
-    result = predictor.predict(torch.from_numpy(image[0]))
-    scores, labels = found["scores"][0].max(-1)
-    order = scores.argsort(descending=True)
-    torch.testing.assert_close(result.scores, scores[order], rtol=0, atol=1e-5)
-    torch.testing.assert_close(result.boxes, found["boxes"][0][order], rtol=0, atol=1e-3)
-    assert torch.equal(result.labels, labels[order])
-
-
 def test_several_heads_and_a_canvas():
     """Names begin with the head's; images are padded to the canvas, which no other output than `predict`'s sees."""
     heads = {"depth": HEADS["dpt"], "things": {**ANCHORS, "extensions": {"stride": 16}}}

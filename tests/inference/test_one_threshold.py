@@ -13,7 +13,6 @@ from densevit.cli import main
 from densevit.evaluation import tables_file
 from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
-from densevit.reporting.report import write_report
 from densevit.targets import RunLengthMasks
 from densevit.training.loop.evaluators import build_evaluators
 from densevit_workbench.interchange.prelabels import write_prelabels
@@ -66,7 +65,7 @@ def found_and_truth() -> tuple[dict[str, Any], dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["panoptic", "coco_masks"])
 def test_evaluators_count_the_objects_of_predict(name: str, case: tuple[DenseModel, float], tmp_path: Path) -> None:
-    """Which are in the confusion matrix, in image scores, and named by files and the report."""
+    """Which are in the confusion matrix, in image scores, and named by files."""
     model, expected = case
     model.heads["cells"].task = name
     data: Any = SimpleNamespace(classes={"detection": CLASSES}, provides=("boxes", "masks"))
@@ -84,13 +83,6 @@ def test_evaluators_count_the_objects_of_predict(name: str, case: tuple[DenseMod
         assert evaluator.image_scores() == {1: float(counted)}
     tables_file.write_tables({"cells": evaluator}, tmp_path, {})
     assert tables_file.read_thresholds(tmp_path) == {"cells": expected}
-    (tmp_path / "metrics.json").write_text('{"cells/AP": 0.5}')
-    (tmp_path / "predictions" / "worst").mkdir(parents=True)
-    for image in ("cells-1.jpg", "worst/cells-1-1.jpg"):
-        Image.new("RGB", (8, 8)).save(tmp_path / "predictions" / image)
-    page = write_report(tmp_path).read_text()
-    assert f"(scores from {expected})" in page
-    assert page.count(f"Boxes and masks are drawn and counted from a score of {expected} (cells).") == 2
 
 
 @pytest.fixture
