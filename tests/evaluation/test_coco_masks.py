@@ -10,11 +10,10 @@ import pytest
 import torch
 from pycocotools import mask as codes
 from pycocotools.cocoeval import COCOeval
-from scipy import ndimage
 
 from densevit.evaluation.coco_masks import CocoMasks
 from densevit.targets import RunLengthMasks
-from tests.evaluation.coco_reference import CLASSES, Pairs, as_json, reference, same, updated
+from tests.evaluation.coco_reference import CLASSES, Pairs, as_json, near_boundary, reference, same, updated
 
 
 def ellipses(rng: np.random.Generator, count: int, size: tuple[int, int]) -> np.ndarray:
@@ -65,16 +64,9 @@ class BoundaryEval(COCOeval):
         for d, detection in enumerate(found):
             for g, truth in enumerate(self._gts[image, category]):
                 if not truth["iscrowd"]:
-                    a, b = (near_boundary(codes.decode(one["segmentation"])) for one in (detection, truth))
+                    a, b = (near_boundary(codes.decode(one["segmentation"]), 0.02) for one in (detection, truth))
                     ious[d, g] = min(ious[d, g], (a & b).sum() / max((a | b).sum(), 1))
         return ious
-
-
-def near_boundary(mask: np.ndarray) -> np.ndarray:
-    """The pixels whose chessboard distance to a pixel outside the mask or the image is 2 % of the diagonal at most."""
-    distance = ndimage.distance_transform_cdt(np.pad(mask, 1), "chessboard")[1:-1, 1:-1]
-    diagonal = math.sqrt(mask.shape[0] ** 2 + mask.shape[1] ** 2)
-    return (distance > 0) & (distance <= max(1, round(0.02 * diagonal)))
 
 
 def evaluated(pairs: Pairs, batch_size: int = 5, **options: Any) -> CocoMasks:

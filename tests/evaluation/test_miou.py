@@ -12,6 +12,7 @@ from densevit.errors import DataError
 from densevit.evaluation import confusion
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
+from tests.evaluation.coco_reference import near_boundary
 
 Image = tuple[dict[str, Any], dict[str, Any]]
 
@@ -140,16 +141,6 @@ def test_update_does_not_synchronise():
 # ---- boundary IoU ----
 
 
-def mask_to_boundary(mask: np.ndarray, ratio: float) -> np.ndarray:
-    """The boundary region of a mask as Cheng et al. define it: erosion by a 3 x 3 square, repeated `distance` times."""
-    height, width = mask.shape
-    distance = max(1, round(ratio * math.sqrt(height**2 + width**2)))
-    framed = np.pad(mask.astype(np.uint8), 1)
-    for _ in range(distance):
-        framed = np.pad(cv2.erode(framed, np.ones((3, 3), np.uint8))[1:-1, 1:-1], 1)
-    return mask & ~framed[1:-1, 1:-1].astype(bool)
-
-
 def test_boundary_iou_matches_the_paper():
     ratio = 0.08
     images = random_images(12)[:2]  # noise: every pixel is boundary
@@ -163,7 +154,7 @@ def test_boundary_iou_matches_the_paper():
     for found, truth in images:
         known, seen = truth["semantic"].numpy(), found["semantic"].numpy()
         for n in range(6):
-            a, b = (mask_to_boundary((labels == n) & (known != 255), ratio) for labels in (known, seen))
+            a, b = (near_boundary((labels == n) & (known != 255), ratio) for labels in (known, seen))
             intersection[n] += (a & b).sum()
             union[n] += (a | b).sum()
     metrics = evaluated(images, 6, boundary=ratio).compute()

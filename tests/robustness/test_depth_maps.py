@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from densevit.data.datasets.depth_maps import DepthMaps
+from tests.robustness.conftest import SIZES
 
 TINY = """
 backbone: {name: swin, variant: nano, window_size: 4}
@@ -18,7 +19,6 @@ heads: {depth: {name: dpt, width: 16}}
 data: {name: depth, root: ., image_size: 64, batch_size: 2, num_workers: 0}
 trainer: {max_steps: 1, accelerator: cpu, precision: "32"}
 """
-SIZES = ((40, 56), (33, 41))
 MAP = "labels/train/0"
 
 
@@ -46,18 +46,14 @@ def depth(value: float = 2.0, size: tuple[int, ...] = SIZES[0], kind: type = np.
     return np.full(size, value, kind)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two splits of two images, with depth in metres."""
+@pytest.fixture(autouse=True)
+def _labels(folder: Path) -> None:
+    """Depth in metres."""
     for split in ("train", "val"):
-        for kind in ("images", "labels"):
-            (tmp_path / kind / split).mkdir(parents=True)
         for i, size in enumerate(SIZES):
-            rng = np.random.default_rng(i)
-            Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(tmp_path / f"images/{split}/{i}.png")
-            np.save(tmp_path / f"labels/{split}/{i}.npy", rng.uniform(1, 5, size).astype(np.float32))
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    return tmp_path
+            values = np.random.default_rng(i).uniform(1, 5, size).astype(np.float32)
+            np.save(folder / f"labels/{split}/{i}.npy", values)
+    (folder / "tiny.yaml").write_text(TINY)
 
 
 def png(values: np.ndarray) -> bytes:
