@@ -101,10 +101,6 @@ def test_boundary_metrics_match_the_definition():
     whole = evaluated(pairs, boundary=True)
     assert same(whole.compute(), expected)
     assert boundaries["AP"] < expected["mask_AP"] - 0.05
-    merged = CocoMasks(CLASSES, boundary=0.02)
-    shards = [pairs[:4], pairs[2:]]  # two images are in both
-    merged.merge([pickle.loads(pickle.dumps(evaluated(shard, boundary=True).state())) for shard in shards])
-    assert same(merged.compute(), expected) and merged.results() == whole.results()
     assert len(pickle.dumps(whole.state())) < 500_000  # run lengths: as pixels, the masks have megabytes
 
 

@@ -20,7 +20,7 @@ from densevit.exporting.selections import load_selections
 from densevit.inference import runtimes
 from densevit.inference.predictor import Predictor
 from densevit.layers.selection import recorded
-from tests.exporting.small_models import CELLS, NAIVE, evaluated_at, small_predictor
+from tests.exporting.small_models import CELLS, NAIVE, evaluated_at, small_predictor, without_zeros
 
 CLASSES = ["a", "b", "c"]
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -71,11 +71,7 @@ def predictor_of(backbone: str, head: str) -> Predictor:
     torch.manual_seed(0)
     section = HEADS[head]
     classes = None if section["name"] == "dpt" else CLASSES
-    predictor = densevit.create_model(BACKBONES[backbone], {"x": section}, classes)
-    for parameter in predictor.parameters():
-        if not parameter.any():  # such as the last layer of boxes
-            torch.nn.init.normal_(parameter.data, std=0.02)
-    return predictor
+    return without_zeros(densevit.create_model(BACKBONES[backbone], {"x": section}, classes))
 
 
 def check(predictor: Predictor, suffix: str, folder: Path) -> dict[str, float]:

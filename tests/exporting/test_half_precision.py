@@ -19,7 +19,7 @@ from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.half_precision import Block, HalfPrecision
 from densevit.inference import runtimes
 from densevit.inference.predictor import Predictor
-from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, NAMES, small_predictor
+from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, NAMES, small_predictor, without_zeros
 from tests.exporting.test_exporting import HEADS, untraced
 
 TRACED, SIZE = (97, 130), (75, 107)
@@ -34,11 +34,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def predictor_of(name: str) -> Predictor:
     backbone, head = MODELS[name]
     torch.manual_seed(0)
-    predictor = densevit.create_model(backbone, {"x": head}, None if name == "dpt" else ["a", "b", "c"])
-    for parameter in predictor.parameters():
-        if not parameter.any():  # such as the last layer of boxes
-            torch.nn.init.normal_(parameter.data, std=0.02)
-    return predictor
+    return without_zeros(densevit.create_model(backbone, {"x": head}, None if name == "dpt" else ["a", "b", "c"]))
 
 
 def graph_of(predictor: Predictor) -> ExportedGraph:

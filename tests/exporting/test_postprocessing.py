@@ -1,7 +1,6 @@
 """Files with post-processing make the predictions of `predict`."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,11 @@ from densevit_workbench.testing.head_export import PooledImages
 from tests.exporting.small_models import (
     CELLS,
     FOUR_MAPS,
+    drawn_outputs,
     evaluated_at,
     program_predictor,
     small_predictor,
+    without_zeros,
 )
 from tests.exporting.test_exporting import BACKBONES, DETR, HEADS
 
@@ -53,11 +54,7 @@ def predictor_of(head: str, backbone: dict[str, Any]) -> Predictor:
     section = ALL[head]
     classes: Any = None if section["name"] == "dpt" else CLASS_LIST
     backbone = BACKBONES["vit"] if section["name"].startswith("eomt") else backbone
-    predictor = densevit.create_model(backbone, {"x": section}, classes)
-    for parameter in predictor.parameters():
-        if not parameter.any():  # such as the last layer of boxes
-            nn.init.normal_(parameter.data, std=0.02)
-    return predictor
+    return without_zeros(densevit.create_model(backbone, {"x": section}, classes))
 
 
 def test_every_registered_head_is_tested():
@@ -85,28 +82,7 @@ class Predict(nn.Module):
         return found
 
 
-def drawn_outputs(predictor: Predictor) -> dict[str, Any]:
-    """Outputs of a head on an image of 75x107 pixels, with random values that give objects and segments."""
-    generator, multiple = torch.Generator().manual_seed(1), predictor.model.multiple
-    height, width = (multiple * math.ceil(side / multiple) for side in (75, 107))
-    mask = torch.ones(1, height, width, dtype=torch.bool)
-    mask[:, :75, :107] = False
-    images = torch.zeros(1, 3, height, width, dtype=torch.uint8)
-    with torch.no_grad():
-        outputs = dict(predictor.model.eval()({"images": images, "padding_mask": mask, "targets": []})["x"])
-    for key in ("logits", "masks", "depth", "boxes"):
-        if key in outputs:
-            uniform = key in ("depth", "boxes")
-            outputs[key] = torch.rand(outputs[key].shape, generator=generator) if uniform else outputs[key]
-            if key == "logits":
-                outputs[key] = 9 * torch.randn(outputs[key].shape, generator=generator)
-            if key == "masks":  # smooth, so that segments are large
-                coarse = 9 * torch.randn(1, outputs[key].shape[1], 2, 2, generator=generator) - 5
-                outputs[key] = nn.functional.interpolate(coarse, outputs[key].shape[-2:], mode="bilinear")
-    return outputs
-
-
-KINDS = ("detr", "detr-distinct", "one-stage", "fcos", "detr-panoptic", "mask2former", "setr", "dpt", "classifier")
+KINDS = ("detr-distinct", "one-stage", "fcos", "detr-panoptic", "mask2former", "setr", "dpt", "classifier")
 
 
 @pytest.mark.integration

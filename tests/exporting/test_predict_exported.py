@@ -1,12 +1,10 @@
 """The predictions that heads make from the outputs of an exported file are those of `predict`."""
 
-from typing import Any
-
 import pytest
 import torch
 
 from densevit.model import exported_outputs
-from tests.exporting.small_models import small_predictor
+from tests.exporting.small_models import drawn_outputs, small_predictor, without_zeros
 from tests.exporting.test_exporting import CLASSES, HEADS
 
 BOXES, MASKS = {"boxes", "labels", "scores"}, {"boxes", "labels", "masks", "scores"}
@@ -22,32 +20,10 @@ KEYS = {
 }
 
 
-def head_and_outputs(head: str) -> tuple[Any, dict[str, Any]]:
-    """A head and its outputs for an image of 75 x 107 pixels with padding, whose classes and masks are random."""
-    predictor = small_predictor(HEADS[head], None if HEADS[head]["name"] == "dpt" else CLASSES)
-    for parameter in predictor.parameters():
-        if not parameter.any():  # such as the last layer of boxes
-            torch.nn.init.normal_(parameter.data, std=0.02)
-    multiple, generator = predictor.model.multiple, torch.Generator().manual_seed(0)
-    height, width = (-(-side // multiple) * multiple for side in (75, 107))
-    mask = torch.ones(1, height, width, dtype=torch.bool)
-    mask[:, :75, :107] = False
-    images = torch.zeros(1, 3, height, width, dtype=torch.uint8)
-    with torch.no_grad():
-        outputs = predictor.model.eval()({"images": images, "padding_mask": mask, "targets": []})["x"]
-    drawn = {
-        key: 4 * torch.randn(outputs[key].shape, generator=generator) for key in ("logits", "masks") if key in outputs
-    }
-    if "depth" in outputs:
-        drawn["depth"] = outputs["depth"] * torch.rand(outputs["depth"].shape, generator=generator)
-    if "boxes" in outputs:
-        drawn["boxes"] = torch.rand(outputs["boxes"].shape, generator=generator)
-    return predictor.heads["x"], {**outputs, **drawn}
-
-
 @pytest.mark.parametrize("head", KEYS)
 def test_predictions_from_outputs_are_those_of_predict(head: str):
-    module, outputs = head_and_outputs(head)
+    predictor = without_zeros(small_predictor(HEADS[head], None if HEADS[head]["name"] == "dpt" else CLASSES))
+    module, outputs = predictor.heads["x"], drawn_outputs(predictor)
     original = (120, 171)
     target = {"size": (75, 107), "original_size": original}
     with torch.no_grad():

@@ -123,15 +123,6 @@ def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(t
 
 
 @pytest.mark.usefixtures("onnx")
-def test_the_same_images_give_the_same_file(tmp_path: Path):
-    images = [example_images((16, 24), 1, i) for i in range(3)]
-    for name in ("a.onnx", "b.onnx"):
-        write_layers(tmp_path / name, 8)
-        quantize(tmp_path / name, images, images[0], {})
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
-
-
-@pytest.mark.usefixtures("onnx")
 def test_no_images_and_no_model_are_errors_of_one_line(tmp_path: Path):
     image = example_images((8, 8), 1, 0)
     write_layers(tmp_path / "x.onnx", 8)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from densevit import registry
-from tests.robustness.conftest import Accept, Refused
+from tests.robustness.conftest import Refused
 from tests.robustness.test_coco import document, write
 
 LONG = "n" * 300  # longer than file names may be
@@ -85,21 +85,6 @@ def test_invalid_argument_is_refused(tmp_path: Path, refused: Refused, arguments
     before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     refused(*arguments, says=(WRONG[arguments],))
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("evaluate", "run", "data.val_length=1", "--out", "new/out"),
-        ("predict", "run", "one/a.png", "two", "*.png", "--threshold", "0"),
-        ("predict", "run/model.safetensors", "a.png", "--batch-size", "999999999"),
-        ("scenes", "--out", "empty", "--count", "1", "--size", "32", "--seed", "99999999999"),
-        ("new", "backbone", "a_net_of_mine", "--out", "new/deep"),
-    ],
-    ids=" ".join,
-)
-def test_valid_arguments_are_accepted(accepted: Accept, arguments: tuple[str, ...]) -> None:
-    accepted(*arguments)
 
 
 # Each command that writes, and what the message ends with. The run has no model, and no data set is there: a command

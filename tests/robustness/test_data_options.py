@@ -41,23 +41,15 @@ OF_MIX: dict[str, tuple[list[str], tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", OF_SCENES)
-def test_invalid_option_of_scenes_is_refused(case, refused, tmp_path):
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    options, says = OF_SCENES[case]
-    refused("train", "tiny.yaml", *options, says=says)
+TABLES = {"scenes": OF_SCENES, "coco": OF_COCO, "mix": OF_MIX}
 
 
-@pytest.mark.parametrize("case", OF_COCO)
-def test_invalid_option_of_coco_is_refused(case, refused, tmp_path):
-    write(tmp_path, document())
-    options, says = OF_COCO[case]
-    root = [] if any(option.startswith("data.root") for option in options) else ["data.root=."]
-    refused("train", "tiny.yaml", *root, *options, says=says)
-
-
-@pytest.mark.parametrize("case", OF_MIX)
-def test_invalid_option_of_mix_is_refused(case, refused, tmp_path):
-    (tmp_path / "tiny.yaml").write_text(MIX)
-    options, says = OF_MIX[case]
+@pytest.mark.parametrize(("kind", "case"), [(kind, case) for kind, cases in TABLES.items() for case in cases])
+def test_invalid_option_is_refused(kind, case, refused, tmp_path):
+    options, says = TABLES[kind][case]
+    if kind == "coco":
+        write(tmp_path, document())
+        options = options if any(option.startswith("data.root") for option in options) else ["data.root=.", *options]
+    else:
+        (tmp_path / "tiny.yaml").write_text(TINY if kind == "scenes" else MIX)
     refused("train", "tiny.yaml", *options, says=says)
