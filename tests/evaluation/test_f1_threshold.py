@@ -31,10 +31,10 @@ def counted(pairs, thresholds, label=None):
             matched.params.catIds = [FILE_IDS[label]]
         matched.evaluate()
     images = [one for one in matched.evalImgs if one]
-    scores = np.concatenate([one["dtScores"] for one in images])
+    scores = np.concatenate([one["dtScores"] for one in images]).astype(np.float32)
     hits, ignored = (np.concatenate([one[key][0] for one in images]) > 0 for key in ("dtMatches", "dtIgnore"))
     objects = sum(int((1 - one["gtIgnore"]).sum()) for one in images)
-    kept = [(scores >= threshold) & ~ignored for threshold in thresholds]
+    kept = [(scores >= np.float32(threshold)) & ~ignored for threshold in thresholds]
     return [2 * (hits & shown).sum() / (shown.sum() + objects) for shown in kept]
 
 
