@@ -14,12 +14,11 @@ from densevit.cli import main
 
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "albumentations", "cv2", "matplotlib", "scipy", "timm"}
 OVERVIEW, SCENES = "densevit -h", "the arguments of densevit scenes"
-TOOLS = ("train", "evaluate", "predict", "convert")
 LIGHT = {  # in this order, in one interpreter
     OVERVIEW: "from densevit.cli import main; main(['-h'])",
     SCENES: "from argparse import ArgumentParser; from densevit_workbench.commands.scenes import *; "
     "add_arguments(ArgumentParser())",
-    **dict.fromkeys((f"tools/{command}.py" for command in TOOLS), "run_tool(case)"),
+    "tools/train.py": "run_tool(case)",
     "lists": "import densevit; densevit.list_backbones(); densevit.DensevitError",
     "modules": "import densevit.cli, densevit.registry, densevit.config, densevit.registry.options, densevit.errors",
     "a config": "from densevit import config; config.load('detr_swin', ['optim.lr=1e-3'])",

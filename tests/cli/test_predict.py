@@ -41,16 +41,6 @@ def test_boxes_of_windows_are_written_from_a_lowest_score(model, photos, monkeyp
     assert lowest == [{"detection": 0.05}, {"detection": 0.01}]
 
 
-def test_existing_files_are_not_overwritten(model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]):
-    for folder in ("predictions", "predictions-2"):
-        assert main(["predict", "RUN", "a/1.jpg"]) == 0
-        assert Path(folder, "drawn", "1.jpg").is_file()
-    assert main(["predict", "RUN", "a/1.jpg", "--out", "predictions"]) == 2
-    assert "predictions is not empty" in capsys.readouterr().err
-    Path("new").mkdir()
-    assert main(["predict", "RUN", "a/1.jpg", "--out", "new"]) == 0
-
-
 def test_unreadable_image_is_named_and_others_are_predicted(model, photos, capsys):
     whole = Path("b/cat.png").read_bytes()
     Path("b/cat.png").write_bytes(whole[: len(whole) // 2])

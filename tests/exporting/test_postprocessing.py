@@ -1,4 +1,4 @@
-"""Files with post-processing make the predictions of `predict`."""
+"""Files with post-processing make the predictions of `predict`, and heads do so from the outputs of other files."""
 
 import json
 from dataclasses import replace
@@ -20,6 +20,7 @@ from densevit.exporting import comparison, files, prediction_comparison
 from densevit.inference.file_model import FileModel
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class
+from densevit.model import exported_outputs
 from densevit.terminal import silenced
 from densevit_heads.detr_panoptic import merging
 from densevit_workbench.scaffold import head as head_template
@@ -33,7 +34,7 @@ from tests.exporting.small_models import (
     small_predictor,
     without_zeros,
 )
-from tests.exporting.test_exporting import BACKBONES, DETR, HEADS
+from tests.exporting.test_exporting import BACKBONES, CLASSES, DETR, HEADS
 
 EOMT = {"num_queries": 9, "num_blocks": 1}
 ALL = {
@@ -119,6 +120,44 @@ def test_predict_is_traced_for_original_images_of_any_size(head: str, tmp_path: 
             assert len(expected["panoptic"].unique()) > 1
         if "scores" in expected:
             assert len(expected["scores"])
+
+
+# ---- predictions from the outputs of a file without post-processing ----
+
+
+BOXES, MASKS = {"boxes", "labels", "scores"}, {"boxes", "labels", "masks", "scores"}
+KEYS = {
+    "detr": BOXES,
+    "detr-distinct": BOXES,
+    "one-stage": BOXES,
+    "detr-panoptic": {"panoptic", *MASKS},
+    "mask2former": {"panoptic", "semantic", *MASKS},
+    "mask2former-instance": MASKS,
+    "setr": {"semantic"},
+    "dpt": {"depth"},
+}
+
+
+@pytest.mark.parametrize("head", KEYS)
+def test_predictions_from_outputs_are_those_of_predict(head: str):
+    predictor = without_zeros(small_predictor(HEADS[head], None if HEADS[head]["name"] == "dpt" else CLASSES))
+    module, outputs = predictor.heads["x"], drawn_outputs(predictor)
+    original = (120, 171)
+    target = {"size": (75, 107), "original_size": original}
+    with torch.no_grad():
+        [expected], exported = module.predict(outputs, [target]), exported_outputs.exported(module, outputs, (75, 107))
+    [found] = exported_outputs.predict_exported(module, exported, [target])
+    assert expected.keys() == found.keys() == KEYS[head]
+    for key, value in expected.items():
+        assert found[key].dtype == value.dtype and found[key].shape == value.shape
+        if value.dtype.is_floating_point:
+            scale = max(original) if key == "boxes" else max(1.0, float(value.abs().max()))
+            torch.testing.assert_close(found[key] / scale, value / scale, rtol=0, atol=1e-4)
+        elif key in ("masks", "semantic", "panoptic"):  # pixels whose values are equal but for rounding
+            assert (found[key] != value).float().mean() < 1e-3
+            assert len(value.unique()) > 1
+        else:
+            assert torch.equal(found[key], value)
 
 
 # ---- merging, against loops ----

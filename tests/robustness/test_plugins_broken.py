@@ -65,9 +65,7 @@ FORWARDS = {
 
 ENTRY_POINTS = {
     "a group in the singular": ("[densevit.backbone]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
-    "a group with an underscore": ("[densevit_backbones]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
     "no class": (GROUP + "mine = net\n", "own 1.0 has a malformed entry point, 'mine = net'"),
-    "no name": (GROUP + "= net:Net\n", "own 1.0 has a malformed entry point, '= net:Net'"),
 }
 
 # Entry points that are listed, and the message when they are used.
