@@ -21,7 +21,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="locks and forks as P
 
 def test_folders_and_files_written_at_once_differ_and_are_complete(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
-        folders = [*pool.map(lambda _: next_free_folder(tmp_path / "runs" / "run"), range(64))]
+        folders = [*pool.map(lambda _: next_free_folder(tmp_path / "run"), range(64))]
     assert {folder.name for folder in folders} == {"run", *(f"run-{n}" for n in range(2, 65))}
 
     def write(n: int) -> Path:

@@ -145,10 +145,12 @@ def test_any_encoding_of_the_terminal_shows_all_names(tiny: Path) -> None:
         (tiny / "set" / split).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tiny / "set" / split / "1.png")
         (tiny / "set" / f"{split}.json").write_text(json.dumps(document))
-    code = "from densevit.cli import main; main(['data', 'convert', 'coco', 'set', 'ö→', '--splits', 'train=1'])"
-    code += "; raise SystemExit(main(['doctor', 'set', '--out', 'page.html']))"  # both in one process
+    code = "import sys; from densevit.cli import main; at = sys.argv.index('doctor'); main(sys.argv[1:at])"
+    code += "; raise SystemExit(main(sys.argv[at:]))"  # both in one process
+    arguments = ["data", "convert", "coco", "set", "ö→", "--splits", "train=1", "doctor", "set", "--out", "page.html"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LC_ALL": "C", "PYTHONUTF8": "0"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tiny, env=environment, capture_output=True, timeout=300)
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=tiny, env=environment, capture_output=True, timeout=300)
     assert b"Traceback" not in done.stderr and done.returncode in (0, 1), done.stderr
     assert b"\\u732b" in done.stdout and (tiny / "page.html").is_file()
 
