@@ -57,26 +57,6 @@ def test_the_script_in_the_docs_gives_the_objects_of_predict(tmp_path: Path, pro
     np.testing.assert_allclose([box for _, _, box in found], result.boxes, atol=1)
 
 
-@pytest.mark.integration
-def test_a_model_is_exported_beside_its_file_and_nothing_is_overwritten(tmp_path, capsys):
-    model = small_predictor(CELLS, ["cat", "dog"])
-    densevit.save(model, tmp_path / "model.safetensors")
-    file = tmp_path / "model.onnx"
-    trusted = ["--trust", "tests.exporting.small_models"]
-    assert main(["export", str(tmp_path / "model.safetensors"), *trusted, "--json"]) == 0
-    captured = capsys.readouterr()
-    report = json.loads(captured.out)
-    assert [line.partition(", ")[2].partition(":")[0] for line in captured.err.splitlines()] == [
-        f"step {n} of 9" for n in range(1, 10)
-    ]
-    assert report["file"] == str(file) and report["difference"] <= 1e-4
-    assert report["differences"].keys() == {"boxes", "scores"}
-    assert main(["export", str(tmp_path)]) == 2
-    assert f"{file} exists" in capsys.readouterr().err
-    assert main(["export", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "model.trt")]) == 2
-    assert "Expected NAME.onnx or NAME.pt2" in capsys.readouterr().err
-
-
 RUN: dict[str, Any] = {
     "backbone": {"name": "resnet", "depth": 18},
     "heads": {"x": {"name": "dpt", "width": 16, "output": "sigmoid"}},

@@ -137,15 +137,21 @@ def test_a_wrong_file_is_an_error_with_the_worst_block(tmp_path: Path, monkeypat
 
 
 @pytest.mark.integration
-def test_the_command_shows_the_blocks_and_names_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """In --json and in the file's metadata."""
+def test_the_command_writes_beside_the_model_and_shows_blocks_and_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """In --json and in the file's metadata. Nothing is overwritten."""
     import onnx
 
     densevit.save(small_predictor(CELLS, NAMES), tmp_path / "model.safetensors")
-    out = tmp_path / "model.onnx"
-    given = ["export", str(tmp_path / "model.safetensors"), "--half", "--postprocess", "--out", str(out), "--quiet"]
-    assert main([*given, "--json", "--trust", "tests.exporting.small_models"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    given = ["export", str(tmp_path), "--half", "--postprocess", "--trust", "tests.exporting.small_models"]
+    assert main([*given, "--json"]) == 0
+    captured, out = capsys.readouterr(), tmp_path / "model-half.onnx"
+    result, lines = json.loads(captured.out), [line for line in captured.err.splitlines() if ", step " in line]
+    assert [line.partition(", ")[2].partition(":")[0] for line in lines] == [
+        f"step {n} of {len(lines)}" for n in range(1, len(lines) + 1)
+    ]
+    assert len(lines) > 5 and result["file"] == str(out) and result["difference"] <= 1e-2
     assert result["limit"] == 1e-2 and result["classes"] == {"x": NAMES}
     assert {*result["blocks"][0]} == {"name", "error", "precision"} and len(result["blocks"]) <= 24
     properties = {one.key: one.value for one in onnx.load(out).metadata_props}
@@ -154,6 +160,8 @@ def test_the_command_shows_the_blocks_and_names_the_classes(tmp_path: Path, caps
     assert header["half"] == {"precision": "fp16", "limit": 1e-2, "blocks": result["blocks"]}
     assert [one["name"] for one in header["heads"]["x"]["classes"]] == NAMES
     assert header["postprocess"] == {"thresholds": {"x": 0.5}} and header["heads"]["x"]["nms"] is None
+    assert main(given) == 2
+    assert f"{out} exists" in capsys.readouterr().err
 
 
 class Masked(torch.nn.Module):
