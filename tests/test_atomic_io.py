@@ -30,10 +30,8 @@ def test_folders_and_files_written_at_once_differ_and_are_complete(tmp_path: Pat
     with ThreadPoolExecutor(16) as pool:
         pages = [*pool.map(write, range(32))]
     assert [page.read_text() for page in pages] == [str(n) * 1000 for n in range(32)]
-    assert {page.name for page in tmp_path.iterdir() if page.is_file()} == {
-        "page.html",
-        *(f"page-{n}.html" for n in range(2, 33)),
-    }
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert names == {"page.html", *(f"page-{n}.html" for n in range(2, 33))}
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -20,14 +20,14 @@ from densevit.exporting import comparison, files, prediction_comparison
 from densevit.inference.file_model import FileModel
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class
-from densevit.model import exported_outputs
+from densevit.model import DenseModel, exported_outputs
 from densevit.terminal import silenced
 from densevit_heads.detr_panoptic import merging
-from densevit_workbench.scaffold import head as head_template
-from densevit_workbench.testing.head_export import PooledImages
 from tests.exporting.small_models import (
     CELLS,
     FOUR_MAPS,
+    Cells,
+    FourMaps,
     drawn_outputs,
     evaluated_at,
     program_predictor,
@@ -246,15 +246,22 @@ def test_a_program_needs_no_inputs_but_the_image_and_gets_the_objects_above_the_
     assert f"the {len(found)} objects of score" in (said := capsys.readouterr().out) and "inside the file" in said
 
 
+class Brightest(Cells):
+    """The class of the largest mean, with a box of four values of the features."""
+
+    def predict(self, outputs, targets):
+        found = []
+        for logits in outputs["logits"]:
+            scores, labels = logits.mean((1, 2)).sigmoid().max(0, keepdim=True)
+            found.append({"boxes": logits[:4, 0, 0][None], "scores": scores, "labels": labels})
+        return found
+
+
 @pytest.mark.integration
-def test_the_head_of_the_tutorial_is_exported(tmp_path: Path):
-    """It has no `exported`, which post-processing does not need."""
-    module: dict[str, Any] = {}
-    exec(head_template.MODULE.replace("$cls", "Mine"), module)
-    torch.manual_seed(0)
-    levels = (16, 32), (8, 16)
-    head = module["Mine"](*levels, CLASS_LIST)
-    predictor = evaluated_at(Predictor(densevit.model.DenseModel(PooledImages(*levels), {"mine": head})), 96)
+def test_a_head_without_outputs_for_files_is_exported_with_its_post_processing(tmp_path: Path):
+    backbone = FourMaps()
+    head = Brightest(backbone.channels, backbone.strides, CLASS_LIST)
+    predictor = evaluated_at(Predictor(DenseModel(backbone, {"mine": head})), 96)
     exported = densevit.export(predictor, tmp_path / "x.onnx", postprocess=True, threshold=None)
     assert exported.difference <= 1e-4
 
