@@ -106,21 +106,6 @@ def test_serving_answers_wrong_lengths(serve: Serve) -> None:
     assert not model.batches
 
 
-def test_serving_refuses_what_it_does_not_know(serve: Serve) -> None:
-    """Also with a body of several megabytes, which is not read: the client gets the answer after it sent all of it."""
-    _, port = serve(model := Colors())
-    body = b"x" * 2**23
-    for path, status, text in (
-        ("/?treshold=0.3", 400, b"parameter 'treshold'; at most one `threshold`"),
-        ("/drawn?threshold=0.3&threshold=0.4", 400, b"at most one `threshold`"),
-        ("/?threshold=1.5", 400, b"threshold is '1.5'"),
-        ("/drwan", 404, b"POST an image to / or /drawn."),
-    ):
-        found, content = reply_to(port, f"Content-Length: {len(body)}\r\n", body, path)
-        assert found == status and text in content
-    assert not model.batches
-
-
 def test_serving_refuses_many_pixels_in_few_bytes(serve: Serve) -> None:
     _, port = serve(model := Colors())
     for side, expected, limit in ((6_000, 413, b"33,554,432"), (2**31 - 1, 400, b"1,073,741,824")):

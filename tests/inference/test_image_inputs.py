@@ -95,6 +95,8 @@ def test_grey_pil_images_from_a_file_are_turned_as_exif_says(orientation: int, t
         (np.zeros((8, 8, 3), np.int64), ["image 7 is an array of int64", "uint8 in 0 ... 255"]),
         (PIXELS.astype(np.float32), ["array of float32 from 0 to 255", "divide it by 255"]),
         (PIXELS / 255 - 0.5, ["pass the image without normalisation"]),
+        (np.full((8, 8, 3), np.nan), ["float64 from nan to nan"]),
+        (b"", ["image 7 is not an image", "0 bytes; it is empty"]),
         (torch.zeros(8, 9, 3), ["image 7 is a tensor of shape (8, 9, 3)", "(3, H, W)", "permute(2, 0, 1)"]),
         (torch.zeros(4, 8, 8), ["image[:3]"]),
         (None, ["image 7 is a NoneType", "a path, a URL"]),

@@ -113,6 +113,7 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     "box of three": (of_annotation(bbox=[4, 5, 20]), ("annotation 11 of image 1", "[4, 5, 20]")),
     "no box": (without("annotations", "bbox"), ("annotation 11 has no `bbox`",)),
     "area of NaN": (of_annotation(area=math.nan), ("annotation 11", "area nan")),
+    "area below zero": (of_annotation(area=-5), ("annotation 11", "area -5")),
     # crowds
     "iscrowd of 2": (of_annotation(iscrowd=2), ("annotation 11", "iscrowd 2", "0 or 1")),
     # identifiers
@@ -121,6 +122,8 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     "image id twice": (of("images", id=2), ("image id 2", "0.png", "1.png")),
     "category id twice": (of("categories", id=7), ("category id 7", "'cat'", "'dog'")),
     "category name twice": (of("categories", name="dog"), ("'dog'", "3 and 7", "names must differ")),
+    "category name empty": (of("categories", name=" "), ("category 3", "name ' '")),
+    "no category of an annotation": (without("annotations", "category_id"), ("annotation 11 has no `category_id`",)),
     "category name of null": (of("categories", name=None), ("category 3", "name null")),
     "no category id": (without("categories", "id"), ("category", "no `id`")),
     "an unknown image": (of_annotation(image_id=5), ("annotation 11", "image_id 5", "Known: 1, 2")),
@@ -136,6 +139,7 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     # sections
     "no annotations": (lambda c: c.pop("annotations"), ("train.json", "no `annotations`", "train")),
     "no objects": (whole(annotations=[]), ("train.json", "no object")),
+    "no categories": (whole(categories=[]), ("`categories` is missing or empty",)),
     "annotations of numbers": (whole(annotations=[1, 2]), ("`annotations` is not a list of objects",)),
     "boxes outside of every image": (
         lambda c: [a.update(bbox=[500, 500, 9, 9]) for a in c["annotations"]], ("train.json", "no object"),

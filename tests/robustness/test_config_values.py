@@ -60,6 +60,7 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
         "backbone.drop_path=.nan": "a finite number, not nan",
         "backbone.window_size=999999999": "1 to 1024",
         "heads.boxes.num_queries=0": "num_queries is 0; it must be at least 1",
+        "heads.boxes.num_queries=999999999999": "num_queries is 999999999999; it must be at most 100000",
         "heads.boxes.transformer.num_heads=3": "it must be a multiple of num_heads, 3",
         "heads.boxes.transformer.dropout=2": "dropout is 2; a probability is between 0 and 1",
         "heads.boxes.no_object_weight=-1": "no_object_weight is -1; a weight must be at least 0",

@@ -15,6 +15,7 @@ trainer: {max_steps: 1}
 )
 OF_SCENES: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "length of 0": (["data.train_length=0"], ("data.train_length is 0",)),
+    "seed below zero": (["data.seed=-1"], ("data.seed is -1",)),
     "size of 8": (["data.image_size=8"], ("data.image_size is 8", "32")),
     "an unknown split": (["data.split=holdout"], ("'holdout'", "train, val, test")),
     "crops without a size": (
@@ -25,6 +26,7 @@ OF_SCENES: dict[str, tuple[list[str], tuple[str, ...]]] = {
 }
 OF_COCO: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "no root": (["data.root=null"], ("data.root is missing",)),
+    "limit of 0": (["data.limit=0"], ("data.limit is 0",)),
     "a root without annotations": (["data.root=train"], ("train has no annotations", "Looked for")),
     "annotations elsewhere": (["data.annotations=a.json"], ("There is no annotation file a.json",)),
     "annotations over-long": ([f"data.annotations={'a' * 5000}"], ("'coco'", "File name too long")),

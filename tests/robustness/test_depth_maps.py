@@ -81,6 +81,8 @@ OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "range that falls": (["data.range=[5,1]"], ("data.range is [5.0, 1.0]",)),
     "range that misses": (["data.range=[50,60]"], ("data.range", "train")),
     "scale of 0": (["data.scale=0"], ("data.scale is 0",)),
+    "max_depth of 0": (["data.max_depth=0"], ("data.max_depth is 0",)),
+    "baseline of 0": (["data.kind=disparity", "data.stereo={baseline: 0, focal: 1}"], ("data.stereo", "baseline is 0")),
     "min_depth above max_depth": (["data.min_depth=5", "data.max_depth=1"], ("data.min_depth", "data.max_depth")),
     "max_depth that leaves nothing": (["data.max_depth=0.01"], ("no pixel has a known depth", "'train'")),
     "an unknown kind": (["data.kind=metres"], ("data.kind", "'metres'")),

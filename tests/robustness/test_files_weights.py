@@ -32,12 +32,14 @@ def model_file(run: Path, header: dict[str, Any] | None = None, **entries: str |
     return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 123456\n"
 HTML = b"<!DOCTYPE html><html><title>Log in</title>"
 
 # Bytes of a file without weights, and the common message of `weights=` and `predict`.
 NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is an empty file, 0 bytes"),
     "web page": (HTML, "is an HTML page ('Log in')"),
+    "git-LFS pointer": (LFS, "is a git-LFS pointer to a file of 123,456 bytes"),
     "text": (b"hello", "is not a checkpoint: 5 bytes, the first are b'hello'"),
     "part of a zip": (b"PK\x03\x04" + bytes(100), "is a truncated or corrupt zip archive, 104 bytes"),
     "bare pickle": (b"\x80\x04}q\x00." + bytes(20), "is a bare pickle"),
@@ -137,6 +139,7 @@ def changed(run: Path, change: Callable[[torch.Tensor], Any]) -> dict[str, Any]:
 
 TENSORS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "int8": (lambda run: changed(run, lambda x: x.to(torch.int8)), f"{KERNEL} is int8; dense floating point is exp"),
+    "sparse": (lambda run: changed(run, torch.Tensor.to_sparse), f"{KERNEL} is sparse_coo; dense"),
     "quantised": (lambda run: changed(run, lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)), "is qint8"),
     "text": (lambda run: changed(run, lambda x: "weights"), "1 tensors are missing"),
     "all int16": (

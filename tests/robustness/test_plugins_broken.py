@@ -45,6 +45,7 @@ CONSTRUCTORS = {
     "a ValueError": ("raise ValueError('width is odd')", "cannot be built with these options: width is odd"),
     "petabytes": ("torch.empty(10**15)", "memory", "net.py, line 9)"),
     "no channels": ("pass", "backbone 'mine' has no 'channels'"),
+    "negative strides": ("self.channels, self.strides = (8,), (-4,)", "has strides (-4,); positive integers"),
     "fewer channels than strides": (
         "self.channels, self.strides = (8,), (16, 32)", "has 1 channels and 2 strides"
     ),
