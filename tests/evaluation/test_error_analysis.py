@@ -45,41 +45,6 @@ def half(share):
     return (0, 0, 100, 100 * share)
 
 
-@pytest.mark.parametrize(
-    ("found", "error"),
-    [
-        ((half(0.4), 0, 0.9), "localisation"),
-        ((half(0.8), 1, 0.9), "classification"),
-        ((half(0.4), 1, 0.9), "both"),
-        ((FAR, 0, 0.9), "background"),
-    ],
-)
-def test_a_wrong_detection_has_one_type(found, error):
-    """Beside a correct dog elsewhere, so that each class has ground truth."""
-    dog = (1000, 0, 1100, 100)
-    kinds = errors(image(1, [(BOX, 0), (dog, 1)], [found, (dog, 1, 0.95)]))
-    types = ("classification", "localisation", "both", "duplicate", "background")
-    assert {name: kinds[name][1] for name in types} == {name: int(name == error) for name in types}
-    fixable = error in ("classification", "localisation")
-    assert kinds["missed"][1] == int(not fixable)
-    # One of two classes has AP 1. Fixing a localisation or class error gives the other one too.
-    assert kinds[error][0] == (0.5 if fixable else 0)
-    # Without the cat, a detection of one still counts: the class has AP 0.
-    assert kinds["missed"][0] == (0.5 if error == "both" else 0)
-
-
-def test_duplicates_and_the_order_of_scores():
-    """The better of two detections is correct; the other, which comes before a second object in the order of scores,
-    halves the precision at its recall: AP = (51 * 1 + 50 * 2 / 3) / 101, and without it 1."""
-    truth = [(BOX, 0), (FAR, 0)]
-    found = [(BOX, 0, 0.9), (half(0.9), 0, 0.8), (FAR, 0, 0.7)]
-    kinds = errors(image(1, truth, found))
-    expected = 1 - (51 + 50 * 2 / 3) / 101
-    assert kinds["duplicate"] == (pytest.approx(expected), 1)
-    assert kinds["false positives"] == (pytest.approx(expected), 1)
-    assert kinds["missed"] == (0, 0) and kinds["false negatives"] == (0, 0)
-
-
 def test_detections_on_crowds_and_classes_without_ground_truth_do_not_count():
     kinds = errors(image(1, [(BOX, 0), (FAR, 0, True)], [(BOX, 0, 0.9), ((210, 210, 250, 250), 0, 0.95)]))
     assert kinds["false positives"] == (0, 0) and kinds["background"] == (0, 1)

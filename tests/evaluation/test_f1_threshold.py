@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from densevit.evaluation.coco import CocoDetection
-from densevit.evaluation.f1_threshold import best_threshold, f1_by_score
+from densevit.evaluation.f1_threshold import best_threshold
 from tests.evaluation.coco_reference import CLASSES, FILE_IDS, as_json, updated
 from tests.evaluation.test_coco import crowded, messy
 
@@ -62,12 +62,6 @@ def test_the_curves_are_the_f1_of_each_threshold():
     assert sorted(by_class) == [c.name for c in CLASSES[:5]]  # the last has no objects
     for n, c in enumerate(CLASSES[:5]):
         assert [y for _, y in by_class[c.name]] == pytest.approx(counted(pairs, steps, n))
-
-
-def test_f1_of_three_detections_by_hand():
-    scores, f1 = f1_by_score(np.array([0.5, 0.9, 0.5, 0.2]), np.array([True, True, False, True]), 4)
-    assert scores.tolist() == [0.9, 0.5, 0.2]
-    assert f1.tolist() == [2 / 5, 4 / 7, 6 / 8]
 
 
 def test_few_objects_or_no_hit_give_none():
