@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from densevit import progress
+from densevit import progress, terminal
+from densevit.data.datasets import dataset_validation
 
 
 def test_steps_are_numbered_lines_outside_of_a_terminal(capsys: pytest.CaptureFixture[str]):
@@ -31,3 +32,18 @@ def test_steps_are_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch):
         begin("saving")
     written = sys.stderr.getvalue()
     assert "Exporting to [b]model.onnx: saving" in written and "1/2" in written
+
+
+def test_loops_show_bars_in_a_notebook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    for module in (progress, dataset_validation):
+        monkeypatch.setattr(module, "in_notebook", lambda: True)
+    monkeypatch.setattr(dataset_validation, "_PATIENCE", 0.0)
+    assert list(progress.track(iter("abc"), "Reading <x>", 3)) == ["a", "b", "c"]
+    assert "Reading <x>:   0%" in capsys.readouterr().err
+    checked: list[int] = []
+    dataset_validation.for_each(100, checked.append, "Validating images")
+    assert sorted(checked) == list(range(100)) and "Validating images:   0%" in capsys.readouterr().err
+
+
+def test_a_program_is_not_in_a_notebook():
+    assert not terminal.in_notebook()

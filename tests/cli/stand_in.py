@@ -1,9 +1,11 @@
-"""A model that stands in for a trained one."""
+"""A model that stands in for a trained one, and videos."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -42,3 +44,15 @@ class StandIn:
 
 def read(path: str) -> Any:
     return json.loads(Path(path).read_text())
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], rate: float = 10) -> Path:
+    """Writes frames (H, W, 3) BGR with the codec of the path's suffix."""
+    every = [*frames]
+    code = {".mp4": "mp4v", ".webm": "VP80", ".mpg": "MPG1"}.get(path.suffix, "MJPG")
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), rate, every[0].shape[1::-1])
+    assert writer.isOpened()
+    for frame in every:
+        writer.write(frame)
+    writer.release()
+    return path

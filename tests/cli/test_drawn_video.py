@@ -19,7 +19,7 @@ from densevit.data.io.videos import frame_rate
 from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
 from densevit.interfaces import Class
-from tests.cli.stand_in import StandIn, read
+from tests.cli.stand_in import StandIn, read, write_video
 
 Captured = pytest.CaptureFixture[str]
 DOG = (20, 30, 240)  # the colour of the boxes of the model
@@ -27,13 +27,7 @@ DOG = (20, 30, 240)  # the colour of the boxes of the model
 
 def clip(path: Path, rate: float = 12.5, size: tuple[int, int] = (96, 128), count: int = 15) -> Path:
     """Frames of (height, width); frame n has the gray value 100 + 3 n."""
-    code = {".mp4": "mp4v", ".webm": "VP80", ".mpg": "MPG1"}.get(path.suffix, "MJPG")
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), rate, size[::-1])
-    assert writer.isOpened()
-    for n in range(count):
-        writer.write(np.full((*size, 3), 100 + 3 * n, np.uint8))
-    writer.release()
-    return path
+    return write_video(path, (np.full((*size, 3), 100 + 3 * n, np.uint8) for n in range(count)), rate)
 
 
 def frames_of(path: Path) -> tuple[float, np.ndarray]:
@@ -163,10 +157,7 @@ def test_a_full_disk_is_an_error_and_leaves_no_broken_file(tmp_path: Path):
     rng = np.random.default_rng(0)
     unknown = r"none\.mp4: its frames per second are not known; v\.mp4 has 25"
     message = r"v\.mp4: only \d+ of 40 frames could be written.* free space of the disk"
-    with (
-        small_files(),
-        pytest.warns(UserWarning, match=unknown),
-    ):
+    with small_files(), pytest.warns(UserWarning, match=unknown):
         for _ in range(40):
             video.add(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
         with pytest.raises(DensevitError, match=message):

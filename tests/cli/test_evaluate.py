@@ -134,10 +134,6 @@ def test_label_maps_and_the_confusion_matrix_are_written(seen: dict[str, Any]):
 
     seen["semantic"] = evaluate
     assert main(["evaluate", "run", "--out", "out"]) == 0
-    files = {path.relative_to("out").as_posix() for path in Path("out").rglob("*.*")}
-    tables = {f"{name}-detection.csv" for name in ("classes", "confusion", "images")}
-    others = {"lower_is_better.json", "metrics.json", "config.yaml", "evaluation.json", "report.html"}
-    assert files == {*others, *tables, "semantic/town/1.png"}
     assert np.array(Image.open("out/semantic/town/1.png")).tolist() == [[17, 18, 18]]
     assert Path("out/confusion-detection.csv").read_text().splitlines() == [
         "truth \\ prediction,cat,dog",
@@ -149,13 +145,8 @@ def test_label_maps_and_the_confusion_matrix_are_written(seen: dict[str, Any]):
 def test_without_out_all_but_the_predictions_are_saved_with_the_run(seen: dict[str, Any]):
     assert main(["evaluate", "run"]) == main(["evaluate", "run"]) == 0
     folder = Path("run/evaluations/scenes-val")
-    tables = {f"{name}-detection.csv" for name in ("classes", "errors", "confusion", "images")}
-    others = {"lower_is_better.json", "metrics.json", "config.yaml", "evaluation.json", "plots.json", "report.html"}
-    others |= {"thresholds.json"}
-    plots = {
-        f"{plot}{kind}-detection.svg" for plot in ("precision-recall", "F1 by score") for kind in ("", " of classes")
-    }
-    assert {path.name for path in folder.iterdir()} == tables | others | plots
+    assert {"metrics.json", "errors-detection.csv", "report.html"} <= {path.name for path in folder.iterdir()}
+    assert not (folder / "detections.json").exists()
     assert {path.name for path in folder.parent.iterdir()} == {"scenes-val", "scenes-val-2"}
     assert main(["evaluate", "run", "data=coco", "data.root=sets/bccd"]) == 0
     folder = Path("run/evaluations/bccd-val")
@@ -194,15 +185,12 @@ def test_evaluations_at_once_do_not_share_a_folder(seen, capsys, monkeypatch, ou
         assert sorted(folders) == ["scenes-val", "scenes-val-2"]
 
 
-def test_classes_in_another_order_are_mapped_by_name(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+def test_classes_are_mapped_by_name_and_by_given_names(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
     seen["data"] = fake_data(CLASSES[::-1])
     assert main(["evaluate", "run", "--out", "out"]) == 0
     assert seen["mappings"]["detection"].indices == (1, 0) and seen["data"].kept == [{"detection": [0, 1]}]
     assert "2 of the model's 2 classes are mapped" in capsys.readouterr().out
     assert Path("out/class-mapping-detection.csv").read_text().splitlines() == ["model,data", "cat,cat", "dog,dog"]
-
-
-def test_given_names_are_mapped(seen: dict[str, Any]):
     seen["data"] = fake_data(tuple(Class(name, n, (0, 0, 0)) for n, name in enumerate(("wolf", "Dog", "tree"))))
     assert main(["evaluate", "run", "--map", "dog=wolf", "--out", "a"]) == 0
     assert seen["mappings"]["detection"].pairs == [("dog", "wolf")]

@@ -14,12 +14,11 @@ from densevit.cli import main
 
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "albumentations", "cv2", "matplotlib", "scipy", "timm"}
 OVERVIEW, SCENES = "densevit -h", "the arguments of densevit scenes"
-TOOLS = ("train", "evaluate", "predict", "convert")
 LIGHT = {  # in this order, in one interpreter
     OVERVIEW: "from densevit.cli import main; main(['-h'])",
     SCENES: "from argparse import ArgumentParser; from densevit_workbench.commands.scenes import *; "
     "add_arguments(ArgumentParser())",
-    **dict.fromkeys((f"tools/{command}.py" for command in TOOLS), "run_tool(case)"),
+    "tools/train.py": "run_tool(case)",
     "lists": "import densevit; densevit.list_backbones(); densevit.DensevitError",
     "modules": "import densevit.cli, densevit.registry, densevit.config, densevit.registry.options, densevit.errors",
     "a config": "from densevit import config; config.load('detr_swin', ['optim.lr=1e-3'])",
@@ -92,11 +91,8 @@ def test_light_commands_import_no_heavy_modules(case: str, after: dict[str, Any]
     [
         (["train", "optim.lr=1"], "train needs a config"),
         (["train", "detr_swin", "--resume", "runs/a"], "remove 'detr_swin'"),
-        (["train", "detr_swin", "optim.lrr=1"], "optim.lrr is not an option of 'muon'"),
         (["train", "detr_swin", "--run-dir", "x", "backbone.nam=y"], "backbone.nam is not an option of 'swin'"),
-        (["train", "--no-such-option"], "--no-such-option"),
         (["trian"], "there is no command 'trian'. Did you mean 'train'?"),
-        (["config", "no_such_file"], "there is no config file 'no_such_file'"),
     ],
 )
 def test_invalid_arguments_return_2(arguments, said, capsys):
@@ -110,12 +106,3 @@ def test_an_installation_without_commands_is_told_to_install_again(capsys, monke
     monkeypatch.setattr(registry, "find", lambda group: {})
     assert main(["train", "detr_swin"]) == 2
     assert "Fix: `pip install" in capsys.readouterr().err
-
-
-def test_config_output_round_trips(capsys, tmp_path):
-    from densevit import config
-
-    assert main(["config", "detr_swin", "optim.lr=1e-3", "heads.detection.weight=2"]) == 0
-    (tmp_path / "resolved.yaml").write_text(capsys.readouterr().out)
-    resolved = config.load(tmp_path / "resolved.yaml")
-    assert (resolved.optim.lr, resolved.heads["detection"].weight) == (1e-3, 2.0)

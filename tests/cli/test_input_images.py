@@ -1,3 +1,5 @@
+"""The images that the arguments of `densevit predict` name."""
+
 import re
 from pathlib import Path
 
@@ -68,8 +70,6 @@ def test_names_and_ids_are_unique_across_folders(photos: Path):
         ("empty", "no images in this folder"),
         ("above", "above/**/*.*"),
         ("rtsp://a.org/1", "streams are not supported"),
-        ("0", "streams are not supported"),
-        ("/dev/video0", "streams are not supported"),
         ("https://a.org/clip.mp4", "videos are not read from URLs"),
         ("ftp://a.org/a.jpg", "only URLs of http and https"),
     ],

@@ -1,4 +1,4 @@
-"""Predicted maps as files, read by Pillow, numpy and the `masks` data set."""
+"""Predicted maps as files, read by Pillow and numpy."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from densevit.cli.map_files import MapFiles
-from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
 from densevit.interfaces import Class
 
@@ -28,38 +27,10 @@ def test_label_map_has_file_ids_and_class_colours(tmp_path: Path):
     assert np.array(image).tolist() == [[7, 23, 0], [0, 0, 23]]
     colors = np.array([c.color for c in CLASSES])
     assert np.array_equal(np.array(image.convert("RGB")), colors[labels.numpy()])
-
-
-@pytest.mark.parametrize(
-    "classes",
-    [
-        [{"name": "road", "id": 7}, {"name": "sky", "ids": [23, 24], "color": [1, 2, 3]}, {"name": "car", "id": 255}],
-        [{"name": "road", "id": 1000}, {"name": "sky", "id": 3}, {"name": "car", "id": 65535}],
-    ],
-    ids=["ids", "ids beyond 255"],
-)
-def test_written_map_is_read_as_a_label_map(tmp_path: Path, classes: list[Any]):
-    rng = np.random.default_rng(0)
-    expected = {name: rng.integers(0, 3, (5, 7)).astype(np.uint8) for name in ("town/1", "town/2.b", "3")}
-    for name in expected:
-        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (7, 5)).save(tmp_path / "images" / f"{name}.png")
-    first = tmp_path / "first"  # labels by hand; the data set derives the classes' file ids from them
-    for name in expected:
-        (first / name).parent.mkdir(parents=True, exist_ok=True)
-        value = classes[1].get("id") or classes[1]["ids"][0]
-        Image.fromarray(np.full((5, 7), value, np.uint16)).save(first / f"{name}.png")
-    options: dict[str, Any] = {"root": str(tmp_path), "images": "images", "classes": classes}
-    by_hand = LabelMaps("val", labels="first", **options)
-    files = MapFiles(tmp_path / "found", {"head": by_hand.classes["segmentation"]})
-    for name, labels in expected.items():
-        files.add_image("head", name, {"semantic": torch.from_numpy(labels)})
-
-    again = LabelMaps("val", labels="found/semantic", **options)
-    assert len(again) == 3
-    for index in range(3):
-        targets = again[index]["targets"]
-        assert np.array_equal(targets["semantic"].numpy(), expected[targets["image_id"]])
+    beyond = (Class("road", 1000, (1, 2, 3)), *CLASSES[1:], Class("far", 65535, (1, 2, 4)))
+    write(tmp_path, "semantic", labels + 1, beyond, name="town/16.bits")
+    image = Image.open(tmp_path / "semantic" / "town" / "16.bits.png")
+    assert np.array(image).tolist() == [[23, 0, 65535], [65535, 65535, 0]] and np.array(image).dtype != np.uint8
 
 
 def test_ambiguous_file_ids_and_invalid_values_raise(tmp_path: Path):
@@ -86,13 +57,13 @@ def test_depth_is_written_as_kitti_png_and_exact_npy(tmp_path: Path):
     assert np.load(tmp_path / "inverse_depth" / "a.npy").tolist() == [[-3.5, 2]]
 
 
-@pytest.mark.parametrize("beyond", [256.0, -0.01, float("nan")])
-def test_depth_beyond_the_png_range_is_written_to_npy_only(tmp_path: Path, beyond: float):
-    depth = torch.tensor([[3.0, beyond]])
-    with pytest.warns(UserWarning, match="written as NPY only"):
-        write(tmp_path, "depth", depth, ())
-    assert [path.name for path in (tmp_path / "depth").iterdir()] == ["a.npy"]
-    assert np.array_equal(np.load(tmp_path / "depth" / "a.npy"), depth.numpy(), equal_nan=True)
+def test_depth_beyond_the_png_range_is_written_to_npy_only(tmp_path: Path):
+    for name, beyond in (("a", 256.0), ("b", -0.01), ("c", float("nan"))):
+        depth = torch.tensor([[3.0, beyond]])
+        with pytest.warns(UserWarning, match="written as NPY only"):
+            write(tmp_path, "depth", depth, (), name)
+        assert np.array_equal(np.load(tmp_path / "depth" / f"{name}.npy"), depth.numpy(), equal_nan=True)
+    assert sorted(path.name for path in (tmp_path / "depth").iterdir()) == ["a.npy", "b.npy", "c.npy"]
 
 
 def test_colliding_names_get_separate_files(tmp_path: Path):

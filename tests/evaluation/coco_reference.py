@@ -10,6 +10,7 @@ import numpy as np
 from pycocotools import mask as codes
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scipy import ndimage
 
 from densevit.interfaces import Class, Evaluator
 
@@ -82,3 +83,11 @@ def updated(evaluator: Any, pairs: Pairs, batch_size: int = 7) -> Any:
 def same(metrics: dict[str, float], expected: dict[str, float]) -> bool:
     """Bit-identical, including nan, in the same order."""
     return list(metrics) == list(expected) and np.array_equal([*metrics.values()], [*expected.values()], equal_nan=True)
+
+
+def near_boundary(mask: np.ndarray, ratio: float) -> np.ndarray:
+    """The pixels whose chessboard distance to a pixel outside the mask or the image is this share of the diagonal at
+    most, the boundary region of Cheng et al. 2021."""
+    distance = ndimage.distance_transform_cdt(np.pad(mask, 1), "chessboard")[1:-1, 1:-1]
+    diagonal = math.sqrt(mask.shape[0] ** 2 + mask.shape[1] ** 2)
+    return (distance > 0) & (distance <= max(1, round(ratio * diagonal)))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from densevit.evaluation.coco import CocoDetection
+from densevit.evaluation.detection_tables import precision_recall
 from densevit.interfaces import Class
 
 CLASSES = [Class(name, n + 1, (0, 0, 0)) for n, name in enumerate(("cat", "dog", "fox"))]
@@ -44,47 +45,9 @@ def half(share):
     return (0, 0, 100, 100 * share)
 
 
-@pytest.mark.parametrize(
-    ("found", "error"),
-    [
-        ((half(0.4), 0, 0.9), "localisation"),
-        ((half(0.8), 1, 0.9), "classification"),
-        ((half(0.4), 1, 0.9), "both"),
-        ((FAR, 0, 0.9), "background"),
-    ],
-)
-def test_a_wrong_detection_has_one_type(found, error):
-    """Beside a correct dog elsewhere, so that each class has ground truth."""
-    dog = (1000, 0, 1100, 100)
-    kinds = errors(image(1, [(BOX, 0), (dog, 1)], [found, (dog, 1, 0.95)]))
-    types = ("classification", "localisation", "both", "duplicate", "background")
-    assert {name: kinds[name][1] for name in types} == {name: int(name == error) for name in types}
-    fixable = error in ("classification", "localisation")
-    assert kinds["missed"][1] == int(not fixable)
-    # One of two classes has AP 1. Fixing a localisation or class error gives the other one too.
-    assert kinds[error][0] == (0.5 if fixable else 0)
-    # Without the cat, a detection of one still counts: the class has AP 0.
-    assert kinds["missed"][0] == (0.5 if error == "both" else 0)
-
-
-def test_duplicates_and_the_order_of_scores():
-    """The better of two detections is correct; the other, which comes before a second object in the order of scores,
-    halves the precision at its recall: AP = (51 * 1 + 50 * 2 / 3) / 101, and without it 1."""
-    truth = [(BOX, 0), (FAR, 0)]
-    found = [(BOX, 0, 0.9), (half(0.9), 0, 0.8), (FAR, 0, 0.7)]
-    kinds = errors(image(1, truth, found))
-    expected = 1 - (51 + 50 * 2 / 3) / 101
-    assert kinds["duplicate"] == (pytest.approx(expected), 1)
-    assert kinds["false positives"] == (pytest.approx(expected), 1)
-    assert kinds["missed"] == (0, 0) and kinds["false negatives"] == (0, 0)
-
-
-def test_detections_on_crowds_are_ignored():
+def test_detections_on_crowds_and_classes_without_ground_truth_do_not_count():
     kinds = errors(image(1, [(BOX, 0), (FAR, 0, True)], [(BOX, 0, 0.9), ((210, 210, 250, 250), 0, 0.95)]))
     assert kinds["false positives"] == (0, 0) and kinds["background"] == (0, 1)
-
-
-def test_classes_without_ground_truth_do_not_count():
     kinds = errors(image(1, [(BOX, 0)], [(BOX, 0, 0.9), (FAR, 2, 0.9)]))
     assert all(gain == 0 for gain, _ in kinds.values()) and kinds["background"][1] == 1
     assert math.isnan(errors(image(1, [], [(FAR, 2, 0.9)]))["false positives"][0])
@@ -164,3 +127,14 @@ def test_class_tables_and_curves_hold_the_metrics():
         row[0]: row[4] for row in table[1:]
     }
     assert CocoDetection(CLASSES).plots() == {}
+
+
+def test_of_many_classes_the_best_five_and_the_worst_five_have_a_curve():
+    """The class 0 has no objects, whose precision is -1."""
+    classes = [Class(str(k), k, (0, 0, 0)) for k in range(13)]
+    precision = np.broadcast_to(np.arange(13) / 20, (10, 101, 13)).copy()
+    precision[..., 0] = -1
+    plots = precision_recall(precision, classes)
+    assert list(plots) == ["precision-recall", "precision-recall of classes"]
+    assert [*plots["precision-recall of classes"].curves] == ["12", "11", "10", "9", "8", "5", "4", "3", "2", "1"]
+    assert precision_recall(precision[..., :1], classes[:1]) == {}

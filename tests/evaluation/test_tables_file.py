@@ -51,13 +51,6 @@ def test_values_are_read_as_numbers_but_names_are_not(tmp_path: Path):
     assert rows[1][:2] == ["1.5", 0] and rows[1][2] != rows[1][2]
 
 
-def test_an_evaluator_without_them_writes_none(tmp_path: Path):
-    tables_file.write_tables({"pets": Evaluator([])}, tmp_path, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["lower_is_better.json"] and tables_file.read_plots(
-        tmp_path
-    ) == {}
-
-
 @pytest.mark.parametrize("text", ["", "[]", '{"pets": {"curve": {"x": 1}}}', '{"pets": 3}'])
 def test_a_damaged_file_is_reported(tmp_path: Path, text: str):
     (tmp_path / "plots.json").write_text(text)

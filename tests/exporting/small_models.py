@@ -1,5 +1,6 @@
 """Small models for exports: each layer and each resizing takes time to trace, each pixel to compare."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,3 +68,32 @@ def small_predictor(head: dict[str, Any], classes: Sequence[str] | None = ("a", 
 def program_predictor() -> Predictor:
     """The predictor of the fixture `program`. Detects `NAMES`."""
     return small_predictor(CELLS, NAMES).with_resize(EvaluationTransform(Detr((64, 110))))
+
+
+def without_zeros(predictor: Predictor) -> Predictor:
+    """The predictor with random parameters in place of zeros, such as those of the last layer of boxes."""
+    for parameter in predictor.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter.data, std=0.02)
+    return predictor
+
+
+def drawn_outputs(predictor: Predictor) -> dict[str, Any]:
+    """Outputs of a head on an image of 75x107 pixels, with random values that give objects and segments."""
+    generator, multiple = torch.Generator().manual_seed(1), predictor.model.multiple
+    height, width = (multiple * math.ceil(side / multiple) for side in (75, 107))
+    mask = torch.ones(1, height, width, dtype=torch.bool)
+    mask[:, :75, :107] = False
+    images = torch.zeros(1, 3, height, width, dtype=torch.uint8)
+    with torch.no_grad():
+        outputs = dict(predictor.model.eval()({"images": images, "padding_mask": mask, "targets": []})["x"])
+    for key in ("logits", "masks", "depth", "boxes"):
+        if key in outputs:
+            uniform = key in ("depth", "boxes")
+            outputs[key] = torch.rand(outputs[key].shape, generator=generator) if uniform else outputs[key]
+            if key == "logits":
+                outputs[key] = 9 * torch.randn(outputs[key].shape, generator=generator)
+            if key == "masks":  # smooth, so that segments are large
+                coarse = 9 * torch.randn(1, outputs[key].shape[1], 2, 2, generator=generator) - 5
+                outputs[key] = nn.functional.interpolate(coarse, outputs[key].shape[-2:], mode="bilinear")
+    return outputs

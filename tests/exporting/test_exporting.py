@@ -20,7 +20,7 @@ from densevit.exporting.selections import load_selections
 from densevit.inference import runtimes
 from densevit.inference.predictor import Predictor
 from densevit.layers.selection import recorded
-from tests.exporting.small_models import CELLS, NAIVE, evaluated_at, small_predictor
+from tests.exporting.small_models import CELLS, NAIVE, evaluated_at, small_predictor, without_zeros
 
 CLASSES = ["a", "b", "c"]
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -33,6 +33,13 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 DETR = {"num_queries": 9, "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 2}}
 MASK2FORMER = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 2}, "pixel_decoder": {"layers": 1}}
+TWO_SELECTIONS = {
+    "name": "ddq",
+    "num_queries": 4,
+    "transformer": {"width": 16, "encoder_layers": 1, "decoder_layers": 1},
+    "duplicate_iou": 0.8,
+    "dense_loss": 1.0,
+}
 ENCODER = {"width": 32, "feedforward": 32, "expansion": 0.5}
 ANCHORS = {**DETR, "name": "dab_detr", "classification": "mal"}
 HEADS: dict[str, dict[str, Any]] = {
@@ -57,7 +64,6 @@ HEADS: dict[str, dict[str, Any]] = {
     "dpt": {"name": "dpt", "width": 16, "output": "sigmoid"},
     "dpt-segmentation": {"name": "dpt_segmentation", "width": 16},
 }
-QUICK = [("resnet", "setr", ".onnx"), ("swin", "one-stage", ".pt2")]
 MATRIX = [(backbone, head, ".onnx") for backbone in BACKBONES for head in HEADS]
 
 
@@ -65,11 +71,7 @@ def predictor_of(backbone: str, head: str) -> Predictor:
     torch.manual_seed(0)
     section = HEADS[head]
     classes = None if section["name"] == "dpt" else CLASSES
-    predictor = densevit.create_model(BACKBONES[backbone], {"x": section}, classes)
-    for parameter in predictor.parameters():
-        if not parameter.any():  # such as the last layer of boxes
-            torch.nn.init.normal_(parameter.data, std=0.02)
-    return predictor
+    return without_zeros(densevit.create_model(BACKBONES[backbone], {"x": section}, classes))
 
 
 def check(predictor: Predictor, suffix: str, folder: Path) -> dict[str, float]:
@@ -85,29 +87,18 @@ def check(predictor: Predictor, suffix: str, folder: Path) -> dict[str, float]:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("backbone", "head", "suffix"), QUICK)
-def test_a_file_gives_the_models_outputs(backbone: str, head: str, suffix: str, tmp_path: Path):
-    check(evaluated_at(predictor_of(backbone, head), 96), suffix, tmp_path)
+def test_a_file_gives_the_models_outputs(tmp_path: Path):
+    """Also of windows that need padding at other sizes than the traced one."""
+    backbone = BACKBONES["swin"]
+    torch.manual_seed(0)
+    predictor = densevit.create_model(backbone, {"x": CELLS}, CLASSES)
+    check(evaluated_at(predictor, 96), ".pt2", tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "head", "suffix"), MATRIX)
 def test_every_head_and_backbone_is_exported(backbone: str, head: str, suffix: str, tmp_path: Path):
     check(predictor_of(backbone, head), suffix, tmp_path)
-
-
-def test_a_graph_gives_what_predict_gives():
-    """The outputs of the graph, decoded by hand, are those of `predict`: an odd size, with padding inside."""
-    predictor = predictor_of("resnet", "detr")
-    image = comparison.example_images((75, 107), 1, 0)
-    with torch.no_grad():
-        found = ExportedGraph(predictor.model).eval()(torch.from_numpy(image))
-    result = predictor.predict(torch.from_numpy(image[0]))
-    scores, labels = found["scores"][0].max(-1)
-    order = scores.argsort(descending=True)
-    torch.testing.assert_close(result.scores, scores[order], rtol=0, atol=1e-5)
-    torch.testing.assert_close(result.boxes, found["boxes"][0][order], rtol=0, atol=1e-3)
-    assert torch.equal(result.labels, labels[order])
 
 
 def test_several_heads_and_a_canvas():
@@ -129,18 +120,15 @@ def test_several_heads_and_a_canvas():
     torch.testing.assert_close(found["things/boxes"][0][queries], things["boxes"], rtol=0, atol=1e-3)
 
 
-@pytest.mark.integration
-def test_inference_options_are_not_exported_which_is_a_warning(tmp_path: Path):
+def test_inference_options_are_not_exported_which_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     predictor = small_predictor(NAIVE)
+    untraced(predictor, monkeypatch)
     options = predictor.with_inference({"window": 64, "flip": True})
     with pytest.warns(UserWarning, match=r"inference options window=64, flip=True; the file predicts the whole image"):
         densevit.export(options, tmp_path / "options.pt2")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*inference options")
         densevit.export(predictor.with_inference({"batch_size": 2}), tmp_path / "plain.pt2")
-    graphs = [runtimes.load(tmp_path / name) for name in ("options.pt2", "plain.pt2")]
-    found, expected = (run(comparison.example_images((96, 64), 1, 0))["maps"] for run in graphs)
-    assert np.array_equal(found, expected)
 
 
 def untraced(predictor: Predictor, patch: pytest.MonkeyPatch, error: float = 0.0) -> None:
@@ -158,26 +146,21 @@ def untraced(predictor: Predictor, patch: pytest.MonkeyPatch, error: float = 0.0
 
 
 def test_a_wrong_file_is_an_error_and_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nor is a part of one where the disk fills while it is saved."""
     predictor = small_predictor(CELLS)
     untraced(predictor, monkeypatch, 0.01)
     with pytest.raises(DensevitError, match="`scores` differs from the model's by 1.0e-02 .* 1e-04"):
         densevit.export(predictor, tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())
 
+    def write(graph: ExportedGraph, path: Path, *_: Any) -> Path:
+        path.write_text("a part")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-def test_a_file_that_another_export_writes_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    predictor = small_predictor(NAIVE)
-    untraced(predictor, monkeypatch)
-    load, out = runtimes.load, tmp_path / "model.pt2"
-
-    def meanwhile(partial: Path) -> Any:
-        out.write_text("of the other")
-        return load(partial)
-
-    monkeypatch.setattr(runtimes, "load", meanwhile)
-    with pytest.raises(DensevitError, match=r"model\.pt2 exists: another process has written it\."):
-        densevit.export(predictor, out)
-    assert out.read_text() == "of the other" and [*tmp_path.iterdir()] == [out]
+    monkeypatch.setattr(files, "write", write)
+    with pytest.raises(OSError, match="No space left"):
+        densevit.export(predictor, tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
 
 
 class Cells32(torch.nn.Module):
@@ -197,17 +180,6 @@ def test_sizes_that_are_rounded_up_are_so_in_onnx_files(tmp_path: Path):
         assert run(images)["cells"].shape == (1, 3, math.ceil(height / 32), math.ceil(width / 32))
 
 
-def test_a_disk_that_fills_while_the_file_is_saved_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def write(graph: ExportedGraph, path: Path, *_: Any) -> Path:
-        path.write_text("a part")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files, "write", write)
-    with pytest.raises(OSError, match="No space left"):
-        densevit.export(small_predictor(NAIVE), tmp_path / "model.onnx")
-    assert not [*tmp_path.iterdir()]
-
-
 @pytest.mark.integration
 def test_sizes_inside_a_file_with_a_canvas_are_constants(tmp_path: Path):
     exported = densevit.export(small_predictor(NAIVE), tmp_path / "model.pt2", canvas=(96, 128))
@@ -221,11 +193,9 @@ def test_sizes_inside_a_file_with_a_canvas_are_constants(tmp_path: Path):
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_selections_are_read_from_the_file(suffix: str, tmp_path: Path):
     """Of a head that selects twice with one module: by scores, then by integers."""
-    graph = ExportedGraph(
-        small_predictor({"name": "ddq", **DETR, "duplicate_iou": 0.8, "dense_loss": 1.0}).model
-    ).eval()
-    written = files.write(graph, tmp_path / f"model{suffix}", (229, 261), {})
-    images = comparison.example_images((200, 160), 2, 0)
+    graph = ExportedGraph(small_predictor(TWO_SELECTIONS).model).eval()
+    written = files.write(graph, tmp_path / f"model{suffix}", (97, 130), {})
+    images = comparison.example_images((100, 80), 2, 0)
     run = load_selections(graph.model, written)
     assert run is not None and len([*tmp_path.iterdir()]) == 1
     with torch.no_grad(), recorded(graph.model.heads["x"]) as made:

@@ -1,7 +1,6 @@
-"""Files with post-processing make the predictions of `predict`."""
+"""Files with post-processing make the predictions of `predict`, and heads do so from the outputs of other files."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,21 @@ from densevit.exporting import comparison, files, prediction_comparison
 from densevit.inference.file_model import FileModel
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class
+from densevit.model import DenseModel, exported_outputs
 from densevit.terminal import silenced
 from densevit_heads.detr_panoptic import merging
-from densevit_workbench.scaffold import head as head_template
-from densevit_workbench.scaffold import segmentation_head as segmentation_head_template
-from densevit_workbench.testing.head_export import PooledImages
 from tests.exporting.small_models import (
     CELLS,
     FOUR_MAPS,
+    Cells,
+    FourMaps,
+    drawn_outputs,
     evaluated_at,
     program_predictor,
     small_predictor,
+    without_zeros,
 )
-from tests.exporting.test_exporting import BACKBONES, DETR, HEADS
+from tests.exporting.test_exporting import BACKBONES, CLASSES, DETR, HEADS
 
 EOMT = {"num_queries": 9, "num_blocks": 1}
 ALL = {
@@ -54,11 +55,7 @@ def predictor_of(head: str, backbone: dict[str, Any]) -> Predictor:
     section = ALL[head]
     classes: Any = None if section["name"] == "dpt" else CLASS_LIST
     backbone = BACKBONES["vit"] if section["name"].startswith("eomt") else backbone
-    predictor = densevit.create_model(backbone, {"x": section}, classes)
-    for parameter in predictor.parameters():
-        if not parameter.any():  # such as the last layer of boxes
-            nn.init.normal_(parameter.data, std=0.02)
-    return predictor
+    return without_zeros(densevit.create_model(backbone, {"x": section}, classes))
 
 
 def test_every_registered_head_is_tested():
@@ -86,29 +83,7 @@ class Predict(nn.Module):
         return found
 
 
-def drawn_outputs(predictor: Predictor) -> dict[str, Any]:
-    """Outputs of a head on an image of 75x107 pixels, with random values that give objects and segments."""
-    generator, multiple = torch.Generator().manual_seed(1), predictor.model.multiple
-    height, width = (multiple * math.ceil(side / multiple) for side in (75, 107))
-    mask = torch.ones(1, height, width, dtype=torch.bool)
-    mask[:, :75, :107] = False
-    images = torch.zeros(1, 3, height, width, dtype=torch.uint8)
-    with torch.no_grad():
-        outputs = dict(predictor.model.eval()({"images": images, "padding_mask": mask, "targets": []})["x"])
-    for key in ("logits", "masks", "depth", "boxes"):
-        if key in outputs:
-            uniform = key in ("depth", "boxes")
-            outputs[key] = torch.rand(outputs[key].shape, generator=generator) if uniform else outputs[key]
-            if key == "logits":
-                outputs[key] = 9 * torch.randn(outputs[key].shape, generator=generator)
-            if key == "masks":  # smooth, so that segments are large
-                coarse = 9 * torch.randn(1, outputs[key].shape[1], 2, 2, generator=generator) - 5
-                outputs[key] = nn.functional.interpolate(coarse, outputs[key].shape[-2:], mode="bilinear")
-    return outputs
-
-
-KINDS = ("detr", "detr-distinct", "deformable-detr", "one-stage", "fcos", "detr-panoptic", "mask2former", "setr", "dpt",
-         "mask2former-instance", "mask2former-semantic", "classifier", "eomt-semantic")  # fmt: skip
+KINDS = ("detr-distinct", "one-stage", "fcos", "detr-panoptic", "mask2former", "setr", "dpt", "classifier")
 
 
 @pytest.mark.integration
@@ -145,6 +120,44 @@ def test_predict_is_traced_for_original_images_of_any_size(head: str, tmp_path: 
             assert len(expected["panoptic"].unique()) > 1
         if "scores" in expected:
             assert len(expected["scores"])
+
+
+# ---- predictions from the outputs of a file without post-processing ----
+
+
+BOXES, MASKS = {"boxes", "labels", "scores"}, {"boxes", "labels", "masks", "scores"}
+KEYS = {
+    "detr": BOXES,
+    "detr-distinct": BOXES,
+    "one-stage": BOXES,
+    "detr-panoptic": {"panoptic", *MASKS},
+    "mask2former": {"panoptic", "semantic", *MASKS},
+    "mask2former-instance": MASKS,
+    "setr": {"semantic"},
+    "dpt": {"depth"},
+}
+
+
+@pytest.mark.parametrize("head", KEYS)
+def test_predictions_from_outputs_are_those_of_predict(head: str):
+    predictor = without_zeros(small_predictor(HEADS[head], None if HEADS[head]["name"] == "dpt" else CLASSES))
+    module, outputs = predictor.heads["x"], drawn_outputs(predictor)
+    original = (120, 171)
+    target = {"size": (75, 107), "original_size": original}
+    with torch.no_grad():
+        [expected], exported = module.predict(outputs, [target]), exported_outputs.exported(module, outputs, (75, 107))
+    [found] = exported_outputs.predict_exported(module, exported, [target])
+    assert expected.keys() == found.keys() == KEYS[head]
+    for key, value in expected.items():
+        assert found[key].dtype == value.dtype and found[key].shape == value.shape
+        if value.dtype.is_floating_point:
+            scale = max(original) if key == "boxes" else max(1.0, float(value.abs().max()))
+            torch.testing.assert_close(found[key] / scale, value / scale, rtol=0, atol=1e-4)
+        elif key in ("masks", "semantic", "panoptic"):  # pixels whose values are equal but for rounding
+            assert (found[key] != value).float().mean() < 1e-3
+            assert len(value.unique()) > 1
+        else:
+            assert torch.equal(found[key], value)
 
 
 # ---- merging, against loops ----
@@ -233,16 +246,22 @@ def test_a_program_needs_no_inputs_but_the_image_and_gets_the_objects_above_the_
     assert f"the {len(found)} objects of score" in (said := capsys.readouterr().out) and "inside the file" in said
 
 
+class Brightest(Cells):
+    """The class of the largest mean, with a box of four values of the features."""
+
+    def predict(self, outputs, targets):
+        found = []
+        for logits in outputs["logits"]:
+            scores, labels = logits.mean((1, 2)).sigmoid().max(0, keepdim=True)
+            found.append({"boxes": logits[:4, 0, 0][None], "scores": scores, "labels": labels})
+        return found
+
+
 @pytest.mark.integration
-@pytest.mark.parametrize("template", [head_template, segmentation_head_template])
-def test_the_heads_of_the_tutorial_are_exported(template: Any, tmp_path: Path):
-    """They have no `exported`, which post-processing does not need."""
-    module: dict[str, Any] = {}
-    exec(template.MODULE.replace("$cls", "Mine"), module)
-    torch.manual_seed(0)
-    levels = (16, 32), (8, 16)
-    head = module["Mine"](*levels, CLASS_LIST)
-    predictor = evaluated_at(Predictor(densevit.model.DenseModel(PooledImages(*levels), {"mine": head})), 96)
+def test_a_head_without_outputs_for_files_is_exported_with_its_post_processing(tmp_path: Path):
+    backbone = FourMaps()
+    head = Brightest(backbone.channels, backbone.strides, CLASS_LIST)
+    predictor = evaluated_at(Predictor(DenseModel(backbone, {"mine": head})), 96)
     exported = densevit.export(predictor, tmp_path / "x.onnx", postprocess=True, threshold=None)
     assert exported.difference <= 1e-4
 

@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 
 import densevit
-from densevit.cli import main
-from tests.exporting.small_models import CELLS, NAMES, program_predictor, small_predictor
+from tests.exporting.small_models import program_predictor
 
 pytestmark = pytest.mark.integration
 
@@ -99,20 +98,3 @@ def test_the_cpp_program_detects_what_predict_does(
     objects = [{"class": n, "score": float(s), "box": [float(side) for side in box]} for n, s, *box in rows]
     check(objects, expected)
     assert Image.open(files[2]).size == Image.open(image).size
-
-
-def test_the_command_names_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Key `classes` of --json, and of the file's metadata."""
-    import onnx
-
-    densevit.save(small_predictor(CELLS, NAMES), tmp_path / "m.safetensors")
-    out = tmp_path / "m.onnx"
-    given = ["export", str(tmp_path / "m.safetensors"), "--postprocess", "--out", str(out), "--json"]
-    assert main([*given, "--trust", "tests.exporting.small_models"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["classes"] == {"x": NAMES}
-    properties = {one.key: one.value for one in onnx.load(out).metadata_props}
-    assert properties["classes/x"].split("\n") == NAMES
-    header = json.loads(properties["densevit"])
-    assert [one["name"] for one in header["heads"]["x"]["classes"]] == NAMES
-    assert header["postprocess"] == {"thresholds": {"x": 0.5}} and header["heads"]["x"]["nms"] is None

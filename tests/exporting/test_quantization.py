@@ -45,35 +45,26 @@ def images_of(sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
 def write_layers(path: Path, features: int = WIDTH) -> None:
     """A file with a convolution, a linear layer and a product of two activations, as in attention."""
     import onnx
-    from onnx import helper
 
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["": 20]>
+        layers (uint8[B, 3, H, W] images) => (float[B, {features}, {features}] product)
+        <float scale = {{0.00392157}}, int64[3] shape = {{0, {features}, -1}}> {{
+            pixels = Cast <to = 1> (images)
+            scaled = Mul (pixels, scale)
+            map = Conv <pads = [1, 1, 1, 1]> (scaled, kernel)
+            rows = Reshape (map, shape)
+            tokens = Transpose <perm = [0, 2, 1]> (rows)
+            queries = MatMul (tokens, linear)
+            product = MatMul (rows, queries)
+        }}""")
+    for node in model.graph.node:
+        node.name = f"{node.op_type}/{node.output[0]}"
     rng = np.random.default_rng(0)
-    weights = {
-        "kernel": rng.normal(size=(features, 3, 3, 3)) * 0.2,
-        "linear": rng.normal(size=(features, features)) * 0.2,
-        "shape": np.array([0, features, -1]),
-    }
-    nodes = [
-        ("Cast", ["images"], "pixels", {"to": onnx.TensorProto.FLOAT}),
-        ("Mul", ["pixels", "scale"], "scaled", {}),
-        ("Conv", ["scaled", "kernel"], "map", {"pads": [1, 1, 1, 1]}),
-        ("Reshape", ["map", "shape"], "rows", {}),
-        ("Transpose", ["rows"], "tokens", {"perm": [0, 2, 1]}),
-        ("MatMul", ["tokens", "linear"], "queries", {}),
-        ("MatMul", ["rows", "queries"], "product", {}),
-    ]
-    made = [
-        helper.make_node(kind, inputs, [out], name=f"{kind}/{out}", **options) for kind, inputs, out, options in nodes
-    ]
-    dtypes = {"shape": np.int64}
-    constants = [
-        onnx.numpy_helper.from_array(np.asarray(value, dtypes.get(name, np.float32)), name)
-        for name, value in (weights | {"scale": np.array(1 / 255)}).items()
-    ]
-    given = helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["B", 3, "H", "W"])
-    out = helper.make_tensor_value_info("product", onnx.TensorProto.FLOAT, ["B", features, features])
-    graph = helper.make_graph(made, "layers", [given], [out], constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    for name, shape in (("kernel", (features, 3, 3, 3)), ("linear", (features, features))):
+        values = (rng.normal(size=shape) * 0.2).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    onnx.save(model, path)
 
 
 def sources_of(path: Path) -> dict[str, list[str | None]]:
@@ -120,15 +111,6 @@ def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(t
         want, found = expected(image)["product"], run(image)["product"]
         assert np.abs(found - want).mean() < 0.025 * np.abs(want).mean()  # of weights from -64 to 64
         assert not np.array_equal(found, want)
-
-
-@pytest.mark.usefixtures("onnx")
-def test_the_same_images_give_the_same_file(tmp_path: Path):
-    images = [example_images((16, 24), 1, i) for i in range(3)]
-    for name in ("a.onnx", "b.onnx"):
-        write_layers(tmp_path / name, 8)
-        quantize(tmp_path / name, images, images[0], {})
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 @pytest.mark.usefixtures("onnx")
@@ -230,9 +212,7 @@ def test_a_file_that_is_no_faster_is_a_warning():
         ({"x/AP": 0.5, "x/AP50": 0.7}, {"x/AP": 0.4899, "x/AP50": 0.7}, {"x/AP": False}, ["x/AP"]),
         ({"y/AbsRel": 0.1}, {"y/AbsRel": 0.12}, {"y/AbsRel": True}, ["y/AbsRel"]),
         ({"x/AP": 0.5, "y/mIoU": 0.5}, {"x/AP": 0.4, "y/mIoU": 0.3}, None, ["x/AP", "y/mIoU"]),
-        ({"x/AP": 0.5, "x/AP50": 0.5}, {"x/AP": 0.5, "x/AP50": 0.3}, None, []),
         ({"x/AP": 0.5}, {"x/AP": math.nan}, None, ["x/AP"]),
-        ({"x/AP": math.nan}, {"x/AP": math.nan}, None, []),
     ],
 )
 def test_a_loss_of_a_main_metric_is_a_warning(

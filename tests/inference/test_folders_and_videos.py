@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +11,7 @@ from PIL import Image
 from densevit.data.io import videos
 from densevit.errors import DataError
 from densevit.inference import predictor as predictors
+from tests.cli.stand_in import write_video
 from tests.inference.test_predictor import Thirds, predictor_of, random_image
 from tests.model.small_models import Averaged, Mean
 
@@ -28,12 +28,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for n in range(7):
-        writer.write(np.full((48, 64, 3), 30 * n, np.uint8))
-    writer.release()
-    return path
+    return write_video(tmp_path / "clip.avi", (np.full((48, 64, 3), 30 * n, np.uint8) for n in range(7)))
 
 
 def names(results: Iterator[Any]) -> list[str]:

@@ -19,14 +19,11 @@ NANO = {
     "resnet": {"name": "resnet", "depth": 18},
     "swin": {"name": "swin", "variant": "nano"},
     "vit": {"name": "vit", "variant": "nano"},
-    "mvit": {"name": "mvit", "variant": "nano"},
 }
 DETR = {"name": "detr", "num_queries": 9, "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 2}}
 MODELS = {
     "detr-resnet": (NANO["resnet"], DETR),
-    "anchors-swin": (NANO["swin"], {**DETR, "name": "dab_detr"}),
     "setr-vit": (NANO["vit"], {"name": "setr", "width": 32}),
-    "mla-mvit": (NANO["mvit"], {"name": "setr", "decoder": "mla", "width": 32, "branch_width": 16}),
     "dpt-swin": (NANO["swin"], {"name": "dpt", "width": 16, "output": "sigmoid"}),
 }
 

@@ -9,14 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit import registry
 from densevit.cli import main
 from densevit.evaluation import tables_file
-from densevit.interfaces import DEFAULT_THRESHOLD, Class, Evaluator
+from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
-from densevit.reporting.report import write_report
 from densevit.targets import RunLengthMasks
-from densevit.training.loop.evaluators import build_evaluators, create_evaluator
+from densevit.training.loop.evaluators import build_evaluators
 from densevit_workbench.interchange.prelabels import write_prelabels
 from tests.cli.test_predict import StandIn
 
@@ -55,11 +53,6 @@ def case(request: pytest.FixtureRequest) -> tuple[DenseModel, float]:
 # ---- the places ----
 
 
-def counting() -> list[str]:
-    """The registered evaluators that count objects from a score."""
-    return [name for name in registry.find("evaluators") if registry.load("evaluators", name).threshold is not None]
-
-
 def found_and_truth() -> tuple[dict[str, Any], dict[str, Any]]:
     """An object, and a correct prediction with a score between the model's own threshold and 0.5."""
     mask = torch.zeros(1, 20, 20, dtype=torch.bool)
@@ -70,14 +63,9 @@ def found_and_truth() -> tuple[dict[str, Any], dict[str, Any]]:
     return {**values, "scores": torch.tensor([SHIFTED])}, truth
 
 
-def test_evaluators_that_count_objects_are_known() -> None:
-    assert {"detection", "coco_masks"} <= {*counting()}
-    assert create_evaluator("panoptic", CLASSES).threshold == DEFAULT_THRESHOLD
-
-
 @pytest.mark.parametrize("name", ["panoptic", "coco_masks"])
 def test_evaluators_count_the_objects_of_predict(name: str, case: tuple[DenseModel, float], tmp_path: Path) -> None:
-    """Which are in the confusion matrix, in image scores, and named by files and the report."""
+    """Which are in the confusion matrix, in image scores, and named by files."""
     model, expected = case
     model.heads["cells"].task = name
     data: Any = SimpleNamespace(classes={"detection": CLASSES}, provides=("boxes", "masks"))
@@ -95,13 +83,6 @@ def test_evaluators_count_the_objects_of_predict(name: str, case: tuple[DenseMod
         assert evaluator.image_scores() == {1: float(counted)}
     tables_file.write_tables({"cells": evaluator}, tmp_path, {})
     assert tables_file.read_thresholds(tmp_path) == {"cells": expected}
-    (tmp_path / "metrics.json").write_text('{"cells/AP": 0.5}')
-    (tmp_path / "predictions" / "worst").mkdir(parents=True)
-    for image in ("cells-1.jpg", "worst/cells-1-1.jpg"):
-        Image.new("RGB", (8, 8)).save(tmp_path / "predictions" / image)
-    page = write_report(tmp_path).read_text()
-    assert f"(scores from {expected})" in page
-    assert page.count(f"Boxes and masks are drawn and counted from a score of {expected} (cells).") == 2
 
 
 @pytest.fixture

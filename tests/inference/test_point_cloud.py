@@ -13,6 +13,7 @@ from densevit.cli import main
 from densevit.errors import DensevitError
 from densevit.inference.point_cloud import points, write_ply
 from densevit.inference.result import Result
+from tests.cli.stand_in import StandIn
 
 Vertex = tuple[float, float, float, int, int, int]
 
@@ -67,10 +68,8 @@ def test_points_project_onto_their_pixels():
     ("focal", "image", "facts"),
     [
         (0.0, np.zeros((2, 2, 3), np.uint8), "focal length in pixels above 0"),
-        (math.nan, np.zeros((2, 2, 3), np.uint8), "focal length in pixels above 0"),
         ((100.0, 0.0), np.zeros((2, 2, 3), np.uint8), "focal length in pixels above 0"),
         (100.0, np.zeros((2, 3, 3), np.uint8), r"cloud\.ply: depth is 2 x 2 and the image 2 x 3"),
-        (100.0, np.zeros((2, 2), np.uint8), r"cloud\.ply: depth is 2 x 2"),
         (100.0, np.zeros((2, 2, 3)), r"cloud\.ply: depth is 2 x 2"),
     ],
 )
@@ -80,25 +79,22 @@ def test_invalid_focal_lengths_and_images_are_refused(tmp_path: Path, focal: flo
     assert not (tmp_path / "cloud.ply").exists()
 
 
-class StandIn:
+class Wall(StandIn):
     """Predicts a wall 2 m away."""
 
     def __init__(self, key: str) -> None:
-        self.key, self.classes, self.target_types, self.default_thresholds = key, {"depth": ()}, {}, {"depth": 0.5}
-        self.fingerprint, self.score_thresholds = "none", dict[str, float]()
+        super().__init__(("depth",))
+        self.key, self.classes = key, {"depth": ()}
 
-    def merges_windows(self, head: str) -> bool:
-        return False
-
-    def predict(self, images: list[np.ndarray], *given: object, **options: object) -> list[dict]:
-        return [{self.key: torch.full(image.shape[:2], 2.0)} for image in images]
+    def see(self, height: int, width: int) -> dict[str, torch.Tensor]:
+        return {self.key: torch.full((height, width), 2.0)}
 
 
 def test_predict_writes_point_clouds_given_a_focal_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: StandIn(run))
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: Wall(run))
     Image.fromarray(np.full((3, 5, 3), 7, np.uint8)).save("photo.png")
     command = ["predict", "depth", "photo.png", "--device", "cpu"]
     assert main([*command, "--out", "without"]) == 0

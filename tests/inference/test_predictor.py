@@ -74,11 +74,8 @@ def test_equal_padded_sizes_run_together_up_to_the_batch_size():
 
 def test_threads_predict_what_one_does():
     """Also where they share cached tables, of which there are more than the cache holds."""
-    detr = {
-        "name": "deformable_detr",
-        "num_queries": 5,
-        "transformer": {"width": 64, "encoder_layers": 1, "decoder_layers": 1},
-    }
+    transformer = {"width": 64, "encoder_layers": 1, "decoder_layers": 1}
+    detr = {"name": "deformable_detr", "num_queries": 5, "transformer": transformer}
     predictor = densevit.create_model({"name": "vit", "variant": "nano"}, {"things": detr}, {"things": ["cat"]})
     images = [random_image(32 + 16 * (i % 9), 48 + 16 * (i % 7)) for i in range(18)]
     expected = [predictor.predict(image) for image in images]

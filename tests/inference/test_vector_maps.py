@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import PluginError
-from densevit.interfaces import Backbone, Class, DenseHead, Head, TargetType
+from densevit.interfaces import Backbone, Class, DenseHead, Head
 from densevit.model import DenseModel, Inference, inference_by_head
 from densevit.targets import ValueMap, VectorMap
 
@@ -125,29 +125,6 @@ def test_maps_of_one_value_are_flipped_by_their_type():
     mirrored = -maps_of(IMAGE.flip(-1))[:1, :, ::-1]
     found = predicted(model_of(Angles), IMAGE, flip=True)["angle"]
     assert found.numpy() == pytest.approx(((maps_of(IMAGE)[:1] + mirrored) / 2)[0], abs=1e-5)
-
-
-class OwnMirror(TargetType):
-    per = "pixel"
-
-    def hflip(self, value, size):
-        return value[:, ::-1]
-
-
-class MirroredLabels(Normals):
-    """Of a target type that is not derived from a built-in one, and is only mirrored."""
-
-    task = "segmentation"
-    target_types: ClassVar = {"semantic": OwnMirror()}
-
-    def read_maps(self, maps):
-        return {"semantic": maps.argmax(1).to(torch.uint8)}
-
-
-def test_types_that_are_written_from_scratch_may_be_mirrored():
-    mirrored = maps_of(IMAGE.flip(-1))[:, :, ::-1]
-    found = predicted(model_of(MirroredLabels), IMAGE, flip=True)["semantic"]
-    assert found.numpy() == pytest.approx((maps_of(IMAGE) + mirrored).argmax(0))
 
 
 def test_a_flip_that_no_flip_of_the_maps_gives_is_an_error():

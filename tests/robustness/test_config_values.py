@@ -1,9 +1,5 @@
 """Invalid values of config keys and plugin options: the message names the key, what was found and what is expected."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from tests.robustness.conftest import Accept, Refused
@@ -22,8 +18,6 @@ SCHEMA = {
     f"seed={HUGE}": "at most 9223372036854775807, not 9999999999999999999999",
     "seed=99999999999": "less than 4294967296, not 99999999999",
     "seed=-1": "greater than or equal to 0",
-    "seed=1.5": "a valid integer, not 1.5",
-    "seed=true": "a valid integer, not true",
     "backbone.mean=[0.5, 0.5, .inf]": "mean.2 should be a finite number, not inf",
     "backbone.mean=[0.5, 0.5]": "three numbers",
     "backbone.mean=[1, 2, 3]": "less than or equal to 1, not 2",
@@ -31,48 +25,33 @@ SCHEMA = {
     "backbone.freeze=-1": "greater than or equal to 0",
     "heads.boxes.weight=-1": "greater than or equal to 0",
     "heads.boxes.weight=1e300": "at most 3.40282e+38, the largest of float32, not 1e+300",
-    "heads.boxes.weight=1e20": "less than or equal to 1000000",
-    "data.batch_size=99999999": "less than or equal to 1048576, not 99999999",
     "data.batch_size=0": "greater than or equal to 1, not 0",
     "data.num_workers=-1": "greater than or equal to 0 or 'auto', not -1",
-    "data.num_workers=99999": "less than or equal to 1024",
     "data.image_size=0": "greater than or equal to 1",
-    "data.image_size=100000000": "less than or equal to 65536",
     "data.image_size=[64]": "one side or [height, width]",
     "optim.lr=.nan": "a finite number, not nan",
-    "optim.lr=nan": "a finite number, not 'nan'",
     "optim.lr=0": "greater than 0",
-    "optim.lr=1e20": "less than or equal to 1000000",
     "optim.lr=fast": "a valid number, not 'fast'",
-    "optim.backbone_lr=-1e-4": "greater than or equal to 0",
     "optim.layer_decay=1.5": "less than or equal to 1",
-    "optim.weight_decay=1e9": "less than or equal to 1000000",
     "optim.warmup=1": "less than 1",
     "optim.drop_at=0": "greater than 0",
     "optim.lr_factors={'*': .nan}": "lr_factors.* should be a finite number, not nan",
-    "optim.lr_factors={'*': 0}": "greater than 0",
     "optim.schedule=cosin": "'step' or a module:Name, not 'cosin'. Did you mean 'cosine'?",
     "optim.schedule={peak: 1}": "its name is missing",
     "optim.schedule=no_such:function": "there is no module 'no_such'",
     "optim.schedule=densevit:__version__": "cannot be called with a step",
     "trainer.callbacks=EarlyStopping": "give a list",
     "trainer.callbacks=[3]": "callbacks.0 should be a section of keys, not 3",
-    "trainer.callbacks=[{monitor: x}]": "callbacks.0.name is missing",
     "trainer.callbacks=[EarlyStopping]": "Write module:Class, as in pytorch_lightning.callbacks:EarlyStopping",
-    "trainer.callbacks=['a b:c']": "is not of the form module:Class",
     "trainer.callbacks=[{name: 'pytorch_lightning:Callback', x: 1}]": "It has no options",
-    "trainer.loggers=[neptune]": "Write module:Class",
     "trainer.max_steps=0": "greater than or equal to 1",
     "trainer.devices=0": "greater than or equal to 1 or a valid string",
-    "trainer.devices=99999999": "less than or equal to 65536",
-    "trainer.num_nodes=99999999": "less than or equal to 65536",
     "trainer.clip_grad_norm=0": "greater than 0",
     "trainer.evaluate_every=1.5": "a whole number of epochs",
     "trainer.checkpoint_every=0s": "a valid integer or a time such as 30s, 5min or 1h, not '0s'",
     "trainer.ema=1": "less than 1",
     "trainer.ema=true": "trainer.ema: give the decay of the average, such as 0.999, or null, not true.",
     "inference.scales=[]": "is empty: give at least one value",
-    "inference.window=1e9": "less than or equal to 65536",
 }  # fmt: skip
 
 # Options that the plugin's constructor checks; `train` builds the model before it creates a folder.
@@ -82,18 +61,13 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
         "backbone.window_size=999999999": "1 to 1024",
         "heads.boxes.num_queries=0": "num_queries is 0; it must be at least 1",
         "heads.boxes.num_queries=999999999999": "num_queries is 999999999999; it must be at most 100000",
-        "heads.boxes.transformer.num_heads=0": "num_heads is 0; it must be at least 1",
         "heads.boxes.transformer.num_heads=3": "it must be a multiple of num_heads, 3",
-        "heads.boxes.transformer.encoder_layers=99999999": "encoder_layers is 99999999; it must be at most 1000",
-        "heads.boxes.transformer.decoder_layers=0": "decoder_layers is 0; it must be at least 1",
-        "heads.boxes.transformer.feedforward=0": "feedforward is 0; it must be at least 1",
         "heads.boxes.transformer.dropout=2": "dropout is 2; a probability is between 0 and 1",
         "heads.boxes.no_object_weight=-1": "no_object_weight is -1; a weight must be at least 0",
         "heads.boxes.costs.label=-1": "heads.boxes.costs is invalid: label is -1; a weight must be at least 0",
         "heads.boxes.loss_weights.giou=-2.5": "giou is -2.5; a weight must be at least 0",
         "heads.boxes.evaluation.max_detections=0": "max_detections is 0",
         "data.train_length=9999999999": "train_length is 9999999999; expected 1 to 100,000,000 images",
-        "optim.betas=[0.9]": "should be a list with more values, not [0.9]",
         "optim.betas=[0.9, 1]": "less than 1",
         "optim.eps=-1": "Invalid epsilon value: -1.0",
         "optim.name=adamm": "There is no optimiser 'adamm'. Did you mean 'adam",
@@ -106,14 +80,11 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
     },
     FPN: {
         "heads.boxes.neck.width=9999999999": "expected a number of channels from 1 to 65536",
-        "heads.boxes.neck.extra_levels=9999999999": "extra_levels is 9999999999; expected a number of levels",
     },
     SETR: {
         "heads.map.auxiliary_weight=-1": "auxiliary_weight is -1",
         "heads.map.label_smoothing=1": "below 1",
-        "heads.map.dropout=1": "below 1",
         "heads.map.ohem_min_kept=-1": "ohem_min_kept is -1",
-        "heads.map.class_weights=.nan": "not nan",
         "heads.map.feature=0": "feature",
     },
     DEPTH: {
@@ -156,22 +127,6 @@ def test_invalid_option_value_is_refused(tiny: str, refused: Refused, before: tu
     refused("train", tiny, *before, override, says=(section, OPTIONS[before][override]))
 
 
-def test_plugins_with_valid_options_are_accepted(tiny: str, accepted: Accept) -> None:
-    for before in OPTIONS:
-        accepted("train", tiny, *before)
-
-
 def test_unusual_values_are_accepted(tiny: str, accepted: Accept) -> None:
     for overrides in VALID:
         accepted("train", tiny, *overrides)
-
-
-@pytest.mark.integration
-def test_invalid_option_is_refused_before_lightning_is_imported(tiny: str, tmp_path: Path) -> None:
-    """The import takes longer than all checks of a config."""
-    arguments = ["train", tiny, "heads.boxes.transformer.num_heads=3"]
-    program = "import sys\nfrom densevit.cli import main\nmain(sys.argv[1:])\nprint('pytorch_lightning' in sys.modules)"
-    command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert "a multiple of num_heads, 3" in done.stderr
-    assert done.stdout == "False\n"

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from densevit.data.datasets.depth_maps import DepthMaps
+from tests.robustness.conftest import SIZES
 
 TINY = """
 backbone: {name: swin, variant: nano, window_size: 4}
@@ -18,7 +19,6 @@ heads: {depth: {name: dpt, width: 16}}
 data: {name: depth, root: ., image_size: 64, batch_size: 2, num_workers: 0}
 trainer: {max_steps: 1, accelerator: cpu, precision: "32"}
 """
-SIZES = ((40, 56), (33, 41))
 MAP = "labels/train/0"
 
 
@@ -46,18 +46,14 @@ def depth(value: float = 2.0, size: tuple[int, ...] = SIZES[0], kind: type = np.
     return np.full(size, value, kind)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two splits of two images, with depth in metres."""
+@pytest.fixture(autouse=True)
+def _labels(folder: Path) -> None:
+    """Depth in metres."""
     for split in ("train", "val"):
-        for kind in ("images", "labels"):
-            (tmp_path / kind / split).mkdir(parents=True)
         for i, size in enumerate(SIZES):
-            rng = np.random.default_rng(i)
-            Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(tmp_path / f"images/{split}/{i}.png")
-            np.save(tmp_path / f"labels/{split}/{i}.npy", rng.uniform(1, 5, size).astype(np.float32))
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    return tmp_path
+            values = np.random.default_rng(i).uniform(1, 5, size).astype(np.float32)
+            np.save(folder / f"labels/{split}/{i}.npy", values)
+    (folder / "tiny.yaml").write_text(TINY)
 
 
 def png(values: np.ndarray) -> bytes:
@@ -69,41 +65,31 @@ def png(values: np.ndarray) -> bytes:
 WRONG: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "half a file": (".npy", npy(depth())[:500], (f"{MAP}.npy",)),
     "pickled objects": (".npy", npy(np.array([[{}]], dtype=object)), (f"{MAP}.npy",)),
-    "complex numbers": (".npy", npy(depth(kind=np.complex64)), (f"{MAP}.npy",)),
     "another size": (".npy", npy(depth(size=(20, 28))), ("images/train/0.png", "56 x 40", "28 x 20")),
     "three dimensions": (".npy", npy(depth(size=(40, 56, 3))), (f"{MAP}.npy", "(40, 56, 3)")),
     "petabytes": (".npy", npy_header("(40000000, 56000000)"), (f"{MAP}.npy",)),
     "a header of the size, and no numbers": (".npy", npy_header("(40, 56)"), (f"{MAP}.npy",)),
     "an archive of petabytes": (".npz", npz(depth=npy_header("(40000000, 56000000)")), (f"{MAP}.npz",)),
-    "an empty archive": (".npz", npz(), (f"{MAP}.npz",)),
     "an archive of two": (".npz", npz(a=npy(depth()), b=npy(depth())), (f"{MAP}.npz", "data.key")),
-    "no archive": (".npz", b"PK\x03\x04hello", (f"{MAP}.npz",)),
     "a PNG of 8 bits": (".png", png(depth(2, kind=np.uint8)), ("data.scale is missing", f"{MAP}.png")),
-    "a PNG of colours": (".png", png(np.zeros((*SIZES[0], 3), np.uint8)), (f"{MAP}.png",)),
     "a PNG that is cut": (".png", png(depth(2000, kind=np.uint16))[:60], (f"{MAP}.png",)),
     "a PFM without numbers": (".pfm", b"Pf\n56 40\n-1.0\n", (f"{MAP}.pfm",)),
-    "a PFM of text": (".pfm", b"Pf\na b\n-1.0\n", (f"{MAP}.pfm",)),
     "a PFM in colour": (".pfm", b"PF\n56 40\n-1.0\n" + bytes(40 * 56 * 12), (f"{MAP}.pfm",)),
     "an EXR that is none": (".exr", b"v/1\x01hello", (f"{MAP}.exr",)),
-    "a TIFF that is none": (".tiff", b"II*\0hello", (f"{MAP}.tiff",)),
 }
 OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
-    "range of one": (["data.range=[5]"], ("data.range", "[5]")),
     "range that falls": (["data.range=[5,1]"], ("data.range is [5.0, 1.0]",)),
     "range that misses": (["data.range=[50,60]"], ("data.range", "train")),
     "scale of 0": (["data.scale=0"], ("data.scale is 0",)),
-    "limit of 0": (["data.limit=0"], ("data.limit is 0",)),
-    "min_depth above max_depth": (["data.min_depth=5", "data.max_depth=1"], ("data.min_depth", "data.max_depth")),
     "max_depth of 0": (["data.max_depth=0"], ("data.max_depth is 0",)),
+    "baseline of 0": (["data.kind=disparity", "data.stereo={baseline: 0, focal: 1}"], ("data.stereo", "baseline is 0")),
+    "min_depth above max_depth": (["data.min_depth=5", "data.max_depth=1"], ("data.min_depth", "data.max_depth")),
     "max_depth that leaves nothing": (["data.max_depth=0.01"], ("no pixel has a known depth", "'train'")),
     "an unknown kind": (["data.kind=metres"], ("data.kind", "'metres'")),
     "disparity without a camera": (["data.kind=disparity"], ("data.stereo", "baseline", "focal")),
-    "baseline of 0": (["data.kind=disparity", "data.stereo={baseline: 0, focal: 1}"], ("data.stereo", "baseline is 0")),
     "a baseline of depth": (["data.stereo={baseline: 1, focal: 1}"], ("data.stereo", "disparity")),
-    "an unknown preset": (["data.preset=nyuv2"], ("data.preset", "nyu")),
     "invalid of text": (["data.invalid=[a]"], ("data.invalid",)),
     "valid elsewhere": (["data.valid=nowhere"], ("nowhere",)),
-    "labels elsewhere": (["data.labels=nowhere"], ("nowhere", "data.labels")),
     "labels of a split": (["data.labels={train: labels/train}"], ("data.labels has no split 'val', only train",)),
     "seconds below zero": (["data.seconds=-1"], ("data.seconds is -1",)),
     "metric of text": (["data.metric=sometimes"], ("data.metric", "'sometimes'")),
@@ -136,7 +122,6 @@ def test_invalid_option_is_refused(case, folder, refused):
 
 
 VALID: dict[str, tuple[str, Callable[[], bytes]]] = {
-    "double precision": (".npy", lambda: npy(depth(kind=np.float64))),
     "a channel of one": (".npy", lambda: npy(depth(size=(*SIZES[0], 1)))),
     "big endian": (".npy", lambda: npy(depth().astype(">f4"))),
     "some unknown": (".npy", lambda: npy(np.where(np.arange(56) % 2, depth(), np.nan).astype(np.float32))),

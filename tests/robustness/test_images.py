@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,6 @@ REFUSED_AT_THE_START = {
     "empty": b"",
     "half of a JPEG": JPEG[: len(JPEG) // 2],
     "a PNG without its end": PNG[:-12],
-    "half of a TIFF": encoded("TIFF")[:2000],
     "a PNG of 100,000 x 100,000": png_of(100_000, 100_000),
     "floating-point TIFF": saved("TIFF", np.ones((HEIGHT, WIDTH), np.float32)),
     "TIFF of two pages": encoded("TIFF", save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT))]),
@@ -65,9 +63,7 @@ REFUSED_WHEN_READ = {
 READ = {
     "grey JPEG": encoded("JPEG", "L"),
     "CMYK JPEG": encoded("JPEG", "CMYK"),
-    "palette PNG": encoded("PNG", "P"),
     "PNG with alpha": encoded("PNG", "RGBA"),
-    "PNG of 1 bit": encoded("PNG", "1"),
     "PNG of 16 bits": saved("PNG", pixels(1).astype(np.uint16) * 257),
 }
 
@@ -107,21 +103,13 @@ def test_unusual_image_is_accepted(case, tmp_path):
     assert image.shape == (3, HEIGHT, WIDTH) and image.float().std() > 10
 
 
-def folder(path: Path) -> None:
-    path.mkdir()
-
-
-def loop(path: Path) -> None:
-    path.symlink_to(path)
-
-
-def dangling(path: Path) -> None:
-    path.symlink_to("nowhere.png")
-
-
-@pytest.mark.parametrize("make", [folder, loop, dangling])
-def test_non_file_is_refused(make: Callable[[Path], None], refused, tmp_path):
+@pytest.mark.parametrize("kind", ["folder", "loop", "dangling link"])
+def test_non_file_is_refused(kind: str, refused, tmp_path):
     write(tmp_path, document())
-    (tmp_path / "train" / "0.png").unlink()
-    make(tmp_path / "train" / "0.png")
+    path = tmp_path / "train" / "0.png"
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if kind == "loop" else "nowhere.png")
     refused("train", "tiny.yaml", "data.root=.", says=("train/0.png",))

@@ -30,12 +30,10 @@ NO_MESSAGE = "class Odd(Exception):\n    def __str__(self):\n        raise Value
 # The source of the module net, and what the message says besides "The backbone 'mine' (net:Net, from own 1.0)".
 IMPORTS = {
     "exits by argparse": ("import argparse as a\na.ArgumentParser().error('x')", "SystemExit: 2 (", "net.py, line 2)"),
-    "an exception of no kind": ("class Odd(BaseException): pass\nraise Odd('x')", "cannot be imported: Odd: x ("),
     "an exception without a message": (NO_MESSAGE + "raise Odd", "cannot be imported: Odd ("),
     "an exception with an escape": ("raise ValueError('\\x1b[31mred')", "ValueError: \\x1b[31mred ("),
     "a message of a megabyte": ("raise ValueError('x' * 10**6)", "x ... ("),
     "no end": ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
-    "a name that is missing": ("import torch\nfoo", "NameError: name 'foo' is not defined", "line 2)"),
     "a package that is missing": ("import no_such_package", "it needs 'no_such_package', which is not installed"),
     "no syntax": ("def (", "SyntaxError: invalid syntax (", "net.py, line 1)"),
     "no such class": ("class Nets: pass", "net has no 'Net'. Did you mean 'Nets'?"),
@@ -45,14 +43,12 @@ IMPORTS = {
 CONSTRUCTORS = {
     "a RuntimeError": ("raise RuntimeError('boom\\nand more')", "RuntimeError: boom and more (", "net.py, line 9)"),
     "a ValueError": ("raise ValueError('width is odd')", "cannot be built with these options: width is odd"),
-    "exits": ("raise SystemExit(1)", "SystemExit: 1 ("),
     "petabytes": ("torch.empty(10**15)", "memory", "net.py, line 9)"),
     "no channels": ("pass", "backbone 'mine' has no 'channels'"),
+    "negative strides": ("self.channels, self.strides = (8,), (-4,)", "has strides (-4,); positive integers"),
     "fewer channels than strides": (
         "self.channels, self.strides = (8,), (16, 32)", "has 1 channels and 2 strides"
     ),
-    "channels of strings": ("self.channels, self.strides = ('a',), (32,)", "has channels ('a',); positive integers"),
-    "negative strides": ("self.channels, self.strides = (8,), (-4,)", "has strides (-4,); positive integers"),
     "a mean of one number": (
         "self.channels, self.strides, self.mean = (8,), (32,), 0.5", "has mean 0.5; expected: three numbers"
     ),
@@ -66,14 +62,11 @@ FORWARDS = {
     "too few features": ("return []", "returned features of shapes []; its channels are [8]"),
     "tokens": ("return [x.flatten(2)]", "its channels are [8]"),
     "nothing": ("return None", "returned a NoneType"),
-    "numbers": ("return [1]", "returned features of shapes ['int']"),
 }
 
 ENTRY_POINTS = {
     "a group in the singular": ("[densevit.backbone]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
-    "a group with an underscore": ("[densevit_backbones]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
     "no class": (GROUP + "mine = net\n", "own 1.0 has a malformed entry point, 'mine = net'"),
-    "no name": (GROUP + "= net:Net\n", "own 1.0 has a malformed entry point, '= net:Net'"),
 }
 
 # Entry points that are listed, and the message when they are used.
@@ -188,17 +181,8 @@ def test_valid_plugins_are_accepted(broken: Callable, tiny: str, accepted: Accep
     from densevit.model import build_backbone
 
     broken(source)
-    accepted("train", tiny, "backbone={name: mine}")
     accepted("train", tiny, "backbone={name: 'net:Net'}")
     assert [*build_backbone("mine").channels] == [8]
-
-
-@pytest.mark.integration
-def test_small_backbone_trains(broken: Callable, tiny: str, tmp_path: Path, monkeypatch) -> None:
-    """It trains by itself: no other run has this backbone."""
-    broken(backbone())
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", tiny, "backbone={name: mine}", "--run-dir", "out"]) == 0
 
 
 def test_ctrl_c_during_plugin_import(broken: Callable, tiny: str, tmp_path: Path, monkeypatch) -> None:

@@ -14,8 +14,8 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from densevit.cli.input_images import find_images
-from densevit.config import DataSection, from_mapping
-from densevit.data.build import Data, build_data
+from densevit.config import DataSection
+from densevit.data.build import Data
 from densevit.data.io.depth_files import depth_size_of, read_depth
 from densevit.data.io.images import check_image, read_image
 from densevit.data.io.label_files import label_size_of, read_label
@@ -90,16 +90,6 @@ def test_fifo_among_images_without_labels_is_named_or_left_out(tmp_path):
         assert len(data.train) == 3
     [batch] = data.train_loader()
     assert len(batch["images"]) == 2 and "c.png" in str(batch["skipped"])
-
-
-def test_fifo_among_label_maps_is_named(tmp_path):
-    for name in ("images/train/a.png", "images/val/a.png", "labels/val/a.png"):
-        image(tmp_path / name)
-    fifo(tmp_path / "labels" / "train" / "a.png")
-    section = {"name": "label_maps", "root": str(tmp_path), "classes": ["a"], "image_size": 32}
-    values = {"backbone": {"name": "resnet"}, "heads": {}, "data": section, "trainer": {"max_steps": 1}}
-    with pytest.raises(DataError, match=r"a\.png"):
-        len(build_data(from_mapping(values)).train)
 
 
 def test_fifo_among_annotations_is_named(tmp_path):
