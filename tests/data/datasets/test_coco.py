@@ -59,9 +59,6 @@ def test_a_test_set_without_annotations_is_unlabelled_not_empty(write_coco):
     assert empty.provides == ("boxes", "labels") and empty[0]["targets"]["boxes"].shape == (0, 4)
 
 
-# ---- masks ----
-
-
 # ---- errors at startup ----
 
 

@@ -74,7 +74,7 @@ def test_published_sizes_are_described_with_their_licence(size):
     assert own.licences == {"a.bin": f"{licence} (DepthAnything/Depth-Anything-V2)"}
     with_card = translate_checkpoint(Checkpoint(state, "a.bin", metadata={**metadata, "licence": "mit"}), layout)
     assert with_card.licences == {"a.bin": "mit"}
-    if size == "base":  # V1 is told by its blocks
+    if size == "base":  # the blocks are those of V1
         state, metadata = published(size, (9, 10, 11, 12))
         own = translate_checkpoint(Checkpoint(state, "a.bin", metadata=metadata), layout)
         assert own.licences == {"a.bin": "Apache-2.0 (LiheYoung/Depth-Anything)"}
