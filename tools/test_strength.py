@@ -154,9 +154,8 @@ def trials(what: str, tree: Path) -> Iterator[tuple[str, str, set[str]]]:
         unmerged = subprocess.check_output(["git", "diff", "--name-only", "--diff-filter=U", "--", *SOURCES], cwd=tree)
         subprocess.run(["git", "checkout", "-q", "HEAD", ".", *(f":!{room}" for room in SOURCES)], cwd=tree)
         changed = {path for path, _ in changed_lines(tree) if path.endswith(".py")}
-        if not unmerged and any(
-            code(tree / path) != code(Path(path)) for path in changed
-        ):  # as it was, and no docstring
+        differs = any(code(tree / path) != code(Path(path)) for path in changed)  # in more than docstrings
+        if differs and not unmerged:
             yield "fix", commit, files
         subprocess.run(["git", "reset", "-q", "--hard"], cwd=tree, check=True)
 
@@ -183,6 +182,7 @@ def measure(what: str, out: Path, before: Path | None) -> None:
             with file.open("a") as opened:
                 opened.write(json.dumps(done[-1]) + "\n")
             print(done[-1], flush=True)
+    subprocess.run(["git", "reset", "-q", "--hard"], cwd=tree, check=True)  # the last change
     finders = [row["found_by"] for row in done if row["found_by"] not in ("", "import")]
     assert not (failed := first_failure(tree, finders, 3600)), f"{failed} fails without a change"
     for kind in (*sorted({row["kind"] for row in done}), "all"):
