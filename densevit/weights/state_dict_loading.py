@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from densevit.errors import WeightsError
 
-_WARNING = "Warning: "
+WARNING = "Warning: "
 LISTED = 10  # names in a message; of more, the first three
 
 
@@ -56,7 +56,7 @@ class Fit:
     @property
     def warnings(self) -> list[str]:
         """The notes that are warnings, without that word."""
-        return [note.removeprefix(_WARNING) for note in self.notes if note.startswith(_WARNING)]
+        return [note.removeprefix(WARNING) for note in self.notes if note.startswith(WARNING)]
 
     def write(self) -> None:
         """Loads the tensors into the module."""

@@ -1,13 +1,15 @@
-"""The terminal table of a loaded checkpoint."""
+"""The report of a loaded checkpoint: a table, and a line for the terminal."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from rich.console import Group
 from rich.text import Text
 
+from densevit.errors import counted
 from densevit.terminal import table
-from densevit.weights.state_dict_loading import Fit, shown
+from densevit.weights.state_dict_loading import WARNING, Fit, shown
 
 NAMES_PER_ROW = 3
 
@@ -19,8 +21,19 @@ def weights_table(fit: Fit) -> Group:
     return Group(
         Text(fit.source, "bold"),
         table(rows, right=(1,), no_wrap=(0, 1)),
-        *(Text(note, "yellow" if note.startswith("Warning") else "") for note in fit.notes),
+        *(Text(note, "yellow" if note.startswith(WARNING) else "") for note in fit.notes),
     )
+
+
+def weights_line(fit: Fit) -> str:
+    """Numbers of tensors by result, and the notes that are no warnings: "a.pth: 288 tensors loaded, 8 left out." """
+    counts = Counter[str]()
+    for what, count, _ in _rows(fit):
+        counts[what] += count
+    loaded = f"{counted(counts.pop('loaded'), 'tensor')} loaded"
+    found = ", ".join([loaded, *(f"{count:,} {what}" for what, count in counts.items())])
+    notes = (note for note in fit.notes if not note.startswith(WARNING))
+    return " ".join([f"{fit.source}: {found}.", *notes])
 
 
 def _rows(fit: Fit) -> Iterator[tuple[str, int, str]]:

@@ -18,7 +18,7 @@ from densevit.weights.class_rows import class_tensors
 from densevit.weights.key_mapping import Line
 from densevit.weights.model_file import load_model, save
 from densevit.weights.pretrained import load_pretrained
-from densevit.weights.weights_table import weights_table
+from densevit.weights.weights_table import weights_line, weights_table
 
 CLASSES = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 HALF = (0.5, 0.5, 0.5)
@@ -343,6 +343,8 @@ def test_missing_and_unexpected_tensors_raise_unless_allowed(file):
         load_pretrained(*model_of({"weights": source}))
     [report] = load_pretrained(*model_of({"weights": source, "weights_allow": ["extra.*", "norm.bias"]}))
     assert report.missing == ["norm.bias"] and report.unexpected == ["extra.w"]
+    counts = "2 tensors loaded, 1 adapted, 1 left out, 1 missing, 1 unexpected."
+    assert weights_line(report).startswith(f"{report.source}: {counts} Read as made-encoder. backbone.mean is [0.5, ")
     console = Console(width=150)
     with console.capture() as printed:
         console.print(weights_table(report))

@@ -2,12 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import torch
 from rich import get_console
+from rich.console import RenderableType
 
 from densevit import config as configs
 from densevit.atomic_io import replaced_file
@@ -18,6 +20,7 @@ from densevit.evaluation.metrics_table import metrics_table
 from densevit.inference.loading import load
 from densevit.model.parameter_groups import method_parameters
 from densevit.reporting.report import write_report
+from densevit.terminal import text_console
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.stop_signals import StopSignals
@@ -33,12 +36,13 @@ from densevit.training.run.folder import RunFolder
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.training.run.next_commands import next_commands
 from densevit.training.run.plan import Plan
-from densevit.training.run.rates_table import rates_table
+from densevit.training.run.rates_table import rates_line, rates_table
 from densevit.training.run.start_hints import start_hints
 from densevit.weights import licences, model_file
-from densevit.weights.weights_table import weights_table
+from densevit.weights.weights_table import weights_line, weights_table
 
 FINISHED = ("config.yaml", "model.safetensors", "metrics.json", "report.html")  # of a complete run
+_LOG_WIDTH = 120
 _INPUT = ("data.image_size", "data.transforms")
 _OTHER_INPUT = (
     "The best epoch is chosen among epochs before and after, although their images may differ in size. To start a "
@@ -63,9 +67,15 @@ def start(plan: Plan, folder: RunFolder) -> None:
             for line in config.set_aside:
                 console.print(line)
         for fit in plan.loaded:
-            console.print(weights_table(fit), soft_wrap=False)
+            console.print(weights_line(fit))
+            for warning in fit.warnings:
+                console.print(f"Warning: {warning}", style="yellow")
+        tables: list[RenderableType] = [weights_table(fit) for fit in plan.loaded]
         if len({rate.lr for rate in plan.rates}) > 1:
-            console.print(rates_table(plan.rates), soft_wrap=False)
+            console.print(rates_line(plan.rates))
+            tables.append(rates_table(plan.rates))
+        if tables:
+            console.print(f"in full: {_log(plan, tables, path / 'log.txt')}")
         for line in announcement(plan, path):
             console.print(line)
         if plan.checkpoint is None:
@@ -78,6 +88,15 @@ def start(plan: Plan, folder: RunFolder) -> None:
             console.print(_all_trained(plan, path))
     for logger in plan.trainer.loggers:
         logger.log_hyperparams(config.model_dump())
+
+
+def _log(plan: Plan, tables: Sequence[RenderableType], path: Path) -> Path:
+    """Appends the tables of a start to the run's log. Returns its path."""
+    step = 0 if plan.checkpoint is None else plan.checkpoint.step
+    with path.open("a", encoding="utf-8") as file:
+        log = text_console(file=file, width=_LOG_WIDTH)
+        log.print(f"{datetime.now():%Y-%m-%d %H:%M:%S}, step {step:,}", *tables, sep="\n")
+    return path
 
 
 def _prepare(plan: Plan, folder: RunFolder) -> None:

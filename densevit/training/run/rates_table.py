@@ -1,4 +1,4 @@
-"""A table for the terminal with the learning rates of a model's parts."""
+"""The learning rates of a model's parts: a table, and a line for the terminal."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -38,6 +38,18 @@ def rates_table(rates: Sequence[ParameterRate]) -> Table:
         )
     header = ["parameters", "depth", "learning rate", "number", f"decay {decay:g}"]
     return table(lines, header, right=range(1, 5), no_wrap=range(1, 5))
+
+
+def rates_line(rates: Sequence[ParameterRate]) -> str:
+    """The rates of each part: "learning rates: backbone 3.7e-05 to 0.0002, heads.boxes 0.001; 5,000 weights frozen"."""
+    parts: dict[str, list[float]] = {}
+    for rate in rates:
+        if rate.lr is not None:
+            parts.setdefault(_part(rate.name), []).append(rate.lr)
+    spans = ((part, f"{min(found):.3g}", f"{max(found):.3g}") for part, found in parts.items())
+    trained = ", ".join(f"{part} {low}" if low == high else f"{part} {low} to {high}" for part, low, high in spans)
+    frozen = sum(rate.parameter.numel() for rate in rates if rate.lr is None)
+    return f"learning rates: {trained}" + (f"; {frozen:,} weights frozen" if frozen else "")
 
 
 def rows(rates: Sequence[ParameterRate]) -> list[list[ParameterRate]]:

@@ -54,6 +54,18 @@ def test_a_file_and_a_resumed_run_with_callbacks_train_as_a_mapping(run: "Run", 
     assert (again.path, steps) == (first.path, [1, 2, 3])
 
 
+@pytest.mark.integration
+def test_pretrained_weights_and_rates_are_a_line_each_and_tables_in_the_log(run: "Run", tmp_path: Path, capsys) -> None:
+    overrides = [*SHORT, f"weights={run.path}", "optim.backbone_lr=1e-5"]
+    tuned = densevit.fit(yaml.safe_load(SEGMENTATION), overrides, run_dir=tmp_path / "tuned")
+    lines, log = capsys.readouterr().out.splitlines(), (tuned.path / "log.txt").read_text()
+    count = len(weights(run.path))
+    assert sum(f"weights: {run.path}" in line and f"{count} tensors loaded" in line for line in lines) == 1, lines
+    assert sum(line.startswith("learning rates: backbone 1e-05, heads.") for line in lines) == 1
+    assert f"in full: {tuned.path / 'log.txt'}" in lines and not any("backbone.*" in line for line in lines)
+    assert f"loaded  {count}" in log and "backbone.*" in log and ", step 0" in log
+
+
 def test_a_run_has_its_path_metrics_model_and_tables(run: "Run") -> None:
     assert run.stopped_by == 0
     assert plain(run.metrics) == json.loads((run.path / "metrics.json").read_text())

@@ -1,4 +1,4 @@
-"""The table of learning rates that a training prints at its start."""
+"""The learning rates that a training prints at its start in a line, and writes to its log as a table."""
 
 import torch
 from rich.console import Console
@@ -8,7 +8,7 @@ from densevit.config import OptimSection
 from densevit.interfaces import Backbone, Head
 from densevit.model import DenseModel
 from densevit.training.loop.optim import rates_of
-from densevit.training.run.rates_table import rates_table
+from densevit.training.run.rates_table import rates_line, rates_table
 
 
 class Blocks(Backbone):
@@ -47,7 +47,10 @@ def test_rows_group_depths_by_rate_and_freezing():
     model = DenseModel(Blocks(), {"boxes": Attention()}, weights={"boxes": "learned"})
     for part in (model.backbone.stem, model.backbone.blocks[0], model.backbone.blocks[3].bias):
         part.requires_grad_(False)
-    rows = shown(model, backbone_lr=0.1, weight_decay=0.05, lr_factors={"*.query.*": 0.5, "backbone.blocks.1.*": 2})
+    options = {"backbone_lr": 0.1, "weight_decay": 0.05, "lr_factors": {"*.query.*": 0.5, "backbone.blocks.1.*": 2}}
+    rates = "learning rates: backbone 0.1 to 0.2, heads.boxes 0.5 to 1, log_variances.boxes 1; 40 weights frozen"
+    assert rates_line(rates_of(model, OptimSection(**options), lr=1.0)) == rates
+    rows = shown(model, **options)
     assert rows == [
         ["parameters", "depth", "learning", "rate", "number", "decay", "0.05"],
         ["backbone.stem.*,", "backbone.blocks.0.*", "1-2", "frozen", "36"],
