@@ -15,6 +15,7 @@ from densevit_optimizers.torch_optimizers import AdamW, Decay
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration
 _ITERATIONS = 5
+_WIDE = 2  # columns per row from which the iterations on x x^T are fewer multiply-adds
 _MOMENTUM = 0.95
 _RMS = 0.2  # of an update, as AdamW's (Liu et al. 2025, section 2.2), so that the same learning rates apply to both
 _MIN_SIDE = 16  # rows and columns of a trained matrix
@@ -120,7 +121,32 @@ def orthogonalised(x: Tensor) -> Tensor:
         if tall:
             x = x.mT
         x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-        for _ in range(_ITERATIONS):
-            gram = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        if x.dtype == torch.float32 and x.shape[2] >= _WIDE * x.shape[1]:  # bf16 has too few digits for it
+            x = _factor(x @ x.mT) @ x
+        else:
+            for _ in range(_ITERATIONS):
+                gram = x @ x.mT
+                x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
         return x.mT if tall else x
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """The product of the factors by which the iterations multiply x from the left, from x x^T alone: (N, R, R).
+
+    The factors are polynomials of x x^T, so they commute: x_k = p_k x gives x_k x_k^T = p_k x x^T p_k. For a kernel of
+    3 x 3 this takes 0.4 of the iterations' multiply-adds.
+    """
+    factor = product = _polynomial(gram)
+    for _ in range(_ITERATIONS - 1):
+        gram = factor @ gram @ factor
+        factor = _polynomial(gram)
+        product = factor @ product
+    return product
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """a I + b G + c G^2 of G = x x^T: an iteration multiplies x by it."""
+    a, b, c = _COEFFICIENTS
+    result = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    result.diagonal(dim1=1, dim2=2).add_(a)
+    return result

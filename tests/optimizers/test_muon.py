@@ -50,6 +50,21 @@ def test_updates_are_computed_in_bf16_only_where_the_hardware_does(bf16, monkeyp
     assert singular.min() > 0.6 and singular.max() < 1.3  # the polynomial of Jordan et al. 2024 ends near 1
 
 
+@pytest.mark.parametrize("shape", [(3, 16, 31), (3, 31, 16), (2, 128, 1152), (2, 300, 8)])
+@pytest.mark.parametrize("rank", [None, 3])
+def test_the_iterations_of_the_paper_are_computed_in_float32(shape, rank, monkeypatch):
+    """Of wide matrices on x x^T alone; singular values of 1 to 1e-4 in one matrix."""
+    monkeypatch.setattr(muon, "supports_bf16", lambda device_type: False)
+    x = torch.randn(shape)
+    if rank is not None:
+        x = 1e-3 * x + torch.randn(*shape[:2], rank) @ torch.randn(shape[0], rank, shape[2])
+    expected = x.double() / x.double().norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = expected @ expected.mT
+        expected = 3.4445 * expected + (-4.7750 * gram + 2.0315 * gram @ gram) @ expected
+    torch.testing.assert_close(orthogonalised(x).double(), expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("matrices", ["all", "convolutions"])
 def test_other_parameters_are_trained_by_adamw(matrices):
     """With `convolutions`, linear layers, too."""
