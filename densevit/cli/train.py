@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from densevit import config
 from densevit.config.yaml_io import run_name
 from densevit.errors import ConfigError
+from densevit.paths import user_path
 
 if TYPE_CHECKING:
     from densevit.cli.output import Output
@@ -55,10 +56,16 @@ def run(args: argparse.Namespace) -> int:
     if args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
-    config.check_plugins(resolved)  # before Lightning is imported, which takes seconds
-    from densevit.training.run.fit import fit
+    config.check_plugins(resolved)  # faults are found before Lightning is imported, which takes seconds
+    from densevit.training.run.folder import check_wanted
+    from densevit.training.run.inputs import Inputs
 
-    return _finished(fit(resolved, run_dir=args.run_dir, name=run_name(args.config)), args.output)
+    run_dir = None if args.run_dir is None else user_path(args.run_dir)
+    check_wanted(run_dir)
+    inputs = Inputs.of(resolved)
+    from densevit.training.run.fit import fit_on
+
+    return _finished(fit_on(inputs, resolved, run_dir, run_name(args.config)), args.output)
 
 
 def _finished(run: "Run", output: "Output") -> int:

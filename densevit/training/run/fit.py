@@ -1,10 +1,10 @@
 """`fit`: a training run from config to report."""
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from densevit.training.loop.precision import tf32
 from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint, translated_errors
 from densevit.training.run.extensions import build_loggers
 from densevit.training.run.folder import RunFolder, check_wanted
+from densevit.training.run.inputs import Inputs
 from densevit.training.run.low_scores import LowScores
 from densevit.training.run.output import FINISHED, finish, show_complete, start
 from densevit.training.run.plan import Plan
@@ -107,18 +108,35 @@ def fit(
     Raises ConfigError, PluginError, DataError or WeightsError for invalid input, including differences that change the
     model, the optimiser or the data set of a resumed run, and TrainingError if training cannot continue.
     """
+    request = partial(_request, config, overrides, resume, run_dir, name)
+    return _fit(request, None, callbacks, loggers, resume is not None, resume_with)
+
+
+def fit_on(inputs: Inputs, config: Config, run_dir: Path | None, name: str) -> Run:
+    """`fit` of a config whose inputs are already read."""
+    return _fit(partial(_request, config, (), None, run_dir, name), inputs)
+
+
+def _fit(
+    request: Callable[[], tuple[Config, Path | None, str, RunCheckpoint | None]],
+    inputs: Inputs | None,
+    callbacks: Sequence[lightning.Callback] = (),
+    loggers: Sequence[Logger] = (),
+    resumed: bool = False,
+    resume_with: str | None = None,
+) -> Run:
     with StopSignals() as signals:
-        config, path, name, checkpoint = _request(config, overrides, resume, run_dir, name)
+        config, path, name, checkpoint = request()
         keep_freed_memory()
         silence_lightning()
         _use_console()
-        if resume is None:
+        if not resumed:
             check_wanted(path)
-        plan = Plan.of(config, callbacks, checkpoint)
+        plan = Plan.of(config, callbacks, checkpoint, inputs)
         if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
             show_complete(plan, path)
             return Run(path)
-        folder = RunFolder.open(plan.trainer, name, path, resumed=resume is not None)
+        folder = RunFolder.open(plan.trainer, name, path, resumed=resumed)
         finite_check = FiniteCheck(skip=config.trainer.non_finite == "skip")
         stall_after = config.trainer.stall_after
         waiting = Waiting(None if stall_after is None else seconds_of(stall_after))

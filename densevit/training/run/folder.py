@@ -6,14 +6,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytorch_lightning as lightning
-from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
 from torch import distributed
 
 from densevit.atomic_io import check_writable, next_free_folder
 from densevit.errors import ConfigError, DensevitError, has_surrogates
 from densevit.file_lock import FileLock
+
+if TYPE_CHECKING:  # late: Lightning takes seconds to import
+    import pytorch_lightning as lightning
+    from pytorch_lightning.plugins.environments import ClusterEnvironment
 
 LOCK = ".lock"
 _LEFT = {LOCK, "config.yaml.partial"}  # files left by a run that was killed before it wrote its config
@@ -32,12 +35,14 @@ class RunFolder:
         self._lock = _locked(path) if lock else None
 
     @classmethod
-    def open(cls, trainer: lightning.Trainer, name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
+    def open(cls, trainer: "lightning.Trainer", name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
         """Creates the folder of a new run, see `choose`, or opens that of a resumed run: the same in all processes.
 
         Processes started by an external launcher (torchrun, srun) synchronise here, and all raise the ConfigError of
         rank 0. Child processes read the folder from an environment variable.
         """
+        from pytorch_lightning.plugins.environments import LightningEnvironment
+
         environment = getattr(trainer.strategy, "cluster_environment", None)
         parent, _, path = os.environ.get(_RUN_DIR, "").partition(" ")
         is_child = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
@@ -65,7 +70,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def _broadcast(cls, trainer: lightning.Trainer, name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
+    def _broadcast(cls, trainer: "lightning.Trainer", name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
         """Opens the folder in rank 0 and broadcasts its path, or the error that was raised."""
         trainer.strategy.setup_environment()
         folder: RunFolder | None = None
@@ -104,7 +109,7 @@ def _locked(folder: Path) -> FileLock:
     return lock
 
 
-def _check_address(trainer: lightning.Trainer, environment: ClusterEnvironment, external: bool) -> None:
+def _check_address(trainer: "lightning.Trainer", environment: "ClusterEnvironment", external: bool) -> None:
     """Raises ConfigError if the address of the main process is not set. The first process of each machine prints that
     it waits for the others."""
     if not external and "MASTER_ADDR" not in os.environ:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config
-from densevit.data.build import Data, build_data
+from densevit.data.build import Data
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel
 from densevit.model.lora import add_adapters
@@ -22,18 +22,19 @@ from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
 from densevit.training.callbacks.progress import CONSOLE, NotebookBar, TerminalBar
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.data_checks import check_needs
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.loop.method import check_method
 from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
 from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
-from densevit.training.run.config_checks import check_model, check_monitor, kinds_of_heads
+from densevit.training.run.config_checks import check_model, check_monitor
 from densevit.training.run.extensions import build_callbacks, check_callbacks
+from densevit.training.run.inputs import Inputs
 from densevit.training.run.resuming import RunCheckpoint, changes
 from densevit.weights.building import build_model
-from densevit.weights.pretrained import load_pretrained, read_files
+from densevit.weights.checkpoint_io import Checkpoint
+from densevit.weights.pretrained import load_pretrained
 from densevit.weights.state_dict_loading import Fit
 
 
@@ -76,18 +77,20 @@ class Plan:
         config: Config,
         callbacks: Sequence[lightning.Callback] = (),
         checkpoint: RunCheckpoint | None = None,
+        inputs: Inputs | None = None,
     ) -> "Plan":
         """Builds and checks the parts in the order of their dependencies.
 
-        callbacks: the caller's callbacks. checkpoint: the checkpoint of a resumed run.
+        callbacks: the caller's callbacks. checkpoint: the checkpoint of a resumed run. inputs: those of the config,
+        if they are already read.
         Raises ConfigError, PluginError, DataError or WeightsError for invalid input.
         """
         changed = _check_config(config, checkpoint)
         callbacks = build_callbacks(config.trainer, callbacks)
         lightning.seed_everything(config.seed, verbose=False)
         trainer = _trainer(config, callbacks)
-        data = _data(config)
-        model, loaded = _model(config, data, checkpoint)
+        data, pretrained = Inputs.of(config, checkpoint is None) if inputs is None else inputs
+        model, loaded = _model(config, data, pretrained, checkpoint)
         data = data.padded_to(model.multiple)
         method = _method(config, model, data)
         evaluators = build_evaluators(model, config, data.val, method)
@@ -128,22 +131,10 @@ def _check_config(config: Config, checkpoint: RunCheckpoint | None) -> dict[str,
     return changes(checkpoint.config, config)
 
 
-def _data(config: Config) -> Data:
-    """Builds the data. Checks that it has the labels that the method and the heads need."""
-    data = build_data(config)
-    needs_labels = registry.load("methods", config.method.name).needs_labels
-    data.check_splits(needs_labels or bool(config.heads))
-    if needs_labels:
-        check_needs(kinds_of_heads(config), data)
-    return data
-
-
-def _model(config: Config, data: Data, checkpoint: RunCheckpoint | None) -> tuple[DenseModel, list[Fit]]:
-    """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters.
-
-    The files of the weights are read first: building a large model takes seconds.
-    """
-    pretrained = read_files(config) if checkpoint is None else {}
+def _model(
+    config: Config, data: Data, pretrained: Mapping[str, Checkpoint], checkpoint: RunCheckpoint | None
+) -> tuple[DenseModel, list[Fit]]:
+    """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters."""
     model = build_model(config, data.train, pretrained=checkpoint is None)
     check_model(config, data, model)
     loaded = []
