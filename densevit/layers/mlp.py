@@ -33,7 +33,7 @@ class Mlp(nn.Sequential):
         sizes = [width] + [hidden] * (num_layers - 1) + [out]
         parts: list[nn.Module] = []
         for i in range(num_layers):
-            parts += [nn.Linear(sizes[i], sizes[i + 1])] + ([nn.ReLU(inplace=True)] if i < num_layers - 1 else [])
+            parts += [nn.Linear(sizes[i], sizes[i + 1])] + ([nn.ReLU()] if i < num_layers - 1 else [])
         super().__init__(*parts)
 
     def in_full_precision(self, x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The options of inference of each head: of a config, of `predict`, of the command line, and of models without maps."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -150,6 +151,7 @@ RUN_CONFIG = "backbone: {name: swin}\nheads: {a: {name: setr}}\ndata: {name: sce
 @pytest.fixture
 def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
     """A model with a run folder and an image in the folder."""
+    importlib.import_module("densevit.training.run.evaluation")  # with the real `load`, which is replaced below
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     Path("run/config.yaml").write_text(RUN_CONFIG + "inference: {window: 300, flip: true}\n")

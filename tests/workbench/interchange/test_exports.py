@@ -71,7 +71,7 @@ YOLO_SETS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, list[str]]]
         }
         | {"../train/images/of_another_set.jpg": ""},  # the path as it is written
         {"README.roboflow.txt": "cats - v1\n", "data.yaml": ROBOFLOW},
-        {"train": ["train_jpg.rf.5f.jpg"], "val": ["valid_jpg.rf.5f.jpg"], "test": ["test_jpg.rf.5f.jpg"]},
+        {"train": ["train_jpg.rf.5f2b.jpg"], "val": ["valid_jpg.rf.5f2b.jpg"], "test": ["test_jpg.rf.5f2b.jpg"]},
     ),
     "old scripts, with paths of another machine": (
         {f"obj/{name}.jpg": f"obj/{name}.txt" for name in ("a", "b", "c d")},
