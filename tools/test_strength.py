@@ -154,8 +154,7 @@ def trials(what: str, tree: Path) -> Iterator[tuple[str, str, set[str]]]:
         unmerged = subprocess.check_output(["git", "diff", "--name-only", "--diff-filter=U", "--", *SOURCES], cwd=tree)
         subprocess.run(["git", "checkout", "-q", "HEAD", ".", *(f":!{room}" for room in SOURCES)], cwd=tree)
         changed = {path for path, _ in changed_lines(tree) if path.endswith(".py")}
-        differs = any(code(tree / path) != code(Path(path)) for path in changed)  # in more than docstrings
-        if differs and not unmerged:
+        if not unmerged and any(code(tree / path) != code(Path(path)) for path in changed):  # not docstrings alone
             yield "fix", commit, files
         subprocess.run(["git", "reset", "-q", "--hard"], cwd=tree, check=True)
 

@@ -1,7 +1,7 @@
 """Batches in which each image is labelled for another task, or none: gradients equal those of separate tasks.
 
-Also with two processes of two accumulated batches, of which one lacks a task, under DistributedDataParallel, which by
-default waits for every parameter of every process.
+Also with two processes, of which one lacks a task, under DistributedDataParallel, which by default waits for every
+parameter of every process.
 """
 
 from pathlib import Path
@@ -13,16 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch
-from densevit.losses.context import LossContext
 from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.unused_parameters import freeze_unused
-from tests.training.loop.test_accumulation import TRANSFORMER, Labelled
+from tests.training.loop.test_accumulation import TRANSFORMER, Labelled, Losses
 from tests.training.process_groups import in_two_processes, linux
 
 KEYS = {"detection": ("boxes", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}
 # The task of each image, which has labels of it.
-LABELLED = ["detection", "depth", "depth", "detection", "segmentation", "nothing", "detection", "detection"]
-SHARES = [[[0, 4], [5, 7]], [[1, 2], [3, 6]]]  # of each process and batch: without depth, and without segmentation
+LABELLED = ["detection", "depth", "depth", "detection", "segmentation", "nothing", "detection"]
+SHARES = [[0, 4, 5], [1, 2, 3, 6]]  # images of each process: without depth, and without segmentation
 HEADS = {
     "detection": {
         "name": "dab_detr", "num_queries": 8, "classification": "mal", "costs": {"label": 1.0},
@@ -75,15 +74,6 @@ def gradients_of(model: DenseModel, batch: Batch, head: str = "") -> dict[str, T
     return dict(zip(trained, found, strict=True))
 
 
-class Losses(nn.Module):
-    def __init__(self, model: DenseModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch, context: LossContext) -> Tensor:
-        return torch.stack(list(self.model.loss(self.model(batch), batch["targets"], context).values())).sum()
-
-
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
@@ -128,21 +118,15 @@ def test_two_processes_with_different_tasks_match_one(tmp_path: Path) -> None:
         for weights, labelled in cases.items():
             model = model_of(weights)
             parallel = DistributedDataParallel(Losses(model))
-            first, second = (batch_of(images, labelled) for images in SHARES[rank])
-            context = model.loss_context([first["targets"], second["targets"]])
             for _ in range(2):  # the second step raises if the first one left parameters unused
                 model.zero_grad()
-                with parallel.no_sync():
-                    (parallel(first, context) / 2).backward()
-                (parallel(second, context) / 2).backward()
+                parallel(batch_of(SHARES[rank], labelled)).backward()
             found[weights] = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
         torch.save(found, tmp_path / f"{rank}.pt")
         distributed.destroy_process_group()
 
     in_two_processes(work, tmp_path)
     for weights, labelled in cases.items():
-        expected = gradients_of(
-            model_of(weights), batch_of([i for share in SHARES for batch in share for i in batch], labelled)
-        )
+        expected = gradients_of(model_of(weights), batch_of([i for share in SHARES for i in share], labelled))
         for rank in range(len(SHARES)):
             assert_same(torch.load(tmp_path / f"{rank}.pt")[weights], expected)

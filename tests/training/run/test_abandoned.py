@@ -143,7 +143,6 @@ data: {name: scenes, train_length: 4, val_length: 2, image_size: 32, batch_size:
 optim: {lr: 1e-3, schedule: constant}
 trainer: {max_steps: 8, precision: "32", accelerator: cpu, evaluate_every: 0.25, keep_checkpoints: 4}
 """
-pytestmark = pytest.mark.usefixtures("no_drawings")
 
 
 @pytest.mark.integration

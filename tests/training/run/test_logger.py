@@ -22,8 +22,9 @@ def test_rows_after_the_checkpoint_are_removed(tmp_path: Path) -> None:
     """Also in a file of an older version, which lacks columns."""
     from densevit.training.run.metrics_csv import MetricsCsv
 
-    log = MetricsCsv(tmp_path / "metrics.csv")
-    log.path.write_text("step,train/loss,epoch,AP\n0,2.5,0,\n1,,0,0.25\n1,2.0,0,\n2,1.0,0,\n")
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,train/loss,epoch,AP\n0,2.5,0,\n1,,0,0.25\n1,2.0,0,\n2,1.0,0,\n")
+    log = MetricsCsv(path)
     log.remove_after(1)  # resumed from the checkpoint of step 1
     log.log_metrics({"train/loss": 1.5, "wait": 0.5}, step=1)
     found = [(row["step"], row["train/loss"], row["AP"], row["wait"]) for row in MetricsCsv(log.path).rows()]
