@@ -212,7 +212,9 @@ def test_unpadded_convolutions_give_the_specified_grids():
     assert [tuple(x.shape[2:]) for x in features] == [(25, 20), (13, 10), (7, 5), (4, 3)]
 
 
-@pytest.mark.parametrize(("name", "built"), [("convit_tiny", (96, 96)), ("tnt_s_patch16_224", (64, 96))])
+@pytest.mark.parametrize(
+    ("name", "built"), [("convit_tiny", (96, 96)), ("mvitv2_tiny", (96, 96)), ("tnt_s_patch16_224", (64, 96))]
+)
 def test_fixed_size_model_may_be_rectangular(name, built):
     backbone = create(model=name, image_size=[64, 96], features=[0])
     assert (backbone.input_size, backbone.built_size) == ((64, 96), built)

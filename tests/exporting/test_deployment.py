@@ -1,5 +1,6 @@
 """Merged blocks and folded batch norms give the outputs of the model, which stays as it is."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,15 @@ from densevit.errors import PluginError
 from densevit.exporting import comparison, deployable
 from densevit.exporting.deployment import merge_blocks, simplified
 from densevit.exporting.graph import ExportedGraph
+from densevit.inference import runtimes
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone
 from densevit.model import DenseModel
-from tests.exporting.small_models import CELLS, evaluated_at
+from tests.exporting.small_models import evaluated_at
+from tests.exporting.test_exporting import DETR
+
+ONE_STAGE = {"name": "one_stage", "width": 32}
+SECOND = pytest.mark.integration
 
 
 def randomised(module: nn.Module) -> Any:
@@ -35,6 +41,12 @@ def norms(module: nn.Module) -> list[Any]:
     return [one for one in module.modules() if isinstance(getattr(one, "running_mean", None), Tensor)]
 
 
+def model_of(backbone: dict[str, Any], head: dict[str, Any]) -> DenseModel:
+    torch.manual_seed(0)
+    model: DenseModel = randomised(densevit.create_model(backbone, {"x": head}, ["a", "b", "c"]).model)
+    return model
+
+
 def folded(module: nn.Module, x: Tensor) -> nn.Module:
     """The folded module, which computes the same."""
     made = simplified(randomised(module), lambda copied: copied(x))
@@ -46,8 +58,19 @@ def folded(module: nn.Module, x: Tensor) -> nn.Module:
 # ---- models ----
 
 
-def test_a_model_without_batch_norms_gives_the_same_outputs():
-    model: Any = randomised(densevit.create_model({"name": "resnet", "depth": 18}, {"x": CELLS}, ["a", "b"]).model)
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [
+        ({"name": "resnet", "depth": 18}, ONE_STAGE),
+        pytest.param(
+            {"name": "resnet", "depth": 18, "norm": "frozen"}, {"name": "deformable_detr", **DETR}, marks=SECOND
+        ),
+        pytest.param({"name": "timm", "model": "hgnetv2_b0"}, ONE_STAGE, marks=SECOND),
+    ],
+    ids=lambda section: section.get("model", section["name"]),
+)
+def test_a_model_without_batch_norms_gives_the_same_outputs(backbone: dict[str, Any], head: dict[str, Any]):
+    model = model_of(backbone, head)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     made = deployable(model)
     assert norms(model) and not norms(made) and not made.training
@@ -154,6 +177,17 @@ class Branched(Backbone):
         return [x, F.max_pool2d(x, 2)]
 
 
+def test_blocks_are_replaced_where_they_occur():
+    x = torch.randn(2, 6, 9, 8)
+    block = Branches(6)
+    model = nn.ModuleDict({"a": block, "b": nn.Sequential(nn.ReLU(), block)})
+    with torch.no_grad():
+        expected = block(x)
+        merge_blocks(model)
+        torch.testing.assert_close(model["a"](x), expected)
+    assert type(model["a"]) is nn.Conv2d and model["b"][1] is model["a"]
+
+
 def test_a_merged_block_that_is_no_module_is_an_error_and_an_attribute_is_no_block():
     class Lora(nn.Linear):
         merged = False  # as of peft's layers
@@ -174,18 +208,33 @@ def test_a_merged_block_that_is_no_module_is_an_error_and_an_attribute_is_no_blo
 
 
 @pytest.mark.integration
-def test_a_file_has_merged_blocks_and_neither_batch_norms_nor_unused_weights(tmp_path: Path):
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_files_have_merged_blocks_and_neither_batch_norms_nor_unused_weights(suffix: str, tmp_path: Path):
     torch.manual_seed(0)
     classes = [densevit.Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
     backbone = Branched()
     head = densevit.create_head("one_stage", backbone.channels, backbone.strides, classes, width=16, fusion_blocks=0)
     model = randomised(DenseModel(backbone, {"x": head}))
-    exported = densevit.export(evaluated_at(Predictor(model), 96), tmp_path / "model.pt2", quiet=True)
+    exported = densevit.export(evaluated_at(Predictor(model), 96), tmp_path / f"model{suffix}", quiet=True)
     assert exported.difference <= 1e-4
-    program = torch.export.load(exported.path)
-    kinds = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert "aten.conv2d.default" in kinds and "aten.batch_norm.default" not in kinds
-    weights = {name: tuple(value.shape) for name, value in program.state_dict.items()}
-    assert all(node.users for node in program.graph.nodes if node.op == "placeholder")
+    if suffix == ".onnx":
+        import onnx
+
+        graph = onnx.load(exported.path).graph
+        kinds = Counter(node.op_type for node in graph.node)
+        used = {name for node in graph.node for name in node.input}
+        weights = {one.name: tuple(one.dims) for one in graph.initializer}
+        assert "BatchNormalization" not in kinds and weights.keys() <= used
+    else:
+        program = torch.export.load(exported.path)
+        kinds = Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
+        assert kinds["aten.conv2d.default"] and "aten.batch_norm.default" not in kinds
+        weights = {name: tuple(value.shape) for name, value in program.state_dict.items()}
+        assert all(node.users for node in program.graph.nodes if node.op == "placeholder")
     assert (6, 6, 3, 3) in weights.values() and (10, 6) not in weights.values()
     assert not any("narrow" in name for name in weights)
+    run = runtimes.load(exported.path)
+    for count in (1, 2, 5):
+        images = comparison.example_images((75, 107), count, count)
+        found = comparison.differences(ExportedGraph(model), run, images)
+        assert max(found.values()) <= 1e-4, found

@@ -23,6 +23,8 @@ from densevit.interfaces import LABEL_DIVISOR, VOID, Class
 from densevit.model import DenseModel, exported_outputs
 from densevit.terminal import silenced
 from densevit_heads.detr_panoptic import merging
+from densevit_workbench.scaffold import segmentation_head
+from densevit_workbench.testing.head_export import PooledImages
 from tests.exporting.small_models import (
     CELLS,
     FOUR_MAPS,
@@ -133,6 +135,7 @@ KEYS = {
     "detr-panoptic": {"panoptic", *MASKS},
     "mask2former": {"panoptic", "semantic", *MASKS},
     "mask2former-instance": MASKS,
+    "mask2former-semantic": {"semantic"},
     "setr": {"semantic"},
     "dpt": {"depth"},
 }
@@ -311,3 +314,16 @@ def test_images_without_objects_are_compared(ours: int, theirs: int, masks: bool
     found = {key: value.numpy() for key, value in objects(theirs).items()}
     differences = prediction_comparison.differences(nn.Identity(), objects(ours), found, (5, 7), 1e-4)
     assert differences == dict.fromkeys(["objects", *({*found} - {"labels"})], 0.0)  # the least score may be cut
+
+
+@pytest.mark.integration
+def test_the_dense_head_of_the_tutorial_is_exported(tmp_path: Path):
+    """It has no `exported`, which post-processing does not need."""
+    module: dict[str, Any] = {}
+    exec(segmentation_head.MODULE.replace("$cls", "Mine"), module)
+    torch.manual_seed(0)
+    levels = (16, 32), (8, 16)
+    model = densevit.model.DenseModel(PooledImages(*levels), {"mine": module["Mine"](*levels, CLASS_LIST)})
+    predictor = evaluated_at(Predictor(model), 96)
+    exported = densevit.export(predictor, tmp_path / "x.onnx", postprocess=True, threshold=None)
+    assert exported.difference <= 1e-4

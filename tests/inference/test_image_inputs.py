@@ -70,10 +70,14 @@ def test_bytes_are_turned_as_exif_says_and_flipped_arrays_of_one_column_are_acce
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("orientation", range(2, 9))
-def test_grey_pil_images_from_a_file_are_turned_as_exif_says(orientation: int, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("orientation", "suffix", "dtype"),
+    [(n, "png" if n % 2 else "tif", np.uint8 if n % 3 else np.uint16) for n in range(1, 9)],
+)
+def test_grey_pil_images_from_a_file_are_turned_as_exif_says(
+    orientation: int, suffix: str, dtype: type, tmp_path: Path
+):
     """Pillow 13 itself mixes up the rows of uncompressed TIFFs that it opens by a path."""
-    suffix, dtype = "png" if orientation % 2 else "tif", np.uint8 if orientation % 3 else np.uint16
     values, exif = np.arange(15).reshape(3, 5), Image.Exif()
     exif[0x0112] = orientation
     stored = values.astype(dtype) * (257 if dtype == np.uint16 else 1)
@@ -93,17 +97,24 @@ def test_grey_pil_images_from_a_file_are_turned_as_exif_says(orientation: int, t
         (np.zeros((8, 8, 4), np.uint8), ["shape (8, 8, 4)", "Fix: remove the"]),
         (np.zeros((0, 8, 3), np.uint8), ["image 7 has no pixels", "(0, 8, 3)"]),
         (np.zeros((8, 8, 3), np.int64), ["image 7 is an array of int64", "uint8 in 0 ... 255"]),
+        (np.zeros((8, 8), bool), ["an array of bool"]),
         (PIXELS.astype(np.float32), ["array of float32 from 0 to 255", "divide it by 255"]),
         (PIXELS / 255 - 0.5, ["pass the image without normalisation"]),
         (np.full((8, 8, 3), np.nan), ["float64 from nan to nan"]),
-        (b"", ["image 7 is not an image", "0 bytes; it is empty"]),
         (torch.zeros(8, 9, 3), ["image 7 is a tensor of shape (8, 9, 3)", "(3, H, W)", "permute(2, 0, 1)"]),
         (torch.zeros(4, 8, 8), ["image[:3]"]),
+        (torch.zeros(1, 3, 8, 8), ["a tensor of shape (1, 3, 8, 8)"]),
+        (torch.zeros(3, 8, 8, dtype=torch.int32), ["a tensor of int32"]),
+        (torch.full((3, 8, 8), -1.0), ["a tensor of float32 from -1 to -1"]),
+        (torch.zeros(3, 0, 8), ["has no pixels"]),
         (None, ["image 7 is a NoneType", "a path, a URL"]),
+        ([PIXELS], ["image 7 is a list"]),
         (b"not an image", ["image 7 is not an image", "12 bytes; it begins with b'not an image'"]),
+        (b"", ["image 7 is not an image", "0 bytes; it is empty"]),
         (PNG[:200], ["image 7 cannot be read"]),
         (io.BytesIO(b""), ["image 7, a BytesIO is empty", "file.seek(0)"]),
         (io.StringIO("text"), ["image 7, a StringIO", "mode 'rb'"]),
+        ("nowhere.png", ["nowhere.png: there is no such image"]),
         ("s3://bucket/image.png", ["s3://bucket/image.png", "http and https", "Fix: download"]),
         ("http://[", ["http://[ cannot be downloaded: "]),
         (Image.new("F", (2, 2)), ["image 7", "floating-point"]),

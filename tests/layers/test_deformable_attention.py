@@ -1,6 +1,4 @@
-"""Deformable attention, plain and fast, beside `grid_sample` and transformers' modules."""
-
-import math
+"""Deformable attention, plain and fast, beside `grid_sample` and transformers' modules, and exported."""
 
 import pytest
 import torch
@@ -10,6 +8,7 @@ from torch.nn import functional as F
 from densevit.layers import deformable_attention as plain
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.layers.fast import deformable_attention as fast
+from densevit.layers.fast.replacement import replace_layers
 
 
 @pytest.fixture(params=[plain, fast], ids=["plain", "fast"])
@@ -108,6 +107,24 @@ def test_discrete_sampling_freezes_the_offsets():
     assert frozen == {"offsets.weight", "offsets.bias"}
 
 
+def make_module(width=32, levels=3, heads=4, points=2, replaced=True):
+    """replaced: with the faster function, as in a built model."""
+    torch.manual_seed(0)
+    module = MultiScaleDeformableAttention(width, levels, heads, points)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    if replaced:
+        replace_layers(module)
+    return module
+
+
+def make_module_inputs(shapes, coordinates, batch=3, queries=7, width=32):
+    torch.manual_seed(1)
+    cells = sum(h * w for h, w in shapes)
+    query, memory = torch.randn(batch, queries, width), torch.randn(batch, cells, width)
+    return query.requires_grad_(), torch.rand(batch, queries, len(shapes), coordinates), memory.requires_grad_()
+
+
 def test_locations_are_in_fp32_under_autocast():
     """A point at 1022.75 cells has 3/4 of cell 1023; bf16 would round it to 1024."""
     module = MultiScaleDeformableAttention(4, levels=1, heads=2, points=1)
@@ -121,56 +138,73 @@ def test_locations_are_in_fp32_under_autocast():
     torch.testing.assert_close(x.float(), torch.full((1, 1, 4), 0.75), atol=1e-3, rtol=0)
 
 
+class FromMaps(nn.Module):
+    """The module on feature maps, whose sizes a compiled or exported graph keeps dynamic."""
+
+    def __init__(self, replaced=True):
+        super().__init__()
+        self.attention = make_module(levels=2, replaced=replaced)
+
+    def forward(self, query, reference, fine, coarse):
+        memory = torch.cat([x.flatten(2).transpose(1, 2) for x in (fine, coarse)], dim=1)
+        return self.attention(query, reference, memory, [tuple(x.shape[-2:]) for x in (fine, coarse)])
+
+
+def make_maps(batch, queries, size):
+    height, width = size
+    maps = torch.randn(batch, 32, height, width), torch.randn(batch, 32, height // 2 + 1, width // 2 + 1)
+    return torch.randn(batch, queries, 32), torch.rand(batch, queries, 2, 4), *maps
+
+
+SIZES = [(3, 10, (8, 12)), (5, 7, (6, 16)), (6, 11, (9, 13))]  # batch, queries, map
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("replaced", [False, True])
+def test_exported_with_dynamic_batch_and_size(replaced):
+    module, auto = FromMaps(replaced), torch.export.Dim.AUTO
+    tokens, grid = {0: auto, 1: auto}, {0: auto, 2: auto, 3: auto}
+    program = torch.export.export(module, make_maps(*SIZES[0]), dynamic_shapes=(tokens, tokens, grid, grid))
+    for size in SIZES:
+        inputs = make_maps(*size)
+        torch.testing.assert_close(program.module()(*inputs), module(*inputs), atol=1e-5, rtol=1e-5)
+
+
 def test_shapes_that_do_not_fit_are_refused(form):
     value, locations, weights = make_inputs()
-    module = MultiScaleDeformableAttention(32, 3, 4, 2)
-    inputs = torch.randn(1, 7, 32), torch.rand(1, 7, 3, 3), torch.randn(1, 12, 32)
+    query, reference, memory = make_module_inputs([(2, 2)] * 3, 3)
     refused = {
         "54.*35": lambda: form.multi_scale_deformable_attention(value, SHAPES[:1], locations, weights),
         "4 levels.* 1": lambda: form.multi_scale_deformable_attention(value, [(6, 9)], locations, weights),
         "width is 10.*num_heads, 4": lambda: MultiScaleDeformableAttention(10, levels=1, heads=4),
         r"points is \[3, 6\].* 3 levels": lambda: MultiScaleDeformableAttention(8, 3, 4, [3, 6]),
-        "reference has 3.* 2 or 4": lambda: module(*inputs, [(2, 2)] * 3),
+        "reference has 3.* 2 or 4": lambda: make_module()(query, reference, memory, [(2, 2)] * 3),
     }
     for facts, call in refused.items():
         with pytest.raises(ValueError, match=facts):
             call()
 
 
-def test_atomic_additions_give_the_same_gradient(monkeypatch):
-    """The backward pass that a GPU takes without `deterministic`."""
-    value, locations, weights = make_inputs()
-    ours = fast.multi_scale_deformable_attention(value, SHAPES, locations, weights)
-    (expected,) = torch.autograd.grad(ours.sum(), value, retain_graph=True)
-    monkeypatch.setattr(fast, "_is_atomic", lambda *_: True)
-    (found,) = torch.autograd.grad(ours.sum(), value)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("sampling", ["grid_sample", "discrete"])
+def test_exported_attention_with_points_per_level_is_equal(sampling, replaced):
+    torch.manual_seed(0)
+    shapes = [(6, 5), (3, 4), (2, 2)]
+    module = MultiScaleDeformableAttention(32, 3, 4, [3, 1, 2], sampling=sampling).eval()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    if replaced:
+        replace_layers(module)
+    query, points, memory = make_module_inputs(shapes, 4)
 
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = module
 
-def test_points_far_outside_give_zero_and_no_gradient():
-    value, locations, weights = make_inputs()
-    far = torch.full_like(locations, math.inf)
-    far[:, ::2], far[:, ::3] = -1e30, 5.0
-    far = far.detach().requires_grad_()
-    x = fast.multi_scale_deformable_attention(value, SHAPES, far, weights)
-    assert not x.any()
-    for gradient in torch.autograd.grad(x.sum(), (value, far, weights)):
-        assert not gradient.any()
+        def forward(self, query, points, memory):
+            return self.module(query, points, memory, shapes)
 
-
-@pytest.mark.parametrize(
-    ("queries", "chunks", "dtype"), [(9, 1, torch.bfloat16), (40000, 3, torch.float32), (50000, 6, torch.float32)]
-)
-def test_chunks_of_images_and_heads_give_the_same(queries, chunks, dtype):
-    """One chunk, one an image, and two an image."""
-    value, locations, weights = inputs = make_inputs([(3, 4), (2, 2)], batch=3, queries=queries)
-    value = value.to(dtype)
-    assert len(fast._chunks(value, weights.flatten(3))) == chunks
-    ours = fast.multi_scale_deformable_attention(value, [(3, 4), (2, 2)], locations, weights)
-    others = plain.multi_scale_deformable_attention(value.float(), [(3, 4), (2, 2)], locations, weights).to(dtype)
-    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(ours, others, atol=tolerance, rtol=tolerance)
-    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    own, other = (torch.autograd.grad(x, inputs, gradient) for x in (ours, others))
-    for a, b in zip(own, other, strict=True):
-        torch.testing.assert_close(a, b, atol=tolerance * b.abs().max().item(), rtol=tolerance)
+    inputs = (query.detach(), points, memory.detach())
+    exported = torch.export.export(Fixed(), inputs).module()
+    torch.testing.assert_close(exported(*inputs), module(*inputs, shapes), atol=1e-5, rtol=1e-5)

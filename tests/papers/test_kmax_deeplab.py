@@ -168,3 +168,14 @@ def test_parameters_and_multiply_adds_are_the_papers():
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         head(backbone(images), mask)
     assert counter.get_total_flops() / 2e9 == pytest.approx(168, rel=0.01)
+
+
+def test_all_maps_are_upsampled_with_aligned_corners():
+    head = KMaXDeepLab((8, 8, 8), (8, 16, 32), CLASSES, **SMALL, align_corners=True)
+    assert [fuse.align_corners for fuse in head.pixel_decoder.fuses] == [True, True]
+    assert head.semantic_head.align_corners
+    features = [torch.randn(1, 8, -(-65 // stride), -(-97 // stride)) for stride in (8, 16, 32)]
+    layers = head.train()(features, torch.zeros(1, 65, 97, dtype=torch.bool))["layers"]
+    assert [x.shape for x in layers[0]] == [(1, 6, 5), (1, 6, 9, 13), (1, 8, 9, 13)]
+    coarse = layers[0][1][..., ::4, ::4]  # unchanged where cells coincide
+    torch.testing.assert_close(upsampled(coarse, 4, (9, 13), align_corners=True), layers[0][1])

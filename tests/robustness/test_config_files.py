@@ -23,24 +23,31 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "empty": ("", "this one contains nothing"),
     "a list": ("- seed: 0", "this one contains a list"),
     "a key of no section": (TINY.replace("seed: 0", "sed: 0"), "sed is not a key. Did you mean 'seed'?"),
+    "a key of another name": (TINY.replace("max_steps", "steps"), "trainer.steps is not a key of trainer"),
     "two documents": (TINY + "---\nseed: 1\n", "another document"),
     "tab": ("seed: 0\noptim:\n\tlr: 1", "line 3, column 1"),
+    "NUL byte": ("seed: 0\0", "#x0000"),
     "key twice": (TINY + "seed: 1\n", "the key 'seed' is duplicated; first in line 1"),
     "number as key": ("1: 2", "a key must be a word, not 1"),
+    "list as key": ("[1, 2]: 3", "a key must be a word"),
+    "open bracket": ("optim: {lr: 1", "expected ',' or '}'"),
     "alias without anchor": ("seed: *x", "undefined alias 'x'"),
     "list holds itself": ("a: &a [*a]", "line 1, column 4: an alias refers to a value that contains it"),
+    "merge of itself": ("x: &x {<<: *x}", "an alias refers to a value that contains it"),
+    "merge of a number": (TINY + "<<: 5\n", "for merging"),
     "python object": ("a: !!python/object/apply:os.system [x]", "could not determine a constructor for the tag"),
-    "5,000 digits": (TINY.replace("seed: 0", f"seed: {'1' * 5000}"), "of 5,000 digits is not a number"),
     "float tag that does not fit": ("seed: !!float x", "does not fit its tag"),
+    "5,000 digits": (TINY.replace("seed: 0", f"seed: {'1' * 5000}"), "of 5,000 digits is not a number"),
     "bytes": (TINY.replace("seed: 0", "seed: !!binary aGk="), "not b'hi'"),
-    "base is a number": ("base: 5", "base must be one file, relative to this file, not 5"),
     "150 levels deep": (TINY.replace("seed: 0", f"seed: {'[' * 150}{']' * 150}"), "more than 100 levels deep"),
     "2,000 aliases deep": (CHAIN + TINY, "more than 100 levels deep"),
     "base is itself": ("base: wrong.yaml", "base is circular: wrong.yaml → wrong.yaml"),
     "base is missing": ("base: nope.yaml", "base: there is no config file 'nope.yaml'"),
+    "base is a number": ("base: 5", "base must be one file, relative to this file, not 5"),
     "section is missing": ("seed: 0", "backbone is missing"),
     "head's name with an escape": (TINY.replace("boxes:", '"\\e[31m":'), "'\\x1b[31m' is not a valid name for a head"),
     "head's name of 300 letters": (TINY.replace("boxes:", "a" * 300 + ":"), "300 letters, 100 are allowed"),
+    "head's name is a method": (TINY.replace("boxes:", "train:"), "'train' cannot name a head"),
     "head's name is a dict's": (TINY.replace("boxes:", "keys:"), "Use another name, such as keys_head"),
     "head's name, its weight learned": (
         TINY.replace("boxes: {", "copy: {weight: learned, "), "'copy' cannot name a head"
@@ -52,8 +59,9 @@ FILES: dict[str, tuple[str | bytes, str]] = {
 PATHS = {
     "folder": "It is a folder without a config.yaml",
     "fifo": "It is neither a file nor a folder",
-    "tiny.yml": "Did you mean 'tiny.yaml'",
+    "loop": "there is no config file 'loop'",
     "": "there is no config file",
+    "tiny.yml": "Did you mean 'tiny.yaml'",
     "large.yaml": "a config file is text of at most",
     "n" * 300: "File name too long",
 }
@@ -61,20 +69,30 @@ PATHS = {
 OVERRIDES = {
     "backbone.freze=true": "backbone.freze is not an option of 'swin'. Did you mean 'freeze'? Options: variant, ",
     "heads.boxes.evaluation.x=1": "heads.boxes.evaluation.x is not an option of 'detection'",
+    "heads.boxes.neck.name=x:Y": "heads.boxes.neck.name: The neck 'x:Y' cannot be imported: ",
     "data.name=scene": "There is no dataset 'scene'. Did you mean 'scenes'? ",
     "optim.name=torch.optim.RAdam": "There is no optimiser 'torch.optim.RAdam'. For the class ",
     "optim.lrr=1": "optim.lrr is not an option of 'adamw'. Did you mean 'lr'? Options: betas, eps, amsgrad. Other keys",
     "data={name: coco, root:/x}": "'root:/x' needs a space after the colon: write {root: /x}.",
+    "heads={a: {name:my.module:MyHead}}": "'name:my.module:MyHead' needs a space after the colon: write {name: my.",
     "backbone.freeze=yes": "give true, false or a list of names, as in [stages.0.*], not 'yes'",
     "heads.extra.weight=1": "heads.extra.name is missing",
-    "seed": "'seed' is not an override",
     "trainer.max_steps=null": "trainer: set max_images, max_steps or max_epochs, else the training has no end",
+    "backbone=swin": "there is no config file 'swin'",
+    "=1": "'=1' is not an override: write section.key=value",
+    "seed": "'seed' is not an override",
     "seed=": "seed has no value; write seed=null for none",
     "x=1": "x is not a key. Keys: backbone, data",
+    "optim.rate=1": "optim.rate is not an option of 'adamw'",
     "optim=null": "optim should be a section of keys, not null",
     "heads.boxes=null": "heads is empty; the method 'supervised' trains heads",
     "backbone.name=null": "backbone.name should be a valid string, not null",
+    "backbone.varient=tiny": "Did you mean 'variant'?",
+    'backbone.name="a\\0b"': "There is no backbone 'a\\x00b'",
+    "optim.lr=[1": "expected ',' or ']'",
+    "optim.lr=&a [*a]": "an alias refers to a value that contains it",
     f"optim.lr={'[' * 500}": "levels deep",
+    "heads.boxes.neck=fpn": "heads.boxes.neck should be a section of keys, not 'fpn'",
     "data=nope.yaml": "A plugin is set with `data.name`, not `data`",
 }
 
@@ -117,7 +135,10 @@ VALID = {
     "alias of a section": TINY.replace("batch_size: 2", "batch_size: &b 2").replace(
         "{max_steps: 1}", "{max_steps: *b}"
     ),
+    "merge": TINY.replace("trainer: {", "trainer: {<<: {log_every: 5}, "),
     "head's name with a letter of another alphabet": TINY.replace("boxes:", "b\u00e9:"),
+    "head's name of 100 letters": TINY.replace("boxes:", "a" * 100 + ":"),
+    "20 levels deep": TINY.replace("seed: 0", f"seed: 0\nweights_allow: {['a'] * 5}"),
     "a version line": "%YAML 1.2\n---\n" + TINY,
 }
 
@@ -148,7 +169,7 @@ def test_dumped_comments_stay_comments(tiny: str, tmp_path: Path) -> None:
     assert "\x1b" not in text
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": "b"}', '{"a": 1e400}'])
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": 1', '{"a": "b"}', "\xff", "5", '{"a": 1e400}', '{"a": []}'])
 def test_report_names_invalid_metrics(tmp_path: Path, content: str) -> None:
     (tmp_path / "metrics.json").write_text(content, encoding="latin-1")
     (tmp_path / "config.yaml").write_text(f"a: {'[' * 500}")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.robustness.conftest import SIZES
 from tests.robustness.test_images import encoded
 
 TINY = """
@@ -16,16 +15,21 @@ heads: {surfaces: {name: setr, decoder: naive, width: 16, auxiliary: []}}
 data: {name: label_maps, root: ., classes: [road, tree], image_size: 64, batch_size: 2, num_workers: 0}
 trainer: {max_steps: 1, accelerator: cpu, precision: "32"}
 """
+SIZES = ((40, 56), (33, 41))
 
 
-@pytest.fixture(autouse=True)
-def _labels(folder: Path) -> None:
-    """Labels 0, 1 and 255."""
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two splits of two images, with labels 0, 1 and 255."""
     for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
         for i, size in enumerate(SIZES):
-            labels = np.random.default_rng(i).choice(np.array([0, 1, 255], np.uint8), size)
-            save(folder / "labels" / split / f"{i}.png", labels)
-    (folder / "tiny.yaml").write_text(TINY)
+            rng = np.random.default_rng(i)
+            save(tmp_path / "images" / split / f"{i}.png", rng.integers(0, 255, (*size, 3), np.uint8))
+            save(tmp_path / "labels" / split / f"{i}.png", rng.choice(np.array([0, 1, 255], np.uint8), size))
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
@@ -44,43 +48,60 @@ def remove(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
 
-def all_ignored(folder: Path) -> None:
-    for i, size in enumerate(SIZES):
-        save(folder / f"labels/train/{i}.png", np.full(size, 255, np.uint8))
+def all_ignored(split: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for i, size in enumerate(SIZES):
+            save(folder / f"labels/{split}/{i}.png", np.full(size, 255, np.uint8))
+
+    return change
 
 
-def emptied(folder: Path) -> None:
-    for kind in ("images", "labels"):
+def emptied(kind: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
         for path in (folder / kind / "train").iterdir():
             path.unlink()
+
+    return change
 
 
 LABEL = "labels/train/0.png"
 WRONG = {
     "a value that no class has": (label(7), (LABEL, "7 in 2240 pixels", "Known: 0 to 1; ignored: 255")),
+    "16 bits": (label(700, np.uint16), (LABEL, "700 in 2240 pixels")),
     "another size": (label(0, size=(20, 28)), ("images/train/0.png", "56 x 40", LABEL, "28 x 20")),
     "colours": (lambda f: save(f / LABEL, np.full((40, 56, 3), (1, 2, 3), np.uint8)), (LABEL, "colours")),
+    "a JPEG": (put(LABEL, encoded("JPEG", "L")), (LABEL, "JPEG")),
     "floating-point numbers": (put(LABEL, encoded("TIFF", "F")), (LABEL, "'F'")),
     "a missing label": (remove(LABEL), ("0", "label")),
     "a missing image": (remove("images/train/1.png"), ("1", "no image")),
-    "no file at all": (emptied, ("images/train",)),
+    "no label": (emptied("labels"), ("label",)),
+    "no file at all": (lambda f: (emptied("labels")(f), emptied("images")(f)), ("images/train",)),
     "a damaged image": (put("images/train/0.png", encoded("PNG")[:300]), ("images/train/0.png",)),
-    "every pixel ignored": (all_ignored, (LABEL, "every pixel is ignored", "'train'")),
+    "every pixel ignored": (all_ignored("train"), (LABEL, "every pixel is ignored", "'train'")),
+    "every pixel ignored in validation": (all_ignored("val"), ("labels/val/0.png", "every pixel is ignored", "'val'")),
 }
 OPTIONS = {
     "no classes": (["data.classes=[]"], ("data.classes has 0 classes",)),
+    "300 classes": ([f"data.classes=[{','.join(f'c{i}' for i in range(300))}]"], ("data.classes has 300 classes",)),
     "a class twice": (["data.classes=[road,road]"], ("data.classes", "'road' occurs twice")),
+    "a class of blanks": (["data.classes=[' ',tree]"], ("data.classes[0]", "' '")),
+    "a class without a name": (["data.classes=[{id: 0},tree]"], ("data.classes[0]", "name")),
     "an unknown key of a class": (["data.classes=[{name: road, idd: 1},tree]"], ("idd", "Did you mean 'id'")),
     "an id below zero": (["data.classes=[{name: road, id: -1},tree]"], ("data.classes[0]", "-1")),
+    "an id of 70,000": (["data.classes=[{name: road, id: 70000},tree]"], ("70000", "0 to 65535")),
     "an id twice": (["data.classes=[{name: road, id: 1},{name: tree, id: 1}]"], ("id 1", "twice")),
     "a colour of two": (["data.classes=[{name: road, color: [1,2]},tree]"], ("[1, 2]", "[red, green, blue]")),
     "id and ids": (["data.classes=[{name: road, id: 1, ids: [2]},tree]"], ("`id`", "`ids`")),
+    "no ids": (["data.classes=[{name: road, ids: []},tree]"], ("ids",)),
     "ignore_index of a class": (["data.ignore_index=0"], ("0", "ignored")),
     "ignore_index below zero": (["data.ignore_index=-1"], ("data.ignore_index is -1",)),
-    "splits of a list": (["data.splits=[a,b]"], ("data.splits",)),
+    "an unknown preset": (["data.preset=ade"], ("data.preset", "ade20k")),
     "an unknown root": (["data.root=nowhere"], ("data.root", "nowhere")),
+    "root of a file": (["data.root=tiny.yaml"], ("data.root", "tiny.yaml")),
     "a pattern that meets nothing": (["data.images=images/{split}/*.gif"], ("*.gif",)),
     "a list file that is missing": (["data.list_file=list.txt"], ("list.txt",)),
+    "splits of a list": (["data.splits=[a,b]"], ("data.splits",)),
+    "an unknown option": (["data.imags=a"], ("data.imags", "Did you mean 'images'")),
 }
 
 

@@ -36,8 +36,10 @@ def random_images(*size: int) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "dilation", "norm", "options", "size"),
     [
+        ("resnet18", False, "batch", {"depth": 18}, (97, 131)),
         ("resnet18", False, "group", {"depth": 18, "norm": "group"}, (71, 64)),
-        ("resnext50_32x4d", True, "batch", {**RESNEXT_50, "dilation": True}, (45, 66)),
+        ("resnet50", True, "batch", {"depth": 50, "dilation": True}, (65, 50)),
+        pytest.param("resnext50_32x4d", False, "batch", RESNEXT_50, (45, 66), marks=pytest.mark.integration),
     ],
 )
 def test_features_and_gradients_match_torchvision(
@@ -49,22 +51,47 @@ def test_features_and_gradients_match_torchvision(
     assert_equal_features(resnet, lambda images: stage_maps(reference, images), random_images(*size))
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "options", "size"),
+    [
+        ("resnet18d", {}, {"depth": 18, "variant": "d"}, (69, 51)),
+        pytest.param(
+            "resnet26d",
+            {"output_stride": 16, "layers": [3, 4, 6, 3]},
+            {"depth": 50, "variant": "d", "dilation": True},
+            (50, 39),
+            marks=pytest.mark.integration,
+        ),
+    ],
+)
+def test_variant_d_matches_timm(name, arguments, options, size, randomise, assert_equal_features):
+    import timm
+
+    resnet, reference = ResNet(**options).eval(), timm.create_model(name, pretrained=False, **arguments).eval()
+    randomise(reference)
+    load(resnet, reference)
+    assert_equal_features(resnet, lambda images: stage_maps(reference, images), random_images(*size))
+
+
 @pytest.mark.parity("transformers-rtdetr-resnet")
-def test_variant_vd_matches_transformers(randomise, assert_equal_features):
+@pytest.mark.parametrize(("depth", "size"), [(18, (69, 51)), pytest.param(50, (45, 66), marks=pytest.mark.integration)])
+def test_variant_vd_matches_transformers(depth, size, randomise, assert_equal_features):
     """RT-DETR's ResNet ("PResNet"), which has a projection shortcut in the first block of every stage."""
     from transformers import RTDetrResNetBackbone, RTDetrResNetConfig
 
-    stages = ["stage1", "stage2", "stage3", "stage4"]
     config = RTDetrResNetConfig(
-        depths=[2] * 4, hidden_sizes=[64, 128, 256, 512], layer_type="basic", out_features=stages
+        depths=[2, 2, 2, 2] if depth == 18 else [3, 4, 6, 3],
+        hidden_sizes=[64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048],
+        layer_type="basic" if depth < 50 else "bottleneck",
+        out_features=["stage1", "stage2", "stage3", "stage4"],
     )
     theirs = RTDetrResNetBackbone(config).eval().to(memory_format=torch.channels_last)
     randomise(theirs)
-    ours = ResNet(18, variant="vd").eval()
+    ours = ResNet(depth, variant="vd").eval()
     translated = translate(theirs.state_dict(), find("transformers-rtdetr-resnet"))
     assert translated.unknown == [] and set(translated.tensors) == set(ours.state_dict())
     ours.load_state_dict(translated.tensors)
-    assert_equal_features(ours, lambda images: theirs(images).feature_maps, random_images(69, 51))
+    assert_equal_features(ours, lambda images: theirs(images).feature_maps, random_images(*size))
 
 
 def test_batch_norms_in_training_match_torchvision(randomise):

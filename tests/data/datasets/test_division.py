@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import densevit
+from densevit.cli import main
 from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.division import validation_part
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
+from densevit_workbench.interchange.splitting import stratified
 
 
 def save(path: Path, seed: int, side: int = 64, **options: Any) -> Path:
@@ -84,6 +87,7 @@ def test_val_share_of_a_data_set_with_a_val_split_is_an_error(tmp_path):
     root = write_coco(tmp_path)
     (root / "val.json").write_text((root / "train.json").read_text())
     shutil.copytree(root / "train", root / "val")
+    assert len(Coco("train", root=str(root))) == 20
     for split in ("train", "val"):
         with pytest.raises(DataError, match=r"val_share is 0\.3, but the data set has a val split: .*val\.json\. Fix"):
             Coco(split, root=str(root), val_share=0.3)
@@ -119,3 +123,23 @@ def test_label_maps_without_val_are_divided(folders, tmp_path):
             shutil.copytree(tmp_path / folder.replace("val", "train"), tmp_path / folder)
         with pytest.raises(DataError, match=r"val_share is 0\.2, but the data set has a val split"):
             LabelMaps("train", root=root, classes=["even", "odd"], val_share=0.2)
+
+
+@pytest.mark.integration
+def test_training_says_how_the_images_are_divided_and_evaluation_sees_the_same(tmp_path, capsys):
+    root = write_coco(tmp_path / "set")
+    small = ["data.image_size=32", "data.batch_size=4", "data.num_workers=0", "trainer.accelerator=cpu"]
+    sections = {"backbone": {"name": "resnet", "depth": 18}, "heads": {"detection": {"name": "one_stage"}}}
+    config = {**sections, "data": {"name": "coco", "root": str(root)}, "trainer": {"max_steps": 1}}
+    run = densevit.fit(config, small, run_dir=tmp_path / "run")
+    text = "16 are for training and 4 for validation (data.val_share=0.2 by default)"
+    assert text in "".join(capsys.readouterr().out.split("\n"))
+    assert main(["evaluate", str(run.path)]) == 0
+    assert text in "".join(capsys.readouterr().out.split("\n"))
+
+
+def test_stratified_groups_stay_together_and_shares_hold() -> None:
+    rng = np.random.default_rng(0)
+    labels, groups = rng.random((200, 4)) < 0.3, np.repeat(np.arange(100), 2)
+    part = stratified(labels, [0.8, 0.2], 0, groups)
+    assert (part[::2] == part[1::2]).all() and 36 <= (part == 1).sum() <= 44

@@ -22,7 +22,6 @@ from densevit.weights import model_file
 from densevit.weights.building import build_model
 from tests.training.runs import rows, train
 
-pytestmark = pytest.mark.usefixtures("no_drawings")
 SEGMENTATION = """
 backbone: {name: swin, variant: nano, window_size: 4}
 heads: {surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch, evaluation: null}}

@@ -307,3 +307,15 @@ def test_signal_during_the_exchange_is_kept_for_the_next_step(monkeypatch: pytes
     assert signals.agree(True) == (0, (True,))
     monkeypatch.setattr(stop_signals.distributed, "all_reduce", lambda *_, **__: None)
     assert signals.agree(False) == (signal.SIGTERM, (False,))
+
+
+def test_slurm_job_is_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from densevit.training.callbacks.stop_signals import requeue
+
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert requeue().startswith("SLURM job 17 was not requeued: ")
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    assert requeue() == "SLURM job 17 is requeued."
+    assert (tmp_path / "said").read_text() == "requeue 17\n"

@@ -11,6 +11,7 @@ from densevit.weights.key_mapping import describe, saved_options, translate
 from densevit.weights.label_sets import coco_classes, instance_classes, objects365_classes
 from densevit.weights.layouts import find, recognise
 from densevit_heads.rtdetr.checkpoints import RTDETR, RTDETRV2
+from densevit_workbench.interchange.foreign_export import export
 from densevit_workbench.interchange.foreign_weights import convert
 from tests.weights.layouts import models
 from tests.weights.layouts.models import NONE, THREE_LEVELS, TWO_LEVELS, assert_same, run
@@ -195,3 +196,19 @@ def test_classes_of_366_rows_are_objects365s_unless_config_json_has_others(tmp_p
         theirs.save_pretrained(tmp_path)
         found = convert(tmp_path).model.classes["detection"]
         assert [one.name for one in found[:4]] == labels[:4] and [one.file_id for one in found] == [*range(366)]
+
+
+@pytest.mark.parametrize("layout", ["rtdetr", "rtdetrv2", "dfine"])
+def test_a_model_of_the_usual_points_is_restored_from_the_authors_file(layout, tmp_path):
+    head = "dfine" if layout == "dfine" else "rtdetr"
+    small = {"width": 32, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 40, "dropout": 0.0}
+    encoder = {"width": 16, "feedforward": 24, "expansion": 0.5 if head == "dfine" else 1.0}
+    backbone = {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    backbone |= {"name": "timm", "model": "hgnetv2_b0"} if head == "dfine" else {"name": "resnet", "depth": 18}
+    backbone |= {} if head == "dfine" else {"variant": "vd"}
+    section = {"name": head, "transformer": small, "encoder": encoder}
+    model = densevit.create_model(backbone, heads={"detection": section}, classes=["a", "b"]).model
+    densevit.save(model, tmp_path / "model.safetensors")
+    export(tmp_path / "model.safetensors", layout).write(tmp_path / "out.pth")
+    back = convert(tmp_path / "out.pth").model.state_dict()
+    assert all(torch.equal(tensor, back[key]) for key, tensor in model.state_dict().items())
