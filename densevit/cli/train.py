@@ -57,15 +57,18 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
     config.check_plugins(resolved)  # faults are found before Lightning is imported, which takes seconds
+    from densevit.training.callbacks.stop_signals import StopSignals
     from densevit.training.run.folder import check_wanted
     from densevit.training.run.inputs import Inputs
 
     run_dir = None if args.run_dir is None else user_path(args.run_dir)
     check_wanted(run_dir)
-    inputs = Inputs.of(resolved)
-    from densevit.training.run.fit import fit_on
+    with StopSignals() as signals:
+        inputs = Inputs.of(resolved)
+        from densevit.training.run.fit import fit_on
 
-    return _finished(fit_on(inputs, resolved, run_dir, run_name(args.config)), args.output)
+        done = fit_on(inputs, resolved, run_dir, run_name(args.config), signals)
+    return _finished(done, args.output)
 
 
 def _finished(run: "Run", output: "Output") -> int:

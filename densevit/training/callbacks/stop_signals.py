@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only  # Lightning itself takes seconds to import
 from torch import distributed
 
 _MESSAGE = "Stopping after this step or the current validation."
@@ -78,7 +78,8 @@ class StopSignals:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         if number == _REQUEUE and not self.begun:
-            if getattr(rank_zero_only, "rank", 0) == 0:
+            rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+            if getattr(rank_zero_only, "rank", int(rank)) == 0:
                 _say(requeue())
             raise SystemExit(128 + number)
         first, self.received = not self.received, self.received or number

@@ -1,10 +1,10 @@
 """`fit`: a training run from config to report."""
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -108,48 +108,51 @@ def fit(
     Raises ConfigError, PluginError, DataError or WeightsError for invalid input, including differences that change the
     model, the optimiser or the data set of a resumed run, and TrainingError if training cannot continue.
     """
-    request = partial(_request, config, overrides, resume, run_dir, name)
-    return _fit(request, None, callbacks, loggers, resume is not None, resume_with)
+    with StopSignals() as signals:
+        request = _request(config, overrides, resume, run_dir, name)
+        return _fit(signals, *request, None, callbacks, loggers, resume is not None, resume_with)
 
 
-def fit_on(inputs: Inputs, config: Config, run_dir: Path | None, name: str) -> Run:
-    """`fit` of a config whose inputs are already read."""
-    return _fit(partial(_request, config, (), None, run_dir, name), inputs)
+def fit_on(inputs: Inputs, config: Config, run_dir: Path | None, name: str, signals: StopSignals) -> Run:
+    """`fit` of a config whose inputs are already read. signals: an entered context."""
+    return _fit(signals, config, run_dir, name, None, inputs)
 
 
 def _fit(
-    request: Callable[[], tuple[Config, Path | None, str, RunCheckpoint | None]],
+    signals: StopSignals,
+    config: Config,
+    path: Path | None,
+    name: str,
+    checkpoint: RunCheckpoint | None,
     inputs: Inputs | None,
     callbacks: Sequence[lightning.Callback] = (),
     loggers: Sequence[Logger] = (),
     resumed: bool = False,
     resume_with: str | None = None,
 ) -> Run:
-    with StopSignals() as signals:
-        config, path, name, checkpoint = request()
-        keep_freed_memory()
-        silence_lightning()
-        _use_console()
-        if not resumed:
-            check_wanted(path)
-        plan = Plan.of(config, callbacks, checkpoint, inputs)
-        if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
-            show_complete(plan, path)
-            return Run(path)
-        folder = RunFolder.open(plan.trainer, name, path, resumed=resumed)
-        finite_check = FiniteCheck(skip=config.trainer.non_finite == "skip")
-        stall_after = config.trainer.stall_after
-        waiting = Waiting(None if stall_after is None else seconds_of(stall_after))
-        best_epoch = BestEpoch(selecting(plan.evaluators), config.trainer.monitor)
-        best = BestModel(folder.path, best_epoch, plan.data.val, config.trainer.patience)
-        errors = translated_errors(folder.path, config, finite_check.describe_batch, resume_with)
-        with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
-            plan.trainer.callbacks = run_callbacks(plan, folder.path, best, waiting, signals)  # type: ignore[attr-defined]
-            plan.trainer.loggers = build_loggers(config.trainer, folder.path, loggers)
-            start(plan, folder)
-            module = _module(plan, finite_check)
-            stopped_by = _train(plan, module, waiting.peers, folder.path, signals, resume_with)
-            finish(plan, folder.path, best, module.indices, bool(stopped_by), signals, resume_with)
+    keep_freed_memory()
+    silence_lightning()
+    _use_console()
+    if not resumed:
+        check_wanted(path)
+    plan = Plan.of(config, callbacks, checkpoint, inputs)
+    if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
+        show_complete(plan, path)
+        return Run(path)
+    folder = RunFolder.open(plan.trainer, name, path, resumed=resumed)
+    finite_check = FiniteCheck(skip=config.trainer.non_finite == "skip")
+    stall_after = config.trainer.stall_after
+    waiting = Waiting(None if stall_after is None else seconds_of(stall_after))
+    best_epoch = BestEpoch(selecting(plan.evaluators), config.trainer.monitor)
+    best = BestModel(folder.path, best_epoch, plan.data.val, config.trainer.patience)
+    errors = translated_errors(folder.path, config, finite_check.describe_batch, resume_with)
+    with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
+        plan.trainer.callbacks = run_callbacks(plan, folder.path, best, waiting, signals)  # type: ignore[attr-defined]
+        plan.trainer.loggers = build_loggers(config.trainer, folder.path, loggers)
+        start(plan, folder)
+        module = _module(plan, finite_check)
+        stopped_by = _train(plan, module, waiting.peers, folder.path, signals, resume_with)
+        finish(plan, folder.path, best, module.indices, bool(stopped_by), signals, resume_with)
     return Run(folder.path, stopped_by)
 
 

@@ -206,7 +206,7 @@ def test_job_is_requeued_after_the_checkpoint_whatever_fails_later(small, tmp_pa
 @pytest.mark.parametrize("moment", ["set-up", "first step"])
 def test_job_is_requeued_before_its_first_step(small: Path, slurm: Path, moment: str) -> None:
     def prepare() -> None:
-        from densevit.training.run import plan as run
+        from densevit.training.run import inputs as run
 
         build_data = run.build_data
 
