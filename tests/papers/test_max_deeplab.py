@@ -12,7 +12,14 @@ from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit_papers.max_deeplab import DualPathLayer, MaXDeepLab
 from densevit_papers.max_deeplab_criterion import GridTruth, MaskLossWeights, MaskOutputs, PQCriterion, dice, match
-from densevit_papers.max_deeplab_layers import AxialAttention, MaskPredictor, PixelBlock, levels_of, padding_bias
+from densevit_papers.max_deeplab_layers import (
+    AxialAttention,
+    MaskPredictor,
+    PixelBlock,
+    SemanticDecoder,
+    levels_of,
+    padding_bias,
+)
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, pixelwise_panoptic
 from tests.papers.small_models import attended, conv_norm, normed, randomised
 
@@ -302,3 +309,9 @@ def test_levels_have_one_feature_for_each_stride():
     assert read(16) == [(0, 16, 1, 512, True)]
     assert [level[1] for level in read(2, 4, 8, 16, 32)] == [32, 16, 8, 4]
     assert [level[1] for level in read(7, 14)] == [14, 7]
+
+
+def test_the_semantic_decoder_has_the_dilations_of_the_paper():
+    decoder = SemanticDecoder((16,), levels_of((16,), 64), 8, 3, nn.ReLU)
+    kernels = [one for one in decoder.branches.modules() if isinstance(one, nn.Conv2d)]
+    assert [one.dilation for one in kernels] == [(1, 1), (6, 6), (12, 12), (18, 18)]

@@ -207,8 +207,9 @@ def test_only_placeholders_and_functions_that_rebuild_are_called(reached, tmp_pa
         "NEWOBJ_EX": REACHED[reached] + arguments + b"}\x92",
         "OBJ": b"(" + REACHED[reached] + whole(2**31 - 1) + b"o",
     }
+    cause = "a call of a" if reached in ("a storage", "dtype") else ""
     for name, call in calls.items():
-        with pytest.raises(WeightsError, match="not a complete checkpoint"):
+        with pytest.raises(WeightsError, match=f"not a complete checkpoint.*{cause}"):
             print(name, load(with_pickle(tmp_path / "weights.pth", HEADER + call + b".")))
 
 

@@ -78,7 +78,7 @@ def depth(tmp_path):
             header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
             OpenEXR.File(header, {"Z": np.ascontiguousarray(values)}).write(str(file))
         elif file.suffix == ".pfm":
-            head = f"Pf\n{values.shape[1]} {values.shape[0]}\n-1\n"
+            head = f"Pf\n{values.shape[1]}  {values.shape[0]}\n-1\n"  # more white space than one character
             file.write_bytes(head.encode() + values[::-1].astype("<f4").tobytes())
         else:
             Image.fromarray(values).save(file)
