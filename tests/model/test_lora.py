@@ -112,7 +112,7 @@ def run(weights, tmp_path_factory):
 
 @pytest.mark.integration
 def test_run_trains_adapters_only_and_saves_merged_weights(weights, run):
-    path, printed = run
+    path, _ = run
     before, after = load_file(weights), load_file(path / "model.safetensors")
     assert {name for name in after if name.startswith("backbone.")} == before.keys()  # the layout without adapters
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -125,7 +125,8 @@ def test_run_trains_adapters_only_and_saves_merged_weights(weights, run):
         layer, _, leaf = name.rpartition(".")
         saved = state.get(f"model.{name}", state.get(f"model.{layer}.base_layer.{leaf}"))
         assert torch.equal(saved, value), name
-    assert re.search(r"backbone\.blocks\.5\.attention\.\*lora_\* +7 +0\.008 ", printed)  # 0.01 * 0.8 of depth 7 of 8
+    rates = (path / "log.txt").read_text()
+    assert re.search(r"backbone\.blocks\.5\.attention\.\*lora_\* +7 +0\.008 ", rates)  # 0.01 * 0.8 of depth 7 of 8
 
 
 @pytest.mark.integration
@@ -193,7 +194,7 @@ def test_without_peft_a_run_fails_before_it_builds_anything(monkeypatch, tmp_pat
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "peft" else found(name, *rest))
     message = r"backbone\.lora: needs peft.*pip install -e '\.\[lora\]'"
-    monkeypatch.setattr("densevit.training.run.plan.build_data", lambda *_: pytest.fail("data is built"))
+    monkeypatch.setattr("densevit.training.run.inputs.build_data", lambda *_: pytest.fail("data is built"))
     with pytest.raises(ConfigError, match=message):
         train(run_config(weights), run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -106,7 +106,7 @@ def test_a_strangers_checkpoint_is_recognised_loaded_and_converted(site, tmp_pat
     printed = " ".join(
         run_command("train", "own.yaml", *overrides, "--run-dir", "run", site=site, cwd=tmp_path).split()
     )
-    assert "loaded 20 left out 1 fc.weight: the classification head Read as mynet-released." in printed
+    assert "released.pth: 20 tensors loaded, 1 left out. Read as mynet-released." in printed
     trained = load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(trained[f"backbone.{key}"], tensor) for key, tensor in ours.items())
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["backbone"]["mean"] == [0.5, 0.5, 0.5]
