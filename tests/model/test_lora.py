@@ -1,8 +1,6 @@
 """LoRA: adapters of a frozen backbone, merged where a model is saved."""
 
-import contextlib
 import importlib.util
-import io
 import re
 from typing import Any
 
@@ -105,46 +103,42 @@ def run_config(weights, **trainer: Any) -> configs.Config:
 
 @pytest.fixture(scope="module")
 def run(weights, tmp_path_factory):
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        path = train(run_config(weights), run_dir=tmp_path_factory.mktemp("lora") / "run")
-    return path, printed.getvalue()
+    return train(run_config(weights), run_dir=tmp_path_factory.mktemp("lora") / "run")
 
 
 @pytest.mark.integration
 def test_run_trains_adapters_only_and_saves_merged_weights(weights, run):
-    path, _ = run
-    before, after = load_file(weights), load_file(path / "model.safetensors")
+    before, after = load_file(weights), load_file(run / "model.safetensors")
     assert {name for name in after if name.startswith("backbone.")} == before.keys()  # the layout without adapters
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     layers = [f"backbone.blocks.{i}.attention.{layer}.weight" for i in range(6) for layer in ("qkv", "output")]
     assert changed == {*layers}
     for name in changed:  # of rank 2
         assert torch.linalg.matrix_rank((after[name] - before[name]).double(), rtol=1e-3) == 2
-    state = torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     for name, value in before.items():  # the base is bit-identical
         layer, _, leaf = name.rpartition(".")
         saved = state.get(f"model.{name}", state.get(f"model.{layer}.base_layer.{leaf}"))
         assert torch.equal(saved, value), name
-    rates = (path / "log.txt").read_text()
+    rates = (run / "log.txt").read_text()
     assert re.search(r"backbone\.blocks\.5\.attention\.\*lora_\* +7 +0\.008 ", rates)  # 0.01 * 0.8 of depth 7 of 8
 
 
 @pytest.mark.integration
 def test_saved_run_equals_the_trained_model(weights, run):
     """`load`, `weights` and the checkpoint give the outputs of the model with adapters."""
-    path, _ = run
     config = run_config(weights)
     trained = build_model(config, build_data(config).train, pretrained=False).eval()
     add_adapters(trained)
-    content = torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    content = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     trained.load_state_dict({key[6:]: value for key, value in content.items() if key.startswith("model.")})
     images = torch.randn(1, 3, 32, 32)
     expected = trained.backbone(images)
     for backbone in (
-        densevit.load(path).model.backbone,
-        densevit.load(path / "checkpoints/last.ckpt").model.backbone,
-        densevit.create_backbone(**VIT, weights=path).eval(),
-        densevit.create_backbone(**VIT, weights=path / "checkpoints/last.ckpt").eval(),
+        densevit.load(run).model.backbone,
+        densevit.load(run / "checkpoints/last.ckpt").model.backbone,
+        densevit.create_backbone(**VIT, weights=run).eval(),
+        densevit.create_backbone(**VIT, weights=run / "checkpoints/last.ckpt").eval(),
     ):
         for x, y in zip(backbone(images), expected, strict=True):
             torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
@@ -155,7 +149,7 @@ def test_resumed_run_equals_an_uninterrupted_one(weights, run, tmp_path):
     with interrupted_after(1):
         stopped = train(run_config(weights), tmp_path / "stopped")
     resume(stopped)
-    found, expected = load_file(stopped / "model.safetensors"), load_file(run[0] / "model.safetensors")
+    found, expected = load_file(stopped / "model.safetensors"), load_file(run / "model.safetensors")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], value) for key, value in expected.items())
 
