@@ -58,6 +58,7 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     ),
     "no header of ours": (lambda run: model_file(run), "has no densevit header"),
     "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, expected 2. Update"),
+    "no config": (lambda run: model_file(run, config=None), "its header is corrupt ('config')"),
     "config of another kind": (lambda run: model_file(run, config="[]"), "config should be keys and values, not a"),
     "config with nan": (
         lambda run: model_file(run, config=TINY.replace("feedforward: 32", "dropout: .nan")),
@@ -141,6 +142,7 @@ TENSORS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "int8": (lambda run: changed(run, lambda x: x.to(torch.int8)), f"{KERNEL} is int8; dense floating point is exp"),
     "sparse": (lambda run: changed(run, torch.Tensor.to_sparse), f"{KERNEL} is sparse_coo; dense"),
     "quantised": (lambda run: changed(run, lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)), "is qint8"),
+    "flat": (lambda run: changed(run, torch.Tensor.flatten), "1 have another shape"),
     "text": (lambda run: changed(run, lambda x: "weights"), "1 tensors are missing"),
     "all int16": (
         lambda run: {k: x.to(torch.int16) for k, x in load_file(run / "model.safetensors").items()}, "is int16 (and "
@@ -203,12 +205,17 @@ CONTENTS: tuple[tuple[str, bytes | str, str], ...] = (
     ("x.npz", npz(array((10**15,))), "Unable to allocate 3.55 PiB"),
     ("x.npz", npz(array((3,), "|O")), "it contains pickled objects"),
     ("x.npz", npz(array((1,), "<U3", bytes(12))), "contains no numeric arrays"),
+    ("x.npz", npz(array((100,), data=b"12")), "expected 400 bytes got 2"),
+    ("x.npz", npz(b"xx"), "contains no numeric arrays"),
+    ("hub/config.json", DEEP, "invalid JSON"),
     ("hub/config.json", '{"pretrained_cfg": 5}', FORMAT),
     ("hub/config.json", '{"pretrained_cfg": {"mean": [1, 2]}}', "three numbers are expected"),
+    (PROCESSOR, '{"image_mean": "abc"}', FORMAT),
     (PROCESSOR, '{"image_mean": [0, 0, NaN]}', "finite numbers are expected"),
     (PROCESSOR, '{"image_mean": 0, "image_std": 0}', "the std above 0"),
     (PROCESSOR, '{"image_mean": 0, "rescale_factor": 0}', "division by zero"),
     (INDEX, DEEP, "invalid JSON"),
+    (INDEX, '{"weight_map": 5}', "not an index of shards"),
     (INDEX, '{"weight_map": {"a": "../a"}}', "not an index of shards"),
     (INDEX, '{"weight_map": {"a": "b.safetensors"}}', "1 of 1 shards are missing in its folder (b.safetensors)"),
 )

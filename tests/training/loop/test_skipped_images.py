@@ -38,7 +38,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("no_drawings")
 def test_run_counts_and_names_the_skipped_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     with pytest.warns(UserWarning) as warned:
