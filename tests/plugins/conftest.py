@@ -1,10 +1,11 @@
 """Third-party distributions, installed as by pip."""
 
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,12 @@ def third_party(made_once: Callable[..., Path], project: Path, tmp_path_factory:
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without curves, which take time; tests/reporting tests them."""
     monkeypatch.setattr("densevit.reporting.report._curves", lambda path: [])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_modules_of_packages_left() -> Iterator[None]:
+    """Tests of other folders import no package of a third party that a test here has imported."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if f"{os.sep}third_party{os.sep}" in str(getattr(module, "__file__", "")):
+            del sys.modules[name]

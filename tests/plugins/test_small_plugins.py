@@ -63,7 +63,6 @@ def test_a_run_with_a_plugin_resumes_to_the_last_bit(
     assert main(["plugins", group, "--json"]) == 0
     listed = {plugin["name"]: plugin["origin"] for plugin in json.loads(capsys.readouterr().out)["plugins"]}
     assert listed[folder] == f"{folder} 0.1"
-    sys.modules.pop(folder, None)
 
 
 def test_an_inspector_adds_its_figure(third_party: Callable[[str], Path], tmp_path: Path) -> None:
