@@ -59,8 +59,10 @@ class Fit:
         return [note.removeprefix(WARNING) for note in self.notes if note.startswith(WARNING)]
 
     def write(self) -> None:
-        """Loads the tensors into the module."""
+        """Loads the tensors into the module. `tensors` are then the module's own, so that those read are freed."""
         self.module.load_state_dict(self.tensors, strict=False)
+        own = self.module.state_dict()
+        self.tensors = {name: own[name] for name in self.tensors}
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> Fit:

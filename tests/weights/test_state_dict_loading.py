@@ -1,5 +1,7 @@
 """State dicts are loaded all-or-nothing; errors name the keys that do not match; tables and kernels are resized."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -153,3 +155,13 @@ def test_other_kernels_and_those_of_other_layers_raise():
     for channels, shape in ((3, (4, 4, 3, 3)), (3, (4, 2, 3, 3)), (3, (5, 3, 3, 3)), (8, (4, 8, 5, 5))):
         with pytest.raises(WeightsError, match="have another shape"):
             load_state(nn.Conv2d(channels, 4, 3, bias=False), {"weight": torch.randn(shape)}, "rgbd.pth")
+
+
+def test_a_report_does_not_keep_the_tensors_of_the_file_in_memory():
+    layer, state = nn.Linear(2, 3), {"weight": torch.randn(3, 2), "bias": torch.randn(3)}
+    files = [weakref.ref(tensor) for tensor in state.values()]
+    report = load_state(layer, state, "a.pth")
+    expected = state["weight"].clone()
+    del state
+    assert [one() for one in files] == [None, None]
+    assert report.loaded == 2 and torch.equal(report.tensors["weight"], expected)

@@ -1,6 +1,5 @@
 """The data and the files of weights of a training, read before Lightning is imported, which takes seconds."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from densevit import registry
@@ -13,10 +12,10 @@ from densevit.weights.pretrained import read_files
 
 
 class Inputs(NamedTuple):
-    """The data, and the checkpoints of the pretrained weights by source."""
+    """The data, and the checkpoints of the pretrained weights by source, which `Plan.of` removes: they are large."""
 
     data: Data
-    pretrained: Mapping[str, Checkpoint]
+    pretrained: dict[str, Checkpoint]
 
     @classmethod
     def of(cls, config: Config, pretrained: bool = True) -> "Inputs":

@@ -91,6 +91,7 @@ class Plan:
         trainer = _trainer(config, callbacks)
         data, pretrained = Inputs.of(config, checkpoint is None) if inputs is None else inputs
         model, loaded = _model(config, data, pretrained, checkpoint)
+        pretrained.clear()  # the caller's, which would stay in memory during the training
         data = data.padded_to(model.multiple)
         method = _method(config, model, data)
         evaluators = build_evaluators(model, config, data.val, method)
