@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.robustness.conftest import SIZES
 from tests.robustness.test_images import encoded
 
 TINY = """
@@ -15,21 +16,16 @@ heads: {surfaces: {name: setr, decoder: naive, width: 16, auxiliary: []}}
 data: {name: label_maps, root: ., classes: [road, tree], image_size: 64, batch_size: 2, num_workers: 0}
 trainer: {max_steps: 1, accelerator: cpu, precision: "32"}
 """
-SIZES = ((40, 56), (33, 41))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two splits of two images, with labels 0, 1 and 255."""
+@pytest.fixture(autouse=True)
+def _labels(folder: Path) -> None:
+    """Labels 0, 1 and 255."""
     for split in ("train", "val"):
-        for kind in ("images", "labels"):
-            (tmp_path / kind / split).mkdir(parents=True)
         for i, size in enumerate(SIZES):
-            rng = np.random.default_rng(i)
-            save(tmp_path / "images" / split / f"{i}.png", rng.integers(0, 255, (*size, 3), np.uint8))
-            save(tmp_path / "labels" / split / f"{i}.png", rng.choice(np.array([0, 1, 255], np.uint8), size))
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    return tmp_path
+            labels = np.random.default_rng(i).choice(np.array([0, 1, 255], np.uint8), size)
+            save(folder / "labels" / split / f"{i}.png", labels)
+    (folder / "tiny.yaml").write_text(TINY)
 
 
 def save(path: Path, pixels: np.ndarray) -> None:

@@ -114,7 +114,7 @@ def fit(
 
 
 def fit_on(inputs: Inputs, config: Config, run_dir: Path | None, name: str, signals: StopSignals) -> Run:
-    """`fit` of a config whose inputs are already read. signals: an entered context."""
+    """`fit` of a config whose inputs are read and whose folder is checked (`check_wanted`). signals: entered."""
     return _fit(signals, config, run_dir, name, None, inputs)
 
 
@@ -133,8 +133,6 @@ def _fit(
     keep_freed_memory()
     silence_lightning()
     _use_console()
-    if not resumed:
-        check_wanted(path)
     plan = Plan.of(config, callbacks, checkpoint, inputs)
     if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
         show_complete(plan, path)
@@ -183,7 +181,9 @@ def _request(
     else:
         assert config is not None
         config = configs.from_mapping(config, "fit", overrides)
-    return config, None if run_dir is None else user_path(run_dir), name or "run", None
+    path = None if run_dir is None else user_path(run_dir)
+    check_wanted(path)
+    return config, path, name or "run", None
 
 
 def _use_console() -> None:
