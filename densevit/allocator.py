@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
     """Lets glibc reuse the memory of freed tensors of up to 32 MiB instead of returning it to the kernel.
 
     Each step allocates tensors of the same sizes. By default glibc maps large tensors again, or trims its heap when
-    they are freed, and the kernel clears every page again: up to 25 % of a training step on a CPU (docs/benchmarks.md).
+    they are freed, and the kernel clears every page again: up to 25 % of a training step (docs/development/cpus.md).
     With these settings the process keeps its peak memory. The environment variables `MALLOC_*` and `GLIBC_TUNABLES`
     take precedence; other C libraries are not changed. See mallopt(3).
     """

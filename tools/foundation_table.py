@@ -1,4 +1,4 @@
-"""Writes the table of foundation backbones in docs/timm.md: builds each, trains a step under each head, exports it.
+"""Writes the foundation table of docs/development/timm.md: builds each backbone, trains a step per head, exports it.
 
 python tools/foundation_table.py [BACKBONE ...]: the page's table, or the rows of some backbones on the screen. Models
 have timm's structure with few and narrow blocks, and random weights.
@@ -25,7 +25,7 @@ from densevit.errors import DensevitError
 from densevit.model.parameter_groups import parameter_groups, parameter_rates
 from densevit.weights.building import build_model
 
-PAGE = Path(__file__).parent.parent / "docs" / "timm.md"
+PAGE = Path(__file__).parent.parent / "docs" / "development" / "timm.md"
 BEGIN, END = "<!-- table: python tools/foundation_table.py -->", "<!-- end of the foundation table -->"
 SIDE = 64  # pixels of the images
 

@@ -1,9 +1,10 @@
-"""Writes the table of docs/timm.md: builds and runs timm's models, and lists their feature maps and image sizes.
+"""Writes the table of docs/development/timm.md: runs timm's models, and lists their feature maps and image sizes.
 
 python tools/timm_table.py [MODEL ...]: all families that the page shows, or the rows of some models on the screen.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -12,7 +13,7 @@ import torch
 from densevit import DensevitError
 from densevit_backbones.timm import Timm
 
-PAGE = Path(__file__).parent.parent / "docs" / "timm.md"
+PAGE = Path(__file__).parent.parent / "docs" / "development" / "timm.md"
 BEGIN, END = "<!-- table: python tools/timm_table.py -->", "<!-- end of the table -->"
 TRIED = 96  # pixels: the built size of models with a fixed size in the test run
 
@@ -52,8 +53,7 @@ FAMILIES = {
     "hiera": ["hiera_tiny_224", "hiera_small_abswin_256"],
 }
 HEADER = (
-    "| family | model | channels | strides | image sizes | resampled | NHWC inside | checkpointing |\n"
-    "|---|---|---|---|---|---|---|---|\n"
+    "| family | model | channels | strides | image sizes | notes | checkpointing |\n|---|---|---|---|---|---|---|\n"
 )
 
 
@@ -64,20 +64,27 @@ def row(family: str, name: str) -> str:
         with torch.device("meta"):
             backbone = Timm(name)
     except DensevitError as error:
-        return f"| {family} | {name} | not possible: {error} | | | | | |\n"
-    resampled = ", ".join(f"stride {s}" for s, r in zip(backbone.strides, backbone.resampled, strict=True) if r)
-    channels_last = "yes" if getattr(backbone.model, "output_fmt", None) in ("NHWC", timm.layers.Format.NHWC) else ""
+        return f"| {family} | {name} | not possible: {error} | | | | |\n"
+    notes = [f"stride {s} resampled" for s, r in zip(backbone.strides, backbone.resampled, strict=True) if r]
+    if getattr(backbone.model, "output_fmt", None) in ("NHWC", timm.layers.Format.NHWC):
+        notes.append("NHWC inside")
     cells = [
         family,
         f"`{name}`",
-        ", ".join(map(str, backbone.channels)),
-        ", ".join(map(str, backbone.strides)),
+        _listed(backbone.channels),
+        _listed(backbone.strides),
         _sizes(name, backbone.multiple, backbone.input_size),
-        resampled,
-        channels_last,
+        ", ".join(notes),
         "yes" if _checkpoints(name) else "no",
     ]
     return f"| {' | '.join(cells)} |\n"
+
+
+def _listed(values: Sequence[int]) -> str:
+    """`64, 128`; equal values as `4x192`."""
+    if len(values) > 1 and len(set(values)) == 1:
+        return f"{len(values)}x{values[0]}"
+    return ", ".join(map(str, values))
 
 
 def _run(name: str) -> None:

@@ -11,7 +11,7 @@ from densevit.interfaces.target_types import TargetType
 class Dataset:
     """Images with targets in original pixels. The framework resizes, augments and batches them.
 
-    What only a tool calls, such as `densevit doctor`, is a protocol beside that tool: docs/own-data.md.
+    What only a tool calls, such as `densevit doctor`, is a protocol beside that tool: docs/own-dataset.md.
 
     The constructor takes `split`, its own options, and optionally `image_size` and `scan`, a
     `densevit.data.datasets.dataset_validation.Scan`, which is no option of the user's: how to check the files.

@@ -44,7 +44,7 @@ class Timm(Backbone):
     the model needs (1, its patch or stride, or its windows), and maps are cropped to ceil(size / stride). A model of a
     fixed size sets `input_size`: a smaller image is padded to this size; a larger image is resized to it, and its maps
     are resized back. A map whose grid is not ceil(size / stride), such as PiT's 27 cells for 224 pixels, is resampled
-    (bilinear). `docs/timm.md` lists the properties of each family.
+    (bilinear). `docs/development/timm.md` lists the properties of each family.
 
     model: timm's name, optionally with the tag of its weights: "convnext_tiny" or "convnext_tiny.fb_in22k".
     pretrained: loads weights through timm's download and cache.

@@ -1,4 +1,4 @@
-"""Foundation backbones of timm under the heads: docs/timm.md's table, and complete runs."""
+"""Foundation backbones of timm under the heads: docs/development/timm.md's table, and complete runs."""
 
 import sys
 
@@ -25,7 +25,7 @@ def tool(project):
 @pytest.fixture(scope="module")
 def page(project, tool):
     """The rows of the page's table by backbone."""
-    text = (project / "docs/timm.md").read_text()
+    text = (project / "docs/development/timm.md").read_text()
     table = text.partition(tool.BEGIN)[2].partition(tool.END)[0].strip()
     header = tool.header()
     assert table.startswith(header.strip())

@@ -105,7 +105,7 @@ class Page:
 
     place: `place(page, block)` puts what the block names, such as data sets and runs, into the folders. train: runs
     `densevit train` with these arguments. words: placeholders in commands, such as CONFIG, and what they stand for.
-    edits: regular expressions in Python code and what replaces them. arguments: of scripts in Python, `sys.argv`.
+    edits: regular expressions in Python code and what replaces them.
     """
 
     folder: Path
@@ -116,7 +116,6 @@ class Page:
     train: Callable[[Sequence[str]], None] = lambda arguments: run_command(arguments)
     words: Mapping[str, str] = field(default_factory=dict)
     edits: Mapping[str, str] = field(default_factory=dict)
-    arguments: Sequence[str] = ()
     names: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
     cwd: Path = field(init=False)
 
@@ -159,9 +158,7 @@ class Page:
         for pattern, replacement in self.edits.items():
             code = re.sub(pattern, replacement, code)
         # Lines of errors are those of the page.
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [str(self.project / block.page), *self.arguments])
-            exec(compile("\n" * block.line + code, self.project / block.page, "exec"), self.names)
+        exec(compile("\n" * block.line + code, self.project / block.page, "exec"), self.names)
 
     def _written(self, block: Block) -> Path:
         assert block.file is not None

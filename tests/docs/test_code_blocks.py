@@ -21,17 +21,17 @@ RUN = ("python", "bash", "yaml", "ini")
 
 # Blocks that are not run: the page, a part of the text, and the reason. At most ten.
 NOT_RUN = (
+    ("docs/export-onnxruntime.md", "import sys", "tests/cli/test_export.py runs the program"),
     ("docs/export-onnxruntime.md", "npm install", "needs Node.js; tests/exporting/test_programs.py runs the program"),
     ("docs/export-onnxruntime.md", "cmake --build", "needs ONNX Runtime's headers; test_programs.py runs the program"),
     ("docs/export-tensorrt.md", "trtexec", "needs TensorRT and an NVIDIA GPU"),
     ("docs/versions.md", "runs-on", "a workflow of GitHub, no config of densevit"),
-    ("docs/benchmarks.md", "tools/benchmarks/gpu.py", "needs a GPU; test_gpu.py runs it on a CPU"),
+    ("docs/development/gpu.md", "tools/benchmarks/gpu.py", "needs a GPU; test_gpu.py runs it on a CPU"),
     ("docs/multi-gpu.md", "tools/benchmarks/scaling.py", "trains on one to eight GPUs, in processes of its own"),
 )
 # Placeholders in commands.
 WORDS = {
     "docs/own-data.md": {"CONFIG": "configs/panoptic_swin.yaml", "RUN": "runs/start-detector"},
-    "docs/weights.md": {"FILE": "configs/data/coco.yaml"},
 }
 # Python code: what is replaced, and by what.
 EDITS = {r"max_steps=[\d_]+": 'max_steps=2, accelerator="cpu"', r'device="cuda"': 'device="cpu"'}
@@ -42,8 +42,6 @@ NEEDED = {
     r"\btimm\b": ("timm",),
     "hf:": ("huggingface_hub",),
 }
-# Arguments of scripts in Python.
-ARGUMENTS = {"docs/export-onnxruntime.md": ("detr.onnx", "street.jpg")}
 
 
 def not_run(block: Block) -> bool:
@@ -108,8 +106,7 @@ def run_all(page: Page) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_blocks_of_the_page_run(name: str, world: World, environment: None, tmp_path: Path) -> None:
     if blocks := run_blocks(name):
-        given = {"words": WORDS.get(name, {}), "edits": EDITS, "arguments": ARGUMENTS.get(name, ())}
-        run_all(world.page(tmp_path / "page", blocks, **given))
+        run_all(world.page(tmp_path / "page", blocks, words=WORDS.get(name, {}), edits=EDITS))
 
 
 def test_few_blocks_are_not_run() -> None:

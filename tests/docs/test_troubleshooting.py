@@ -29,7 +29,7 @@ def write_map(path: Path, value: int, dtype: type, quarter: int | None = None) -
     Image.fromarray(values).save(path)
 
 
-def write_coco(root: Path, category: int = 1, width: int = 20, file_name: str = "{}.jpg") -> None:
+def write_coco(root: Path, width: int = 20, file_name: str = "{}.jpg") -> None:
     """Three images with one box each, in both splits; the arguments are what a page's folder has wrong."""
     for split in ("train", "val"):
         images, annotations = [], []
@@ -37,7 +37,7 @@ def write_coco(root: Path, category: int = 1, width: int = 20, file_name: str = 
             write_image(root / split / f"{i}.jpg")
             images.append({"id": i, "file_name": file_name.format(i), "width": 80, "height": 60})
             box = {"bbox": [5, 5, width, 20], "area": 400, "iscrowd": 0}
-            annotations.append({"id": i + 1, "image_id": i, "category_id": category, **box})
+            annotations.append({"id": i + 1, "image_id": i, "category_id": 1, **box})
         categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (root / f"{split}.json").write_text(json.dumps(content))
@@ -50,7 +50,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_image(root / "only_images" / "a.jpg")
     write_coco(root / "my_folder")
     write_coco(root / "other_images", file_name="img_{}.jpg")
-    write_coco(root / "other_categories", category=7)
     write_coco(root / "other_boxes", width=-3)
     for split in ("train", "val"):
         for name in ("maps", "binary", "depth_maps"):
@@ -60,7 +59,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_map(root / "depth_maps" / "depth" / split / "a.png", 2500, np.uint16)
     write_image(root / "labelme_set" / "a.jpg")
     (root / "labelme_set" / "a.json").write_text('{"shapes": [], "imagePath": "a.jpg"}')
-    (root / "page.pth").write_text("<!DOCTYPE html><html>not found</html>")
     (root / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     (root / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
     (root / "run").mkdir()

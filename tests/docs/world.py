@@ -68,16 +68,8 @@ OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
         for page in ("export", "export-onnxruntime", "export-openvino", "export-torch")
         for run, config in (("detr_swin", "detector"), ("setr_vit", "setr_vit"))
     },
-    ("docs/inference.md", "panoptic"): (
-        "panoptic_swin",
-        "heads.panoptic.threshold=0.01",
-        "heads.panoptic.num_queries=2",
-        "seed=1",
-    ),
 }
-BENCHMARKS = ("README.md", "docs/benchmark.md", "docs/own-backbone.md")  # measure cases of one grid
-# mine.yaml of the pages that do not show it.
-MINE = {"docs/inference.md": "base: panoptic_swin\nheads: {detection: {name: one_stage}}\n"}
+BENCHMARKS = ("README.md", "docs/benchmark.md")  # measure cases of one grid
 
 MY_PACKAGE = """
 import torch
@@ -176,9 +168,9 @@ class World:
         """A page's runner, in a new folder that has the project's configs and tools."""
         page = Page(folder, folder / "home", self.project, blocks, self.place, self.train, **given)
         self._prepare(page)
-        for name in ("benchmark", "families") if blocks[0].page in BENCHMARKS else ():
-            (folder / "runs" / name).mkdir()
-            shutil.copy(self._made("benchmark", measured) / "benchmark.json", folder / "runs" / name)
+        if blocks[0].page in BENCHMARKS:
+            (folder / "runs" / "benchmark").mkdir()
+            shutil.copy(self._made("benchmark", measured) / "benchmark.json", folder / "runs" / "benchmark")
         for (where, name), config in OWN_RUNS.items():
             if where == blocks[0].page:
                 shutil.copytree(self.run(*config), folder / "runs" / name)
@@ -206,13 +198,11 @@ class World:
         for name in re.findall(r"\bruns/([\w-]+)", text):
             if name in RUNS and not (page.folder / "runs" / name).exists():
                 shutil.copytree(self.run(*RUNS[name]), page.folder / "runs" / name)
-        if "sys.argv" in text:
-            _link(self._made("street.jpg", street), page.cwd / "street.jpg")
         if mentions(text, "my_package") and not (page.cwd / "my_package.py").exists():
             (page.cwd / "my_package.py").write_text(MY_PACKAGE)
         file = page.cwd / "mine.yaml"
         if "mine.yaml" in text and block.file != "mine.yaml" and not file.is_file():
-            file.write_text(MINE.get(block.page, "base: detr_swin\n"))
+            file.write_text("base: detr_swin\n")
         self._my_set(page, text)
 
     def _my_set(self, page: Page, text: str) -> None:
@@ -354,6 +344,6 @@ def mentions(text: str, name: str) -> bool:
 
 def measured(folder: Path) -> None:
     """The command of docs/benchmark.md that measures most cases. Finished ones are not repeated."""
-    grid = ("--backbones", "swin,vit,mvit,resnet,timm", "--heads", "dab_detr,setr,dpt")
+    grid = ("--backbones", "swin,vit", "--heads", "dab_detr,setr,dpt")
     command = ("benchmark", *grid, "--train", "--images", "16000", "--out", str(folder), *SHORTER["benchmark"])
     assert main([*command]) == 0

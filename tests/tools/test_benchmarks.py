@@ -18,12 +18,11 @@ SLOW_PARTS = [pytest.param(part, marks=pytest.mark.slow) for part in ("correctne
 def test_the_page_has_the_tables_and_the_plot_of_the_results(project, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(project / "tools" / "benchmarks"))
     convergence, options = (importlib.import_module(name) for name in ("convergence", "detection_options"))
-    page = (project / "docs" / "benchmarks.md").read_text()
-    found, compared = (
-        json.loads((project / f"docs/{name}.json").read_text()) for name in ("convergence", options.__name__)
-    )
+    folder = project / "docs/development"
+    found, compared = (json.loads((folder / f"{name}.json").read_text()) for name in ("convergence", options.__name__))
+    page = (folder / "convergence.md").read_text()
     assert " ".join(convergence.report(found, tmp_path).split()) in " ".join(page.split())  # the page wraps its lines
-    drawn, shown = ((folder / "convergence.svg").read_text() for folder in (tmp_path, project / "docs"))
+    drawn, shown = ((place / "convergence.svg").read_text() for place in (tmp_path, folder))
     for part in (r">([^<]+)</text>", r"stroke: (#\w+); stroke-width: 2.5"):  # matplotlib's versions differ in digits
         assert re.findall(part, drawn) == re.findall(part, shown) != []
     assert options.table(compared) in page

@@ -4,7 +4,8 @@
 
 Measured here: operations of a training step (torch's counter, forward and backward, without the losses), bytes of its
 gradients, seconds that one CPU core needs to decode and augment an image. Assumed: the GPU's published peak rates, the
-share of them that training reaches, CPU cores per GPU. The formulas are explained in docs/scale.md:
+share of them that training reaches, CPU cores per GPU. Real trainings are slower: losses and matching, kernels that
+wait for memory, start-up and validation are not included.
 
     compute  = operations an image / (peak rate * utilisation)               seconds an image and GPU
     data     = seconds an image and core / cores                             seconds an image and GPU

@@ -27,15 +27,16 @@ from tools.conventions.tree import Problem, Tree
 
 PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     pages.lines_are_wrapped,
+    pages.pages_are_short,
     pages.links_resolve,
     pages.images_are_small,
     pages.code_blocks_have_a_language,
     pages.commands_are_in_blocks_that_run,
-    tables.api_page_lists_the_public_names,
+    tables.reference_index_lists_the_public_names,
     tables.reference_has_the_public_names,
     tables.reference_has_the_protocols,
     tables.names_on_pages_are_public,
-    tables.overview_has_the_plugins,
+    tables.index_has_the_plugins,
     tables.papers_page_has_the_plugins,
     tables.weights_page_lists_the_layouts,
     tables.config_page_has_the_keys,

@@ -1,15 +1,18 @@
-"""Pages: wrapped lines, links, images, and the languages of code blocks."""
+"""Pages: their length, wrapped lines, links, images, and the languages of code blocks."""
 
 import json
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tools.conventions.tree import Problem, Tree
 
 TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 WIDTH = 120
+MAX_LINES = 250  # of a page
+MAX_WORDS = 120  # of a paragraph, list item or table cell
+MAX_WORDS_OF = {"docs without docs/development": 45_000, "docs": 65_000}  # with code
 MAX_BYTES = 400_000  # of an image
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
@@ -29,6 +32,40 @@ def lines_are_wrapped(tree: Tree) -> Iterator[Problem]:
             is_text = line[:4].strip() and not line.lstrip().startswith(("|", "![", "<!--"))
             if is_text and len(line) > WIDTH and " " in line[:WIDTH].strip():
                 yield Problem(page, number, f"the line has {len(line)} characters", f"wrap it at {WIDTH}")
+
+
+def pages_are_short(tree: Tree) -> Iterator[Problem]:
+    """At most 250 lines a page and 120 words a paragraph, list item or cell, and few words in all."""
+    words = dict.fromkeys(MAX_WORDS_OF, 0)
+    for page in tree.files("docs/**/*.md"):
+        text = tree.text(page)
+        for part in words if not page.startswith("docs/development/") else ["docs"]:
+            words[part] += len(text.split())
+        if (lines := text.count("\n")) > MAX_LINES:
+            yield Problem(page, 1, f"the page has {lines} lines", f"at most {MAX_LINES}: shorten it or split it")
+        for number, passage in passages(tree.prose(page)):
+            if (count := len(passage.split())) > MAX_WORDS:
+                yield Problem(page, number, f"a passage of {count} words", f"at most {MAX_WORDS}: divide it")
+    for part, count in words.items():
+        if count > MAX_WORDS_OF[part]:
+            fix = f"at most {MAX_WORDS_OF[part]:,}: shorten pages"
+            yield Problem("docs", 1, f"{part} has {count:,} words", fix)
+
+
+def passages(prose: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """The paragraphs, list items and table cells of a page, with the number of their first line."""
+    start, lines, last = 0, list[str](), 0
+    for number, line in [*prose, (0, "")]:
+        is_row = line.startswith("|")
+        if lines and (is_row or not line.strip() or number != last + 1 or re.match(r"\s*([-*]|\d+\.) |#", line)):
+            yield start, " ".join(lines)
+            lines = []
+        if is_row:
+            yield from ((number, cell) for cell in line.split("|"))
+        elif line.strip():
+            start = number if not lines else start
+            lines.append(line)
+        last = number
 
 
 def links_resolve(tree: Tree) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ QUOTED = {
         ("training/loop/finite_check.py", "the loss or a gradient is not finite"),
         ("training/run/config_checks.py", "is too little to learn"),
     ),
-    "docs/faults.md": (
+    "docs/development/faults.md": (
         ("training/loop/finite_check.py", "the loss or a gradient is not finite"),
         ("training/loop/first_non_finite.py", "The first non-finite "),
         ("training/loop/stall.py", "no step has finished for "),
@@ -25,8 +25,8 @@ QUOTED = {
 
 
 def steps_name_a_file(tree: Tree) -> Iterator[Problem]:
-    """The walks of docs/architecture.md: each step names a function or class and its file."""
-    page, heading = "docs/architecture.md", "Four walks"
+    """The walks of docs/development/architecture.md: each step names a function or class and its file."""
+    page, heading = "docs/development/architecture.md", "Four walks"
     count = 0
     for row in rows(tree.section(page, heading)):
         steps = STEP.findall(" | ".join(row.cells))
@@ -38,8 +38,8 @@ def steps_name_a_file(tree: Tree) -> Iterator[Problem]:
 
 
 def faults_have_tests(tree: Tree) -> Iterator[Problem]:
-    """docs/faults.md: more than 100 faults, each listed once, with a test that exists."""
-    page, heading = "docs/faults.md", "Tested faults"
+    """docs/development/faults.md: more than 100 faults, each listed once, with a test that exists."""
+    page, heading = "docs/development/faults.md", "Tested faults"
     found = rows((number, line) for number, line in tree.lines(page) if number > tree.line_of(page, f"## {heading}"))
     faults: set[str] = set()
     for row in found:
@@ -57,8 +57,8 @@ def faults_have_tests(tree: Tree) -> Iterator[Problem]:
 
 
 def quoted_messages_exist(tree: Tree) -> Iterator[Problem]:
-    """docs/troubleshooting.md: twenty errors, 18 with their command, and the others as in the code. docs/faults.md: the
-    messages as in the code."""
+    """docs/troubleshooting.md: twenty errors, 18 with their command, and the others as in the code.
+    docs/development/faults.md: the messages as in the code."""
     page = "docs/troubleshooting.md"
     errors = sum(line.startswith("### ") for _, line in tree.lines(page))
     commands = len(re.findall(r"```console\n\$ densevit ", tree.text(page)))

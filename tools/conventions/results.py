@@ -1,14 +1,15 @@
 """Figures of trainings on pages and in configs are those of docs/results.json; tools/check --write fills them in.
 
-docs/results.json has an entry for each measured training; its fields are described in docs/results.md. Three forms are
+docs/results.json has an entry for each training; docs/development/results.md describes its fields. Three forms are
 written from it:
 
-    # Measured: ...                           in the first lines of a config, with lines that begin with `#  ` below it
+    # Measured: ...                           in the first lines of a config, with lines that begin with `#  ` below it,
+                                              or `# Not measured.`
     <!-- results: detection; config, AP -->   and all lines to `<!-- end of results -->`: a table. The rows are those of
                                               a group, or of names of entries; the columns are names of `fields`
     0.579<!-- AP of detr_swin -->             one of `fields`
 
-Minutes, means and deviations are computed from the entries.
+Minutes, means and deviations are computed from the entries. What an entry without scores lacks is `not measured`.
 """
 
 import json
@@ -24,16 +25,16 @@ from tools.conventions.tree import Problem, Tree
 FILE = "docs/results.json"
 FIX = "run tools/check --write"
 CONFIGS = tuple(f"configs/{folder}*.yaml" for folder in ("", "scenes/", "start/", "pretrain/", "papers/"))
-MEASURED = re.compile(r"^# Measured:.*\n(?:#  (?! ).*\n)*", re.MULTILINE)
+MEASURED = re.compile(r"^# (?:Measured:|Not measured\.).*\n(?:#  (?! ).*\n)*", re.MULTILINE)
 TABLE = re.compile(r"^(<!-- results: ([^;>]+); ([^>]+) -->\n).*?^(<!-- end of results -->)$", re.MULTILINE | re.DOTALL)
-FIGURE = re.compile(r"[\d.,]+(?: ± [\d.]+)?(<!-- ([^<>]+) of ([^<>]+) -->)")
+FIGURE = re.compile(r"(?:[\d.,]+(?: ± [\d.]+)?|not measured)(<!-- ([^<>]+) of ([^<>]+) -->)")
 TYPED = re.compile(r"\b(AP|AP50|PQ|mIoU|AbsRel|delta1)\s(0\.\d{3})\b(?!<!--)")
 # Pages of experiments and of published scores may have equal figures.
-EXPERIMENTS = ("docs/benchmarks.md", "docs/methods.md", "docs/model-zoo.md", "docs/papers")
+EXPERIMENTS = ("docs/development/", "docs/model-zoo.md", "docs/papers")
 NAMES = {"mask_AP": "mask AP", "mask_AP50": "mask AP50", "aAcc": "pixel accuracy", "top1": "top-1"}
 NAMES |= {"PQ_th": "PQ of things", "PQ_st": "PQ of stuff"}
 ERRORS = ("AbsRel", "RMSE")  # lower is better
-OLD = "before two changes of the data path"  # the remark of rows with *
+NOT_MEASURED = "not measured"
 
 Results = dict[str, dict[str, dict[str, Any]]]
 
@@ -114,9 +115,13 @@ def fields(tree: Tree, results: Results, name: str) -> dict[str, str]:
     found = {key.replace("_", " "): value for key, value in entry.items() if isinstance(value, str)}
     is_named = "recipe" not in entry
     found["recipe"] = f"`{recipe_of(name, entry)}`"
-    found["config"] = (found["recipe"] if is_named else entry.get("label", name)) + " *" * (entry.get("remarks") == OLD)
+    found["config"] = found["recipe"] if is_named else entry.get("label", name)
     found["held out"], found["data"] = (results["data"][entry["data"]][key] for key in ("held_out", "title"))
-    found |= {"score": score(entry, 2), "scores": score(entry), **scores_of(entry)}
+    if entry["scores"]:
+        found |= {"score": score(entry, 2), "scores": score(entry), **scores_of(entry)}
+    else:
+        metrics = {metric for each in results["trainings"].values() for metric in scores_of(each)}
+        found |= dict.fromkeys((*metrics, "score", "scores", "minutes", "time", "images/s"), NOT_MEASURED)
     twin, is_better = twin_of(results, entry)
     found["from random weights"] = score(twin, 2) + ("" if is_better else ": not worse") if twin else ""
     if "images" in results["data"][entry["data"]]:
@@ -155,7 +160,8 @@ def measured(tree: Tree, results: Results, config: str) -> str:
     before: dict[str, Any] = {}
     parts = []
     for name, entry in results["trainings"].items():
-        if config not in entry.get("headers", [recipe_of(name, entry)]):
+        is_measured = entry["scores"] or "images_per_second" in entry
+        if config not in entry.get("headers", [recipe_of(name, entry)]) or not is_measured:
             continue
         new = {key for key in ("data", "seeds", "images") if entry.get(key) != before.get(key)}
         notes = [results["data"][entry["data"]]["held_out"]] if "data" in new and entry["scores"] else []
@@ -173,7 +179,7 @@ def measured(tree: Tree, results: Results, config: str) -> str:
             text += f", {entry['images'] / speed / 60:.1f} min on {where}, {speed:g} images/s)"
         parts.append(text + ("" if twin_of(results, entry)[1] else ", not better than from random weights"))
         before = entry
-    sentence = f"Measured: {'; '.join(parts) or 'nothing yet'}."
+    sentence = f"Measured: {'; '.join(parts)}." if parts else "Not measured."
     lines = textwrap.wrap(sentence, 120, break_long_words=False, break_on_hyphens=False)
     return "# " + "\n#  ".join(lines) + "\n"
 

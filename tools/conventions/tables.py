@@ -13,21 +13,27 @@ SECTIONS = (
 )
 
 
-def api_page_lists_the_public_names(tree: Tree) -> Iterator[Problem]:
-    """docs/api.md has a row per name of `densevit.__all__`, in alphabetical order."""
-    page, names, before = "docs/api.md", public_names(tree), ""
-    for row in rows(tree.lines(page)):
-        match = re.fullmatch(r"`densevit\.(\w+)`", row.cells[0])
-        if match is None:
+def reference_index_lists_the_public_names(tree: Tree) -> Iterator[Problem]:
+    """docs/reference/index.md has a row for each page of the folder, with the public names that the page documents."""
+    index = "docs/reference/index.md"
+    listed: dict[str, tuple[int, set[str]]] = {}
+    for row in rows(tree.lines(index)):
+        match = re.fullmatch(r"\[.+\]\((\w+\.md)\)", row.cells[0])
+        if match:
+            listed[match[1]] = (row.line, {*re.findall(r"`(\w+)`", row.cells[-1])})
+    for page in tree.files("docs/reference/*.md"):
+        name = page.rpartition("/")[2]
+        documented = {*re.findall(r"^::: densevit\.(\w+)$", tree.text(page), re.MULTILINE)}
+        if page == index:
             continue
-        if match[1] not in names:
-            yield Problem(page, row.line, f"densevit.{match[1]} is no public name", "correct or remove it")
-        if match[1] <= before:
-            yield Problem(page, row.line, f"densevit.{match[1]} is below densevit.{before}", "sort the rows")
-        before = match[1]
-    for name in sorted(names):
-        if f"\n| `densevit.{name}` |" not in tree.text(page):
-            yield Problem(page, 1, f"densevit.{name} has no row", "add one, in alphabetical order")
+        if name not in listed:
+            yield Problem(index, 1, f"{name} has no row", f"add one with the names that {page} documents")
+            continue
+        line, names = listed[name]
+        for missing in sorted(documented - names):
+            yield Problem(index, line, f"`{missing}` of {name} is missing", "add it")
+        for extra in sorted(names - documented):
+            yield Problem(index, line, f"`{extra}` is not on {name}", "remove it, or document it there")
 
 
 def reference_has_the_public_names(tree: Tree) -> Iterator[Problem]:
@@ -65,20 +71,20 @@ def names_on_pages_are_public(tree: Tree) -> Iterator[Problem]:
     """`densevit.NAME` in prose and code is a public name, a module, or a group of entry points."""
     modules = {file.split("/")[1].partition(".")[0] for file in tree.files("densevit/*", "densevit/*/*.py")}
     known = {*public_names(tree), *modules, *tree.entry_points()}
-    for page in tree.files("README.md", "docs/*.md"):
+    for page in tree.files("README.md", "docs/*.md", "docs/reference/*.md"):
         for number, line in tree.lines(page):
             for name in re.findall(r"\bdensevit\.([A-Za-z_]+)", line):
                 if name not in known:
                     yield Problem(page, number, f"densevit.{name} is no public name or module", "correct it")
 
 
-def overview_has_the_plugins(tree: Tree) -> Iterator[Problem]:
-    """docs/overview.md names each backbone, neck, head and data set of setup.cfg, by itself or by its page."""
-    text = tree.text("docs/overview.md")
+def index_has_the_plugins(tree: Tree) -> Iterator[Problem]:
+    """docs/index.md names each backbone, neck, head and data set of setup.cfg, by itself or by its page."""
+    text = tree.text("docs/index.md")
     for group in ("backbones", "necks", "heads", "datasets"):
         for name in tree.entry_points()[group]:
             if f"`{name}`" not in text and f"({name}.md)" not in text:
-                yield Problem("docs/overview.md", 1, f"{name!r} of {group} is missing", "add it to its row")
+                yield Problem("docs/index.md", 1, f"{name!r} of {group} is missing", "add it to its row")
 
 
 def papers_page_has_the_plugins(tree: Tree) -> Iterator[Problem]:
@@ -156,8 +162,8 @@ def config_page_has_the_keys(tree: Tree) -> Iterator[Problem]:
 
 
 def foundation_table_has_the_backbones(tree: Tree) -> Iterator[Problem]:
-    """The table of docs/timm.md has the backbones of tools/foundation_table.py, and each works with each head."""
-    page, tool = "docs/timm.md", "tools/foundation_table.py"
+    """docs/development/timm.md has the backbones of tools/foundation_table.py, and each works with each head."""
+    page, tool = "docs/development/timm.md", "tools/foundation_table.py"
     constants = {
         node.targets[0].id: node.value
         for node in tree.module(tool).body

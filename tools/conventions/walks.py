@@ -1,4 +1,4 @@
-"""docs/architecture.md says what the code does: its rooms, the rows of imports, the order of walks and of callbacks."""
+"""docs/development/architecture.md says what the code does: rooms, rows of imports, order of walks and of callbacks."""
 
 import ast
 import itertools
@@ -10,7 +10,7 @@ from tools.conventions.imports import ROWS
 from tools.conventions.references import STEP
 from tools.conventions.tree import Problem, Row, Tree, rows
 
-PAGE = "docs/architecture.md"
+PAGE = "docs/development/architecture.md"
 WALKS, IN_A_STEP = "Four walks", "In each step"
 FIT, TRAINING_STEP = "densevit/training/run/fit.py", "densevit/training/loop/step.py"
 CALLBACKS = "densevit/training/callbacks/"

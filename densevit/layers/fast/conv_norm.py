@@ -1,8 +1,7 @@
 """A convolution with its norm, residual addition and ReLU, without intermediate maps.
 
 Computes `densevit.layers.conv_norm.conv_norm`, equal up to rounding. With a frozen batch norm, torch's layers take 0.98
-to 1.15 times as long on a CPU (docs/benchmarks.md, "Kinds of CPUs"), with one more pass over each map ("Training steps
-of detectors").
+to 1.15 times as long on a CPU (docs/development/cpus.md), with one more pass over each map (docs/development/speed.md).
 """
 
 import torch

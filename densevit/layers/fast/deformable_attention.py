@@ -1,9 +1,9 @@
 """Multi-scale deformable attention as sums over the four cells around each point, without maps of samples.
 
 Computes `densevit.layers.deformable_attention.multi_scale_deformable_attention`, equal up to rounding, 1.2 to 7 times
-as fast on a CPU, with 6 to 65 % of the memory (docs/benchmarks.md, "Deformable attention on a CPU", "Kinds of
-CPUs"). On a GPU it takes half the memory, and its backward pass, which is deterministic if requested, is 1.4 to 1.8
-times slower ("On a GPU"). Exported files have gathers and no GridSample ("In exported files").
+as fast on a CPU, with 6 to 65 % of the memory (docs/development/cpus.md). On a GPU it takes half the memory, and its
+backward pass, which is deterministic if requested, is 1.4 to 1.8 times slower (docs/development/gpu.md). Exported files
+have gathers and no GridSample.
 """
 
 import warnings

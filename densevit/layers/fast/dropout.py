@@ -3,7 +3,7 @@
 Computes `nn.Dropout`, and dropout after ReLU or softmax, with other random numbers, and p rounded to 16 bits. On a CPU,
 torch's dropout draws one random number per element, which takes as long as ten other passes over the tensor, and stores
 noise of the size of the tensor. Here 64 random bits are used for four elements: 1.4 to 2.6 times as fast
-(docs/benchmarks.md, "Kinds of CPUs").
+(docs/development/cpus.md).
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 
 Compute `nn.Linear` and `nn.Conv2d`, equal up to rounding. Linear layers as convolutions are 1.2 to 1.9 times as fast in
 fp32 on AMD processors with AVX-512, and 1x1 convolutions as matrix products make a ResNet-50 in bf16 1.04 times as fast
-(docs/benchmarks.md, "Effect of each optimisation").
+(docs/development/speed.md, "Effect of each optimisation").
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Replaces plain layers in a built model by faster ones.
 
 Models are written with `nn.Linear`, `nn.Conv2d` and `nn.Dropout`, and with the layers and functions of
-`densevit.layers`. docs/benchmarks.md has what the faster ones gain on kinds of CPUs and on a GPU.
+`densevit.layers`. docs/development/cpus.md and gpu.md have what the faster ones gain.
 """
 
 from types import FunctionType

@@ -1,7 +1,7 @@
 """Shifted windows as one gather instead of padding, roll, partition and split into heads.
 
 Computes `densevit.layers.windows.shifted_windows`, with equal results, 2.4 to 3.4 times as fast on a CPU
-(docs/benchmarks.md, "Kinds of CPUs"). Compiled graphs have the separate steps, which the compiler fuses, and so have
+(docs/development/cpus.md). Compiled graphs have the separate steps, which the compiler fuses, and so have
 exported files: with symbolic sizes, tracing of the indices would take minutes.
 """
 

@@ -76,7 +76,8 @@ RESULTS: dict[str, dict[str, Any]] = {
 }
 
 FILES = {
-    "README.md": "# densevit\n\n[Names](docs/api.md#the-names), [below](#run-it)\n\n## Run it\n\nSee above.\n",
+    "README.md": "# densevit\n\n[Names](docs/reference/index.md#the-names), [below](#run-it)\n"
+    "\n## Run it\n\nSee above.\n",
     "CONTRIBUTING.md": "# Contributing\n\n[Start](README.md)\n",
     "CHANGELOG.md": "# Changelog\n\n## 0.1.0 - unreleased\n",
     "LICENSE": APACHE,
@@ -85,23 +86,24 @@ FILES = {
     "setup.cfg": SETUP,
     ".github/ISSUE_TEMPLATE/bug_report.yml": FORM.format("bug"),
     ".github/ISSUE_TEMPLATE/feature_request.yml": FORM.format("feature"),
-    "docs/api.md": "# Names\n\n## The names\n\n| name | |\n|---|---|\n| `densevit.Net` | a net |\n"
-    "| `densevit.fit` | trains |\n\n```python\nimport densevit\n\ndensevit.fit()\n```\n\n"
-    "```bash\ndensevit train fcn\n```\n",
+    "docs/reference/index.md": "# Names\n\n## The names\n\n| page | names |\n|---|---|\n"
+    "| [All](all.md), a net | |\n| [All](all.md) | `Net`, `fit` |\n\n"
+    "```python\nimport densevit\n\ndensevit.fit()\n```\n\n```bash\ndensevit train fcn\n```\n",
     "docs/reference/all.md": "# All\n\n::: densevit.Net\n\n::: densevit.fit\n",
-    "docs/overview.md": "# Overview\n\n| | |\n|---|---|\n| backbones | [all of timm](timm.md) |\n| necks | `fpn` |\n"
+    "docs/index.md": "# Overview\n\n| | |\n|---|---|\n| backbones | [all of timm](timm.md) |\n| necks | `fpn` |\n"
     "| heads | `fcn`, `cvt` |\n| data | `coco` |\n\n![Plot](plot.svg)\n",
     "docs/plot.svg": "<svg/>\n",
     "docs/papers.md": "# Papers\n\n| system | plugin | files |\n|---|---|---|\n| CvT | `cvt` | `cvt.py` |\n",
     "docs/weights.md": "# Weights\n\n## What loads\n\n| project | what | layout | notes |\n|---|---|---|---|\n"
     "| MAE | the release | `mae` | `configs/fcn.yaml` |\n\n## Safety\n\n| a | b | `c` | d |\n",
     "docs/config.md": "# Config\n\n| key | |\n|---|---|\n| `name` | a name |\n| `seed` | a seed |\n",
-    "docs/timm.md": "# timm\n\n<!-- table: python tools/foundation_table.py -->\n\n"
+    "docs/timm.md": "# timm\n\nBackbones of timm.\n",
+    "docs/development/timm.md": "# timm\n\n<!-- table: python tools/foundation_table.py -->\n\n"
     "| backbone | model | licence | strides | norm | depths | setr | dpt | export |\n"
     "|---|---|---|---|---|---|---|---|---|\n"
     "| DINOv2 | `vit` | mit | 14 | new | 4 | yes | pyramid | yes |\n"
     "| Hiera of SAM 2 | `hiera` | mit | 4 | new | 4 | yes | yes | no |\n\n<!-- end of the foundation table -->\n",
-    "docs/architecture.md": "# Architecture\n\n## Four walks\n\n| step | where |\n|---|---|\n"
+    "docs/development/architecture.md": "# Architecture\n\n## Four walks\n\n| step | where |\n|---|---|\n"
     + "| a step | `Net` and `fit` in `densevit/training/run/__init__.py` |\n" * 18
     + "\n### A training\n\n| step | where |\n|---|---|\n| all | `train` in `densevit/training/run/fit.py` |\n"
     + "".join(f"| part {i} | `part_{i}` in `densevit/training/run/fit.py` |\n" for i in range(8))
@@ -111,7 +113,7 @@ FILES = {
     "| waits | `Waiting` in `densevit/training/callbacks/waiting.py` |\n"
     "| saves | `Saving` in `densevit/training/callbacks/waiting.py` |\n"
     "\n## Packages\n\n| packages | |\n|---|---|\n| `training` | trains |\n| `data` | loads |\n| `config` | keys |\n",
-    "docs/faults.md": "# Faults\n\n## Tested faults\n\n| fault | test |\n|---|---|\n"
+    "docs/development/faults.md": "# Faults\n\n## Tested faults\n\n| fault | test |\n|---|---|\n"
     + "".join(f"| fault {i} | `tests/test_net.py::test_net` |\n" for i in range(101))
     + "\n## Messages\n\nthe loss or a gradient is not finite. The first non-finite output\n\n"
     "no step has finished for 1 s. Training continues to wait.\n",
@@ -125,7 +127,7 @@ FILES = {
     "docs/tutorials/one.ipynb": json.dumps(NOTEBOOK, indent=1),
     "configs/fcn.yaml": "# FCN.\n# Measured: AP 0.512 (9 scenes, seed 0) after 2,100 images, 7.0 min on a core"
     " (AVX2, 5 images/s); three seeds: AP 0.500 ±\n#  0.010 (seeds 0, 1, 2).\n# Train it.\nseed: 0\n",
-    "configs/scenes/overfit.yaml": "# Measured: nothing yet.\nseed: 0\n",
+    "configs/scenes/overfit.yaml": "# Not measured.\nseed: 0\n",
     "configs/coco/fcn.yaml": "# Published, not run here: box AP 0.4\n"
     "#   densevit train configs/coco/fcn.yaml data.root=x\n#   backbone.depth=101: box AP 0.6\n",
     "configs/coco/fcn_large.yaml": "# As fcn.yaml. Published, not run here: box AP 0.5\nbase: fcn.yaml\n",

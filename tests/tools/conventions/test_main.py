@@ -1,9 +1,10 @@
 """All passes: the small project follows them, each has a test, and the command prints what they find."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.tools.conventions.small_tree import FILES
+from tests.tools.conventions.small_tree import FILES, RESULTS
 from tests.tools.conventions.test_passes import CHANGES
 
 
@@ -34,6 +35,20 @@ def test_writing_corrects_the_figures_and_nothing_else(conventions, tree_of):
     assert set(write(tree)) == {page, config}
     assert all((tree.root / file).read_text() == FILES[file] for file in wrong)
     assert write(tree_of({})) == [], "the second time changes nothing"
+
+
+def test_an_entry_without_scores_is_not_measured_on_pages_and_in_its_config(conventions, tree_of):
+    trainings = RESULTS["trainings"]
+    unmeasured = {key: value for key, value in trainings["fcn"].items() if key != "images_per_second"} | {"scores": {}}
+    changed = {"fcn": unmeasured, "fcn, three seeds": {**trainings["fcn, three seeds"], "headers": []}}
+    tree = tree_of({**FILES, "docs/results.json": json.dumps({**RESULTS, "trainings": {**trainings, **changed}})})
+    conventions("results").write(tree)
+    page, config = ((tree.root / file).read_text() for file in ("docs/results.md", "configs/fcn.yaml"))
+    assert "AP not measured<!-- AP of fcn -->" in page
+    assert "| `fcn` | not measured | not measured |" in page
+    assert config == "# FCN.\n# Not measured.\n# Train it.\nseed: 0\n"
+    tree.texts.clear()
+    assert conventions("results").write(tree) == [], "the markers stay"
 
 
 def test_the_command_prints_the_problems(conventions, tree_of, monkeypatch, capsys):

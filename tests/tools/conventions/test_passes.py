@@ -6,17 +6,17 @@ import pytest
 
 from tests.tools.conventions.small_tree import ProblemsOf
 
-API = "docs/api.md"
-ARCHITECTURE = "docs/architecture.md"
+API = "docs/reference/index.md"
+ARCHITECTURE = "docs/development/architecture.md"
 BUG = ".github/ISSUE_TEMPLATE/bug_report.yml"
 CONFIG = "configs/fcn.yaml"
-FAULTS = "docs/faults.md"
+FAULTS = "docs/development/faults.md"
 HEAD = "plugins/densevit_heads/fcn.py"
 RECIPE = "configs/coco/fcn.yaml"
 REFERENCE = "docs/reference/all.md"
 RESULTS = "docs/results.md"
 RUN = "densevit/training/run/__init__.py"
-TIMM = "docs/timm.md"
+TIMM = "docs/development/timm.md"
 TROUBLES = "docs/troubleshooting.md"
 WEIGHTS = "docs/weights.md"
 NOTEBOOK = "docs/tutorials/one.ipynb"
@@ -78,10 +78,18 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
     "imports.plugin_packages_are_independent": [
         (HEAD, "densevit.interfaces import Head", "densevit_papers.cvt import CvT", "4: it imports densevit_papers.cvt")
     ],
+    "pages.pages_are_short": [
+        (API, "# Names", "# Names" + "\n" * 250, "1: the page has 268 lines"),
+        (API, "# Names", "# Names\n\n" + "A line of words.\n" * 31, "3: a passage of 124 words"),
+        (API, "| [All](all.md), a net |", f"| {'word ' * 121} |", "7: a passage of 121 words"),
+        (API, "import densevit", "word " * 45_000, "docs without docs/development has 45,"),
+    ],
     "pages.lines_are_wrapped": [(API, "# Names", f"# Names\n\n{LONG}", "3: the line has 125 characters")],
-    "pages.links_resolve": [("README.md", "#the-names", "#names-of", "3: docs/api.md has no heading #names-of")],
+    "pages.links_resolve": [
+        ("README.md", "#the-names", "#names-of", "3: docs/reference/index.md has no heading #names-of")
+    ],
     "pages.images_are_small": [
-        ("docs/plot.svg", "", None, "docs/overview.md:10: there is no image plot.svg", "docs:1: there are no images")
+        ("docs/plot.svg", "", None, "docs/index.md:10: there is no image plot.svg", "docs:1: there are no images")
     ],
     "pages.code_blocks_have_a_language": [(API, "```bash", "```", "16: the block has no language")],
     "pages.commands_are_in_blocks_that_run": [(API, "```bash", "```text", "16: a command in a block of text")],
@@ -116,8 +124,9 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
     "results.scores_are_not_typed": [
         (RESULTS, "AP 0.512<!-- AP of fcn -->", "box\nAP 0.512", "4: AP 0.512 is a score of fcn")
     ],
-    "tables.api_page_lists_the_public_names": [
-        (API, "`densevit.fit` |", "`densevit.run` |", "8: densevit.run", "1: densevit.fit")
+    "tables.reference_index_lists_the_public_names": [
+        (API, "`Net`, `fit`", "`Net`, `run`", "8: `fit` of all.md is missing", "8: `run` is not on all.md"),
+        (API, "| [All](all.md) |", "| All |", "1: all.md has no row"),
     ],
     "tables.reference_has_the_public_names": [
         (REFERENCE, "densevit.fit", "densevit.Net", "5: densevit.Net", "1: densevit.fit")
@@ -126,7 +135,7 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
     "tables.names_on_pages_are_public": [
         (API, "densevit.fit()", "densevit.fits()", "13: densevit.fits is no public name or module")
     ],
-    "tables.overview_has_the_plugins": [("docs/overview.md", "`fcn`, ", "", "1: 'fcn' of heads is missing")],
+    "tables.index_has_the_plugins": [("docs/index.md", "`fcn`, ", "", "1: 'fcn' of heads is missing")],
     "tables.papers_page_has_the_plugins": [("docs/papers.md", "`cvt` ", "", "1: 'cvt' of heads is missing")],
     "tables.weights_page_lists_the_layouts": [
         (WEIGHTS, "`mae`", "`made`", "3: the layout 'mae' has no row", "7: 'made' is no layout")

@@ -179,8 +179,8 @@ def test_nothing_is_overwritten(tmp_path, capsys):
 
 
 PAGES = {
-    "backbone mynet": ("own-backbone", ("mynet/__init__.py", "tests/test_mynet.py", "configs/mynet.yaml")),
-    "head myhead": ("own-head", ("myhead/__init__.py", "tests/test_myhead.py", "configs/myhead.yaml")),
+    "backbone mynet": ("own-backbone", ("mynet/__init__.py", "configs/mynet.yaml")),
+    "head myhead": ("own-head", ("configs/myhead.yaml",)),
     "head fcn --task segmentation": ("own-head", ("fcn/__init__.py", "configs/fcn.yaml")),
     "task mytask": ("own-target", ("mytask/target.py", "mytask/evaluation.py", "configs/mytask.yaml")),
 }
