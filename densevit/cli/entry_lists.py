@@ -22,13 +22,15 @@ class JsonList:
         self._file = partial.open("w", encoding="utf-8")
         self._file.write("[")
         self._separator = "\n"
-        self.extend(entries)
+        for entry in entries:
+            self.extend(json.dumps(entry))
         self.flush()
         partial.replace(path)
 
-    def extend(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        for entry in entries:
-            self._file.write(self._separator + json.dumps(entry))
+    def extend(self, lines: str) -> None:
+        """Writes entries, one per line, with commas between them; nothing for an empty text."""
+        if lines:
+            self._file.write(self._separator + lines)
             self._separator = ",\n"
 
     def flush(self) -> None:

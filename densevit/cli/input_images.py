@@ -6,7 +6,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,16 +20,20 @@ from densevit.inference.image_inputs import find_files
 
 _FRAME = re.compile(r"(.+)_\d{6,}")  # of the name of a frame: the name of its video
 _LONGEST = 100  # largest number of characters in a file name taken from a URL
+MAX_IN_FOLDER = 10_000  # for more images, output files are in subfolders
+PER_SUBFOLDER = 1_000  # images
 
 
 @dataclass(frozen=True)
 class ImageFile:
     """An image file, a frame of a video, or an image of a URL.
 
-    name: the stem of output files, unique among all images of one call.
+    name: the stem of output files, unique among all images of one call; above 10,000 images below a subfolder for each
+    1,000 images: 0012/NAME for the images from place 12,000 to 12,999.
     image_id: the file's stem as an integer, as in COCO (000000000139.jpg is 139), if it is one and unique; else the
     file's name, or its path if the name is not unique. frame: the number of a video frame, from 0; its name and id are
-    NAME_000012. url: the address of an image to download, whose path is HOST/FILE.
+    NAME_000012. url: the address of an image to download, whose path is HOST/FILE. place: the place in the list of all
+    images, from 0.
     """
 
     path: Path
@@ -37,6 +41,7 @@ class ImageFile:
     image_id: int | str
     frame: int | None = None
     url: str | None = None
+    place: int = 0
 
     @property
     def file_name(self) -> str:
@@ -70,7 +75,12 @@ def find_images(sources: Sequence[str]) -> list[ImageFile]:
         by_name = path.name if file_names[path.name] == 1 else url or path.as_posix()
         image_id = number if number is not None and numbers[number] == 1 else by_name
         images.append(ImageFile(path, name, image_id, url=url))
-    return images
+    return [_placed(image, place, len(images) > MAX_IN_FOLDER) for place, image in enumerate(images)]
+
+
+def _placed(image: ImageFile, place: int, in_subfolder: bool) -> ImageFile:
+    name = f"{place // PER_SUBFOLDER:04}/{image.name}" if in_subfolder else image.name
+    return replace(image, name=name, place=place)
 
 
 def _located(source: str) -> list[tuple[Path, str | None]]:

@@ -187,7 +187,7 @@ def test_interrupted_prediction_names_the_way_on(model, photos, monkeypatch, cap
         return see(height, width)
 
     monkeypatch.setattr(model, "see", interrupted)
-    monkeypatch.setattr("densevit.inference.predictor.BATCHES_AT_ONCE", 1)
+    monkeypatch.setattr("densevit.cli.prediction_run.BATCHES_AT_ONCE", 1)
     whole = ["predict", "run", "a", "b", "--batch-size", "1", "--out", "found"]
     assert main(whole) == 130
     assert "Stopped after 2 of 4 images. Continue with --out found --resume" in capsys.readouterr().err
