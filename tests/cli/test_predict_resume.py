@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import time
 from pathlib import Path
 
 import cv2
@@ -186,6 +187,8 @@ def test_interrupted_prediction_names_the_way_on(model, photos, monkeypatch, cap
             raise KeyboardInterrupt
         return see(height, width)
 
+    encode = PredictionFiles.encode
+    monkeypatch.setattr(PredictionFiles, "encode", lambda *given: (time.sleep(0.05), encode(*given))[1])  # slower
     monkeypatch.setattr(model, "see", interrupted)
     monkeypatch.setattr("densevit.cli.prediction_run.BATCHES_AT_ONCE", 1)
     whole = ["predict", "run", "a", "b", "--batch-size", "1", "--out", "found"]
