@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def test_adding_waits_while_too_many_images_are_not_written():
         files: Any = Files()
         with BackgroundWriter(files, 2, lambda image, text: texts.append(f"{image.name} {text}")) as writer:
             for n in range(5):
-                writer.add(ImageFile(Path("a"), "name", n, place=n), np.zeros((1, 1, 3), np.uint8), {})
+                writer.add(ImageFile("a", "name", n, place=n), np.zeros((1, 1, 3), np.uint8), {})
                 added.append(n)
 
     thread = threading.Thread(target=add)
@@ -271,6 +272,34 @@ def test_names_of_more_than_10000_images_are_in_subfolders(monkeypatch: Patch):
         images = find_images(["-"])
         assert (images[0].name, images[-1].name) == expected
         assert [image.image_id for image in images] == [image.place for image in images] == [*range(count)]
+
+
+def test_listed_images_are_not_looked_up_and_take_less_than_1_kb(photos: Path, monkeypatch: Patch):
+    """Names and ids come from the paths, whether there is such a file or not."""
+    listed = ["a/1.jpg", "./a/1.jpg", "none/1.jpg", "none/7.png", "none/../x.tif"]
+    names = [f"none/{n % 100:03}/image_{n:09}.jpg" for n in range(5_000)]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(listed + names)))
+
+    def looked_up(path: Any, *given: Any, **options: Any) -> Any:
+        raise AssertionError(f"{path} is looked up")
+
+    tracemalloc.start()
+    try:
+        with monkeypatch.context() as patch:
+            for name in ("os.stat", "os.lstat", "io.open", "builtins.open"):
+                patch.setattr(name, looked_up)
+            images = find_images(["-"])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [(image.file_name, image.name, image.image_id) for image in images[:5]] == [
+        ("a/1.jpg", "a-1", "a/1.jpg"),
+        ("none/1.jpg", "none-1", "none/1.jpg"),
+        ("none/7.png", "7", 7),
+        ("none/../x.tif", "x", "x.tif"),
+        (names[0], "image_000000000", "image_000000000.jpg"),
+    ]
+    assert len(images) == 5_004 and peak < 1_000 * len(images)
 
 
 def test_drawings_maps_and_clouds_of_many_images_are_in_subfolders(photos: Path, monkeypatch: Patch):

@@ -202,7 +202,7 @@ def test_interrupted_prediction_names_the_way_on(model, photos, monkeypatch, cap
 def test_panoptic_annotations_of_all_images_are_joined_after_resuming(tmp_path: Path) -> None:
     """After an interruption their parts are kept; after the end, more images mean that all are predicted again."""
     ids = torch.tensor([[0, 0], [-1, 1000]], dtype=torch.int32)
-    images = [ImageFile(Path(f"{n}.png"), str(n), n) for n in range(3)]
+    images = [ImageFile(f"{n}.png", str(n), n) for n in range(3)]
 
     def predict(count: int, resume: bool, interrupted: bool = False) -> int:
         files = PredictionFiles(tmp_path, {"head": CLASSES}, {"head": 0.5}, settings={}, resume=resume)

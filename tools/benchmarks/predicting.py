@@ -1,9 +1,9 @@
-"""Compares the speed of `densevit predict` with that of its parts, each alone, on rendered images of 480 x 640.
+"""Compares the speed of `densevit predict` with that of its parts, each alone, on images of 480 x 640.
 
-With `waiting`, a backbone waits 10 ms per image without a core, as for a GPU, and a head without work predicts 300
-boxes: the command should reach 0.9 of the images per second of `predictor.predict`. With a config's name, a model with
-random weights uses the cores: the command's time should be at most 1.05 of the CPU seconds of all parts, divided by the
-number of cores. About ten objects per image are above the threshold and drawn.
+With `waiting`, a backbone waits 10 ms per image without a core, as for a GPU, and a head predicts 300 boxes: the
+command should reach 0.9 of the images per second of `predictor.predict`. With a config's name, a model with random
+weights uses the cores: the command's time should be at most 1.05 of the CPU seconds of all parts, divided by the number
+of cores. About ten objects per image are above the threshold.
 
     python tools/benchmarks/predicting.py waiting --images 1000
     python tools/benchmarks/predicting.py coco/dfine_n --images 200
@@ -13,7 +13,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +33,21 @@ from densevit.interfaces import Backbone, Class, Head, Outputs, Predictions, Tar
 from densevit.model import DenseModel
 
 CLASSES = [Class(f"class {n}", n + 1, (20, 3 * n, 250 - 3 * n)) for n in range(80)]
-SIZE, FILES, BATCH, DRAWN = (480, 640), 20, 8, 10
+FILES, BATCH, DRAWN = 20, 8, 10
+CHUNK = BATCHES_AT_ONCE * BATCH  # images that the command predicts together
 
 
 class WaitingBackbone(Backbone):
-    """Waits some seconds per image, and computes nothing."""
+    """Waits 10 ms per image."""
 
     channels, strides = (1,), (32,)
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.seconds, self.weight = seconds, torch.nn.Parameter(torch.zeros(1))
+        self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        time.sleep(self.seconds * len(images))
+        time.sleep(0.01 * len(images))
         return [images[:, :1, ::32, ::32]]
 
 
@@ -59,21 +60,19 @@ class FixedBoxes(Head):
         return {}
 
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        rng = torch.Generator().manual_seed(0)
-        corners = torch.rand(300, 2, generator=rng).repeat(1, 2) * 300
-        boxes = corners + torch.tensor([0.0, 0, 100, 150]) * torch.rand(300, 1, generator=rng)
-        scores, labels = torch.rand(300, generator=rng), torch.randint(len(CLASSES), (300,), generator=rng)
-        return [{"boxes": boxes, "scores": scores, "labels": labels} for _ in targets]
+        values = torch.rand(300, 6, generator=torch.Generator().manual_seed(0))
+        boxes = torch.cat([values[:, :2] * 300, values[:, :2] * 300 + values[:, 2:4] * 150], dim=1)
+        labels = (values[:, 5] * len(CLASSES)).long()
+        return [{"boxes": boxes, "scores": values[:, 4], "labels": labels} for _ in targets]
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Writes JPEGs of smooth noise; the files are hard links to twenty images."""
+    """Writes JPEGs of gray noise of 480 x 640; the files are hard links to twenty images."""
+    folder.mkdir()
     rng = np.random.default_rng(0)
     for n in range(count):
         if n < FILES:
-            coarse = cv2.resize(rng.integers(0, 256, (15, 20, 3), dtype=np.uint8), SIZE[::-1], interpolation=3)
-            fine = rng.normal(0, 8, coarse.shape)
-            cv2.imwrite(str(folder / f"{n:06}.jpg"), np.clip(coarse + fine, 0, 255).astype(np.uint8))
+            cv2.imwrite(str(folder / f"{n:06}.jpg"), rng.normal(128, 12, (480, 640, 3)))
         else:
             os.link(folder / f"{n % FILES:06}.jpg", folder / f"{n:06}.jpg")
 
@@ -85,48 +84,36 @@ def timed(run: Callable[[], Any], count: int) -> tuple[Any, float, float]:
     return result, 1e3 * (time.perf_counter() - wall) / count, 1e3 * (time.process_time() - cpu) / count
 
 
-def predicted(predictor: Predictor, pixels: Sequence[np.ndarray]) -> list[Any]:
-    """The predictions of chunks as large as those of the command; keeps those of the first one."""
-    size = BATCHES_AT_ONCE * BATCH
-    chunks = [predictor.predict([*pixels[start : start + size]], 0.0, BATCH) for start in range(0, len(pixels), size)]
-    return list(chunks[0])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="waiting, or the name of a config that detects objects")
     parser.add_argument("--images", type=int, default=200)
     args = parser.parse_args()
     if args.model == "waiting":
-        predictor = Predictor(DenseModel(WaitingBackbone(0.01), {"detection": FixedBoxes((1,), (32,), CLASSES)}))
+        predictor = Predictor(DenseModel(WaitingBackbone(), {"detection": FixedBoxes((1,), (32,), CLASSES)}))
     else:
         predictor = densevit.create_model(args.model, classes=CLASSES, pretrained=False)
     loading.load = lambda *given, **options: predictor
     with tempfile.TemporaryDirectory() as name:
         folder, count = Path(name, "images"), args.images
-        folder.mkdir()
         write_images(folder, count)
         images = find_images([str(folder)])
         pixels, *decoding = timed(lambda: [read_image(image.path) for image in images[:FILES]], FILES)
-        all_pixels = [pixels[n % FILES] for n in range(count)]
-        results, *_ = timed(lambda: predicted(predictor, pixels), FILES)  # warm
-        scores = torch.cat([result["scores"] for result in results]).sort(descending=True).values
-        threshold = float(scores[DRAWN * len(results)])
-        _, *before = timed(lambda: predicted(predictor, all_pixels), count)
+        chunks = [[pixels[n % FILES] for n in range(count)][n : n + CHUNK] for n in range(0, count, CHUNK)]
+        results = predictor.predict(pixels, 0.0, BATCH)
+        threshold = float(torch.cat([result["scores"] for result in results]).sort().values[-DRAWN * FILES])
         command = ["predict", args.model, str(folder), "--out", f"{name}/out", "--threshold", str(threshold), "--quiet"]
         code, *whole = timed(lambda: densevit_command(command), count)
-        _, *after = timed(lambda: predicted(predictor, all_pixels), count)
+        predicting = timed(lambda: [len(predictor.predict(chunk, 0.0, BATCH)) for chunk in chunks], count)[1:]
         with PredictionFiles(Path(name, "alone"), predictor.classes, {"detection": threshold}) as files:
             writing = timed(lambda: [files.add(*one) for one in zip(images, pixels, results)], FILES)[1:]  # noqa: B905
-    predicting = [(first + last) / 2 for first, last in zip(before, after, strict=True)]
     print(f"{args.model}, {count} images, {torch.get_num_threads()} threads, exit status {code}; ms per image:")
-    for part, (wall, cpu) in zip(
-        ("decoding", "predicting", "writing", "command"), (decoding, predicting, writing, whole), strict=True
-    ):
+    parts = {"decoding": decoding, "predicting": predicting, "writing": writing, "command": whole}
+    for part, (wall, cpu) in parts.items():
         print(f"  {part:11} {wall:7.2f} elapsed {cpu:7.2f} CPU  ({1e3 / wall:.1f} images/s)")
-    total = decoding[1] + predicting[1] + writing[1]
+    total, cores = decoding[1] + predicting[1] + writing[1], os.cpu_count() or 1
     print(f"images per second of the command / of predict alone: {predicting[0] / whole[0]:.3f}")
-    print(f"elapsed / (CPU of the parts / {os.cpu_count()} cores): {whole[0] / (total / (os.cpu_count() or 1)):.3f}")
+    print(f"elapsed / (CPU of the parts / {cores} cores): {whole[0] * cores / total:.3f}")
 
 
 if __name__ == "__main__":
