@@ -54,6 +54,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="of videos: draw all frames to drawn/NAME.mp4 instead of one image per frame",
     )
+    parser.add_argument(
+        "--format",
+        choices=("json", "parquet"),
+        default="json",
+        help="of predictions: images.json and predictions.json, or the tables images.parquet and objects.parquet, "
+        "which need pyarrow (%(default)s)",
+    )
     parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images per batch (%(default)s)")
     parser.add_argument(
         "--focal",
@@ -87,6 +94,7 @@ def run(args: Namespace) -> int:
     from densevit.atomic_io import check_new_folder, check_writable, next_free_folder
     from densevit.cli.input_images import find_images
     from densevit.cli.prediction_files import continue_hint
+    from densevit.data.io.prediction_tables import check_pyarrow
     from densevit.file_lock import locked_folder
     from densevit.inference.image_sizes import requested_size
     from densevit.inference.loading import device_of, load
@@ -101,6 +109,8 @@ def run(args: Namespace) -> int:
         raise DensevitError("--resume needs the folder to continue: --out DIR.")
     if args.resume and args.video:
         raise DensevitError("--resume cannot continue a drawn video. Fix: leave --video out, or name a new folder.")
+    if args.format == "parquet":
+        check_pyarrow("--format parquet")
     images = find_images(args.sources)
     for image in images if args.video else ():
         if image.frame is None:
@@ -153,9 +163,18 @@ def _predict(
         "inference": options,
         "image_size": image_size,
         "video": args.video,
+        "format": args.format,
     }
     files = PredictionFiles(
-        folder, predictor.classes, thresholds, args.focal, predictor.target_types, settings, args.resume, args.video
+        folder,
+        predictor.classes,
+        thresholds,
+        args.focal,
+        predictor.target_types,
+        settings,
+        args.resume,
+        args.video,
+        args.format == "parquet",
     )
     left = files.remaining(images)
     if args.resume:
@@ -167,7 +186,10 @@ def _predict(
     def predicted() -> Iterator["ImageFile"]:
         for chunk in read_ahead(left, BATCHES_AT_ONCE * args.batch_size):
             readable = [(image, pixels) for image, pixels in chunk if not isinstance(pixels, DensevitError)]
-            errors.extend(pixels for _, pixels in chunk if isinstance(pixels, DensevitError))
+            for image, pixels in chunk:
+                if isinstance(pixels, DensevitError):
+                    errors.append(pixels)
+                    files.add_failed(image)
             sizes.update((pixels.shape[0], pixels.shape[1]) for _, pixels in readable)
             found = predictor.predict(
                 [pixels for _, pixels in readable], written_from, args.batch_size, image_size=image_size
@@ -194,10 +216,11 @@ def _predict(
     args.output.show(f"{folder}: {written} of {len(left)} images{left_out}")
     for head, (listed, found) in files.objects.items():
         path = f"{head}/predictions" if len(thresholds) > 1 else "predictions"
+        every = f"{path}.json" if args.format == "json" else path.removesuffix("predictions") + "objects.parquet"
         lowest = f" of score {written_from[head]:g} or more" if written_from[head] else ""
         args.output.show(
             f"{path}.csv: the {listed} objects of score {thresholds[head]:.4g} or more "
-            f"({threshold_origin(args.threshold, predictor, head)}); {path}.json: all {found}{lowest}"
+            f"({threshold_origin(args.threshold, predictor, head)}); {every}: all {found}{lowest}"
         )
     result = {"out": str(folder), "images": written, "skipped": len(images) - len(left), "threshold": thresholds}
     args.output.result({**result, "problems": [str(error) for error in errors]})

@@ -13,6 +13,7 @@ from densevit.cli.drawn_video import DrawnVideo
 from densevit.cli.entry_lists import CsvTable, JsonList, read_entries
 from densevit.cli.input_images import ImageFile
 from densevit.cli.map_files import MapFiles
+from densevit.cli.parquet_files import ParquetFiles
 from densevit.drawing.draw import draw
 from densevit.errors import DataError, DensevitError
 from densevit.inference.point_cloud import write_ply
@@ -36,7 +37,8 @@ class PredictionFiles:
 
     thresholds: scores by head. types: the target types of each head's keys that have options. focal: focal length in
     pixels, the same for all images. settings: the settings that the predictions depend on, saved in predict.json.
-    resume: continues in a folder with the same settings.
+    resume: continues in a folder with the same settings. parquet: writes images.parquet and objects.parquet (see
+    `ParquetFiles`) in place of images.json and predictions.json.
     done: ids of the images that the folder already has. objects: the numbers of objects of each head in the table and
     in total, for the images added.
     """
@@ -51,10 +53,13 @@ class PredictionFiles:
         settings: Mapping[str, Any] | None = None,
         resume: bool = False,
         video: bool = False,
+        parquet: bool = False,
     ) -> None:
         self.folder, self.classes, self.thresholds, self.focal = folder, classes, thresholds, focal
         self.settings = dict(settings or {})
         self._maps = MapFiles(folder, classes, types)
+        by_head = {head: (self._maps.folder_of(head), classes[head], self._maps.types[head]) for head in classes}
+        self._parquet = ParquetFiles(folder, by_head, thresholds) if parquet else None
         self._lists: dict[Path, JsonList | CsvTable] = {}
         self._video, self._videos = video, dict[str, DrawnVideo]()  # by head
         self.done: set[int | str] = set()
@@ -71,7 +76,11 @@ class PredictionFiles:
         (self.folder / _SETTINGS).write_text(text, encoding="utf-8")
         names = ("predictions.json", "predictions.csv")
         found = [self._maps.folder_of(head) / name for head in self.classes for name in names]
-        for path in [self.folder / "images.json", *(path for path in found if path.is_file())]:
+        if self._parquet is not None:
+            self._parquet.begin(self.done)
+        else:
+            self._list(self.folder / "images.json")
+        for path in [path for path in found if path.is_file()]:
             self._list(path)
         return self
 
@@ -84,6 +93,8 @@ class PredictionFiles:
         finally:
             for file in self._lists.values():
                 file.close()
+            if self._parquet is not None:
+                self._parquet.close()
             self._maps.finish(more_follows=kind is not None)
 
     def remaining(self, images: Sequence[ImageFile]) -> list[ImageFile]:
@@ -92,6 +103,9 @@ class PredictionFiles:
         Returns all images if some remain and the folder's annotations are already joined. Raises DensevitError if an id
         is that of another file than before, as ids are names, or paths of files with equal names.
         """
+        if self._parquet is not None:
+            self._file_names = self._parquet.file_names(images)
+            self.done = {*self._file_names}
         ids = {name: image_id for image_id, name in self._file_names.items()}
         for image in images:
             before = self._file_names.get(image.image_id, image.file_name)
@@ -138,16 +152,25 @@ class PredictionFiles:
                 write_ply(cloud, np.asarray(predictions["depth"].cpu()), pixels, self.focal)
             entries = json_entries(file.image_id, predictions, self.classes[head], types)
             if entries is not None:
-                self._list(folder / "predictions.json").extend(entries)
+                if self._parquet is None:
+                    self._list(folder / "predictions.json").extend(entries)
                 rows = csv_rows(entries, file.file_name, self.classes[head])
                 self._add_rows(head, folder / "predictions.csv", entries, rows)
         for opened in self._lists.values():
             opened.flush()
-        images = self._list(self.folder / "images.json")  # last, so that images in it are complete
-        images.extend([image])
-        images.flush()
+        if self._parquet is not None:
+            self._parquet.add(image, results)
+        else:
+            images = self._list(self.folder / "images.json")  # last, so that images in it are complete
+            images.extend([image])
+            images.flush()
         texts = (self._text(head, predictions) for head, predictions in results.items())
         return "; ".join(filter(None, texts))
+
+    def add_failed(self, file: ImageFile) -> None:
+        """Adds an image that could not be read to the table of images."""
+        if self._parquet is not None:
+            self._parquet.add_failed(file.image_id, file.file_name)
 
     def _text(self, head: str, predictions: Predictions) -> str:
         types, classes = self._maps.types[head], self.classes[head]

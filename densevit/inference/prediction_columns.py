@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from densevit.data.io.prediction_tables import BOX
 from densevit.interfaces import Class, TargetType
 from densevit.targets.types import as_array
-
-BOX = ("x", "y", "width", "height")
 
 
 def object_columns(
