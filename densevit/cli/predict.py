@@ -74,6 +74,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="of videos: draw all frames to drawn/NAME.mp4 instead of one image per frame",
     )
+    parser.add_argument(
+        "--format",
+        choices=("json", "parquet"),
+        default="json",
+        help="of predictions: images.json and predictions.json, or the tables images.parquet and objects.parquet, "
+        "which need pyarrow (%(default)s)",
+    )
     parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images per batch (%(default)s)")
     parser.add_argument(
         "--focal",
@@ -108,6 +115,7 @@ def run(args: Namespace) -> int:
     from densevit.cli.input_images import find_images
     from densevit.cli.prediction_files import continue_hint
     from densevit.cli.prediction_run import PredictionRun, check_lowest_score
+    from densevit.data.io.prediction_tables import check_pyarrow
     from densevit.file_lock import locked_folder
     from densevit.inference.image_sizes import requested_size
     from densevit.inference.loading import device_of, load
@@ -129,6 +137,8 @@ def run(args: Namespace) -> int:
         raise DensevitError("--resume cannot continue a drawn video. Fix: leave --video out, or name a new folder.")
     if args.draw is not None and args.video:
         raise DensevitError("--draw: with --video, all frames are drawn. Fix: leave --draw or --video out.")
+    if args.format == "parquet":
+        check_pyarrow("--format parquet")
     images = find_images(args.sources)
     for image in images if args.video else ():
         if image.frame is None:

@@ -13,6 +13,7 @@ from densevit.cli.drawn_video import DrawnVideo
 from densevit.cli.entry_lists import CsvTable, JsonList, read_entries
 from densevit.cli.input_images import ImageFile
 from densevit.cli.map_files import MapFiles
+from densevit.cli.parquet_files import ParquetFiles
 from densevit.cli.prediction_entries import csv_rows, json_entries, json_lines
 from densevit.drawing.draw import draw
 from densevit.errors import DataError, DensevitError
@@ -37,13 +38,14 @@ class EncodedObjects(NamedTuple):
 
 class EncodedImage(NamedTuple):
     """What `PredictionFiles.append` writes for an image. entry: of images.json. text: the predictions per image as
-    text. objects: by head. frames: (H, W, 3) uint8 of drawn videos, by head."""
+    text. objects: by head. frames: (H, W, 3) uint8 of drawn videos, by head. results: the predictions by head."""
 
     file: ImageFile
     entry: dict[str, Any]
     text: str
     objects: dict[str, EncodedObjects]
     frames: dict[str, np.ndarray]
+    results: Mapping[str, Predictions]
 
 
 class PredictionFiles:
@@ -57,7 +59,8 @@ class PredictionFiles:
 
     thresholds: scores by head. types: the target types of each head's keys that have options. focal: focal length in
     pixels, the same for all images. settings: the settings that the predictions depend on, saved in predict.json.
-    resume: continues in a folder with the same settings.
+    resume: continues in a folder with the same settings. parquet: writes images.parquet and objects.parquet (see
+    `ParquetFiles`) in place of images.json and predictions.json.
     done: ids of the images that the folder already has. objects: the numbers of objects of each head in the table and
     in total, for the images added.
     """
@@ -72,10 +75,13 @@ class PredictionFiles:
         settings: Mapping[str, Any] | None = None,
         resume: bool = False,
         video: bool = False,
+        parquet: bool = False,
     ) -> None:
         self.folder, self.classes, self.thresholds, self.focal = folder, classes, thresholds, focal
         self.settings = dict(settings or {})
         self._maps = MapFiles(folder, classes, types)
+        by_head = {head: (self._maps.folder_of(head), classes[head], self._maps.types[head]) for head in classes}
+        self._parquet = ParquetFiles(folder, by_head, thresholds) if parquet else None
         self._lists: dict[Path, JsonList | CsvTable] = {}
         self._video, self._videos = video, dict[str, DrawnVideo]()  # by head
         self.done: set[int | str] = set()
@@ -92,7 +98,11 @@ class PredictionFiles:
         (self.folder / _SETTINGS).write_text(text, encoding="utf-8")
         names = ("predictions.json", "predictions.csv")
         found = [self._maps.folder_of(head) / name for head in self.classes for name in names]
-        for path in [self.folder / "images.json", *(path for path in found if path.is_file())]:
+        if self._parquet is not None:
+            self._parquet.begin(self.done)
+        else:
+            found.insert(0, self.folder / "images.json")
+        for path in [path for path in found if path.is_file() or path.name == "images.json"]:
             self._table(path) if path.suffix == ".csv" else self._json(path)
         return self
 
@@ -105,6 +115,8 @@ class PredictionFiles:
         finally:
             for file in self._lists.values():
                 file.close()
+            if self._parquet is not None:
+                self._parquet.close()
             self._maps.finish(more_follows=kind is not None)
 
     def remaining(self, images: Sequence[ImageFile]) -> list[ImageFile]:
@@ -113,6 +125,9 @@ class PredictionFiles:
         Returns all images if some remain and the folder's annotations are already joined. Raises DensevitError if an id
         is that of another file than before, as ids are names, or paths of files with equal names.
         """
+        if self._parquet is not None:
+            self._file_names = self._parquet.file_names(images)
+            self.done = {*self._file_names}
         ids = {name: image_id for image_id, name in self._file_names.items()}
         for image in images:
             before = self._file_names.get(image.image_id, image.file_name)
@@ -173,7 +188,7 @@ class PredictionFiles:
             if entries is not None:
                 objects[head] = self._encoded(head, file.file_name, entries)
         texts = (self._text(head, predictions) for head, predictions in results.items())
-        return EncodedImage(file, image, "; ".join(filter(None, texts)), objects, frames)
+        return EncodedImage(file, image, "; ".join(filter(None, texts)), objects, frames, results)
 
     def append(self, encoded: EncodedImage) -> str:
         """Appends an image to the files of all images.
@@ -184,7 +199,8 @@ class PredictionFiles:
             self._video_of(head, encoded.file).add(frame)
         for head, objects in encoded.objects.items():
             folder = self._maps.folder_of(head)
-            self._json(folder / "predictions.json").extend(objects.lines)
+            if self._parquet is None:
+                self._json(folder / "predictions.json").extend(objects.lines)
             table = self._table(folder / "predictions.csv")
             if objects.header is not None:
                 table.begin(objects.header)
@@ -194,10 +210,18 @@ class PredictionFiles:
                 self.objects[head] = listed + objects.listed, total + objects.total
         for opened in self._lists.values():
             opened.flush()
-        images = self._json(self.folder / "images.json")  # last, so that images in it are complete
-        images.extend(json.dumps(encoded.entry))
-        images.flush()
+        if self._parquet is not None:
+            self._parquet.add(encoded.entry, encoded.results)
+        else:
+            images = self._json(self.folder / "images.json")  # last, so that images in it are complete
+            images.extend(json.dumps(encoded.entry))
+            images.flush()
         return encoded.text
+
+    def add_failed(self, image: ImageFile) -> None:
+        """Adds an image that could not be read to the table of images. Not while images are appended."""
+        if self._parquet is not None:
+            self._parquet.add_failed(image.image_id, image.file_name)
 
     def _text(self, head: str, predictions: Predictions) -> str:
         types, classes = self._maps.types[head], self.classes[head]
@@ -212,7 +236,8 @@ class PredictionFiles:
         header = csv_rows(entries[:1], file_name, classes)
         scored = [sum(entry.get("score") is not None for entry in found) for found in (listed, entries)]
         rows = csv_rows(listed, file_name, classes)
-        return EncodedObjects(json_lines(entries), next(iter(header), None), rows, *scored)
+        lines = json_lines(entries) if self._parquet is None else ""
+        return EncodedObjects(lines, next(iter(header), None), rows, *scored)
 
     def _video_of(self, head: str, file: ImageFile) -> DrawnVideo:
         """Returns the drawn video of a head for a frame, after completing the one of another file."""

@@ -63,6 +63,7 @@ class PredictionRun:
             self._settings(),
             args.resume,
             args.video,
+            args.format == "parquet",
         )
         left = files.remaining(self.images)
         if args.resume:
@@ -82,10 +83,14 @@ class PredictionRun:
 
         at_once = BATCHES_AT_ONCE * args.batch_size
         try:
-            with files, failed, BackgroundWriter(files, at_once, report) as writer:
-                predicted = self._predicted(left, at_once, failed)
-                for image, pixels, result in self.output.track(predicted, "Predicting", len(left)):
-                    writer.add(image, pixels, result, image.place < self.drawn)
+            with files, failed:
+                with BackgroundWriter(files, at_once, report) as writer:
+                    predicted = self._predicted(left, at_once, failed)
+                    for image, pixels, result in self.output.track(predicted, "Predicting", len(left)):
+                        writer.add(image, pixels, result, image.place < self.drawn)
+                for image in left if failed.reasons else ():
+                    if image.file_name in failed.reasons:
+                        files.add_failed(image)
         except KeyboardInterrupt:
             rest = "drawn/ has these" if args.video else f"Continue with --out {self.folder} --resume"
             self.output.problem(f"Stopped after {self.written} of {len(left)} images. {rest}")
@@ -135,6 +140,7 @@ class PredictionRun:
             "inference": dict(self.options),
             "image_size": self.image_size,
             "video": self.args.video,
+            "format": self.args.format,
         }
 
     def _show_results(self, files: PredictionFiles, images: int, problems: Sequence[str]) -> None:
@@ -149,10 +155,11 @@ class PredictionRun:
         self.output.show(f"{self.folder}: {self.written} of {images} images{left_out}")
         for head, (listed, total) in files.objects.items():
             path = f"{head}/predictions" if len(self.thresholds) > 1 else "predictions"
+            every = f"{path}.json" if self.args.format == "json" else path.removesuffix("predictions") + "objects.parquet"
             lowest = f" of score {self.written_from[head]:g} or more" if self.written_from[head] else ""
             self.output.show(
                 f"{path}.csv: the {listed} objects of score {self.thresholds[head]:.4g} or more "
-                f"({threshold_origin(self.args.threshold, self.predictor, head)}); {path}.json: all {total}{lowest}"
+                f"({threshold_origin(self.args.threshold, self.predictor, head)}); {every}: all {total}{lowest}"
             )
 
 
