@@ -17,7 +17,8 @@ class FailedImages:
     The file is extended at each failure, and at the end of the context has the failures that remain: images that were
     read since are removed from it.
 
-    reasons: by file name; those of an existing file first, if `images` has them. images: the images to predict.
+    reasons: the reason of each image by file name, first those that an existing file has for `images`. images: the
+    images to predict.
     """
 
     def __init__(self, path: Path, images: Iterable[ImageFile]) -> None:

@@ -26,8 +26,11 @@ _SETTINGS = "predict.json"
 
 
 class EncodedObjects(NamedTuple):
-    """The objects of one head in an image, and its predictions per image. lines: of predictions.json. header, rows: of
-    predictions.csv. listed, total: the numbers of objects with a score in the table and in all."""
+    """The objects of one head in an image, and its predictions per image.
+
+    lines: the text for predictions.json. header, rows: the columns and rows for predictions.csv. listed, total: the
+    numbers of objects with a score, in the table and in all.
+    """
 
     lines: str
     header: dict[str, Any] | None
@@ -37,8 +40,11 @@ class EncodedObjects(NamedTuple):
 
 
 class EncodedImage(NamedTuple):
-    """What `PredictionFiles.append` writes for an image. entry: of images.json. text: the predictions per image as
-    text. objects: by head. frames: (H, W, 3) uint8 of drawn videos, by head. results: the predictions by head."""
+    """What `PredictionFiles.append` writes for an image.
+
+    entry: its row of images.json. text: the predictions per image as text. objects: the objects by head. frames:
+    (H, W, 3) uint8 of drawn videos, by head. results: the predictions by head.
+    """
 
     file: ImageFile
     entry: dict[str, Any]

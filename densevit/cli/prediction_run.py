@@ -155,7 +155,8 @@ class PredictionRun:
         self.output.show(f"{self.folder}: {self.written} of {images} images{left_out}")
         for head, (listed, total) in files.objects.items():
             path = f"{head}/predictions" if len(self.thresholds) > 1 else "predictions"
-            every = f"{path}.json" if self.args.format == "json" else path.removesuffix("predictions") + "objects.parquet"
+            is_json = self.args.format == "json"
+            every = f"{path}.json" if is_json else path.removesuffix("predictions") + "objects.parquet"
             lowest = f" of score {self.written_from[head]:g} or more" if self.written_from[head] else ""
             self.output.show(
                 f"{path}.csv: the {listed} objects of score {self.thresholds[head]:.4g} or more "
@@ -164,7 +165,10 @@ class PredictionRun:
 
 
 def check_lowest_score(lowest: float, threshold: float, origin: str) -> None:
-    """Raises DensevitError if --min-score is above the threshold. origin: of the threshold, for the message."""
+    """Raises DensevitError if --min-score is above the threshold.
+
+    origin: where the threshold is from, for the message.
+    """
     if lowest > threshold:
         raise DensevitError(
             f"--min-score is {lowest:g}, above the threshold {threshold:.4g} ({origin}); at most the threshold is "
