@@ -72,7 +72,7 @@ def write_images(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     for n in range(count):
         if n < FILES:
-            cv2.imwrite(str(folder / f"{n:06}.jpg"), rng.normal(128, 12, (480, 640, 3)))
+            cv2.imwrite(str(folder / f"{n:06}.jpg"), rng.normal(128, 12, (480, 640, 3)).astype(np.uint8))
         else:
             os.link(folder / f"{n % FILES:06}.jpg", folder / f"{n:06}.jpg")
 
