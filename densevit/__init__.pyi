@@ -15,6 +15,7 @@ from densevit.errors import TrainingError as TrainingError
 from densevit.errors import WeightsError as WeightsError
 from densevit.exporting.exporting import Exported as Exported
 from densevit.exporting.exporting import export as export
+from densevit.inference.batch_predictor import BatchPredictor as BatchPredictor
 from densevit.inference.loading import create_model as create_model
 from densevit.inference.loading import load as load
 from densevit.inference.loading import save as save

@@ -3,7 +3,7 @@ later one continues."""
 
 import csv
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,20 @@ class JsonList:
     """
 
     def __init__(self, path: Path, kept: Collection[int | str] = ()) -> None:
-        entries = [e for e in read_entries(path) if e.get("image_id", e.get("id")) in kept] if kept else []
         partial = path.with_name(f"{path.name}.partial")  # the old file remains until the kept entries are written
         self._file = partial.open("w", encoding="utf-8")
         self._file.write("[")
         self._separator = "\n"
-        self.extend(entries)
+        for entry in read_entries(path) if kept else ():
+            if entry.get("image_id", entry.get("id")) in kept:
+                self.extend(json.dumps(entry))
         self.flush()
         partial.replace(path)
 
-    def extend(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        for entry in entries:
-            self._file.write(self._separator + json.dumps(entry))
+    def extend(self, lines: str) -> None:
+        """Writes entries, one per line, with commas between them; nothing for an empty text."""
+        if lines:
+            self._file.write(self._separator + lines)
             self._separator = ",\n"
 
     def flush(self) -> None:
@@ -46,18 +48,15 @@ class CsvTable:
     """
 
     def __init__(self, path: Path, kept: Collection[int | str] = ()) -> None:
-        rows = []
-        if kept and path.is_file():
-            with path.open(**READ_FORM) as file:
-                names = {str(image_id) for image_id in kept}
-                read = [row for row in csv.DictReader(file) if None not in row.values()]
-            rows = [
-                row for row in ({key: unescaped(row[key]) for key in row} for row in read) if row["image_id"] in names
-            ]
         partial = path.with_name(f"{path.name}.partial")
         self._file = partial.open("w", **FORM)
         self._writer: csv.DictWriter[str] | None = None
-        self.extend(rows)
+        if kept and path.is_file():
+            names = {str(image_id) for image_id in kept}
+            with path.open(**READ_FORM) as file:
+                read = (row for row in csv.DictReader(file) if None not in row.values())
+                rows = ({key: unescaped(row[key]) for key in row} for row in read)
+                self.extend(row for row in rows if row["image_id"] in names)
         self.flush()
         partial.replace(path)
 
@@ -67,7 +66,7 @@ class CsvTable:
             self._writer = csv.DictWriter(self._file, list(row), extrasaction="ignore", restval="")
             self._writer.writeheader()
 
-    def extend(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def extend(self, rows: Iterable[Mapping[str, Any]]) -> None:
         for row in rows:
             self.begin(row)
             assert self._writer is not None
@@ -80,15 +79,16 @@ class CsvTable:
         self._file.close()
 
 
-def read_entries(path: Path) -> list[dict[str, Any]]:
-    """Reads the entries of a `JsonList`, even of an incomplete file; none if there is no file."""
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        text = line.strip().removesuffix(",")
-        if text in ("", "[", "]", "[]"):
-            continue
-        try:
-            entries.append(json.loads(text.removeprefix("[")))
-        except json.JSONDecodeError:  # the last line of a killed process
-            break
-    return entries
+def read_entries(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the entries of a `JsonList`, even of an incomplete file; none if there is no file."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            text = line.strip().removesuffix(",")
+            if text in ("", "[", "]", "[]"):
+                continue
+            try:
+                yield json.loads(text.removeprefix("["))
+            except json.JSONDecodeError:  # the last line of a killed process
+                return

@@ -1,6 +1,8 @@
 """The images of `densevit predict`: found in files, folders, glob patterns, videos, URLs and a list on stdin, named,
 and read ahead."""
 
+import glob
+import os
 import re
 import sys
 from collections import Counter, defaultdict
@@ -16,27 +18,38 @@ from densevit.data.io import videos
 from densevit.data.io.images import decode_image, read_image
 from densevit.errors import DataError, DensevitError
 from densevit.inference.downloads import SCHEMES, download
-from densevit.inference.image_inputs import find_files
+from densevit.inference.image_inputs import SUFFIXES, find_files
+from densevit.paths import user_path
 
 _FRAME = re.compile(r"(.+)_\d{6,}")  # of the name of a frame: the name of its video
 _LONGEST = 100  # largest number of characters in a file name taken from a URL
+MAX_IN_FOLDER = 10_000  # for more images, output files are in subfolders
+PER_SUBFOLDER = 1_000  # images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFile:
     """An image file, a frame of a video, or an image of a URL.
 
-    name: the stem of output files, unique among all images of one call.
+    location: the path of the file, as text: a list of a million images takes a tenth of the memory of `Path` objects.
+    name: the stem of output files, unique among all images of one call; above 10,000 images below a subfolder for each
+    1,000 images: 0012/NAME for the images from place 12,000 to 12,999.
     image_id: the file's stem as an integer, as in COCO (000000000139.jpg is 139), if it is one and unique; else the
     file's name, or its path if the name is not unique. frame: the number of a video frame, from 0; its name and id are
-    NAME_000012. url: the address of an image to download, whose path is HOST/FILE.
+    NAME_000012. url: the address of an image to download, whose path is HOST/FILE. place: the place in the list of all
+    images, from 0.
     """
 
-    path: Path
+    location: str
     name: str
     image_id: int | str
     frame: int | None = None
     url: str | None = None
+    place: int = 0
+
+    @property
+    def path(self) -> Path:
+        return Path(self.location)
 
     @property
     def file_name(self) -> str:
@@ -49,38 +62,50 @@ def find_images(sources: Sequence[str]) -> list[ImageFile]:
     duplicates.
 
     A video file yields all its frames. "-" reads sources from stdin, one per line. Images are in the order of the
-    sources, sorted within each. URLs are not opened. Raises DataError for a source without images and for streams. A
-    line of stdin without images is returned as a file that cannot be read, so that the others are predicted.
+    sources, sorted within each. URLs are not opened, nor are the images that stdin names: their names and ids come from
+    the paths only. Raises DataError for a source without images and for streams. A line of stdin without images is
+    returned as a file that cannot be read, so that the others are predicted.
     """
-    found: dict[Path | str, tuple[Path, str | None]] = {}  # path and URL of each image
+    found: dict[str, tuple[str, str | None]] = {}  # location and URL of each image
     for source in sources:
-        for path, url in _listed_on_stdin() if source == "-" else _located(source):
-            found.setdefault(url or path.resolve(), (path, url))
-    files = [path for path, _ in found.values()]
+        for location, url in _listed_on_stdin() if source == "-" else _located(source):
+            found.setdefault(url or os.path.abspath(location), (location, url))
+    files = [location for location, _ in found.values()]
+    frames = {
+        index: max(1, videos.count_frames(Path(location)))
+        for index, (location, url) in enumerate(found.values())
+        if url is None and _is_video(location)
+    }
+    in_subfolders = len(files) - len(frames) + sum(frames.values()) > MAX_IN_FOLDER
     names = _output_names(files)
-    numbers = Counter(_number(path) for path in files)
-    file_names = Counter(path.name for path in files)
-    images = []
-    for (path, url), name in zip(found.values(), names, strict=True):
-        if url is None and path.suffix.lower() in videos.SUFFIXES:
-            frames = ((f"{name}_{i:06}", i) for i in range(max(1, videos.count_frames(path))))
-            images += [ImageFile(path, frame, frame, i) for frame, i in frames]
+    numbers = Counter(number for file in files if (number := _number(file)) is not None)
+    file_names = Counter(map(os.path.basename, files))
+    images: list[ImageFile] = []
+
+    def add(location: str, name: str, image_id: int | str, frame: int | None = None, url: str | None = None) -> None:
+        place = len(images)
+        subfolder = f"{place // PER_SUBFOLDER:04}/" if in_subfolders else ""
+        images.append(ImageFile(location, subfolder + name, image_id, frame, url, place))
+
+    for index, ((location, url), name) in enumerate(zip(found.values(), names, strict=True)):
+        if index in frames:
+            for frame in range(frames[index]):
+                add(location, f"{name}_{frame:06}", f"{name}_{frame:06}", frame)
             continue
-        number = _number(path)
-        by_name = path.name if file_names[path.name] == 1 else url or path.as_posix()
-        image_id = number if number is not None and numbers[number] == 1 else by_name
-        images.append(ImageFile(path, name, image_id, url=url))
+        number, file_name = _number(location), os.path.basename(location)
+        by_name = file_name if file_names[file_name] == 1 else url or Path(location).as_posix()
+        add(location, name, number if number is not None and numbers[number] == 1 else by_name, url=url)
     return images
 
 
-def _located(source: str) -> list[tuple[Path, str | None]]:
+def _located(source: str) -> list[tuple[str, str | None]]:
     """Returns the path and the URL of each image of a source."""
     if not source.lower().startswith(SCHEMES):
-        return [(path, None) for path in find_files(source)]
+        return [(str(path), None) for path in find_files(source)]
     path = _path_of(source)
-    if path.suffix.lower() in videos.SUFFIXES:
+    if _is_video(str(path)):
         raise DataError(f"{source}: videos are not read from URLs. Fix: download the video, and give its path.")
-    return [(path, source)]
+    return [(str(path), source)]
 
 
 def _path_of(url: str) -> Path:
@@ -91,56 +116,80 @@ def _path_of(url: str) -> Path:
     return Path(parts.hostname or "", name.removesuffix(suffix)[:_LONGEST] + suffix)
 
 
-def _listed_on_stdin() -> list[tuple[Path, str | None]]:
-    lines = [line.strip() for line in sys.stdin.read().removeprefix("\ufeff").splitlines() if line.strip()]
-    if not lines:
-        raise DataError("-: stdin names no image; expected one file, folder or pattern per line.")
-    images: list[tuple[Path, str | None]] = []
-    for line in lines:
+def _listed_on_stdin() -> Iterator[tuple[str, str | None]]:
+    """Yields the path and the URL of each image of the lines. A line with the suffix of an image is the path of a file,
+    which is not looked up; others are folders, patterns, videos and URLs."""
+    count = 0
+    for text in sys.stdin:
+        line = (text if count else text.removeprefix("\ufeff")).strip()
+        if not line:
+            continue
+        count += 1
+        if line.lower().endswith(SUFFIXES) and "://" not in line and not glob.has_magic(line):
+            yield str(user_path(line)), None
+            continue
         try:
-            images += _located(line)
+            yield from _located(line)
         except DataError:
-            images.append((Path(line), None))
-    return images
+            yield str(Path(line)), None
+    if not count:
+        raise DataError("-: stdin names no image; expected one file, folder or pattern per line.")
 
 
-def _output_names(paths: Sequence[Path]) -> list[str]:
+def _output_names(files: Sequence[str]) -> list[str]:
     """Returns names that are unique ignoring case: stems, after the names of as many of their folders as needed, or
     with a number. No image has the name of a video's frame."""
-    stems = _distinct_stems(paths)
+    names = _distinct_stems(files)
     taken: set[str] = set()
-    names: dict[int, str] = {}
-    clips = [index for index, path in enumerate(paths) if path.suffix.lower() in videos.SUFFIXES]
-    for indices in (sorted({*range(len(paths))}.difference(clips)), clips):
+    clips = [index for index, file in enumerate(files) if _is_video(file)]
+    is_clip = {*clips}
+    for indices in ((index for index in range(len(files)) if index not in is_clip), clips):
         for index in indices:
-            candidates = (stems[index] if n == 1 else f"{stems[index]}-{n}" for n in range(1, 2 * len(paths) + 2))
+            stem = names[index]
+            candidates = (stem if n == 1 else f"{stem}-{n}" for n in range(1, 2 * len(files) + 2))
             names[index] = next(name for name in candidates if name.casefold() not in taken)
             taken.add(names[index].casefold())
         taken |= {frame[1] for name in taken if (frame := _FRAME.fullmatch(name))}
-    return [names[index] for index in range(len(paths))]
+    return names
 
 
-def _distinct_stems(paths: Sequence[Path]) -> list[str]:
+def _distinct_stems(files: Sequence[str]) -> list[str]:
     """Returns FOLDER-...-STEM of each path with the fewest folders that tell it from those in other folders."""
-    stems = [path.stem for path in paths]
-    counts = Counter(stem.casefold() for stem in stems)
-    left = {index: paths[index].resolve().parent for index, stem in enumerate(stems) if counts[stem.casefold()] > 1}
-    folders = {index: "/".join(parent.parts) for index, parent in left.items()}
+    stems = [_stem(file) for file in files]
+    counts = Counter(map(str.casefold, stems))
+    folders = {
+        index: os.path.dirname(os.path.abspath(files[index]))
+        for index, stem in enumerate(stems)
+        if counts[stem.casefold()] > 1
+    }
+    left = folders
     while left:
-        stems = [f"{left[index].name}-{stem}" if index in left else stem for index, stem in enumerate(stems)]
-        places: dict[str, set[str]] = defaultdict(set)
-        for index in left:
-            places[stems[index].casefold()].add(folders[index])
+        first: dict[str, str] = {}  # the folder of the first file with a stem
+        ambiguous: set[str] = set()
+        for index, folder in left.items():
+            stems[index] = f"{os.path.basename(folder)}-{stems[index]}"
+            stem = stems[index].casefold()
+            if first.setdefault(stem, folders[index]) != folders[index]:
+                ambiguous.add(stem)
         left = {
-            index: parent.parent
-            for index, parent in left.items()
-            if len(places[stems[index].casefold()]) > 1 and parent != parent.parent
+            index: os.path.dirname(folder)
+            for index, folder in left.items()
+            if stems[index].casefold() in ambiguous and folder != os.path.dirname(folder)
         }
     return stems
 
 
-def _number(path: Path) -> int | None:
-    return int(path.stem) if path.stem.isascii() and path.stem.isdecimal() else None
+def _stem(file: str) -> str:
+    return os.path.splitext(os.path.basename(file))[0]
+
+
+def _is_video(file: str) -> bool:
+    return os.path.splitext(file)[1].lower() in videos.SUFFIXES
+
+
+def _number(file: str) -> int | None:
+    stem = _stem(file)
+    return int(stem) if stem.isascii() and stem.isdecimal() else None
 
 
 def read_ahead(images: Sequence[ImageFile], size: int) -> Iterator[list[tuple[ImageFile, np.ndarray | DensevitError]]]:

@@ -3,8 +3,8 @@
 Writes a folder of visualizations and predictions: COCO results, CSV, maps, point clouds.
 """
 
+import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,7 @@ from densevit.cli.evaluate import MODEL_OR_FILE, add_runtime, add_trust
 from densevit.errors import DensevitError
 
 if TYPE_CHECKING:
-    from densevit.cli.input_images import ImageFile
     from densevit.inference.image_sizes import ImageSize
-    from densevit.inference.predictor import Predictor
 
 EXAMPLES = """examples:
   densevit predict runs/mine street.jpg
@@ -40,7 +38,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out", metavar="DIR", type=Path, help="a new folder (default: ./predictions, or the next free one)"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="continue in --out DIR: images that it has are not predicted again"
+        "--resume",
+        action="store_true",
+        help="continue in --out DIR: predicts the images that it does not have, also those that failed",
     )
     parser.add_argument(
         "--threshold",
@@ -50,9 +50,36 @@ def add_arguments(parser: ArgumentParser) -> None:
         "with the largest F1 in the model's validation; 0.5 for a model without one)",
     )
     parser.add_argument(
+        "--min-score",
+        metavar="SCORE",
+        type=float,
+        help="the lowest score of objects in all files, at most the threshold (default: 0; with windows 0.05)",
+    )
+    parser.add_argument(
+        "--draw",
+        metavar="all|N|none",
+        type=_number_of_images,
+        help="the images that are drawn: all, the first N of the list, or none (default: all of up to 1,000 images, "
+        "else the first 100)",
+    )
+    parser.add_argument(
+        "--max-failed",
+        metavar="N",
+        type=int,
+        default=0,
+        help="the exit status is 1 if more than N images cannot be read (%(default)s); failed.csv has them",
+    )
+    parser.add_argument(
         "--video",
         action="store_true",
         help="of videos: draw all frames to drawn/NAME.mp4 instead of one image per frame",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("json", "parquet"),
+        default="json",
+        help="of predictions: images.json and predictions.json, or the tables images.parquet and objects.parquet, "
+        "which need pyarrow (%(default)s)",
     )
     parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images per batch (%(default)s)")
     parser.add_argument(
@@ -83,24 +110,35 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Runs the command. Returns 1 if an image could not be read; the others are processed."""
+    """Runs the command. Returns 1 if more images than --max-failed could not be read; the others are processed."""
     from densevit.atomic_io import check_new_folder, check_writable, next_free_folder
     from densevit.cli.input_images import find_images
     from densevit.cli.prediction_files import continue_hint
+    from densevit.cli.prediction_run import PredictionRun, check_lowest_score
+    from densevit.data.io.prediction_tables import check_pyarrow
     from densevit.file_lock import locked_folder
     from densevit.inference.image_sizes import requested_size
     from densevit.inference.loading import device_of, load
 
     if args.batch_size < 1:
         raise DensevitError(f"--batch-size is {args.batch_size}; at least 1 is expected.")
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
-        raise DensevitError(f"--threshold is {args.threshold}; a score from 0 to 1 is expected.")
+    for option, score in (("--threshold", args.threshold), ("--min-score", args.min_score)):
+        if score is not None and not 0 <= score <= 1:
+            raise DensevitError(f"{option} is {score}; a score from 0 to 1 is expected.")
+    if args.min_score is not None and args.threshold is not None:
+        check_lowest_score(args.min_score, args.threshold, "--threshold")
+    if args.max_failed < 0:
+        raise DensevitError(f"--max-failed is {args.max_failed}; a number of images is expected, at least 0.")
     if args.focal is not None and not 0 < args.focal < float("inf"):
         raise DensevitError(f"--focal is {args.focal}; the focal length in pixels is expected, above 0.")
     if args.resume and args.out is None:
         raise DensevitError("--resume needs the folder to continue: --out DIR.")
     if args.resume and args.video:
         raise DensevitError("--resume cannot continue a drawn video. Fix: leave --video out, or name a new folder.")
+    if args.draw is not None and args.video:
+        raise DensevitError("--draw: with --video, all frames are drawn. Fix: leave --draw or --video out.")
+    if args.format == "parquet":
+        check_pyarrow("--format parquet")
     images = find_images(args.sources)
     for image in images if args.video else ():
         if image.frame is None:
@@ -120,106 +158,11 @@ def run(args: Namespace) -> int:
     if size is not None or options:
         size = requested_size(size, options, predictor.model, predictor.inference)
     folder = args.out or next_free_folder(Path("predictions"))
+    prediction = PredictionRun(args, predictor, options, size, images, folder)
     with locked_folder(folder):
         if not args.resume:
             check_new_folder(folder, continue_hint(folder))  # another prediction may have written it meanwhile
-        return _predict(args, predictor, options, size, images, folder)
-
-
-def _predict(
-    args: Namespace,
-    predictor: "Predictor",
-    options: dict[str, Any],
-    image_size: "ImageSize | None",
-    images: Sequence["ImageFile"],
-    folder: Path,
-) -> int:
-    """Predicts into a folder to which only this process writes. options: the given options of `inference`."""
-    from densevit.cli.input_images import read_ahead
-    from densevit.cli.prediction_files import PredictionFiles
-    from densevit.inference.image_sizes import transform_to, warn_of_unused_windows
-    from densevit.inference.predictor import BATCHES_AT_ONCE, WINDOW_SCORE
-
-    thresholds = _thresholds(args, predictor)
-    written_from = {
-        head: min(score, WINDOW_SCORE) if predictor.merges_windows(head) else 0.0 for head, score in thresholds.items()
-    }
-    settings = {
-        "model": args.model,
-        "weights": predictor.fingerprint,
-        "inputs": args.sources,
-        "threshold": thresholds,
-        "focal": args.focal,
-        "inference": options,
-        "image_size": image_size,
-        "video": args.video,
-    }
-    files = PredictionFiles(
-        folder, predictor.classes, thresholds, args.focal, predictor.target_types, settings, args.resume, args.video
-    )
-    left = files.remaining(images)
-    if args.resume:
-        args.output.show(f"{folder} has {len(images) - len(left)} of {len(images)} images; {len(left)} are left")
-    errors: list[DensevitError] = []
-    written = 0
-    sizes: set[tuple[int, int]] = set()
-
-    def predicted() -> Iterator["ImageFile"]:
-        for chunk in read_ahead(left, BATCHES_AT_ONCE * args.batch_size):
-            readable = [(image, pixels) for image, pixels in chunk if not isinstance(pixels, DensevitError)]
-            errors.extend(pixels for _, pixels in chunk if isinstance(pixels, DensevitError))
-            sizes.update((pixels.shape[0], pixels.shape[1]) for _, pixels in readable)
-            found = predictor.predict(
-                [pixels for _, pixels in readable], written_from, args.batch_size, image_size=image_size
-            )
-            for (image, pixels), result in zip(readable, found, strict=True):
-                text = files.add(image, pixels, result)
-                if text:
-                    args.output.show(f"{image.file_name}: {text}")
-                yield image
-
-    try:
-        with files:
-            for _ in args.output.track(predicted(), "Predicting", len(left)):
-                written += 1
-    except KeyboardInterrupt:
-        rest = "drawn/ has these" if args.video else f"Continue with --out {folder} --resume"
-        args.output.problem(f"Stopped after {written} of {len(left)} images. {rest}")
-        return 130
-    for error in errors:
-        args.output.problem(str(error))
-    if options.get("window") is not None:
-        warn_of_unused_windows(predictor.inference, sizes, transform_to(image_size, predictor.resize))
-    left_out = f"; {len(errors)} could not be read" if errors else ""
-    args.output.show(f"{folder}: {written} of {len(left)} images{left_out}")
-    for head, (listed, found) in files.objects.items():
-        path = f"{head}/predictions" if len(thresholds) > 1 else "predictions"
-        lowest = f" of score {written_from[head]:g} or more" if written_from[head] else ""
-        args.output.show(
-            f"{path}.csv: the {listed} objects of score {thresholds[head]:.4g} or more "
-            f"({threshold_origin(args.threshold, predictor, head)}); {path}.json: all {found}{lowest}"
-        )
-    result = {"out": str(folder), "images": written, "skipped": len(images) - len(left), "threshold": thresholds}
-    args.output.result({**result, "problems": [str(error) for error in errors]})
-    return 1 if errors else 0
-
-
-def _thresholds(args: Namespace, predictor: "Predictor") -> dict[str, float]:
-    """The lowest score of the objects that are drawn and listed, by head."""
-    if args.threshold is not None:
-        return dict.fromkeys(predictor.classes, args.threshold)
-    return predictor.default_thresholds
-
-
-def threshold_origin(given: float | None, predictor: "Predictor", head: str) -> str:
-    """The origin of the threshold of a head, as text. given: --threshold."""
-    if given is not None:
-        return "--threshold"
-    if head in getattr(predictor.model, "thresholds", {}):
-        return "that inside the file; see --threshold"
-    if head in predictor.score_thresholds:
-        return "the largest F1 in the model's validation; see --threshold"
-    return "the default, because the model has none from a validation; see --threshold"
+        return prediction.run()
 
 
 def _inference_options(args: Namespace) -> dict[str, Any]:
@@ -249,6 +192,15 @@ def _image_size(text: str) -> "ImageSize":
     if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
         raise ArgumentTypeError(f"{text!r} is not a side (1280), a height and width (960x1280), or source.")
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def _number_of_images(text: str) -> int:
+    """Parses all, none or a number."""
+    if text in ("all", "none"):
+        return sys.maxsize if text == "all" else 0
+    if not (text.isascii() and text.isdigit()):
+        raise ArgumentTypeError(f"{text!r} is not all, none or a number of images such as 100.")
+    return int(text)
 
 
 def _factors(text: str) -> list[float]:

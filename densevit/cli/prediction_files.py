@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -13,16 +13,45 @@ from densevit.cli.drawn_video import DrawnVideo
 from densevit.cli.entry_lists import CsvTable, JsonList, read_entries
 from densevit.cli.input_images import ImageFile
 from densevit.cli.map_files import MapFiles
+from densevit.cli.parquet_files import ParquetFiles
+from densevit.cli.prediction_entries import csv_rows, json_entries, json_lines
 from densevit.drawing.draw import draw
 from densevit.errors import DataError, DensevitError
 from densevit.inference.point_cloud import write_ply
 from densevit.inference.result import text_of
 from densevit.interfaces import Class, Predictions, TargetType
-from densevit.targets.types import TargetTypes, as_array
+from densevit.targets.types import as_array
 
 _SETTINGS = "predict.json"
-_DIGITS = 4  # decimal places of numbers in a table
-_BOX = ("x", "y", "width", "height")
+
+
+class EncodedObjects(NamedTuple):
+    """The objects of one head in an image, and its predictions per image.
+
+    lines: the text for predictions.json. header, rows: the columns and rows for predictions.csv. listed, total: the
+    numbers of objects with a score, in the table and in all.
+    """
+
+    lines: str
+    header: dict[str, Any] | None
+    rows: list[dict[str, Any]]
+    listed: int
+    total: int
+
+
+class EncodedImage(NamedTuple):
+    """What `PredictionFiles.append` writes for an image.
+
+    entry: its row of images.json. text: the predictions per image as text. objects: the objects by head. frames:
+    (H, W, 3) uint8 of drawn videos, by head. results: the predictions by head.
+    """
+
+    file: ImageFile
+    entry: dict[str, Any]
+    text: str
+    objects: dict[str, EncodedObjects]
+    frames: dict[str, np.ndarray]
+    results: Mapping[str, Predictions]
 
 
 class PredictionFiles:
@@ -36,7 +65,8 @@ class PredictionFiles:
 
     thresholds: scores by head. types: the target types of each head's keys that have options. focal: focal length in
     pixels, the same for all images. settings: the settings that the predictions depend on, saved in predict.json.
-    resume: continues in a folder with the same settings.
+    resume: continues in a folder with the same settings. parquet: writes images.parquet and objects.parquet (see
+    `ParquetFiles`) in place of images.json and predictions.json.
     done: ids of the images that the folder already has. objects: the numbers of objects of each head in the table and
     in total, for the images added.
     """
@@ -51,10 +81,13 @@ class PredictionFiles:
         settings: Mapping[str, Any] | None = None,
         resume: bool = False,
         video: bool = False,
+        parquet: bool = False,
     ) -> None:
         self.folder, self.classes, self.thresholds, self.focal = folder, classes, thresholds, focal
         self.settings = dict(settings or {})
         self._maps = MapFiles(folder, classes, types)
+        by_head = {head: (self._maps.folder_of(head), classes[head], self._maps.types[head]) for head in classes}
+        self._parquet = ParquetFiles(folder, by_head, thresholds) if parquet else None
         self._lists: dict[Path, JsonList | CsvTable] = {}
         self._video, self._videos = video, dict[str, DrawnVideo]()  # by head
         self.done: set[int | str] = set()
@@ -71,8 +104,12 @@ class PredictionFiles:
         (self.folder / _SETTINGS).write_text(text, encoding="utf-8")
         names = ("predictions.json", "predictions.csv")
         found = [self._maps.folder_of(head) / name for head in self.classes for name in names]
-        for path in [self.folder / "images.json", *(path for path in found if path.is_file())]:
-            self._list(path)
+        if self._parquet is not None:
+            self._parquet.begin(self.done)
+        else:
+            found.insert(0, self.folder / "images.json")
+        for path in [path for path in found if path.is_file() or path.name == "images.json"]:
+            self._table(path) if path.suffix == ".csv" else self._json(path)
         return self
 
     def __exit__(
@@ -84,6 +121,8 @@ class PredictionFiles:
         finally:
             for file in self._lists.values():
                 file.close()
+            if self._parquet is not None:
+                self._parquet.close()
             self._maps.finish(more_follows=kind is not None)
 
     def remaining(self, images: Sequence[ImageFile]) -> list[ImageFile]:
@@ -92,6 +131,9 @@ class PredictionFiles:
         Returns all images if some remain and the folder's annotations are already joined. Raises DensevitError if an id
         is that of another file than before, as ids are names, or paths of files with equal names.
         """
+        if self._parquet is not None:
+            self._file_names = self._parquet.file_names(images)
+            self.done = {*self._file_names}
         ids = {name: image_id for image_id, name in self._file_names.items()}
         for image in images:
             before = self._file_names.get(image.image_id, image.file_name)
@@ -107,10 +149,20 @@ class PredictionFiles:
         return remaining
 
     def add(self, file: ImageFile, pixels: np.ndarray, results: Predictions | Mapping[str, Predictions]) -> str:
-        """Writes the files of one image. pixels: (H, W, 3) uint8. results: the predictions, by head if there are
-        several.
+        """Encodes and appends an image in the calling thread; see `encode` and `append`."""
+        return self.append(self.encode(file, pixels, results))
 
-        Returns the predictions per image as text (see `SupportsText`), such as "cat 0.93"; empty if there is none.
+    def encode(
+        self,
+        file: ImageFile,
+        pixels: np.ndarray,
+        results: Predictions | Mapping[str, Predictions],
+        drawn: bool = True,
+    ) -> EncodedImage:
+        """Writes the files of one image only, and encodes its entries in the files of all images. Several threads may
+        do so.
+
+        pixels: (H, W, 3) uint8. results: the predictions, by head if there are several. drawn: whether it is drawn.
         """
         height, width = pixels.shape[:2]
         image = {"id": file.image_id, "file_name": file.file_name, "width": width, "height": height}
@@ -121,33 +173,61 @@ class PredictionFiles:
                 "--focal: point clouds need depth in metres, but this model predicts "
                 f"{', '.join(key for predictions in results.values() for key in predictions)}. Fix: remove --focal."
             )
+        objects, frames = {}, {}
         for head, predictions in results.items():
-            folder = self._maps.folder_of(head)
-            path = folder / "drawn" / f"{file.name}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            types = self._maps.types[head]
-            drawn = draw(pixels, predictions, self.classes[head], self.thresholds[head], types=types, frame=self._video)
-            if self._video:
-                self._video_of(head, path.with_name(f"{file.name.rpartition('_')[0]}.mp4"), file.path).add(drawn)
-            else:
-                Image.fromarray(drawn).save(path, quality=92)
+            folder, types = self._maps.folder_of(head), self._maps.types[head]
+            if drawn:
+                threshold = self.thresholds[head]
+                visualization = draw(pixels, predictions, self.classes[head], threshold, types=types, frame=self._video)
+                if self._video:
+                    frames[head] = visualization
+                else:
+                    path = folder / "drawn" / f"{file.name}.jpg"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(visualization).save(path, quality=92)
             self._maps.add(head, file.name, predictions, image)
             if self.focal is not None and "depth" in predictions:
                 cloud = folder / "clouds" / f"{file.name}.ply"
-                cloud.parent.mkdir(exist_ok=True)
+                cloud.parent.mkdir(parents=True, exist_ok=True)
                 write_ply(cloud, np.asarray(predictions["depth"].cpu()), pixels, self.focal)
             entries = json_entries(file.image_id, predictions, self.classes[head], types)
             if entries is not None:
-                self._list(folder / "predictions.json").extend(entries)
-                rows = csv_rows(entries, file.file_name, self.classes[head])
-                self._add_rows(head, folder / "predictions.csv", entries, rows)
+                objects[head] = self._encoded(head, file.file_name, entries)
+        texts = (self._text(head, predictions) for head, predictions in results.items())
+        return EncodedImage(file, image, "; ".join(filter(None, texts)), objects, frames, results)
+
+    def append(self, encoded: EncodedImage) -> str:
+        """Appends an image to the files of all images.
+
+        Returns the predictions per image as text (see `SupportsText`), such as "cat 0.93"; empty if there is none.
+        """
+        for head, frame in encoded.frames.items():
+            self._video_of(head, encoded.file).add(frame)
+        for head, objects in encoded.objects.items():
+            folder = self._maps.folder_of(head)
+            if self._parquet is None:
+                self._json(folder / "predictions.json").extend(objects.lines)
+            table = self._table(folder / "predictions.csv")
+            if objects.header is not None:
+                table.begin(objects.header)
+            table.extend(objects.rows)
+            if objects.total:
+                listed, total = self.objects.get(head, (0, 0))
+                self.objects[head] = listed + objects.listed, total + objects.total
         for opened in self._lists.values():
             opened.flush()
-        images = self._list(self.folder / "images.json")  # last, so that images in it are complete
-        images.extend([image])
-        images.flush()
-        texts = (self._text(head, predictions) for head, predictions in results.items())
-        return "; ".join(filter(None, texts))
+        if self._parquet is not None:
+            self._parquet.add(encoded.entry, encoded.results)
+        else:
+            images = self._json(self.folder / "images.json")  # last, so that images in it are complete
+            images.extend(json.dumps(encoded.entry))
+            images.flush()
+        return encoded.text
+
+    def add_failed(self, image: ImageFile) -> None:
+        """Adds an image that could not be read to the table of images. Not while images are appended."""
+        if self._parquet is not None:
+            self._parquet.add_failed(image.image_id, image.file_name)
 
     def _text(self, head: str, predictions: Predictions) -> str:
         types, classes = self._maps.types[head], self.classes[head]
@@ -155,76 +235,36 @@ class PredictionFiles:
         texts = (text_of(types[key], as_array(value), classes) for key, value in values.items())
         return " ".join(filter(None, texts))
 
-    def _add_rows(
-        self, head: str, path: Path, entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Adds the rows of entries whose score is not below the head's threshold to a table."""
-        table, scores = self._list(path), [entry.get("score") for entry in entries]
-        kept = [score is None or score >= self.thresholds[head] for score in scores]
-        assert isinstance(table, CsvTable)
-        for row in rows[:1]:
-            table.begin(row)
-        table.extend([row for row, keep in zip(rows, kept, strict=True) if keep])
-        scored = [keep for keep, score in zip(kept, scores, strict=True) if score is not None]
-        if scored:
-            listed, total = self.objects.get(head, (0, 0))
-            self.objects[head] = listed + sum(scored), total + len(scored)
+    def _encoded(self, head: str, file_name: str, entries: Sequence[Mapping[str, Any]]) -> EncodedObjects:
+        """Encodes entries; those with a score below the head's threshold are not in the table."""
+        classes, lowest = self.classes[head], self.thresholds[head]
+        listed = [entry for entry in entries if entry.get("score") is None or entry["score"] >= lowest]
+        header = csv_rows(entries[:1], file_name, classes)
+        scored = [sum(entry.get("score") is not None for entry in found) for found in (listed, entries)]
+        rows = csv_rows(listed, file_name, classes)
+        lines = json_lines(entries) if self._parquet is None else ""
+        return EncodedObjects(lines, next(iter(header), None), rows, *scored)
 
-    def _video_of(self, head: str, path: Path, source: Path) -> DrawnVideo:
-        """Returns the drawn video of a head, after completing the one of another file."""
+    def _video_of(self, head: str, file: ImageFile) -> DrawnVideo:
+        """Returns the drawn video of a head for a frame, after completing the one of another file."""
+        path = self._maps.folder_of(head) / "drawn" / f"{Path(file.name).name.rpartition('_')[0]}.mp4"
         video = self._videos.get(head)
         if video is None or video.path != path:
             if video is not None:
                 video.close()
-            video = self._videos[head] = DrawnVideo(path, source)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            video = self._videos[head] = DrawnVideo(path, file.path)
         return video
 
-    def _list(self, path: Path) -> "JsonList | CsvTable":
-        if path not in self._lists:
-            kind = CsvTable if path.suffix == ".csv" else JsonList
-            self._lists[path] = kind(path, self.done)
-        return self._lists[path]
+    def _json(self, path: Path) -> JsonList:
+        found = self._lists.get(path) or self._lists.setdefault(path, JsonList(path, self.done))
+        assert isinstance(found, JsonList)
+        return found
 
-
-def json_entries(
-    image_id: int | str, predictions: Predictions, classes: Sequence[Class], types: TargetTypes
-) -> list[dict[str, Any]] | None:
-    """Converts the predictions for one image to COCO's results format: one entry per object, and one for predictions
-    per image.
-
-    Returns None if there is neither.
-    """
-    objects: dict[str, Any] = {}
-    image: dict[str, Any] = {}
-    for key in (key for key in predictions if key in types and types[key].per != "pixel"):
-        encoded = types[key].encode(as_array(predictions[key]), classes)
-        if encoded is not None:
-            (objects if types[key].per == "object" else image)[key] = encoded
-    if not objects and not image:
-        return None
-    rows = zip(*objects.values(), strict=True)
-    entries = [{"image_id": image_id} | {key: value for part in row for key, value in part.items()} for row in rows]
-    return entries + ([{"image_id": image_id, **image}] if image else [])
-
-
-def csv_rows(entries: Sequence[Mapping[str, Any]], file_name: str, classes: Sequence[Class]) -> list[dict[str, Any]]:
-    """Returns table rows for entries in COCO's results format: image, class name, numbers, texts and box. Numbers are
-    rounded to four decimal places.
-
-    Other values, such as masks, are omitted.
-    """
-    names, rows = {c.file_id: c.name for c in classes}, []
-    for entry in entries:
-        row: dict[str, Any] = {"image": file_name, "image_id": entry["image_id"]}
-        if "category_id" in entry:
-            row["class"] = names.get(entry["category_id"], "")
-        for key, value in entry.items():
-            if key == "bbox":
-                row |= {side: round(number, _DIGITS) for side, number in zip(_BOX, value, strict=True)}
-            elif isinstance(value, int | float | str):
-                row[key] = round(value, _DIGITS) if isinstance(value, float) else value
-        rows.append(row)
-    return rows
+    def _table(self, path: Path) -> CsvTable:
+        found = self._lists.get(path) or self._lists.setdefault(path, CsvTable(path, self.done))
+        assert isinstance(found, CsvTable)
+        return found
 
 
 def continue_hint(folder: Path) -> str:

@@ -4,9 +4,11 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 
 from densevit.data.datasets.paired_files import IMAGES
+from densevit.errors import DataError
 from densevit.interfaces import Dataset
 
 BEST, WORST = "best", "worst"  # folders of the drawings of the best and worst images
@@ -31,6 +33,20 @@ def image_name(dataset: Dataset, index: int, image_id: int | str) -> str:
     """Returns the name of an image's file if the data set has it, or else the image's id."""
     name = dataset.image_name(index)
     return str(image_id) if name is None else name
+
+
+def names_below(files: Sequence[str]) -> list[str]:
+    """Returns the paths of predicted images below the folder that has all of them. Raises DataError if two are the
+    same."""
+    paths = [PurePath(file) for file in files]
+    paths = [path.relative_to(path.anchor) for path in paths]  # also of relative paths and URLs
+    folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    count = Counter(names)
+    twice = next((file for file, name in zip(files, names, strict=True) if count[name] > 1), None)
+    if twice is not None:
+        raise DataError(f"Two predicted images are called {twice}. Predict them in separate folders.")
+    return names
 
 
 def drawing_name(name: str) -> str:

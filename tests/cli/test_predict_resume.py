@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import time
 from pathlib import Path
 
 import cv2
@@ -186,8 +187,10 @@ def test_interrupted_prediction_names_the_way_on(model, photos, monkeypatch, cap
             raise KeyboardInterrupt
         return see(height, width)
 
+    encode = PredictionFiles.encode
+    monkeypatch.setattr(PredictionFiles, "encode", lambda *given: (time.sleep(0.05), encode(*given))[1])  # slower
     monkeypatch.setattr(model, "see", interrupted)
-    monkeypatch.setattr("densevit.inference.predictor.BATCHES_AT_ONCE", 1)
+    monkeypatch.setattr("densevit.cli.prediction_run.BATCHES_AT_ONCE", 1)
     whole = ["predict", "run", "a", "b", "--batch-size", "1", "--out", "found"]
     assert main(whole) == 130
     assert "Stopped after 2 of 4 images. Continue with --out found --resume" in capsys.readouterr().err
@@ -199,7 +202,7 @@ def test_interrupted_prediction_names_the_way_on(model, photos, monkeypatch, cap
 def test_panoptic_annotations_of_all_images_are_joined_after_resuming(tmp_path: Path) -> None:
     """After an interruption their parts are kept; after the end, more images mean that all are predicted again."""
     ids = torch.tensor([[0, 0], [-1, 1000]], dtype=torch.int32)
-    images = [ImageFile(Path(f"{n}.png"), str(n), n) for n in range(3)]
+    images = [ImageFile(f"{n}.png", str(n), n) for n in range(3)]
 
     def predict(count: int, resume: bool, interrupted: bool = False) -> int:
         files = PredictionFiles(tmp_path, {"head": CLASSES}, {"head": 0.5}, settings={}, resume=resume)

@@ -44,7 +44,7 @@ class Coco(Dataset):
         a folder in YOLO's or Pascal VOC's format, or root is YOLO's data.yaml
     annotations, images: the json and the folder of its images, for every split, instead of the search;
         train_annotations, train_images, val_annotations, val_images are for one split and override these. Relative to
-        root.
+        root. In place of a json also objects.parquet of `densevit predict --format parquet` (see `coco_document`).
     outside_paths: whether a `file_name` may lead out of the folder of the images, by `..` or as an absolute path.
     val_share: the share of the validation images of a data set that has annotations for train, or a single json, and
         none for val; by default 0.2. An error if there is a val split. Identical and nearly identical images stay in

@@ -13,6 +13,7 @@ import numpy as np
 from densevit.data.datasets.examination import Problem
 from densevit.data.io.file_errors import check_regular
 from densevit.data.io.large_images import check_size
+from densevit.data.io.prediction_tables import coco_document, is_table
 from densevit.errors import DataError, has_surrogates
 from densevit.interfaces import Class
 from densevit.registry.options import shown
@@ -74,12 +75,15 @@ def no_images(file: Path) -> Problem:
 
 
 def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
-    """Parses a COCO json. Raises DataError unless it is a valid json of an object."""
+    """Parses a COCO json, or the objects of `densevit predict --format parquet` (see `coco_document`). Raises DataError
+    unless it is a valid json of an object."""
 
     def slim(record: dict[str, Any]) -> dict[str, Any]:
         record.pop("segmentation", None)
         return record
 
+    if is_table(file):
+        return coco_document(file, keep_segmentations)
     check_regular(file)
     collecting = gc.isenabled()
     gc.disable()  # millions of new dicts, none of them garbage

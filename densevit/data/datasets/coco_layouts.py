@@ -12,6 +12,7 @@ from pathlib import Path
 from densevit.data.datasets.division import check_val_share
 from densevit.data.datasets.splits import DIVIDED
 from densevit.data.io.file_lookup import find_file
+from densevit.data.io.prediction_tables import is_table
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.paths import user_path
@@ -132,7 +133,7 @@ def _files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | 
     if annotations is None:
         return located_split(base, split, images)
     file = base / user_path(annotations)
-    if not file.is_file():
+    if not file.is_file() and not is_table(file):
         raise DataError(f"There is no annotation file {file} for the split {split!r}.")
     folders = [folder for _, candidates in _layouts(base, split) for folder in candidates]
     return _with_images(SplitFiles(file, (*folders, file.parent), root), base, images)

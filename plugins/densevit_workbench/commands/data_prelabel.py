@@ -8,7 +8,6 @@ import argparse
 from pathlib import Path
 
 from densevit.cli.evaluate import add_trust
-from densevit.cli.predict import threshold_origin
 from densevit.errors import ConfigError
 
 EXAMPLES = """examples:
@@ -33,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from densevit.atomic_io import check_writable
 
     check_writable(args.out.absolute().parent, args.out)  # before slow imports
+    from densevit.cli.prediction_run import threshold_origin
     from densevit.inference.loading import load
     from densevit_workbench.interchange.prelabels import write_prelabels
 

@@ -1,10 +1,8 @@
 """Converts predictions to a COCO json with scores, which label tools import."""
 
 import json
-import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -13,6 +11,8 @@ from pycocotools import mask as rle
 
 from densevit.atomic_io import atomic_file
 from densevit.cli.prediction_files import check_model
+from densevit.data.image_names import names_below
+from densevit.data.io.prediction_tables import IMAGES, OBJECTS, is_table, read_images, read_objects
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError
 from densevit.interfaces import Class
@@ -38,15 +38,17 @@ def write_prelabels(
 ) -> Prelabels:
     """Writes the objects in a folder of `densevit predict` as annotations.
 
-    model: that of the predictions, as from `load`; the objects of its first head with predictions.json are written.
+    model: that of the predictions, as from `load`; the objects of its first head with predictions.json or
+    objects.parquet are written.
     threshold: the score threshold; None: that of the model's validation, or 0.5. source: the model's name, for
     messages. Masks are converted to polygons, which can be edited. Raises DensevitError for predictions of another
     model, and DataError for a folder without objects.
     """
     folder, out = user_path(predictions), user_path(out)
     check_model(folder, source, model.fingerprint)
-    head, entries = _entries(folder, list(model.classes))
-    images = read_json(folder / "images.json")
+    is_parquet = is_table(folder / IMAGES)
+    images = read_images(folder / IMAGES) if is_parquet else read_json(folder / "images.json")
+    head, entries = _entries(folder, list(model.classes), images)
     lowest = model.default_thresholds[head] if threshold is None else threshold
     document = prelabels(images, entries, model.classes[head], lowest)
     with atomic_file(out) as partial:
@@ -66,7 +68,7 @@ def prelabels(
     Images are named by their paths below the folder that has all of them.
     """
     number = {image["id"]: place for place, image in enumerate(images, 1)}
-    names = _names_below([image["file_name"] for image in images])
+    names = names_below([image["file_name"] for image in images])
     annotations: list[dict[str, Any]] = []
     for entry in entries:
         if "category_id" not in entry or entry.get("score", 1.0) < threshold:
@@ -88,19 +90,6 @@ def prelabels(
         "annotations": annotations,
         "categories": [{"id": c.file_id, "name": c.name} for c in classes],
     }
-
-
-def _names_below(files: Sequence[str]) -> list[str]:
-    """Returns the paths of files below the folder that has all of them. Raises DataError if two are the same."""
-    paths = [PurePath(file) for file in files]
-    paths = [path.relative_to(path.anchor) for path in paths]  # also of relative paths and URLs
-    folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    count = Counter(names)
-    twice = next((file for file, name in zip(files, names, strict=True) if count[name] > 1), None)
-    if twice is not None:
-        raise DataError(f"images.json: two images are called {twice}. Predict them in separate folders.")
-    return names
 
 
 def _shape(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,15 +115,18 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
     return [((outline + 0.5) / 3).round(2).ravel().tolist() for outline in outlines if len(outline) >= _POINTS]
 
 
-def _entries(folder: Path, heads: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
+def _entries(folder: Path, heads: Sequence[str], images: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
     """Returns the first head with objects, and its entries."""
     for head in heads:
+        for table in (folder / head / OBJECTS, folder / OBJECTS):
+            if is_table(table):
+                return head, read_objects(table, images)
         for file in (folder / head / "predictions.json", folder / "predictions.json"):
             if file.is_file():
                 entries: list[dict[str, Any]] = read_json(file)
                 if not entries or any("category_id" in entry for entry in entries):
                     return head, entries
     raise DataError(
-        f"{folder}: has no predictions.json with objects. Expected a folder written by `densevit predict` with a model "
-        "that detects objects."
+        f"{folder}: has no predictions.json or objects.parquet with objects. Expected a folder written by `densevit "
+        "predict` with a model that detects objects."
     )

@@ -67,5 +67,5 @@ def test_masks_become_polygons_of_the_same_pixels(tmp_path: Path):
 def test_a_folder_without_objects_is_an_error(tmp_path: Path):
     found = folder(tmp_path, [])
     (found / "predictions.json").unlink()
-    with pytest.raises(DataError, match=r"has no predictions.json with objects"):
+    with pytest.raises(DataError, match=r"has no predictions.json or objects.parquet with objects"):
         write_prelabels(found, MODEL, tmp_path / "labels.json")

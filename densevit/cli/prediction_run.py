@@ -1,0 +1,194 @@
+"""The run of `densevit predict`: images are read, predicted and written at the same time."""
+
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from densevit.cli.background_writer import BackgroundWriter
+from densevit.cli.failed_images import FailedImages
+from densevit.cli.input_images import ImageFile, read_ahead
+from densevit.cli.prediction_files import PredictionFiles
+from densevit.errors import DensevitError
+from densevit.inference.image_sizes import transform_to, warn_of_unused_windows
+from densevit.inference.predictor import BATCHES_AT_ONCE, WINDOW_SCORE
+
+if TYPE_CHECKING:
+    from densevit.inference.image_sizes import ImageSize
+    from densevit.inference.predictor import Predictor
+
+_ALL_DRAWN, _FIRST_DRAWN = 1_000, 100  # images: the largest number of which all are drawn, and the first of more
+_SHOWN_FAILURES = 20  # failed.csv has all
+
+
+class PredictionRun:
+    """Predicts images into a folder to which only this process writes.
+
+    args: the arguments of the command. options: the given options of `inference`. Raises DensevitError if --min-score
+    is above the model's threshold.
+    """
+
+    def __init__(
+        self,
+        args: Namespace,
+        predictor: "Predictor",
+        options: Mapping[str, Any],
+        image_size: "ImageSize | None",
+        images: Sequence[ImageFile],
+        folder: Path,
+    ) -> None:
+        self.args, self.predictor, self.options, self.image_size = args, predictor, options, image_size
+        self.images, self.folder, self.output = images, folder, args.output
+        self.thresholds = _thresholds(args, predictor)
+        for head, score in self.thresholds.items() if args.min_score is not None else ():
+            check_lowest_score(args.min_score, score, threshold_origin(args.threshold, predictor, head))
+        self.written_from = {head: self._written_from(head) for head in self.thresholds}
+        self.drawn = args.draw
+        if self.drawn is None:
+            self.drawn = len(images) if args.video or len(images) <= _ALL_DRAWN else _FIRST_DRAWN
+        self.written = 0
+        self.sizes: set[tuple[int, int]] = set()
+
+    def run(self) -> int:
+        """Returns 1 if more images than --max-failed could not be read, 130 after an interruption, else 0."""
+        args = self.args
+        files = PredictionFiles(
+            self.folder,
+            self.predictor.classes,
+            self.thresholds,
+            args.focal,
+            self.predictor.target_types,
+            self._settings(),
+            args.resume,
+            args.video,
+            args.format == "parquet",
+        )
+        left = files.remaining(self.images)
+        if args.resume:
+            done = len(self.images) - len(left)
+            self.output.show(f"{self.folder} has {done} of {len(self.images)} images; {len(left)} are left")
+        if args.draw is None and self.drawn < len(self.images):
+            self.output.show(
+                f"The first {self.drawn} of {len(self.images):,} images are drawn. For others: --draw all or --draw N"
+            )
+        failed = FailedImages(self.folder / "failed.csv", left)
+
+        def report(image: ImageFile, text: str) -> None:
+            self.written += 1
+            failed.remove(image)
+            if text:
+                self.output.show(f"{image.file_name}: {text}")
+
+        at_once = BATCHES_AT_ONCE * args.batch_size
+        try:
+            with files, failed:
+                with BackgroundWriter(files, at_once, report) as writer:
+                    predicted = self._predicted(left, at_once, failed)
+                    for image, pixels, result in self.output.track(predicted, "Predicting", len(left)):
+                        writer.add(image, pixels, result, image.place < self.drawn)
+                for image in left if failed.reasons else ():
+                    if image.file_name in failed.reasons:
+                        files.add_failed(image)
+        except KeyboardInterrupt:
+            rest = "drawn/ has these" if args.video else f"Continue with --out {self.folder} --resume"
+            self.output.problem(f"Stopped after {self.written} of {len(left)} images. {rest}")
+            return 130
+        problems = [*failed.reasons.values()]
+        self._show_results(files, len(left), problems)
+        result = {"out": str(self.folder), "images": self.written, "skipped": len(self.images) - len(left)}
+        self.output.result({**result, "threshold": self.thresholds, "problems": problems})
+        return 1 if len(problems) > args.max_failed else 0
+
+    def _predicted(
+        self, images: Sequence[ImageFile], at_once: int, failed: FailedImages
+    ) -> Iterator[tuple[ImageFile, np.ndarray, Any]]:
+        """Yields images with their pixels and predictions. at_once: the number of images that are read together."""
+        for chunk in read_ahead(images, at_once):
+            readable = []
+            for image, pixels in chunk:
+                if isinstance(pixels, DensevitError):
+                    failed.add(image, pixels)
+                else:
+                    readable.append((image, pixels))
+                    self.sizes.add((pixels.shape[0], pixels.shape[1]))
+            results = self.predictor.predict(
+                [pixels for _, pixels in readable],
+                self.written_from,
+                self.args.batch_size,
+                image_size=self.image_size,
+            )
+            for (image, pixels), result in zip(readable, results, strict=True):
+                yield image, pixels, result
+
+    def _written_from(self, head: str) -> float:
+        """The lowest score of a head's objects in all files."""
+        if self.args.min_score is not None:
+            return float(self.args.min_score)
+        return min(self.thresholds[head], WINDOW_SCORE) if self.predictor.merges_windows(head) else 0.0
+
+    def _settings(self) -> dict[str, Any]:
+        """The settings that the predictions depend on."""
+        return {
+            "model": self.args.model,
+            "weights": self.predictor.fingerprint,
+            "inputs": self.args.sources,
+            "threshold": self.thresholds,
+            "min_score": self.args.min_score,
+            "focal": self.args.focal,
+            "inference": dict(self.options),
+            "image_size": self.image_size,
+            "video": self.args.video,
+            "format": self.args.format,
+        }
+
+    def _show_results(self, files: PredictionFiles, images: int, problems: Sequence[str]) -> None:
+        for problem in problems[:_SHOWN_FAILURES]:
+            self.output.problem(problem)
+        if len(problems) > _SHOWN_FAILURES:
+            self.output.problem(f"{len(problems) - _SHOWN_FAILURES:,} more images could not be read.")
+        if self.options.get("window") is not None:
+            resize = transform_to(self.image_size, self.predictor.resize)
+            warn_of_unused_windows(self.predictor.inference, self.sizes, resize)
+        left_out = f"; {len(problems)} could not be read, see failed.csv" if problems else ""
+        self.output.show(f"{self.folder}: {self.written} of {images} images{left_out}")
+        for head, (listed, total) in files.objects.items():
+            path = f"{head}/predictions" if len(self.thresholds) > 1 else "predictions"
+            is_json = self.args.format == "json"
+            every = f"{path}.json" if is_json else path.removesuffix("predictions") + "objects.parquet"
+            lowest = f" of score {self.written_from[head]:g} or more" if self.written_from[head] else ""
+            self.output.show(
+                f"{path}.csv: the {listed} objects of score {self.thresholds[head]:.4g} or more "
+                f"({threshold_origin(self.args.threshold, self.predictor, head)}); {every}: all {total}{lowest}"
+            )
+
+
+def check_lowest_score(lowest: float, threshold: float, origin: str) -> None:
+    """Raises DensevitError if --min-score is above the threshold.
+
+    origin: where the threshold is from, for the message.
+    """
+    if lowest > threshold:
+        raise DensevitError(
+            f"--min-score is {lowest:g}, above the threshold {threshold:.4g} ({origin}); at most the threshold is "
+            "expected, as no file has objects below --min-score. Fix: lower --min-score, or raise --threshold."
+        )
+
+
+def threshold_origin(given: float | None, predictor: "Predictor", head: str) -> str:
+    """The origin of the threshold of a head, as text. given: --threshold."""
+    if given is not None:
+        return "--threshold"
+    if head in getattr(predictor.model, "thresholds", {}):
+        return "that inside the file; see --threshold"
+    if head in predictor.score_thresholds:
+        return "the largest F1 in the model's validation; see --threshold"
+    return "the default, because the model has none from a validation; see --threshold"
+
+
+def _thresholds(args: Namespace, predictor: "Predictor") -> dict[str, float]:
+    """The lowest score of the objects that are drawn and listed, by head."""
+    if args.threshold is not None:
+        return dict.fromkeys(predictor.classes, args.threshold)
+    return predictor.default_thresholds

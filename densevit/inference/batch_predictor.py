@@ -1,0 +1,144 @@
+"""A model as a callable on batches of images, for data engines such as Ray Data, Spark and Dask."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densevit.errors import DataError, DensevitError
+from densevit.inference.image_inputs import as_sample
+from densevit.inference.image_sizes import ImageSize
+from densevit.inference.loading import device_of, load
+from densevit.inference.prediction_columns import image_columns, object_columns
+from densevit.inference.predictor import Predictor, Threshold
+from densevit.inference.result import Result
+from densevit.targets.types import TargetTypes, as_array
+
+COLUMNS = ("image", "bytes", "path")  # the columns of images, of which the first one in a batch is used
+
+
+@dataclass(frozen=True)
+class BatchPredictor:
+    """Predicts on batches of images for a data engine, as the callable of Ray Data's `map_batches` and its like. It
+    imports no engine.
+
+    Pickled, it has only these options. Each process loads the model with its first batch, and once for all predictors
+    with the same model, device, trust and runtime.
+
+    model, device, trust, runtime: the arguments of `load`; the default device is an accelerator if there is one. A path
+    must be valid in every process. threshold, batch_size, inference, image_size: the arguments of `Predictor.predict`.
+    column: the column of the images; None: the first of `image`, `bytes` and `path`.
+    Raises DensevitError for a wrong batch size or threshold.
+    """
+
+    model: str | Path
+    device: str = "auto"
+    batch_size: int = 8
+    threshold: Threshold | None = None
+    inference: Mapping[str, Any] | None = None
+    image_size: ImageSize | None = None
+    column: str | None = None
+    trust: Sequence[str] = ()
+    runtime: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise DensevitError(f"BatchPredictor: batch_size is {self.batch_size}; at least 1 is expected.")
+        given = self.threshold.values() if isinstance(self.threshold, Mapping) else (self.threshold,)
+        wrong = next((score for score in given if score is not None and not 0 <= score <= 1), None)
+        if wrong is not None:
+            raise DensevitError(f"BatchPredictor: threshold is {wrong}; a score from 0 to 1 is expected.")
+
+    def __call__(self, batch: Any) -> dict[str, Any]:
+        """Returns the rows of a batch as columns: a list with one value per image each.
+
+        batch: columns by name, such as a dict of lists or arrays or a pandas.DataFrame, or a sequence of images: paths,
+        URLs, bytes or arrays (H, W, 3). The batch's other columns are returned too, and paths.
+        `image_height`, `image_width`: the size. `error`: the reason why an image cannot be read, whose other values are
+        then empty; else an empty text. Of objects: arrays with one value each (see `object_columns`), boxes as `x`,
+        `y`, `width`, `height` in pixels. Of predictions per image: their values. Of maps: the bytes of the files that
+        `densevit predict` writes, `semantic.png`, `depth.npy`, ... With several heads, names begin with HEAD/.
+        Raises DataError for a batch without a column of images.
+        """
+        names = batch.keys() if hasattr(batch, "keys") else None
+        columns = {"image": [*batch]} if names is None else {name: list(batch[name]) for name in names}
+        column = self._column_of(columns)
+        images = columns.pop(column)
+        if all(isinstance(image, str | PathLike) for image in images):
+            columns = {column: images} | columns
+        decoded = [_decoded(image, position) for position, image in enumerate(images)]
+        readable = [image for image in decoded if not isinstance(image, DensevitError)]
+        found = iter(self._rows(readable))
+        rows = [{"error": str(image)} if isinstance(image, DensevitError) else next(found) for image in decoded]
+        filled = {} if readable or not rows else self._rows([np.zeros((64, 64, 3), np.uint8)])[0]
+        for row in rows:
+            filled = row | filled  # the first row that has a name gives its type
+        for name, value in filled.items():
+            columns[name] = [row[name] if name in row else _empty(value) for row in rows]
+        return columns
+
+    def _column_of(self, columns: Mapping[str, Any]) -> str:
+        wanted = COLUMNS if self.column is None else (self.column,)
+        column = next((name for name in wanted if name in columns), None)
+        if column is None:
+            raise DataError(
+                f"BatchPredictor: the batch has the columns {', '.join(columns)}; expected {' or '.join(wanted)}. Fix: "
+                "name the column of the images with BatchPredictor(column=...)."
+            )
+        return column
+
+    def _rows(self, images: Sequence[Any]) -> list[dict[str, Any]]:
+        predictor = _loaded(str(self.model), self.device, tuple(self.trust), self.runtime)
+        results = predictor.predict(images, self.threshold, self.batch_size, self.inference, self.image_size)
+        return [_row(result, predictor) for result in results]
+
+
+@lru_cache(maxsize=4)
+def _loaded(model: str, device: str, trust: tuple[str, ...], runtime: str | None) -> Predictor:
+    return load(model, device_of(device), trust, runtime)
+
+
+def _decoded(image: Any, position: int) -> Any:
+    """Returns an image as a tensor (3, H, W), or the error for one that cannot be read."""
+    try:
+        return as_sample(image, position)["image"]
+    except DensevitError as error:
+        return error
+
+
+def _row(result: Result, predictor: Predictor) -> dict[str, Any]:
+    """Returns the values of an image by column."""
+    row: dict[str, Any] = {"image_height": result.size[0], "image_width": result.size[1], "error": ""}
+    for head, found in result.heads.items():
+        classes, types = predictor.classes[head], TargetTypes(predictor.target_types[head])
+        values = object_columns(found, classes, types) | image_columns(found, classes, types)
+        for key in (key for key in found if key in types and types[key].per == "pixel"):
+            files = types[key].encode(as_array(found[key]), classes) or {}
+            values |= {f"{key}{suffix}": _as_bytes(content) for suffix, content in files.items()}
+        row |= {f"{head}/{name}" if len(result.heads) > 1 else name: value for name, value in values.items()}
+    return row
+
+
+def _as_bytes(content: Any) -> bytes:
+    """Returns a PIL image as PNG, an array as NPY, and other values as JSON."""
+    file = io.BytesIO()
+    if isinstance(content, np.ndarray):
+        np.save(file, content)
+    elif hasattr(content, "save"):
+        content.save(file, "png")
+    else:
+        file.write(json.dumps(content).encode())
+    return file.getvalue()
+
+
+def _empty(value: Any) -> Any:
+    """Returns the value of an image without predictions, of the type of another image's: 0, nan, or nothing."""
+    if isinstance(value, np.ndarray):
+        return value[:0]
+    return float("nan") if isinstance(value, float) else type(value)()

@@ -1,0 +1,55 @@
+"""Predictions for an image as columns of tables, in the terms of COCO's results format."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from densevit.data.io.prediction_tables import BOX
+from densevit.interfaces import Class, TargetType
+from densevit.targets.types import as_array
+
+
+def object_columns(
+    predictions: Mapping[str, Any], classes: Sequence[Class], types: Mapping[str, TargetType]
+) -> dict[str, Any]:
+    """Returns columns with one value per object, also without objects; empty if no key has values per object.
+
+    `category_id` int64 and `class` of labels, `score` float64, `x`, `y`, `width`, `height` float64 of boxes, and
+    `segmentation`, the `counts` of COCO's compressed run-length codes of masks. Other keys have the columns that their
+    type encodes, as lists; without objects they are missing.
+    """
+    columns: dict[str, Any] = {}
+    for key in (key for key in predictions if key in types and types[key].per == "object"):
+        entries = types[key].encode(as_array(predictions[key]), classes)
+        if entries is None:
+            continue
+        if key == "labels":
+            names = {c.file_id: c.name for c in classes}
+            ids = [entry["category_id"] for entry in entries]
+            columns |= {"category_id": np.array(ids, np.int64), "class": np.array([names[n] for n in ids], str)}
+        elif key == "scores":
+            columns["score"] = np.array([entry["score"] for entry in entries], np.float64)
+        elif key == "boxes":
+            boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
+            columns |= dict(zip(BOX, boxes.T, strict=True))
+        elif key == "masks":
+            columns["segmentation"] = np.array([entry["segmentation"]["counts"] for entry in entries], str)
+        else:
+            columns |= {name: [entry[name] for entry in entries] for name in (entries[0] if entries else ())}
+    return columns
+
+
+def image_columns(
+    predictions: Mapping[str, Any], classes: Sequence[Class], types: Mapping[str, TargetType]
+) -> dict[str, Any]:
+    """Returns the encoded predictions per image by key: numbers and texts, such as the class name of `image_class`;
+    other values as JSON text, such as `class_scores`."""
+    keys = (key for key in predictions if key in types and types[key].per == "image")
+    encoded = {key: types[key].encode(as_array(predictions[key]), classes) for key in keys}
+    return {
+        key: value if isinstance(value, int | float | str) else json.dumps(value)
+        for key, value in encoded.items()
+        if value is not None
+    }

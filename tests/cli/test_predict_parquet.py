@@ -1,0 +1,186 @@
+"""`densevit predict --format parquet`: the same predictions as in the json files, also after a kill, read back as
+annotations."""
+
+import json
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+import densevit
+from densevit.cli import main, parquet_files
+from densevit.cli.input_images import ImageFile
+from densevit.cli.prediction_files import PredictionFiles
+from densevit.data.io.prediction_tables import IMAGES, OBJECTS, read_images, read_objects
+from densevit.errors import DataError
+from densevit_workbench.interchange.prelabels import write_prelabels
+from tests.cli.stand_in import CLASSES, StandIn, read
+
+COMMAND = ["predict", "run", "a", "b", "--batch-size", "1"]
+BOX = ["x", "y", "width", "height"]
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_files, "MAX_IMAGES", 1)
+
+
+def as_text(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    return sorted((row | {key: str(row[key])} for row in rows), key=lambda row: json.dumps(row, sort_keys=True))
+
+
+def check_same(tables: str, jsons: str) -> None:
+    """Both folders have the same images and objects; ids are text in the tables."""
+    images = read_images(Path(tables, IMAGES))
+    assert as_text(images, "id") == as_text(read(f"{jsons}/images.json"), "id")
+    objects = read_objects(Path(tables, OBJECTS), images)
+    assert as_text(objects, "image_id") == as_text(read(f"{jsons}/predictions.json"), "image_id")
+
+
+def test_tables_have_the_images_and_objects_of_the_json_files(model, photos, capsys) -> None:
+    Path("b/2.png").write_bytes(b"no image")
+    assert main([*COMMAND, "--out", "jsons"]) == main([*COMMAND, "--out", "tables", "--format", "parquet"]) == 1
+    assert "tables: 4 of 5 images; 1 could not be read" in capsys.readouterr().out
+    check_same("tables", "jsons")
+    assert not [*Path("tables").glob("*.json")] or [path.name for path in Path("tables").glob("*.json")] == [
+        "predict.json"
+    ]
+    assert Path("tables/predictions.csv").read_text() == Path("jsons/predictions.csv").read_text()
+    images = pandas.read_parquet(Path("tables", IMAGES)).set_index("id")
+    assert images.loc["2", "state"] == "failed" and images.loc["cat.png", "state"] == "predicted"
+    objects = pandas.read_parquet(Path("tables", OBJECTS))
+    assert [*objects.columns] == ["image_id", *BOX, "score", "category_id", "class"]
+    dog = objects[(objects.image_id == "139") & (objects["class"] == "dog")].iloc[0]
+    assert (dog.score, dog.category_id, *dog[BOX]) == (0.75, 18, 1, 2, 51, 38)
+    Path("b/2.png").unlink()
+    Path("a/1.jpg").rename("b/2.jpg")
+    assert main(["predict", "run", "b/2.jpg", "b/000139.jpg", "--out", "numbers", "--format", "parquet"]) == 0
+    assert [image["id"] for image in read_images(Path("numbers", IMAGES))] == [2, 139]
+
+
+def predict_until_killed(images: int) -> None:
+    """Predicts with parts of one image, and is killed with objects of the next one written, but not its image."""
+    write, written = parquet_files._write, []
+
+    def killed(path: Path, table: Any) -> None:
+        if path.parent.name == IMAGES and len(written) == images:
+            os._exit(9)
+        written.extend([path] if path.parent.name == IMAGES else [])
+        write(path, table)
+
+    parquet_files._write = killed
+    main([*COMMAND, "--out", "tables", "--format", "parquet"])
+
+
+def test_a_killed_run_is_continued_and_failed_images_are_tried_again(model, photos, small_parts) -> None:
+    whole = Path("b/cat.png").read_bytes()
+    Path("b/cat.png").write_bytes(b"no image")
+    process = multiprocessing.get_context("fork").Process(target=predict_until_killed, args=(2,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 9
+    assert [len([*Path("tables", name).iterdir()]) for name in (IMAGES, OBJECTS)] == [2, 3]
+    assert main([*COMMAND, "--out", "tables", "--format", "parquet", "--resume"]) == 1
+    assert sum(model.batches) == 1  # of three that can be read
+    states = pandas.read_parquet(Path("tables", IMAGES)).set_index("id").state.to_dict()
+    assert states.pop("cat.png") == "failed" and [*states.values()] == ["predicted"] * 3
+    Path("b/cat.png").write_bytes(whole)
+    assert main([*COMMAND, "--out", "tables", "--format", "parquet", "--resume"]) == 0
+    assert sum(model.batches) == 2
+    assert main([*COMMAND, "--out", "jsons"]) == 0
+    check_same("tables", "jsons")
+    assert len(pandas.read_parquet(Path("tables", IMAGES))) == 4
+    assert [*map(str, Path("tables").rglob("*.partial"))] == []
+
+
+def test_the_objects_above_the_threshold_are_annotations_and_prelabels(model: StandIn, photos: Path) -> None:
+    for form in ("json", "parquet"):
+        assert main([*COMMAND, "--out", form, "--format", form, "--threshold", "0.3"]) == 0
+    data = densevit.create_dataset("coco", "val", root=".", annotations=f"parquet/{OBJECTS}", images=".")
+    assert len(data) == 4 and [(c.name, c.file_id) for c in data.classes["detection"]] == [("cat", 17), ("dog", 18)]
+    sizes = {}
+    for n in range(4):
+        targets = data[n]["targets"]
+        assert targets["labels"].tolist() == [1], "the cat of 0.25 is below the threshold"
+        sizes[data.image_name(n)] = targets["boxes"].tolist()[0]
+    assert sizes["b/cat.png"] == [1, 2, 53, 40] and sizes["a/1.jpg"] == [1, 2, 50, 40]
+    model_: Any = SimpleNamespace(
+        classes=model.classes, default_thresholds={"detection": 0.2}, fingerprint=model.fingerprint
+    )
+    for form in ("json", "parquet"):
+        assert write_prelabels(form, model_, f"{form}.json").objects == 8
+    assert read("parquet.json") == read("json.json")
+
+
+def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path: Path) -> None:
+    """An image without objects has a row; the first part may be without any object."""
+    classes = {"things": CLASSES, "kind": CLASSES}
+    masks = torch.zeros(2, 4, 6, dtype=torch.bool)
+    masks[0, 1:3, 2:5] = True
+    found = {"masks": masks, "labels": torch.tensor([1, 0]), "scores": torch.tensor([0.5, 0.25])}
+    kind = {"image_class": torch.tensor(1), "image_score": torch.tensor(0.5)}
+    files = PredictionFiles(tmp_path, classes, dict.fromkeys(classes, 0.5), parquet=True)
+    images = [ImageFile(Path(f"{n}.png"), str(n), n) for n in (3, 4)]
+    assert files.remaining(images) == images
+    with files:
+        for image, length in zip(images, (0, 2), strict=True):
+            results = {"things": {key: value[:length] for key, value in found.items()}, "kind": kind}
+            files.add(image, np.zeros((4, 6, 3), np.uint8), results)
+    rows = pandas.read_parquet(tmp_path / IMAGES)
+    assert rows.id.tolist() == [3, 4] and rows["kind/image_class"].tolist() == ["dog", "dog"]
+    assert rows["kind/image_score"].tolist() == [0.5, 0.5] and rows.width.tolist() == [6, 6]
+    objects = read_objects(tmp_path / "things" / OBJECTS, read_images(tmp_path / IMAGES), 0.5)
+    code = {"size": [4, 6], "counts": objects[0]["segmentation"]["counts"]}
+    assert objects == [{"image_id": 4, "category_id": 18, "score": 0.5, "segmentation": code}]
+    decoded = densevit.RunLengthMasks.from_codes([code["counts"].encode()], (4, 6))
+    np.testing.assert_array_equal(np.asarray(decoded), masks[:1])
+    assert not (tmp_path / "kind" / OBJECTS).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "found", "--resume", "--format", "json"], "format is 'json', was 'parquet'"),
+        (["--out", "other", "--format", "arrow"], "invalid choice: 'arrow'"),
+    ],
+)
+def test_other_formats_are_errors(arguments, message, model, photos, capsys) -> None:
+    assert main(["predict", "run", "a", "--out", "found", "--format", "parquet"]) == 0
+    try:
+        code = main(["predict", "run", "a", *arguments])
+    except SystemExit as error:
+        code = error.code
+    assert code == 2 and message in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_pyarrow_and_with_names_that_are_no_text(model, photos, monkeypatch, capsys) -> None:
+    Path("a/1.jpg").rename(os.fsdecode(b"a/\xff.jpg"))
+    command = ["predict", "run", "a", "--out", "found", "--format", "parquet"]
+    assert main(command) == 2
+    assert "is not UTF-8 text, which Parquet needs. Fix: rename it" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert main(command) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--format parquet needs the package pyarrow, which is not installed: pip install 'densevit[parquet]'" in said
+    assert not model.batches
+
+
+def test_a_table_of_other_files_is_an_error(tmp_path: Path) -> None:
+    table = tmp_path / OBJECTS
+    table.mkdir()
+    for content, message in ((None, "has no part of a table"), (b"PAR1", "000000.parquet cannot be read as Parquet")):
+        if content is not None:
+            (table / "000000.parquet").write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            densevit.create_dataset("coco", "val", root=str(tmp_path), annotations=OBJECTS, images=".")
+    (table / "000000.parquet").unlink()
+    pandas.DataFrame({"a": [1]}).to_parquet(table / "000000.parquet")
+    with pytest.raises(DataError, match=r"expected the table of objects objects.parquet in a folder of"):
+        densevit.create_dataset("coco", "val", root=str(tmp_path), annotations=OBJECTS, images=".")
