@@ -41,7 +41,7 @@ from densevit.training.loop.evaluators import selecting
 from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.lightning_logging import silence_lightning
 from densevit.training.loop.peers import Peers, watching
-from densevit.training.loop.precision import tf32
+from densevit.training.loop.precision import flushed_denormals, tf32
 from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint, translated_errors
 from densevit.training.run.extensions import build_loggers
 from densevit.training.run.folder import RunFolder, check_wanted
@@ -108,14 +108,15 @@ def fit(
     Raises ConfigError, PluginError, DataError or WeightsError for invalid input, including differences that change the
     model, the optimiser or the data set of a resumed run, and TrainingError if training cannot continue.
     """
-    with StopSignals() as signals:
+    with StopSignals() as signals, flushed_denormals():
         request = _request(config, overrides, resume, run_dir, name)
         return _fit(signals, *request, None, callbacks, loggers, resume is not None, resume_with)
 
 
 def fit_on(inputs: Inputs, config: Config, run_dir: Path | None, name: str, signals: StopSignals) -> Run:
     """`fit` of a config whose inputs are read and whose folder is checked (`check_wanted`). signals: entered."""
-    return _fit(signals, config, run_dir, name, None, inputs)
+    with flushed_denormals():
+        return _fit(signals, config, run_dir, name, None, inputs)
 
 
 def _fit(

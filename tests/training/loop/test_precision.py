@@ -13,6 +13,7 @@ from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.depth import DepthErrors
 from densevit.interfaces import Predictions, Targets
 from densevit.layers.fast import hardware
+from densevit.training.loop.precision import flushed_denormals
 from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
 from tests.training.runs import rows, train
 
@@ -154,3 +155,13 @@ def test_every_precision_trains_every_head_without_casting_targets(name: str, tm
     assert json.loads((run / "metrics.json").read_text())["boxes/AP"] == pytest.approx(1, abs=1e-9)
     losses = [float(row["train/loss"]) for row in rows(run) if row["train/loss"]]
     assert losses and torch.isfinite(torch.tensor(losses)).all()
+
+
+def test_denormals_are_flushed_in_a_training_only() -> None:
+    torch.set_flush_denormal(False)
+    with flushed_denormals():
+        assert float(torch.tensor(1e-38) * 0.1) == 0
+        with flushed_denormals():
+            pass
+        assert float(torch.tensor(1e-38) * 0.1) == 0
+    assert float(torch.tensor(1e-38) * 0.1) > 0
