@@ -67,7 +67,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     """
     check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _sigterm_unwinds():
+    with sigterm_unwinds():
         temporary = _temporary(out, Path.mkdir)
         try:
             yield temporary
@@ -100,7 +100,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
     and `path` is unchanged. Only one process at a time may replace a file."""
     temporary = path.with_name(f"{path.name}.partial")
     try:
-        with _sigterm_unwinds():
+        with sigterm_unwinds():
             yield temporary
         with temporary.open("rb+") as file:  # a crash of the machine must not leave an empty file
             os.fsync(file.fileno())
@@ -135,7 +135,7 @@ def write_next_free(path: Path, write: Callable[[Path], object]) -> Path:
 def _temporary_file(out: Path) -> Iterator[Path]:
     """Creates a temporary file beside `out`, with its suffix, from which some writers infer the format."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _sigterm_unwinds():
+    with sigterm_unwinds():
         temporary = _temporary(out, lambda path: path.touch(exist_ok=False))
         try:
             yield temporary
@@ -144,7 +144,7 @@ def _temporary_file(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
+def sigterm_unwinds() -> Iterator[None]:
     """SIGTERM, as of `timeout` and `docker stop`, raises SystemExit meanwhile, so that temporary files are removed.
 
     Without effect in other threads than the main thread, and in a program that handles SIGTERM itself.

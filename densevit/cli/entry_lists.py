@@ -9,6 +9,8 @@ from typing import Any
 
 from densevit.evaluation.csv_cells import FORM, READ_FORM, escaped, unescaped
 
+JSON_END = "\n]\n"
+
 
 class JsonList:
     """Writes a JSON list entry by entry, one per line, to save memory.
@@ -17,6 +19,7 @@ class JsonList:
     """
 
     def __init__(self, path: Path, kept: Collection[int | str] = ()) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")  # the old file remains until the kept entries are written
         self._file = partial.open("w", encoding="utf-8")
         self._file.write("[")
@@ -37,7 +40,7 @@ class JsonList:
         self._file.flush()
 
     def close(self) -> None:
-        self._file.write("\n]\n")
+        self._file.write(JSON_END)
         self._file.close()
 
 
@@ -48,6 +51,7 @@ class CsvTable:
     """
 
     def __init__(self, path: Path, kept: Collection[int | str] = ()) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
         self._file = partial.open("w", **FORM)
         self._writer: csv.DictWriter[str] | None = None

@@ -31,7 +31,7 @@ class ParquetFiles:
 
     folders: the folder, the classes and the target types of each head. thresholds: the score of each head above which
     objects are annotations when the table is read as such. text_ids: whether ids are text, as they are when one image
-    of the list has a text as its id (see `file_names`).
+    of the list has a text as its id.
     """
 
     def __init__(
@@ -39,17 +39,17 @@ class ParquetFiles:
         folder: Path,
         folders: Mapping[str, tuple[Path, Sequence[Class], TargetTypes]],
         thresholds: Mapping[str, float],
+        text_ids: bool = False,
     ) -> None:
         self._images, self._folders, self._thresholds = folder / IMAGES, folders, thresholds
-        self.text_ids = False
+        self._text_ids = text_ids
         self._part, self._begin = 0, time.monotonic()
         self._rows: list[dict[str, Any]] = []
         self._objects: dict[str, list[pyarrow.Table]] = {head: [] for head in folders}
 
     def file_names(self, images: Sequence[ImageFile]) -> dict[int | str, str]:
-        """Returns the file names of the images that are predicted already by id, and sets the type of the ids. Raises
-        DensevitError for a name that is not valid text. images: all images."""
-        self.text_ids = any(isinstance(image.image_id, str) for image in images)
+        """Returns the file names of the images that are predicted already by id. Raises DensevitError for a name that
+        is not valid text. images: the images that the files are of."""
         wrong = next((image.file_name for image in images if has_surrogates(image.file_name)), None)
         if wrong is not None:
             raise DensevitError(
@@ -90,7 +90,7 @@ class ParquetFiles:
             columns = object_columns(found, classes, types)
             if columns:
                 length = len(next(iter(columns.values())))
-                ids = np.array([row["id"]] * length, str if self.text_ids else np.int64)
+                ids = np.array([row["id"]] * length, str if self._text_ids else np.int64)
                 self._objects[head].append(pyarrow.table({"image_id": ids, **columns}))
         self._rows.append(row)
         objects = sum(len(table) for tables in self._objects.values() for table in tables)
@@ -116,7 +116,7 @@ class ParquetFiles:
                     table = pyarrow.concat_tables(tables, promote_options="default")
                     _write(folder / OBJECTS / name, table.replace_schema_metadata({METADATA: text.encode()}))
                 tables.clear()
-            kinds = {"id": pyarrow.string() if self.text_ids else pyarrow.int64(), "file_name": pyarrow.string()}
+            kinds = {"id": pyarrow.string() if self._text_ids else pyarrow.int64(), "file_name": pyarrow.string()}
             kinds |= {"width": pyarrow.int32(), "height": pyarrow.int32(), "state": pyarrow.string()}
             names = [*kinds, *(key for row in self._rows for key in row)]
             columns = {key: [row.get(key) for row in self._rows] for key in dict.fromkeys(names)}
@@ -127,7 +127,7 @@ class ParquetFiles:
         self._begin = time.monotonic()
 
     def _id(self, image_id: int | str) -> int | str:
-        return str(image_id) if self.text_ids else image_id
+        return str(image_id) if self._text_ids else image_id
 
 
 def _write(path: Path, table: "pyarrow.Table") -> None:

@@ -6,10 +6,9 @@ Writes a folder of visualizations and predictions: COCO results, CSV, maps, poin
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from densevit.cli.evaluate import MODEL_OR_FILE, add_runtime, add_trust
-from densevit.errors import DensevitError
 
 if TYPE_CHECKING:
     from densevit.inference.image_sizes import ImageSize
@@ -19,6 +18,8 @@ EXAMPLES = """examples:
   densevit predict runs/mine photos 'more/**/*.jpg' clip.mp4 --out found --threshold 0.3
   densevit predict runs/mine clip.mp4 --video --out found
   densevit predict runs/mine photos --out found --resume
+  densevit predict runs/mine photos --out found --devices 4
+  densevit predict runs/mine photos --out found --part 3/16
   densevit predict runs/mine aerial.tif --window 640
   densevit predict runs/mine/model.onnx photos
   find . -name '*.png' | densevit predict runs/mine - --out found
@@ -105,74 +106,24 @@ def add_arguments(parser: ArgumentParser) -> None:
         group.add_argument(f"--{name}", type=kind, metavar=form, default=SUPPRESS, help=text)
     group.add_argument("--flip", action=BooleanOptionalAction, default=SUPPRESS, help="also use the flipped image")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: an accelerator)")
+    group = parser.add_argument_group("several processes, which share --out DIR; --resume continues with any number")
+    group.add_argument("--devices", metavar="N", type=int, default=1, help="predict on N devices of this machine")
+    group.add_argument(
+        "--part",
+        metavar="I/N",
+        type=_part,
+        help="predict part I of N, from 1, in a job of an array or on another machine; afterwards: "
+        "densevit predictions join DIR",
+    )
     add_runtime(parser)
     add_trust(parser)
 
 
 def run(args: Namespace) -> int:
     """Runs the command. Returns 1 if more images than --max-failed could not be read; the others are processed."""
-    from densevit.atomic_io import check_new_folder, check_writable, next_free_folder
-    from densevit.cli.input_images import find_images
-    from densevit.cli.prediction_files import continue_hint
-    from densevit.cli.prediction_run import PredictionRun, check_lowest_score
-    from densevit.data.io.prediction_tables import check_pyarrow
-    from densevit.file_lock import locked_folder
-    from densevit.inference.image_sizes import requested_size
-    from densevit.inference.loading import device_of, load
+    from densevit.cli.prediction_job import run_job  # late: it imports torch
 
-    if args.batch_size < 1:
-        raise DensevitError(f"--batch-size is {args.batch_size}; at least 1 is expected.")
-    for option, score in (("--threshold", args.threshold), ("--min-score", args.min_score)):
-        if score is not None and not 0 <= score <= 1:
-            raise DensevitError(f"{option} is {score}; a score from 0 to 1 is expected.")
-    if args.min_score is not None and args.threshold is not None:
-        check_lowest_score(args.min_score, args.threshold, "--threshold")
-    if args.max_failed < 0:
-        raise DensevitError(f"--max-failed is {args.max_failed}; a number of images is expected, at least 0.")
-    if args.focal is not None and not 0 < args.focal < float("inf"):
-        raise DensevitError(f"--focal is {args.focal}; the focal length in pixels is expected, above 0.")
-    if args.resume and args.out is None:
-        raise DensevitError("--resume needs the folder to continue: --out DIR.")
-    if args.resume and args.video:
-        raise DensevitError("--resume cannot continue a drawn video. Fix: leave --video out, or name a new folder.")
-    if args.draw is not None and args.video:
-        raise DensevitError("--draw: with --video, all frames are drawn. Fix: leave --draw or --video out.")
-    if args.format == "parquet":
-        check_pyarrow("--format parquet")
-    images = find_images(args.sources)
-    for image in images if args.video else ():
-        if image.frame is None:
-            raise DensevitError(f"--video: {image.file_name} is an image. Fix: name videos only, or leave --video out.")
-    if args.out and not args.resume:
-        check_new_folder(args.out, continue_hint(args.out))
-    else:
-        check_writable(args.out or Path.cwd(), fix="Fix: name a folder with --out DIR.")
-    try:
-        device = device_of(args.device)
-    except DensevitError as wrong:
-        raise DensevitError(f"--{wrong}") from None
-    options = _inference_options(args)
-    predictor = load(args.model, device, args.trust, args.runtime)
-    predictor = predictor.with_inference(options, "command line") if options else predictor
-    size = args.image_size
-    if size is not None or options:
-        size = requested_size(size, options, predictor.model, predictor.inference)
-    folder = args.out or next_free_folder(Path("predictions"))
-    prediction = PredictionRun(args, predictor, options, size, images, folder)
-    with locked_folder(folder):
-        if not args.resume:
-            check_new_folder(folder, continue_hint(folder))  # another prediction may have written it meanwhile
-        return prediction.run()
-
-
-def _inference_options(args: Namespace) -> dict[str, Any]:
-    """The given options of the section `inference`. Raises ConfigError for an invalid one."""
-    from densevit.config import InferenceSection, section
-
-    options = {key: getattr(args, key) for key in InferenceSection.model_fields if key != "batch_size" and key in args}
-    alone = {key: value for key, value in options.items() if key != "stride" or "window" in options}
-    section("inference", alone, "command line")  # the stride of the model's own window is checked with it
-    return options
+    return run_job(args)
 
 
 def _sides(text: str) -> int | list[int] | None:
@@ -201,6 +152,14 @@ def _number_of_images(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise ArgumentTypeError(f"{text!r} is not all, none or a number of images such as 100.")
     return int(text)
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Parses 3/16."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ArgumentTypeError(f"{text!r} is not a part such as 3/16; parts are numbered from 1: 1/16 ... 16/16.")
+    return int(number), int(count)
 
 
 def _factors(text: str) -> list[float]:

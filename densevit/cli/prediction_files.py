@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from densevit.atomic_io import atomic_file, check_new_folder
 from densevit.cli.drawn_video import DrawnVideo
 from densevit.cli.entry_lists import CsvTable, JsonList, read_entries
 from densevit.cli.input_images import ImageFile
@@ -16,13 +18,13 @@ from densevit.cli.map_files import MapFiles
 from densevit.cli.parquet_files import ParquetFiles
 from densevit.cli.prediction_entries import csv_rows, json_entries, json_lines
 from densevit.drawing.draw import draw
-from densevit.errors import DataError, DensevitError
+from densevit.errors import DataError, DensevitError, WeightsError
 from densevit.inference.point_cloud import write_ply
 from densevit.inference.result import text_of
 from densevit.interfaces import Class, Predictions, TargetType
 from densevit.targets.types import as_array
 
-_SETTINGS = "predict.json"
+SETTINGS = "predict.json"
 
 
 class EncodedObjects(NamedTuple):
@@ -66,7 +68,8 @@ class PredictionFiles:
     thresholds: scores by head. types: the target types of each head's keys that have options. focal: focal length in
     pixels, the same for all images. settings: the settings that the predictions depend on, saved in predict.json.
     resume: continues in a folder with the same settings. parquet: writes images.parquet and objects.parquet (see
-    `ParquetFiles`) in place of images.json and predictions.json.
+    `ParquetFiles`) in place of images.json and predictions.json. text_ids: see `ParquetFiles`. lists: the folder of the
+    files of all images, for a part of a prediction, which has its settings already; None: `folder`.
     done: ids of the images that the folder already has. objects: the numbers of objects of each head in the table and
     in total, for the images added.
     """
@@ -82,32 +85,35 @@ class PredictionFiles:
         resume: bool = False,
         video: bool = False,
         parquet: bool = False,
+        text_ids: bool = False,
+        lists: Path | None = None,
     ) -> None:
         self.folder, self.classes, self.thresholds, self.focal = folder, classes, thresholds, focal
-        self.settings = dict(settings or {})
+        self.settings, self._is_part, self._folder = dict(settings or {}), lists is not None, lists or folder
         self._maps = MapFiles(folder, classes, types)
-        by_head = {head: (self._maps.folder_of(head), classes[head], self._maps.types[head]) for head in classes}
-        self._parquet = ParquetFiles(folder, by_head, thresholds) if parquet else None
+        by_head = {head: (self._lists_of(head), classes[head], self._maps.types[head]) for head in classes}
+        self._parquet = ParquetFiles(self._folder, by_head, thresholds, text_ids) if parquet else None
         self._lists: dict[Path, JsonList | CsvTable] = {}
         self._video, self._videos = video, dict[str, DrawnVideo]()  # by head
         self.done: set[int | str] = set()
         self._file_names: dict[int | str, str] = {}
         self.objects: dict[str, tuple[int, int]] = {}
         if resume:
-            check_settings(folder, self.settings)
-            self._file_names = {entry["id"]: entry["file_name"] for entry in read_entries(folder / "images.json")}
+            if not self._is_part:
+                check_settings(folder, self.settings)
+            self._file_names = {entry["id"]: entry["file_name"] for entry in read_entries(self._folder / "images.json")}
             self.done = {*self._file_names}
 
     def __enter__(self) -> "PredictionFiles":
-        self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.settings, indent=1) + "\n"
-        (self.folder / _SETTINGS).write_text(text, encoding="utf-8")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not self._is_part:
+            write_settings(self.folder / SETTINGS, self.settings)
         names = ("predictions.json", "predictions.csv")
-        found = [self._maps.folder_of(head) / name for head in self.classes for name in names]
+        found = [self._lists_of(head) / name for head in self.classes for name in names]
         if self._parquet is not None:
             self._parquet.begin(self.done)
         else:
-            found.insert(0, self.folder / "images.json")
+            found.insert(0, self._folder / "images.json")
         for path in [path for path in found if path.is_file() or path.name == "images.json"]:
             self._table(path) if path.suffix == ".csv" else self._json(path)
         return self
@@ -123,7 +129,8 @@ class PredictionFiles:
                 file.close()
             if self._parquet is not None:
                 self._parquet.close()
-            self._maps.finish(more_follows=kind is not None)
+            if not self._is_part:
+                self._maps.finish(more_follows=kind is not None)
 
     def remaining(self, images: Sequence[ImageFile]) -> list[ImageFile]:
         """Returns the images that are not predicted yet.
@@ -204,7 +211,7 @@ class PredictionFiles:
         for head, frame in encoded.frames.items():
             self._video_of(head, encoded.file).add(frame)
         for head, objects in encoded.objects.items():
-            folder = self._maps.folder_of(head)
+            folder = self._lists_of(head)
             if self._parquet is None:
                 self._json(folder / "predictions.json").extend(objects.lines)
             table = self._table(folder / "predictions.csv")
@@ -219,7 +226,7 @@ class PredictionFiles:
         if self._parquet is not None:
             self._parquet.add(encoded.entry, encoded.results)
         else:
-            images = self._json(self.folder / "images.json")  # last, so that images in it are complete
+            images = self._json(self._folder / "images.json")  # last, so that images in it are complete
             images.extend(json.dumps(encoded.entry))
             images.flush()
         return encoded.text
@@ -228,6 +235,9 @@ class PredictionFiles:
         """Adds an image that could not be read to the table of images. Not while images are appended."""
         if self._parquet is not None:
             self._parquet.add_failed(image.image_id, image.file_name)
+
+    def _lists_of(self, head: str) -> Path:
+        return self._folder / head if len(self.classes) > 1 else self._folder
 
     def _text(self, head: str, predictions: Predictions) -> str:
         types, classes = self._maps.types[head], self.classes[head]
@@ -269,7 +279,7 @@ class PredictionFiles:
 
 def continue_hint(folder: Path) -> str:
     """The fix for a folder that is not empty, if its predictions can be continued; empty for another one."""
-    return ", or add --resume to continue in it" if (folder / _SETTINGS).is_file() else ""
+    return ", or add --resume to continue in it" if (folder / SETTINGS).is_file() else ""
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -282,7 +292,25 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     changed = [key for key in {**saved, **current} if key != "model" and saved.get(key) != current.get(key)]
     if changed:
         listed = "; ".join(f"{key} is {current.get(key)!r}, was {saved.get(key)!r}" for key in changed)
-        raise DensevitError(f"--resume: {folder} was predicted with other settings: {listed}. Fix: name a new folder.")
+        raise DensevitError(f"{folder} was predicted with other settings: {listed}. Fix: name a new folder.")
+
+
+def begin_parts(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Writes the settings of a prediction in parts, unless another process has. Raises DensevitError for a folder of
+    other files or other settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / SETTINGS
+    has_others = any(not path.name.startswith(file.stem) for path in folder.iterdir())
+    if not file.is_file():
+        if has_others:
+            check_new_folder(folder)
+        with suppress(WeightsError), atomic_file(file) as partial:
+            write_settings(partial, settings)
+    check_settings(folder, settings)
+
+
+def write_settings(file: Path, settings: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def check_model(folder: Path, source: str, fingerprint: str | None) -> dict[str, Any]:
@@ -291,16 +319,21 @@ def check_model(folder: Path, source: str, fingerprint: str | None) -> dict[str,
 
     source: the model's source, for messages. fingerprint: the model's, see `Predictor.fingerprint`; None: unknown.
     """
-    file = folder / _SETTINGS
-    if not file.is_file():
-        raise DensevitError(f"{folder} has no {_SETTINGS}, and so no predictions that `densevit predict` wrote.")
-    try:
-        saved = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{file}: expected the settings of a prediction as JSON; found: {error}") from None
+    saved = read_settings(folder)
     if saved.get("weights") != fingerprint:
         raise DensevitError(
             f"{folder} has the predictions of another model: of {saved.get('model')!r}, whose classes or weights are "
             f"not those of {source!r}. Fix: name that model, or predict with this one into a new folder."
         )
     return saved
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Returns the settings of the predictions in a folder. Raises DensevitError if it has none."""
+    file = folder / SETTINGS
+    if not file.is_file():
+        raise DensevitError(f"{folder} has no {SETTINGS}, and so no predictions that `densevit predict` wrote.")
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: expected the settings of a prediction as JSON; found: {error}") from None

@@ -2,6 +2,8 @@
 
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from densevit.cli.background_writer import BackgroundWriter
 from densevit.cli.failed_images import FailedImages
 from densevit.cli.input_images import ImageFile, read_ahead
 from densevit.cli.prediction_files import PredictionFiles
+from densevit.cli.prediction_parts import Owner, Part, PartState
 from densevit.errors import DensevitError
 from densevit.inference.image_sizes import transform_to, warn_of_unused_windows
 from densevit.inference.predictor import BATCHES_AT_ONCE, WINDOW_SCORE
@@ -20,14 +23,15 @@ if TYPE_CHECKING:
     from densevit.inference.predictor import Predictor
 
 _ALL_DRAWN, _FIRST_DRAWN = 1_000, 100  # images: the largest number of which all are drawn, and the first of more
+INTERRUPTED = 130  # exit status, as of a shell
 _SHOWN_FAILURES = 20  # failed.csv has all
 
 
 class PredictionRun:
-    """Predicts images into a folder to which only this process writes.
+    """Predicts images into a folder, all of them or some parts.
 
-    args: the arguments of the command. options: the given options of `inference`. Raises DensevitError if --min-score
-    is above the model's threshold.
+    args: the arguments of the command. options: the given options of `inference`. images: the whole list. Raises
+    DensevitError if --min-score is above the model's threshold.
     """
 
     def __init__(
@@ -48,71 +52,110 @@ class PredictionRun:
         self.drawn = args.draw
         if self.drawn is None:
             self.drawn = len(images) if args.video or len(images) <= _ALL_DRAWN else _FIRST_DRAWN
-        self.written = 0
+        self.block = BATCHES_AT_ONCE * args.batch_size  # images that are read and predicted together
+        self.text_ids = args.format == "parquet" and any(isinstance(image.image_id, str) for image in images)
+        self.given = self.left = self.written = 0  # numbers of images
         self.sizes: set[tuple[int, int]] = set()
+        self.problems: list[str] = []
+        self.objects: dict[str, tuple[int, int]] = {}
 
-    def run(self) -> int:
-        """Returns 1 if more images than --max-failed could not be read, 130 after an interruption, else 0."""
-        args = self.args
+    def run(self, parts: Sequence[tuple[Part, PartState]] | None = None) -> int:
+        """Predicts all images, or those of each part that no other process takes first; see `Part.take`.
+
+        Returns 1 if more images than --max-failed could not be read, 130 after an interruption, else 0.
+        """
+        if self.args.draw is None and self.drawn < len(self.images):
+            self.output.show(
+                f"The first {self.drawn} of {len(self.images):,} images are drawn. For others: --draw all or --draw N"
+            )
+        try:
+            if parts is None:
+                self._predict(self.images)
+            for part, state in parts or ():
+                if (owner := part.take(state)) is not None:
+                    with closing(owner):
+                        self._predict(part.of(self.images, self.block), part, owner)
+                        owner.complete = True
+        except KeyboardInterrupt:
+            rest = "drawn/ has these" if self.args.video else f"Continue with --out {self.folder} --resume"
+            self.output.problem(f"Stopped after {self.written} of {self.left} images. {rest}")
+            return INTERRUPTED
+        self._show_results()
+        result = {"out": str(self.folder), "images": self.written, "skipped": self.given - self.left}
+        self.output.result({**result, "threshold": self.thresholds, "problems": self.problems})
+        return 1 if len(self.problems) > self.args.max_failed else 0
+
+    def _predict(self, images: Sequence[ImageFile], part: Part | None = None, owner: Owner | None = None) -> None:
+        """Predicts the images of a part, or all. Counts them, their objects and failures."""
+        lists = self.folder if part is None else part.folder
         files = PredictionFiles(
             self.folder,
             self.predictor.classes,
             self.thresholds,
-            args.focal,
+            self.args.focal,
             self.predictor.target_types,
-            self._settings(),
-            args.resume,
-            args.video,
-            args.format == "parquet",
+            self.settings,
+            self.args.resume,
+            self.args.video,
+            self.args.format == "parquet",
+            self.text_ids,
+            None if part is None else lists,
         )
-        left = files.remaining(self.images)
-        if args.resume:
-            done = len(self.images) - len(left)
-            self.output.show(f"{self.folder} has {done} of {len(self.images)} images; {len(left)} are left")
-        if args.draw is None and self.drawn < len(self.images):
-            self.output.show(
-                f"The first {self.drawn} of {len(self.images):,} images are drawn. For others: --draw all or --draw N"
-            )
-        failed = FailedImages(self.folder / "failed.csv", left)
+        left = files.remaining(images)
+        self.given, self.left = self.given + len(images), self.left + len(left)
+        if self.args.resume:
+            where = self.folder if part is None else f"{self.folder}, {part}"
+            self.output.show(f"{where} has {len(images) - len(left)} of {len(images)} images; {len(left)} are left")
+        failed = FailedImages(lists / "failed.csv", left)
 
         def report(image: ImageFile, text: str) -> None:
             self.written += 1
             failed.remove(image)
+            if owner is not None:
+                owner.images, owner.failed = owner.images + 1, len(failed.reasons)
+                owner.check()
             if text:
                 self.output.show(f"{image.file_name}: {text}")
 
-        at_once = BATCHES_AT_ONCE * args.batch_size
-        try:
-            with files, failed:
-                with BackgroundWriter(files, at_once, report) as writer:
-                    predicted = self._predicted(left, at_once, failed)
-                    for image, pixels, result in self.output.track(predicted, "Predicting", len(left)):
-                        writer.add(image, pixels, result, image.place < self.drawn)
-                for image in left if failed.reasons else ():
-                    if image.file_name in failed.reasons:
-                        files.add_failed(image)
-        except KeyboardInterrupt:
-            rest = "drawn/ has these" if args.video else f"Continue with --out {self.folder} --resume"
-            self.output.problem(f"Stopped after {self.written} of {len(left)} images. {rest}")
-            return 130
-        problems = [*failed.reasons.values()]
-        self._show_results(files, len(left), problems)
-        result = {"out": str(self.folder), "images": self.written, "skipped": len(self.images) - len(left)}
-        self.output.result({**result, "threshold": self.thresholds, "problems": problems})
-        return 1 if len(problems) > args.max_failed else 0
+        if owner is not None:
+            owner.images = len(images) - len(left)
+        with files, failed:
+            with BackgroundWriter(files, self.block, report) as writer:
+                predicted = self._predicted(images, left, failed)
+                title = "Predicting" if part is None else f"Predicting {part}"
+                for image, pixels, result in self.output.track(predicted, title, len(left)):
+                    writer.add(image, pixels, result, image.place < self.drawn)
+            for image in left if failed.reasons else ():
+                if image.file_name in failed.reasons:
+                    files.add_failed(image)
+        if owner is not None:
+            owner.failed = len(failed.reasons)
+        self.problems += failed.reasons.values()
+        for head, counts in files.objects.items():
+            before = self.objects.get(head, (0, 0))
+            self.objects[head] = before[0] + counts[0], before[1] + counts[1]
 
     def _predicted(
-        self, images: Sequence[ImageFile], at_once: int, failed: FailedImages
+        self, images: Sequence[ImageFile], left: Sequence[ImageFile], failed: FailedImages
     ) -> Iterator[tuple[ImageFile, np.ndarray, Any]]:
-        """Yields images with their pixels and predictions. at_once: the number of images that are read together."""
-        for chunk in read_ahead(images, at_once):
+        """Yields the images that are left, with their pixels and predictions.
+
+        Whole blocks of the list are predicted, so that batches do not depend on what is left: in other batches, the
+        last digits differ.
+        """
+        places = {image.place for image in left}
+        blocks = (images[first : first + self.block] for first in range(0, len(images), self.block))
+        wanted = [image for block in blocks if any(one.place in places for one in block) for image in block]
+        for chunk in read_ahead(wanted, self.block):
             readable = []
             for image, pixels in chunk:
-                if isinstance(pixels, DensevitError):
-                    failed.add(image, pixels)
-                else:
+                if not isinstance(pixels, DensevitError):
                     readable.append((image, pixels))
-                    self.sizes.add((pixels.shape[0], pixels.shape[1]))
+                elif image.place in places:
+                    failed.add(image, pixels)
+            if not any(image.place in places for image, _ in readable):
+                continue
+            self.sizes.update((pixels.shape[0], pixels.shape[1]) for _, pixels in readable)
             results = self.predictor.predict(
                 [pixels for _, pixels in readable],
                 self.written_from,
@@ -120,7 +163,8 @@ class PredictionRun:
                 image_size=self.image_size,
             )
             for (image, pixels), result in zip(readable, results, strict=True):
-                yield image, pixels, result
+                if image.place in places:
+                    yield image, pixels, result
 
     def _written_from(self, head: str) -> float:
         """The lowest score of a head's objects in all files."""
@@ -128,7 +172,8 @@ class PredictionRun:
             return float(self.args.min_score)
         return min(self.thresholds[head], WINDOW_SCORE) if self.predictor.merges_windows(head) else 0.0
 
-    def _settings(self) -> dict[str, Any]:
+    @cached_property
+    def settings(self) -> dict[str, Any]:
         """The settings that the predictions depend on."""
         return {
             "model": self.args.model,
@@ -143,7 +188,8 @@ class PredictionRun:
             "format": self.args.format,
         }
 
-    def _show_results(self, files: PredictionFiles, images: int, problems: Sequence[str]) -> None:
+    def _show_results(self) -> None:
+        problems = self.problems
         for problem in problems[:_SHOWN_FAILURES]:
             self.output.problem(problem)
         if len(problems) > _SHOWN_FAILURES:
@@ -152,8 +198,8 @@ class PredictionRun:
             resize = transform_to(self.image_size, self.predictor.resize)
             warn_of_unused_windows(self.predictor.inference, self.sizes, resize)
         left_out = f"; {len(problems)} could not be read, see failed.csv" if problems else ""
-        self.output.show(f"{self.folder}: {self.written} of {images} images{left_out}")
-        for head, (listed, total) in files.objects.items():
+        self.output.show(f"{self.folder}: {self.written} of {self.left} images{left_out}")
+        for head, (listed, total) in self.objects.items():
             path = f"{head}/predictions" if len(self.thresholds) > 1 else "predictions"
             is_json = self.args.format == "json"
             every = f"{path}.json" if is_json else path.removesuffix("predictions") + "objects.parquet"

@@ -88,12 +88,11 @@ def test_a_killed_run_is_continued_and_failed_images_are_tried_again(model, phot
     assert process.exitcode == 9
     assert [len([*Path("tables", name).iterdir()]) for name in (IMAGES, OBJECTS)] == [2, 3]
     assert main([*COMMAND, "--out", "tables", "--format", "parquet", "--resume"]) == 1
-    assert sum(model.batches) == 1  # of three that can be read
+    assert sum(model.batches) == 3  # its block of the list, so that batches are the same
     states = pandas.read_parquet(Path("tables", IMAGES)).set_index("id").state.to_dict()
     assert states.pop("cat.png") == "failed" and [*states.values()] == ["predicted"] * 3
     Path("b/cat.png").write_bytes(whole)
     assert main([*COMMAND, "--out", "tables", "--format", "parquet", "--resume"]) == 0
-    assert sum(model.batches) == 2
     assert main([*COMMAND, "--out", "jsons"]) == 0
     check_same("tables", "jsons")
     assert len(pandas.read_parquet(Path("tables", IMAGES))) == 4

@@ -136,7 +136,8 @@ def test_names_that_a_spreadsheet_runs_begin_with_an_apostrophe_also_after_resum
         assert list(csv.reader(file)) == [list(row), ["'=1+1\udcff.png", "'=1+1.png", "'@cat", "-1.5"]]
 
 
-def test_resuming_after_a_kill_gives_the_files_of_one_prediction(model: StandIn, photos: Path) -> None:
+def test_resuming_after_a_kill_gives_the_files_of_one_prediction(model, photos, monkeypatch) -> None:
+    monkeypatch.setattr("densevit.cli.prediction_run.BATCHES_AT_ONCE", 2)  # of one image: blocks of two
     whole = ["predict", "run", "a", "b", "--batch-size", "1"]
     assert main([*whole, "--out", "once"]) == 0
     assert main([*whole, "--out", "twice"]) == 0
