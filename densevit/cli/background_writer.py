@@ -2,12 +2,13 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from threading import Event
 from types import TracebackType
 
 import numpy as np
 
+from densevit.cli.background_threads import background_threads
 from densevit.cli.input_images import ImageFile
 from densevit.cli.prediction_files import EncodedImage, PredictionFiles
 from densevit.interfaces import Predictions
@@ -27,8 +28,8 @@ class BackgroundWriter:
 
     def __init__(self, files: PredictionFiles, waiting: int, written: Callable[[ImageFile, str], None]) -> None:
         self._files, self._waiting, self._written = files, waiting, written
-        self._encoders = ThreadPoolExecutor(_ENCODERS, "encode predictions")
-        self._appender = ThreadPoolExecutor(1, "append predictions")
+        self._encoders = background_threads(_ENCODERS, "encode predictions")
+        self._appender = background_threads(1, "append predictions")
         self._pending: deque[tuple[ImageFile, Future[str]]] = deque()
         self._failed = Event()
 

@@ -7,13 +7,14 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from densevit.cli.background_threads import background_threads
 from densevit.data.io import videos
 from densevit.data.io.images import decode_image, read_image
 from densevit.errors import DataError, DensevitError
@@ -208,7 +209,7 @@ def read_ahead(images: Sequence[ImageFile], size: int) -> Iterator[list[tuple[Im
         except DensevitError as error:
             return error
 
-    with ThreadPoolExecutor() as pool:
+    with background_threads((os.cpu_count() or 1) + 1, "read images") as pool:
 
         def submit(start: int) -> list[tuple[ImageFile, Future[np.ndarray | DensevitError]]]:
             return [(image, pool.submit(read, image)) for image in images[start : start + size]]
