@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   densevit predict runs/mine photos --out found --resume
   densevit predict runs/mine aerial.tif --window 640
   densevit predict runs/mine/model.onnx photos
+  densevit predict runs/mine coco/annotations/instances_val2017.json shards/000000.tar names.txt
   find . -name '*.png' | densevit predict runs/mine - --out found
 """
 
@@ -31,8 +32,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "sources",
         metavar="INPUT",
         nargs="+",
-        help="an image, a folder, a pattern ('photos/**/*.jpg'), a video, a URL of an image, or - for a list of them "
-        "on stdin",
+        help="an image, a folder, a pattern ('photos/**/*.jpg'), a video, a URL of an image, a tar of images, a COCO "
+        "json, or a list of them: names.txt, or - for stdin",
     )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="a new folder (default: ./predictions, or the next free one)"
@@ -112,6 +113,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Runs the command. Returns 1 if more images than --max-failed could not be read; the others are processed."""
     from densevit.atomic_io import check_new_folder, check_writable, next_free_folder
+    from densevit.cli.frame_counts import FRAME_COUNTS
     from densevit.cli.input_images import find_images
     from densevit.cli.prediction_files import continue_hint
     from densevit.cli.prediction_run import PredictionRun, check_lowest_score
@@ -139,7 +141,7 @@ def run(args: Namespace) -> int:
         raise DensevitError("--draw: with --video, all frames are drawn. Fix: leave --draw or --video out.")
     if args.format == "parquet":
         check_pyarrow("--format parquet")
-    images = find_images(args.sources)
+    images = find_images(args.sources, args.out / FRAME_COUNTS if args.resume else None)
     for image in images if args.video else ():
         if image.frame is None:
             raise DensevitError(f"--video: {image.file_name} is an image. Fix: name videos only, or leave --video out.")

@@ -9,6 +9,7 @@ import numpy as np
 
 from densevit.cli.background_writer import BackgroundWriter
 from densevit.cli.failed_images import FailedImages
+from densevit.cli.frame_counts import FRAME_COUNTS, keep_counts
 from densevit.cli.input_images import ImageFile, read_ahead
 from densevit.cli.prediction_files import PredictionFiles
 from densevit.errors import DensevitError
@@ -84,6 +85,7 @@ class PredictionRun:
         at_once = BATCHES_AT_ONCE * args.batch_size
         try:
             with files, failed:
+                keep_counts((image.video for image in self.images), self.folder / FRAME_COUNTS)
                 with BackgroundWriter(files, at_once, report) as writer:
                     predicted = self._predicted(left, at_once, failed)
                     for image, pixels, result in self.output.track(predicted, "Predicting", len(left)):
