@@ -33,7 +33,7 @@ def find_members(path: str, suffixes: tuple[str, ...]) -> dict[str, TarMember]:
     members: dict[str, TarMember] = {}
     with naming_file(path, "tar file"), open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         while (header := tar.next()) is not None:
-            tar.members.clear()  # the headers so far, 1 kB each
+            tar.members.clear()  # type: ignore[attr-defined]  # the headers so far, 1 kB each
             is_image = header.name.lower().endswith(suffixes) and not header.name.rpartition("/")[2].startswith(".")
             record = _RECORD.match(header.name)
             if is_image and header.isreg() and not (record and next(reversed(members), "").startswith(record[0])):
