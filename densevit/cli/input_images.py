@@ -1,22 +1,30 @@
-"""The images of `densevit predict`: found in files, folders, glob patterns, videos, URLs and a list on stdin, named,
-and read ahead."""
+"""The images of `densevit predict`: found in files, folders, glob patterns, videos, tars, URLs and lists, named, and
+read ahead."""
 
 import glob
+import itertools
 import os
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from densevit.cli.background_threads import background_threads
+from densevit.cli.frame_counts import CountedVideo, count_frames, kept_counts
+from densevit.data.datasets.coco_json import images_of, parse_json
+from densevit.data.datasets.coco_layouts import files_of_json
+from densevit.data.datasets.dataset_validation import STRICT_SCAN
 from densevit.data.io import videos
 from densevit.data.io.images import decode_image, read_image
+from densevit.data.io.tar_members import TarMember, find_members
+from densevit.data.io.text_files import read_text
 from densevit.errors import DataError, DensevitError
 from densevit.inference.downloads import SCHEMES, download
 from densevit.inference.image_inputs import SUFFIXES, find_files
@@ -30,15 +38,16 @@ PER_SUBFOLDER = 1_000  # images
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image file, a frame of a video, or an image of a URL.
+    """An image file, a frame of a video, an image of a URL, or an image in a tar.
 
     location: the path of the file, as text: a list of a million images takes a tenth of the memory of `Path` objects.
+    Of an image in a tar, PATH.tar/MEMBER.
     name: the stem of output files, unique among all images of one call; above 10,000 images below a subfolder for each
     1,000 images: 0012/NAME for the images from place 12,000 to 12,999.
-    image_id: the file's stem as an integer, as in COCO (000000000139.jpg is 139), if it is one and unique; else the
-    file's name, or its path if the name is not unique. frame: the number of a video frame, from 0; its name and id are
-    NAME_000012. url: the address of an image to download, whose path is HOST/FILE. place: the place in the list of all
-    images, from 0.
+    image_id: the id in a COCO json. For other images the file's stem as an integer, as in COCO (000000000139.jpg is
+    139), if it is one and unique; else the file's name, or its path if the name is not unique.
+    frame: the number of a frame of `video`, from 0; its name and id are NAME_000012. url: the address of an image to
+    download, whose path is HOST/FILE. place: the place in the list of all images, from 0.
     """
 
     location: str
@@ -47,6 +56,8 @@ class ImageFile:
     frame: int | None = None
     url: str | None = None
     place: int = 0
+    video: CountedVideo | None = None
+    member: TarMember | None = None
 
     @property
     def path(self) -> Path:
@@ -58,55 +69,104 @@ class ImageFile:
         return self.url or self.path.as_posix() + ("" if self.frame is None else f"#{self.frame}")
 
 
-def find_images(sources: Sequence[str]) -> list[ImageFile]:
+class _Source(NamedTuple):
+    """What a source says of an image. image_id: the id in a COCO json."""
+
+    location: str
+    url: str | None = None
+    image_id: int | str | None = None
+    member: TarMember | None = None
+
+
+def find_images(sources: Sequence[str], counts: Path | None = None) -> list[ImageFile]:
     """Finds the images in files, folders (without subfolders), URLs and patterns such as `photos/**/*.jpg`, without
     duplicates.
 
-    A video file yields all its frames. "-" reads sources from stdin, one per line. Images are in the order of the
-    sources, sorted within each. URLs are not opened, nor are the images that stdin names: their names and ids come from
-    the paths only. Raises DataError for a source without images and for streams. A line of stdin without images is
-    returned as a file that cannot be read, so that the others are predicted.
+    A video file yields all its frames, a tar its images, a COCO json its `images` with their ids. A text file has
+    sources, one per line, and so has stdin, "-". Images are in the order of the sources, sorted within each folder and
+    pattern. URLs are not opened, nor are the images of lists: their names and ids come from the paths only.
+
+    counts: a file with known numbers of frames of videos (see `keep_counts`).
+
+    Raises DataError for a source without images and for streams. A line of a list without images is returned as a file
+    that cannot be read, so that the others are predicted.
     """
-    found: dict[str, tuple[str, str | None]] = {}  # location and URL of each image
-    for source in sources:
-        for location, url in _listed_on_stdin() if source == "-" else _located(source):
-            found.setdefault(url or os.path.abspath(location), (location, url))
-    files = [location for location, _ in found.values()]
-    frames = {
-        index: max(1, videos.count_frames(Path(location)))
-        for index, (location, url) in enumerate(found.values())
-        if url is None and _is_video(location)
+    found: dict[str, _Source] = {}
+    for source in itertools.chain.from_iterable(map(_listed, sources)):
+        key = f"{source.url or os.path.abspath(source.location)}\0{source.image_id!r}"  # an image for each id of a json
+        found.setdefault(key, source)
+    listed = [*found.values()]
+    del found
+    kept = kept_counts(counts)
+    clips = {
+        index: count_frames(path, kept) if os.path.exists(path) else CountedVideo(path, 0, 0, 1)  # an error when read
+        for index, one in enumerate(listed)
+        if _is_video(path := one.location) and one == _Source(path)
     }
-    in_subfolders = len(files) - len(frames) + sum(frames.values()) > MAX_IN_FOLDER
-    names = _output_names(files)
-    numbers = Counter(number for file in files if (number := _number(file)) is not None)
-    file_names = Counter(map(os.path.basename, files))
+    in_subfolders = len(listed) - len(clips) + sum(clip.frames for clip in clips.values()) > MAX_IN_FOLDER
+    names = _output_names([one.location for one in listed], [*clips])
     images: list[ImageFile] = []
-
-    def add(location: str, name: str, image_id: int | str, frame: int | None = None, url: str | None = None) -> None:
-        place = len(images)
-        subfolder = f"{place // PER_SUBFOLDER:04}/" if in_subfolders else ""
-        images.append(ImageFile(location, subfolder + name, image_id, frame, url, place))
-
-    for index, ((location, url), name) in enumerate(zip(found.values(), names, strict=True)):
-        if index in frames:
-            for frame in range(frames[index]):
-                add(location, f"{name}_{frame:06}", f"{name}_{frame:06}", frame)
-            continue
-        number, file_name = _number(location), os.path.basename(location)
-        by_name = file_name if file_names[file_name] == 1 else url or Path(location).as_posix()
-        add(location, name, number if number is not None and numbers[number] == 1 else by_name, url=url)
+    for index, (source, name, image_id) in enumerate(zip(listed, names, _image_ids(listed), strict=True)):
+        clip, (location, url, _, member) = clips.get(index), source
+        for frame in (None,) if clip is None else range(clip.frames):
+            place, stem = len(images), name if frame is None else f"{name}_{frame:06}"
+            path = f"{place // PER_SUBFOLDER:04}/{stem}" if in_subfolders else stem
+            images.append(
+                ImageFile(location, path, image_id if frame is None else stem, frame, url, place, clip, member)
+            )
     return images
 
 
-def _located(source: str) -> list[tuple[str, str | None]]:
-    """Returns the path and the URL of each image of a source."""
-    if not source.lower().startswith(SCHEMES):
-        return [(str(path), None) for path in find_files(source)]
-    path = _path_of(source)
-    if _is_video(str(path)):
-        raise DataError(f"{source}: videos are not read from URLs. Fix: download the video, and give its path.")
-    return [(str(path), source)]
+def _listed(source: str) -> Iterable[_Source]:
+    """Returns the images of a source, or of the sources that stdin or a text file lists."""
+    if source.lower().endswith(".txt") and (path := user_path(source)).is_file():
+        return _of_lines(read_text(path).split("\n"), f"{source}: the list")
+    return _of_lines(sys.stdin, "-: stdin") if source == "-" else _located(source)
+
+
+def _of_lines(lines: Iterable[str], title: str) -> Iterator[_Source]:
+    """Yields the images of lines. A line with the suffix of an image is the path of a file, which is not looked up;
+    others are folders, patterns, videos, tars, COCO jsons and URLs."""
+    count = 0
+    for text in lines:
+        line = (text if count else text.removeprefix("\ufeff")).strip()
+        if not line:
+            continue
+        count += 1
+        if line.lower().endswith(SUFFIXES) and "://" not in line and not glob.has_magic(line):
+            yield _Source(os.path.expanduser(line))
+            continue
+        try:
+            yield from _located(line)
+        except DataError:
+            yield _Source(line)
+    if not count:
+        raise DataError(f"{title} names no image; expected one file, folder or pattern per line.")
+
+
+def _located(source: str) -> Iterator[_Source]:
+    """Yields the images of a file, a folder, a pattern, a tar, a pattern of tars, a COCO json, or a URL."""
+    if source.lower().startswith(SCHEMES):
+        path = str(_path_of(source))
+        if _is_video(path):
+            raise DataError(f"{source}: videos are not read from URLs. Fix: download the video, and give its path.")
+        yield _Source(path, source)
+        return
+    tars = glob.glob(str(user_path(source)), recursive=True) if source.lower().endswith(".tar") else []
+    for file in sorted(filter(os.path.isfile, tars)) or find_files(source):
+        if file.lower().endswith(".tar"):
+            yield from (_Source(f"{file}/{name}", member=one) for name, one in find_members(file, SUFFIXES).items())
+        elif file.lower().endswith(".json"):
+            yield from _in_coco(Path(file))
+        else:
+            yield _Source(file)
+
+
+def _in_coco(file: Path) -> Iterator[_Source]:
+    """Returns the images of a COCO json. Only the first one is searched for."""
+    images = STRICT_SCAN.read(images_of(file, parse_json(file, keep_segmentations=False)))
+    folder = files_of_json(file).image_folder(images.names[:1])
+    return (_Source(os.path.join(folder, name), None, one) for name, one in zip(images.names, images.ids, strict=True))
 
 
 def _path_of(url: str) -> Path:
@@ -117,51 +177,60 @@ def _path_of(url: str) -> Path:
     return Path(parts.hostname or "", name.removesuffix(suffix)[:_LONGEST] + suffix)
 
 
-def _listed_on_stdin() -> Iterator[tuple[str, str | None]]:
-    """Yields the path and the URL of each image of the lines. A line with the suffix of an image is the path of a file,
-    which is not looked up; others are folders, patterns, videos and URLs."""
-    count = 0
-    for text in sys.stdin:
-        line = (text if count else text.removeprefix("\ufeff")).strip()
-        if not line:
-            continue
-        count += 1
-        if line.lower().endswith(SUFFIXES) and "://" not in line and not glob.has_magic(line):
-            yield str(user_path(line)), None
-            continue
-        try:
-            yield from _located(line)
-        except DataError:
-            yield str(Path(line)), None
-    if not count:
-        raise DataError("-: stdin names no image; expected one file, folder or pattern per line.")
+def _image_ids(sources: Sequence[_Source]) -> list[int | str]:
+    """Returns the ids of COCO jsons; of other images the number, the file's name or the path, the first that is unique.
+    Raises DataError if two jsons have the same id."""
+    given = [source.image_id for source in sources if source.image_id is not None]
+    for image_id in _repeated(given):
+        raise DataError(f"Two jsons have the image id {image_id!r}. Fix: predict each into a folder of its own.")
+    repeated = _repeated(
+        itertools.chain(
+            given, (one for source in sources if source.image_id is None for one in _possible_ids(source.location))
+        )
+    )
+
+    def of(source: _Source) -> int | str:
+        unique = [image_id for image_id in _possible_ids(source.location) if image_id not in repeated]
+        return unique[0] if unique else source.url or Path(source.location).as_posix()
+
+    return [of(source) if source.image_id is None else source.image_id for source in sources]
 
 
-def _output_names(files: Sequence[str]) -> list[str]:
+def _possible_ids(file: str) -> tuple[int | str, ...]:
+    name, stem = os.path.basename(file), _stem(file)
+    return (int(stem), name) if stem.isascii() and stem.isdecimal() else (name,)
+
+
+def _repeated(values: Iterable[Any]) -> set[Any]:
+    return {value for value, count in Counter(values).items() if count > 1}
+
+
+def _output_names(files: Sequence[str], clips: Sequence[int]) -> list[str]:
     """Returns names that are unique ignoring case: stems, after the names of as many of their folders as needed, or
-    with a number. No image has the name of a video's frame."""
+    with a number. No image has the name of a video's frame. clips: the indices of videos."""
     names = _distinct_stems(files)
     taken: set[str] = set()
-    clips = [index for index, file in enumerate(files) if _is_video(file)]
+    numbers: dict[str, int] = defaultdict(lambda: 1)  # the largest number of a stem
     is_clip = {*clips}
     for indices in ((index for index in range(len(files)) if index not in is_clip), clips):
         for index in indices:
             stem = names[index]
-            candidates = (stem if n == 1 else f"{stem}-{n}" for n in range(1, 2 * len(files) + 2))
-            names[index] = next(name for name in candidates if name.casefold() not in taken)
-            taken.add(names[index].casefold())
-        taken |= {frame[1] for name in taken if (frame := _FRAME.fullmatch(name))}
+            while (name := names[index].casefold()) in taken:
+                numbers[stem.casefold()] += 1
+                names[index] = f"{stem}-{numbers[stem.casefold()]}"
+            taken.add(name)
+        taken |= {frame[1] for name in taken if clips and (frame := _FRAME.fullmatch(name))}
     return names
 
 
 def _distinct_stems(files: Sequence[str]) -> list[str]:
     """Returns FOLDER-...-STEM of each path with the fewest folders that tell it from those in other folders."""
     stems = [_stem(file) for file in files]
-    counts = Counter(map(str.casefold, stems))
+    shared = _repeated(map(str.casefold, stems))
     folders = {
-        index: os.path.dirname(os.path.abspath(files[index]))
+        index: sys.intern(os.path.dirname(os.path.abspath(files[index])))
         for index, stem in enumerate(stems)
-        if counts[stem.casefold()] > 1
+        if stem.casefold() in shared
     }
     left = folders
     while left:
@@ -173,7 +242,7 @@ def _distinct_stems(files: Sequence[str]) -> list[str]:
             if first.setdefault(stem, folders[index]) != folders[index]:
                 ambiguous.add(stem)
         left = {
-            index: os.path.dirname(folder)
+            index: sys.intern(os.path.dirname(folder))
             for index, folder in left.items()
             if stems[index].casefold() in ambiguous and folder != os.path.dirname(folder)
         }
@@ -185,27 +254,26 @@ def _stem(file: str) -> str:
 
 
 def _is_video(file: str) -> bool:
-    return os.path.splitext(file)[1].lower() in videos.SUFFIXES
-
-
-def _number(file: str) -> int | None:
-    stem = _stem(file)
-    return int(stem) if stem.isascii() and stem.isdecimal() else None
+    return file.lower().endswith(videos.SUFFIXES)
 
 
 def read_ahead(images: Sequence[ImageFile], size: int) -> Iterator[list[tuple[ImageFile, np.ndarray | DensevitError]]]:
     """Yields chunks of images with their pixels or an error; reads the next chunk while one is processed."""
-    frames: dict[Path, set[int]] = defaultdict(set)
+    frames: dict[str, set[int]] = defaultdict(set)
     for image in images:
         if image.frame is not None:
-            frames[image.path].add(image.frame)
-    clips = {path: videos.VideoFrames(path, wanted) for path, wanted in frames.items()}
+            frames[image.location].add(image.frame)
+    clips = {location: videos.VideoFrames(Path(location), wanted) for location, wanted in frames.items()}
 
     def read(image: ImageFile) -> np.ndarray | DensevitError:
         try:
             if image.url is not None:
                 return decode_image(download(image.url), image.url)
-            return read_image(image.path) if image.frame is None else clips[image.path].read(image.frame)
+            if image.member is not None:
+                return decode_image(image.member.read(), image.file_name)
+            if image.location.lower().endswith((".tar", ".json")):
+                next(_located(image.location))  # raises the error of a list's line
+            return read_image(image.path) if image.frame is None else clips[image.location].read(image.frame)
         except DensevitError as error:
             return error
 

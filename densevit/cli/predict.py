@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   densevit predict runs/mine photos --out found --part 3/16
   densevit predict runs/mine aerial.tif --window 640
   densevit predict runs/mine/model.onnx photos
+  densevit predict runs/mine coco/annotations/instances_val2017.json shards/000000.tar names.txt
   find . -name '*.png' | densevit predict runs/mine - --out found
 """
 
@@ -32,8 +33,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "sources",
         metavar="INPUT",
         nargs="+",
-        help="an image, a folder, a pattern ('photos/**/*.jpg'), a video, a URL of an image, or - for a list of them "
-        "on stdin",
+        help="an image, a folder, a pattern ('photos/**/*.jpg'), a video, a URL of an image, a tar of images, a COCO "
+        "json, or a list of them: names.txt, or - for stdin",
     )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="a new folder (default: ./predictions, or the next free one)"

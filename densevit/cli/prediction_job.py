@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from densevit.atomic_io import check_new_folder, check_writable, next_free_folder, sigterm_unwinds
+from densevit.cli.frame_counts import FRAME_COUNTS, keep_counts
 from densevit.cli.input_images import ImageFile, find_images
 from densevit.cli.joined_predictions import join
 from densevit.cli.prediction_files import begin_parts, continue_hint, read_settings
@@ -49,7 +50,7 @@ def run_job(args: Namespace) -> int:
     names = sys.stdin.read() if starts and "-" in args.sources else ""
     if names:
         sys.stdin = io.StringIO(names)
-    images = find_images(args.sources)
+    images = find_images(args.sources, args.out / FRAME_COUNTS if args.out else None)
     for image in images if args.video else ():
         if image.frame is None:
             raise DensevitError(f"--video: {image.file_name} is an image. Fix: name videos only, or leave --video out.")
@@ -67,9 +68,11 @@ def run_job(args: Namespace) -> int:
         with locked_folder(folder):
             if not args.resume:
                 check_new_folder(folder, continue_hint(folder))  # another prediction may have written it meanwhile
+            keep_counts((image.video for image in images), folder / FRAME_COUNTS)
             return prediction.run()
     division = (count, args.batch_size, _digest(images))
     begin_parts(folder, prediction.settings | dict(zip(DIVISION, division, strict=True)))
+    keep_counts((image.video for image in images), folder / FRAME_COUNTS)
     parts = [Part(folder, number, count) for number in range(1, count + 1)]
     code = _start(args, parts, len(images), names) if starts else prediction.run(_todo(args, process, parts))
     if starts or (process.total == 1 and args.part is None):

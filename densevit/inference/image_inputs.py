@@ -81,7 +81,7 @@ def images_of(source: Any) -> Iterator[Path | VideoFrame] | None:
     return _each_image(find_files(os.fspath(source)))
 
 
-def find_files(source: str) -> list[Path]:
+def find_files(source: str) -> list[str]:
     """Returns the image and video files of a path, a folder or a pattern. Raises DataError if there are none."""
     if not source.strip():
         raise DataError("'' names no image: expected a file, a folder, a pattern or a URL.")
@@ -90,21 +90,22 @@ def find_files(source: str) -> list[Path]:
         check_scheme(source)
     path = user_path(source)
     if path.is_file():
-        return [path]
+        return [str(path)]
     if path.is_dir():
         return _in_folder(path, source)
     if not glob.has_magic(source):
         raise DataError(f"{source}: there is no such file or folder.")
-    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-    clips = (path for path in matches if path.suffix.lower() in videos.SUFFIXES and path.is_file())
-    images = sorted([*_image_files(matches), *clips])
+    suffixes = (*SUFFIXES, *videos.SUFFIXES)
+    matches = {match for match in glob.iglob(str(path), recursive=True) if match.lower().endswith(suffixes)}
+    files = (file for folder in {*map(os.path.dirname, matches)} for file in _files_in(folder, suffixes))
+    images = sorted(matches.intersection(files), key=lambda file: file.replace(os.sep, "\0"))  # by folder
     if not images:
         raise DataError(f"{source}: the pattern matches no image; expected {', '.join(SUFFIXES)}.")
     return images
 
 
-def _each_image(files: Sequence[Path]) -> Iterator[Path | VideoFrame]:
-    for file in files:
+def _each_image(files: Sequence[str]) -> Iterator[Path | VideoFrame]:
+    for file in map(Path, files):
         if file.suffix.lower() in videos.SUFFIXES:
             for number, pixels in enumerate(videos.frames(file)):
                 yield VideoFrame(file, number, pixels)
@@ -112,23 +113,33 @@ def _each_image(files: Sequence[Path]) -> Iterator[Path | VideoFrame]:
             yield file
 
 
-def _in_folder(folder: Path, source: str) -> list[Path]:
+def _in_folder(folder: Path, source: str) -> list[str]:
     """Returns the images of a folder without subfolders. Warns of files of formats that are not read."""
-    files = [file for file in folder.iterdir() if not file.name.startswith(".")]
-    images = sorted(_image_files(files))
+    files = sorted(_files_in(str(folder), (*SUFFIXES, *_UNREAD)))
+    images = [file for file in files if file.lower().endswith(SUFFIXES)]
     if not images:
-        below = any(_image_files(folder.rglob("*")))
+        below = any(path.name.lower().endswith(SUFFIXES) and path.is_file() for path in folder.rglob("[!.]*"))
         hint = f" For those of its subfolders, use '{folder / '**' / '*.*'}'." if below else ""
         raise DataError(f"{source}: no images in this folder; expected {', '.join(SUFFIXES)}.{hint}")
-    stems = {file.stem for file in images}
-    unread = [file for file in files if file.suffix.lower() in _UNREAD and file.stem not in stems]
-    for problem in unread_images(folder, sorted(file.name for file in unread), len(images)):
+    others = [file for file in files if file.lower().endswith(tuple(_UNREAD))]
+    stems = {os.path.splitext(file)[0] for file in images if others}
+    unread = [os.path.basename(file) for file in others if os.path.splitext(file)[0] not in stems]
+    for problem in unread_images(folder, unread, len(images)):
         warn_once(problem.message)
     return images
 
 
-def _image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    return (p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+def _files_in(folder: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Yields the files of a folder with these suffixes, without hidden ones. Only links are looked up: the type of
+    other files is in the folder."""
+    with os.scandir(folder or os.curdir) as entries:
+        for entry in entries:
+            if (
+                entry.name.lower().endswith(suffixes)
+                and not entry.name.startswith(".")
+                and (os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file())
+            ):
+                yield os.path.join(folder, entry.name)
 
 
 def _check_no_stream(source: str) -> None:

@@ -1,7 +1,9 @@
 """The images that the arguments of `densevit predict` name."""
 
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +11,7 @@ from densevit.cli.input_images import find_images
 from densevit.errors import DensevitError
 from densevit.inference.image_inputs import as_sample
 
-FILES = ("b.jpg", "a.PNG", "notes.txt", "._b.jpg", "trip/1.jpg", "trip/2.jpg", "home/1.jpg", "home/000139.jpeg")
+FILES = ("b.jpg", "a.PNG", "notes.md", "._b.jpg", "trip/1.jpg", "trip/2.jpg", "home/1.jpg", "home/000139.jpeg")
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def paths(*sources: str) -> list[str]:
 
 def test_files_folders_and_patterns(photos: Path):
     assert paths("photos/trip/2.jpg") == ["photos/trip/2.jpg"]
-    assert paths("photos/notes.txt") == ["photos/notes.txt"]  # named explicitly, so reading decides
+    assert paths("photos/notes.md") == ["photos/notes.md"]  # named explicitly, so reading decides
     assert paths("photos") == ["photos/a.PNG", "photos/b.jpg"]  # neither hidden files nor subfolders
     assert paths("photos/*/1.*") == ["photos/home/1.jpg", "photos/trip/1.jpg"]
     assert len(paths("photos/**/*")) == 6
@@ -42,6 +44,29 @@ def test_files_folders_and_patterns(photos: Path):
     Path("0/1.jpg").touch()
     Path("7").touch()
     assert paths("0", "7") == ["0/1.jpg", "7"], "no cameras"
+
+
+def test_files_of_folders_and_patterns_are_not_looked_up(photos: Path, monkeypatch: pytest.MonkeyPatch):
+    """Only links are: their types are not in the folder."""
+    many = Path("many/below")
+    many.mkdir(parents=True)
+    for n in range(100):
+        (many / f"{n}.jpg").touch()
+    (many / "link.png").symlink_to("0.jpg")
+    Path("empty").mkdir()
+    for broken, target in (("none.png", "none.jpg"), ("loop.png", "loop.png"), ("folder.png", "../../empty")):
+        (many / broken).symlink_to(target)
+    stat, looked_up = os.stat, list[Path]()
+
+    def counted(path: Any, *given: Any, **options: Any) -> os.stat_result:
+        looked_up.append(path)
+        return stat(path, *given, **options)
+
+    monkeypatch.setattr("os.stat", counted)
+    expected = sorted(f"many/below/{name}" for name in ("link.png", *(f"{n}.jpg" for n in range(100))))
+    for source in ("many/below", "many/below/*", "many/**/*", "many/*/*.[jp]*"):
+        looked_up.clear()
+        assert paths(source) == expected and len(looked_up) < 20
 
 
 def test_names_and_ids_are_unique_across_folders(photos: Path):

@@ -151,6 +151,14 @@ def located_split(root: Path, split: str, images: str | None = None) -> SplitFil
     return None if located is None else _with_images(located, root, images)
 
 
+def files_of_json(file: Path) -> SplitFiles:
+    """Returns a json that is given without its root, with the usual folders of its images: in its own folder, and in
+    the one above."""
+    name = file.stem.rpartition("_")[2].replace("-dev", "")  # image_info_test-dev2017.json: test2017
+    roots, places = (file.parent, file.parent / ".."), ("", name, f"{name}/images", f"images/{name}", "images")
+    return SplitFiles(file, tuple(Path(os.path.normpath(root / place)) for root in roots for place in places))
+
+
 def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
     """Returns the only json in COCO's format of a folder without a json of a split, as Label Studio's result.json."""
     if any(located_split(root, split) for split in SPLITS):

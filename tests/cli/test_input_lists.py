@@ -1,0 +1,212 @@
+"""The inputs of `densevit predict` that list images: text files, COCO jsons and tars; and kept numbers of frames."""
+
+import io
+import json
+import os
+import re
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit.cli import main
+from densevit.cli.frame_counts import CountedVideo, keep_counts
+from densevit.cli.input_images import find_images, read_ahead
+from densevit.errors import DataError, DensevitError
+from tests.cli.stand_in import StandIn, read, write_video
+
+Patch = pytest.MonkeyPatch
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: Patch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def image(path: str, seed: int = 0) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)).save(path)
+
+
+def described(*sources: str) -> list[tuple[str, str, int | str]]:
+    return [(image.file_name, image.name, image.image_id) for image in find_images(sources)]
+
+
+def tar_of(path: str, files: list[str]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for file in files:
+            tar.add(file)
+
+
+def coco(path: str, images: Any) -> str:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    return path
+
+
+def test_a_text_file_is_read_like_stdin(monkeypatch: Patch):
+    image("photos/1.jpg")
+    image("more/2.png")
+    image("5.png")
+    tar_of("a.tar", ["5.png"])
+    lines = "photos\r\n\nnone/1.jpg\nmore/*.png\na.tar\nhttps://a.org/3.jpg\nnone\nother.txt\n"
+    Path("names.txt").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    Path("other.txt").write_text("photos\n")
+    expected = [
+        ("photos/1.jpg", "photos-1", "photos/1.jpg"),
+        ("none/1.jpg", "none-1", "none/1.jpg"),
+        ("more/2.png", "2", 2),
+        ("a.tar/5.png", "5", 5),
+        ("https://a.org/3.jpg", "3", 3),
+        ("none", "none", "none"),  # reported when it is read
+        ("other.txt", "other", "other.txt"),  # a list in a list is not read
+    ]
+    assert described("names.txt") == expected
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    assert described("-") == expected
+
+
+def test_images_of_a_tar_are_those_of_its_files():
+    for n, name in enumerate(("set/a/000139.jpg", "set/a/cat.png", "set/b/cat.png")):
+        image(name, n)
+    tar_of("set.tar", ["set"])
+    tar_of("other.tar", ["set/b/cat.png"])
+    assert sorted(described("set.tar")) == [
+        ("set.tar/set/a/000139.jpg", "000139", 139),
+        ("set.tar/set/a/cat.png", "a-cat", "set.tar/set/a/cat.png"),
+        ("set.tar/set/b/cat.png", "b-cat", "set.tar/set/b/cat.png"),
+    ]
+    found = find_images(["*.tar", "set.tar"])
+    assert len({one.name for one in found}) == len({one.image_id for one in found}) == len(found) == 4
+    for one, pixels in (pair for chunk in read_ahead(found, 3) for pair in chunk):
+        np.testing.assert_array_equal(pixels, next(read_ahead(find_images([one.file_name.partition("/")[2]]), 1))[0][1])
+
+
+def test_damaged_tar_is_an_error_alone_and_a_failed_image_in_a_list(monkeypatch: Patch):
+    image("1.png")
+    tar_of("cut.tar", ["1.png"])
+    Path("cut.tar").write_bytes(Path("cut.tar").read_bytes()[:600])
+    with pytest.raises(DataError, match=r"^cut\.tar cannot be read: empty header .*damaged or cut short\?$"):
+        find_images(["1.png", "cut.tar"])
+    monkeypatch.setattr("sys.stdin", io.StringIO("cut.tar\n1.png\n"))
+    [(first, error), (second, pixels)] = next(read_ahead(find_images(["-"]), 2))
+    assert (first.file_name, second.file_name) == ("cut.tar", "1.png") and isinstance(pixels, np.ndarray)
+    assert "empty header" in str(error)
+    Path("names.md").touch()
+    tar_of("none.tar", ["names.md"])
+    with pytest.raises(DataError, match=r"^none\.tar: no images in this tar; expected \.jpg"):
+        find_images(["none.tar"])
+    with pytest.raises(DataError, match=r"^x\*\.tar: the pattern matches no image"):
+        find_images(["x*.tar"])
+
+
+@pytest.mark.parametrize(
+    ("file", "images"),
+    [
+        ("set/list.json", "set"),
+        ("list.json", "images"),
+        ("coco/annotations/instances_val2017.json", "coco/val2017"),
+        ("coco/annotations/image_info_test-dev2017.json", "coco/test2017"),
+        ("set/val/_annotations.coco.json", "set/val/images"),
+        ("set/train.json", "set/images/train"),
+    ],
+)
+def test_ids_of_a_coco_json_are_kept_and_the_first_image_is_searched_for(file: str, images: str):
+    image(f"{images}/a/7.jpg")
+    coco(file, [{"id": 12, "file_name": "a/7.jpg"}, {"id": 3, "file_name": "8.jpg"}, {"id": "x", "file_name": "8.jpg"}])
+    assert described(file) == [
+        (f"{images}/a/7.jpg", "7", 12),
+        (f"{images}/8.jpg", f"{Path(images).name}-8", 3),
+        (f"{images}/8.jpg", f"{Path(images).name}-8-2", "x"),
+    ]
+    if "/" in file:
+        os.chdir(Path(file).parent)
+        assert find_images([Path(file).name])[0].path.is_file()
+
+
+def test_ids_of_a_coco_json_and_of_other_images_differ():
+    for name in ("x/12.jpg", "x/5.jpg"):
+        image(name)
+    coco("list.json", [{"id": 12, "file_name": "a.jpg"}, {"id": "5.jpg", "file_name": "clip.mp4"}])
+    ids = [one[2] for one in described("x", "list.json", "list.json")]
+    assert ids == ["12.jpg", 5, 12, "5.jpg"]
+    coco("other.json", [{"id": 12, "file_name": "b.jpg"}])
+    with pytest.raises(DataError, match=r"^Two jsons have the image id 12\. Fix: predict each"):
+        find_images(["list.json", "other.json"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": []}, "`images` is missing or empty"),
+        ({"annotations": []}, "`images` is missing or empty"),
+        ([{"id": 1}], "holds a list; expected COCO's object of images"),
+        ({"images": [{"id": 1, "file_name": "a.jpg"}, {"file_name": "b.jpg"}]}, "image at position 1 has no `id`"),
+        ({"images": [{"id": 1}]}, "image 1 has no `file_name`"),
+        ({"images": [{"id": 1, "file_name": f"{n}.jpg"} for n in range(2)]}, "id 1 occurs twice, for 0.jpg and 1.jpg"),
+        ("{", "is not valid json"),
+        ("", "is not valid json"),
+    ],
+)
+def test_error_of_a_json_names_file_and_image(content: Any, message: str):
+    Path("list.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(DensevitError, match=rf"^list\.json[^\n]*{re.escape(message)}[^\n]*$"):
+        find_images(["list.json"])
+
+
+def test_empty_list_is_an_error():
+    Path("names.txt").write_text("\n \n")
+    with pytest.raises(DataError, match=r"^names\.txt: the list names no image; expected one file"):
+        find_images(["names.txt"])
+
+
+def test_frames_are_counted_once(monkeypatch: Patch):
+    counted: list[str] = []
+    monkeypatch.setattr("densevit.data.io.videos.count_frames", lambda path: counted.append(path.name) or 3)
+    for name in ("a.mp4", "b.mp4"):
+        Path(name).touch()
+    file = Path("out/videos.json")
+    find_images(["a.mp4"], file)
+    file.parent.mkdir()
+    for sources in (["a.mp4"], ["a.mp4", "b.mp4"], ["b.mp4"]):
+        found = find_images(sources, file)
+        assert len({one.frame for one in found}) == 3
+        keep_counts((one.video for one in found), file)
+    assert counted == ["a.mp4", "a.mp4", "b.mp4"]
+    times = {name: Path(name).stat().st_mtime_ns for name in ("a.mp4", "b.mp4")}
+    assert json.loads(file.read_text()) == {name: [0, time, 3] for name, time in times.items()}
+    Path("a.mp4").write_bytes(b"1")
+    assert len(find_images(["a.mp4", "b.mp4"], file)) == 6 and counted[3:] == ["a.mp4"]
+    file.write_text('{"a.mp4": 3, "b.mp4": [0, 1, "x"]}')
+    assert len(find_images(["a.mp4", "b.mp4"], file)) == 6 and counted[4:] == ["a.mp4", "b.mp4"]
+    file.write_text("{")
+    with pytest.raises(DataError, match=r"videos\.json is not valid JSON"):
+        find_images(["a.mp4"], file)
+
+
+def test_counts_are_replaced_by_several_writers_at_once():
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: keep_counts([CountedVideo(f"{n}.mp4", n, n, n), None], Path("videos.json")), range(40)))
+    counts = json.loads(Path("videos.json").read_text())
+    assert counts and all(value == [int(name[:-4])] * 3 for name, value in counts.items())
+    assert [path.name for path in Path().iterdir()] == ["videos.json"]
+
+
+def test_a_continued_prediction_does_not_count_frames_again(monkeypatch: Patch):
+    monkeypatch.setattr("densevit.inference.loading.load", lambda *given: StandIn(("detection",)))
+    clip = write_video(Path("clip.avi"), [np.full((48, 64, 3), 20 * n, np.uint8) for n in range(5)])
+    assert main(["predict", "run", "clip.avi", "--out", "found"]) == 0
+    state = clip.stat()
+    assert read("found/videos.json") == {"clip.avi": [state.st_size, state.st_mtime_ns, 5]}
+
+    def fail(path: Path) -> int:
+        raise AssertionError(f"{path} is decoded again")
+
+    monkeypatch.setattr("densevit.data.io.videos.count_frames", fail)
+    assert main(["predict", "run", "clip.avi", "--out", "found", "--resume"]) == 0
+    assert len(read("found/images.json")) == 5

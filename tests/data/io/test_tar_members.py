@@ -1,0 +1,82 @@
+"""Images in tar files: what is listed, reading in threads, damaged files."""
+
+import io
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit.data.io.tar_members import find_members
+from densevit.errors import UnreadableFileError
+from densevit_workbench.interchange.shard_records import encode, write
+
+SUFFIXES = (".jpg", ".png")
+
+
+def tar_of(path: Path, names: list[str], format: int = tarfile.PAX_FORMAT) -> dict[str, bytes]:
+    """Writes files of random bytes and lengths; returns them by name."""
+    rng = np.random.default_rng(0)
+    files = {name: rng.bytes(int(rng.integers(0, 3000))) for name in names}
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, content in files.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
+    return files
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_images_are_listed_in_order_and_read_in_threads(tmp_path: Path, format: int):
+    images = ["b/1.jpg", "a/2.PNG", "./3.png", f"{'x' * 90}/{'y' * 60}.jpg", "1.mask.png"]
+    others = ["b/1.json", "b/._1.jpg", ".hidden.png", "1.txt"]
+    files = tar_of(tmp_path / "a.tar", [*others[:2], *images, *others[2:]], format)
+    with tarfile.open(tmp_path / "a.tar", "a", format=format) as tar:
+        for name, kind, target in (("link.jpg", tarfile.LNKTYPE, "b/1.jpg"), ("folder.jpg", tarfile.DIRTYPE, "")):
+            header = tarfile.TarInfo(name)
+            header.type, header.linkname = kind, target
+            tar.addfile(header)
+    members = find_members(str(tmp_path / "a.tar"), SUFFIXES)
+    assert [*members] == [*images, "link.jpg"]
+    with ThreadPoolExecutor(8) as pool:
+        contents = list(pool.map(lambda name: members[name].read(), [*members] * 20))
+    assert contents == [files[name] for name in (*images, "b/1.jpg")] * 20
+
+
+def test_only_the_image_of_a_record_of_a_shard_is_listed(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    shard, contents = tmp_path / "000000.tar", []
+    with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for index, suffix in enumerate(("jpg", "png", "jpg")):
+            file = tmp_path / f"{index}.{suffix}"
+            Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).save(file)
+            image = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+            labels, depth = torch.from_numpy(rng.integers(0, 3, (5, 7), dtype=np.uint8)), torch.rand(5, 7)
+            targets = {"image_id": index, "semantic": labels, "depth": depth}
+            write(tar, f"{index:09}", encode({"image": image, "targets": targets}, str(file)))
+            contents.append(file.read_bytes())
+    members = find_members(str(shard), SUFFIXES)
+    assert [*members] == ["000000000.jpg", "000000001.png", "000000002.jpg"]
+    assert [member.read() for member in members.values()] == contents
+
+
+def test_damaged_tar_is_named_wherever_it_is_cut(tmp_path: Path):
+    path = tmp_path / "a.tar"
+    tar_of(path, ["1.jpg", "2.txt", "3.png"])
+    data = path.read_bytes()
+    end = len(data.rstrip(b"\0")) // 512 * 512 + 512  # of the last content
+    with tarfile.open(path) as tar:
+        second = tar.getmembers()[1].offset
+    damaged = [data[:cut] for cut in (*range(0, end, 256), end)]
+    damaged += [data[:second] + b"x" + data[second + 1 :], data[:second] + bytes(100) + data[second + 100 :]]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(UnreadableFileError, match=r"^[^\n]*a\.tar[^\n]+(damaged|cut)[^\n]+$"):
+            find_members(str(path), SUFFIXES)
+    path.write_bytes(data[: end + 512])
+    assert [*find_members(str(path), SUFFIXES)] == ["1.jpg", "3.png"]
+    with pytest.raises(UnreadableFileError, match=r"none\.tar: there is no such tar file"):
+        find_members(str(tmp_path / "none.tar"), SUFFIXES)
