@@ -42,7 +42,8 @@ class EncodedObjects(NamedTuple):
 class EncodedImage(NamedTuple):
     """What `PredictionFiles.append` writes for an image.
 
-    entry: its row of images.json. text: the predictions per image as text. objects: the objects by head. frames:
+    entry: its row of images.json: id, file_name, width and height, and name, the path of its own files (drawn/NAME.jpg)
+    without suffix. text: the predictions per image as text. objects: the objects by head. frames:
     (H, W, 3) uint8 of drawn videos, by head. results: the predictions by head.
     """
 
@@ -99,7 +100,8 @@ class PredictionFiles:
             self.done = {*self._file_names}
 
     def __enter__(self) -> "PredictionFiles":
-        self.folder.mkdir(parents=True, exist_ok=True)
+        for head in self.classes:  # --draw none writes nothing else there before the lists
+            self._maps.folder_of(head).mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.settings, indent=1) + "\n"
         (self.folder / _SETTINGS).write_text(text, encoding="utf-8")
         names = ("predictions.json", "predictions.csv")
@@ -194,7 +196,7 @@ class PredictionFiles:
             if entries is not None:
                 objects[head] = self._encoded(head, file.file_name, entries)
         texts = (self._text(head, predictions) for head, predictions in results.items())
-        return EncodedImage(file, image, "; ".join(filter(None, texts)), objects, frames, results)
+        return EncodedImage(file, image | {"name": file.name}, "; ".join(filter(None, texts)), objects, frames, results)
 
     def append(self, encoded: EncodedImage) -> str:
         """Appends an image to the files of all images.
@@ -291,16 +293,21 @@ def check_model(folder: Path, source: str, fingerprint: str | None) -> dict[str,
 
     source: the model's source, for messages. fingerprint: the model's, see `Predictor.fingerprint`; None: unknown.
     """
-    file = folder / _SETTINGS
-    if not file.is_file():
-        raise DensevitError(f"{folder} has no {_SETTINGS}, and so no predictions that `densevit predict` wrote.")
-    try:
-        saved = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{file}: expected the settings of a prediction as JSON; found: {error}") from None
+    saved = read_settings(folder)
     if saved.get("weights") != fingerprint:
         raise DensevitError(
             f"{folder} has the predictions of another model: of {saved.get('model')!r}, whose classes or weights are "
             f"not those of {source!r}. Fix: name that model, or predict with this one into a new folder."
         )
     return saved
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Returns the settings of the predictions in a folder. Raises DensevitError if it has none."""
+    file = folder / _SETTINGS
+    if not file.is_file():
+        raise DensevitError(f"{folder} has no {_SETTINGS}, and so no predictions that `densevit predict` wrote.")
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: expected the settings of a prediction as JSON; found: {error}") from None

@@ -1,0 +1,277 @@
+"""The predictions in a folder of `densevit predict`, read image by image, and a model that returns them."""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache
+from itertools import groupby, takewhile
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+
+from densevit.cli.failed_images import read_failed
+from densevit.cli.map_files import AnnotatedImage, MapFiles
+from densevit.data.datasets.mapped_classes import MappedClasses
+from densevit.data.io.file_errors import naming_file
+from densevit.data.io.label_files import read_label
+from densevit.data.io.prediction_tables import (
+    IMAGE,
+    is_table,
+    listed_images,
+    object_entries,
+    objects_list,
+    part_files,
+    part_folders,
+    read_part,
+)
+from densevit.data.io.text_files import read_json
+from densevit.errors import ConfigError, DataError, PluginError
+from densevit.interfaces import Batch, Dataset, Predictions, Targets, TargetType
+from densevit.model import DenseModel, Inference
+from densevit.targets.image_classes import LISTED
+from densevit.targets.run_length_masks import RunLengthMasks
+from densevit.training.run.evaluation import EvaluationPlan
+
+_TABLES = 16  # parts of Parquet tables in memory, each with up to 200,000 objects
+
+
+class StoredPredictions:
+    """Reads the predictions of single images from a folder, whose lists may be in parts that are not joined.
+
+    model: the model of the predictions, whose target types decode the files. images: the entries of images.json, or the
+    rows of images.parquet. These and the places of their objects are in memory, and with them a joined panoptic.json.
+    """
+
+    def __init__(self, folder: Path, model: DenseModel) -> None:
+        self.folder, self._maps = folder, MapFiles(folder, model.classes, model.target_types)
+        self._segments, self._table = cache(_segments), lru_cache(_TABLES)(read_part)
+        self.images: list[dict[str, Any]] = []
+        self._places: dict[str, dict[int | str, tuple[Path, int, int]]] = {}
+        for part in part_folders(folder):
+            self.images += listed_images(part)
+            for head in model.classes:
+                path = objects_list(part, head)
+                for file in [] if path is None else part_files(path) if is_table(path) else [path]:
+                    places = {image_id: (file, first, count) for image_id, first, count in _places(file)}
+                    self._places.setdefault(head, {}).update(places)
+        self._object_keys = {head: self._keys_of_objects(head) for head in self._places}
+
+    def read(self, image: Mapping[str, Any]) -> dict[str, Predictions]:
+        """Returns the predictions of an image by head, as the model returned them, with masks as run lengths."""
+        return {head: self._read_head(head, image) for head in self._maps.classes}
+
+    def heads_with(self, key: str) -> set[str]:
+        """The heads whose predictions have this key."""
+        return {head for head, found in self.read(self.images[0]).items() if key in found}
+
+    def missing(self, name: str, which: str) -> DataError:
+        """An error for images without a prediction. name: that of the first. which: text."""
+        lists = [read_failed(folder / "failed.csv") for folder in (self.folder, *part_folders(self.folder))]
+        reasons = {os.path.basename(file): reason for failed in lists for file, reason in failed.items()}
+        reason = reasons.get(os.path.basename(name), "")
+        return DataError(
+            f"{self.folder} has no prediction of {which}; the first is {name}{reason and f' ({reason})'}. Fix: predict "
+            "these images too, or evaluate on data without them."
+        )
+
+    def _read_head(self, head: str, image: Mapping[str, Any]) -> Predictions:
+        types, classes, folder = self._maps.types[head], self._maps.classes[head], self._maps.folder_of(head)
+        entries = self._entries(self._places.get(head, {}).get(image["id"]), image)
+        values = entries.pop() if entries and _is_per_image(entries[-1], types) else self._columns(head, image)
+        encoded: dict[str, Any] = dict.fromkeys(self._object_keys.get(head, ()), entries)
+        encoded |= {key: value for key, value in values.items() if key in types}
+        for key in (path.name for path in folder.glob("*") if path.name in types and types[path.name].per == "pixel"):
+            encoded[key] = self._encoded_map(folder / key, image["name"])
+        size = (image["height"], image["width"])
+        return {key: _as_predicted(types[key].decode(value, classes), size) for key, value in encoded.items()}
+
+    def _entries(self, place: tuple[Path, int, int] | None, image: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Returns the entries at a place: those of an image's objects; the last may be of the image itself."""
+        if place is None:
+            return []
+        path, first, count = place
+        if path.suffix == ".parquet":
+            return object_entries(self._table(path).slice(first, count), [image])
+        with path.open("rb") as file:
+            file.seek(first)
+            return list(json.loads(b"[" + file.read(count).rstrip(b",\r\n") + b"]"))
+
+    def _columns(self, head: str, image: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the predictions per image in a row of images.parquet, which `image_columns` wrote."""
+        prefix = f"{head}/" if len(self._maps.classes) > 1 else ""
+        names = [name for name in image if name.startswith(prefix) and name not in IMAGE and image[name] is not None]
+        return {name.removeprefix(prefix): _without_json(image[name]) for name in names}
+
+    def _encoded_map(self, folder: Path, name: str) -> dict[str, Any]:
+        """Returns the content of a map's files by suffix, as `TargetType.encode` gave it."""
+        paths = {suffix: folder / (name + suffix) for suffix in (".png", ".npy", ".json")}
+        encoded = {suffix: _read_map(path) for suffix, path in paths.items() if path.is_file()}
+        if not encoded:
+            raise DataError(f"{paths['.png']}: there is no such file, the map of a predicted image.")
+        if ".json" not in encoded and folder.with_suffix(".json").is_file():
+            encoded[".json"] = self._segments(folder.with_suffix(".json"))[name]
+        return encoded
+
+    def _keys_of_objects(self, head: str) -> list[str]:
+        """Returns the keys per object: those whose types decode the first object; without any object, all of them."""
+        types, classes, places = self._maps.types[head], self._maps.classes[head], self._places[head]
+        sizes = {image["id"]: image for image in self.images}
+        firsts = (self._entries(place, sizes[image_id])[0] for image_id, place in places.items() if image_id in sizes)
+        first = next((entry for entry in firsts if not _is_per_image(entry, types)), None)
+        if first is None and places:
+            return []
+        keys = []
+        for key in types:
+            try:
+                if types[key].per == "object":
+                    types[key].decode([] if first is None else [first], classes)
+                    keys.append(key)
+            except (KeyError, NotImplementedError, PluginError):  # a key that this head does not predict
+                continue
+        return keys
+
+
+class StoredModel(DenseModel):
+    """A model that returns the predictions of a folder, and computes none. model: the model of these predictions."""
+
+    def __init__(self, model: DenseModel, stored: StoredPredictions) -> None:
+        super().__init__(model.backbone, model.heads, model.necks, architecture=model.architecture)
+        self.score_thresholds, self.training_data = model.score_thresholds, model.training_data
+        self.resizes, self.stored = model.resizes, stored
+        self.eval()
+
+    def use(self, plan: EvaluationPlan) -> None:
+        """Finds the prediction of each image of the evaluated data by its path (see `match_files`); by its id if no
+        image is found. Raises DataError if images have no prediction, and ConfigError for metrics that need more."""
+        names, stored = _paths(plan.data.val), self.stored
+        self.rows = match_files(names, [image["file_name"] for image in stored.images])
+        missing = np.flatnonzero(self.rows < 0)
+        self.by_id = {str(image["id"]): image for image in stored.images} if len(missing) == len(names) else {}
+        if len(missing) and not self.by_id:
+            raise stored.missing(names[missing[0]], f"{len(missing):,} of the {len(names):,} images of the data")
+        for head in self.heads:
+            if plan.predictor.config is not None and plan.predictor.config.heads[head].evaluation is None:
+                raise ConfigError(
+                    f"heads.{head}.evaluation is null, and predictions have no loss. Fix: name an evaluator "
+                    f"(heads.{head}.evaluation.name)."
+                )
+        for head in plan.mappings.keys() & stored.heads_with("class_scores"):
+            if len(plan.mappings[head].classes) < len(self.classes[head]) > LISTED:
+                raise ConfigError(
+                    f"{stored.folder} has the {LISTED} highest scores of an image only, which do not suffice for "
+                    f"{len(plan.mappings[head].classes)} of the {len(self.classes[head])} classes. Fix: densevit "
+                    "evaluate MODEL."
+                )
+
+    @torch.no_grad()
+    def infer(self, batch: Batch, inference: Mapping[str, Inference] | None = None) -> dict[str, list[Predictions]]:
+        """The stored predictions of a batch of the data set, as `DenseModel.infer` returns them; none of repeats."""
+        found = [self._of(target) if "dataset_index" in target else {} for target in batch["targets"]]
+        return {name: [by_head.get(name, {}) for by_head in found] for name in self.heads}
+
+    def _of(self, target: Targets) -> dict[str, Predictions]:
+        image_id, size = str(target["image_id"]), tuple(map(int, target["original_size"]))
+        image = self.by_id.get(image_id) if self.by_id else self.stored.images[self.rows[target["dataset_index"]]]
+        if image is None:
+            raise self.stored.missing(image_id, "images of the data")
+        if (image["height"], image["width"]) != size:
+            raise DataError(
+                f"{self.stored.folder}: {image['file_name']} was predicted with {image['width']} x {image['height']} "
+                f"pixels; image {image_id} of the data has {size[1]} x {size[0]}. Fix: predict the images of the data."
+            )
+        return self.stored.read(image)
+
+
+def match_files(names: Sequence[str], files: Sequence[str]) -> np.ndarray:
+    """Returns the index in `files` of the same image for each path in `names`, (N,); -1: there is none.
+
+    The same image is the file of the same name; of several, the one with the most equal folders before the name. If
+    several have as many, none is; and a file is not that of names with fewer equal folders than others.
+    """
+    by_name: dict[str, list[int]] = defaultdict(list)
+    for row, file in enumerate(files):
+        by_name[os.path.basename(file)].append(row)
+    rows, depths, most = np.full(len(names), -1), np.zeros(len(names), int), np.zeros(len(files) + 1, int)
+    for index, name in enumerate(names):
+        equal = {row: _equal_parts(name, files[row]) for row in by_name.get(os.path.basename(name), ())}
+        deepest = [row for row, depth in equal.items() if depth == max(equal.values())]
+        if len(deepest) == 1:
+            rows[index], depths[index] = deepest[0], equal[deepest[0]]
+    np.maximum.at(most, rows, depths)
+    rows[depths < most[rows]] = -1
+    return rows
+
+
+def _equal_parts(first: str, second: str) -> int:
+    """The number of equal parts of two paths, counted from their ends."""
+    pairs = zip(PurePath(first).parts[::-1], PurePath(second).parts[::-1], strict=False)
+    return sum(1 for _ in takewhile(lambda parts: parts[0] == parts[1], pairs))
+
+
+def _paths(dataset: Dataset) -> list[str]:
+    """The paths of a data set's images; names if it has no paths, "" without names."""
+    while isinstance(dataset, MappedClasses):
+        dataset = dataset.dataset
+    path = getattr(dataset, "path", None)
+    return [(path(index) if callable(path) else dataset.image_name(index)) or "" for index in range(len(dataset))]
+
+
+def _places(file: Path) -> Iterator[tuple[int | str, int, int]]:
+    """Yields the id of each image in a list of objects, and the place of its entries: the first row and their number in
+    a Parquet file, the first byte and their length in a predictions.json."""
+    first = 0
+    with file.open("rb") as lines:
+        ids = read_part(file)["image_id"].to_pylist() if file.suffix == ".parquet" else lines
+        for start, entries in groupby(ids, _start):
+            count = sum(len(entry) if isinstance(entry, bytes) else 1 for entry in entries)
+            if not isinstance(start, bytes):
+                yield start, first, count
+            elif start.startswith(b'{"image_id": '):
+                yield json.loads(start + b"}")["image_id"], first, count
+            first += count
+
+
+def _start(entry: Any) -> Any:
+    """The id of a row, or a line up to its end: quotation marks in strings are escaped."""
+    return entry.partition(b', "')[0] if isinstance(entry, bytes) else entry
+
+
+def _segments(file: Path) -> dict[str, Any]:
+    """The segments of each map in a joined panoptic.json."""
+    return {one["file_name"].removesuffix(".png"): one["segments_info"] for one in read_json(file)["annotations"]}
+
+
+def _read_map(path: Path) -> Any:
+    if path.suffix == ".json":
+        content = read_json(path)
+        return AnnotatedImage(*content).encoded if len(content) == len(AnnotatedImage._fields) else content
+    if path.suffix == ".png":
+        return read_label(path)
+    with naming_file(path, "map"):
+        return np.load(path)
+
+
+def _is_per_image(entry: Mapping[str, Any], types: Mapping[str, TargetType]) -> bool:
+    """Whether an entry has the predictions per image, by key, in place of an object."""
+    return all(key in types and types[key].per == "image" for key in entry if key != "image_id")
+
+
+def _without_json(value: Any) -> Any:
+    """The value of a column: `image_columns` writes values other than numbers and texts as JSON."""
+    try:
+        return json.loads(value) if isinstance(value, str) and value.startswith(("{", "[")) else value
+    except ValueError:  # the name of a class
+        return value
+
+
+def _as_predicted(value: Any, size: tuple[int, int]) -> Any:
+    """A decoded value in the form in which models return it: tensors, floating-point numbers in float32."""
+    if isinstance(value, RunLengthMasks) and not len(value):
+        return RunLengthMasks.from_codes([], size)
+    if not isinstance(value, np.ndarray):
+        return value
+    tensor = torch.from_numpy(np.array(value))
+    return tensor.float() if tensor.is_floating_point() else tensor
