@@ -1,10 +1,12 @@
 """The predictions in a folder of `densevit predict`, read image by image, and a model that returns them."""
 
 import json
+import operator
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import groupby, takewhile
 from pathlib import Path, PurePath
 from typing import Any
@@ -13,12 +15,11 @@ import numpy as np
 import torch
 
 from densevit.cli.failed_images import read_failed
-from densevit.cli.map_files import AnnotatedImage, MapFiles
+from densevit.cli.map_files import MapFiles, SupportsAnnotationFile
 from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.label_files import read_label
 from densevit.data.io.prediction_tables import (
-    IMAGE,
     is_table,
     listed_images,
     object_entries,
@@ -35,6 +36,7 @@ from densevit.targets.image_classes import LISTED
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.training.run.evaluation import EvaluationPlan
 
+_JSON = re.compile(r'[{\[]["{\[\]}\d-]')  # the text of a mapping or a list, in place of the name of a class
 _TABLES = 16  # parts of Parquet tables in memory, each with up to 200,000 objects
 
 
@@ -47,7 +49,7 @@ class StoredPredictions:
 
     def __init__(self, folder: Path, model: DenseModel) -> None:
         self.folder, self._maps = folder, MapFiles(folder, model.classes, model.target_types)
-        self._segments, self._table = cache(_segments), lru_cache(_TABLES)(read_part)
+        self._table = lru_cache(_TABLES)(read_part)
         self.images: list[dict[str, Any]] = []
         self._places: dict[str, dict[int | str, tuple[Path, int, int]]] = {}
         for part in part_folders(folder):
@@ -55,7 +57,7 @@ class StoredPredictions:
             for head in model.classes:
                 path = objects_list(part, head)
                 for file in [] if path is None else part_files(path) if is_table(path) else [path]:
-                    places = {image_id: (file, first, count) for image_id, first, count in _places(file)}
+                    places = {image_id: (file, first, length) for image_id, first, length in _places(file)}
                     self._places.setdefault(head, {}).update(places)
         self._object_keys = {head: self._keys_of_objects(head) for head in self._places}
 
@@ -79,49 +81,41 @@ class StoredPredictions:
 
     def _read_head(self, head: str, image: Mapping[str, Any]) -> Predictions:
         types, classes, folder = self._maps.types[head], self._maps.classes[head], self._maps.folder_of(head)
-        entries = self._entries(self._places.get(head, {}).get(image["id"]), image)
+        entries = self._entries(head, image)
         values = entries.pop() if entries and _is_per_image(entries[-1], types) else self._columns(head, image)
         encoded: dict[str, Any] = dict.fromkeys(self._object_keys.get(head, ()), entries)
         encoded |= {key: value for key, value in values.items() if key in types}
         for key in (path.name for path in folder.glob("*") if path.name in types and types[path.name].per == "pixel"):
-            encoded[key] = self._encoded_map(folder / key, image["name"])
+            encoded[key] = _encoded_map(folder / key / image["name"], isinstance(types[key], SupportsAnnotationFile))
         size = (image["height"], image["width"])
         return {key: _as_predicted(types[key].decode(value, classes), size) for key, value in encoded.items()}
 
-    def _entries(self, place: tuple[Path, int, int] | None, image: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Returns the entries at a place: those of an image's objects; the last may be of the image itself."""
-        if place is None:
+    def _entries(self, head: str, image: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Returns the entries of an image's objects; the last may be of the image itself."""
+        if image["id"] not in self._places.get(head, {}):
             return []
-        path, first, count = place
+        path, first, length = self._places[head][image["id"]]
         if path.suffix == ".parquet":
-            return object_entries(self._table(path).slice(first, count), [image])
+            from pyarrow import compute
+
+            table = self._table(path)
+            return object_entries(table.filter(compute.equal(table["image_id"], image["id"])), [image])
         with path.open("rb") as file:
             file.seek(first)
-            return list(json.loads(b"[" + file.read(count).rstrip(b",\r\n") + b"]"))
+            return list(json.loads(b"[" + file.read(length).rstrip(b",\r\n") + b"]"))
 
     def _columns(self, head: str, image: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the predictions per image in a row of images.parquet, which `image_columns` wrote."""
+        """Returns the predictions per image in a row of images.parquet; see `image_columns`."""
         prefix = f"{head}/" if len(self._maps.classes) > 1 else ""
-        names = [name for name in image if name.startswith(prefix) and name not in IMAGE and image[name] is not None]
-        return {name.removeprefix(prefix): _without_json(image[name]) for name in names}
-
-    def _encoded_map(self, folder: Path, name: str) -> dict[str, Any]:
-        """Returns the content of a map's files by suffix, as `TargetType.encode` gave it."""
-        paths = {suffix: folder / (name + suffix) for suffix in (".png", ".npy", ".json")}
-        encoded = {suffix: _read_map(path) for suffix, path in paths.items() if path.is_file()}
-        if not encoded:
-            raise DataError(f"{paths['.png']}: there is no such file, the map of a predicted image.")
-        if ".json" not in encoded and folder.with_suffix(".json").is_file():
-            encoded[".json"] = self._segments(folder.with_suffix(".json"))[name]
-        return encoded
+        found = {name.removeprefix(prefix): value for name, value in image.items() if name.startswith(prefix)}
+        return {key: json.loads(x) if _JSON.match(str(x)) else x for key, x in found.items() if x is not None}
 
     def _keys_of_objects(self, head: str) -> list[str]:
         """Returns the keys per object: those whose types decode the first object; without any object, all of them."""
-        types, classes, places = self._maps.types[head], self._maps.classes[head], self._places[head]
-        sizes = {image["id"]: image for image in self.images}
-        firsts = (self._entries(place, sizes[image_id])[0] for image_id, place in places.items() if image_id in sizes)
-        first = next((entry for entry in firsts if not _is_per_image(entry, types)), None)
-        if first is None and places:
+        types, classes = self._maps.types[head], self._maps.classes[head]
+        entries = (entry for image in self.images for entry in self._entries(head, image)[:1])
+        first = next((entry for entry in entries if not _is_per_image(entry, types)), None)
+        if first is None and self._places[head]:
             return []
         keys = []
         for key in types:
@@ -141,17 +135,17 @@ class StoredModel(DenseModel):
         super().__init__(model.backbone, model.heads, model.necks, architecture=model.architecture)
         self.score_thresholds, self.training_data = model.score_thresholds, model.training_data
         self.resizes, self.stored = model.resizes, stored
-        self.eval()
 
     def use(self, plan: EvaluationPlan) -> None:
         """Finds the prediction of each image of the evaluated data by its path (see `match_files`); by its id if no
         image is found. Raises DataError if images have no prediction, and ConfigError for metrics that need more."""
         names, stored = _paths(plan.data.val), self.stored
-        self.rows = match_files(names, [image["file_name"] for image in stored.images])
-        missing = np.flatnonzero(self.rows < 0)
-        self.by_id = {str(image["id"]): image for image in stored.images} if len(missing) == len(names) else {}
-        if len(missing) and not self.by_id:
+        rows = match_files(names, [image["file_name"] for image in stored.images])
+        missing = np.flatnonzero(rows < 0)
+        if 0 < len(missing) < len(names):
             raise stored.missing(names[missing[0]], f"{len(missing):,} of the {len(names):,} images of the data")
+        by_id = {str(image["id"]): image for image in stored.images if len(missing)}
+        self.found = by_id | {index: stored.images[row] for index, row in enumerate(rows.tolist()) if row >= 0}
         for head in self.heads:
             if plan.predictor.config is not None and plan.predictor.config.heads[head].evaluation is None:
                 raise ConfigError(
@@ -174,7 +168,7 @@ class StoredModel(DenseModel):
 
     def _of(self, target: Targets) -> dict[str, Predictions]:
         image_id, size = str(target["image_id"]), tuple(map(int, target["original_size"]))
-        image = self.by_id.get(image_id) if self.by_id else self.stored.images[self.rows[target["dataset_index"]]]
+        image = self.found.get(target["dataset_index"], self.found.get(image_id))
         if image is None:
             raise self.stored.missing(image_id, "images of the data")
         if (image["height"], image["width"]) != size:
@@ -207,8 +201,8 @@ def match_files(names: Sequence[str], files: Sequence[str]) -> np.ndarray:
 
 def _equal_parts(first: str, second: str) -> int:
     """The number of equal parts of two paths, counted from their ends."""
-    pairs = zip(PurePath(first).parts[::-1], PurePath(second).parts[::-1], strict=False)
-    return sum(1 for _ in takewhile(lambda parts: parts[0] == parts[1], pairs))
+    equal = map(operator.eq, PurePath(first).parts[::-1], PurePath(second).parts[::-1])
+    return sum(takewhile(bool, equal))
 
 
 def _paths(dataset: Dataset) -> list[str]:
@@ -220,38 +214,31 @@ def _paths(dataset: Dataset) -> list[str]:
 
 
 def _places(file: Path) -> Iterator[tuple[int | str, int, int]]:
-    """Yields the id of each image in a list of objects, and the place of its entries: the first row and their number in
-    a Parquet file, the first byte and their length in a predictions.json."""
+    """Yields the id of each image in a list of objects, and the first byte and the length of its entries in a
+    predictions.json, as the objects of an image are in one place."""
+    if file.suffix == ".parquet":
+        yield from ((image_id, 0, 0) for image_id in read_part(file)["image_id"].unique().to_pylist())
+        return
     first = 0
     with file.open("rb") as lines:
-        ids = read_part(file)["image_id"].to_pylist() if file.suffix == ".parquet" else lines
-        for start, entries in groupby(ids, _start):
-            count = sum(len(entry) if isinstance(entry, bytes) else 1 for entry in entries)
-            if not isinstance(start, bytes):
-                yield start, first, count
-            elif start.startswith(b'{"image_id": '):
-                yield json.loads(start + b"}")["image_id"], first, count
-            first += count
+        for start, entries in groupby(lines, lambda line: line.partition(b', "')[0]):  # \" in strings
+            length = sum(map(len, entries))
+            if start.startswith(b'{"image_id": '):
+                yield json.loads(start + b"}")["image_id"], first, length
+            first += length
 
 
-def _start(entry: Any) -> Any:
-    """The id of a row, or a line up to its end: quotation marks in strings are escaped."""
-    return entry.partition(b', "')[0] if isinstance(entry, bytes) else entry
-
-
-def _segments(file: Path) -> dict[str, Any]:
-    """The segments of each map in a joined panoptic.json."""
-    return {one["file_name"].removesuffix(".png"): one["segments_info"] for one in read_json(file)["annotations"]}
-
-
-def _read_map(path: Path) -> Any:
-    if path.suffix == ".json":
-        content = read_json(path)
-        return AnnotatedImage(*content).encoded if len(content) == len(AnnotatedImage._fields) else content
-    if path.suffix == ".png":
-        return read_label(path)
-    with naming_file(path, "map"):
-        return np.load(path)
+def _encoded_map(path: Path, joins: bool) -> dict[str, Any]:
+    """Returns the content of a map's files by suffix, as `TargetType.encode` gave it. path: without suffix. joins:
+    whether the ".json" are joined in one file, which `TargetType.decode` does not need."""
+    encoded = {}
+    for suffix, read in (".png", read_label), (".npy", np.load), *([] if joins else [(".json", read_json)]):
+        if (file := path.with_name(path.name + suffix)).is_file():
+            with naming_file(file, "map"):
+                encoded[suffix] = read(file)
+    if not encoded:
+        raise DataError(f"{path}.*: there is no such file, the map of a predicted image.")
+    return encoded
 
 
 def _is_per_image(entry: Mapping[str, Any], types: Mapping[str, TargetType]) -> bool:
@@ -259,19 +246,9 @@ def _is_per_image(entry: Mapping[str, Any], types: Mapping[str, TargetType]) -> 
     return all(key in types and types[key].per == "image" for key in entry if key != "image_id")
 
 
-def _without_json(value: Any) -> Any:
-    """The value of a column: `image_columns` writes values other than numbers and texts as JSON."""
-    try:
-        return json.loads(value) if isinstance(value, str) and value.startswith(("{", "[")) else value
-    except ValueError:  # the name of a class
-        return value
-
-
 def _as_predicted(value: Any, size: tuple[int, int]) -> Any:
     """A decoded value in the form in which models return it: tensors, floating-point numbers in float32."""
-    if isinstance(value, RunLengthMasks) and not len(value):
-        return RunLengthMasks.from_codes([], size)
     if not isinstance(value, np.ndarray):
-        return value
+        return RunLengthMasks.from_codes([], size) if isinstance(value, RunLengthMasks) and not len(value) else value
     tensor = torch.from_numpy(np.array(value))
     return tensor.float() if tensor.is_floating_point() else tensor
