@@ -18,8 +18,8 @@ DEEP = "d/" * 3000  # longer than paths may be
 
 @pytest.fixture(autouse=True)
 def _folder(tiny: str, tiny_run: Path, tmp_path: Path) -> None:
-    """tiny.yaml, a run, an image, a file, an empty folder, folders without and with images of one name, and the settings
-    of a prediction."""
+    """tiny.yaml, a run, an image, a file, an empty folder, folders without and with images of one name, and settings of a
+    prediction."""
     shutil.copytree(tiny_run, tmp_path / "run")
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     (tmp_path / "file").write_text("x")

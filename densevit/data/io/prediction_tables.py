@@ -17,14 +17,12 @@ IMAGES, OBJECTS = "images.parquet", "objects.parquet"
 PREDICTED, FAILED = "predicted", "failed"  # states of an image
 METADATA = b"densevit"  # of the schema of objects: categories and threshold, as JSON
 BOX = ("x", "y", "width", "height")
-IMAGE = ("id", "file_name", "width", "height", "name")  # the keys of an image in images.json
-_PARTS = "parts"
 
 
 def part_folders(folder: Path) -> list[Path]:
     """Returns the folders with the lists of predictions: this one; or parts/PART, written by several processes that are
     not joined yet, in the order of the list of images. The files of single images are in `folder` in both cases."""
-    return [folder] if _has_images(folder) else sorted(filter(_has_images, (folder / _PARTS).glob("*"))) or [folder]
+    return [folder] if _has_images(folder) else sorted(filter(_has_images, (folder / "parts").glob("*"))) or [folder]
 
 
 def _has_images(folder: Path) -> bool:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         model.use(plan)
         by_options = predictor.with_inference(options) if options else predictor
         lowest = lowest_scores(settings["min_score"], settings["threshold"], by_options)
-        for head in model.stored.heads_with("scores"):
+        for head in model.stored.heads_with("score"):
             if lowest[head]:
                 args.output.problem(
                     f"warning: {head}: {args.predictions} has only objects of score {lowest[head]:g} or more: AP is "

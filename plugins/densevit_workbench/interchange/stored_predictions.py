@@ -44,7 +44,7 @@ class StoredPredictions:
     """Reads the predictions of single images from a folder, whose lists may be in parts that are not joined.
 
     model: the model of the predictions, whose target types decode the files. images: the entries of images.json, or the
-    rows of images.parquet. These and the places of their objects are in memory, and with them a joined panoptic.json.
+    rows of images.parquet. These and the places of their objects are in memory.
     """
 
     def __init__(self, folder: Path, model: DenseModel) -> None:
@@ -59,15 +59,23 @@ class StoredPredictions:
                 for file in [] if path is None else part_files(path) if is_table(path) else [path]:
                     places = {image_id: (file, first, length) for image_id, first, length in _places(file)}
                     self._places.setdefault(head, {}).update(places)
-        self._object_keys = {head: self._keys_of_objects(head) for head in self._places}
 
     def read(self, image: Mapping[str, Any]) -> dict[str, Predictions]:
-        """Returns the predictions of an image by head, as the model returned them, with masks as run lengths."""
+        """Returns the predictions of an image by head, as the model returned them. Without
+        objects, there are empty values of all keys per object."""
         return {head: self._read_head(head, image) for head in self._maps.classes}
 
     def heads_with(self, key: str) -> set[str]:
-        """The heads whose predictions have this key."""
-        return {head for head, found in self.read(self.images[0]).items() if key in found}
+        """The heads of which an object or an image has this key in its entry."""
+        return {
+            head
+            for head in self._maps.classes
+            if any(
+                key in entry
+                for image in self.images
+                for entry in (self._columns(head, image), *self._entries(head, image))
+            )
+        }
 
     def missing(self, name: str, which: str) -> DataError:
         """An error for images without a prediction. name: that of the first. which: text."""
@@ -83,12 +91,17 @@ class StoredPredictions:
         types, classes, folder = self._maps.types[head], self._maps.classes[head], self._maps.folder_of(head)
         entries = self._entries(head, image)
         values = entries.pop() if entries and _is_per_image(entries[-1], types) else self._columns(head, image)
-        encoded: dict[str, Any] = dict.fromkeys(self._object_keys.get(head, ()), entries)
-        encoded |= {key: value for key, value in values.items() if key in types}
+        encoded: dict[str, Any] = {key: value for key, value in values.items() if key in types}
         for key in (path.name for path in folder.glob("*") if path.name in types and types[path.name].per == "pixel"):
             encoded[key] = _encoded_map(folder / key / image["name"], isinstance(types[key], SupportsAnnotationFile))
-        size = (image["height"], image["width"])
-        return {key: _as_predicted(types[key].decode(value, classes), size) for key, value in encoded.items()}
+        decoded = {key: types[key].decode(value, classes) for key, value in encoded.items()}
+        for key in types if head in self._places else ():
+            try:
+                if types[key].per == "object":
+                    decoded[key] = types[key].decode(entries, classes)
+            except (KeyError, NotImplementedError, PluginError):  # a key that this head does not predict
+                continue
+        return {key: _as_predicted(value, (image["height"], image["width"])) for key, value in decoded.items()}
 
     def _entries(self, head: str, image: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Returns the entries of an image's objects; the last may be of the image itself."""
@@ -109,23 +122,6 @@ class StoredPredictions:
         prefix = f"{head}/" if len(self._maps.classes) > 1 else ""
         found = {name.removeprefix(prefix): value for name, value in image.items() if name.startswith(prefix)}
         return {key: json.loads(x) if _JSON.match(str(x)) else x for key, x in found.items() if x is not None}
-
-    def _keys_of_objects(self, head: str) -> list[str]:
-        """Returns the keys per object: those whose types decode the first object; without any object, all of them."""
-        types, classes = self._maps.types[head], self._maps.classes[head]
-        entries = (entry for image in self.images for entry in self._entries(head, image)[:1])
-        first = next((entry for entry in entries if not _is_per_image(entry, types)), None)
-        if first is None and self._places[head]:
-            return []
-        keys = []
-        for key in types:
-            try:
-                if types[key].per == "object":
-                    types[key].decode([] if first is None else [first], classes)
-                    keys.append(key)
-            except (KeyError, NotImplementedError, PluginError):  # a key that this head does not predict
-                continue
-        return keys
 
 
 class StoredModel(DenseModel):
@@ -248,7 +244,9 @@ def _is_per_image(entry: Mapping[str, Any], types: Mapping[str, TargetType]) -> 
 
 def _as_predicted(value: Any, size: tuple[int, int]) -> Any:
     """A decoded value in the form in which models return it: tensors, floating-point numbers in float32."""
+    if isinstance(value, RunLengthMasks):
+        return (value if len(value) else RunLengthMasks.from_codes([], size)).to("cpu")
     if not isinstance(value, np.ndarray):
-        return RunLengthMasks.from_codes([], size) if isinstance(value, RunLengthMasks) and not len(value) else value
+        return value
     tensor = torch.from_numpy(np.array(value))
     return tensor.float() if tensor.is_floating_point() else tensor
