@@ -161,7 +161,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 DATA = ["data.image_size=[64,96]", "data.batch_size=8", "data.num_workers=0"]
 SCENES = ["data.name=scenes", "data.val_length=3"]
-MAIN = {"boxes": "boxes/AP50", "instances": "instances/mask_AP50", "several": "surfaces/mIoU"}
+MAIN = {"boxes": "boxes/AP50", "instances": "instances/mask_AP50", "several": "depth/AbsRel"}
 RUNTIME = ["trainer.accelerator=cpu", "trainer.precision=32"]
 
 
