@@ -6,7 +6,7 @@ a report; with --out, the predictions too.
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from densevit.config import Config
     from densevit.inference.loading import LoadedModel
     from densevit.interfaces import Evaluator
+    from densevit.training.run.evaluation import EvaluationPlan
 
 
 MODEL = "a run folder, a model file, a checkpoint of another project, or hf:ORG/NAME"
@@ -53,6 +54,13 @@ def add_runtime(parser: ArgumentParser) -> None:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_OR_FILE)
+    add_data(parser, "RUN")
+    add_runtime(parser)
+    add_trust(parser)
+
+
+def add_data(parser: ArgumentParser, folder: str) -> None:
+    """Adds the arguments of commands that evaluate. folder: the one in which evaluations are by default, for help."""
     parser.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="other data, precision, batch size ..."
     )
@@ -61,7 +69,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         help="a new folder for metrics, tables, report.html, detections.json and predicted maps; by default the next "
-        "free folder RUN/evaluations/DATA, without predictions",
+        f"free folder {folder}/evaluations/DATA, without predictions",
     )
     parser.add_argument(
         "--map",
@@ -71,31 +79,44 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="a class of the model and its name in the data; with nothing after =, the class is not mapped. Or a YAML "
         "file of such pairs. Other classes are mapped by name",
     )
-    add_runtime(parser)
-    add_trust(parser)
 
 
 def run(args: Namespace) -> int:
+    return evaluate(args, user_path(args.model) if (user_path(args.model) / "config.yaml").is_file() else None)
+
+
+def evaluate(
+    args: Namespace,
+    folder: Path | None,
+    change: "Callable[[EvaluationPlan], EvaluationPlan] | None" = None,
+) -> int:
+    """Evaluates a model and writes the results.
+
+    args: those of `add_data`, model, runtime and trust. folder: without --out, results are written to its next free
+    folder evaluations/DATA; None: to no folder. change: returns the evaluation that is run in place of the model's.
+    """
     from densevit.atomic_io import check_new_folder, check_writable
     from densevit.file_lock import locked_folder
 
     if args.out is not None:
         check_new_folder(args.out)
-    elif (user_path(args.model) / "config.yaml").is_file():
-        check_writable(user_path(args.model) / "evaluations", fix="Fix: name a folder with --out DIR.")
+    elif folder is not None:
+        check_writable(folder / "evaluations", fix="Fix: name a folder with --out DIR.")
     _check_overrides(args.model, args.overrides)
     from pytorch_lightning.utilities import rank_zero_only  # late: it takes seconds
 
-    if args.out is None:
-        return _evaluate(args)
-    if getattr(rank_zero_only, "rank", 0) > 0:
-        return _evaluate(args)
+    if args.out is None or getattr(rank_zero_only, "rank", 0) > 0:
+        return _evaluate(args, folder, change)
     with locked_folder(args.out):
         check_new_folder(args.out)  # another evaluation may have written it meanwhile
-        return _evaluate(args)
+        return _evaluate(args, args.out, change)
 
 
-def _evaluate(args: Namespace) -> int:
+def _evaluate(
+    args: Namespace,
+    folder: Path | None,
+    change: "Callable[[EvaluationPlan], EvaluationPlan] | None",
+) -> int:
     from pytorch_lightning.utilities import rank_zero_only
 
     from densevit.cli.evaluation_tables import comparison_table, evaluation_tables, mapping_table
@@ -115,6 +136,7 @@ def _evaluate(args: Namespace) -> int:
     config = config_of(loaded, args.model, args.overrides)
     predictor = Predictor(loaded.model, config)  # raises for inference options it cannot use
     plan = EvaluationPlan.of(predictor, build_data(config), config.trainer, given)
+    plan = plan if change is None else change(plan)
     data = plan.data
     if not getattr(rank_zero_only, "rank", 0):
         args.output.show(*filter(None, (data.val.conversion, data.val.division)))
@@ -138,12 +160,11 @@ def _evaluate(args: Namespace) -> int:
     recorded = loaded.model.recorded_evaluation if isinstance(loaded.model, FileModel) else None
     if recorded is not None:
         args.output.show("", "When it was exported:", comparison_table(recorded.model, recorded.file, recorded.data))
-    folder = args.out
     if maps is not None:
         maps.finish()
-        write_detections(done.evaluators, folder)
-    elif (user_path(args.model) / "config.yaml").is_file():
-        folder = new_folder(user_path(args.model), config)
+        write_detections(done.evaluators, maps.folder)
+    elif folder is not None:
+        folder = new_folder(folder, config)
     if folder is not None:
         report = write_evaluation(folder, done, plan, str(args.model))
         args.output.show(f"report: {report}")

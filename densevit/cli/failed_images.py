@@ -23,10 +23,7 @@ class FailedImages:
 
     def __init__(self, path: Path, images: Iterable[ImageFile]) -> None:
         self.path = path
-        before: dict[str, str] = {}
-        if path.is_file():
-            with path.open(**READ_FORM) as file:  # the last row of a killed process may have no reason
-                before = {unescaped(row[0]): unescaped(row[1]) for row in csv.reader(file) if len(row) == len(_COLUMNS)}
+        before = read_failed(path)
         names = (image.file_name for image in images if before)
         self.reasons = {name: before[name] for name in names if name in before}
 
@@ -60,3 +57,11 @@ class FailedImages:
             rows.writerow(_COLUMNS)
             rows.writerows([escaped(name), escaped(reason)] for name, reason in self.reasons.items())
         partial.replace(self.path)
+
+
+def read_failed(path: Path) -> dict[str, str]:
+    """Returns the reasons in a failed.csv by file name; empty if there is no file."""
+    if not path.is_file():
+        return {}
+    with path.open(**READ_FORM) as file:  # the last row of a killed process may have no reason
+        return {unescaped(row[0]): unescaped(row[1]) for row in csv.reader(file) if len(row) == len(_COLUMNS)}

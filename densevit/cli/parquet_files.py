@@ -25,7 +25,7 @@ MAX_IMAGES, MAX_OBJECTS, MAX_SECONDS = 1000, 200_000, 300.0  # of a part
 class ParquetFiles:
     """Writes the rows of many images to DIR/images.parquet and FOLDER/objects.parquet, as part files.
 
-    images.parquet: id, file_name, width, height, state (`predicted` or `failed`) and the predictions per image.
+    images.parquet: the entries of images.json, state (`predicted` or `failed`) and the predictions per image.
     objects.parquet: image_id and `object_columns`. The rows of MAX_IMAGES images, MAX_OBJECTS objects or MAX_SECONDS
     are a part. That of images is written last: images in it are complete, and a killed process loses one part at most.
 
@@ -79,7 +79,7 @@ class ParquetFiles:
         self._part = max((int(Path(name).stem) + 1 for name in complete), default=0)
 
     def add(self, image: Mapping[str, Any], results: Mapping[str, Predictions]) -> None:
-        """Adds the rows of an image. image: its id, file_name, width and height. results: predictions by head."""
+        """Adds the rows of an image. image: its entry in images.json. results: predictions by head."""
         import pyarrow
 
         row = {**image, "id": self._id(image["id"]), "state": PREDICTED}
@@ -117,7 +117,8 @@ class ParquetFiles:
                     _write(folder / OBJECTS / name, table.replace_schema_metadata({METADATA: text.encode()}))
                 tables.clear()
             kinds = {"id": pyarrow.string() if self._text_ids else pyarrow.int64(), "file_name": pyarrow.string()}
-            kinds |= {"width": pyarrow.int32(), "height": pyarrow.int32(), "state": pyarrow.string()}
+            kinds |= {"width": pyarrow.int32(), "height": pyarrow.int32(), "name": pyarrow.string()}
+            kinds |= {"state": pyarrow.string()}
             names = [*kinds, *(key for row in self._rows for key in row)]
             columns = {key: [row.get(key) for row in self._rows] for key in dict.fromkeys(names)}
             arrays = {key: pyarrow.array(values, kinds.get(key)) for key, values in columns.items()}

@@ -44,7 +44,8 @@ class EncodedObjects(NamedTuple):
 class EncodedImage(NamedTuple):
     """What `PredictionFiles.append` writes for an image.
 
-    entry: its row of images.json. text: the predictions per image as text. objects: the objects by head. frames:
+    entry: its row of images.json: id, file_name, width and height, and name, the path of its own files (drawn/NAME.jpg)
+    without suffix. text: the predictions per image as text. objects: the objects by head. frames:
     (H, W, 3) uint8 of drawn videos, by head. results: the predictions by head.
     """
 
@@ -201,7 +202,7 @@ class PredictionFiles:
             if entries is not None:
                 objects[head] = self._encoded(head, file.file_name, entries)
         texts = (self._text(head, predictions) for head, predictions in results.items())
-        return EncodedImage(file, image, "; ".join(filter(None, texts)), objects, frames, results)
+        return EncodedImage(file, image | {"name": file.name}, "; ".join(filter(None, texts)), objects, frames, results)
 
     def append(self, encoded: EncodedImage) -> str:
         """Appends an image to the files of all images.

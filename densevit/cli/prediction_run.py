@@ -48,7 +48,7 @@ class PredictionRun:
         self.thresholds = _thresholds(args, predictor)
         for head, score in self.thresholds.items() if args.min_score is not None else ():
             check_lowest_score(args.min_score, score, threshold_origin(args.threshold, predictor, head))
-        self.written_from = {head: self._written_from(head) for head in self.thresholds}
+        self.written_from = lowest_scores(args.min_score, self.thresholds, predictor)
         self.drawn = args.draw
         if self.drawn is None:
             self.drawn = len(images) if args.video or len(images) <= _ALL_DRAWN else _FIRST_DRAWN
@@ -166,12 +166,6 @@ class PredictionRun:
                 if image.place in places:
                     yield image, pixels, result
 
-    def _written_from(self, head: str) -> float:
-        """The lowest score of a head's objects in all files."""
-        if self.args.min_score is not None:
-            return float(self.args.min_score)
-        return min(self.thresholds[head], WINDOW_SCORE) if self.predictor.merges_windows(head) else 0.0
-
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The settings that the predictions depend on."""
@@ -208,6 +202,14 @@ class PredictionRun:
                 f"{path}.csv: the {listed} objects of score {self.thresholds[head]:.4g} or more "
                 f"({threshold_origin(self.args.threshold, self.predictor, head)}); {every}: all {total}{lowest}"
             )
+
+
+def lowest_scores(min_score: float | None, thresholds: Mapping[str, float], predictor: "Predictor") -> dict[str, float]:
+    """The lowest score of a head's objects in all files, by head. min_score: --min-score."""
+    if min_score is not None:
+        return dict.fromkeys(thresholds, min_score)
+    merged = {head: predictor.merges_windows(head) for head in thresholds}
+    return {head: min(score, WINDOW_SCORE) if merged[head] else 0.0 for head, score in thresholds.items()}
 
 
 def check_lowest_score(lowest: float, threshold: float, origin: str) -> None:

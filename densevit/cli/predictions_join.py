@@ -17,6 +17,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
+    from densevit.atomic_io import check_writable
+
+    check_writable(args.predictions, fix="Fix: make it writable.")  # before slow imports
     from densevit.cli.joined_predictions import join
 
     join(args.predictions, args.trust)

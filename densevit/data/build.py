@@ -14,6 +14,7 @@ from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.data.loading.batch_sampler import (
     EvaluationBatches,
+    SampleKey,
     SupportsBatchMultiple,
     SupportsEpochIndices,
     SupportsShuffled,
@@ -32,7 +33,7 @@ from densevit.data.transforms.resizing import (
     create_transforms,
 )
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Class, Dataset, Method, Transforms
+from densevit.interfaces import Class, Dataset, Method, Sample, Transforms
 from densevit.layers.padding import padded
 from densevit.targets.types import TargetTypes
 
@@ -253,6 +254,12 @@ class Data:
             sizes = np.array([self.padded_size(height, width) for height, width in sizes.tolist()])
         batches = EvaluationBatches(len(dataset), sizes, self.section.batch_size, rank, world_size)
         return self._loader(self._transformed(dataset, self.val_transform, train=False), batches, world_size)
+
+    def evaluated_sample(self, index: int) -> Sample:
+        """Returns an image of the evaluated split as the model gets it, with its `truth` and `dataset_index`."""
+        sample = self._transformed(self.val, self.val_transform, train=False)[SampleKey(index, 0)]
+        assert not isinstance(sample, list)
+        return sample
 
     def _train_batches(self, rank: int, world_size: int, groups: np.ndarray | None = None) -> TrainBatches:
         indices, size, multiple = self._epoch_indices, self.section.batch_size, self._batch_multiple

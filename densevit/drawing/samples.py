@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
-from torch import Tensor
 
 from densevit.data.build import Data
 from densevit.data.image_names import BEST, WORST, drawing_name, image_name
@@ -12,8 +11,8 @@ from densevit.drawing.draw import draw
 from densevit.errors import UnreadableFileError
 from densevit.interfaces import Class, Predictions, TargetType
 
-Predict = Callable[[Tensor], Mapping[str, Predictions]]
-"""Maps an image (3, H, W), uint8, to the predictions of each head."""
+Predict = Callable[[int], Mapping[str, Predictions]]
+"""Maps the index of a validation image to the predictions of each head."""
 
 Classes = Mapping[str, Sequence[Class]]
 Types = Mapping[str, Mapping[str, TargetType] | None]
@@ -86,7 +85,7 @@ def _drawn(
     image, truth = sample["image"], sample["targets"]
     name = image_name(data.val, index, truth["image_id"])
     name = (drawings or {}).get(name) or drawing_name(name)
-    found = predict(image)
+    found = predict(index)
     drawn = {}
     for head in (head for head in classes if head in found):
         types_of_head = (types or {}).get(head)

@@ -409,9 +409,11 @@ class PanopticMap(PixelMap):
         }
 
     def decode(self, encoded: Mapping[str, Any], classes: Sequence[Class]) -> np.ndarray:
-        """Renumbers the instances of a class, in the order of `segments_info`."""
+        """Renumbers the instances of a class, in the order of `segments_info`; without it, reads ids of `encode`."""
         pixels = np.asarray(encoded[".png"]).astype(np.int32)
         ids = pixels[..., 0] + 256 * pixels[..., 1] + 256**2 * pixels[..., 2]
+        if ".json" not in encoded:
+            return np.asarray(ids - 1, np.int32)
         index = {c.file_id: i for i, c in enumerate(classes)}
         value, count = np.full(ids.shape, VOID, np.int32), [0] * len(classes)
         for segment in encoded[".json"]:

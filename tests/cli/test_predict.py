@@ -24,7 +24,7 @@ def test_images_are_drawn_and_predictions_written_for_coco(model, photos, capsys
 
     images, results = read("found/images.json"), read("found/predictions.json")
     assert [image["id"] for image in images] == ["a/1.jpg", 139, "b/1.jpg", "cat.png"]
-    assert images[1] == {"id": 139, "file_name": "b/000139.jpg", "width": 52, "height": 40}
+    assert images[1] == {"id": 139, "file_name": "b/000139.jpg", "width": 52, "height": 40, "name": "000139"}
     assert len(results) == 8
     assert results[2] == {"image_id": 139, "category_id": 18, "bbox": [1, 2, 51, 38], "score": 0.75}
     assert results[3]["bbox"][2] == float(np.float32(1 / 3))  # nothing is rounded or omitted
@@ -65,7 +65,7 @@ def test_urls_are_downloaded_as_by_predict_in_python(
     assert "2 of 4 images; 2 could not be read" in said.out
     assert f"{urls[1]}: the server answers 404" in said.err and f"{urls[2]}: the server sends text/html" in said.err
     assert sorted(path.name for path in Path("found/drawn").iterdir()) == ["1.jpg", "image.jpg"]
-    entry = {"id": "image.png", "file_name": urls[0], "width": 30, "height": 20}
+    entry = {"id": "image.png", "file_name": urls[0], "width": 30, "height": 20, "name": "image"}
     assert read("found/images.json")[1] == entry
 
 

@@ -63,6 +63,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
     ("docs/inference.md", "mine"): ("scenes/setr_swin",),
     ("docs/evaluate.md", "detr_swin"): RUNS["coco"],
+    ("docs/many-images.md", "mine"): RUNS["coco"],
     **{
         (f"docs/{page}.md", run): (config, "backbone={name: resnet, depth: 18}")  # traced faster than a Swin or ViT
         for page in ("export", "export-onnxruntime", "export-openvino", "export-torch")

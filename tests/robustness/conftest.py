@@ -74,7 +74,7 @@ def refused(
 def _check(code: int | None, errors: str, output: str, says: tuple[str, ...], folder: Path) -> None:
     assert code == 2, (code, output[-500:], errors[-2000:])
     assert "Traceback" not in errors
-    assert 0 < len(errors.strip().splitlines()) <= 10, errors
+    assert 0 < len(errors.strip().splitlines()) <= 12, errors
     for text in says:
         assert text in errors, errors
     assert not (folder / "runs").exists(), "a run folder was left"

@@ -18,12 +18,14 @@ DEEP = "d/" * 3000  # longer than paths may be
 
 @pytest.fixture(autouse=True)
 def _folder(tiny: str, tiny_run: Path, tmp_path: Path) -> None:
-    """tiny.yaml, a run, an image, a file, an empty folder, and folders without and with images of one name."""
+    """tiny.yaml, a run, an image, a file, an empty folder, folders without and with images of one name, and settings
+    of a prediction."""
     shutil.copytree(tiny_run, tmp_path / "run")
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     (tmp_path / "file").write_text("x")
-    for folder in ("empty", "texts", "one", "two"):
+    for folder in ("empty", "texts", "one", "two", "predicted"):
         (tmp_path / folder).mkdir()
+    (tmp_path / "predicted" / "predict.json").write_text('{"model": "run"}')
     (tmp_path / "texts" / "a.txt").write_text("x")
     shutil.copy(tmp_path / "a.png", tmp_path / "one")
     shutil.copy(tmp_path / "a.png", tmp_path / "two")
@@ -57,6 +59,7 @@ WRONG: dict[tuple[str, ...], str] = {
     ("evaluate", "empty"): "empty/model.safetensors: no such file. Name a file, or a folder with one of",
     ("evaluate", "run", "optim.lr=1"): "a run is evaluated as it was trained",
     ("evaluate", "run", "--out", "file"): "file is a file. Fix: name a new folder",
+    ("predictions", "evaluate", "empty"): "empty has no predict.json, and so no predictions",
     ("predict", "run", "empty"): "empty: no images in this folder",
     ("predict", "run", ""): "'' names no image",
     ("predict", "run", "a.png", "--threshold", "nan"): "--threshold is nan; a score from 0 to 1 is expected",
@@ -109,8 +112,10 @@ READ_ONLY = (
     (("benchmark", "tiny.yaml"), "--out DIR"),
     (("data", "convert", "yolo", "one", "new"), "another path"),
     (("data", "prelabel", "run", "one", "new.json"), "another path"),
+    (("predictions", "evaluate", "predicted"), "--out DIR"),
+    (("predictions", "join", "predicted"), "make it writable"),
 )
-WRITE_NOTHING = {"plugins", "check", "config", "new"}  # new loads nothing
+WRITE_NOTHING = {"plugins", "check", "config", "new", "predictions status"}  # new loads nothing
 
 
 @pytest.mark.parametrize(("arguments", "fix"), READ_ONLY, ids=lambda value: " ".join(value) if value[0] != "-" else "")
@@ -127,7 +132,7 @@ def test_read_only_folder_is_refused_before_anything_is_loaded(
 
 
 def test_every_command_that_writes_is_tested_with_a_read_only_folder() -> None:
-    tested = {" ".join(arguments[: 2 if arguments[0] == "data" else 1]) for arguments, _ in READ_ONLY}
+    tested = {" ".join(arguments[: 2 if arguments[0] in ("data", "predictions") else 1]) for arguments, _ in READ_ONLY}
     assert tested | WRITE_NOTHING == set(registry.find("commands"))
 
 

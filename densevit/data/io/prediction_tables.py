@@ -1,11 +1,13 @@
-"""The Parquet tables of predictions: `images.parquet`, and `objects.parquet` of each head, which are folders of part
-files."""
+"""The folders of predictions that `densevit predict` writes, joined or in parts, and their Parquet tables:
+`images.parquet`, and `objects.parquet` of each head, which are folders of part files."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densevit.data.image_names import names_below
+from densevit.data.io.text_files import read_json
 from densevit.errors import DataError, DensevitError, one_line
 
 if TYPE_CHECKING:
@@ -15,6 +17,23 @@ IMAGES, OBJECTS = "images.parquet", "objects.parquet"
 PREDICTED, FAILED = "predicted", "failed"  # states of an image
 METADATA = b"densevit"  # of the schema of objects: categories and threshold, as JSON
 BOX = ("x", "y", "width", "height")
+
+
+def part_folders(folder: Path) -> list[Path]:
+    """Returns the folders with the lists of predictions: this one; or parts/PART, written by several processes that are
+    not joined yet, in the order of the list of images. The files of single images are in `folder` in both cases."""
+    return [folder] if _has_images(folder) else sorted(filter(_has_images, (folder / "parts").glob("*"))) or [folder]
+
+
+def _has_images(folder: Path) -> bool:
+    return (folder / "images.json").is_file() or is_table(folder / IMAGES)
+
+
+def objects_list(folder: Path, head: str) -> Path | None:
+    """Returns the list of a head's objects in one of `part_folders`: objects.parquet or predictions.json; None: there
+    is none."""
+    paths = (of_head / name for name in (OBJECTS, "predictions.json") for of_head in (folder / head, folder))
+    return next((path for path in paths if path.exists()), None)
 
 
 def check_pyarrow(source: str) -> None:
@@ -39,27 +58,36 @@ def part_files(table: Path) -> list[Path]:
 
 def read_table(table: Path) -> "pyarrow.Table":
     """Reads a table of part files. Raises DataError if it has none or one cannot be read."""
-    check_pyarrow(f"{table}:")
-    import pyarrow
-    from pyarrow import parquet
-
     files = part_files(table)
     if not files:
         raise DataError(f"{table}: has no part of a table such as 000000.parquet, as `densevit predict` writes it.")
-    parts = []
-    for file in files:
-        try:
-            parts.append(parquet.ParquetFile(file).read())
-        except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{file} cannot be read as Parquet: {one_line(error)}.") from None
+    parts = [read_part(file) for file in files]
+    import pyarrow
+
     return pyarrow.concat_tables(parts, promote_options="default")
 
 
+def read_part(file: Path) -> "pyarrow.Table":
+    """Reads a part file of a table. Raises DataError if it cannot be read."""
+    check_pyarrow(f"{file}:")
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(file).read()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{file} cannot be read as Parquet: {one_line(error)}.") from None
+
+
 def read_images(table: Path) -> list[dict[str, Any]]:
-    """Returns id, file_name, width and height of the predicted images."""
-    columns = ("id", "file_name", "width", "height")
-    rows = read_table(table).select([*columns, "state"]).to_pylist()
-    return [{name: row[name] for name in columns} for row in rows if row["state"] == PREDICTED]
+    """Returns the rows of the predicted images: their entries in images.json, and the predictions per image."""
+    return [row for row in read_table(table).to_pylist() if row.pop("state") == PREDICTED]
+
+
+def listed_images(folder: Path) -> list[dict[str, Any]]:
+    """Returns the predicted images in one of `part_folders`: `read_images`, or images.json."""
+    table = folder / IMAGES
+    return read_images(table) if is_table(table) else list(read_json(folder / "images.json"))
 
 
 def read_objects(table: Path, images: list[dict[str, Any]], threshold: float = 0.0) -> list[dict[str, Any]]:
@@ -69,6 +97,11 @@ def read_objects(table: Path, images: list[dict[str, Any]], threshold: float = 0
     rows = read_table(table)
     if "score" in rows.column_names:
         rows = rows.filter(compute.greater_equal(rows["score"], threshold))
+    return object_entries(rows, images)
+
+
+def object_entries(rows: "pyarrow.Table", images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Converts rows of objects to COCO's results format. images: those of the objects, as from `listed_images`."""
     sizes = {image["id"]: [image["height"], image["width"]] for image in images}
     entries = []
     for row in rows.to_pylist():

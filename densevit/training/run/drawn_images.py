@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from densevit.data.build import Data
 from densevit.data.image_names import drawing_names, image_names
 from densevit.drawing.samples import draw_extremes, draw_samples
@@ -35,8 +33,8 @@ def draw_images(
     types = predictor.target_types
     classes = {head: mappings[head].classes if head in mappings else of for head, of in predictor.classes.items()}
 
-    def predict(image: Tensor) -> dict[str, Predictions]:
-        predictions: dict[str, Predictions] = dict(predictor.predict(image, threshold=0).heads)
+    def predict(index: int) -> dict[str, Predictions]:
+        [predictions] = predictor.infer([data.evaluated_sample(index)])
         for head, mapping in mappings.items():
             predictions[head] = mapping.applied(predictions[head], TargetTypes(types.get(head)))
         return predictions

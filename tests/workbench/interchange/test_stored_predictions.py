@@ -1,0 +1,310 @@
+"""Predictions of a folder are read as the model returned them, and evaluated as `densevit evaluate` does."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as rle
+
+import densevit
+from densevit.cli import main, parquet_files
+from densevit.cli.input_images import ImageFile
+from densevit.cli.prediction_files import PredictionFiles
+from densevit.data.io.text_files import read_json
+from densevit.interfaces import LABEL_DIVISOR, Class, Predictions
+from densevit.targets.types import TargetTypes
+from densevit_scenes.objects import THINGS
+from densevit_workbench.interchange.prelabels import write_prelabels
+from densevit_workbench.interchange.stored_predictions import StoredPredictions, match_files
+
+CLASSES = tuple(Class(name, 3 + n, (n, 9, 9), thing=n < 4) for n, name in enumerate(("a", "[b]", "c", "d", "e", "f")))
+HEADS = {
+    "people": ("boxes", "labels", "scores", "keypoints"),
+    "things": ("boxes", "labels", "scores", "masks", "panoptic"),
+    "maps": ("semantic", "depth", "normals"),
+    "kind": ("image_class", "image_score", "class_scores"),
+}
+SIZES = {0: (11, 24), 1: (17, 13), 2: (9, 30), 3: (12, 12)}  # the second image has no object
+
+
+class Fake:
+    """What the reader needs of a model."""
+
+    def __init__(self, heads: tuple[str, ...]) -> None:
+        self.classes, self.target_types = dict.fromkeys(heads, CLASSES), dict.fromkeys(heads)
+
+
+def random_predictions(head: str, image: int) -> Predictions:
+    """Values in the form in which models return them."""
+    rng, types, found = np.random.default_rng(image), TargetTypes(), {}
+    for key in HEADS[head]:
+        count = 0 if image == 1 else 3
+        value = rng.random(count, np.float32)
+        if key != "scores":
+            value = types[key].random(SIZES[image], count, len(CLASSES), rng)
+        if key == "panoptic":  # numbers of instances begin at 0 for each class, in the order of ids
+            value = np.repeat([[-1, 0, 1, LABEL_DIVISOR]], SIZES[image][0], 0).repeat(SIZES[image][1] // 4 + 1, 1)
+            value = value[:, : SIZES[image][1]].astype(np.int32)
+        if key == "class_scores":
+            value[np.argsort(value)[0]] = 0  # files have the five highest of six
+        found[key] = torch.from_numpy(np.asarray(value))
+    return found
+
+
+def write(folder: Path, heads: tuple[str, ...], images: list[int], parquet: bool, more_follows: bool = False) -> None:
+    files = PredictionFiles(
+        folder, dict.fromkeys(heads, CLASSES), dict.fromkeys(heads, 0.5), parquet=parquet, text_ids=True
+    )
+    listed = [ImageFile(f"photos/{n}.jpg", f"{n:04}/x.{n}", f"id {n}, \"'" if n else 0, place=n) for n in images]
+    files.remaining(listed)
+    files.__enter__()
+    for file, n in zip(listed, images, strict=True):
+        results = {head: random_predictions(head, n) for head in heads}
+        pixels = np.zeros((*SIZES[n], 3), np.uint8)
+        files.append(files.encode(file, pixels, results if len(heads) > 1 else results[heads[0]], drawn=False))
+    error = KeyboardInterrupt if more_follows else None
+    files.__exit__(error, None, None)
+
+
+def write_parts(folder: Path, heads: tuple[str, ...], parquet: bool) -> None:
+    """Writes the lists of two parts to folder/parts, and all maps to the folder."""
+    for part, images in enumerate(([0, 1], [2, 3])):
+        write(folder, heads, images, parquet, more_follows=True)
+        for path in [*folder.rglob("images.*"), *folder.rglob("objects.parquet"), *folder.rglob("predictions.*")]:
+            if path.relative_to(folder).parts[0] != "parts":
+                place = folder / "parts" / f"{part:02}" / path.relative_to(folder)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(place)
+    for path in folder.rglob("panoptic.json"):
+        path.unlink()
+
+
+def check_equal(found: Predictions, expected: Predictions) -> None:
+    assert found.keys() >= expected.keys()
+    assert not any(len(found[key]) for key in found.keys() - expected.keys())
+    for key, value in expected.items():
+        assert found[key].dtype == value.dtype, key
+        assert torch.equal(found[key], value), key
+
+
+@pytest.mark.parametrize("heads", [tuple(HEADS), *((head,) for head in HEADS)], ids="-".join)
+@pytest.mark.parametrize("parquet", [False, True])
+@pytest.mark.parametrize("parts", [False, True])
+def test_predictions_are_read_as_they_were_written(heads, parquet, parts, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(parquet_files, "MAX_IMAGES", 3)
+    if parts:
+        write_parts(tmp_path, heads, parquet)
+    else:
+        write(tmp_path, heads, [0, 1, 2, 3], parquet)
+    stored = StoredPredictions(tmp_path, Fake(heads))
+    assert [image["file_name"] for image in stored.images] == [f"photos/{n}.jpg" for n in range(4)]
+    for n in (2, 0, 3, 1):
+        found = stored.read(stored.images[n])
+        assert [*found] == [*heads]
+        for head in heads:
+            check_equal(found[head], random_predictions(head, n))
+    assert stored.heads_with("score") == {"people", "things"} & {*heads}
+    assert stored.heads_with("class_scores") == {"kind"} & {*heads}
+
+
+@pytest.mark.parametrize(
+    ("names", "files", "rows"),
+    [
+        (["/data/a/1.jpg", "/data/b/1.jpg"], ["b/1.jpg", "a/1.jpg"], [1, 0]),
+        (["a/1.jpg", "b/1.jpg"], ["/x/b/1.jpg"], [-1, 0]),  # the unique file is that of b
+        (["1.jpg", "2.jpg"], ["x/2.jpg", "y/1.jpg"], [1, 0]),
+        (["1.jpg"], ["a/1.jpg", "b/1.jpg"], [-1]),
+        (["c/1.jpg", "x/y/1.jpg"], ["x/1.jpg", "y/1.jpg"], [-1, 1]),
+        (["s/1.jpg", "t/1.jpg"], ["1.jpg"], [0, 0]),  # two sets of a mix with the same image
+        (["", "3.jpg"], ["clip.mp4#3"], [-1, -1]),
+        ([], ["a"], []),
+    ],
+)
+def test_images_are_matched_by_the_ends_of_their_paths(names, files, rows) -> None:
+    assert match_files(names, files).tolist() == rows
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+def test_prelabels_of_parts_are_those_of_the_joined_folder(parquet: bool, tmp_path: Path) -> None:
+    model: Any = Fake(("people",))
+    model.default_thresholds, model.fingerprint = {"people": 0.3}, "0123456789abcdef"
+    for name in ("parts", "joined"):
+        folder = tmp_path / name
+        write_parts(folder, ("people",), parquet) if name == "parts" else write(folder, ("people",), [*SIZES], parquet)
+        (folder / "predict.json").write_text(json.dumps({"model": "run", "weights": model.fingerprint}))
+        assert write_prelabels(folder, model, tmp_path / f"{name}.json").objects > 0
+    assert (tmp_path / "parts.json").read_text() == (tmp_path / "joined.json").read_text()
+
+
+# ---- the command ----
+
+DETR = {
+    "name": "dab_detr", "num_queries": 8,
+    "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32},
+}  # fmt: skip
+MASKS = {
+    "num_queries": 6, "transformer": {"width": 32, "num_heads": 2, "decoder_layers": 1, "feedforward": 32},
+    "pixel_decoder": {"layers": 1, "feedforward": 32, "fusion_blocks": 1}, "num_points": 32,
+}  # fmt: skip
+MODELS: dict[str, dict[str, Any]] = {
+    "boxes": {"boxes": DETR},
+    "instances": {"instances": {"name": "mask2former_instance", **MASKS, "evaluation": {"name": "coco_masks"}}},
+    "panoptic": {"panoptic": {"name": "mask2former", **MASKS, "threshold": 0.0}},
+    "several": {
+        "boxes": DETR,
+        "surfaces": {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "auxiliary": []},
+        "depth": {"name": "dpt", "output": "bins", "max_depth": 60.0, "width": 8},
+    },
+}
+DATA = ["data.image_size=[64,96]", "data.batch_size=8", "data.num_workers=0"]
+SCENES = ["data.name=scenes", "data.val_length=3"]
+MAIN = {"boxes": "boxes/AP50", "instances": "instances/mask_AP50", "several": "depth/AbsRel"}
+RUNTIME = ["trainer.accelerator=cpu", "trainer.precision=32"]
+
+
+def random_model(heads: Mapping[str, Any], classes: Mapping[str, Any], path: Path) -> None:
+    predictor = densevit.create_model({"name": "swin", "variant": "nano", "window_size": 4}, heads, classes)
+    for parameter in predictor.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    densevit.save(predictor, path)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    command = ["scenes", "--out", str(folder / "set"), "--count", "3", "--size", "64x96", "--split", "val"]
+    assert main(command) == 0
+    return folder / "set"
+
+
+def evaluated(command: str, source: str, out: str, *options: str) -> dict[str, Any]:
+    assert main([*command.split(), source, *DATA, *RUNTIME, *options, "--out", out]) == 0
+    metrics: dict[str, Any] = json.loads(Path(out, "metrics.json").read_text())
+    return metrics
+
+
+def write_labels(predictions: Path, images: Path) -> list[str]:
+    """Writes labels near the first objects of each image, so that the model has scores; returns the options."""
+    listed, rng, annotations = read_json(predictions / "images.json"), np.random.default_rng(0), []
+    for entry in read_json(predictions / "predictions.json"):
+        if sum(one["image_id"] == entry["image_id"] for one in annotations) < 3:
+            known = {key: value for key, value in entry.items() if key != "score"}
+            if "bbox" in known:
+                x, y, width, height = (np.array(known["bbox"]) + rng.uniform(-1, 1, 4)).clip(1).tolist()
+                known |= {"bbox": [x, y, width, height], "area": width * height}
+            if "segmentation" in known:
+                mask = np.roll(rle.decode(known["segmentation"]), 1, 0)
+                code = rle.encode(np.asfortranarray(mask))
+                known |= {"segmentation": code | {"counts": code["counts"].decode()}, "area": int(mask.sum())}
+                known["bbox"] = rle.toBbox(code).tolist()
+            if known["area"] and min(known["bbox"][2:]) > 0:
+                annotations.append({"id": len(annotations) + 1, "iscrowd": 0, **known})
+    document = {
+        "images": [image | {"file_name": Path(image["file_name"]).name, "id": image["id"] + 70} for image in listed],
+        "annotations": [one | {"image_id": one["image_id"] + 70} for one in annotations],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(THINGS, 1)],
+    }
+    Path("labels.json").write_text(json.dumps(document))
+    return ["data.name=coco", "data.root=.", "data.annotations=labels.json", f"data.images={images}"]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", MODELS)
+def test_files_have_the_scores_of_their_model(name: str, scenes: Path, tmp_path: Path, monkeypatch) -> None:
+    """Also all other files of an evaluation. The images of `scenes` have ids only; those of `coco` other ids."""
+    monkeypatch.chdir(tmp_path)
+    classes = densevit.create_dataset("scenes", "val", val_length=1, panoptic=True).classes
+    tasks = {"surfaces": "segmentation", "panoptic": "panoptic"}
+    of_heads = {head: [*classes[tasks.get(head, "detection")]] for head in MODELS[name] if head != "depth"}
+    random_model(MODELS[name], of_heads, Path("model.safetensors"))
+    images = next(path.parent for path in scenes.rglob("*.png"))
+    forms = ("json", "parquet") if name != "panoptic" else ("json",)
+    for form in forms:
+        assert main(["predict", "model.safetensors", str(images), "--out", form, "--format", form]) == 0
+    data = [*SCENES, *(["data.panoptic=true"] if name == "panoptic" else [])]
+    if len(MODELS[name]) == 1 and name != "panoptic":
+        data = [*write_labels(Path("json"), images), *(["data.masks=true"] if name == "instances" else [])]
+    expected = evaluated("evaluate", "model.safetensors", "measured", *data)
+    assert name not in MAIN or expected[MAIN[name]] > 0
+    monkeypatch.setattr("densevit.model.DenseModel.forward", None)  # the model is not run
+    for form in forms:
+        found = evaluated("predictions evaluate", form, f"{form}-measured", *data)
+        assert found.keys() == expected.keys()
+        for metric, value in expected.items():
+            assert found[metric] == (value if value is None else pytest.approx(value, abs=1e-6)), metric
+        for path in (path for path in Path("measured").rglob("*") if path.suffix in (".json", ".png", ".npy", ".csv")):
+            other = Path(f"{form}-measured", path.relative_to("measured"))
+            if path.name != "evaluation.json":
+                assert other.read_bytes() == path.read_bytes(), other
+        assert len([*Path(f"{form}-measured/predictions").glob("*.jpg")]) == 3 * len(MODELS[name])
+
+
+def cats_and_dogs(folder: Path) -> list[str]:
+    for n, name in enumerate(("val/cat/1.png", "val/dog/1.png", "val/dog/2.png", "train/cat/1.png", "train/dog/1.png")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(n).integers(0, 255, (40, 56, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return ["data.name=image_folder", f"data.root={folder}"]
+
+
+@pytest.mark.integration
+def test_image_classes_parts_and_errors(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Image classes by folder, where two images have the same name; a class of the data with another name."""
+    monkeypatch.chdir(tmp_path)
+    data = cats_and_dogs(tmp_path / "pets")
+    random_model({"kind": {"name": "classifier"}}, {"kind": ["cat", "dog"]}, Path("model.safetensors"))
+    expected = evaluated("evaluate", "model.safetensors", "measured", *data)
+    files = ["pets/val/cat/1.png", "pets/val/dog/1.png", "pets/val/dog/2.png"]
+    for form in ("json", "parquet"):
+        command = ["predict", "model.safetensors", *files, "--out", form, "--format", form, "--min-score", "0.2"]
+        assert main(command) == 0
+        assert evaluated("predictions evaluate", form, f"{form}-measured", *data) == expected
+    assert "warning" not in capsys.readouterr().err
+
+    def refused(*arguments: str) -> str:
+        assert main(["predictions", "evaluate", *arguments, *data, *DATA, *RUNTIME]) == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        return message
+
+    Path("pets/val/dog/1.png").rename("1.png")
+    Path("pets/val/dog/1.png").write_bytes(b"no image")
+    assert main(["predict", "model.safetensors", *files[:2], "--out", "less"]) == 1
+    Path("1.png").replace("pets/val/dog/1.png")
+    capsys.readouterr()
+    message = refused("less", "--out", "new")
+    assert "less has no prediction of 2 of the 3 images of the data; the first is" in message
+    assert "dog/1.png (" in message and "Fix: predict these images too" in message
+    Image.new("RGB", (30, 20)).save("pets/val/dog/2.png")
+    assert "dog/2.png was predicted with 56 x 40 pixels; image" in refused("json", "--out", "new2")
+    Path("model.safetensors").rename("moved.safetensors")
+    assert "of which json has the predictions. If it was moved: --model MODEL." in refused("json", "--out", "new3")
+    random_model({"kind": {"name": "classifier"}}, {"kind": ["cat", "dog"]}, Path("other.safetensors"))
+    assert "json has the predictions of another model" in refused("json", "--model", "other.safetensors", "--out", "a")
+    assert "has no predict.json" in refused("measured", "--out", "new4")
+
+
+@pytest.mark.integration
+def test_scores_of_a_cut_list_are_a_warning(scenes: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """Also a folder without any object, and the default folder of the results."""
+    monkeypatch.chdir(tmp_path)
+    classes = [*densevit.create_dataset("scenes", "val", val_length=1).classes["detection"]]
+    random_model({"boxes": DETR}, {"boxes": classes}, Path("model.safetensors"))
+    images = str(next(path.parent for path in scenes.rglob("*.png")))
+    for form, score in (("json", "0.001"), ("parquet", "0.001"), ("json-none", "1"), ("parquet-none", "1")):
+        options = ["--format", form.removesuffix("-none"), "--min-score", score, "--threshold", "1"]
+        assert main(["predict", "model.safetensors", images, "--out", form, *options]) == 0
+        command = ["predictions", "evaluate", form, *SCENES, *DATA, *RUNTIME, "--json"]
+        capsys.readouterr()
+        assert main(command) == 0
+        result = capsys.readouterr()
+        warning = f"warning: boxes: {form} has only objects of score 0.001 or more"
+        assert (warning in result.err) == (score != "1")  # none without objects
+        found = json.loads(result.out)
+        assert found["metrics"]["boxes/AP"] < 0.1 and found["folder"] == f"{form}/evaluations/scenes-val"
+        assert json.loads(Path(found["folder"], "metrics.json").read_text())["boxes/AR100"] < 0.2
