@@ -92,8 +92,9 @@ def evaluate(
 ) -> int:
     """Evaluates a model and writes the results.
 
-    args: those of `add_data`, model, runtime and trust. folder: without --out, results are written to its next free
-    folder evaluations/DATA; None: to no folder. change: returns the evaluation that is run in place of the model's.
+    args: those of `add_data`, model, runtime and trust. folder: the folder in whose next free folder evaluations/DATA
+    the results are without --out; None: they are not written. change: returns the evaluation that is run in place of
+    the model's.
     """
     from densevit.atomic_io import check_new_folder, check_writable
     from densevit.file_lock import locked_folder

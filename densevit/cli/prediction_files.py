@@ -69,8 +69,8 @@ class PredictionFiles:
     thresholds: scores by head. types: the target types of each head's keys that have options. focal: focal length in
     pixels, the same for all images. settings: the settings that the predictions depend on, saved in predict.json.
     resume: continues in a folder with the same settings. parquet: writes images.parquet and objects.parquet (see
-    `ParquetFiles`) in place of images.json and predictions.json. text_ids: see `ParquetFiles`. lists: the folder of the
-    files of all images, for a part of a prediction, which has its settings already; None: `folder`.
+    `ParquetFiles`) in place of images.json and predictions.json. text_ids: whether an id of the list is text. lists:
+    the folder of the files of all images, for a part of a prediction, which has its settings already; None: `folder`.
     done: ids of the images that the folder already has. objects: the numbers of objects of each head in the table and
     in total, for the images added.
     """

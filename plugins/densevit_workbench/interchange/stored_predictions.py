@@ -226,8 +226,8 @@ def _places(file: Path) -> Iterator[tuple[int | str, int, int]]:
 
 
 def _encoded_map(path: Path, joins: bool) -> dict[str, Any]:
-    """Returns the content of a map's files by suffix, as `TargetType.encode` gave it. path: without suffix. joins:
-    whether the ".json" are joined in one file, which `TargetType.decode` does not need."""
+    """Returns the content of a map's files by suffix, as `TargetType.encode` gave it. path: the files' path without
+    suffix. joins: whether the ".json" are joined in one file, which `TargetType.decode` does not need."""
     encoded = {}
     readers: dict[str, Callable[[Path], Any]] = {".png": read_label, ".npy": np.load}
     for suffix, read in (readers if joins else readers | {".json": read_json}).items():
