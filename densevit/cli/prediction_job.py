@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def run_job(args: Namespace) -> int:
         with locked_folder(folder):
             if not args.resume:
                 check_new_folder(folder, continue_hint(folder))  # another prediction may have written it meanwhile
+            shutil.rmtree(folder / PARTS, ignore_errors=True)  # of a join that was stopped at its end
             keep_counts((image.video for image in images), folder / FRAME_COUNTS)
             return prediction.run()
     division = (count, args.batch_size, _digest(images))
