@@ -3,6 +3,7 @@
 import configparser
 import importlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,9 +66,8 @@ def test_plugins_command_lists_third_party_and_built_in_plugins(site, tmp_path):
 
 
 def test_a_strangers_command_is_listed_and_runs(site, tmp_path):
-    assert "  parameters         Counts the parameters of a backbone.\n" in run_command(
-        "--help", site=site, cwd=tmp_path
-    )
+    listed = run_command("--help", site=site, cwd=tmp_path)
+    assert re.search(r"^  parameters +Counts the parameters of a backbone\.$", listed, re.MULTILINE)
     printed = run_command("parameters", "mynet", "--json", site=site, cwd=tmp_path)
     assert json.loads(printed) == {"backbone": "mynet", "parameters": 445_824}
     done = Command("parameters", "broken", folder=tmp_path, path=[site]).ended()

@@ -13,7 +13,6 @@ from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.depth import DepthErrors
 from densevit.interfaces import Predictions, Targets
 from densevit.layers.fast import hardware
-from densevit.training.loop.precision import flushed_denormals
 from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
 from tests.training.runs import rows, train
 
@@ -158,6 +157,8 @@ def test_every_precision_trains_every_head_without_casting_targets(name: str, tm
 
 
 def test_denormals_are_flushed_in_a_training_only() -> None:
+    from densevit.training.loop.precision import flushed_denormals  # late: it imports Lightning
+
     torch.set_flush_denormal(False)
     with flushed_denormals():
         assert float(torch.tensor(1e-38) * 0.1) == 0
