@@ -8,6 +8,7 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.dpt.depth import DepthLossWeights
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
+from densevit_heads.rf_detr.head import GroupTransformer
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
 
 
@@ -35,7 +36,7 @@ ENCODED = {**DETR, "encoder": HybridEncoderOptions(32, 32, 0.5)}
 DFINE = {**ENCODED, "fusion_blocks": 1, "num_points": (2, 3, 1)}
 GROUPS = {
     "num_queries": 6,
-    "transformer": Transformer(32, 2, 0, 2, 32, 0.0),
+    "transformer": GroupTransformer(32, 2, 0, 2, 32),
     "cross_attention_heads": 4,
     "num_groups": 3,
 }

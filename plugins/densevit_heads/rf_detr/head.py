@@ -5,6 +5,7 @@ of the matching that minimises 2 * focal cost + 5 * L1 - 2 * GIoU in each group 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,23 @@ from densevit_heads.rf_detr.criterion import GroupCriterion
 from densevit_heads.rf_detr.decoder import GroupDecoderLayer
 from densevit_heads.rf_detr.queries import GroupQueries, reparameterized
 
-DECODER = Transformer(encoder_layers=0, decoder_layers=3, dropout=0.0)
 COSTS = MatchingCosts(label=2.0)
+
+
+@dataclass(frozen=True)
+class GroupTransformer(Transformer):
+    """The option `transformer`: the decoder; the backbone is the encoder, so that `encoder_layers` is 0.
+
+    num_heads: those of self-attention.
+    """
+
+    encoder_layers: int = 0
+    decoder_layers: int = 3
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts({"encoder_layers": self.encoder_layers}, 0, 0)
 
 
 class RfDetr(SetPredictionHead):
@@ -36,7 +52,6 @@ class RfDetr(SetPredictionHead):
     predict relative to the boxes of the queries ("lite reference point refinement"), with prediction heads that they
     share.
 
-    transformer: width, layers and dropout of the decoder, and the heads of its self-attention; there is no encoder.
     cross_attention_heads, num_points: the heads of deformable attention, and its points per head and level.
     num_groups: groups of `num_queries` queries in training (Group DETR, Chen et al. 2023); the first one predicts.
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
@@ -49,7 +64,7 @@ class RfDetr(SetPredictionHead):
         strides: Sequence[int],
         classes: Sequence[Class],
         num_queries: int = 300,
-        transformer: Transformer = DECODER,
+        transformer: GroupTransformer = GroupTransformer(),
         cross_attention_heads: int = 16,
         num_points: int = 2,
         num_groups: int = 13,
@@ -60,7 +75,6 @@ class RfDetr(SetPredictionHead):
         super().__init__(channels, strides, classes, num_queries)
         counts = {"cross_attention_heads": cross_attention_heads, "num_points": num_points, "num_groups": num_groups}
         check_counts(counts, 1, MAX_LAYERS)
-        check_counts({"transformer.encoder_layers": transformer.encoder_layers}, 0, 0)
         width = transformer.width
         self.projections = nn.ModuleList(
             nn.Identity() if inputs == width else nn.Sequential(nn.Conv2d(inputs, width, 1), LayerNorm2d(width))

@@ -85,9 +85,9 @@ def _of_groups(costs: Tensor, groups: int) -> Tensor:
 def pairs_of_layers(matches: Matches, objects: Objects, layers: int, groups: int, num_queries: int) -> Pairs:
     """The matches with each group as a layer, as those of the layers, whose groups number their queries on."""
     counts = [groups * min(count, num_queries) for count in objects.counts]
-    query = matches.query + matches.layer % groups * num_queries
+    query, sizes = matches.query + matches.layer % groups * num_queries, [layers * count for count in counts]
     query, target = (
-        torch.cat([part.view(layers, -1) for part in x.split([layers * count for count in counts if count])], dim=1)
+        torch.cat([part.view(layers, n) for part, n in zip(x.split(sizes), counts, strict=True)], dim=1)
         for x in (query, matches.target)
     )
     image = torch.repeat_interleave(torch.tensor(counts))

@@ -13,10 +13,9 @@ from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts, check_weights
 from densevit.set_prediction.mask_predictions import MaskLogits, exported_masks
 from densevit.set_prediction.predictions import class_scores, top_scores
-from densevit.set_prediction.transformer import Transformer
 from densevit_heads.mask2former.matching import Weights
 from densevit_heads.mask2former.transformer import mask_logits
-from densevit_heads.rf_detr.head import COSTS, DECODER, RfDetr
+from densevit_heads.rf_detr.head import COSTS, GroupTransformer, RfDetr
 from densevit_heads.rf_detr.instance_criterion import InstanceCriterion
 from densevit_heads.rf_detr.mask_branch import MaskBranch
 
@@ -38,7 +37,7 @@ class RfDetrInstance(RfDetr):
         strides: Sequence[int],
         classes: Sequence[Class],
         num_queries: int = 200,
-        transformer: Transformer = DECODER,
+        transformer: GroupTransformer = GroupTransformer(),
         cross_attention_heads: int = 16,
         num_points: int = 2,
         num_groups: int = 13,

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from densevit.interfaces import CheckpointLayout, Class, Losses
 from densevit.losses.context import LossContext
-from densevit.set_prediction.transformer import Transformer
 from densevit.targets import RunLengthMasks
 from densevit.weights.key_mapping import translate
 from densevit_heads.mask2former.transformer import mask_logits
 from densevit_heads.rf_detr import RfDetr, RfDetrInstance
 from densevit_heads.rf_detr.checkpoints import LINES, TRANSFORMERS_LINES
+from densevit_heads.rf_detr.head import GroupTransformer
 from tests.heads.transformers_pairs import gradients, randomise, same_gradients, scene
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
     "decoder_cross_attention_heads": 4, "decoder_n_points": 3, "attn_implementation": "eager",
 }  # fmt: skip
 OPTIONS: dict[str, Any] = {
-    "num_queries": QUERIES, "transformer": Transformer(WIDTH, 2, 0, LAYERS, 48, 0.0), "cross_attention_heads": 4,
+    "num_queries": QUERIES, "transformer": GroupTransformer(WIDTH, 2, 0, LAYERS, 48), "cross_attention_heads": 4,
     "num_points": 3, "num_groups": GROUPS,
 }  # fmt: skip
 
