@@ -30,7 +30,7 @@ REFUSED = {
     ],
     "vit": [
         ({"variant": "giga"}, ["variant"]),
-        ({"patch_size": 12}, ["patch_size"]),
+        ({"patch_size": 10}, ["patch_size"]),
         ({"stem": "mlp"}, ["stem"]),
         ({"positions": "2d"}, ["positions"]),
         ({"readout": 1}, ["readout"]),
