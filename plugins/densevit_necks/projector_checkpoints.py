@@ -59,7 +59,7 @@ RF_DETR_SPELLINGS = (  # of transformers' models, which have one level; their fi
 
 
 def describe(tensors: StateDict, patch_size: int) -> dict[str, Any]:
-    """The options of the neck, from its tensors with our keys. patch_size: of the backbone."""
+    """The options of the neck, from its tensors with our keys. patch_size: the backbone's stride."""
     strides = []
     for i in range(count(tensors, r"levels\.(\d+)\.norm\.weight")):
         up = count(tensors, rf"levels\.{i}\.samplings\.0\.(\d+)\.bias")  # a deconvolution

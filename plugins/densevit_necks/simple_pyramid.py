@@ -64,7 +64,7 @@ def check_strides(pyramid_strides: Sequence[int]) -> None:
 def steps(channels: int, stride: int, target: int) -> tuple[int, int]:
     """The numbers of steps that double and that halve the sides of a map of stride `stride`, to stride `target`.
 
-    channels: of the map, which each upsampling step halves. Raises ValueError if there are no such steps.
+    channels: the number of channels, which each upsampling step halves. Raises ValueError if there are no such steps.
     """
     ups, downs = _doublings(target, stride), _doublings(stride, target)
     if ups is None and downs is None:

@@ -55,7 +55,7 @@ TRANSFORMERS_LW_DETR = _lines(
         Line("embeddings.projection.*", "stem.projection.*"),
         Line(f"{_BLOCK}.layernorm_before.*", f"{_OURS}.norm1.*"),
         Line(f"{_BLOCK}.attention.attention.query.*", f"{_QKV}.*[0/3]"),
-        Line(f"{_BLOCK}.attention.attention.key.*", f"{_QKV}.*[1/3]"),
+        Line(f"{_BLOCK}.attention.attention.key.weight", f"{_QKV}.weight[1/3]"),
         Line(ZEROS, f"{_QKV}.bias[1/3]"),
         Line(f"{_BLOCK}.attention.attention.value.*", f"{_QKV}.*[2/3]"),
         Line(f"{_BLOCK}.attention.output.*", f"{_OURS}.attention.output.*"),

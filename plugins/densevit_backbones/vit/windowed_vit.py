@@ -93,13 +93,12 @@ class WindowedViT(ViT):
 
     def _in_windows(self, x: Tensor, first: int, grid: tuple[int, int]) -> Tensor:
         """(B, P + H * W, C) -> (B * windows, P + h * w, C): P tokens, repeated for each window, then its cells."""
-        n, (H, W) = self.num_windows, grid
-        cells = x[:, first:].reshape(-1, n, H // n, n, W // n, x.shape[2]).transpose(2, 3)
-        cells = cells.reshape(len(x) * n * n, -1, x.shape[2])
+        n, (H, W), (B, _, C) = self.num_windows, grid, x.shape
+        cells = x[:, first:].reshape(B, n, H // n, n, W // n, C).transpose(2, 3).reshape(B * n * n, -1, C)
         return torch.cat([x[:, :first].repeat_interleave(n * n, 0), cells], dim=1) if first else cells
 
     def _whole(self, cells: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B * windows, h * w, C) -> (B, C, H, W)."""
         n, (H, W) = self.num_windows, grid
         cells = cells.reshape(-1, n, n, H // n, W // n, cells.shape[2]).permute(0, 5, 1, 3, 2, 4)
-        return cells.reshape(len(cells), -1, H, W)
+        return cells.reshape(-1, cells.shape[1], H, W)
