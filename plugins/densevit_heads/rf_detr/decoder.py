@@ -19,7 +19,7 @@ class GroupAttention(MultiHeadAttention):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """query, key, value: (B, G * Q, C), group by group. Returns (B, G * Q, C)."""
-        split = (len(query), self.num_groups if self.training else 1)
+        split = (query.shape[0], self.num_groups if self.training else 1)
         q, k, v = (x.unflatten(1, (split[1], -1)).flatten(0, 1) for x in (query, key, value))  # (B * G, Q, C)
         return super().forward(q, k, v, bias).unflatten(0, split).flatten(1, 2)
 

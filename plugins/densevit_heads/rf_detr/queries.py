@@ -81,4 +81,4 @@ class GroupQueries(nn.Module):
             x.weight.unflatten(0, (-1, self.num_queries))[:G, :Q].flatten(0, 1) for x in (self.contents, self.offsets)
         )
         boxes = reparameterized(proposals.boxes.detach().flatten(1, 2), offsets)
-        return proposals, BoxQueries(contents.expand(len(boxes), -1, -1), boxes)
+        return proposals, BoxQueries(contents.expand(boxes.shape[0], -1, -1), boxes)
