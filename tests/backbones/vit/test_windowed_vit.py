@@ -210,6 +210,22 @@ def test_one_window_is_a_plain_vit(randomise):
         torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.integration
+@torch.no_grad()
+def test_one_graph_is_exported_for_images_of_any_whole_windows(randomise):
+    """To which models pad images: 2 x 2 windows of patches of 16 pixels."""
+    model = densevit.create_model({"name": "windowed_vit", "variant": "nano"}, {"depth": "dpt"}).model
+    assert model.multiple == 32
+    backbone = WindowedViT("nano", registers=1, features=(1, 2)).eval()
+    randomise(backbone)
+    batch, rows, columns = (torch.export.Dim(name, min=1, max=40) for name in ("batch", "rows", "columns"))
+    shapes = {0: batch, 2: 32 * rows, 3: 32 * columns}
+    graph = torch.export.export(backbone, (torch.randn(2, 3, 96, 128),), dynamic_shapes=(shapes,)).module()
+    for size in ((3, 3, 64, 160), (2, 3, 128, 96)):
+        images = torch.randn(size)
+        torch.testing.assert_close(graph(images), backbone(images), atol=1e-5, rtol=1e-5)
+
+
 def described(patch_size: int, side: int, depth: int = 12, lw_detr: bool = False) -> dict[str, Any]:
     names = [f"blocks.{i}.norm1.weight" for i in range(depth)] + ([] if lw_detr else ["class_token"])
     tensors = {name: torch.zeros(48) for name in names}
