@@ -1,4 +1,4 @@
-"""The projector of LW-DETR (Chen et al. 2024, section 3.1) and RF-DETR (Robinson et al. 2025)."""
+"""The projector of LW-DETR (Chen et al. 2024) and RF-DETR (Robinson et al. 2025)."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

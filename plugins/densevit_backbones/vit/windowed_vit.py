@@ -13,16 +13,16 @@ from densevit_backbones.vit.windows import check_positive
 
 class WindowedViT(ViT):
     """A plain vision transformer whose tokens stay sorted by windows; global blocks attend to all windows of an image
-    (LW-DETR, section 3.2).
+    (the window-major organisation of LW-DETR).
 
     The map is divided into `num_windows` x `num_windows` windows, which grow with the image. Each window has its own
     copies of class and register tokens; a global block attends to all of them. Any input size: an image is padded with
     zeros at the right and the bottom to a multiple of patch_size * num_windows, and each map is ceil(size / patch
     size). Attention is not masked: if an image is padded further, its features change.
 
-    variant: RF-DETR's are DINOv2 with windows: "small", "base" and "large", with layer norms on the features; "nano"
-        (128 channels, 6 blocks) is for CPUs. LW-DETR's are "lw_tiny", "lw_small", "lw_medium" (also of its large model)
-        and "lw_xlarge": 12 heads, keys without bias, no class token, and features without a norm.
+    variant: RF-DETR's are DINOv2 with windows, whose weights fit: "small", "base" and "large", with layer norms on the
+        features; "nano" (128 channels, 6 blocks) is for CPUs. LW-DETR's are "lw_tiny", "lw_small", "lw_medium" (also of
+        its large model) and "lw_xlarge": 12 heads, keys without bias, no class token, and features without a norm.
     patch_size: the side of a patch in pixels; also the stride of the features.
     image_size: the side in pixels of the image of the position table, which is resized for other images: bicubic,
         antialiased in RF-DETR.
