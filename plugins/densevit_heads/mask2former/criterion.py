@@ -160,7 +160,8 @@ def mask_losses(
 ) -> Tensor:
     """Binary cross-entropy and dice of the matched masks of L layers at points, summed over masks: (2, L).
 
-    embeddings: (L, B, Q, C). pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: as of `image_shares`.
+    embeddings: (L, B, Q, C). pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), the result of
+    `image_shares`.
     """
     values = len(pairs.image) * max(pixels.shape[-2] * pixels.shape[-1], int(OVERSAMPLING * num_points))
     parts = [

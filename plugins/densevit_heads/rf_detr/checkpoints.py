@@ -21,12 +21,12 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.weights.state import count, part
-from densevit_backbones.vit import windowed_checkpoints as vit
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.deformable_detr.checkpoints import CLASS_ROWS
 from densevit_heads.detr.checkpoints import classes_of
+from densevit_heads.rf_detr import backbone_checkpoints as vit
+from densevit_heads.rf_detr import projector_checkpoints as projector
 from densevit_heads.rtdetr.checkpoints import mlp
-from densevit_necks import projector_checkpoints as projector
 
 HEAD = "heads.detection"
 LAYER, GROUP = f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries.groups.{{i}}"

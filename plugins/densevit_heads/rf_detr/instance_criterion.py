@@ -32,7 +32,8 @@ class NearestSegments(Segments):
 class InstanceCriterion(GroupCriterion):
     """`GroupCriterion` with the binary cross-entropy and dice of masks, as costs of the matching and as losses.
 
-    mask_stride: the stride of the masks. mask_weights: of both terms, as costs and as losses; its `label` is not used.
+    mask_stride: the stride of the masks. mask_weights: the weights of both terms, as costs and as losses; its `label`
+    is not used.
     """
 
     mask_stride: int = 4

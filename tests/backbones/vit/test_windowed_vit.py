@@ -16,27 +16,27 @@ from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, OtherKeys, SpecialTensors
 from densevit.weights.key_mapping import canonical, translate, translate_back
 from densevit.weights.state import part
-from densevit_backbones.vit import ViT, WindowedViT, windowed_checkpoints
+from densevit_backbones.vit import ViT, WindowedViT
 from densevit_backbones.vit.variants import VARIANTS, Variant
-from densevit_necks import projector_checkpoints
+from densevit_heads.rf_detr import backbone_checkpoints, projector_checkpoints
 
 RF_DETR = CheckpointLayout(
     "rf-detr",
     ("backbone.0.encoder.encoder.embeddings.cls_token",),
-    (*windowed_checkpoints.RF_DETR, *projector_checkpoints.AUTHORS),
-    windowed_checkpoints.describe,
-    other_keys=OtherKeys(spellings=(*windowed_checkpoints.RF_DETR_SPELLINGS, *projector_checkpoints.RF_DETR_SPELLINGS)),
+    (*backbone_checkpoints.RF_DETR, *projector_checkpoints.AUTHORS),
+    backbone_checkpoints.describe,
+    other_keys=OtherKeys(spellings=(*backbone_checkpoints.RF_DETR_SPELLINGS, *projector_checkpoints.RF_DETR_SPELLINGS)),
     special=SpecialTensors(
-        no_effect=windowed_checkpoints.RF_DETR_NO_EFFECT, rearrange=windowed_checkpoints.RF_DETR_REARRANGE
+        no_effect=backbone_checkpoints.RF_DETR_NO_EFFECT, rearrange=backbone_checkpoints.RF_DETR_REARRANGE
     ),
 )
-RF_DETR_BASE = replace(RF_DETR, special=replace(RF_DETR.special, no_effect=windowed_checkpoints.RF_DETR_BASE_NO_EFFECT))
+RF_DETR_BASE = replace(RF_DETR, special=replace(RF_DETR.special, no_effect=backbone_checkpoints.RF_DETR_BASE_NO_EFFECT))
 LW_DETR = CheckpointLayout(
     "lw-detr",
     ("model.backbone.backbone.encoder.layer.0.attention.attention.query.weight",),
-    (*windowed_checkpoints.TRANSFORMERS_LW_DETR, *projector_checkpoints.TRANSFORMERS_LW_DETR),
-    windowed_checkpoints.describe,
-    other_keys=OtherKeys(spellings=windowed_checkpoints.TRANSFORMERS_LW_DETR_SPELLINGS),
+    (*backbone_checkpoints.TRANSFORMERS_LW_DETR, *projector_checkpoints.TRANSFORMERS_LW_DETR),
+    backbone_checkpoints.describe,
+    other_keys=OtherKeys(spellings=backbone_checkpoints.TRANSFORMERS_LW_DETR_SPELLINGS),
 )
 
 
@@ -44,6 +44,8 @@ LW_DETR = CheckpointLayout(
 def small_variants(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(VARIANTS, "nano", Variant(48, 12, 4, 0.0))
     monkeypatch.setitem(VARIANTS, "lw_tiny", Variant(48, 6, 12, 0.0))
+    for name, depth in (("nano", 12), ("lw_tiny", 6)):
+        monkeypatch.setitem(backbone_checkpoints.VARIANTS, name, (48, depth))
 
 
 def rf_detr(features: list[int], num_windows: int, patch_size: int) -> Any:
@@ -83,7 +85,9 @@ def test_levels_and_gradients_match_transformers(name, randomise, monkeypatch):
     """Of the images and of all parameters; tensors are written back as they were."""
     make, layout, size = CASES[name]
     theirs = make().eval()
-    monkeypatch.setitem(VARIANTS, "lw_tiny", Variant(theirs.config.backbone_config.hidden_size, 6, 12, 0.0))
+    width = theirs.config.backbone_config.hidden_size
+    monkeypatch.setitem(VARIANTS, "lw_tiny", Variant(width, 6, 12, 0.0))
+    monkeypatch.setitem(backbone_checkpoints.VARIANTS, "lw_tiny", (width, 6))
     randomise(theirs)
     config, theirs = theirs.config.to_dict(), theirs.model.backbone
     state = canonical({f"model.backbone.{key}": x for key, x in theirs.state_dict().items()}, layout)
@@ -124,8 +128,8 @@ def close(x: Tensor, y: Tensor) -> None:
 def built(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[densevit.Backbone, densevit.Neck]:
     """The backbone and the neck that tensors with our keys and config.json describe, in evaluation mode."""
     own, other = part(tensors, "backbone."), part(tensors, "necks.detection.")
-    saved = windowed_checkpoints.saved({"config": config}) | projector_checkpoints.saved({"config": config})
-    options = windowed_checkpoints.describe(own)
+    saved = backbone_checkpoints.saved({"config": config}) | projector_checkpoints.saved({"config": config})
+    options = backbone_checkpoints.describe(own)
     options |= {name.removeprefix("backbone."): x for name, x in saved.items() if name.startswith("backbone.")}
     backbone = densevit.create_backbone(**options).eval()
     backbone.load_state_dict(own)
@@ -167,8 +171,8 @@ def test_the_authors_names_of_lw_detr_are_read():
     for i in range(6):
         parts = [state.pop(f"backbone.0.encoder.blocks.{i}.attention.{name}_proj.weight") for name in "qkv"]
         state[f"backbone.0.encoder.blocks.{i}.attn.qkv.weight"] = torch.cat(parts)
-    lines = (*windowed_checkpoints.LW_DETR, *projector_checkpoints.AUTHORS)
-    done = translate(state, CheckpointLayout("authors", (), lines, windowed_checkpoints.describe))
+    lines = (*backbone_checkpoints.LW_DETR, *projector_checkpoints.AUTHORS)
+    done = translate(state, CheckpointLayout("authors", (), lines, backbone_checkpoints.describe))
     expected = translate(canonical(theirs, LW_DETR), LW_DETR).tensors
     assert (done.unknown, done.errors) == ([], []) and done.tensors.keys() == expected.keys()
     assert all(torch.equal(x, expected[key]) for key, x in done.tensors.items())
@@ -230,7 +234,7 @@ def described(patch_size: int, side: int, depth: int = 12, lw_detr: bool = False
     names = [f"blocks.{i}.norm1.weight" for i in range(depth)] + ([] if lw_detr else ["class_token"])
     tensors = {name: torch.zeros(48) for name in names}
     patches, positions = torch.zeros(48, 3, patch_size, patch_size), torch.zeros(side, side, 48)
-    return windowed_checkpoints.describe(tensors | {"stem.projection.weight": patches, "position_table": positions})
+    return backbone_checkpoints.describe(tensors | {"stem.projection.weight": patches, "position_table": positions})
 
 
 def test_tensors_of_released_models_have_their_windows():
@@ -250,8 +254,8 @@ def test_other_global_blocks_are_refused():
         "model_type": "lw_detr_vit", "num_windows": 16, "num_hidden_layers": 10, "out_indices": [3, 5, 6, 10],
         "window_block_indices": [0, 1, 3, 6, 7, 9],
     }  # fmt: skip
-    found = windowed_checkpoints.saved({"config": {"backbone_config": config}})
+    found = backbone_checkpoints.saved({"config": {"backbone_config": config}})
     assert found == {"backbone.num_windows": 4, "backbone.features": (3, 5, 6, 10)}
     config["window_block_indices"] = [0, 1]
     with pytest.raises(WeightsError, match=r"\[0, 1\]"):
-        windowed_checkpoints.saved({"config": {"backbone_config": config}})
+        backbone_checkpoints.saved({"config": {"backbone_config": config}})

@@ -14,6 +14,7 @@ from densevit.weights.key_mapping import describe, translate
 from densevit.weights.label_sets import coco_classes
 from densevit.weights.layouts import find, recognise
 from densevit_backbones.vit.variants import VARIANTS, Variant
+from densevit_heads.rf_detr import backbone_checkpoints
 from densevit_workbench.interchange.foreign_weights import convert
 from tests.weights.layouts.models import IMAGENET, assert_same, coco_names, randomised, run
 
@@ -29,6 +30,8 @@ SMALL: dict[str, Any] = {
 def small_variants(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(VARIANTS, "nano", Variant(48, 12, 4, 0.0))
     monkeypatch.setitem(VARIANTS, "lw_tiny", Variant(48, 6, 12, 0.0))
+    for name, depth in (("nano", 12), ("lw_tiny", 6)):
+        monkeypatch.setitem(backbone_checkpoints.VARIANTS, name, (48, depth))
 
 
 @torch.no_grad()

@@ -12,13 +12,16 @@ from torch import Tensor
 
 from densevit.errors import WeightsError
 from densevit.interfaces import ZEROS, Change, Line, StateDict
-from densevit.weights.layouts import backbone_rearrangement
+from densevit.weights.layouts import backbone_rearrangement, find
 from densevit.weights.positions import GRID
 from densevit.weights.state import count
-from densevit_backbones.vit.beit_checkpoints import BEIT
-from densevit_backbones.vit.transformers_checkpoints import DINOV2
-from densevit_backbones.vit.variants import VARIANTS
 
+DINOV2 = next(layout for layout in find("transformers-vit").variants if layout.name == "transformers-dinov2")
+BEIT = find("beit")
+VARIANTS = {  # of `windowed_vit`: channels and blocks
+    "nano": (128, 6), "small": (384, 12), "base": (768, 12), "large": (1024, 24),
+    "lw_tiny": (192, 6), "lw_small": (192, 10), "lw_medium": (384, 10), "lw_xlarge": (768, 10),
+}  # fmt: skip
 UNSAVED = ("backbone.num_windows", "backbone.features")
 """The options that no tensor determines."""
 _RF, _LW, _MODEL = "backbone.0.encoder.encoder.", "backbone.0.encoder.", "model.backbone.backbone."
@@ -87,7 +90,7 @@ def describe(tensors: StateDict) -> dict[str, Any]:
     patch, side = tensors["stem.projection.weight"].shape[-1], len(tensors["position_table"])
     base, lw_detr = depth % 3 == 2, "class_token" not in tensors
     names = ("lw_tiny", "lw_small", "lw_medium", "lw_xlarge") if lw_detr else ("nano", "small", "base", "large")
-    known = {(VARIANTS[name].width, VARIANTS[name].depth - (base and not lw_detr)): name for name in names}
+    known = {(VARIANTS[name][0], VARIANTS[name][1] - (base and not lw_detr)): name for name in names}
     if (width, depth) not in known:
         listed = ", ".join(f"{name} {sizes}" for sizes, name in known.items())
         raise WeightsError(f"A backbone of (channels, blocks) {(width, depth)} is no known variant: {listed}.")
