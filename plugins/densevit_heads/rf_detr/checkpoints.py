@@ -153,8 +153,8 @@ def _saved(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
     config, theirs = metadata.get("config", {}), metadata.get("model_config", {})
     names = ("decoder_self_attention_heads", "decoder_cross_attention_heads", "decoder_n_points")
     options |= {option: config[name] for option, name in zip(_HEADS, names, strict=True) if name in config}
-    names = ("sa_nheads", "ca_nheads", "dec_n_points", "num_windows", "out_feature_indexes")
-    found = {option: theirs.get(name) for option, name in zip((*_HEADS, *vit.UNSAVED), names, strict=True)}
+    own = ("sa_nheads", "ca_nheads", "dec_n_points", "num_windows", "out_feature_indexes")
+    found = {option: theirs.get(name) for option, name in zip((*_HEADS, *vit.UNSAVED), own, strict=True)}
     return options | {option: value for option, value in found.items() if value is not None}
 
 
