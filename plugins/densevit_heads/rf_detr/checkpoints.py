@@ -134,11 +134,15 @@ def describe(ours: StateDict) -> dict[str, Any]:
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training and evaluation on COCO at the size of the position table."""
-    size = sections["backbone"]["image_size"]
+    """The training and evaluation on COCO at the model's image size, for instances the fine-tuning with masks.
+
+    The size is that of the position table, except for models of 14-pixel patches, whose table is DINOv2's.
+    """
+    backbone = sections["backbone"]
+    size = 560 if backbone["patch_size"] == 14 else backbone["image_size"]
     name = next((name for name, side in (("nano", 384), ("small", 512), ("medium", 576)) if size <= side), "large")
     masks = sections["heads"]["detection"]["name"] == "rf_detr_instance"
-    return f"coco/rf_detr_{name}", {"data": {"image_size": size, "masks": masks}}
+    return "start/rf_detr_masks" if masks else f"coco/rf_detr_{name}", {"data": {"image_size": size}}
 
 
 def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:

@@ -23,6 +23,9 @@ from densevit_heads.rf_detr.mask_branch import MaskBranch
 class RfDetrInstance(RfDetr):
     """RF-DETR for instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`.
 
+    Predicted masks are upsampled to the size of the network's input, then resized to the image file; the authors resize
+    once.
+
     mask_stride: the stride of the masks; that of the finest feature is a multiple of it.
     mask_weight, dice_weight: weights of the binary cross-entropy and the dice of masks, in costs and in losses.
     The other options: see `RfDetr`.

@@ -97,8 +97,12 @@ def test_outputs_match_transformers(name, tmp_path, padded_batch, written_back):
     assert recognise(state).name == layout
     done = translate(state, find(layout))
     written_back(state, done, find(layout))
-    ours = convert(tmp_path).model.eval()
+    converted = convert(tmp_path)
+    ours = converted.model.eval()
     assert ours.classes["detection"] == coco_classes()
+    kind = converted.config.heads["detection"].evaluation.name
+    assert kind == ("coco_masks" if "masks" in name else None)
+    assert name != "rf-detr base" or converted.config.data.image_size == 560
     batch = padded_batch(sizes)
     assert_same(ours(batch)["detection"], run(theirs, batch, *IMAGENET), USED)
 
@@ -152,6 +156,7 @@ def test_every_name_of_the_authors_model_is_read(released, monkeypatch):
     sections = describe(state, layout)
     assert sections["heads"]["detection"]["num_queries"] == 100 and sections["backbone"]["image_size"] == 384
     assert (sections["backbone"]["num_windows"], sections["heads"]["detection"]["cross_attention_heads"]) == (2, 16)
+    assert layout.publishing.recipe(sections, {}) == ("start/rf_detr_masks", {"data": {"image_size": 384}})
     model = densevit.create_model(sections["backbone"], sections["heads"], [one.name for one in coco_classes()]).model
     assert {key: x.shape for key, x in done.tensors.items()} == {k: x.shape for k, x in model.state_dict().items()}
 
