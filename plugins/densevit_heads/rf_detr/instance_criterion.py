@@ -49,27 +49,21 @@ class InstanceCriterion(GroupCriterion):
         objects, generator = labelled.objects, outputs["generator"]
         chosen = [target for target in targets if "boxes" in target and "labels" in target]
         embeddings, pixels = outputs["mask_layers"]
+        matches: Matches | None = None
         with autocast_off(logits.device):
             [embeddings] = labelled.select([embeddings.float()], dim=1)
             pixels = torch.stack(labelled.select(pixels)).float()
             [count] = context.mean_counts(objects=torch.full((), float(len(objects.labels)), device=logits.device))
             if not chosen:  # sums over nothing, which are connected to the graph
                 masks = (embeddings.sum((1, 2, 3)) + pixels.sum((1, 2, 3, 4))).expand(2, -1)
-                matches = None
             else:
                 segments = NearestSegments.of(chosen, "instance", 0, logits.device)
                 scales = image_shares(segments.sizes, pixels, self.mask_stride)
                 height, width = (-(-max(sides) // self.mask_stride) for sides in zip(*segments.sizes, strict=True))
                 num_points = max(1, height * width // POINT_RATIO)
-                found = costs(logits, boxes, objects, self.costs, softmax=False)  # ((1 + L) * G, T, Q)
-                matrices = [found[:, :0]]
-                for image, others in enumerate(found.split(objects.counts, dim=1)):
-                    if others.shape[1]:
-                        points = random_points(1, num_points, logits.device, generator)
-                        others = others.unflatten(0, (-1, groups)).transpose(2, 3).flatten(1, 2)  # (1 + L, G * Q, T_i)
-                        own = (embeddings.detach(), pixels.detach(), segments, scales, image, points, self.mask_weights)
-                        matrices.append(_of_groups(costs_of_image(others, *own), groups))
-                matches = assign(torch.cat(matrices, dim=1), objects, context.finite_costs)
+                cost = costs(logits, boxes, objects, self.costs, softmax=False)  # ((1 + L) * G, T, Q)
+                cost = self.with_masks(cost, embeddings, pixels, segments, scales, groups, num_points, generator)
+                matches = assign(cost, objects, context.finite_costs)
                 pairs = pairs_of_layers(matches, objects, len(pixels), groups, logits.shape[2])
                 num_points = max(height, num_points)
                 masks = mask_losses(embeddings, pixels, segments, scales, pairs, num_points, generator)  # (2, 1 + L)
@@ -77,10 +71,30 @@ class InstanceCriterion(GroupCriterion):
         mask, dice = masks / (groups * count.clamp(min=context.least_mean()))
         return {**terms, "mask": self.mask_weights.mask * mask, "dice": self.mask_weights.dice * dice}
 
+    @torch.no_grad()
+    def with_masks(
+        self,
+        cost: Tensor,
+        embeddings: Tensor,
+        pixels: Tensor,
+        segments: Segments,
+        scales: Tensor,
+        groups: int,
+        num_points: int,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Adds the costs of masks at random points, the same for all queries of an image.
 
-def _of_groups(costs: Tensor, groups: int) -> Tensor:
-    """(1 + L, G * Q, T) -> ((1 + L) * G, T, Q)."""
-    return costs.unflatten(1, (groups, -1)).transpose(2, 3).flatten(0, 1)
+        cost: ((1 + L) * G, T, Q), as the result. embeddings: (1 + L, B, G * Q, C). pixels: (1 + L, B, C, h, w).
+        """
+        found = [cost[:, :0]]
+        for image, others in enumerate(cost.split(segments.counts, dim=1)):
+            if others.shape[1]:
+                points = random_points(1, num_points, cost.device, generator)
+                others = others.unflatten(0, (-1, groups)).transpose(2, 3).flatten(1, 2)  # (1 + L, G * Q, T_i)
+                own = costs_of_image(others, embeddings, pixels, segments, scales, image, points, self.mask_weights)
+                found.append(own.unflatten(1, (groups, -1)).transpose(2, 3).flatten(0, 1))
+        return torch.cat(found, dim=1)
 
 
 def pairs_of_layers(matches: Matches, objects: Objects, layers: int, groups: int, num_queries: int) -> Pairs:
