@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Class, Outputs, Targets
+from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.layers.mlp import Mlp
 from densevit.layers.norms import LayerNorm2d
 from densevit.layers.positions import mask_on_grid, sine_boxes
 from densevit.losses.matching import MatchingCosts
 from densevit.losses.set_losses import LossWeights
+from densevit.set_prediction.deformable_transformer import DecoderLayer
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
@@ -23,7 +25,6 @@ from densevit.set_prediction.queries import BoxQueries
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr.prediction import box_head, label_head
 from densevit_heads.rf_detr.criterion import GroupCriterion
-from densevit_heads.rf_detr.decoder import GroupDecoderLayer
 from densevit_heads.rf_detr.queries import GroupQueries, reparameterized
 
 COSTS = MatchingCosts(label=2.0)
@@ -83,8 +84,12 @@ class RfDetr(SetPredictionHead):
         self.label_head, self.box_head = label_head(width, len(classes)), box_head(width)
         self.queries = GroupQueries(num_queries, num_groups, width, self.label_head, self.box_head)
         self.query_positions = Mlp(2 * width, width, width, 2)
-        layer = (transformer, len(channels), num_points, cross_attention_heads, num_groups, deterministic)
-        self.decoder = nn.ModuleList(GroupDecoderLayer(*layer) for _ in range(transformer.decoder_layers))
+        layer = (transformer, len(channels), num_points, deterministic)
+        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(transformer.decoder_layers))
+        for own in self.decoder:
+            own.cross_attention = MultiScaleDeformableAttention(
+                width, len(channels), cross_attention_heads, num_points, deterministic
+            )
         self.decoder_norm = nn.LayerNorm(width)
         self.criterion = GroupCriterion(costs, loss_weights, "iou_aware")
         for linear in (self.query_positions[0], self.query_positions.last):
@@ -104,7 +109,7 @@ class RfDetr(SetPredictionHead):
         """
         levels = Levels.of(maps, [mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1])) for x in maps])
         proposals, queries = self.queries(levels)
-        states = self._decode(queries, levels)
+        states = self._decode(queries, levels, proposals.boxes.shape[1])
         boxes = reparameterized(queries.boxes, self.box_head.in_full_precision(states))
         of_groups = (2, (proposals.boxes.shape[1], -1))
         logits = torch.cat([proposals.logits[None], self.label_head(states).unflatten(*of_groups)])
@@ -112,14 +117,14 @@ class RfDetr(SetPredictionHead):
         outputs = {"logits": logits[-1, :, 0], "boxes": boxes[-1, :, 0], "layers": (logits, boxes)}
         return outputs, proposals.features.flatten(1, 2), states
 
-    def _decode(self, queries: BoxQueries, levels: Levels) -> Tensor:
-        """Returns the normalised states (L, B, G * Q, C)."""
+    def _decode(self, queries: BoxQueries, levels: Levels, groups: int) -> Tensor:
+        """Returns the normalised states (L, B, G * Q, C). groups: G."""
         x, on_maps = queries.contents, levels.on_maps(queries.boxes)
         column, row, width, height = on_maps[:, :, 0].unbind(-1)  # as the authors, on the finest map
         sines = sine_boxes(torch.stack([row, column, width, height], dim=-1), x.shape[-1] // 2, temperature=10000.0)
         positions = self.query_positions(sines.to(self.query_positions.last.weight.dtype))
         states = []
         for layer in self.decoder:
-            x = layer(x, positions, on_maps, levels.tokens, levels.shapes, levels.padding)
+            x = layer(x, positions, on_maps, levels.tokens, levels.shapes, levels.padding, None, groups)
             states.append(self.decoder_norm(x))
         return torch.stack(states)

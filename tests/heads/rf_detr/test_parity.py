@@ -183,3 +183,14 @@ def test_masks_and_their_losses_and_gradients(monkeypatch: pytest.MonkeyPatch) -
     same_losses(losses, output.loss_dict, {**terms, "mask": ("loss_mask_ce", 5), "dice": ("loss_mask_dice", 5)})
     torch.stack(list(losses.values())).sum().backward(), output.loss.backward()
     same_parameter_gradients(theirs, ours, features, own_features)
+
+
+def test_a_frozen_decoder_keeps_groups_apart() -> None:
+    """Frozen modules are in evaluation mode in training, too."""
+    padding_mask, _, targets = scene(SIZES, COUNTS, len(CLASSES))
+    features = [torch.randn(len(SIZES), WIDTH, 6, 10)]
+    head = RfDetr((WIDTH,), (16,), CLASSES, **OPTIONS).train()
+    expected = head(features, padding_mask, targets)["layers"]
+    head.decoder.eval()
+    for own, other in zip(head(features, padding_mask, targets)["layers"], expected, strict=True):
+        torch.testing.assert_close(own, other)
