@@ -67,13 +67,19 @@ class DecoderLayer(nn.Module):
         shapes: Sequence[tuple[int, int]],
         padding: Tensor,
         attention_bias: Tensor | None = None,
+        groups: int = 1,
     ) -> Tensor:
         """queries, positions: (B, Q, C). reference: (B, Q, L, 2 or 4). memory: (B, S, C). Returns (B, Q, C).
 
-        attention_bias: added to the self-attention scores, (Q, Q) or (B, 1, Q, Q).
+        attention_bias: added to the self-attention scores, (Q, Q) or (B, 1, Q, Q). groups: the number of groups of
+        queries, one after another, in each of which queries attend to each other (Group DETR, Chen et al. 2023).
         """
-        with_pos = queries + positions
-        attended = self.self_attention(with_pos, with_pos, queries, attention_bias)
+        with_pos, values = queries + positions, queries
+        if groups > 1:
+            with_pos, values = (x.unflatten(1, (groups, -1)).flatten(0, 1) for x in (with_pos, values))
+        attended = self.self_attention(with_pos, with_pos, values, attention_bias)
+        if groups > 1:
+            attended = attended.unflatten(0, (-1, groups)).flatten(1, 2)
         queries = self.self_attention_norm(queries + self.dropout(attended))
         attended = self.cross_attention(queries + positions, reference, memory, shapes, padding)
         queries = self.cross_attention_norm(queries + self.dropout(attended))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from densevit.losses.classification import focal, matchability_aware, varifocal
+from densevit.losses.classification import focal, iou_aware, matchability_aware, varifocal
 from densevit.losses.context import LossContext
 from densevit.losses.matching import Matches, MatchingCosts, Objects
 from densevit.losses.set_losses import Classification, LossWeights, SetLosses, set_losses
@@ -40,7 +40,7 @@ def test_the_weight_of_a_negative_has_no_gradient():
 def test_extreme_logits_stay_finite():
     logits = torch.tensor([-200.0, 200.0, -200.0, 200.0], requires_grad=True)
     targets = torch.tensor([0.0, 0.0, 1.0, 1.0])
-    for function in (focal, varifocal, matchability_aware):
+    for function in (focal, varifocal, matchability_aware, iou_aware):
         loss = function(logits, targets)
         (gradient,) = torch.autograd.grad(loss.sum(), logits)
         assert loss.isfinite().all() and gradient.isfinite().all()
@@ -77,23 +77,30 @@ def batch() -> tuple[Tensor, Tensor, Objects, Matches]:
 
 @pytest.mark.parametrize(
     ("classification", "theirs", "gamma"),
-    [("varifocal", "loss_vfl", 2.0), ("varifocal_matched", "loss_vfl", 2.0), ("mal", "loss_mal", 1.5)],
+    [
+        ("varifocal", "loss_vfl", 2.0),
+        ("varifocal_matched", "loss_vfl", 2.0),
+        ("mal", "loss_mal", 1.5),
+        ("iou_aware", "loss_ce", 2.0),
+    ],
 )
 def test_losses_with_iou_targets_match_transformers(
     batch: tuple[Tensor, Tensor, Objects, Matches], classification: Classification, theirs: str, gamma: float
 ):
-    """RT-DETR's varifocal and DEIMv2's matchability-aware loss, for boxes that overlap their objects."""
+    """RT-DETR's varifocal, DEIMv2's matchability-aware and LW-DETR's loss, for boxes that overlap their objects."""
     from transformers.loss.loss_deimv2 import Deimv2Loss
+    from transformers.loss.loss_lw_detr import LwDetrImageLoss
     from transformers.loss.loss_rt_detr import RTDetrLoss
 
-    loss = Deimv2Loss.loss_labels_mal if classification == "mal" else RTDetrLoss.loss_labels_vfl
+    others = {"mal": Deimv2Loss.loss_labels_mal, "iou_aware": LwDetrImageLoss.loss_labels}
+    loss = others.get(classification, RTDetrLoss.loss_labels_vfl)
     logits, boxes, objects, matches = batch
     logits, boxes = logits[..., :K], boxes.detach()
     boxes[matches.layer, matches.image, matches.query] = objects.boxes[matches.target] * (0.8 + 0.4 * torch.rand(8, 4))
     found = set_losses(logits, boxes, objects, matches, LossContext(), classification).label
     third = set_losses(logits, boxes, objects, matches, LossContext(), classification, torch.tensor(12.0)).label
     torch.testing.assert_close(third, found / 3)  # with three predictions per object, as in denoising
-    criterion = SimpleNamespace(num_classes=K, alpha=0.75, mal_alpha=None, gamma=gamma)
+    criterion = SimpleNamespace(num_classes=K, alpha=0.75, mal_alpha=None, gamma=gamma, focal_alpha=0.25)
     for layer in range(L):
         here = matches.layer == layer
         indices, targets = [], []
@@ -129,7 +136,7 @@ def test_a_varifocal_target_without_overlap_is_background():
     torch.testing.assert_close(found, (background.sum() - background[..., 1].sum())[None])
 
 
-@pytest.mark.parametrize("classification", ["softmax", "focal", "varifocal", "mal"])
+@pytest.mark.parametrize("classification", ["softmax", "focal", "varifocal", "mal", "iou_aware"])
 def test_without_objects_boxes_have_no_gradient(classification: str):
     from torchvision.ops import sigmoid_focal_loss
 

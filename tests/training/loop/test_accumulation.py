@@ -34,6 +34,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "detr with denoising": {
         "name": "dab_detr", "num_queries": 6, "extensions": {"denoising": 2}, "transformer": TRANSFORMER,
     },
+    "rf_detr": {"name": "rf_detr", "num_queries": 6, "transformer": {**TRANSFORMER, "encoder_layers": 0}},
     "setr": {"name": "setr", "width": 8, "norm": "group", "dice": 0.5, "class_weights": (1.0, 0.3, 2.0)},
     "dpt": {
         "name": "dpt", "width": 8, "output": "sigmoid", "max_depth": 9.0, "loss_weights": {"gradient": 0.5, "l1": 0.1},
@@ -143,6 +144,7 @@ DIVISORS = {
                            "extensions": {"two_stage": True, "contrastive_denoising": 20}},
     "dab_detr focal": {"num_queries": 12, "extensions": {"denoising": 2}, "transformer": TRANSFORMER},
     "dpt_segmentation": {"width": 8, "norm": "group", "dice": 1.0, "dropout": 0.0},
+    "rf_detr_instance": {"num_queries": 12, "transformer": {**TRANSFORMER, "encoder_layers": 0}},
     "dfine": {"num_queries": 12, "transformer": {**TRANSFORMER, "width": 32}, "contrastive_denoising": 20},
 }  # fmt: skip
 

@@ -69,6 +69,8 @@ ANYTHING = "transformers-depth-anything"
         ("transformers-deformable-detr-resnet", {"activation_function": "gelu"}, 'activation_function: "gelu"'),
         ("transformers-dpt-hybrid", {"readout_type": "add"}, 'readout_type: "add"'),
         ("transformers-mask2former", {"backbone_config": {"hidden_act": "relu"}}, 'backbone_config.hidden_act: "relu"'),
+        ("rf-detr", {"decoder_activation_function": "gelu"}, 'decoder_activation_function: "gelu"'),
+        ("transformers-lw-detr", {"activation_function": "relu"}, 'activation_function: "relu"'),
         (ANYTHING, {"reassemble_factors": [4, 2, 1, 1]}, r"reassemble_factors: \[4, 2, 1, 1\]"),
         (ANYTHING, {"head_hidden_size": 16}, "head_hidden_size: 16"),
         (ANYTHING, {"depth_estimation_type": "disparity"}, 'depth_estimation_type: "disparity"'),
