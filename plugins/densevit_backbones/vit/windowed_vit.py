@@ -12,8 +12,7 @@ from densevit_backbones.vit.windows import check_positive
 
 
 class WindowedViT(ViT):
-    """A plain vision transformer whose tokens stay sorted by windows; global blocks attend to all windows of an image
-    (the window-major organisation of LW-DETR).
+    """A plain vision transformer whose tokens are sorted by windows, with some global blocks (LW-DETR, RF-DETR).
 
     The map is divided into `num_windows` x `num_windows` windows, which grow with the image. Each window has its own
     copies of class and register tokens; a global block attends to all of them. Any input size: an image is padded with
