@@ -166,7 +166,7 @@ def _canvas(predictor: Predictor, given: Size | None) -> Size | None:
         size = "{}x{}".format(*predictor.backbone.input_size)
         raise ConfigError(f"canvas: the backbone takes one size, {size}, anyway. Fix: leave canvas out.")
     if min(given) < step or any(side % step for side in given):
-        raise ConfigError(f"canvas is {given[0]}x{given[1]}; multiples of {step}, the coarsest stride, are expected.")
+        raise ConfigError(f"canvas is {given[0]}x{given[1]}; multiples of {step} are expected.")
     if predictor.resize is None:
         return given
     for original in ((1000, 1000), (1000, 3000), (3000, 1000)):

@@ -17,6 +17,7 @@ class Backbone(nn.Module):
     channels, strides: one per feature, fine to coarse; strides in input pixels.
     mean, std: normalisation of pixels in 0 ... 1, which the model applies before the backbone.
     input_size: (H, W), only if the architecture has a fixed input size.
+    size_multiple: models pad heights and widths to multiples of this; None: the coarsest stride.
     licences: the licences of published weights that its constructor loads, by their source.
     """
 
@@ -25,6 +26,7 @@ class Backbone(nn.Module):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     input_size: tuple[int, int] | None = None
+    size_multiple: int | None = None
     licences: Mapping[str, str] = MappingProxyType({})
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -37,6 +37,20 @@ def matchability_aware(logits: Tensor, quality: Tensor, gamma: float = 1.5) -> T
     return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
+def iou_aware(logits: Tensor, quality: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """IoU-aware binary cross-entropy (LW-DETR, Chen et al. 2024): scores learn the IoU of their boxes.
+
+    The target of a matched class is p^alpha * IoU^(1 - alpha), at least 0.01 as in the authors' code, without gradient;
+    other cross-entropies have the weight p^gamma, with its gradient.
+    logits: (...). quality: (...), IoU of the box with its object at the object's class, 0 elsewhere. Returns (...).
+    """
+    p = logits.sigmoid()
+    target = (p.detach() ** alpha * quality ** (1 - alpha)).clamp(min=0.01)
+    target = torch.where(quality > 0, target, 0.0)
+    weight = torch.where(quality > 0, 1.0, p**gamma)
+    return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
 def class_shares(values: Sequence[Tensor | None], num_classes: int, device: torch.device) -> Tensor:
     """Labels of images as shares of classes, (B, K) float32. Rows sum to the share that is labelled: 1, 0 for an
     unlabelled image, or less than 1 for a mixture with one.

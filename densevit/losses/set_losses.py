@@ -9,20 +9,22 @@ from torch import Tensor
 
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
-from densevit.losses.classification import focal, matchability_aware, varifocal
+from densevit.losses.classification import focal, iou_aware, matchability_aware, varifocal
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.matching import Matches, Objects
 
-Classification = Literal["focal", "varifocal", "varifocal_matched", "mal"]
+Classification = Literal["focal", "varifocal", "varifocal_matched", "mal", "iou_aware"]
 BINARY_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "focal": focal,
     "varifocal": varifocal,
     "varifocal_matched": varifocal,
     "mal": matchability_aware,
+    "iou_aware": iou_aware,
 }
 # The lower bound of the IoU of a matched prediction. With RT-DETR's, a prediction that does not overlap its object has
 # a class loss of 0, instead of that of background.
-MIN_QUALITY = {"varifocal": 0.0, "varifocal_matched": torch.finfo(torch.float32).tiny, "mal": 0.01}
+_TINY = torch.finfo(torch.float32).tiny
+MIN_QUALITY = {"varifocal": 0.0, "varifocal_matched": _TINY, "mal": 0.01, "iou_aware": _TINY}
 
 
 class SetLosses(NamedTuple):

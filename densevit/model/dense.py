@@ -102,8 +102,9 @@ class DenseModel(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Heights and widths are padded to multiples of this: the coarsest stride; 1 if `input_size` is fixed."""
-        return 1 if self.backbone.input_size else max(self.backbone.strides)
+        """Heights and widths are padded to multiples of this: the backbone's `size_multiple`, or its coarsest stride; 1
+        if `input_size` is fixed."""
+        return 1 if self.backbone.input_size else self.backbone.size_multiple or max(self.backbone.strides)
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compiles the model, and its backbone, which some methods call alone."""

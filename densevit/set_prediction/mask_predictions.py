@@ -169,11 +169,17 @@ def numbered_segments(labels: Tensor, valid: Tensor, classes: Sequence[Class]) -
 
 def exported_queries(outputs: Outputs, stride: int, size: Size, original_size: Size | None) -> dict[str, Tensor]:
     """`scores` (B, Q, K) and `mask_logits` (B, Q, H, W) of a batch of one size, for exported files."""
-    masks = F.interpolate(outputs["masks"].float(), scale_factor=stride, mode="bilinear", align_corners=False)
+    masks = exported_masks(outputs["masks"], stride, size, original_size)
+    return {"scores": outputs["logits"].float().softmax(-1)[..., :-1], "mask_logits": masks}
+
+
+def exported_masks(masks: Tensor, stride: int, size: Size, original_size: Size | None) -> Tensor:
+    """Mask logits (B, Q, H, W) of the images, of those of the padded batch (B, Q, h, w) at this stride."""
+    masks = F.interpolate(masks.float(), scale_factor=stride, mode="bilinear", align_corners=False)
     masks = masks[..., : size[0], : size[1]]
     if original_size is not None:
         masks = F.interpolate(masks, size=original_size, mode="bilinear", align_corners=False)
-    return {"scores": outputs["logits"].float().softmax(-1)[..., :-1], "mask_logits": masks}
+    return masks
 
 
 def class_logits(scores: Tensor) -> Tensor:

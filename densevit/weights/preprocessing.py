@@ -100,15 +100,16 @@ def of_torchvision(weights: Any) -> dict[str, Any]:
 
 
 def of_checkpoint(content: Mapping[Any, Any]) -> dict[str, Any]:
-    """The class names in the `meta` of an OpenMMLab checkpoint."""
-    meta = content.get("meta")
-    if not isinstance(meta, Mapping):
-        return {}
-    meta = {**meta, **(meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), Mapping) else {})}
-    names = meta.get("classes", meta.get("CLASSES"))
+    """The class names in the `meta` of an OpenMMLab checkpoint or the `args` of RF-DETR's, and its `model_config`."""
+    meta, args, model = (content.get(key) for key in ("meta", "args", "model_config"))
+    found = {"model_config": model} if isinstance(model, Mapping) else {}
+    names = args.get("class_names") if isinstance(args, Mapping) else None
+    if isinstance(meta, Mapping):
+        meta = {**meta, **(meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), Mapping) else {})}
+        names = meta.get("classes", meta.get("CLASSES"))
     if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
-        return {}
-    return {"classes": list(names)}
+        return found
+    return {**found, "classes": list(names)}
 
 
 def licence(card: Path) -> str | None:

@@ -34,8 +34,7 @@ class SimplePyramid(Neck):
         super().__init__(channels, strides)
         if width < 1:
             raise ValueError(f"width is {width}; expected at least 1 channel.")
-        if not pyramid_strides or pyramid_strides[0] < 1 or list(pyramid_strides) != sorted(set(pyramid_strides)):
-            raise ValueError(f"pyramid_strides is {_listed(pyramid_strides)}; expected ascending strides in pixels.")
+        check_strides(pyramid_strides)
         self.levels = nn.ModuleList(_level(channels[-1], strides[-1], stride, width) for stride in pyramid_strides)
         self.channels, self.strides = (width,) * len(pyramid_strides), tuple(pyramid_strides)
 
@@ -46,27 +45,49 @@ class SimplePyramid(Neck):
 
 def _level(channels: int, stride: int, target: int, width: int) -> nn.Sequential:
     """Layers from the map of stride `stride` to the level of stride `target`."""
-    ups, downs = _doublings(target, stride), _doublings(stride, target)
-    if ups is None and downs is None:
-        raise ValueError(
-            f"pyramid_strides has {target}, but the last feature of the backbone has stride {stride}; expected that "
-            f"stride times or divided by a power of 2. Fix: use for example {_listed(_possible(stride))}."
-        )
-    if channels >> (ups or 0) == 0:
-        raise ValueError(
-            f"pyramid_strides has {target}, {ups} upsampling steps from the last feature of stride {stride}, but each "
-            f"step halves the {channels} channels. Fix: remove that level."
-        )
-    parts: list[nn.Module] = []
-    for i in range(ups or 0):
-        parts += [LayerNorm2d(channels, eps=1e-6), nn.GELU()] if i > 0 else []
-        parts.append(nn.ConvTranspose2d(channels, channels // 2, 2, stride=2))
-        channels //= 2
-    for _ in range(downs or 0):
+    ups, downs = steps(channels, stride, target)
+    parts = deconvolutions(channels, ups)
+    channels >>= ups
+    for _ in range(downs):
         parts.append(nn.MaxPool2d(2, stride=2, ceil_mode=True))
     parts += [nn.Conv2d(channels, width, 1, bias=False), LayerNorm2d(width, eps=1e-6)]
     parts += [nn.Conv2d(width, width, 3, padding=1, bias=False), LayerNorm2d(width, eps=1e-6)]
     return nn.Sequential(*parts)
+
+
+def check_strides(pyramid_strides: Sequence[int]) -> None:
+    """Raises ValueError unless the strides are positive and ascending."""
+    if not pyramid_strides or pyramid_strides[0] < 1 or list(pyramid_strides) != sorted(set(pyramid_strides)):
+        raise ValueError(f"pyramid_strides is {_listed(pyramid_strides)}; expected ascending strides in pixels.")
+
+
+def steps(channels: int, stride: int, target: int) -> tuple[int, int]:
+    """The numbers of steps that double and that halve the sides of a map of stride `stride`, to stride `target`.
+
+    channels: the number of channels, which each upsampling step halves. Raises ValueError if there are no such steps.
+    """
+    ups, downs = _doublings(target, stride), _doublings(stride, target)
+    if ups is None and downs is None:
+        raise ValueError(
+            f"pyramid_strides has {target}, but a feature of the backbone has stride {stride}; expected that stride "
+            f"times or divided by a power of 2. Fix: use for example {_listed(_possible(stride))}."
+        )
+    if channels >> (ups or 0) == 0:
+        raise ValueError(
+            f"pyramid_strides has {target}, {ups} upsampling steps from a feature of stride {stride}, but each step "
+            f"halves the {channels} channels. Fix: remove that level."
+        )
+    return ups or 0, downs or 0
+
+
+def deconvolutions(channels: int, count: int) -> list[nn.Module]:
+    """Upsampling steps, each of which halves the channels, with a layer norm and GELU between two of them."""
+    parts: list[nn.Module] = []
+    for i in range(count):
+        parts += [LayerNorm2d(channels, eps=1e-6), nn.GELU()] if i > 0 else []
+        parts.append(nn.ConvTranspose2d(channels, channels // 2, 2, stride=2))
+        channels //= 2
+    return parts
 
 
 def _doublings(smaller: int, larger: int) -> int | None:

@@ -47,6 +47,10 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "no tokens": {"positions": "none", "class_token": False, "windows": Windows(3, ()), "patch_size": 32},
         "hybrid": {"stem": "resnet", "readout": "project", "features": (1, 2)},
     },
+    "windowed_vit": {
+        "rf_detr": {"variant": "nano", "registers": 1, "features": (1, 3, 5)},
+        "lw_detr": {"variant": "lw_tiny", "num_windows": 4, "drop_path": 0.2},
+    },
     "mvit": {
         "2": {"variant": "nano", "drop_path": 0.2},
         "1": {"variant": "nano", "version": 1},
@@ -74,6 +78,7 @@ TRACED = {  # one of each family, and those whose graphs depend on sizes or opti
     "resnet": ("groups",),
     "swin": ("1", "2"),
     "vit": ("rotary", "everything"),
+    "windowed_vit": ("rf_detr",),
     "mvit": ("2",),
     "mit": ("b0",),
 }

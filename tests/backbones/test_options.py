@@ -30,7 +30,7 @@ REFUSED = {
     ],
     "vit": [
         ({"variant": "giga"}, ["variant"]),
-        ({"patch_size": 12}, ["patch_size"]),
+        ({"patch_size": 10}, ["patch_size"]),
         ({"stem": "mlp"}, ["stem"]),
         ({"positions": "2d"}, ["positions"]),
         ({"readout": 1}, ["readout"]),
@@ -78,6 +78,11 @@ REFUSED = {
         ({"variant": "nano", "features": (9,)}, ["features is [9]"]),
         ({"drop_path": 1.0}, ["drop_path is 1"]),
     ],
+    "windowed_vit": [
+        ({"num_windows": 0}, ["num_windows is 0"]),
+        ({"variant": "lw_tiny", "registers": 2}, ["registers is 2", "'lw_tiny'", "must be 0"]),
+        ({"features": (3, 13)}, ["features is [3, 13]", "from 1 to 12"]),
+    ],
     "vision_longformer": [({"window_size": 0}, ["window_size is 0"]), ({"global_tokens": -1}, ["global_tokens is -1"])],
 }
 
@@ -101,6 +106,8 @@ DEPTHS = [
     ("swin", {"variant": "nano"}, 1 + 6 + 1, {2: ["stages.1.0.norm.weight", "stages.1.1.norm1.weight"]}),
     ("vit", {"variant": "nano", "features": (2, 3), "readout": "project"}, 1 + 3 + 1, VIT_PARTS),
     ("vit", {"variant": "nano", "stem": "resnet", "features": (1, 2)}, 1 + (3 + 4 + 9) + 1 + 2 + 1, {}),
+    ("windowed_vit", {"features": (2, 5)}, 1 + 5 + 1, VIT_PARTS),
+    ("windowed_vit", {"variant": "lw_small"}, 1 + 10, {}),
     ("mvit", {"variant": "nano", "version": 1}, 1 + 6 + 1, MVIT_PARTS),
     ("mit", {}, 1 + 8, {2: ["feature_norms.0.weight"], 3: ["patches.1.projection.weight"]}),
     ("cvt", {"variant": "nano"}, 1 + 7, CVT_PARTS),
@@ -127,6 +134,7 @@ def test_depths_are_the_stem_and_the_blocks(name, options, count, members):
     [
         ("swin", {"variant": "tiny", "drop_path": 0.22}, [0.02 * i for i in range(12)]),
         ("vit", {"variant": "small", "drop_path": 0.22, "features": (3, 9)}, [0.02 * i for i in range(9)]),
+        ("windowed_vit", {"drop_path": 0.22, "features": (3, 9)}, [0.02 * i for i in range(9)]),
         ("mvit", {"variant": "tiny", "drop_path": 0.18}, [0.02 * i for i in range(10)]),
         ("mit", {"variant": "b1"}, [0.1 * i / 7 for i in range(8)]),
         ("cvt", {"variant": "nano", "drop_path": 0.3}, [0.0] * 3 + [0.1 * i for i in range(4)]),

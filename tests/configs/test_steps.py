@@ -39,6 +39,15 @@ def masks(head: str, *options: str) -> list[str]:
 RTDETR = detr("128", "data.multi_scale=null", "encoder.width=16", "encoder.feedforward=16")
 DFINE = ["heads.detection.encoder.width=32", "heads.detection.transformer.width=32", "backbone.model=hgnetv2_b0",
          "data.image_size=64"]  # fmt: skip
+RF_DETR = [
+    "weights=null",
+    "backbone.variant=nano",
+    "backbone.features=[1, 2, 3, 6]",
+    "data.image_size=64",
+    "data.multi_scale=[64, 96]",
+    "heads.detection.neck.width=32",
+    *(f"heads.detection.transformer.{option}" for option in SMALL_DETR if "encoder" not in option),
+]
 PANOPTIC = [f"heads.panoptic.detr.transformer.{option}" for option in SMALL_DETR]
 SETR = [*SMALL_VIT, "heads.segmentation.width=32", "data.image_size=96"]
 DPT = [*SMALL_VIT, "heads.depth.width=32"]
@@ -51,6 +60,7 @@ SMALLER: dict[str, list[str]] = {
     "coco/rtdetr_r50": RTDETR,
     "coco/dfine_n": DFINE,
     "coco/dfine_l": [*DFINE, "data.multi_scale=[64, 96]"],
+    "coco/rf_detr_nano": RF_DETR,
     "coco/detr_panoptic_r50": [*PANOPTIC, "backbone.depth=18", "data.image_size=[64, 128]"],
     "coco/mask2former_r50": masks("detection", "backbone.depth=18"),
     "coco/mask2former_swin_large_panoptic": masks("panoptic", "backbone.variant=nano"),

@@ -40,6 +40,7 @@ TWO_SELECTIONS = {
     "duplicate_iou": 0.8,
     "dense_loss": 1.0,
 }
+GROUPS = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 2}}
 ENCODER = {"width": 32, "feedforward": 32, "expansion": 0.5}
 ANCHORS = {**DETR, "name": "dab_detr", "classification": "mal"}
 HEADS: dict[str, dict[str, Any]] = {
@@ -51,6 +52,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "rtdetr": {"name": "rtdetr", "encoder": ENCODER, **DETR},
     "dfine": {"name": "dfine", "encoder": ENCODER, "fusion_blocks": 1, **DETR},
     "rtdetr-discrete": {"name": "rtdetr", "encoder": ENCODER, "sampling": "discrete", "num_points": [3, 1, 2], **DETR},
+    "rf-detr": {"name": "rf_detr", **GROUPS},
+    "rf-detr-instance": {"name": "rf_detr_instance", **GROUPS},
     "one-stage": {"name": "one_stage", "width": 32},
     "fcos": {"name": "fcos", "width": 64},
     "detr-panoptic": {"name": "detr_panoptic", "detr": DETR},

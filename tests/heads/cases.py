@@ -8,6 +8,7 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.dpt.depth import DepthLossWeights
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
+from densevit_heads.rf_detr.head import GroupTransformer
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
 
 
@@ -33,6 +34,12 @@ ALL = Extensions(
 FAST = {**DETR, "classification": "mal", "extensions": ALL}
 ENCODED = {**DETR, "encoder": HybridEncoderOptions(32, 32, 0.5)}
 DFINE = {**ENCODED, "fusion_blocks": 1, "num_points": (2, 3, 1)}
+GROUPS = {
+    "num_queries": 6,
+    "transformer": GroupTransformer(32, 2, 0, 2, 32),
+    "cross_attention_heads": 4,
+    "num_groups": 3,
+}
 NO_ENCODER = {"transformer": Transformer(32, 2, 0, 1, 32, 0.0), "contrastive_denoising": 0}
 MASKS: dict[str, Any] = {
     "num_queries": 6, "num_points": 64, "transformer": MaskTransformer(32, 2, 2, 16),
@@ -67,6 +74,8 @@ CASES: dict[str, Case] = {
     "rtdetr": Case("rtdetr", {**ENCODED, "num_points": (3, 1, 2)}),
     "rtdetr, discrete": Case("rtdetr", {**ENCODED, **NO_ENCODER, "sampling": "discrete"}),
     "dfine": Case("dfine", {**DFINE, "num_points": (2, 1), "min_stride": 16, "training_layers": 2, "layer_scale": 2}),
+    "rf_detr": Case("rf_detr", GROUPS),
+    "rf_detr_instance": Case("rf_detr_instance", GROUPS),
     "one_stage": Case("one_stage", {"width": 16, "fusion_blocks": 1}),
     "faster_rcnn": Case(
         "faster_rcnn", {"width": 16, "box_width": 16, "num_proposals": 50, "num_samples": 32}, PADDING

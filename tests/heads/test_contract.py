@@ -41,7 +41,7 @@ def test_a_head_passes_all_checks(name: str) -> None:
     assert ("crowds" in notes) == ("panoptic" not in kind.needs)
 
 
-@pytest.mark.parametrize("name", ["deformable_detr", "dino", "rtdetr", "dfine"])
+@pytest.mark.parametrize("name", ["deformable_detr", "dino", "rtdetr", "dfine", "rf_detr"])
 def test_every_attention_is_deterministic_by_option(name: str) -> None:
     case = CASES[name]
     classes = [Class("a", 1, (0, 0, 0))]

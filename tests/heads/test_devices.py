@@ -27,7 +27,8 @@ pytestmark = pytest.mark.integration
 # torchvision's losses, which index by lists and masks and read counts.
 TRANSFERS = {
     "detr, pre-norm": 1, "dab_detr, all extensions": 1, "dab_detr, contrastive denoising": 1, "ddq": 1,
-    "deformable_detr, two-stage": 2, "dino": 2, "rtdetr": 2, "dfine": 1, "detr_panoptic": 2, "mask2former": 2,
+    "deformable_detr, two-stage": 2, "dino": 2, "rtdetr": 2, "dfine": 1, "rf_detr": 1, "rf_detr_instance": 1,
+    "detr_panoptic": 2, "mask2former": 2,
     "mask2former_instance": 1, "eomt": 2, "one_stage": 0, "segmenter": 0, "setr, naive": 0, "setr, mla": 0,
     "dpt": 0, "dpt, softplus": 0, "dpt, bins": 0,
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""The feature pyramid network beside torchvision's, and the simple pyramid beside ViTDet's levels."""
+"""The feature pyramid network beside torchvision's, the simple pyramid beside ViTDet's levels, and the projector under
+any backbone; it is compared with transformers' in tests/backbones/vit/test_windowed_vit.py."""
 
 from collections import OrderedDict
 
@@ -9,6 +10,7 @@ from torch import nn
 import densevit
 from densevit.errors import DensevitError
 from densevit_necks.fpn import FPN
+from densevit_necks.projector import Projector
 from densevit_necks.simple_pyramid import SimplePyramid
 
 CHANNELS, STRIDES = (8, 16, 24, 40), (4, 8, 16, 32)
@@ -71,7 +73,7 @@ def test_extra_levels_half_precision_and_export():
 @pytest.mark.parametrize(("option", "value"), [("width", 0), ("extra_levels", -1), ("width", "wide")])
 def test_invalid_options_raise(option, value):
     with pytest.raises((DensevitError, ValueError), match=f"{option}.*(expected|should be)"):
-        densevit.registry.create("necks", "fpn", CHANNELS, STRIDES, options={option: value}, where="neck")
+        densevit.create_neck("fpn", CHANNELS, STRIDES, **{option: value})
 
 
 def vitdet(dim: int, width: int) -> nn.ModuleList:
@@ -140,4 +142,51 @@ def test_levels_have_their_declared_strides(stride, strides):
 )
 def test_invalid_levels_raise(channels, stride, options, facts):
     with pytest.raises((DensevitError, ValueError), match=facts):
-        densevit.registry.create("necks", "simple_pyramid", (channels,), (stride,), options=options, where="neck")
+        densevit.create_neck("simple_pyramid", (channels,), (stride,), **options)
+
+
+BACKBONES = {
+    "windowed_vit": {"variant": "nano"},
+    "swin": {"variant": "nano"},
+    "timm convnext": {"model": "convnext_atto"},
+    "timm vit": {"model": "vit_tiny_patch16_224"},
+}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_projector_takes_the_features_of_any_backbone(name, norm):
+    """All of them: each feature and each parameter has a gradient; in half precision and exported, too."""
+    backbone = densevit.create_backbone(name.split()[0], **BACKBONES[name])
+    assert Projector(backbone.channels, backbone.strides).strides == (16,)
+    neck = Projector(backbone.channels, backbone.strides, 16, (4, 8, 16, 32), norm).eval()
+    with torch.no_grad():
+        features = backbone.eval()(torch.randn(2, 3, 64, 96))
+    inputs = [x.clone().requires_grad_() for x in features]
+    found = neck(inputs, NO_PADDING)
+    assert neck.channels == (16,) * 4 and neck.strides == (4, 8, 16, 32)
+    assert [tuple(x.shape) for x in found] == [(2, 16, 64 // s, 96 // s) for s in neck.strides]
+    torch.stack([(x * torch.randn_like(x)).sum() for x in found]).sum().backward()
+    assert all(x.grad.ne(0).any() for x in inputs) and all(p.grad.ne(0).any() for p in neck.parameters())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        low = neck(features, NO_PADDING)
+    for x, y in zip(low, found, strict=True):
+        assert (x.float() - y).norm() < 0.06 * y.norm()
+    graph = torch.export.export(neck, (features, NO_PADDING)).module()
+    torch.testing.assert_close(list(graph(features, NO_PADDING)), list(found))
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "options", "facts"),
+    [
+        (32, 14, {"pyramid_strides": (16,)}, r"has 16.* stride 14.*\(7, 14, 28, 56\)"),
+        (32, 16, {"pyramid_strides": (16, 8)}, r"\(16, 8\).*ascending"),
+        (3, 16, {"pyramid_strides": (4,)}, "3 channels"),
+        (32, 16, {"width": 3}, "width is 3; expected an even number"),
+        (32, 16, {"norm": "group"}, "norm"),
+    ],
+)
+def test_invalid_options_of_the_projector_raise(channels, stride, options, facts):
+    with pytest.raises((DensevitError, ValueError), match=facts):
+        densevit.create_neck("projector", (channels,), (stride,), **options)

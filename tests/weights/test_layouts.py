@@ -63,7 +63,9 @@ def test_all_modules_are_found_and_layouts_are_complete():
         layout = layouts.find(name)
         assert layout.name == name and layout.marks
         if not layout.is_backbone:
-            assert all(line.ours == "0" or line.ours.startswith(("backbone.", "heads.")) for line in layout.lines)
+            assert all(
+                line.ours == "0" or line.ours.startswith(("backbone.", "heads.", "necks.")) for line in layout.lines
+            )
 
 
 REFUSED = {

@@ -70,7 +70,7 @@ class ViT(Backbone):
     def __init__(
         self,
         variant: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "base",
-        patch_size: Literal[8, 14, 16, 32] = 16,
+        patch_size: Literal[8, 12, 14, 16, 32] = 16,
         stem: Literal["patch", "conv", "resnet"] = "patch",
         weight_standardization: WeightStandardization = "variance",
         positions: Literal["learned", "sine1d", "sine2d", "rotary", "relative", "none"] = "learned",
@@ -270,7 +270,7 @@ def _sine_positions(
 
 
 def _check_stem(stem: str, patch_size: int) -> None:
-    possible = {"patch": (8, 14, 16, 32), "conv": (8, 16, 32), "resnet": (16,)}[stem]
+    possible = {"patch": (8, 12, 14, 16, 32), "conv": (8, 16, 32), "resnet": (16,)}[stem]
     if patch_size not in possible:
         listed = " or ".join(str(size) for size in possible)
         raise ValueError(f"patch_size is {patch_size}; with stem {stem!r} it must be {listed}.")

@@ -110,7 +110,7 @@ class MaskCriterion:
         outputs = MaskQueries(logits, embeddings)
         segments = Segments.of(targets, self.task, self.num_classes, pixels.device)
         self._limit.check_batch(segments.counts, segments.names)
-        scales = self._scales(segments.sizes, pixels)
+        scales = image_shares(segments.sizes, pixels, self.stride)
         pairs = match(outputs, pixels, segments, scales, self.num_points, self.weights, generator, context.finite_costs)
         classes = torch.full(logits.shape[:3], self.num_classes, device=pixels.device)  # "no object"
         layer = torch.arange(len(logits), device=pixels.device)[:, None]
@@ -121,12 +121,7 @@ class MaskCriterion:
         cross_entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
         count = torch.full((), float(len(segments.labels)), device=pixels.device)
         weights, count = _mean_counts(context, weight.sum((1, 2)), count)
-        values = len(pairs.image) * max(pixels.shape[-2] * pixels.shape[-1], int(OVERSAMPLING * self.num_points))
-        parts = [
-            self._mask_terms(part, embeddings, pixels, segments, scales, pairs, generator)
-            for part in chunks(len(logits), values)
-        ]
-        mask, dice = torch.cat(parts, dim=1)
+        mask, dice = mask_losses(embeddings, pixels, segments, scales, pairs, self.num_points, generator)
         losses = {"label": (cross_entropy * weight).sum((1, 2)) / weights, "mask": mask / count, "dice": dice / count}
         if cells is not None:
             losses["semantic"] = self._semantic_term(cells.float(), segments, scales, generator) / count
@@ -147,58 +142,83 @@ class MaskCriterion:
         cross_entropy = -log_probability[segments.image, segments.labels]
         return ((cross_entropy * truth).sum(1) / truth.sum(1).clamp(min=1e-6)).sum()
 
-    def _mask_terms(
-        self,
-        layers: slice,
-        embeddings: Tensor,
-        pixels: Tensor,
-        segments: Segments,
-        scales: Tensor,
-        pairs: Pairs,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        """Binary cross-entropy and dice of the matched masks of some layers, summed over masks: (2, l).
-
-        pixels: (B, C, h, w), or (L, B, C, h, w) of all layers.
-
-        Only values at points are kept for the backward pass, which computes the maps of the matched masks again.
-        """
-        queries, targets = pairs.query[layers], pairs.target[layers]  # (l, M)
-        layer = torch.arange(layers.start, layers.stop, device=pixels.device)[:, None]
-        matched = embeddings[layer, pairs.image, queries]  # (l, M, C)
-        pixels = pixels[layers] if pixels.ndim == 5 else pixels
-        if not queries.shape[1]:
-            return (matched.sum((1, 2)) + pixels.flatten()[:0].sum()).expand(2, -1)
-        scale = scales[pairs.image].repeat(len(queries), 1)  # (l * M, 2)
-        with torch.no_grad():
-            point_weights = functools.partial(segments.point_weights, targets.flatten())
-            points = uncertain_points(
-                _maps(matched, pixels, pairs.counts), scale, self.num_points, generator, point_weights
-            )
-            truth, weight = segments.at(targets.flatten(), points), point_weights(points)  # (l * M, P)
-        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-        x = checkpoint(_at_points, matched, pixels, pairs.counts, points * scale[:, None], **options)
-        p = x.sigmoid()
-        if weight is None:
-            cross_entropy = F.binary_cross_entropy_with_logits(x, truth, reduction="none").mean(1)
-        else:
-            target = truth / weight.clamp(min=EPS)
-            cross_entropy = F.binary_cross_entropy_with_logits(x, target, weight, reduction="none").sum(1)
-            cross_entropy, p = cross_entropy / weight.sum(1).clamp(min=EPS), p * weight
-        dice = 1 - (2 * (p * truth).sum(-1) + 1) / (p.sum(-1) + truth.sum(-1) + 1)
-        return torch.stack([cross_entropy, dice]).view(2, len(queries), -1).sum(-1)
-
-    def _scales(self, sizes: Sequence[tuple[int, int]], pixels: Tensor) -> Tensor:
-        """The share of columns and rows of the per-pixel embeddings that are the image, (B, 2)."""
-        h, w = pixels.shape[-2:]
-        shares = [(width / (self.stride * w), height / (self.stride * h)) for height, width in sizes]
-        return to_device(torch.tensor(shares, dtype=torch.float32), pixels.device)
-
 
 def _mean_counts(context: LossContext, weights: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of class weights (L,) and the number of segments, averaged over processes."""
     weights, count = context.mean_counts(objects_weights=weights.detach(), objects=count)
     return weights.clamp(min=1e-6), count.clamp(min=context.least_mean())
+
+
+def mask_losses(
+    embeddings: Tensor,
+    pixels: Tensor,
+    segments: Segments,
+    scales: Tensor,
+    pairs: Pairs,
+    num_points: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Binary cross-entropy and dice of the matched masks of L layers at points, summed over masks: (2, L).
+
+    embeddings: (L, B, Q, C). pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), the result of
+    `image_shares`.
+    """
+    values = len(pairs.image) * max(pixels.shape[-2] * pixels.shape[-1], int(OVERSAMPLING * num_points))
+    parts = [
+        _mask_terms(part, embeddings, pixels, segments, scales, pairs, num_points, generator)
+        for part in chunks(len(embeddings), values)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _mask_terms(
+    layers: slice,
+    embeddings: Tensor,
+    pixels: Tensor,
+    segments: Segments,
+    scales: Tensor,
+    pairs: Pairs,
+    num_points: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Binary cross-entropy and dice of the matched masks of some layers, summed over masks: (2, l).
+
+    pixels: (B, C, h, w), or (L, B, C, h, w) of all layers.
+
+    Only values at points are kept for the backward pass, which computes the maps of the matched masks again.
+    """
+    queries, targets = pairs.query[layers], pairs.target[layers]  # (l, M)
+    layer = torch.arange(layers.start, layers.stop, device=pixels.device)[:, None]
+    matched = embeddings[layer, pairs.image, queries]  # (l, M, C)
+    pixels = pixels[layers] if pixels.ndim == 5 else pixels
+    if not queries.shape[1]:
+        return (matched.sum((1, 2)) + pixels.flatten()[:0].sum()).expand(2, -1)
+    scale = scales[pairs.image].repeat(len(queries), 1)  # (l * M, 2)
+    with torch.no_grad():
+        point_weights = functools.partial(segments.point_weights, targets.flatten())
+        points = uncertain_points(_maps(matched, pixels, pairs.counts), scale, num_points, generator, point_weights)
+        truth, weight = segments.at(targets.flatten(), points), point_weights(points)  # (l * M, P)
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    x = checkpoint(_at_points, matched, pixels, pairs.counts, points * scale[:, None], **options)
+    p = x.sigmoid()
+    if weight is None:
+        cross_entropy = F.binary_cross_entropy_with_logits(x, truth, reduction="none").mean(1)
+    else:
+        target = truth / weight.clamp(min=EPS)
+        cross_entropy = F.binary_cross_entropy_with_logits(x, target, weight, reduction="none").sum(1)
+        cross_entropy, p = cross_entropy / weight.sum(1).clamp(min=EPS), p * weight
+    dice = 1 - (2 * (p * truth).sum(-1) + 1) / (p.sum(-1) + truth.sum(-1) + 1)
+    return torch.stack([cross_entropy, dice]).view(2, len(queries), -1).sum(-1)
+
+
+def image_shares(sizes: Sequence[tuple[int, int]], pixels: Tensor, stride: int) -> Tensor:
+    """The share of columns and rows of the per-pixel embeddings (..., h, w) that are the image, (B, 2).
+
+    sizes: (h, w) of the images.
+    """
+    h, w = pixels.shape[-2:]
+    shares = [(width / (stride * w), height / (stride * h)) for height, width in sizes]
+    return to_device(torch.tensor(shares, dtype=torch.float32), pixels.device)
 
 
 def _maps(matched: Tensor, pixels: Tensor, counts: Sequence[int]) -> Tensor:

@@ -56,7 +56,9 @@ def match(
     for image, count in enumerate(segments.counts):
         if count:
             points = random_points(1, num_points, pixels.device, generator)
-            costs.append(costs_of_image(outputs, pixels, segments, scales, image, points, weights))
+            label = -outputs.logits[:, image].float().softmax(-1)[..., segments.labels.split(segments.counts)[image]]
+            others = weights.label * label
+            costs.append(costs_of_image(others, outputs.embeddings, pixels, segments, scales, image, points, weights))
     device = pixels.device
     if not costs:
         empty = torch.zeros(0, dtype=torch.long, device=device)
@@ -84,11 +86,11 @@ def match(
 
 
 def costs_of_image(
-    outputs: MaskQueries, pixels: Tensor, segments: Segments, scales: Tensor, image: int, points: Tensor,
+    others: Tensor, embeddings: Tensor, pixels: Tensor, segments: Segments, scales: Tensor, image: int, points: Tensor,
     weights: Weights,
 ) -> Tensor:  # fmt: skip
-    """Costs (L, Q, T_i) of an image: class probability, binary cross-entropy and dice at points (1, P, 2), without
-    unlabelled pixels."""
+    """Costs (L, Q, T_i) of an image: other weighted costs (L, Q, T_i), plus binary cross-entropy and dice at points
+    (1, P, 2), without unlabelled pixels. embeddings: (L, B, Q, C)."""
     first, count = sum(segments.counts[:image]), segments.counts[image]
     targets = torch.arange(first, first + count, device=points.device)
     truth = segments.at(targets, points.expand(count, -1, -1)).T  # (P, T_i)
@@ -97,16 +99,14 @@ def costs_of_image(
     # Sampling and products are linear: the samples of per-pixel embeddings, (C, P) or (L, C, P), give those of masks.
     maps = pixels[..., image, :, :, :]
     embedded = sample(maps.flatten(0, -3)[None], points * scales[image])[0].view(*maps.shape[:-2], -1)
-    area, labels = truth.sum(0), segments.labels[targets]
-    layers, queries = outputs.logits.shape[0], outputs.logits.shape[2]
+    area, layers, queries = truth.sum(0), embeddings.shape[0], embeddings.shape[2]
     costs = []
     for part in chunks(layers, queries * points.shape[1]):
-        x = outputs.embeddings[part, image] @ (embedded[part] if embedded.ndim == 3 else embedded)  # (l, Q, P)
+        x = embeddings[part, image] @ (embedded[part] if embedded.ndim == 3 else embedded)  # (l, Q, P)
         cross_entropy = (F.softplus(x) @ known[:, None] - x @ truth) / known.sum().clamp(min=1e-6)
         p = x.sigmoid()
         dice = 1 - (2 * p @ truth + 1) / (p @ known[:, None] + area + 1)
-        label = -outputs.logits[part, image].float().softmax(-1)[..., labels]
-        costs.append(weights.label * label + weights.mask * cross_entropy + weights.dice * dice)
+        costs.append(others[part] + weights.mask * cross_entropy + weights.dice * dice)
     return torch.cat(costs)
 
 

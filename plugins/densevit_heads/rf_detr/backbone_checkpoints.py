@@ -1,0 +1,114 @@
+"""The backbones in checkpoints of RF-DETR and LW-DETR, for the layouts of these detectors.
+
+The authors' tensors of RF-DETR have transformers' names of DINOv2, those of LW-DETR BEiT's names. Files of
+transformers' RF-DETR have the authors' keys, also if they are written by a version whose models have others.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densevit.errors import WeightsError
+from densevit.interfaces import ZEROS, Change, Line, StateDict
+from densevit.weights.layouts import backbone_rearrangement, find
+from densevit.weights.positions import GRID
+from densevit.weights.state import count
+
+DINOV2 = next(layout for layout in find("transformers-vit").variants if layout.name == "transformers-dinov2")
+BEIT = find("beit")
+VARIANTS = {  # of `windowed_vit`: channels and blocks
+    "nano": (128, 6), "small": (384, 12), "base": (768, 12), "large": (1024, 24),
+    "lw_tiny": (192, 6), "lw_small": (192, 10), "lw_medium": (384, 10), "lw_xlarge": (768, 10),
+}  # fmt: skip
+UNSAVED = ("backbone.num_windows", "backbone.features")
+"""The options that no tensor determines."""
+_RF, _LW, _MODEL = "backbone.0.encoder.encoder.", "backbone.0.encoder.", "model.backbone.backbone."
+
+
+def _lines(lines: Iterable[Line], prefix: str) -> tuple[Line, ...]:
+    return tuple(
+        Line(line.theirs if line.theirs == ZEROS else prefix + line.theirs, f"backbone.{line.ours}", line.change)
+        for line in lines
+    )
+
+
+def _with_unused_row(table: Tensor) -> Tensor:
+    cells = GRID.inverse(table)
+    return torch.cat([cells.new_zeros(1, 1, cells.shape[2]), cells], dim=1)
+
+
+# LW-DETR's table has a first row for a class token, which it does not have.
+_CELLS = Change(lambda table: GRID.forward(table[:, 1:]), _with_unused_row)
+_BLOCK, _OURS, _QKV = "encoder.layer.{i}", "blocks.{i}", "blocks.{i}.attention.qkv"
+
+RF_DETR = _lines(DINOV2.lines, _RF)
+RF_DETR_REARRANGE = backbone_rearrangement(DINOV2, _RF)
+RF_DETR_SPELLINGS = (
+    *((_MODEL + model, _RF + file) for model, file in DINOV2.other_keys.spellings),
+    (f"{_MODEL}*", f"{_RF}*"),
+)
+RF_DETR_NO_EFFECT = {f"{_RF}embeddings.mask_token": "the mask token of pre-training"}
+RF_DETR_BASE_NO_EFFECT = {**RF_DETR_NO_EFFECT, f"{_RF}encoder.layer.11.*": "the block after the last feature"}
+LW_DETR = _lines((Line("pos_embed", "position_table", _CELLS), *BEIT.lines), _LW)
+TRANSFORMERS_LW_DETR = _lines(
+    (
+        Line("embeddings.position_embeddings", "position_table", _CELLS),
+        Line("embeddings.projection.*", "stem.projection.*"),
+        Line(f"{_BLOCK}.layernorm_before.*", f"{_OURS}.norm1.*"),
+        Line(f"{_BLOCK}.attention.attention.query.*", f"{_QKV}.*[0/3]"),
+        Line(f"{_BLOCK}.attention.attention.key.weight", f"{_QKV}.weight[1/3]"),
+        Line(ZEROS, f"{_QKV}.bias[1/3]"),
+        Line(f"{_BLOCK}.attention.attention.value.*", f"{_QKV}.*[2/3]"),
+        Line(f"{_BLOCK}.attention.output.*", f"{_OURS}.attention.output.*"),
+        Line(f"{_BLOCK}.gamma_1", f"{_OURS}.scale1.scale"),
+        Line(f"{_BLOCK}.layernorm_after.*", f"{_OURS}.norm2.*"),
+        Line(f"{_BLOCK}.intermediate.fc1.*", f"{_OURS}.mlp.expand.*"),
+        Line(f"{_BLOCK}.intermediate.fc2.*", f"{_OURS}.mlp.contract.*"),
+        Line(f"{_BLOCK}.gamma_2", f"{_OURS}.scale2.scale"),
+    ),
+    _MODEL,
+)
+TRANSFORMERS_LW_DETR_SPELLINGS = (
+    *(
+        (f"{_MODEL}{_BLOCK}.attention.{name[0]}_proj.*", f"{_MODEL}{_BLOCK}.attention.attention.{name}.*")
+        for name in ("query", "key", "value")
+    ),
+    (f"{_MODEL}{_BLOCK}.attention.o_proj.*", f"{_MODEL}{_BLOCK}.attention.output.*"),
+)
+
+
+def describe(tensors: StateDict) -> dict[str, Any]:
+    """The options of the backbone, from its tensors with our keys.
+
+    Tensors determine neither windows nor features. As released, RF-DETR has 2 x 2 windows and features of 12 blocks,
+    but its base model, of 11 blocks without the unused last one, 4 x 4 windows, and its nano model for segmentation,
+    with positions for 26 x 26 patches of 12 pixels, one window.
+    """
+    width, depth = len(tensors["blocks.0.norm1.weight"]), count(tensors, r"blocks\.(\d+)\.norm1\.weight")
+    patch, side = tensors["stem.projection.weight"].shape[-1], len(tensors["position_table"])
+    base, lw_detr = depth % 3 == 2, "class_token" not in tensors
+    names = ("lw_tiny", "lw_small", "lw_medium", "lw_xlarge") if lw_detr else ("nano", "small", "base", "large")
+    known = {(VARIANTS[name][0], VARIANTS[name][1] - (base and not lw_detr)): name for name in names}
+    if (width, depth) not in known:
+        listed = ", ".join(f"{name} {sizes}" for sizes, name in known.items())
+        raise WeightsError(f"A backbone of (channels, blocks) {(width, depth)} is no known variant: {listed}.")
+    options: dict[str, Any] = {"name": "windowed_vit", "variant": known[width, depth], "patch_size": patch}
+    options |= {"image_size": side * patch, "num_windows": 4 if base or lw_detr else 1 if side == 26 else 2}
+    options |= {"registers": len(tensors["register_tokens"])} if "register_tokens" in tensors else {}
+    return options | ({"features": (2, 5, 8, 11)} if base and not lw_detr else {})
+
+
+def saved(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `UNSAVED` in config.json, if there is one. Raises WeightsError for other global blocks."""
+    own: Mapping[str, Any] = metadata.get("config", {}).get("backbone_config") or {}
+    if "num_windows" not in own:
+        return {}
+    lw_detr, features = own["model_type"] == "lw_detr_vit", tuple(own["out_indices"])
+    windowed = set(own["window_block_indices" if lw_detr else "window_block_indexes"])
+    expected = {1, 3, 5} if own["num_hidden_layers"] == 6 else {2, 4, 5, 8}
+    if set(range(features[-1])) - windowed != (expected if lw_detr else set(features[:-1])):
+        raise WeightsError(f"config.json has windows in the blocks {sorted(windowed)}, which is no released model.")
+    windows = round(own["num_windows"] ** 0.5) if lw_detr else own["num_windows"]
+    return {"backbone.num_windows": windows, "backbone.features": features}

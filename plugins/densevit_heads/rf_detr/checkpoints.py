@@ -1,0 +1,229 @@
+"""RF-DETR (roboflow/rf-detr) and LW-DETR (Atten4Vis/LW-DETR): complete models, the authors' and transformers'.
+
+Files of transformers' RF-DETR have the authors' names. Both projects compute alike, except for masks of proposals,
+which have a loss only: transformers' do not project the features. Padding and cells near the border rank last, as in
+transformers' models; see `ProposalGroup`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from densevit.errors import WeightsError
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Line,
+    OtherKeys,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
+from densevit.weights.state import count, part
+from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.deformable_detr.checkpoints import CLASS_ROWS
+from densevit_heads.detr.checkpoints import classes_of
+from densevit_heads.rf_detr import backbone_checkpoints as vit
+from densevit_heads.rf_detr import projector_checkpoints as projector
+from densevit_heads.rtdetr.checkpoints import mlp
+
+HEAD = "heads.detection"
+LAYER, GROUP = f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries.groups.{{i}}"
+
+
+def _labels(theirs: str, ours: str) -> tuple[Line, ...]:
+    return tuple(Line(f"{theirs}.{x}", f"{ours}.{x}", CLASS_ROWS) for x in ("weight", "bias"))
+
+
+def _shared(transformer: str, decoder_norm: str, offsets: str) -> tuple[Line, ...]:
+    """The lines that both projects have. transformer: its prefix. The others: their names of these parts."""
+    layer = f"{transformer}.decoder.layers.{{i}}"
+    return (
+        Line(f"{transformer}.enc_output.{{i}}.*", f"{GROUP}.project.*"),
+        Line(f"{transformer}.enc_output_norm.{{i}}.*", f"{GROUP}.norm.*"),
+        *_labels(f"{transformer}.enc_out_class_embed.{{i}}", f"{GROUP}.label_head"),
+        *mlp(f"{transformer}.enc_out_bbox_embed.{{i}}", f"{GROUP}.box_head"),
+        *deformable_attention(f"{layer}.cross_attn", f"{LAYER}.cross_attention"),
+        *mlp(f"{transformer}.decoder.ref_point_head", f"{HEAD}.query_positions", 2),
+        Line(f"{transformer}.decoder.{decoder_norm}.*", f"{HEAD}.decoder_norm.*"),
+        Line(f"{offsets}.weight", f"{HEAD}.queries.offsets.weight"),
+        *_labels("class_embed", f"{HEAD}.label_head"),
+        *mlp("bbox_embed", f"{HEAD}.box_head"),
+    )
+
+
+def _lines() -> tuple[Line, ...]:
+    layer, masks = "transformer.decoder.layers.{i}", f"{HEAD}.mask_branch"
+    parts = {
+        "norm1": "self_attention_norm", "norm2": "cross_attention_norm", "norm3": "ffn_norm",
+        "linear1": "ffn.expand", "linear2": "ffn.contract",
+    }  # fmt: skip
+    of_masks = {
+        "blocks.{i}.dwconv": "blocks.{i}.depthwise", "blocks.{i}.norm": "blocks.{i}.norm",
+        "blocks.{i}.pwconv1": "blocks.{i}.pointwise", "spatial_features_proj": "pixel_project",
+        "query_features_block.norm_in": "query_norm", "query_features_block.layers.0": "query_ffn.expand",
+        "query_features_block.layers.2": "query_ffn.contract", "query_features_proj": "query_project",
+    }  # fmt: skip
+    return (
+        *_shared("transformer", "norm", "refpoint_embed"),
+        Line("query_feat.weight", f"{HEAD}.queries.contents.weight"),
+        *fused_attention(f"{layer}.self_attn", f"{LAYER}.self_attention"),
+        *(Line(f"{layer}.{name}.*", f"{LAYER}.{own}.*") for name, own in parts.items()),
+        *(Line(f"segmentation_head.{name}.*", f"{masks}.{own}.*") for name, own in of_masks.items()),
+        Line("segmentation_head.bias", f"{masks}.bias"),
+    )
+
+
+def _transformers_lines() -> tuple[Line, ...]:
+    layer = "model.decoder.layers.{i}"
+    parts = {
+        "self_attn.q_proj": "self_attention.query", "self_attn.k_proj": "self_attention.key",
+        "self_attn.v_proj": "self_attention.value", "self_attn.o_proj": "self_attention.output",
+        "self_attn_layer_norm": "self_attention_norm", "cross_attn_layer_norm": "cross_attention_norm",
+        "mlp.fc1": "ffn.expand", "mlp.fc2": "ffn.contract", "layer_norm": "ffn_norm",
+    }  # fmt: skip
+    return (
+        *_shared("model", "layernorm", "model.reference_point_embed"),
+        Line("model.query_feat.weight", f"{HEAD}.queries.contents.weight"),
+        *(Line(f"{layer}.{name}.*", f"{LAYER}.{own}.*") for name, own in parts.items()),
+    )
+
+
+LINES = _lines()
+TRANSFORMERS_LINES = _transformers_lines()  # of LW-DETR
+
+_HEADS = (f"{HEAD}.transformer.num_heads", f"{HEAD}.cross_attention_heads", f"{HEAD}.num_points")
+_UNLICENSED = 20  # patch size of RF-DETR XL and 2XL for detection
+
+
+def describe(ours: StateDict) -> dict[str, Any]:
+    """The config sections of a model, from tensors with our keys.
+
+    Tensors do not determine the numbers of attention heads, which have 32 channels in self-attention and 16 in
+    deformable attention in all releases; the product of the latter's and the points is known.
+    """
+    patch_size = ours["backbone.stem.projection.weight"].shape[-1]
+    if patch_size == _UNLICENSED:
+        raise WeightsError(
+            "An RF-DETR of patch size 20, as XL and 2XL for detection, whose licence is PML 1.0, not Apache-2.0: they "
+            "are not supported. Use rf-detr-large."
+        )
+    backbone = vit.describe(part(ours, "backbone."))
+    neck = projector.describe(part(ours, "necks.detection."), patch_size)
+    groups = count(ours, r"heads\.detection\.queries\.groups\.(\d+)\..*")
+    queries, width = ours[f"{HEAD}.queries.contents.weight"].shape
+    rows = len(ours[f"{HEAD}.decoder.0.cross_attention.weights.bias"])
+    head = {
+        "name": "rf_detr_instance" if f"{HEAD}.mask_branch.bias" in ours else "rf_detr",
+        "neck": neck,
+        "num_queries": queries // groups,
+        "transformer": {
+            "width": width,
+            "num_heads": max(1, width // 32),
+            "encoder_layers": 0,
+            "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
+            "feedforward": len(ours[f"{HEAD}.decoder.0.ffn.expand.bias"]),
+            "dropout": 0.0,
+        },
+        "cross_attention_heads": max(1, width // 16),
+        "num_points": rows // (max(1, width // 16) * len(neck["pyramid_strides"])),
+        "num_groups": groups,
+    }
+    return {"backbone": backbone, "heads": {"detection": head}}
+
+
+def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
+    """The training and evaluation on COCO at the size of the position table."""
+    size = sections["backbone"]["image_size"]
+    name = next((name for name, side in (("nano", 384), ("small", 512), ("medium", 576)) if size <= side), "large")
+    masks = sections["heads"]["detection"]["name"] == "rf_detr_instance"
+    return f"coco/rf_detr_{name}", {"data": {"image_size": size, "masks": masks}}
+
+
+def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+    """metadata: `classes`, by row; the authors' files have none for the last row, which is not trained."""
+    rows, names = len(state["class_embed.bias"]), metadata.get("classes", ())
+    return {"detection": classes_of(rows + 1, [*names, "none"] if len(names) == rows - 1 else names)}
+
+
+def _saved(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """From config.json, or the `model_config` of the authors' files, if there is one."""
+    options = {**vit.saved(metadata), **projector.saved(metadata)}
+    config, theirs = metadata.get("config", {}), metadata.get("model_config", {})
+    names = ("decoder_self_attention_heads", "decoder_cross_attention_heads", "decoder_n_points")
+    options |= {option: config[name] for option, name in zip(_HEADS, names, strict=True) if name in config}
+    names = ("sa_nheads", "ca_nheads", "dec_n_points", "num_windows", "out_feature_indexes")
+    found = {option: theirs.get(name) for option, name in zip((*_HEADS, *vit.UNSAVED), names, strict=True)}
+    return options | {option: value for option, value in found.items() if value is not None}
+
+
+_IMPLIED = {
+    "activation_function": ("silu",), "decoder_activation_function": ("relu",), "attention_bias": (True,),
+    "segmentation_head_activation_function": ("gelu",), "mask_downsample_ratio": (4,),
+    "backbone_config.use_swiglu_ffn": (False,), "backbone_config.apply_layernorm": (True,),
+}  # fmt: skip
+
+
+def _is_base(state: StateDict, metadata: Mapping[str, Any]) -> bool:
+    """Whether it is RF-DETR base or the first large model, whose last feature is that of the last but one block."""
+    return state[_PATCHES].shape[-1] == 14
+
+
+_PATCHES = "backbone.0.encoder.encoder.embeddings.patch_embeddings.projection.weight"
+_MARKS = (  # of the authors' models
+    "backbone.0.projector.stages.0.0.cv1.conv.weight",
+    "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight",
+    "transformer.enc_output.0.weight",
+    "refpoint_embed.weight",
+    "query_feat.weight",
+)
+RF_DETR = CheckpointLayout(
+    name="rf-detr",
+    marks=(_PATCHES, *_MARKS),
+    lines=(*vit.RF_DETR, *projector.AUTHORS, *LINES),
+    describe=describe,
+    classes=_classes,
+    special=SpecialTensors(
+        no_effect={**vit.RF_DETR_NO_EFFECT, "_kp_active_mask": "no keypoints"}, rearrange=vit.RF_DETR_REARRANGE
+    ),
+    options=LayoutOptions(
+        unsaved=(*vit.UNSAVED, *projector.UNSAVED, *_HEADS), saved=_saved, implied=_IMPLIED, runtime=("drop_path",)
+    ),
+    publishing=Publishing(saved_under="model", licence="Apache-2.0 (roboflow/rf-detr)", recipe=recipe),
+    fits=lambda state, metadata: not _is_base(state, metadata),
+)
+RF_DETR = replace(
+    RF_DETR,
+    variants=(
+        replace(
+            RF_DETR,
+            name="rf-detr-base",
+            special=replace(RF_DETR.special, no_effect={**RF_DETR.special.no_effect, **vit.RF_DETR_BASE_NO_EFFECT}),
+            fits=_is_base,
+        ),
+    ),
+)
+LW_DETR = replace(
+    RF_DETR,
+    name="lw-detr",
+    marks=("backbone.0.encoder.pos_embed", *_MARKS),
+    lines=(*vit.LW_DETR, *projector.AUTHORS, *LINES),
+    special=SpecialTensors(),
+    publishing=Publishing(saved_under="model", licence="Apache-2.0 (Atten4Vis/LW-DETR)"),
+    variants=(),
+    fits=None,
+)
+TRANSFORMERS_LW_DETR = replace(
+    LW_DETR,
+    name="transformers-lw-detr",
+    marks=(
+        "model.backbone.backbone.embeddings.position_embeddings",
+        "model.backbone.projector.scale_layers.0.layer_norm.weight",
+        "model.decoder.layers.0.cross_attn.sampling_offsets.weight",
+        "model.reference_point_embed.weight",
+    ),
+    lines=(*vit.TRANSFORMERS_LW_DETR, *projector.TRANSFORMERS_LW_DETR, *TRANSFORMERS_LINES),
+    other_keys=OtherKeys(spellings=vit.TRANSFORMERS_LW_DETR_SPELLINGS),
+    publishing=Publishing(licence="Apache-2.0 (Atten4Vis/LW-DETR)"),
+)

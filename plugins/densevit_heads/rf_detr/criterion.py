@@ -1,0 +1,50 @@
+"""The criterion: bipartite matching and losses of each layer and group of queries."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from densevit.interfaces import LossContext, Losses, Outputs, Targets
+from densevit.losses.context import Counts
+from densevit.set_prediction.criterion import SetCriterion
+from densevit.set_prediction.labelled import Labelled
+
+
+@dataclass
+class GroupCriterion(SetCriterion):
+    """`SetCriterion` of groups of queries: each object is assigned to one query of each group.
+
+    The losses are means over the groups, as the authors' division by the number of objects times that of groups.
+    """
+
+    def loss_counts(self, objects: list[int]) -> Counts:
+        """What the losses are divided by. objects: the number of objects of each labelled image."""
+        return {"objects": sum(objects)}
+
+    def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
+        """The terms of the last layer by name; `proposals`, their sum over the proposals; `auxiliary`, over the others.
+
+        outputs: `layers`, logits (1 + L, B, G, Q, K) and boxes (1 + L, B, G, Q, 4) of the proposals and of L layers.
+        """
+        labelled = Labelled.of(targets, outputs["logits"].device)
+        terms = self.terms(outputs, targets, labelled, context)
+        losses = {name: term[-1] for name, term in terms.items()}
+        losses["auxiliary"] = torch.stack([term[1:-1].sum() for term in terms.values()]).sum()
+        losses["proposals"] = torch.stack([term[0] for term in terms.values()]).sum()
+        return losses
+
+    def terms(self, outputs: Outputs, targets: list[Targets], labelled: Labelled, context: LossContext) -> Losses:
+        """The weighted losses (1 + L,), by name."""
+        logits, boxes, groups = self.of_groups(outputs, labelled)
+        return over_groups(self.losses_per_layer(logits, boxes, labelled.objects, context), groups)
+
+    def of_groups(self, outputs: Outputs, labelled: Labelled) -> tuple[Tensor, Tensor, int]:
+        """Logits and boxes ((1 + L) * G, B, Q, ...) of labelled images, each group as a layer; and G."""
+        logits, boxes = labelled.select(outputs["layers"], dim=1)
+        return logits.transpose(1, 2).flatten(0, 1), boxes.transpose(1, 2).flatten(0, 1), logits.shape[2]
+
+
+def over_groups(terms: Losses, groups: int) -> Losses:
+    """The means (1 + L,) of the terms ((1 + L) * G,) over the groups."""
+    return {name: term.unflatten(0, (-1, groups)).mean(1) for name, term in terms.items()}

@@ -1,0 +1,95 @@
+"""The criterion with masks: they are compared at points, in matching and in losses, as in Mask2Former."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from densevit.interfaces import LossContext, Losses, Outputs, Targets
+from densevit.layers.precision import autocast_off
+from densevit.losses.distributed import to_device
+from densevit.losses.matching import Matches, Objects, assign, costs
+from densevit.set_prediction.labelled import Labelled
+from densevit.set_prediction.mask_segments import Segments
+from densevit_heads.mask2former.criterion import image_shares, mask_losses
+from densevit_heads.mask2former.matching import Pairs, Weights, costs_of_image
+from densevit_heads.mask2former.points import random_points
+from densevit_heads.rf_detr.criterion import GroupCriterion, over_groups
+
+POINT_RATIO = 16  # pixels of a mask for each point
+
+
+class NearestSegments(Segments):
+    """Segments whose value at a point is that of the pixel that it is in."""
+
+    def at(self, targets: Tensor, points: Tensor) -> Tensor:
+        """Whether points are on segments; see `Segments.at`."""
+        extents = self.extents[targets][:, None]  # (R, 1, 2)
+        return super().at(targets, ((points * extents).floor() + 0.5) / extents)
+
+
+@dataclass
+class InstanceCriterion(GroupCriterion):
+    """`GroupCriterion` with the binary cross-entropy and dice of masks, as costs of the matching and as losses.
+
+    mask_stride: the stride of the masks. mask_weights: the weights of both terms, as costs and as losses; its `label`
+    is not used.
+    """
+
+    mask_stride: int = 4
+    mask_weights: Weights = field(default_factory=Weights)
+
+    def terms(self, outputs: Outputs, targets: list[Targets], labelled: Labelled, context: LossContext) -> Losses:
+        """The weighted losses (1 + L,), by name.
+
+        outputs: also `mask_layers`, embeddings (1 + L, B, G * Q, C) and 1 + L per-pixel features (B, C, h, w), and
+        `generator`, of random points; None: torch's.
+        """
+        logits, boxes, groups = self.of_groups(outputs, labelled)
+        objects, generator = labelled.objects, outputs["generator"]
+        chosen = [target for target in targets if "boxes" in target and "labels" in target]
+        embeddings, pixels = outputs["mask_layers"]
+        with autocast_off(logits.device):
+            [embeddings] = labelled.select([embeddings.float()], dim=1)
+            pixels = torch.stack(labelled.select(pixels)).float()
+            [count] = context.mean_counts(objects=torch.full((), float(len(objects.labels)), device=logits.device))
+            if not chosen:  # sums over nothing, which are connected to the graph
+                masks = (embeddings.sum((1, 2, 3)) + pixels.sum((1, 2, 3, 4))).expand(2, -1)
+                matches = None
+            else:
+                segments = NearestSegments.of(chosen, "instance", 0, logits.device)
+                scales = image_shares(segments.sizes, pixels, self.mask_stride)
+                height, width = (-(-max(sides) // self.mask_stride) for sides in zip(*segments.sizes, strict=True))
+                num_points = max(1, height * width // POINT_RATIO)
+                found = costs(logits, boxes, objects, self.costs, softmax=False)  # ((1 + L) * G, T, Q)
+                matrices = [found[:, :0]]
+                for image, others in enumerate(found.split(objects.counts, dim=1)):
+                    if others.shape[1]:
+                        points = random_points(1, num_points, logits.device, generator)
+                        others = others.unflatten(0, (-1, groups)).transpose(2, 3).flatten(1, 2)  # (1 + L, G * Q, T_i)
+                        own = (embeddings.detach(), pixels.detach(), segments, scales, image, points, self.mask_weights)
+                        matrices.append(_of_groups(costs_of_image(others, *own), groups))
+                matches = assign(torch.cat(matrices, dim=1), objects, context.finite_costs)
+                pairs = pairs_of_layers(matches, objects, len(pixels), groups, logits.shape[2])
+                num_points = max(height, num_points)
+                masks = mask_losses(embeddings, pixels, segments, scales, pairs, num_points, generator)  # (2, 1 + L)
+        terms = over_groups(self.losses_per_layer(logits, boxes, objects, context, matches), groups)
+        mask, dice = masks / (groups * count.clamp(min=context.least_mean()))
+        return {**terms, "mask": self.mask_weights.mask * mask, "dice": self.mask_weights.dice * dice}
+
+
+def _of_groups(costs: Tensor, groups: int) -> Tensor:
+    """(1 + L, G * Q, T) -> ((1 + L) * G, T, Q)."""
+    return costs.unflatten(1, (groups, -1)).transpose(2, 3).flatten(0, 1)
+
+
+def pairs_of_layers(matches: Matches, objects: Objects, layers: int, groups: int, num_queries: int) -> Pairs:
+    """The matches with each group as a layer, as those of the layers, whose groups number their queries on."""
+    counts = [groups * min(count, num_queries) for count in objects.counts]
+    query, sizes = matches.query + matches.layer % groups * num_queries, [layers * count for count in counts]
+    query, target = (
+        torch.cat([part.view(layers, n) for part, n in zip(x.split(sizes), counts, strict=True)], dim=1)
+        for x in (query, matches.target)
+    )
+    image = torch.repeat_interleave(torch.tensor(counts))
+    return Pairs(to_device(image, query.device), query, target, counts)

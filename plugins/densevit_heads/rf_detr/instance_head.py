@@ -1,0 +1,123 @@
+"""RF-DETR with masks."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Class, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.layers.tracing import sides
+from densevit.losses.matching import MatchingCosts
+from densevit.losses.set_losses import LossWeights
+from densevit.set_prediction.limits import MAX_LAYERS, check_counts, check_weights
+from densevit.set_prediction.mask_predictions import MaskLogits, exported_masks
+from densevit.set_prediction.predictions import class_scores, top_scores
+from densevit_heads.mask2former.matching import Weights
+from densevit_heads.mask2former.transformer import mask_logits
+from densevit_heads.rf_detr.head import COSTS, GroupTransformer, RfDetr
+from densevit_heads.rf_detr.instance_criterion import InstanceCriterion
+from densevit_heads.rf_detr.mask_branch import MaskBranch
+
+
+class RfDetrInstance(RfDetr):
+    """RF-DETR for instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`.
+
+    mask_stride: the stride of the masks; that of the finest feature is a multiple of it.
+    mask_weight, dice_weight: weights of the binary cross-entropy and the dice of masks, in costs and in losses.
+    The other options: see `RfDetr`.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("boxes", "labels", "masks")
+    criterion: InstanceCriterion
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        num_queries: int = 200,
+        transformer: GroupTransformer = GroupTransformer(),
+        cross_attention_heads: int = 16,
+        num_points: int = 2,
+        num_groups: int = 13,
+        costs: MatchingCosts = COSTS,
+        loss_weights: LossWeights = LossWeights(),
+        mask_stride: int = 4,
+        mask_weight: float = 5.0,
+        dice_weight: float = 5.0,
+        deterministic: bool = False,
+    ) -> None:
+        options = (transformer, cross_attention_heads, num_points, num_groups, costs, loss_weights, deterministic)
+        super().__init__(channels, strides, classes, num_queries, *options)
+        check_counts({"mask_stride": mask_stride}, 1, MAX_LAYERS)
+        check_weights({"mask_weight": mask_weight, "dice_weight": dice_weight})
+        if strides[0] % mask_stride:
+            raise ValueError(
+                f"mask_stride is {mask_stride}; the finest feature's stride, {strides[0]}, must be a multiple."
+            )
+        self.scale = strides[0] // mask_stride
+        self.mask_branch = MaskBranch(transformer.width, transformer.decoder_layers)
+        weights = Weights(mask=mask_weight, dice=dice_weight)
+        self.criterion = InstanceCriterion(
+            costs, loss_weights, "iou_aware", mask_stride=mask_stride, mask_weights=weights
+        )
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
+        """The outputs of `RfDetr`, and in evaluation `masks`, logits (B, Q, h, w) of the last layer.
+
+        Also `mask_layers`, the embeddings and per-pixel features of `MaskBranch`.
+        """
+        maps = [project(x) for project, x in zip(self.projections, features, strict=True)]
+        outputs, proposals, states = self.detect(maps, padding_mask)
+        size = (self.scale * maps[0].shape[-2], self.scale * maps[0].shape[-1])
+        embeddings, pixels = self.mask_branch(maps[0], size, torch.cat([proposals[None], states]))
+        if not self.training:
+            outputs["masks"] = mask_logits(embeddings[-1], pixels[-1])
+        return {**outputs, "mask_layers": (embeddings, pixels)}
+
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        return super().loss_counts(_with_masks(targets))
+
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
+        """Also returns `mask` and `dice` of the last layer.
+
+        Random points in training, the same ones at each call in evaluation.
+        """
+        generator = None if self.training else torch.Generator(outputs["logits"].device).manual_seed(0)
+        return super().loss({**outputs, "generator": generator}, _with_masks(targets), context)
+
+    @torch.no_grad()
+    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
+        """The predictions of `RfDetr`, and their `masks` (N, H, W) bool."""
+        found = super().predict(outputs, targets)
+        return _add_masks(found, class_scores(outputs["logits"]), outputs["masks"], self.criterion.mask_stride, targets)
+
+    @torch.no_grad()
+    def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
+        """The predictions of `predict` from the outputs of `exported`."""
+        found = super().predict_exported(exported, targets)
+        return _add_masks(found, exported["scores"].float(), exported["mask_logits"], 1, targets)
+
+    def exported(
+        self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """`boxes` and `scores` as of `RfDetr`, and `mask_logits` (B, Q, H, W), which are positive inside a mask."""
+        masks = exported_masks(outputs["masks"], self.criterion.mask_stride, size, original_size)
+        return {**super().exported(outputs, size, original_size), "mask_logits": masks}
+
+
+def _with_masks(targets: list[Targets]) -> list[Targets]:
+    """The targets, without the labels of images that lack masks."""
+    return [x if "masks" in x else {key: value for key, value in x.items() if key != "labels"} for x in targets]
+
+
+def _add_masks(
+    found: list[Predictions], scores: Tensor, masks: Tensor, stride: int, targets: list[Targets]
+) -> list[Predictions]:
+    """Adds the `masks` of the queries of `top_predictions`. scores: (B, Q, K). masks: logits (B, Q, h, w)."""
+    queries = top_scores(scores)[2]
+    for one, query, logits, target in zip(found, queries, masks.float(), targets, strict=True):
+        resized = MaskLogits(logits, stride, sides(target["size"]), sides(target["original_size"])).resized(query)
+        one["masks"] = torch.cat([x > 0 for _, _, x in resized])
+    return found

@@ -1,0 +1,84 @@
+"""Two-stage queries in groups (Group DETR, Chen et al. 2023; LW-DETR, Chen et al. 2024, section 3.1)."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from densevit.layers.mlp import Mlp
+from densevit.set_prediction.levels import Levels
+from densevit.set_prediction.queries import BoxQueries, TopCells
+from densevit_heads.deformable_detr.queries import initial_boxes
+
+
+class Proposals(NamedTuple):
+    """The selected cells of G groups. logits: (B, G, Q, K). boxes: (B, G, Q, 4) cxcywh. features: (B, G, Q, C)."""
+
+    logits: Tensor
+    boxes: Tensor
+    features: Tensor
+
+
+def reparameterized(reference: Tensor, offsets: Tensor) -> Tensor:
+    """Boxes (..., 4) cxcywh whose offsets (..., 4) are relative to a reference (..., 4), as in Faster R-CNN.
+
+    Centres move by shares of the reference's sides, and sides change by factors exp(offset). Boxes may leave the image.
+    """
+    centres, sides = reference.split(2, dim=-1)
+    moved, scaled = offsets.split(2, dim=-1)
+    return torch.cat([centres + moved * sides, scaled.exp() * sides], dim=-1)
+
+
+class ProposalGroup(nn.Module):
+    """Selects the cells with the highest class scores; cells that propose no box (`initial_boxes`) come last.
+
+    In the authors' code, these have the rank of features of 0; on the maps of RF-DETR's releases, of at most 44 x 44
+    cells without padding, there are none.
+    """
+
+    def __init__(self, width: int, label_head: nn.Linear, box_head: Mlp) -> None:
+        super().__init__()
+        self.project, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
+        self.label_head, self.box_head, self.top_cells = copy.deepcopy(label_head), copy.deepcopy(box_head), TopCells()
+        nn.init.xavier_uniform_(self.project.weight)
+
+    def forward(self, memory: Tensor, initial: Tensor, valid: Tensor, num_queries: int) -> Proposals:
+        """memory: (B, S, C). initial: (B, S, 4). valid: (B, S) bool. Returns tensors (B, Q, ...)."""
+        features = self.norm(self.project(memory))
+        logits = self.label_head(features)
+        scores = logits.amax(-1).float()
+        logits, features, initial = self.top_cells(scores, ~valid, num_queries, logits, features, initial)
+        return Proposals(logits, reparameterized(initial, self.box_head.in_full_precision(features)), features)
+
+
+class GroupQueries(nn.Module):
+    """G groups of queries in training, each with its own proposals and contents; the first one in evaluation.
+
+    A query's box is that of its proposal, changed by learned offsets.
+    """
+
+    def __init__(self, num_queries: int, num_groups: int, width: int, label_head: nn.Linear, box_head: Mlp) -> None:
+        super().__init__()
+        self.num_queries = num_queries
+        self.groups = nn.ModuleList(ProposalGroup(width, label_head, box_head) for _ in range(num_groups))
+        self.contents = nn.Embedding(num_groups * num_queries, width)
+        self.offsets = nn.Embedding(num_groups * num_queries, 4)
+        nn.init.zeros_(self.offsets.weight)
+
+    def forward(self, levels: Levels) -> tuple[Proposals, BoxQueries]:
+        """Returns the proposals, and the queries of all groups (B, G * Q, ...), group by group.
+
+        Q is `num_queries`, or the number of cells if there are fewer.
+        """
+        initial, valid = initial_boxes(levels)
+        memory, initial = (x.masked_fill(~valid[..., None], 0.0) for x in (levels.tokens, initial))
+        groups = list(self.groups) if self.training else [self.groups[0]]
+        found = [group(memory, initial, valid, self.num_queries) for group in groups]
+        proposals = Proposals(*(torch.stack(parts, dim=1) for parts in zip(*found, strict=True)))
+        G, Q = proposals.boxes.shape[1:3]
+        contents, offsets = (
+            x.weight.unflatten(0, (-1, self.num_queries))[:G, :Q].flatten(0, 1) for x in (self.contents, self.offsets)
+        )
+        boxes = reparameterized(proposals.boxes.detach().flatten(1, 2), offsets)
+        return proposals, BoxQueries(contents.expand(boxes.shape[0], -1, -1), boxes)
