@@ -1,11 +1,11 @@
 """Compares RF-DETR nano with the authors' package rfdetr: inference, training step and its peak memory, on the CPU.
 
 Both have 384 x 384 images, 80 classes and the same random weights, and must have the same outputs, compared in double
-precision, and loss. Inference starts from uint8 images and ends with boxes, on the package's side normalisation, model and
-`PostProcess`; `traced` is its model after `RFDETR.inference()`, traced for the batch. A training step is that of
-`training_step.py`, in fp32: forward, matching, losses, backward, clipping of gradients and fused AdamW with the
-groups of each side. Rounds are interleaved: other load slows all equally. The ratio is the median of the rounds'
-ratios. The peak memory is what a second step needs at most beyond the memory before it, in a separate process (Linux).
+precision, and loss. Inference starts from uint8 images and ends with boxes, on the package's side normalisation, model
+and `PostProcess`; `traced` is its model as after `RFDETR.inference()`, traced for the batch. A training step is that of
+`training_step.py`, in fp32: forward, matching, losses, backward, clipping of gradients and fused AdamW with the groups
+of each side. Rounds are interleaved: other load slows all equally. The ratio is the median of the rounds' ratios. The
+peak memory is what a second step needs at most beyond the memory before it, in a separate process (Linux).
 
     pip install "rfdetr[train]==1.11.2"
     python tools/benchmarks/rf_detr.py
@@ -13,6 +13,7 @@ ratios. The peak memory is what a second step needs at most beyond the memory be
 
 import argparse
 import copy
+import logging
 import multiprocessing
 import statistics
 import time
@@ -43,10 +44,12 @@ CONFIG, SIDE, CLASSES = "configs/coco/rf_detr_nano.yaml", 384, 80
 CPU = torch.device("cpu")
 OPTIONS = RFDETRNanoConfig(num_classes=CLASSES - 1, device="cpu")  # the package adds a class
 TRAINING = TrainConfig(dataset_dir=".", output_dir=".")
+CRITERION, POSTPROCESS = build_criterion_from_config(OPTIONS, TRAINING)
 
 
 def theirs() -> nn.Module:
     """The package's model; the weights that its config names are not loaded."""
+    logging.getLogger("rf-detr").setLevel(logging.ERROR)  # it warns that it loads no weights
     torch.manual_seed(0)
     return build_model_from_config(OPTIONS, TRAINING)
 
@@ -82,10 +85,9 @@ def our_loss(model: DenseModel, batch: Any) -> Tensor:
 
 
 def their_loss(model: nn.Module, images: Tensor, targets: Any) -> Tensor:
-    criterion, _ = build_criterion_from_config(OPTIONS, TRAINING)
-    losses = criterion(model(images, targets), targets)
+    losses = CRITERION(model(images, targets), targets)
     return torch.stack(
-        [criterion.weight_dict[key] * x for key, x in losses.items() if key in criterion.weight_dict]
+        [CRITERION.weight_dict[key] * x for key, x in losses.items() if key in CRITERION.weight_dict]
     ).sum()
 
 
@@ -108,18 +110,17 @@ def inference(count: int) -> dict[str, Callable[[], object]]:
     """Ways to predict a batch."""
     other, (batch, _) = theirs().eval(), inputs(count)
     model, images = ours(other.state_dict()).eval(), batch["images"]
-    _, postprocess = build_criterion_from_config(OPTIONS, TRAINING)
     exported = copy.deepcopy(other)
     exported.export()  # type: ignore[operator]
     traced, sizes = torch.jit.trace(exported, normalised(images)), torch.tensor([[SIDE, SIDE]] * count)
 
     def their_traced() -> object:
         boxes, logits = traced(normalised(images))[:2]
-        return postprocess({"pred_boxes": boxes, "pred_logits": logits}, sizes)
+        return POSTPROCESS({"pred_boxes": boxes, "pred_logits": logits}, sizes)
 
     return {
         "densevit": lambda: model.predictions(model(batch), batch["targets"]),
-        "rfdetr": lambda: postprocess(other(normalised(images)), sizes),
+        "rfdetr": lambda: POSTPROCESS(other(normalised(images)), sizes),
         "rfdetr, traced": their_traced,
     }
 
