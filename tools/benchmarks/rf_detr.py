@@ -18,6 +18,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -183,7 +184,7 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         memory = {peer: pool.apply(peak_memory, (peer, 4, options.threads)) for peer in peers}
     steps = {peer: training(peer, 4) for peer in peers}
-    ways = {peer: lambda step=step: run(step, "cpu") for peer, step in steps.items()}  # type: ignore[misc]
+    ways: dict[str, Callable[[], object]] = {peer: partial(run, step, "cpu") for peer, step in steps.items()}
     compare("training step, batch 4", ways, options.rounds, table, memory)
     Console(width=120).print(table)
 
