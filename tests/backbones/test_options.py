@@ -80,6 +80,8 @@ REFUSED = {
     ],
     "windowed_vit": [
         ({"num_windows": 0}, ["num_windows is 0"]),
+        ({"image_size": 0}, ["image_size is 0", "1 to 65536"]),
+        ({"patch_size": 20}, ["patch_size", "12, 14 or 16"]),
         ({"variant": "lw_tiny", "registers": 2}, ["registers is 2", "'lw_tiny'", "must be 0"]),
         ({"features": (3, 13)}, ["features is [3, 13]", "from 1 to 12"]),
     ],

@@ -69,7 +69,7 @@ def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path, monkeypa
 
 @pytest.mark.parametrize(("recipe", "section"), [("rf_detr", "folder"), ("rf_detr_masks", "folder_masks")])
 def test_rf_detr_trains_on_rectangles(recipe, section, objects, tmp_path):
-    """A small one, which has fewer cells than queries."""
+    """A small one, which has fewer cells than queries; the ONNX file of boxes has the model's."""
     features = "backbone.features=[1, 2, 3, 6]"
     small = ["weights=null", "backbone.variant=nano", features, "heads.detection.neck.width=32",
              "heads.detection.transformer.width=32", "heads.detection.transformer.feedforward=64",
@@ -77,10 +77,12 @@ def test_rf_detr_trains_on_rectangles(recipe, section, objects, tmp_path):
              "trainer.max_epochs=null", "trainer.max_steps=2", "trainer.precision=bf16-mixed"]  # fmt: skip
     run = densevit.fit(f"start/{recipe}", overrides=[f"data={section}", f"data.root={objects}", *small],
                        run_dir=tmp_path / "run")  # fmt: skip
-    assert f"detection/{'' if recipe == 'rf_detr' else 'mask_'}AP" in run.metrics
+    assert ("detection/AP" if recipe == "rf_detr" else "detection/mask_AP") in run.metrics
     result = run.model.predict(torch.zeros(3, *SIZE, dtype=torch.uint8))
     assert result.size == SIZE and len(result.boxes) == len(result.scores)
     assert recipe == "rf_detr" or result.masks.shape == (len(result.boxes), *SIZE)
+    if recipe == "rf_detr":
+        assert densevit.export(run.model, tmp_path / "model.onnx").difference <= 1e-4
 
 
 def test_a_published_detector_s_head_is_fine_tuned_on_the_preset_s_backbone(tmp_path):

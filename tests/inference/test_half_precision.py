@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import densevit
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Head
+from densevit.layers.selection import recorded
 from densevit.model import DenseModel
 from tests.model.small_models import Pixels
 
@@ -19,12 +20,20 @@ NANO = {
     "resnet": {"name": "resnet", "depth": 18},
     "swin": {"name": "swin", "variant": "nano"},
     "vit": {"name": "vit", "variant": "nano"},
+    "windowed_vit": {"name": "windowed_vit", "variant": "nano", "features": [1, 2, 3, 6]},
 }
 DETR = {"name": "detr", "num_queries": 9, "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 2}}
+RF_DETR = {
+    "name": "rf_detr",
+    "neck": {"name": "projector", "width": 32},
+    "num_queries": 9,
+    "transformer": {"width": 32, "decoder_layers": 2},
+}
 MODELS = {
     "detr-resnet": (NANO["resnet"], DETR),
     "setr-vit": (NANO["vit"], {"name": "setr", "width": 32}),
     "dpt-swin": (NANO["swin"], {"name": "dpt", "width": 16, "output": "sigmoid"}),
+    "rf_detr-windowed_vit": (NANO["windowed_vit"], RF_DETR),
 }
 
 
@@ -35,12 +44,15 @@ def predictor_of(name: str) -> Predictor:
 
 
 @torch.no_grad()
-def outputs_of(predictor: Predictor) -> dict[str, Tensor]:
+def outputs_of(predictor: Predictor, selected: list[Tensor]) -> dict[str, Tensor]:
+    """selected: the selections of queries, which are repeated; those of the model are added to an empty list."""
     images = torch.from_numpy(IMAGE).permute(2, 0, 1)[None]
     mask = torch.zeros(1, 96, 128, dtype=torch.bool)
     mask[:, 80:] = mask[:, :, 104:] = True
     batch: Any = {"images": nn.functional.pad(images, (0, 24, 0, 16)), "padding_mask": mask, "targets": [{}]}
-    outputs = predictor.model(batch)["x"]
+    with recorded(predictor.model, selected) as selections:
+        outputs = predictor.model(batch)["x"]
+    selected[:] = [selection.indices for selection in selections]
     return {key: value for key, value in outputs.items() if isinstance(value, Tensor) and value.is_floating_point()}
 
 
@@ -49,10 +61,11 @@ def outputs_of(predictor: Predictor) -> dict[str, Tensor]:
 )
 def test_every_head_predicts_in_half_precision_as_in_float32(name: str, dtype: torch.dtype):
     predictor = predictor_of(name)
-    expected, result = outputs_of(predictor), predictor.predict(IMAGE)
+    selected: list[Tensor] = []
+    expected, result = outputs_of(predictor, selected), predictor.predict(IMAGE)
     half = predictor.half() if dtype == torch.float16 else predictor.to(dtype)
     assert half is predictor and {p.dtype for p in predictor.parameters()} == {dtype}
-    for key, value in outputs_of(predictor).items():
+    for key, value in outputs_of(predictor, selected).items():
         error = (value.double() - expected[key].double()).abs().max() / expected[key].double().abs().max()
         assert error < TOLERANCE[dtype], key
     found = predictor.predict(IMAGE)

@@ -139,18 +139,18 @@ def _peak_memory(
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     Step(formulation, Case(1, ((2, 2),), 1), device, dtype, train)()  # excludes memory that a first step loads
     step = Step(formulation, CASES[name], device, dtype, train)
-    before = _reset_high_water()
+    before = reset_high_water()
     step()
-    return (_status("VmHWM") - before) / 1e3
+    return (status("VmHWM") - before) / 1e3
 
 
-def _reset_high_water() -> int:
+def reset_high_water() -> int:
     """Resets the peak memory of this process to its current memory, which is returned in kB."""
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return status("VmRSS")
 
 
-def _status(key: str) -> int:
+def status(key: str) -> int:
     return int(Path("/proc/self/status").read_text().partition(f"{key}:")[2].split()[0])
 
 

@@ -83,7 +83,7 @@ def ours(head: str, batch: int, side: int, dtype: torch.dtype | None, device: to
         part("matching and losses")
         return value
 
-    return _step(model, optimizer, loss, dtype, device)
+    return make_step(model, optimizer, loss, dtype, device)
 
 
 def theirs(
@@ -110,7 +110,7 @@ def theirs(
     pixels = (images.to(device).float() - 127.5) / 57.5
     mask = torch.ones(batch, side, side, dtype=torch.long, device=device)
     targets = [{"class_labels": y.to(device), "boxes": x.to(device)} for x, y in zip(boxes, labels, strict=True)]
-    return _step(
+    return make_step(
         model.train(), optimizer, lambda part: model(pixels, pixel_mask=mask, labels=targets).loss, dtype, device
     )
 
@@ -124,7 +124,7 @@ def _lr(section: OptimSection) -> float:
     return section.lr
 
 
-def _step(
+def make_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, loss: Step, dtype: torch.dtype | None, device: torch.device
 ) -> Step:
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -94,7 +94,6 @@ LINES = _lines()
 TRANSFORMERS_LINES = _transformers_lines()  # of LW-DETR
 
 _HEADS = (f"{HEAD}.transformer.num_heads", f"{HEAD}.cross_attention_heads", f"{HEAD}.num_points")
-_UNLICENSED = 20  # patch size of RF-DETR XL and 2XL for detection
 
 
 def describe(ours: StateDict) -> dict[str, Any]:
@@ -104,11 +103,6 @@ def describe(ours: StateDict) -> dict[str, Any]:
     deformable attention in all releases; the product of the latter's and the points is known.
     """
     patch_size = ours["backbone.stem.projection.weight"].shape[-1]
-    if patch_size == _UNLICENSED:
-        raise WeightsError(
-            "An RF-DETR of patch size 20, as XL and 2XL for detection, whose licence is PML 1.0, not Apache-2.0: they "
-            "are not supported. Use rf-detr-large."
-        )
     backbone = vit.describe(part(ours, "backbone."))
     neck = projector.describe(part(ours, "necks.detection."), patch_size)
     groups = count(ours, r"heads\.detection\.queries\.groups\.(\d+)\..*")
@@ -169,6 +163,16 @@ _IMPLIED = {
 }  # fmt: skip
 
 
+def _licence(state: StateDict, metadata: Mapping[str, Any]) -> str:
+    """Raises WeightsError for XL and 2XL for detection, whose patch size is 20."""
+    if state[_PATCHES].shape[-1] == 20:
+        raise WeightsError(
+            "An RF-DETR of patch size 20, as XL and 2XL for detection, whose licence is PML 1.0, not Apache-2.0: they "
+            "are not supported. Use rf-detr-large."
+        )
+    return "Apache-2.0 (roboflow/rf-detr)"
+
+
 def _is_base(state: StateDict, metadata: Mapping[str, Any]) -> bool:
     """Whether it is RF-DETR base or the first large model, whose last feature is that of the last but one block."""
     return state[_PATCHES].shape[-1] == 14
@@ -194,7 +198,7 @@ RF_DETR = CheckpointLayout(
     options=LayoutOptions(
         unsaved=(*vit.UNSAVED, *projector.UNSAVED, *_HEADS), saved=_saved, implied=_IMPLIED, runtime=("drop_path",)
     ),
-    publishing=Publishing(saved_under="model", licence="Apache-2.0 (roboflow/rf-detr)", recipe=recipe),
+    publishing=Publishing(saved_under="model", licence=_licence, recipe=recipe),
     fits=lambda state, metadata: not _is_base(state, metadata),
 )
 RF_DETR = replace(

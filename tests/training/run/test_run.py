@@ -75,6 +75,12 @@ def test_segmentation_run_saves_the_best_epoch_s_confusion_matrix(tmp_path, monk
     assert "Confusion: surfaces" in (run / "report.html").read_text()
 
 
+RF_DETR = [
+    "backbone={name: windowed_vit, variant: nano, features: [1, 2, 3, 6]}",
+    "heads.detection={name: rf_detr, neck: {name: projector, width: 32}, num_queries: 5, num_groups: 3, "
+    "transformer: {width: 32, decoder_layers: 2, dropout: 0.1}}",
+    "data.image_size=[54, 96]",
+]
 FINAL_PHASE = "data.final_phase={start: 0.6, multi_scale: null, transforms: resize}"
 
 
@@ -86,8 +92,9 @@ FINAL_PHASE = "data.final_phase={start: 0.6, multi_scale: null, transforms: resi
         # in the second epoch, which is not finished, and in the final phase
         (5, ["trainer.max_epochs=null", "trainer.max_images=14", "data.multi_scale=[32,64]", FINAL_PHASE,
              "data.num_workers=1"]),
+        (3, [*RF_DETR, "trainer.ema=0.9", "trainer.ema_warmup=2"]),
     ],
-    ids=["plain", "average", "images and phases"],
+    ids=["plain", "average", "images and phases", "groups of queries"],
 )  # fmt: skip
 @pytest.mark.integration
 def test_resumed_run_matches_an_uninterrupted_one(tiny, tmp_path, trained, stop_after, overrides):

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -193,9 +194,10 @@ def test_own_classes_and_options_of_the_authors_files(tmp_path):
     assert (head.decoder[0].self_attention.num_heads, head.decoder[0].cross_attention.heads) == (2, 4)
 
 
-def test_xl_of_another_licence_is_refused(released):
-    state = released("rf_detr_seg_small")
-    key = next(key for key in state if key.endswith("patch_embeddings.projection.weight"))
-    state[key] = torch.zeros(384, 3, 20, 20)
+@pytest.mark.integration
+@pytest.mark.parametrize("read", [densevit.load, partial(densevit.create_model, "coco/rf_detr_nano", classes=["a"])])
+def test_xl_of_another_licence_is_refused(read, tmp_path):
+    """Also as the weights of a recipe, whose model has another patch size."""
+    rf_detr("RfDetrForObjectDetection", [3, 6, 9, 12], 2, 20).save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match=r"patch size 20, .*XL and 2XL.* licence is PML 1\.0.* Use rf-detr-large"):
-        describe(state, find("rf-detr"))
+        read(str(tmp_path)) if read is densevit.load else read(weights=str(tmp_path))
