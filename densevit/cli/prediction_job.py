@@ -246,4 +246,6 @@ def _joined(args: Namespace, parts: Sequence[Part]) -> int:
     join(args.out, args.trust)
     left_out = f"; {failed} could not be read, see failed.csv" if failed else ""
     args.output.show(f"{args.out}: {images} images of {len(parts)} parts are joined{left_out}")
+    if args.devices > 1:  # one process alone has written its result
+        args.output.result({"out": str(args.out), "images": images, "failed": failed})
     return 1 if failed > args.max_failed else 0

@@ -263,7 +263,8 @@ def test_devices_predict_a_list_on_stdin(list_of_ten, saved_model, project):
         return subprocess.run(command, input=names, env=environment, capture_output=True, text=True, check=False)
 
     assert run("--out", "one").returncode == 1
-    found = run("--devices", "2", "--out", "found")
+    found = run("--devices", "2", "--out", "found", "--json")
+    assert json.loads(found.stdout) == {"out": "found", "images": 9, "failed": 1}
     assert (found.returncode, found.stderr.count("=cat 4.png is not an image")) == (1, 1)
     assert contents("found") == contents("one")
     refused = run("--devices", "2", "--out", "found")
