@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby, takewhile
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,7 +34,9 @@ from densevit.interfaces import Batch, Dataset, Predictions, Targets, TargetType
 from densevit.model import DenseModel, Inference
 from densevit.targets.image_classes import LISTED
 from densevit.targets.run_length_masks import RunLengthMasks
-from densevit.training.run.evaluation import EvaluationPlan
+
+if TYPE_CHECKING:
+    from densevit.training.run.evaluation import EvaluationPlan
 
 _JSON = re.compile(r'[{\[]["{\[\]}\d-]')  # the text of a mapping or a list, in place of the name of a class
 _TABLES = 16  # parts of Parquet tables in memory, each with up to 200,000 objects
@@ -133,7 +135,7 @@ class StoredModel(DenseModel):
         self.score_thresholds, self.training_data = model.score_thresholds, model.training_data
         self.resizes, self.stored = model.resizes, stored
 
-    def use(self, plan: EvaluationPlan) -> None:
+    def use(self, plan: "EvaluationPlan") -> None:
         """Finds the prediction of each image of the evaluated data by its path (see `match_files`); by its id if no
         image is found. Raises DataError if images have no prediction, and ConfigError for metrics that need more."""
         names, stored = _paths(plan.data.val), self.stored
