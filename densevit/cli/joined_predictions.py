@@ -10,7 +10,7 @@ from densevit.atomic_io import replaced_file
 from densevit.cli.entry_lists import JSON_END
 from densevit.cli.map_files import MapFiles
 from densevit.cli.prediction_files import SETTINGS, read_settings, write_settings
-from densevit.cli.prediction_parts import COMPLETE, DIVISION, PARTS, Part
+from densevit.cli.prediction_parts import COMPLETE, DIVISION, PARTS, Part, remove_parts
 from densevit.data.io.prediction_tables import IMAGES, part_files
 from densevit.errors import DensevitError
 from densevit.evaluation.csv_cells import FORM, READ_FORM
@@ -40,12 +40,13 @@ def join(folder: Path, trust: Sequence[str] = ()) -> None:
             with replaced_file(folder / name) as partial:
                 (_join_csv if name.endswith(".csv") else _join_json)(found, partial)
         _join_tables(folders, _names(folders, "*.parquet"), folder)
-        if any(PARTS not in path.relative_to(folder).parts[:1] for path in folder.glob("*/**/*.json")):
+        listed = (any(path.is_relative_to(part) for part in folders) for path in folder.glob("*/**/*.json"))
+        if not all(listed):  # a file of an image's map
             model = loading.load(settings["model"], "cpu", trust)
             MapFiles(folder, model.classes, model.target_types).finish()
         with replaced_file(folder / SETTINGS) as partial:
             write_settings(partial, {key: settings[key] for key in settings if key not in DIVISION})
-    shutil.rmtree(folder / PARTS, ignore_errors=True)
+    remove_parts(folder)
 
 
 def _names(folders: Sequence[Path], pattern: str) -> set[str]:

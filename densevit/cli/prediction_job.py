@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from densevit.cli.frame_counts import FRAME_COUNTS, keep_counts
 from densevit.cli.input_images import ImageFile, find_images
 from densevit.cli.joined_predictions import join
 from densevit.cli.prediction_files import begin_parts, continue_hint, read_settings
-from densevit.cli.prediction_parts import COMPLETE, DIVISION, NEW, PARTS, RUNNING, Part, PartState
+from densevit.cli.prediction_parts import COMPLETE, DIVISION, NEW, PARTS, RUNNING, Part, PartState, remove_parts
 from densevit.cli.prediction_run import INTERRUPTED, PredictionRun, check_lowest_score
 from densevit.config import InferenceSection, section
 from densevit.data.io.prediction_tables import check_pyarrow
@@ -69,7 +68,7 @@ def run_job(args: Namespace) -> int:
         with locked_folder(folder):
             if not args.resume:
                 check_new_folder(folder, continue_hint(folder))  # another prediction may have written it meanwhile
-            shutil.rmtree(folder / PARTS, ignore_errors=True)  # of a join that was stopped at its end
+            remove_parts(folder)  # of a join that was stopped at its end
             keep_counts((image.video for image in images), folder / FRAME_COUNTS)
             return prediction.run()
     division = (count, args.batch_size, _digest(images))
@@ -153,6 +152,7 @@ def _digest(images: Sequence[ImageFile]) -> str:
 
 
 def this_process() -> Process:
+    """Reads the variables that torchrun or srun have set for this process."""
     for rank, count, local in _RANKS:
         if rank in os.environ and count in os.environ:
             return Process(int(os.environ[rank]), int(os.environ[count]), int(os.environ.get(local, 0)))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -87,6 +88,14 @@ class Part:
             clock.touch()
             return clock.stat().st_mtime - file.stat().st_mtime
         return time.time() - file.stat().st_mtime
+
+
+def remove_parts(predictions: Path) -> None:
+    """Removes the folders of parts, and nothing else: a head may be called "parts"."""
+    for folder in (predictions / PARTS).glob("*-of-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # none, or that of a head
+        (predictions / PARTS).rmdir()
 
 
 class Owner:

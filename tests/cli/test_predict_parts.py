@@ -46,7 +46,7 @@ def states(folder: str) -> list[str]:
     return [Part(Path(folder), n, 3).state().name for n in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("heads", [("detection",), ("cats", "dogs")])
+@pytest.mark.parametrize("heads", [("detection",), ("cats", "parts")])
 @pytest.mark.parametrize("draw", ["all", "none"])
 def test_joined_parts_are_the_files_of_one_process(heads, draw, list_of_ten, monkeypatch, capsys):
     monkeypatch.setattr("densevit.inference.loading.load", lambda *given: StandIn(heads))
@@ -55,6 +55,8 @@ def test_joined_parts_are_the_files_of_one_process(heads, draw, list_of_ten, mon
         assert main([*PREDICT, "found", "--draw", draw, "--part", part, "--resume"]) == failures  # as in an array
         assert not (Path("found") / "images.json").exists()
     assert main(["predictions", "join", "found"]) == 0
+    assert contents("found") == contents("one")
+    assert main([*PREDICT, "found", "--draw", draw, "--resume"]) == 1  # one image fails again; the others are kept
     assert contents("found") == contents("one")
     assert [image["file_name"] for image in read("found/images.json")] == [
         f"photos/=cat {n}.png" for n in range(10) if n != 4
