@@ -274,7 +274,7 @@ class Predictor:
         waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}  # images with equal padded size form batches
 
         def run(group: Sequence[tuple[int, Sample]]) -> None:
-            for (index, _), by_head in zip(group, self.infer([sample for _, sample in group]), strict=True):
+            for (index, _), by_head in zip(group, self._predictions([sample for _, sample in group]), strict=True):
                 for head in floored:
                     types = TargetTypes(self.target_types[head])
                     by_head[head] = above_threshold(by_head[head], WINDOW_SCORE, types)
@@ -302,13 +302,17 @@ class Predictor:
                 run(group)
         return [results[index] for index in range(len(images))]
 
-    @torch.inference_mode()
     def infer(self, samples: list[Sample]) -> list[dict[str, Predictions]]:
-        """Returns the predictions of each head for each image of a batch, on the CPU. The model must be in evaluation
-        mode.
+        """Returns the predictions of each head for each image of a batch, on the CPU.
 
         samples: images as resized for the model, of one padded size.
         """
+        with _evaluation_mode(self.model):
+            return self._predictions(samples)
+
+    @torch.inference_mode()
+    def _predictions(self, samples: list[Sample]) -> list[dict[str, Predictions]]:
+        """The result of `infer` of a model in evaluation mode."""
         batch = collate(samples, self.model.multiple)
         for key in ("images", "padding_mask"):
             batch[key] = batch[key].to(self.device)

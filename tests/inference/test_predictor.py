@@ -11,6 +11,7 @@ from PIL import Image
 
 import densevit
 from densevit import config as configs
+from densevit.inference.image_inputs import as_sample
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Head
 from densevit.layers import table_cache
@@ -93,6 +94,8 @@ def test_predict_leaves_the_model_in_the_mode_it_was_in(training):
     predictor.model.train(training)
     first = predictor.predict(random_image(8, 8)).mean
     assert torch.equal(first, predictor.predict(random_image(8, 8)).mean)  # without dropout
+    [by_head] = predictor.infer([as_sample(random_image(8, 8), 0)])
+    assert torch.equal(first, by_head["detection"]["mean"])
     assert all(module.training == training for module in predictor.model.modules())
     assert not first.requires_grad
     broken = predictor_of(Averaged(), detection=Broken)
