@@ -7,6 +7,7 @@ tool, listed in docs/reference/protocols.md. `docs/own-backbone.md`, `docs/own-h
 
 from densevit.interfaces.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from densevit.interfaces.canvases import Canvas, Drawing
+from densevit.interfaces.channels import COLORS, RGB, Channels
 from densevit.interfaces.checkpoint_layouts import (
     ZEROS,
     Change,
@@ -47,17 +48,20 @@ from densevit.losses.context import LossContext
 from densevit.losses.segmentation import IGNORE  # ignore index of `semantic`
 
 __all__ = [
+    "COLORS",
     "DEFAULT_THRESHOLD",
     "IGNORE",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "LABEL_DIVISOR",
+    "RGB",
     "VOID",
     "ZEROS",
     "Backbone",
     "Batch",
     "Canvas",
     "Change",
+    "Channels",
     "CheckpointLayout",
     "Class",
     "Color",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from densevit.interfaces.channels import RGB, Channels
 from densevit.interfaces.data_types import Class, Sample
 from densevit.interfaces.target_types import TargetType
 
@@ -20,6 +21,9 @@ class Dataset:
     classes: the classes of each task: things for "detection", things and stuff for "segmentation".
     provides: the target keys that are labelled, see `Targets`; or a mapping from these keys to their types. Keys
         without a type have the registered type of that name.
+    channels: what images are made of; RGB of 8 bits by default. Of other channels, mean and standard deviation are
+        measured on the training images, and so is a range that is (). A constructor that takes `channels` gets those of
+        the config (`data.channels`, `data.range`), and `channels_of_file` completes them.
     metric: whether `depth` is in metres; False if its unit is unknown.
     division: how the images of a data set without a val split were divided; printed at the start of a training.
     conversion: what was read of a data set in another format; printed at the start of a training.
@@ -27,6 +31,7 @@ class Dataset:
 
     classes: dict[str, tuple[Class, ...]]
     provides: "tuple[str, ...] | Mapping[str, TargetType | None]"
+    channels: Channels = RGB
     metric: bool = True
     division: str = ""
     conversion: str = ""

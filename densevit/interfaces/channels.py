@@ -1,0 +1,76 @@
+"""What the images of a data set are made of."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from densevit.errors import DataError
+
+PixelType = Literal["uint8", "uint16", "float32"]
+Range = tuple[float, float]
+
+COLORS = ("red", "green", "blue")
+FULL_RANGES: dict[str, Range] = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The channels of images: how they are read, normalised, drawn and exported. Default: RGB of 8 bits.
+
+    names: one per channel, in the order of the tensor's; `red`, `green` and `blue` are those of RGB.
+    dtype: the type of the pixels; "": that of the first file.
+    range: the values (low, high) of each channel that normalisation sees as 0 and 1, and clips to; (): not known yet.
+    nodata: the value of pixels without data. They are NaN once read, as NaN in files is, so the type is float32; the
+        model sees the channel's mean there.
+    files: if each channel has a file of its own, the part of the file's name of each, such as ("_red", "_nir").
+    display: the names of three channels that are drawn as red, green and blue, or of one drawn as grey; (): chosen.
+    """
+
+    names: tuple[str, ...] = COLORS
+    dtype: PixelType | Literal[""] = "uint8"
+    range: tuple[Range, ...] = (FULL_RANGES["uint8"],) * len(COLORS)
+    nodata: float | None = None
+    files: tuple[str, ...] = ()
+    display: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        twice = next((name for name in self.names if self.names.count(name) > 1), None)
+        if not self.names or twice is not None:
+            raise DataError(f"channels: {'no name is given' if twice is None else f'{twice!r} is given twice'}.")
+        if len(self.range) not in (0, len(self.names)):
+            raise DataError(f"channels: {len(self.range)} ranges for {len(self.names)} channels; one each is expected.")
+        for name, (low, high) in zip(self.names, self.range, strict=False):
+            if not low < high:
+                raise DataError(f"channels: the range of {name!r} is {low:g} to {high:g}; the first must be the less.")
+        unknown = next((name for name in self.display if name not in self.names), None)
+        if unknown is not None or len(self.display) not in (0, 1, 3):
+            raise DataError(
+                f"channels: {list(self.display)} cannot be drawn; one or three of {', '.join(self.names)} are expected."
+            )
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether images are RGB of 8 bits in the whole range, which colour transforms are defined for."""
+        return (self.names, self.dtype, self.range, self.nodata, self.files) == (
+            RGB.names,
+            RGB.dtype,
+            RGB.range,
+            None,
+            (),
+        )
+
+    @property
+    def displayed(self) -> tuple[int, ...]:
+        """The indices of the channels that are drawn: three as red, green and blue, or one as grey. Default: red, green
+        and blue where there are all of them, else the first."""
+        chosen = self.display or (COLORS if set(COLORS) <= set(self.names) else self.names[:1])
+        return tuple(self.names.index(name) for name in chosen)
+
+    def __str__(self) -> str:
+        """The channels in words: "red, green, blue, nir, uint16 in 0 ... 10000"."""
+        ranges = sorted(set(self.range))
+        shown = f" in {ranges[0][0]:g} ... {ranges[0][1]:g}" if len(ranges) == 1 else ""
+        return f"{', '.join(self.names)}, {self.dtype or 'any type'}{shown}"
+
+
+RGB = Channels()
+"""RGB of 8 bits: the channels of data sets that name no others."""
