@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from densevit.channels import Channels
 from densevit.cli.background_threads import background_threads
 from densevit.cli.frame_counts import CountedVideo, count_frames, kept_counts
 from densevit.data.datasets.coco_json import images_of, parse_json
 from densevit.data.datasets.coco_layouts import files_of_json
 from densevit.data.datasets.dataset_validation import STRICT_SCAN
 from densevit.data.io import videos
-from densevit.data.io.images import decode_image, read_image
+from densevit.data.io.channel_files import decode_pixels, read_pixels
 from densevit.data.io.tar_members import TarMember, find_members
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError, DensevitError
@@ -257,8 +258,11 @@ def _is_video(file: str) -> bool:
     return file.lower().endswith(videos.SUFFIXES)
 
 
-def read_ahead(images: Sequence[ImageFile], size: int) -> Iterator[list[tuple[ImageFile, np.ndarray | DensevitError]]]:
-    """Yields chunks of images with their pixels or an error; reads the next chunk while one is processed."""
+def read_ahead(
+    images: Sequence[ImageFile], size: int, channels: Channels
+) -> Iterator[list[tuple[ImageFile, np.ndarray | DensevitError]]]:
+    """Yields chunks of images with their pixels (H, W, C) of these channels or an error; reads the next chunk while one
+    is processed."""
     frames: dict[str, set[int]] = defaultdict(set)
     for image in images:
         if image.frame is not None:
@@ -268,12 +272,14 @@ def read_ahead(images: Sequence[ImageFile], size: int) -> Iterator[list[tuple[Im
     def read(image: ImageFile) -> np.ndarray | DensevitError:
         try:
             if image.url is not None:
-                return decode_image(download(image.url), image.url)
+                return decode_pixels(download(image.url), image.url, channels)
             if image.member is not None:
-                return decode_image(image.member.read(), image.file_name)
+                return decode_pixels(image.member.read(), image.file_name, channels)
             if image.location.lower().endswith((".tar", ".json")):
                 next(_located(image.location))  # raises the error of a list's line
-            return read_image(image.path) if image.frame is None else clips[image.location].read(image.frame)
+            if image.frame is not None:
+                return clips[image.location].read(image.frame)
+            return read_pixels(image.path, channels)
         except DensevitError as error:
             return error
 

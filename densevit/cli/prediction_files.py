@@ -11,12 +11,14 @@ import numpy as np
 from PIL import Image
 
 from densevit.atomic_io import atomic_file, check_new_folder
+from densevit.channels import RGB, Channels
 from densevit.cli.drawn_video import DrawnVideo
 from densevit.cli.entry_lists import CsvTable, JsonList, read_entries
 from densevit.cli.input_images import ImageFile
 from densevit.cli.map_files import MapFiles
 from densevit.cli.parquet_files import ParquetFiles
 from densevit.cli.prediction_entries import csv_rows, json_entries, json_lines
+from densevit.data.io.channel_files import as_rgb
 from densevit.drawing.draw import draw
 from densevit.errors import DataError, DensevitError, WeightsError
 from densevit.inference.point_cloud import write_ply
@@ -71,8 +73,8 @@ class PredictionFiles:
     resume: continues in a folder with the same settings. parquet: writes images.parquet and objects.parquet (see
     `ParquetFiles`) in place of images.json and predictions.json. text_ids: whether an id of the list is text. lists:
     the folder of the files of all images, for a part of a prediction, which has its settings already; None: `folder`.
-    done: ids of the images that the folder already has. objects: the numbers of objects of each head in the table and
-    in total, for the images added.
+    channels: those of the images. done: ids of the images that the folder already has. objects: the numbers of objects
+    of each head in the table and in total, for the images added.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class PredictionFiles:
         parquet: bool = False,
         text_ids: bool = False,
         lists: Path | None = None,
+        channels: Channels = RGB,
     ) -> None:
         self.folder, self.classes, self.thresholds, self.focal = folder, classes, thresholds, focal
         self.settings, self._is_part, self._folder = dict(settings or {}), lists is not None, lists or folder
@@ -95,6 +98,7 @@ class PredictionFiles:
         by_head = {head: (self._lists_of(head), classes[head], self._maps.types[head]) for head in classes}
         self._parquet = ParquetFiles(self._folder, by_head, thresholds, text_ids) if parquet else None
         self._lists: dict[Path, JsonList | CsvTable] = {}
+        self._channels = channels
         self._video, self._videos = video, dict[str, DrawnVideo]()  # by head
         self.done: set[int | str] = set()
         self._file_names: dict[int | str, str] = {}
@@ -170,7 +174,7 @@ class PredictionFiles:
         """Writes the files of one image only, and encodes its entries in the files of all images. Several threads may
         do so.
 
-        pixels: (H, W, 3) uint8. results: the predictions, by head if there are several. drawn: whether it is drawn.
+        pixels: (H, W, C). results: the predictions, by head if there are several. drawn: whether it is drawn.
         """
         height, width = pixels.shape[:2]
         image = {"id": file.image_id, "file_name": file.file_name, "width": width, "height": height}
@@ -186,7 +190,8 @@ class PredictionFiles:
             folder, types = self._maps.folder_of(head), self._maps.types[head]
             if drawn:
                 threshold = self.thresholds[head]
-                visualization = draw(pixels, predictions, self.classes[head], threshold, types=types, frame=self._video)
+                classes, channels = self.classes[head], self._channels
+                visualization = draw(pixels, predictions, classes, threshold, None, types, self._video, channels)
                 if self._video:
                     frames[head] = visualization
                 else:
@@ -197,7 +202,7 @@ class PredictionFiles:
             if self.focal is not None and "depth" in predictions:
                 cloud = folder / "clouds" / f"{file.name}.ply"
                 cloud.parent.mkdir(parents=True, exist_ok=True)
-                write_ply(cloud, np.asarray(predictions["depth"].cpu()), pixels, self.focal)
+                write_ply(cloud, np.asarray(predictions["depth"].cpu()), as_rgb(pixels, self._channels), self.focal)
             entries = json_entries(file.image_id, predictions, self.classes[head], types)
             if entries is not None:
                 objects[head] = self._encoded(head, file.file_name, entries)

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 
+from densevit.channels import COLORS, RGB, Channels
 from densevit.config.values import (
     Count,
     Float,
     Int,
+    Names,
     OpenSection,
     PluginName,
     PluginSection,
@@ -21,6 +23,9 @@ from densevit.config.values import (
 )
 from densevit.paths import user_path
 from densevit.registry.options import nearest
+
+CHANNELS = ("channels", "range", "nodata", "display")
+"""The keys of `data` that describe the channels of images."""
 
 AUGMENTATION = ("transforms", "multi_scale", "vertical_flip", "copy_paste", "mosaic", "mixup", "cutmix")
 """The keys of `data` that `data.final_phase` can change."""
@@ -59,6 +64,18 @@ class DataSection(OpenSection):
     """Worker processes that load images. `auto`: by the number of CPU cores."""
     image_size: Sides = None
     """Side, or `[height, width]`, of the model's input in pixels. `null`: the default of the transforms."""
+    channels: Names | dict[str, str] | None = None
+    """The names of the images' channels, in the order of the file, as in `[red, green, blue, nir]`. If each channel has
+    a file of its own, the end of the file's name for each, `{red: _red, nir: _nir}`; labels and lists name the file of
+    the first. `null`: RGB of 8 bits, to which images are converted."""
+    range: Literal["percentile"] | tuple[Float, Float] | tuple[tuple[Float, Float], ...] = "percentile"
+    """The values that the model sees as 0 and 1, `[low, high]`, or a pair for each channel; values outside are clipped.
+    `percentile`: measured in the training images, as is the mean and standard deviation."""
+    nodata: Float | None = None
+    """The value of pixels without data, such as -9999. They count in no statistics; the model sees the mean there."""
+    display: Annotated[Names, BeforeValidator(as_tuple)] = ()
+    """The channels that are drawn: three as red, green and blue, or one as grey. By default red, green and blue, or
+    the first."""
     transforms: Annotated[PluginSection, BeforeValidator(as_section)] = PluginSection(name="fixed")
     """Resizing and augmentation: `{name: ..., options}`, or a name alone. `fixed` resizes images to `image_size`;
     `resize` is `fixed` without augmentation; `detr` is the multi-scale augmentation of DETR; `crop` takes crops of
@@ -102,6 +119,17 @@ class DataSection(OpenSection):
         return self if self.final_phase is None else _changed(dict(self), self.final_phase)
 
     @property
+    def given_channels(self) -> Channels:
+        """The channels of images as far as the config describes them: type, and `percentile` range, are not known."""
+        if all(getattr(self, key) == type(self).model_fields[key].default for key in CHANNELS):
+            return RGB
+        names = COLORS if self.channels is None else tuple(self.channels)
+        files = tuple(self.channels.values()) if isinstance(self.channels, dict) else ()
+        given: Any = () if self.range == "percentile" else self.range
+        pairs = (given,) * len(names) if given and isinstance(given[0], float) else given
+        return Channels(names, "", pairs, self.nodata, files, self.display)
+
+    @property
     def folder_name(self) -> str:
         """The name of the data set's folder, such as "street"; the plugin's name if there is no folder."""
         return folder_name(self.name, self.options.get("root"))
@@ -110,6 +138,14 @@ class DataSection(OpenSection):
     def title(self) -> str:
         """The displayed name of the data set, such as "street (coco)"."""
         return data_title(self.name, self.options.get("root"))
+
+    @field_validator("display")
+    @classmethod
+    def _describes_channels(cls, value: Any, info: ValidationInfo) -> Any:
+        keys = {"channels", "range", "nodata"}
+        if keys <= info.data.keys():  # otherwise one is invalid, which is reported
+            _ = cls.model_construct(**{**info.data, "display": value}).given_channels
+        return value
 
     @field_validator("multi_scale")
     @classmethod
@@ -155,7 +191,8 @@ def evaluated_data(section: Mapping[str, Any]) -> dict[str, str]:
     These are the data set, its split and its options, except options of the training split and `masks`, which selects
     labels. Rendered data, which has no files, also depends on `image_size`.
     """
-    options = {key: value for key, value in section.items() if key not in (*DataSection.model_fields, "masks")}
+    excluded = {*DataSection.model_fields, "masks"}.difference(("channels", "nodata"))
+    options = {key: value for key, value in section.items() if key not in excluded}
     options = {key: value for key, value in options.items() if not key.startswith("train_") and value is not None}
     if options.get("root"):
         options["root"] = os.path.realpath(user_path(str(options["root"])))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from densevit.channels import Channels
 from densevit.config.data_schema import DataSection
 from densevit.config.values import (
     Count,
@@ -13,12 +14,12 @@ from densevit.config.values import (
     FrozenDepths,
     OpenSection,
     Patterns,
+    PerChannel,
     PluginName,
     PluginSection,
     Rate,
     Section,
     Sides,
-    Triple,
     above_zero,
     as_tuple,
 )
@@ -49,10 +50,12 @@ class BackboneSection(OpenSection):
     `torchvision:NAME`, `hf:ORG/NAME`. `null`: random weights."""
     weights_allow: Patterns = ()
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as `[norm.*]`."""
-    mean: Triple = None
-    """Mean of normalisation, red, green and blue, for pixels in 0 ... 1. `null`: the mean of `weights`, or the
-    backbone's default."""
-    std: Annotated[Triple, AfterValidator(above_zero)] = None
+    channels: Channels | None = None
+    """The channels of the images, of which `data` tells: filled in by a training. `null`: RGB of 8 bits."""
+    mean: PerChannel = None
+    """Mean of normalisation for each channel, of values in 0 ... 1 of the channel's range. `null`: the mean of
+    `weights`, or the backbone's default; of other channels than RGB, that of the training images."""
+    std: Annotated[PerChannel, AfterValidator(above_zero)] = None
     """Standard deviation of normalisation. `null`: as for `mean`."""
     freeze: FrozenDepths = False
     """`true` freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths from the
@@ -78,7 +81,7 @@ class BackboneSection(OpenSection):
         from densevit.model.architecture import BackboneArchitecture, LoraArchitecture  # late: it imports torch
 
         lora = None if self.lora is None else LoraArchitecture(**self.lora.model_dump())
-        return BackboneArchitecture(self.name, self.options, self.mean, self.std, self.freeze, lora)
+        return BackboneArchitecture(self.name, self.options, self.mean, self.std, self.freeze, lora, self.channels)
 
 
 class EvaluationSection(OpenSection):

@@ -79,12 +79,6 @@ def _names(value: Any) -> Any:
     return as_tuple(value)
 
 
-def _three(value: Any) -> Any:
-    if isinstance(value, list | tuple) and len(value) != 3:
-        raise ValueError(f"give three numbers, for red, green and blue, not {[*value]}.")
-    return as_tuple(value)
-
-
 def above_zero(value: Any) -> Any:
     """Raises ValueError if one of the numbers is 0."""
     if value is not None and min(value) == 0:
@@ -129,7 +123,8 @@ PluginName = Annotated[str, WrapValidator(_name)]
 ModuleClass = Annotated[PluginName, BeforeValidator(_module_class)]
 Duration = Annotated[str, BeforeValidator(_duration)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
-Triple = Annotated[tuple[Fraction, Fraction, Fraction] | None, BeforeValidator(_three)]
+Names = tuple[str, ...]
+PerChannel = Annotated[Annotated[tuple[Fraction, ...], Field(min_length=1)] | None, BeforeValidator(as_tuple)]
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
 Frozen = Annotated[bool | tuple[str, ...], BeforeValidator(_names)]
 FrozenDepths = Annotated[bool | Annotated[Int, Field(ge=0)] | tuple[str, ...], BeforeValidator(_names)]

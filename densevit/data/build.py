@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from densevit import registry
+from densevit.channels import RGB, Channels
 from densevit.config import Config, DataSection, data_options
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.mapped_classes import MappedClasses
@@ -35,6 +36,7 @@ from densevit.data.transforms.resizing import (
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset, Method, Sample, Transforms
 from densevit.layers.padding import padded
+from densevit.registry.options import takes
 from densevit.targets.types import TargetTypes
 
 if TYPE_CHECKING:
@@ -63,10 +65,10 @@ def build_transforms(section: DataSection) -> "tuple[Augmentation | WithoutAugme
 
 
 def _training_transform(
-    section: DataSection, transforms: Transforms, reference: Transforms
+    section: DataSection, transforms: Transforms, reference: Transforms, channels: Channels = RGB
 ) -> "Augmentation | WithoutAugmentation":
-    """Builds the training transform. reference: the transforms of evaluation. Raises ConfigError for flips of images
-    that are not augmented."""
+    """Builds the training transform. reference: the transforms of evaluation. channels: those of the images. Raises
+    ConfigError for flips of images that are not augmented."""
     if not transforms.augments:
         if section.vertical_flip:
             raise ConfigError(
@@ -76,7 +78,7 @@ def _training_transform(
         return WithoutAugmentation(EvaluationTransform(transforms), reference)
     from densevit.data.transforms.augmentation import Augmentation  # late: albumentations takes a second to import
 
-    return Augmentation(transforms, section.vertical_flip, reference)
+    return Augmentation(transforms, section.vertical_flip, reference, channels)
 
 
 class Data:
@@ -88,7 +90,7 @@ class Data:
 
     def __init__(self, section: DataSection, seed: int, multiple: int) -> None:
         self.section, self.seed, self.multiple = section, seed, multiple
-        self._augmentation, self.val_transform = build_transforms(section)
+        self.val_transform = build_transforms(section)[1]
         self.views = 1
         self._method_transform: Callable[[TrainingTransform], TrainingTransform] = lambda transform: transform
 
@@ -101,6 +103,13 @@ class Data:
     def val(self) -> Dataset:
         """The evaluated split."""
         return self._split(self.section.split)
+
+    @cached_property
+    def _augmentation(self) -> "Augmentation | WithoutAugmentation":
+        return self._augmented(self.section, self.val_transform.transforms)
+
+    def _augmented(self, section: DataSection, transforms: Transforms) -> "Augmentation | WithoutAugmentation":
+        return _training_transform(section, transforms, self.val_transform.transforms, self.train.channels)
 
     @cached_property
     def config_transform(self) -> TrainingTransform:
@@ -120,7 +129,7 @@ class Data:
         transforms: dict[int | None, TrainingTransform] = {}
         for size in set(section.multi_scale or (None,)):
             sized = create_transforms(section) if size is None else transforms_at(section, size)
-            transform = _training_transform(section, sized, self.val_transform.transforms)
+            transform = self._augmented(section, sized)
             if section is not self.section and not transforms:  # those of other sizes have the same colours
                 self._check_labels(transform)
             transforms[size] = self._with_other_images(transform, section)
@@ -165,8 +174,14 @@ class Data:
 
     def _split(self, split: str, scan: Scan | None = None) -> Dataset:
         name, options = self.section.name, data_options(self.section)
-        offered = {"scan": scan or Scan(self.section.on_error)}
-        return registry.create("datasets", name, split, options=options, where="data", offered=offered)
+        offered = {"scan": scan or Scan(self.section.on_error), "channels": self.section.given_channels}
+        dataset: Dataset = registry.create("datasets", name, split, options=options, where="data", offered=offered)
+        if not self.section.given_channels.is_rgb and not takes(registry.load("datasets", name), "channels"):
+            raise ConfigError(
+                f"data.channels, range, nodata or display: the data set {name!r} has channels of its own "
+                f"({dataset.channels}). Fix: leave them out."
+            )
+        return dataset
 
     @property
     def classes(self) -> dict[str, tuple[Class, ...]]:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densevit.channels import RGB, Channels
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample, Targets
 from densevit.targets.objects import InstanceMasks
@@ -13,13 +14,13 @@ from densevit.targets.types import TargetTypes, untyped_keys
 
 
 def check_sample(sample: Sample, dataset: Dataset, index: int, types: TargetTypes) -> None:
-    """Raises DataError for an image that is not (3, H, W) uint8, and for a target without a type.
+    """Raises DataError for an image that is not of the data set's channels, and for a target without a type.
 
     The values of targets are checked by their types, see `usable_values`.
     """
     targets = sample["targets"]
     origin = f"Sample {index} of {name_of(dataset)} (image {targets.get('image_id')!r})"
-    check_image(sample["image"], targets, origin)
+    check_image(sample["image"], targets, origin, dataset.channels)
     unknown = untyped_keys(targets, types)
     if unknown:
         key, value = unknown[0], targets[unknown[0]]
@@ -31,13 +32,13 @@ def check_sample(sample: Sample, dataset: Dataset, index: int, types: TargetType
         )
 
 
-def check_collated(sample: Sample, place: int, types: TargetTypes) -> None:
-    """Raises DataError for an image that is not (3, H, W) uint8, and for maps and masks whose (h, w) is not that of the
-    image without padding. place: position in the batch.
+def check_collated(sample: Sample, place: int, types: TargetTypes, channels: Channels = RGB) -> None:
+    """Raises DataError for an image that is not (C, H, W) of these channels, and for maps and masks whose (h, w) is not
+    that of the image without padding. place: position in the batch.
     """
     image, targets = sample["image"], sample["targets"]
     origin = f"Sample {place} of a batch (image {targets.get('image_id')!r})"
-    check_image(image, targets, origin)
+    check_image(image, targets, origin, channels)
     size = tuple(targets.get("size", image.shape[1:]))
     for key, value in targets.items():
         kind = types.get(key) if isinstance(value, Tensor | RunLengthMasks) else None
@@ -53,8 +54,9 @@ def check_collated(sample: Sample, place: int, types: TargetTypes) -> None:
             )
 
 
-def check_image(image: Any, targets: Targets, origin: str) -> None:
-    """Raises DataError for an image that is not (3, H, W) uint8, or smaller than the targets' `size`, if that is given.
+def check_image(image: Any, targets: Targets, origin: str, channels: Channels = RGB) -> None:
+    """Raises DataError for an image that is not (C, H, W) of these channels and their type, or smaller than the
+    targets' `size`, if that is given.
 
     origin: the data set and the image, for messages.
     """
@@ -63,9 +65,15 @@ def check_image(image: Any, targets: Targets, origin: str) -> None:
         raise DataError(
             f"{origin}: the image is a {type(image).__name__}; {_EXPECTED} Fix: {fix} of an array (H, W, 3)."
         )
-    fix = _fix(image)
+    kind, count = str(image.dtype).removeprefix("torch."), len(channels.names)
+    is_expected = kind == channels.dtype and image.ndim == 3 and len(image) == count and 0 not in image.shape
+    if not channels.is_rgb and not (is_expected and image.device.type == "cpu"):
+        raise DataError(
+            f"{origin}: the image is {kind} {tuple(image.shape)} on {image.device}; {channels.dtype} ({count}, H, W) "
+            f"on the CPU is expected, the data set's channels: {channels}."
+        )
+    fix = _fix(image) if channels.is_rgb else ""
     if fix:
-        kind = str(image.dtype).removeprefix("torch.")
         raise DataError(
             f"{origin}: the image is {kind} {tuple(image.shape)} on {image.device}; {_EXPECTED} Fix: {fix}."
         )

@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from densevit.channels import RGB, Channels
+from densevit.data.io.channel_files import as_rgb
 from densevit.drawing.canvas import (
     OPACITY,
     ImageCanvas,
@@ -36,6 +38,7 @@ def draw(
     truth: Targets | None = None,
     types: Mapping[str, TargetType] | None = None,
     frame: bool = False,
+    channels: Channels = RGB,
 ) -> np.ndarray:
     """Draws predictions in the colours of their classes, beside the ground truth if it is given.
 
@@ -43,8 +46,8 @@ def draw(
     ground truth, another panel shows wrong pixels in red and unlabelled pixels in black over the image in pale grey.
     Depth maps are shown beside the image, each with a colour bar in metres (see `value_maps`).
 
-    image: (3, H, W) tensor or (H, W, 3) array, uint8, RGB. predictions, truth: predictions and ground truth in the
-    image's pixels.
+    image: (C, H, W) tensor or (H, W, C) array of these channels, drawn as `as_rgb` says. predictions, truth:
+    predictions and ground truth in the image's pixels.
     threshold: objects with a lower score are not drawn. types: target types that have options (`Head.target_types`).
     frame: the image is a frame of a video, and keeps its size: the legend is inside it, at the bottom.
     Returns (H', W', 3) uint8; small images are enlarged by an integer factor, frames are not.
@@ -52,7 +55,7 @@ def draw(
     classes = _with_drawable_names(classes)
     known = TargetTypes(types)
     result = above_threshold(_arrays(predictions), threshold, known)
-    drawing = ImageDrawing(_to_pil(image), truth is not None, frame)
+    drawing = ImageDrawing(_to_pil(image, channels), truth is not None, frame)
     shown = None if truth is None else _arrays(truth)
     keys = [key for key in result if key in known]
     superseded = {other for key in keys for other in known[key].supersedes}
@@ -148,9 +151,9 @@ def _of_one_size(panels: Mapping[str, Image.Image]) -> dict[str, Image.Image]:
     return padded
 
 
-def _to_pil(image: Tensor | np.ndarray) -> Image.Image:
+def _to_pil(image: Tensor | np.ndarray, channels: Channels) -> Image.Image:
     array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) else image
-    return Image.fromarray(np.ascontiguousarray(array))
+    return Image.fromarray(np.ascontiguousarray(as_rgb(array, channels)))
 
 
 def _side_by_side(panels: Mapping[str, Image.Image], columns: int | None = None) -> Image.Image:

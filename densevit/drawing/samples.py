@@ -89,6 +89,8 @@ def _drawn(
     drawn = {}
     for head in (head for head in classes if head in found):
         types_of_head = (types or {}).get(head)
-        pixels = draw(image, found[head], classes[head], thresholds[head], truth=truth, types=types_of_head)
+        pixels = draw(
+            image, found[head], classes[head], thresholds[head], truth, types_of_head, channels=data.val.channels
+        )
         drawn[head] = (name, Image.fromarray(pixels))
     return drawn

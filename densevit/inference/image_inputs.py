@@ -13,8 +13,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from densevit.channels import RGB, Channels
 from densevit.data.datasets.paired_files import IMAGES, UNREAD, unread_images
 from densevit.data.io import videos
+from densevit.data.io.channel_files import decode_pixels, read_pixels, with_channels
 from densevit.data.io.images import check_bits, decode_image, read_image, to_rgb
 from densevit.data.io.tiff import check_bands, without_mapping
 from densevit.errors import DataError, DensevitError, warn_once
@@ -53,14 +55,19 @@ def as_images(inputs: Any) -> tuple[list[Any], bool]:
     return list(inputs), False
 
 
-def as_sample(image: Any, image_id: int | str) -> Sample:
+def as_sample(image: Any, image_id: int | str, channels: Channels = RGB) -> Sample:
     """Converts an image to a sample without labels.
 
     Files, URLs, bytes and file objects are decoded like `read_image`; PIL images are rotated by their EXIF orientation.
     Arrays are (H, W, 3) or (H, W), tensors (3, H, W), (1, H, W) or (H, W), in RGB: uint8, or floats in 0 ... 1. Raises
     DataError for other inputs and for unreadable files.
+
+    channels: those of the model. Images of others than RGB of 8 bits are files that `read_pixels` reads, arrays
+    (H, W, C) and tensors (C, H, W), with the values of the files.
     """
-    pixels = torch.from_numpy(_pixels(image, f"image {image_id}")).permute(2, 0, 1)
+    name = f"image {image_id}"
+    array = _pixels(image, name) if channels.is_rgb else _channel_pixels(image, name, channels)
+    pixels = torch.from_numpy(array).permute(2, 0, 1)
     size = (pixels.shape[1], pixels.shape[2])
     return {"image": pixels, "targets": {"image_id": image_id, "size": size, "original_size": size}}
 
@@ -179,14 +186,41 @@ def _pixels(image: Any, name: str) -> np.ndarray:
     raise DataError(f"{name} is a {type(image).__name__}. Expected {_KINDS}.")
 
 
+def _channel_pixels(image: Any, name: str, channels: Channels) -> np.ndarray:
+    """Returns (H, W, C) of these channels. Raises DataError for other inputs."""
+    if isinstance(image, str) and "://" in image:
+        return decode_pixels(download(image), image, channels)
+    if isinstance(image, str | os.PathLike):
+        return read_pixels(user_path(image), channels)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode_pixels(bytes(image), name, channels)
+    if hasattr(image, "read"):
+        return decode_pixels(*_content(image, name), channels)
+    array = image.detach().cpu().movedim(0, -1).numpy() if isinstance(image, Tensor) and image.ndim == 3 else image
+    if isinstance(array, Image.Image):
+        array = np.asarray(array)
+    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3):
+        found = f"of shape {tuple(image.shape)}" if isinstance(image, np.ndarray | Tensor) else "which is not supported"
+        raise DataError(f"{name} is a {type(image).__name__} {found}. Expected {_KINDS} of {channels}.")
+    try:
+        return _for_torch(with_channels([_not_empty(array.reshape(*array.shape[:2], -1), name)], channels))
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+
+
 def _of_file(file: Any, name: str) -> np.ndarray:
+    return decode_image(*_content(file, name))
+
+
+def _content(file: Any, name: str) -> tuple[bytes, str]:
+    """Returns the content and the name of a file object."""
     name = str(getattr(file, "name", "") or f"{name}, a {type(file).__name__}")
     data = file.read()
     if not isinstance(data, bytes):
         raise DataError(f"{name} was opened as text. Fix: open it with mode 'rb'.")
     if not data:
         raise DataError(f"{name} is empty, or was read before. Fix: file.seek(0).")
-    return decode_image(data, name)
+    return data, name
 
 
 def _of_pil(image: Image.Image, name: str) -> np.ndarray:

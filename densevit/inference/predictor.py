@@ -278,14 +278,14 @@ class Predictor:
                 for head in floored:
                     types = TargetTypes(self.target_types[head])
                     by_head[head] = above_threshold(by_head[head], WINDOW_SCORE, types)
-                origin = _origin(images[index])
+                origin = (*_origin(images[index]), self.model.channels)
                 results[index] = Result(
                     *pending.pop(index), by_head, self.classes, thresholds, self.target_types, *origin
                 )
 
         with _evaluation_mode(self.model):
             for index, image in enumerate(images):
-                sample = as_sample(image, index)
+                sample = as_sample(image, index, self.model.channels)
                 on_disk = isinstance(image, str | os.PathLike) and "://" not in str(image)
                 pending[index] = (
                     image if on_disk else sample["image"].permute(1, 2, 0).numpy(),
@@ -313,7 +313,7 @@ class Predictor:
     @torch.inference_mode()
     def _predictions(self, samples: list[Sample]) -> list[dict[str, Predictions]]:
         """The result of `infer` of a model in evaluation mode."""
-        batch = collate(samples, self.model.multiple)
+        batch = collate(samples, self.model.multiple, channels=self.model.channels)
         for key in ("images", "padding_mask"):
             batch[key] = batch[key].to(self.device)
         by_head = self.model.infer(batch, self.inference)

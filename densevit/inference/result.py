@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from densevit.data.io.images import read_image
+from densevit.channels import RGB, Channels
+from densevit.data.io.channel_files import as_rgb, read_pixels
 from densevit.drawing.display import display
 from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
@@ -43,7 +44,7 @@ class Result(Mapping[str, Any]):
     As a mapping, a result of one head contains its predictions: `result["boxes"]`. A result of several heads contains
     their results: `result["segmentation"].semantic`.
 
-    image: (H, W, 3) uint8, or the file to read. predictions, classes: the predictions and the classes of each head.
+    image: (H, W, C) of these channels, or the file to read. predictions, classes: those of each head.
     threshold: the score threshold of objects, for all heads or by head; None, or a head without one: all objects are
     kept. types: the target types of each head's keys that have options (`Head.target_types`). path: the image file, the
     video, or the URL; None if the image was given as pixels or bytes. frame: the number in the video, from 0; None for
@@ -72,8 +73,9 @@ class Result(Mapping[str, Any]):
         types: Mapping[str, Mapping[str, TargetType] | None] | None = None,
         path: str | os.PathLike[str] | None = None,
         frame: int | None = None,
+        channels: Channels = RGB,
     ) -> None:
-        self.path, self.frame = path, frame
+        self.path, self.frame, self._channels = path, frame, channels
         self._image, self.size, self.classes = image, size, classes
         by_head = threshold if isinstance(threshold, Mapping) else dict.fromkeys(predictions, threshold)
         self.thresholds = {head: score for head, score in by_head.items() if score is not None}
@@ -149,7 +151,9 @@ class Result(Mapping[str, Any]):
         classes = {head: self.classes.get(head, ())}
         predictions = {head: self._predictions[head]}
         origin = (self.path, self.frame)
-        return Result(self._image, self.size, predictions, classes, self.thresholds, self._types, *origin)
+        return Result(
+            self._image, self.size, predictions, classes, self.thresholds, self._types, *origin, self._channels
+        )
 
     def _head_of(self, key: str) -> str:
         """Returns the head that predicts this key. Raises AttributeError unless there is exactly one."""
@@ -167,8 +171,9 @@ class Result(Mapping[str, Any]):
 
     @property
     def image(self) -> np.ndarray:
-        """The image, (H, W, 3) uint8, RGB. Each access reads it again if it was given as a file."""
-        return self._image if isinstance(self._image, np.ndarray) else read_image(self._image)
+        """The image as it is drawn, (H, W, 3) uint8, RGB. Each access reads it again if it was given as a file."""
+        given = self._image
+        return as_rgb(given if isinstance(given, np.ndarray) else read_pixels(given, self._channels), self._channels)
 
     def draw(self, threshold: float | None = None) -> Image.Image:
         """Draws a visualization as in `densevit predict`; those of several heads are side by side.

@@ -5,9 +5,9 @@ tool, listed in docs/reference/protocols.md. `docs/own-backbone.md`, `docs/own-h
 `docs/own-target.md` and `docs/own-method.md` are tutorials.
 """
 
+from densevit.channels import COLORS, RGB, Channels
 from densevit.interfaces.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from densevit.interfaces.canvases import Canvas, Drawing
-from densevit.interfaces.channels import COLORS, RGB, Channels
 from densevit.interfaces.checkpoint_layouts import (
     ZEROS,
     Change,

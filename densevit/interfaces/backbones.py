@@ -15,7 +15,7 @@ class Backbone(nn.Module):
     """Computes feature maps from images.
 
     channels, strides: one per feature, fine to coarse; strides in input pixels.
-    mean, std: normalisation of pixels in 0 ... 1, which the model applies before the backbone.
+    mean, std: normalisation of each channel's values in 0 ... 1, which the model applies before the backbone.
     input_size: (H, W), only if the architecture has a fixed input size.
     size_multiple: models pad heights and widths to multiples of this; None: the coarsest stride.
     licences: the licences of published weights that its constructor loads, by their source.
@@ -23,14 +23,15 @@ class Backbone(nn.Module):
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     input_size: tuple[int, int] | None = None
     size_multiple: int | None = None
     licences: Mapping[str, str] = MappingProxyType({})
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images: (B, 3, H, W) float, any H and W. Returns features (B, C_i, ceil(H / s_i), ceil(W / s_i))."""
+        """images: (B, 3, H, W) float, any H and W; 3 or the constructor's `in_channels`. Returns features
+        (B, C_i, ceil(H / s_i), ceil(W / s_i))."""
         raise NotImplementedError(f"{type(self).__name__} is a Backbone and must implement forward(images).")
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from densevit.interfaces.channels import RGB, Channels
+from densevit.channels import RGB, Channels
 from densevit.interfaces.data_types import Class, Sample
 from densevit.interfaces.target_types import TargetType
 

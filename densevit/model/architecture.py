@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from densevit.channels import Channels
+
 HeadWeight = float | Literal["learned"]
-RGB = tuple[float, float, float]
+PerChannel = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -19,16 +21,18 @@ class LoraArchitecture:
 
 @dataclass(frozen=True)
 class BackboneArchitecture:
-    """A backbone by its plugin name. mean, std: RGB normalisation of pixels in 0 ... 1; None: the backbone's. freeze:
-    the frozen parts, see `freeze_backbone`. lora: None: no adapters.
+    """A backbone by its plugin name. mean, std: normalisation of each channel's values in 0 ... 1; None: the
+    backbone's. freeze: the frozen parts, see `freeze_backbone`. lora: None: no adapters. channels: those of the images;
+    None: RGB of 8 bits.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    mean: RGB | None = None
-    std: RGB | None = None
+    mean: PerChannel | None = None
+    std: PerChannel | None = None
     freeze: bool | int | tuple[str, ...] = False
     lora: LoraArchitecture | None = None
+    channels: Channels | None = None
 
 
 @dataclass(frozen=True)

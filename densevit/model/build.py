@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from densevit import registry
+from densevit.channels import RGB
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
 from densevit.layers.fast.replacement import replace_layers
@@ -96,8 +97,14 @@ def build_from_architecture(
     `options_without_weights`.
     """
     own, rng_state = architecture.backbone, torch.get_rng_state()
-    backbone = build_backbone(own.name, **(own.options if pretrained else options_without_weights(own.options)))
+    count = len((own.channels or RGB).names)
+    options = own.options if pretrained else options_without_weights(own.options)
+    backbone = build_backbone(own.name, **({} if count == len(RGB.names) else {"in_channels": count}), **options)
     backbone.mean, backbone.std = own.mean or backbone.mean, own.std or backbone.std
+    for key in ("mean", "std"):
+        values = [*getattr(backbone, key)]
+        if len(values) != count:
+            raise ConfigError(f"backbone.{key} is {values}; one number for each of {count} channels is expected.")
     heads: dict[str, Head] = {}
     necks: dict[str, Neck] = {}
     for name, head in architecture.heads.items():
@@ -129,5 +136,5 @@ def rebuild(model: DenseModel, architecture: Architecture) -> None:
         torch.set_rng_state(model.rng_state)
     other = build_from_architecture(architecture, model.classes)
     other.to(model.mean.device).train(model.training)
-    for part in ("backbone", "heads", "necks", "mean", "std", "target_types", "architecture"):
+    for part in ("backbone", "heads", "necks", "low", "high", "mean", "std", "target_types", "architecture"):
         setattr(model, part, getattr(other, part))

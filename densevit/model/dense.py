@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from densevit.channels import RGB
 from densevit.errors import ConfigError, PluginError, counted
 from densevit.interfaces import (
     DEFAULT_THRESHOLD,
@@ -27,7 +28,7 @@ from densevit.interfaces import (
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
 from densevit.model import test_time_augmentation, tiled_detection
-from densevit.model.architecture import RGB, Architecture, HeadWeight
+from densevit.model.architecture import Architecture, HeadWeight, PerChannel
 from densevit.model.freezing import frozen_modules
 from densevit.model.inference_options import Inference
 from densevit.targets.types import TargetTypes
@@ -50,6 +51,8 @@ class DenseModel(nn.Module):
     """
 
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values have the type nn.Module for mypy
+    low: Tensor
+    high: Tensor
     mean: Tensor
     std: Tensor
     resizes = False  # True: an exported file that resizes images itself, and gets them at their size
@@ -79,8 +82,17 @@ class DenseModel(nn.Module):
         self.training_data: Mapping[str, Any] | None = None
         self.licences = dict(backbone.licences)
         self.rng_state: Tensor | None = None
-        self.register_buffer("mean", 255 * torch.tensor(backbone.mean)[:, None, None], persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(backbone.std)[:, None, None], persistent=False)
+        own = None if architecture is None else architecture.backbone.channels
+        self.channels = RGB if own is None else own
+        for name, values in zip(("low", "high"), zip(*self.channels.range, strict=True), strict=True):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.empty_like(self.low), persistent=False)
+        self.register_buffer("std", torch.empty_like(self.low), persistent=False)
+        self._set_normalisation()
+
+    def blank_images(self, count: int, size: tuple[int, int]) -> Tensor:
+        """Images (count, C, *size) of zeros, of the type of the channels, on the CPU."""
+        return torch.zeros(count, len(self.channels.names), *size, dtype=getattr(torch, self.channels.dtype))
 
     @property
     def default_thresholds(self) -> dict[str, float]:
@@ -115,16 +127,20 @@ class DenseModel(nn.Module):
         """The plugin name of a head, for messages; its class name in a model built from modules."""
         return type(self.heads[head]).__name__ if self.architecture is None else self.architecture.heads[head].name
 
-    def set_normalisation(self, mean: RGB | None, std: RGB | None) -> None:
-        """Replaces mean and std, of pixels in 0 ... 1, in backbone, model and architecture. None keeps a value."""
-        for key, value in {"mean": mean, "std": std}.items():
-            if value is not None:
-                setattr(self.backbone, key, value)
-                getattr(self, key).copy_(255 * torch.tensor(value)[:, None, None])
+    def set_normalisation(self, mean: PerChannel | None, std: PerChannel | None) -> None:
+        """Replaces mean and std, of values in 0 ... 1, in backbone, model and architecture. None keeps a value."""
+        self.backbone.mean, self.backbone.std = mean or self.backbone.mean, std or self.backbone.std
+        self._set_normalisation()
         if self.architecture is not None:
             own = self.architecture.backbone
             backbone = replace(own, mean=mean or own.mean, std=std or own.std)
             self.architecture = replace(self.architecture, backbone=backbone)
+
+    def _set_normalisation(self) -> None:
+        """Sets the buffers `mean` and `std`, in values of the images, from the backbone's."""
+        span = self.high - self.low
+        self.mean.copy_(self.low + span * torch.tensor(self.backbone.mean)[:, None, None])
+        self.std.copy_(span * torch.tensor(self.backbone.std)[:, None, None])
 
     def forward(
         self,
@@ -180,11 +196,18 @@ class DenseModel(nn.Module):
         return self.necks[head](features, padding_mask) if head in self.necks else features
 
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
-        """Normalises uint8 images (B, 3, H, W) by the backbone's mean and std. Padding (B, H, W) becomes exactly 0.
+        """Normalises images (B, C, H, W) of the type of `channels` by the backbone's mean and std. Padding (B, H, W)
+        becomes exactly 0.
 
-        Computed in float32 at least; the result has the dtype of the backbone's parameters.
+        Of other channels than RGB of 8 bits, values are clipped to the range, and NaN becomes 0, the mean. Computed in
+        float32 at least; the result has the dtype of the backbone's parameters.
         """
-        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
+        pixels = images.to(self.mean.dtype)
+        if not self.channels.is_rgb:
+            pixels = pixels.clamp(self.low, self.high)
+        pixels = (pixels - self.mean) / self.std
+        if self.channels.dtype == "float32":
+            pixels = pixels.nan_to_num(nan=0.0)
         dtypes = (p.dtype for p in self.backbone.parameters() if p.is_floating_point())
         return pixels.masked_fill_(padding_mask[:, None], 0.0).to(next(dtypes, pixels.dtype))
 
@@ -264,10 +287,11 @@ class DenseModel(nn.Module):
         return {name: results[name] for name in self.heads}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "DenseModel":
-        mean, std = self.mean, self.std
+        before = {name: getattr(self, name) for name in ("low", "high", "mean", "std")}
         super()._apply(fn, recurse)
         if self.mean.dtype in HALF:  # pixels are normalised in float32
-            self.mean, self.std = mean.to(self.mean.device), std.to(self.std.device)
+            for name, value in before.items():
+                setattr(self, name, value.to(self.mean.device))
         return self
 
     def train(self, mode: bool = True) -> "DenseModel":

@@ -16,7 +16,7 @@ Size = tuple[int, int]  # height, width
 
 
 class Maps(Protocol):
-    """Runs a model on images (n, 3, H, W) uint8 with padding_mask (n, H, W).
+    """Runs a model on images (n, C, H, W) with padding_mask (n, H, W).
 
     Returns float32 maps (n, C, *size) of the top left part of that size.
     """
@@ -41,7 +41,7 @@ def starts(length: int, window: int, stride: int) -> list[int]:
 def slide(
     image: Tensor, window: Size, stride: Size, grid: Size, maps: Maps, flip: Flip | None, batch_size: int
 ) -> Iterator[Tensor]:
-    """Yields the averaged maps of an image (3, h, w) uint8 as strips (C, rows, w) from top to bottom.
+    """Yields the averaged maps of an image (C, h, w) as strips (C, rows, w) from top to bottom.
 
     A strip is valid until the next one is requested. grid: the size that windows are padded to, at the bottom and
     right. flip: also averages the maps of the horizontally flipped image, flipped back by this function; None: off.
@@ -75,8 +75,8 @@ def slide(
 
 
 def crop_windows(image: Tensor, windows: Sequence[Window], size: Size, grid: Size) -> tuple[Tensor, Tensor]:
-    """Returns a batch of windows (n, 3, *grid) uint8, and its padding mask (n, *grid)."""
-    images = image.new_zeros(len(windows), 3, *grid)
+    """Returns a batch of windows (n, C, *grid), and its padding mask (n, *grid)."""
+    images = image.new_zeros(len(windows), len(image), *grid)
     mask = torch.ones(len(windows), *grid, dtype=torch.bool, device=image.device)
     mask[:, : size[0], : size[1]] = False
     for x, (top, left, mirrored) in zip(images, windows, strict=True):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from densevit.channels import FULL_RANGES
 from densevit.interfaces import Backbone, Batch, DenseHead, Head, Predictions
 from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
@@ -133,13 +134,15 @@ def _view_maps(
 
 
 def _scaled(image: Tensor, size: Size) -> Tensor:
-    """Resizes a uint8 image (3, h, w), bilinear with antialiasing, one channel at a time to save memory."""
+    """Resizes an image (C, h, w), bilinear with antialiasing, one channel at a time to save memory."""
     if tuple(image.shape[1:]) == size:
         return image
-    scaled = image.new_empty(3, *size)
+    scaled = image.new_empty(len(image), *size)
     for plane, out in zip(image, scaled, strict=True):
         x = F.interpolate(plane[None, None].float(), size, mode="bilinear", align_corners=False, antialias=True)
-        out.copy_(x[0, 0].round_().clamp_(0, 255))
+        if not image.is_floating_point():
+            x = x.round_().clamp_(*FULL_RANGES[str(image.dtype).removeprefix("torch.")])
+        out.copy_(x[0, 0])
     return scaled
 
 

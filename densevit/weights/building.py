@@ -12,6 +12,7 @@ from densevit import registry
 from densevit.config import Config, ModelSections
 from densevit.config.initial_weights import use_argument
 from densevit.data.build import build_data
+from densevit.data.channel_statistics import use_channels
 from densevit.data.datasets.coco_json import color_of
 from densevit.errors import ConfigError, did_you_mean
 from densevit.interfaces import Backbone, Class, Dataset
@@ -53,7 +54,9 @@ def build_with_weights(
     if heads is None:
         sections = _config(backbone)
         if classes is None:
-            classes = classes_by_head(sections.architecture, build_data(sections).train)
+            dataset = build_data(sections).train
+            use_channels(sections, dataset)
+            classes = classes_by_head(sections.architecture, dataset)
     else:
         sections = configs.model_sections(
             {"backbone": _section(backbone), "heads": {name: _section(head) for name, head in heads.items()}},
@@ -85,9 +88,12 @@ def build_model(
 ) -> DenseModel:
     """Builds the model that a config describes, with random weights; `weights.pretrained.load_pretrained` loads others.
 
-    classes: the classes of each task, or the data set from which each head takes its classes. pretrained: the argument
+    classes: the classes of each task, or the data set from which each head takes its classes, and the config the
+    channels of its images (`use_channels`). pretrained: the argument
     of `build_from_architecture`.
     """
+    if isinstance(classes, Dataset):
+        use_channels(config, classes)
     architecture = config.architecture
     model = build_from_architecture(architecture, classes_by_head(architecture, classes), pretrained)
     model.training_data = config.data.model_dump()

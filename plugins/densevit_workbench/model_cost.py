@@ -92,7 +92,7 @@ def _shape_only(x: Tensor) -> Tensor:
 def _measured(model: DenseModel, size: tuple[int, int]) -> Cost:
     device = model.mean.device
     batch: Batch = {
-        "images": torch.zeros(1, 3, *size, dtype=torch.uint8, device=device),
+        "images": model.blank_images(1, size).to(device),
         "padding_mask": torch.zeros(1, *size, dtype=torch.bool, device=device),
         "targets": [{"size": size, "original_size": size}],
     }

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from densevit import registry
+from densevit.channels import RGB, Channels
 from densevit.data.datasets.coco_annotations import Annotations
 from densevit.data.datasets.coco_layouts import (
     NamedFiles,
@@ -25,7 +26,7 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.examination import listed
 from densevit.data.datasets.scan_cache import cached_scan, json_value
-from densevit.data.io.images import read_image
+from densevit.data.io.channel_files import channels_of_file, read_pixels
 from densevit.errors import DataError, PluginError, warn_once
 from densevit.interfaces import Dataset, Sample, Targets
 
@@ -85,6 +86,7 @@ class Coco(Dataset):
         crowds: Literal["ignore", "objects"] | None = None,
         *,
         scan: Scan = STRICT_SCAN,
+        channels: Channels = RGB,
     ) -> None:
         if limit is not None and limit < 1:
             raise DataError(f"data.limit is {limit}; expected at least 1 image.")
@@ -94,14 +96,15 @@ class Coco(Dataset):
         file, part = files.file, split if is_divided else None
         others = other_splits(base, split, named, file)
         is_searched = split == "train" and annotations is None and train_annotations is None
-        options = ScanOptions(masks, limit, outside_paths, part, val_share, boxes, crowds, is_searched)
-        key = ["coco", str(file), [str(folder) for folder in files.folders], *vars(options).values()]
+        options = ScanOptions(masks, limit, outside_paths, part, val_share, boxes, crowds, is_searched, channels)
+        key = ["coco", str(file), [str(folder) for folder in files.folders], *map(str, vars(options).values())]
         is_large = os.path.getsize(file) > _LARGE_JSON
         arrays = cached_scan(
             scan, key, lambda: scan_files(scan, files, others, options), partial(scanned_files, file), is_large
         )
         read = self._annotations = Annotations.of_arrays(file, arrays)
         self.folder, self._upright, self._names = json_value(arrays["folder"]), arrays["upright"], arrays["names"]
+        self.channels = channels_of_file(self.path(0), channels) if len(self._names) else channels
         self.division, self.conversion = json_value(arrays["division"]), files.conversion
         self._usable = read.have_area() & ~read.iscrowd
         notes = json_value(arrays["notes"])
@@ -199,7 +202,7 @@ class Coco(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         """Returns the sample; if labelled, with boxes, labels, area, iscrowd and, if requested, masks, of N objects."""
-        pixels = read_image(self.path(index), upright=bool(self._upright[index]))
+        pixels = read_pixels(self.path(index), self.channels, bool(self._upright[index]))
         size = (int(self._annotations.sizes[index, 0]), int(self._annotations.sizes[index, 1]))
         if pixels.shape[:2] != size:
             raise DataError(f"{self.path(index)} has changed since the start: {pixels.shape[:2]} pixels, not {size}.")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from densevit.channels import RGB, Channels
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.paired_dataset import load_preset
@@ -17,7 +18,7 @@ from densevit.data.datasets.paired_files import IMAGES, list_files
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
 from densevit.data.datasets.splits import check_split, spellings
-from densevit.data.io.images import check_image, read_image
+from densevit.data.io.channel_files import channels_of_file, check_pixels, read_pixels
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
 from densevit.data.outside_paths import check_file_names
@@ -75,6 +76,7 @@ class CocoPanoptic(Dataset):
         limit: int | None = None,
         *,
         scan: Scan = STRICT_SCAN,
+        channels: Channels = RGB,
     ) -> None:
         if limit is not None and limit < 1:
             raise DataError(f"data.limit is {limit}; expected at least 1 image.")
@@ -90,6 +92,7 @@ class CocoPanoptic(Dataset):
         self._folder, self._images = _image_paths(
             base, split, options["images"], self._annotations, outside_paths, scan
         )
+        self.channels = channels_of_file(self.path(0), channels) if len(self._images) else channels
         self._segments = ""
         if read.labelled:
             self._segments = str(_split_path(base, split, "segments", options["segments"]))
@@ -102,7 +105,7 @@ class CocoPanoptic(Dataset):
             self._annotations = replace(self._annotations, segment_files=files)
         self._empty_segments: bool = options["empty_segments"]
         images = hashlib.sha256(self._images.tobytes()).hexdigest()
-        key = ["coco_panoptic", str(read.file), images, self._segments, self._empty_segments]
+        key = ["coco_panoptic", str(read.file), images, self._segments, self._empty_segments, str(self.channels)]
         arrays = cached_scan(scan, key, lambda: self._scan_files(scan), self._files, len(self) >= LARGE)
         self._sizes, self._upright = arrays["sizes"], arrays["upright"]
         self._annotations = replace(self._annotations, area=arrays["area"], boxes=arrays["boxes"]).without_empty()
@@ -163,7 +166,7 @@ class CocoPanoptic(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         """Returns the sample; if labelled, with boxes, labels, area and iscrowd of things, including crowds."""
-        pixels = read_image(self.path(index), upright=bool(self._upright[index]))
+        pixels = read_pixels(self.path(index), self.channels, bool(self._upright[index]))
         size = (int(self._sizes[index, 0]), int(self._sizes[index, 1]))
         if pixels.shape[:2] != size:
             raise DataError(f"{self.path(index)} has changed since the start: {pixels.shape[:2]} pixels, not {size}.")
@@ -210,7 +213,7 @@ class CocoPanoptic(Dataset):
 
     def _validate(self, index: int) -> None:
         """Checks an image and its PNG, and measures its segments."""
-        header = check_image(self.path(index))
+        header = check_pixels(self.path(index), self.channels)
         self._sizes[index] = header.upright_size
         if not self._annotations.labelled:
             return

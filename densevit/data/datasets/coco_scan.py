@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from densevit.channels import Channels
 from densevit.data.datasets.coco_annotations import Annotations, read_annotations
 from densevit.data.datasets.coco_inventory import (
     crowd_note,
@@ -42,6 +43,7 @@ class ScanOptions:
     boxes: Grid | None
     crowds: Literal["ignore", "objects"] | None
     search_unlisted: bool
+    channels: Channels
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,12 @@ def scan_files(scan: Scan, files: SplitFiles, others: Sequence[SplitFiles], opti
     if options.part is not None:
         found = [find_file(folder, name, options.outside_paths) or name for name in names]
         share = options.val_share or DEFAULT_SHARE
-        in_val = validation_part([str(folder / name) for name in found], share, file)
+        in_val = validation_part([str(folder / name) for name in found], share, file, options.channels)
         in_part, division = in_val == (options.part == "val"), division_text(in_val, options.val_share, file)
     chosen = in_part if options.limit is None else in_part & (np.cumsum(in_part) <= options.limit)
     read = whole.subset(chosen)
     names = scan.existing_files(folder, _names(read), file, outside_paths=options.outside_paths)
-    stored, orientations = validate_images(scan, folder, names, read.sizes, file)
+    stored, orientations = validate_images(scan, folder, names, read.sizes, file, options.channels)
     reading, unclear = _reading(read, stored, orientations, [files, *others], options)
     if examination is not None:
         unclear_names = [names[i] for i in unclear]

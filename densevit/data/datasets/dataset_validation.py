@@ -13,9 +13,10 @@ from typing import Literal, TypeVar
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from densevit.channels import RGB, Channels
 from densevit.data.datasets.examination import Examination, Problem
+from densevit.data.io.channel_files import check_pixels
 from densevit.data.io.file_lookup import find_file, missing_hint
-from densevit.data.io.images import check_image
 from densevit.data.outside_paths import FIX, is_outside
 from densevit.errors import DataError, UnreadableFileError, warn_once
 from densevit.terminal import in_notebook, notebook_bar, text_console
@@ -211,7 +212,7 @@ def _bar(title: str, count: int) -> Iterator[Callable[[int], object]]:
 
 
 def validate_images(
-    scan: Scan, folder: Path, names: Sequence[str], sizes: np.ndarray, annotations: Path
+    scan: Scan, folder: Path, names: Sequence[str], sizes: np.ndarray, annotations: Path, channels: Channels = RGB
 ) -> tuple[np.ndarray, np.ndarray]:
     """Checks that each image is complete and has the size of its annotations.
 
@@ -227,7 +228,7 @@ def validate_images(
 
     def check(i: int) -> None:
         path = os.path.join(folder, names[i])
-        header, given = check_image(path), (int(sizes[i, 0]), int(sizes[i, 1]))
+        header, given = check_pixels(path, channels), (int(sizes[i, 0]), int(sizes[i, 1]))
         if 0 not in given and given not in (header.size, header.upright_size):
             (h, w), (height, width) = given, header.upright_size
             raise DataError(

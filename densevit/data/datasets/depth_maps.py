@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from densevit.channels import RGB, Channels
 from densevit.data.datasets import depth_range
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
@@ -93,6 +94,7 @@ class DepthMaps(PairedDataset):
         limit: int | None = None,
         *,
         scan: Scan = STRICT_SCAN,
+        channels: Channels = RGB,
     ) -> None:
         arguments: dict[str, Any] = {
             **{"images": images, "labels": labels, "list_file": list_file, "splits": splits, "key": key, "kind": kind},
@@ -119,7 +121,7 @@ class DepthMaps(PairedDataset):
         )
         self._calibrations = None if calibrations is None else _read_calibrations(str(base), calibrations)
         self._labelled = False
-        self.open(base, split, pairs, scan)
+        self.open(base, split, pairs, scan, channels)
         self._read_range(options["range"], scan)
 
     def size_of(self, path: str) -> Size:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from densevit.channels import RGB, Channels
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, for_each
 from densevit.data.datasets.scan_cache import Arrays, cached_scan
 from densevit.data.duplicates import Image, difference_hash, duplicate_groups, pixel_digest
-from densevit.data.io.images import read_image
+from densevit.data.io.channel_files import as_rgb, read_pixels
 from densevit.errors import DataError, warn_once
 
 DEFAULT_SHARE = 0.2
@@ -29,14 +30,16 @@ def check_val_share(val_share: float | None, val_split: str | os.PathLike[str] |
         )
 
 
-def validation_part(paths: Sequence[str], share: float, where: str | os.PathLike[str]) -> np.ndarray:
+def validation_part(
+    paths: Sequence[str], share: float, where: str | os.PathLike[str], channels: Channels = RGB
+) -> np.ndarray:
     """Chooses the images for validation, (N,) bool.
 
     Identical and nearly identical images (see `densevit.data.duplicates`) stay in one part. The choice depends only on
     the images' content, not on their order or names. where: the data set, for messages. Raises DataError for images
     that cannot be divided.
     """
-    scan = similar_images(paths)
+    scan = similar_images(paths, channels)
     count = min(max(1, round(share * len(paths))), len(paths) - 1)
     chosen = _choose(scan["digests"], scan["similar"], count)
     if 2 * chosen.sum() < max(count, 1):
@@ -55,12 +58,12 @@ def validation_part(paths: Sequence[str], share: float, where: str | os.PathLike
     return chosen
 
 
-def similar_images(paths: Sequence[str]) -> Arrays:
+def similar_images(paths: Sequence[str], channels: Channels = RGB) -> Arrays:
     """Returns `digests` (N, 16) uint8 of the files, and the group numbers (N,) of identical images, `identical`, and of
     identical or nearly identical images, `similar`. Cached."""
-    key = hashlib.sha256("\0".join(paths).encode(errors="surrogateescape")).hexdigest()
+    key = hashlib.sha256("\0".join([str(channels), *paths]).encode(errors="surrogateescape")).hexdigest()
     is_large = len(paths) >= _FEW
-    return cached_scan(STRICT_SCAN, ["division", key], lambda: _scan(paths), lambda _: paths, is_large)
+    return cached_scan(STRICT_SCAN, ["division", key], lambda: _scan(paths, channels), lambda _: paths, is_large)
 
 
 def division_text(chosen: np.ndarray, share: float | None, where: str | os.PathLike[str]) -> str:
@@ -94,7 +97,7 @@ def _choose(digests: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
     return chosen[groups]
 
 
-def _scan(paths: Sequence[str]) -> Arrays:
+def _scan(paths: Sequence[str], channels: Channels) -> Arrays:
     """Returns digests of the files, and the groups of identical and of nearly identical images.
 
     A file that cannot be read is alone in its group; the data set's own checks report it.
@@ -105,7 +108,7 @@ def _scan(paths: Sequence[str]) -> Arrays:
     def read(index: int) -> None:
         path = paths[index]
         try:
-            pixels = read_image(path)
+            pixels = as_rgb(read_pixels(path, channels), channels)
             with open(path, "rb") as file:
                 content = file.read()
         except (OSError, ValueError):  # includes DataError

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from densevit.channels import RGB, Channels
 from densevit.data.datasets.coco_json import color_of
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
@@ -16,7 +17,6 @@ from densevit.data.datasets.examination import Problem, listed
 from densevit.data.datasets.listed_images import ListedImages
 from densevit.data.datasets.paired_files import IMAGES, images_below, unread_images
 from densevit.data.datasets.splits import DIVIDED, check_split, spellings
-from densevit.data.io.images import read_image
 from densevit.errors import DataError
 from densevit.interfaces import Class, Sample
 
@@ -51,6 +51,7 @@ class ImageFolder(ListedImages):
         limit: int | None = None,
         *,
         scan: Scan = STRICT_SCAN,
+        channels: Channels = RGB,
     ) -> None:
         if limit is not None and limit < 1:
             raise DataError(f"data.limit is {limit}; expected at least 1 image.")
@@ -66,9 +67,11 @@ class ImageFolder(ListedImages):
         names = class_folders(train if train.is_dir() else folder)
         _check_classes(self._root, folder, names)
         self.classes = {"classification": tuple(Class(name, i, color_of(i)) for i, name in enumerate(names))}
-        paths, labels = scan.read(_images(self._root, folder, split, names))
+        paths, labels = scan.read(_images(self._root, folder, split, names, channels))
         if is_divided:
-            in_val = validation_part([str(self._root / path) for path in paths], val_share or DEFAULT_SHARE, self._root)
+            in_val = validation_part(
+                [str(self._root / path) for path in paths], val_share or DEFAULT_SHARE, self._root, channels
+            )
             self.division = division_text(in_val, val_share, self._root)
             paths = [path for path, chosen in zip(paths, in_val, strict=True) if chosen == (split == "val")]
             labels = labels[in_val == (split == "val")]
@@ -76,12 +79,14 @@ class ImageFolder(ListedImages):
             chosen = np.linspace(0, len(paths) - 1, limit).round().astype(int)
             paths, labels = [paths[i] for i in chosen], labels[chosen]
         self._labels = labels
-        self._list(paths, scan)
+        self._list(paths, scan, channels)
 
     def __getitem__(self, index: int) -> Sample:
-        image = torch.from_numpy(read_image(self._root / self._path(index))).permute(2, 0, 1)
         label = torch.tensor(int(self._labels[index]))
-        return {"image": image, "targets": {"image_id": Path(self._path(index)).as_posix(), "image_class": label}}
+        return {
+            "image": self._image(index),
+            "targets": {"image_id": Path(self._path(index)).as_posix(), "image_class": label},
+        }
 
     def image_name(self, index: int) -> str:
         return Path(self._path(index)).as_posix()
@@ -138,7 +143,7 @@ def _check_classes(root: Path, folder: Path, names: list[str]) -> None:
 
 
 def _images(
-    root: Path, folder: Path, split: str, names: list[str]
+    root: Path, folder: Path, split: str, names: list[str], channels: Channels
 ) -> Generator[Problem, None, tuple[list[str], np.ndarray]]:
     """Returns the paths of all images relative to root, and their class indices (N,).
 
@@ -151,7 +156,7 @@ def _images(
     unread: list[str] = []
     counts = []
     for name in names:
-        below, others = images_below(folder / name, root)
+        below, others = images_below(folder / name, root, channels)
         paths += below
         unread += others
         counts.append(len(below))

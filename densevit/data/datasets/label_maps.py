@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from densevit.channels import RGB, Channels
 from densevit.data.datasets.coco import other_format
 from densevit.data.datasets.color_tables import LABELMAP, read_labelmap, suggested_classes
 from densevit.data.datasets.data_root import root_folder
@@ -91,6 +92,7 @@ class LabelMaps(PairedDataset):
         limit: int | None = None,
         *,
         scan: Scan = STRICT_SCAN,
+        channels: Channels = RGB,
     ) -> None:
         files = {"images": images, "labels": labels, "list_file": list_file, "splits": splits}
         values: dict[str, Any] = {
@@ -127,10 +129,10 @@ class LabelMaps(PairedDataset):
             _check_no_objects(base)
             raise
         if is_divided:
-            pairs = self._part(base, split, pairs, val_share, limit)
+            pairs = self._part(base, split, pairs, val_share, limit, channels)
         if scan.examination is not None:
             scan.read(unlisted_images(base, options["images"], options.get("list_file")))
-        self.open(base, split, pairs, scan)
+        self.open(base, split, pairs, scan, channels)
         is_complete = split == "train"
         if scan.examination is not None:
             is_complete &= len(scan.examination.chosen(len(self))) == len(self)
@@ -139,10 +141,12 @@ class LabelMaps(PairedDataset):
         if split == "train" and scan.examination is None and (warning := self._shares.without_pixels()):
             warn_once(warning)
 
-    def _part(self, root: Path, split: str, pairs: Pairs, val_share: float | None, limit: int | None) -> Pairs:
+    def _part(
+        self, root: Path, split: str, pairs: Pairs, val_share: float | None, limit: int | None, channels: Channels
+    ) -> Pairs:
         """Returns the pairs for train or val of a data set without a val split."""
         in_val = validation_part(
-            [str(root / os.fsdecode(path)) for path in pairs.images], val_share or DEFAULT_SHARE, root
+            [str(root / os.fsdecode(path)) for path in pairs.images], val_share or DEFAULT_SHARE, root, channels
         )
         self.division = division_text(in_val, val_share, root)
         chosen = in_val == (split == "val")

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from densevit.channels import Channels
 from densevit.data.datasets.dataset_validation import Scan
-from densevit.data.io.images import check_image
+from densevit.data.io.channel_files import channels_of_file, check_pixels, read_pixels
 from densevit.interfaces import Dataset
 
 
@@ -16,10 +19,11 @@ class ListedImages(Dataset):
 
     _root: Path
 
-    def _list(self, paths: Sequence[str], scan: Scan) -> None:
-        """Sets the images and checks that all are complete."""
+    def _list(self, paths: Sequence[str], scan: Scan, channels: Channels) -> None:
+        """Sets the images and checks that all are complete. channels: as the config gives them."""
         scan.record_files(str(self._root / path) for path in paths)
         self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)  # shared with forked workers
+        self.channels = channels_of_file(self.path(0), channels) if paths else channels
         self._sizes = np.full((len(paths), 2), 1 if scan.examination is None else 0, np.int32)
         scan.examine_files(len(paths), self._measure, needed=())
 
@@ -30,8 +34,16 @@ class ListedImages(Dataset):
         """Returns (N, 2) heights and widths of the images."""
         return self._sizes
 
+    def path(self, index: int) -> str:
+        """Returns the path of an image."""
+        return str(self._root / self._path(index))
+
+    def _image(self, index: int) -> Tensor:
+        """Returns the image (C, H, W)."""
+        return torch.from_numpy(read_pixels(self.path(index), self.channels)).permute(2, 0, 1)
+
     def _path(self, index: int) -> str:
         return os.fsdecode(self._paths[index])
 
     def _measure(self, index: int) -> None:
-        self._sizes[index] = check_image(self._root / self._path(index)).upright_size
+        self._sizes[index] = check_pixels(self.path(index), self.channels).upright_size

@@ -18,6 +18,7 @@ class MappedClasses(Dataset):
     def __init__(self, dataset: Dataset, kept: Mapping[str, Sequence[int]]) -> None:
         self.dataset = dataset
         self.provides, self.metric = dataset.provides, dataset.metric
+        self.channels = dataset.channels
         self.division, self.conversion = dataset.division, dataset.conversion
         self.classes = dict(dataset.classes)
         self._mappings: dict[str, tuple[np.ndarray, tuple[Class, ...]]] = {}

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from densevit import registry
+from densevit.channels import RGB, Channels
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample, Targets
@@ -41,6 +42,7 @@ class Mix(Dataset):
         image_size: int | tuple[int, int] | None = None,
         *,
         scan: Scan = STRICT_SCAN,
+        channels: Channels = RGB,
     ) -> None:
         if not sets:
             raise DataError(
@@ -69,7 +71,8 @@ class Mix(Dataset):
             if image_size is not None and takes(registry.load("datasets", plugin), "image_size"):
                 options.setdefault("image_size", image_size)
             where = f"data.sets.{name}"
-            own = registry.create("datasets", plugin, split, options=options, where=where, offered={"scan": scan})
+            offered = {"scan": scan, "channels": channels}
+            own = registry.create("datasets", plugin, split, options=options, where=where, offered=offered)
             kept.append(_chosen(own.provides, chosen, name))
             self._names.append(name)
             self._sets.append(own)
@@ -85,6 +88,13 @@ class Mix(Dataset):
                 f"data.sets: no set has labels for the split {split!r}, as all have `provides: []`. Fix: leave "
                 "`provides` out of one."
             )
+        self.channels = self._sets[0].channels
+        for name, own in zip(self._names, self._sets, strict=True):
+            if own.channels != self.channels:
+                raise DataError(
+                    f"data.sets.{name} has images of {own.channels}; those of {self._names[0]} are "
+                    f"{self.channels}. Fix: mix sets of the same channels."
+                )
         self._kept = kept
         self._types = [TargetTypes.of(own) for own in self._sets]
         self.provides = {key: types.get(key) for types, keys in zip(self._types, kept, strict=True) for key in keys}

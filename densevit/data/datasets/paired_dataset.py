@@ -9,10 +9,11 @@ import numpy as np
 import torch
 import yaml
 
+from densevit.channels import Channels
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.paired_files import Pairs
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
-from densevit.data.io.images import check_image, read_image
+from densevit.data.io.channel_files import channels_of_file, check_pixels, read_pixels
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample
 
@@ -29,9 +30,11 @@ class PairedDataset(Dataset):
 
     noun: str
 
-    def open(self, root: Path, split: str, pairs: Pairs, scan: Scan) -> None:
-        """Sets the files of a split and measures them. Raises DataError for the first invalid file."""
+    def open(self, root: Path, split: str, pairs: Pairs, scan: Scan, channels: Channels) -> None:
+        """Sets the files of a split and measures them. channels: as the config gives them. Raises
+        DataError for the first invalid file."""
         self._root, self._split, self._pairs = str(root), split, pairs
+        self.channels = channels_of_file(self.path(0), channels)
         scan.record_files(self.path(index) for index in range(len(pairs)))
         is_large = len(pairs) >= LARGE
         arrays = cached_scan(scan, self.scan_key(), lambda: self.scan_files(scan), self._files, is_large)
@@ -41,7 +44,12 @@ class PairedDataset(Dataset):
     def scan_key(self) -> list[Any]:
         """Returns everything besides the files' content that the result of `scan_files` depends on, as JSON."""
         of_pairs = (self._pairs.images.tobytes(), self._pairs.labels.tobytes())
-        return [type(self).__name__, self._root, *(hashlib.sha256(paths).hexdigest() for paths in of_pairs)]
+        return [
+            type(self).__name__,
+            self._root,
+            str(self.channels),
+            *(hashlib.sha256(paths).hexdigest() for paths in of_pairs),
+        ]
 
     def scan_files(self, scan: Scan) -> Arrays:
         """Checks and measures all files."""
@@ -84,7 +92,7 @@ class PairedDataset(Dataset):
         """Returns the sample with its only target, (H, W)."""
         if not self._sizes[index].all():
             self._measure(index)
-        pixels = read_image(self.path(index), upright=bool(self._upright[index]))
+        pixels = read_pixels(self.path(index), self.channels, bool(self._upright[index]))
         self._check_size(index, self.path(index), pixels.shape[:2])
         target = self.target(index)
         self._check_size(index, self.label_path(index), target.shape)
@@ -98,7 +106,7 @@ class PairedDataset(Dataset):
             raise DataError(f"{path} has changed since the start: {found} pixels, not {self.size(index)}.")
 
     def _measure(self, index: int) -> None:
-        header, size = check_image(self.path(index)), self.size_of(self.label_path(index))
+        header, size = check_pixels(self.path(index), self.channels), self.size_of(self.label_path(index))
         if size not in (header.upright_size, header.size):
             (height, width), (h, w) = header.upright_size, size
             raise DataError(

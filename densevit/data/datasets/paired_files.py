@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from densevit.channels import RGB, Channels
 from densevit.data.datasets.examination import Problem, listed
 from densevit.data.datasets.inventory import Inventory
 from densevit.data.datasets.splits import matches, path_exists, spellings
+from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.folders import files_below
 from densevit.data.io.text_files import read_text
 from densevit.data.outside_paths import check_listed_path
@@ -169,11 +171,14 @@ def list_files(root: Path, pattern: str, suffixes: Sequence[str], option: str) -
     return _by_name(root, pattern, _paths(root, pattern, option), suffixes, option)
 
 
-def images_below(folder: Path, root: Path) -> tuple[list[str], list[str]]:
+def images_below(folder: Path, root: Path, channels: Channels = RGB) -> tuple[list[str], list[str]]:
     """Returns the sorted paths of the images below a folder, relative to root, and those of formats that are not read,
-    without copies of the others."""
-    paths = sorted(os.path.relpath(path, root) for path in files_below(folder, (*IMAGES, *UNREAD)))
-    found = [path for path in paths if path.lower().endswith(IMAGES)]
+    without copies of the others. If each channel has a file, those of the first."""
+    suffixes = IMAGES if channels.is_rgb else (*IMAGES, *CHANNEL_FILES)
+    paths = sorted(os.path.relpath(path, root) for path in files_below(folder, (*suffixes, *UNREAD)))
+    found = [path for path in paths if path.lower().endswith(suffixes)]
+    if channels.files:
+        return [path for path in found if os.path.splitext(path)[0].endswith(channels.files[0])], []
     if len(found) == len(paths):
         return found, []
     names = {os.path.splitext(path)[0] for path in found}

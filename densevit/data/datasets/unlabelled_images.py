@@ -5,8 +5,7 @@ import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-import torch
-
+from densevit.channels import RGB, Channels
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.examination import Problem
@@ -14,7 +13,6 @@ from densevit.data.datasets.inventory import Inventory
 from densevit.data.datasets.listed_images import ListedImages
 from densevit.data.datasets.paired_files import IMAGES, images_below, unread_images
 from densevit.data.datasets.splits import DIVIDED, missing_split
-from densevit.data.io.images import read_image
 from densevit.errors import DataError
 from densevit.interfaces import Sample
 
@@ -33,19 +31,23 @@ class UnlabelledImages(ListedImages):
     provides = ()
 
     def __init__(
-        self, split: str, root: str | None = None, val_share: float = 0.1, *, scan: Scan = STRICT_SCAN
+        self,
+        split: str,
+        root: str | None = None,
+        val_share: float = 0.1,
+        *,
+        scan: Scan = STRICT_SCAN,
+        channels: Channels = RGB,
     ) -> None:
         if not 0 < val_share < 1:
             raise DataError(f"data.val_share is {val_share:g}; a number between 0 and 1 is expected.")
         self.classes = {}
         self._root = root_folder(root)
-        paths = scan.read(_paths(self._root, split, val_share))
-        self._list(paths, scan)
+        paths = scan.read(_paths(self._root, split, val_share, channels))
+        self._list(paths, scan, channels)
 
     def __getitem__(self, index: int) -> Sample:
-        pixels = read_image(self._root / self._path(index))
-        image = torch.from_numpy(pixels).permute(2, 0, 1)
-        return {"image": image, "targets": {"image_id": Path(self._path(index)).as_posix()}}
+        return {"image": self._image(index), "targets": {"image_id": Path(self._path(index)).as_posix()}}
 
     def check_labels(self) -> None:
         """Raises DataError: the images have no labels."""
@@ -55,7 +57,7 @@ class UnlabelledImages(ListedImages):
         )
 
 
-def _paths(root: Path, split: str, val_share: float) -> Generator[Problem, None, list[str]]:
+def _paths(root: Path, split: str, val_share: float, channels: Channels) -> Generator[Problem, None, list[str]]:
     """Returns the sorted paths of a split's images, relative to root. Yields warnings about images that are left out.
     Raises DataError if there are none."""
     has_folders = any((root / name).is_dir() for name in (*DIVIDED, split))
@@ -67,7 +69,7 @@ def _paths(root: Path, split: str, val_share: float) -> Generator[Problem, None,
             f"The splits of {root} are {', '.join(_folders(root))}; there is no folder {folder}. Fix: create it; or "
             "remove the folders of the other splits from data.root, whose images are then divided by data.val_share."
         )
-    found, unread = images_below(folder, root)
+    found, unread = images_below(folder, root, channels)
     yield from unread_images(folder, unread, len(found))
     if has_folders:
         yield from _outside_of_splits(root, len(found))

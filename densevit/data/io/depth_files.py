@@ -208,7 +208,7 @@ def _text(file: IO[bytes]) -> bytes:
 
 
 def _read_exr(path: Path, key: str | None) -> np.ndarray:
-    OpenEXR = _open_exr()
+    OpenEXR = open_exr()
     with OpenEXR.File(os.fspath(path), separate_channels=True) as file:
         channels = {name: channel.pixels for name, channel in file.channels().items()}
     if key is None and len(channels) > 1:
@@ -216,7 +216,7 @@ def _read_exr(path: Path, key: str | None) -> np.ndarray:
     return np.array(channels[_named(key, list(channels), "channel")])  # a copy: the file is closed
 
 
-def _open_exr() -> Any:
+def open_exr() -> Any:
     """Imports the OpenEXR package."""
     try:
         import OpenEXR

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from densevit.channels import RGB, Channels
 from densevit.data.sample_checks import check_collated
 from densevit.interfaces import Batch, Sample
 from densevit.layers.padding import padded
@@ -35,20 +36,21 @@ class SampleKey:
 _ASPECT_EDGES = (0.8, 1.25)  # height / width: landscape, square, portrait
 
 
-def collate(samples: Sequence[Sample], multiple: int = 1, shared: bool = False) -> Batch:
+def collate(samples: Sequence[Sample], multiple: int = 1, shared: bool = False, channels: Channels = RGB) -> Batch:
     """Pads images with 0 at the bottom and right to their largest height and width, rounded up to `multiple`.
 
     shared: allocates images and mask in shared memory, from which another process reads them without a copy.
 
     The padding mask is False inside each sample's `size`, by default its whole image. Raises DataError for an image
-    that is not (3, H, W) uint8, and for a label map, depth or masks of another size.
+    that is not (C, H, W) of these channels, and for a label map, depth or masks of another size.
     """
     types = TargetTypes()
     for place, sample in enumerate(samples):
-        check_collated(sample, place, types)
+        check_collated(sample, place, types, channels)
     height, width = (max(sample["image"].shape[axis] for sample in samples) for axis in (1, 2))
-    shape = (len(samples), 3, *padded((height, width), multiple))
-    images, padding_mask = _empty(shape, torch.uint8, shared), _empty((shape[0], *shape[2:]), torch.bool, shared)
+    shape = (len(samples), len(channels.names), *padded((height, width), multiple))
+    kind = getattr(torch, channels.dtype)
+    images, padding_mask = _empty(shape, kind, shared), _empty((shape[0], *shape[2:]), torch.bool, shared)
     arrays = zip(images.numpy(), padding_mask.numpy(), strict=True)  # numpy: torch would start threads
     for sample, (image, mask) in zip(samples, arrays, strict=True):
         h, w = sample["image"].shape[1:]
@@ -60,10 +62,11 @@ def collate(samples: Sequence[Sample], multiple: int = 1, shared: bool = False) 
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, shared: bool) -> torch.Tensor:
-    """Returns an uninitialised tensor. dtype: a type of one byte."""
+    """Returns an uninitialised tensor."""
     if not shared:
         return torch.empty(shape, dtype=dtype)
-    return torch.empty(0, dtype=dtype).set_(torch.UntypedStorage._new_shared(math.prod(shape))).view(shape)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
 
 
 def aspect_groups(sizes: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.utils import data
 
+from densevit.channels import Channels
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
 from densevit.data.sample_checks import check_sample, name_of
 from densevit.data.transforms.phases import Phase, final_phase_start
@@ -49,7 +50,7 @@ class TransformedDataset(data.Dataset[Sample]):
     transform: a transform; in training also the `Phase`s of the training: the first, and the final one if it has one.
     on_error: what a batch does with images whose files cannot be read; see `__getitems__`.
 
-    Raises DataError for a data set without images, for images that are not (3, H, W) uint8, and for target keys without
+    Raises DataError for a data set without images, for images that are not of its channels, and for target keys without
     a type: at construction where `provides` names such a key, otherwise at the sample that has it.
     """
 
@@ -211,7 +212,7 @@ class Loader(data.DataLoader[Any]):
         super().__init__(
             dataset,
             batch_sampler=batches,
-            collate_fn=_Collate(multiple, ships=num_workers > 0),
+            collate_fn=_Collate(multiple, num_workers > 0, dataset.dataset.channels),
             num_workers=num_workers,
             worker_init_fn=start_worker,
             multiprocessing_context="fork" if forks else None,
@@ -305,14 +306,14 @@ def workers_for(setting: "int | str", length: int, processes: int = 1) -> int:
 class _Collate:
     """Collates samples; in worker processes it also pickles the batch for transfer to the parent."""
 
-    def __init__(self, multiple: int, ships: bool) -> None:
-        self.multiple, self.ships = multiple, ships
+    def __init__(self, multiple: int, ships: bool, channels: Channels) -> None:
+        self.multiple, self.ships, self.channels = multiple, ships, channels
 
     def __call__(self, samples: list[Any]) -> Any:
         skipped = [sample.reason for sample in samples if isinstance(sample, Skipped) and sample.counts]
         samples = [sample for sample in samples if not isinstance(sample, Skipped)]
         views = zip(*samples, strict=True) if isinstance(samples[0], list) else [samples]
-        batch, *others = [collate(view, self.multiple, shared=self.ships) for view in views]
+        batch, *others = [collate(view, self.multiple, self.ships, self.channels) for view in views]
         if others:
             batch["other_views"] = others
         if skipped:

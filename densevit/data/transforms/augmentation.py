@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from densevit.channels import RGB, Channels
 from densevit.data.transforms.class_maps import class_map
 from densevit.data.transforms.recoloring import moves_pixels, recolor, recolored
 from densevit.data.transforms.resized_crop import SeededTransform
@@ -21,6 +22,7 @@ from densevit.data.transforms.resizing import (
     to_pixels,
     usable_values,
     visible_values,
+    with_axis,
 )
 from densevit.errors import ConfigError
 from densevit.interfaces import Sample, Size, TargetType, Transforms, Window
@@ -31,14 +33,19 @@ class Augmentation:
     """Flips, rotates, crops, resizes and recolours a sample as its `Transforms` say.
 
     vertical_flip: also flips images vertically, with probability 0.5.
-    reference: the transforms of evaluation, to which zooms are relative; None: `transforms`.
+    reference: the transforms of evaluation, to which zooms are relative; None: `transforms`. channels: those of the
+        images; only RGB of 8 bits is recoloured.
     """
 
     def __init__(
-        self, transforms: Transforms, vertical_flip: bool = False, reference: Transforms | None = None
+        self,
+        transforms: Transforms,
+        vertical_flip: bool = False,
+        reference: Transforms | None = None,
+        channels: Channels = RGB,
     ) -> None:
         self.transforms, self.vertical_flip, self.reference = transforms, vertical_flip, reference or transforms
-        self._recolor = recolored(transforms.recoloring)
+        self._recolor = recolored(transforms.recoloring) if channels.is_rgb else []
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
         """Returns the augmented sample: targets on the new grid, without crowds and cropped objects, with `size` and
@@ -53,14 +60,14 @@ class Augmentation:
         self.check(values, types, measured=False)
         coins = random.Random(int(rng.integers(2**32)))
         if coins.random() < 0.5:
-            pixels = cv2.flip(pixels, 1)
+            pixels = with_axis(cv2.flip(pixels, 1))
             values = {key: types[key].hflip(value, size) for key, value in values.items()}
         if self.vertical_flip and rng.random() < 0.5:
-            pixels = cv2.flip(pixels, 0)
+            pixels = with_axis(cv2.flip(pixels, 0))
             values = {key: vflip(types[key], value, size) for key, value in values.items()}
         if limit := self.transforms.rotation:
             matrix = rotation_matrix(size, float(rng.uniform(-limit, limit)))
-            pixels = cv2.warpAffine(pixels, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderValue=0)
+            pixels = with_axis(cv2.warpAffine(pixels, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderValue=0))
             values = {key: types[key].rotate(value, matrix, size) for key, value in values.items()}
         pixels, values = self._reframed(pixels, values, types, rng)
         for step in self._recolor:

@@ -68,7 +68,7 @@ class ImageMixing:
         ]
 
     def _mixed(self, images: Tensor, rng: np.random.Generator) -> tuple[Tensor, list[float]]:
-        """The mixed images (B, 3, H, W) uint8, and each image's own share.
+        """The mixed images (B, C, H, W), and each image's own share.
 
         With the positions 0 ... B-1 as labels, torchvision's mixed labels show the shares.
         """
@@ -83,7 +83,7 @@ class ImageMixing:
         kind = kinds[int(rng.integers(len(kinds)))]
         with seeded(int(rng.integers(2**63))):
             mixed, labels = kind(images.float(), torch.arange(count))
-        return mixed.round_().to(torch.uint8), labels.diagonal().tolist()
+        return (mixed if images.is_floating_point() else mixed.round_().to(images.dtype)), labels.diagonal().tolist()
 
     @staticmethod
     def _targets(sample: Sample, other: Sample, share: float, types: Types) -> dict[str, object]:

@@ -48,7 +48,7 @@ def mosaic(samples: list[Sample], types: Types, rng: np.random.Generator) -> Sam
         return first
     height, width = size = first["targets"]["size"]
     y, x = (round(side * rng.uniform(*_CUT)) for side in size)
-    image = np.zeros(first["image"].shape, np.uint8)
+    image = np.zeros(first["image"].shape, first["image"].numpy().dtype)
     values: Values = {}
     for quadrant, sample, own in zip(
         ((0, 0, y, x), (0, x, y, width), (y, 0, height, x), (y, x, height, width)), samples, all_values, strict=True

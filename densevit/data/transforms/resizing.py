@@ -1,6 +1,6 @@
 """The evaluation transform, and the resampling that it shares with the training transform (`augmentation.py`).
 
-Sizes follow from `data.transforms` and `data.image_size`. Images stay uint8; the model normalises them.
+Sizes follow from `data.transforms` and `data.image_size`. Images keep their type; the model normalises them.
 """
 
 import math
@@ -95,8 +95,8 @@ class WithoutAugmentation:
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
-    """Converts a (3, H, W) tensor to an (H, W, 3) array, without a copy if the memory layout allows it."""
-    if image.is_contiguous():
+    """Converts a (C, H, W) tensor to an (H, W, C) array, without a copy if the memory layout allows it."""
+    if image.is_contiguous() and len(image) > 1:
         return cv2.merge([plane.numpy() for plane in image])
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
@@ -170,12 +170,12 @@ def _all_of(masks: Iterable[np.ndarray | None]) -> np.ndarray | None:
 
 
 def finished(pixels: np.ndarray, sample: Sample, values: Values, original_size: Size, canvas: Size | None) -> Sample:
-    """Returns the sample of resized pixels (h, w, 3), padded to the canvas if there is one.
+    """Returns the sample of resized pixels (h, w, C), padded to the canvas if there is one.
 
     values: the transformed values; keys of the sample without a type are passed through.
     """
     size = (pixels.shape[0], pixels.shape[1])
-    planes = np.empty((3, *size), np.uint8)
+    planes = np.empty((pixels.shape[2], *size), pixels.dtype)
     cv2.split(pixels, list(planes))
     if canvas is not None and canvas != size:
         planes = np.pad(planes, ((0, 0), (0, canvas[0] - size[0]), (0, canvas[1] - size[1])))
@@ -188,16 +188,24 @@ def finished(pixels: np.ndarray, sample: Sample, values: Values, original_size: 
 
 
 def resize_image(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """Resizes an image (H, W, 3) uint8 to `size`, (h, w): bilinear, with antialiasing when it shrinks.
+    """Resizes an image (H, W, C) to `size`, (h, w): bilinear, with antialiasing when it shrinks.
 
-    Differs by one level at most from Pillow and torchvision, with which official weights were trained. Uses torch's
-    uint8 kernel, or OpenCV's faster one if no side shrinks.
+    Of uint8, differs by one level at most from Pillow and torchvision, with which official weights were trained. Uses
+    torch's kernel, or OpenCV's faster one if no side shrinks.
     """
     height, width = pixels.shape[:2]
     if (height, width) == size:
         return pixels
     if size[0] >= height and size[1] >= width:
-        return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_LINEAR)
+        return with_axis(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_LINEAR))
     planes = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    if planes.dtype == torch.uint16:  # for which torch has no kernel
+        planes = planes.float()
     resized = F.interpolate(planes, size, mode="bilinear", antialias=True)[0]
+    resized = resized.round_().to(torch.uint16) if pixels.dtype == np.uint16 else resized
     return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
+
+
+def with_axis(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) -> (H, W, 1), as OpenCV drops the last axis of one channel; (H, W, C) is unchanged."""
+    return pixels[..., None] if pixels.ndim == 2 else pixels

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densevit.channels import RGB, Channels
 from densevit.data.build import Data
 from densevit.errors import ConfigError, DataError, PluginError
 from densevit.interfaces import Dataset, Head, Method
@@ -77,7 +78,17 @@ def check_classes(dataset: Dataset, model: DenseModel, mapped: Collection[str] =
             )
 
 
-def check_batch(batch: Any) -> None:
+def check_channels(dataset: Dataset, model: DenseModel) -> None:
+    """Raises DataError if the images of a data set have other channels than those of the model, or another range."""
+    found, expected = dataset.channels, model.channels
+    if (found.names, found.dtype) != (expected.names, expected.dtype) or found.range not in ((), expected.range):
+        raise DataError(
+            f"The images of the data have the channels {found}; the model was trained on {expected}. Fix: give "
+            "data.channels and data.range as in its training, or train a model on these images."
+        )
+
+
+def check_batch(batch: Any, channels: Channels = RGB) -> None:
     """Raises DataError unless `batch` is a valid input of the model, see `Batch`."""
     if not isinstance(batch, Mapping):
         raise DataError(f"The loader's first batch is a {type(batch).__name__}; {_BATCH}")
@@ -86,8 +97,13 @@ def check_batch(batch: Any) -> None:
         found = ", ".join(map(str, batch)) or "nothing"
         raise DataError(f"The loader's first batch lacks {', '.join(lacking)}; found: {found}. {_BATCH}")
     images, mask, targets = batch["images"], batch["padding_mask"], batch["targets"]
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        raise DataError(f"The loader's first batch: images is {_kind(images)}; uint8 (B, 3, H, W), RGB, is expected.")
+    dtype, depth = getattr(torch, channels.dtype), len(channels.names)
+    if not isinstance(images, Tensor) or images.dtype != dtype or images.ndim != 4 or images.shape[1] != depth:
+        meaning = "RGB" if channels.is_rgb else str(channels)
+        raise DataError(
+            f"The loader's first batch: images is {_kind(images)}; {channels.dtype} (B, {depth}, H, W), {meaning}, is "
+            "expected."
+        )
     shape = (len(images), *images.shape[2:])
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
         raise DataError(

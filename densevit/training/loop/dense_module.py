@@ -21,7 +21,7 @@ from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.class_mapping import ClassMapping
-from densevit.training.loop.data_checks import check_classes, check_heads
+from densevit.training.loop.data_checks import check_channels, check_classes, check_heads
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.ema import ExponentialMovingAverage
 from densevit.training.loop.evaluators import (
@@ -118,6 +118,7 @@ class DenseModule(TrainingStep):
                 self.model.training_data = self.saved_model.training_data = data.data.section.model_dump()
             if self.budget is None:  # a run checks its data before
                 for dataset in (data.data.train, data.data.val) if stage == "fit" else (data.data.val,):
+                    check_channels(dataset, self.model)
                     check_classes(dataset, self.model, self.mappings)
                 if stage == "fit" and self.method.needs_labels:
                     check_heads(data.data, self.model)

@@ -98,7 +98,7 @@ class TrainingStep(lightning.LightningModule):
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         stage = str(self.trainer.state.stage)
         if stage not in self._checked:
-            check_batch(batch)
+            check_batch(batch, self.model.channels)
             self._checked.add(stage)
         self._host_batch = batch
         self._count_step(batch.get("step_targets"))

@@ -22,9 +22,9 @@ def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:
     """
     method = Supervised(model) if method is None else method
     height, width = model.backbone.input_size or (2 * model.multiple, 2 * model.multiple)
-    blank = _blank(height, width)
+    blank = _blank(model, height, width)
     if method.views > 1:
-        blank["other_views"] = [_blank(height, width) for _ in range(method.views - 1)]
+        blank["other_views"] = [_blank(model, height, width) for _ in range(method.views - 1)]
     both = nn.ModuleDict({"model": model, "method": method})
     buffers = {name: buffer.clone() for name, buffer in both.named_buffers()}
     with torch.random.fork_rng():
@@ -40,10 +40,10 @@ def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:
     return unused
 
 
-def _blank(height: int, width: int) -> Batch:
+def _blank(model: DenseModel, height: int, width: int) -> Batch:
     """A batch of two blank images without labels."""
     return {
-        "images": torch.zeros(2, 3, height, width, dtype=torch.uint8),
+        "images": model.blank_images(2, (height, width)),
         "padding_mask": torch.zeros(2, height, width, dtype=torch.bool),
         "targets": [{"image_id": i, "size": (height, width), "original_size": (height, width)} for i in range(2)],
     }

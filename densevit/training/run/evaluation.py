@@ -18,6 +18,7 @@ from densevit.training.callbacks.predictions import PredictionWriter, Write
 from densevit.training.callbacks.progress import EvaluationProgress
 from densevit.training.callbacks.waiting import Waiting
 from densevit.training.loop.class_mapping import ClassMapping, map_classes
+from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.evaluators import build_evaluators
@@ -72,6 +73,7 @@ class EvaluationPlan:
                 "Fix: evaluate it with ONNX Runtime, or a file without --postprocess."
             )
         data = data.padded_to(model.multiple, predictor.replaced_resize)
+        check_channels(data.val, model)
         data.val.check_labels()
         return cls(predictor, data, trainer, map_classes(predictor.model, data, classes))
 

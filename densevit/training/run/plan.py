@@ -22,6 +22,7 @@ from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
 from densevit.training.callbacks.progress import CONSOLE, NotebookBar, TerminalBar
 from densevit.training.loop.budget import Budget
+from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.loop.method import check_method
 from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
@@ -137,6 +138,7 @@ def _model(
 ) -> tuple[DenseModel, list[Fit]]:
     """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters."""
     model = build_model(config, data.train, pretrained=checkpoint is None)
+    check_channels(data.train, model)
     check_model(config, data, model)
     loaded = []
     if checkpoint is None:

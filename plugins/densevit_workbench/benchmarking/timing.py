@@ -68,7 +68,8 @@ class Forward:
         height, width = (-(-side // multiple) * multiple for side in size)
         padding = torch.ones(batch, height, width, dtype=torch.bool)
         padding[:, : size[0], : size[1]] = False
-        images = torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
+        images = model.blank_images(batch, (height, width))
+        images = torch.randint(0, 256, images.shape, generator=generator, dtype=torch.uint8).to(images.dtype)
         self.batch: Batch = {
             "images": images.to(device),
             "padding_mask": padding.to(device),
