@@ -14,6 +14,7 @@ from densevit.config.values import (
     Int,
     Names,
     OpenSection,
+    Pair,
     PluginName,
     PluginSection,
     Side,
@@ -68,12 +69,12 @@ class DataSection(OpenSection):
     """The names of the images' channels, in the order of the file, as in `[red, green, blue, nir]`. If each channel has
     a file of its own, the end of the file's name for each, `{red: _red, nir: _nir}`; labels and lists name the file of
     the first. `null`: RGB of 8 bits, to which images are converted."""
-    range: Literal["percentile"] | tuple[Float, Float] | tuple[tuple[Float, Float], ...] = "percentile"
+    range: Literal["percentile"] | Pair | Annotated[tuple[Pair, ...], BeforeValidator(as_tuple)] = "percentile"
     """The values that the model sees as 0 and 1, `[low, high]`, or a pair for each channel; values outside are clipped.
     `percentile`: measured in the training images, as is the mean and standard deviation."""
     nodata: Float | None = None
     """The value of pixels without data, such as -9999. They count in no statistics; the model sees the mean there."""
-    display: Annotated[Names, BeforeValidator(as_tuple)] = ()
+    display: Annotated[Names, Field(validate_default=True)] = ()
     """The channels that are drawn: three as red, green and blue, or one as grey. By default red, green and blue, or
     the first."""
     transforms: Annotated[PluginSection, BeforeValidator(as_section)] = PluginSection(name="fixed")

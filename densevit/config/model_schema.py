@@ -3,7 +3,7 @@
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationInfo, field_validator
 
 from densevit.channels import Channels
 from densevit.config.data_schema import DataSection
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from densevit.model.inference_options import Inference
 
 
+def _as_channels(value: Any) -> Any:
+    return TypeAdapter(Channels).validate_python(value, strict=False) if isinstance(value, dict) else value
+
+
 class LoraSection(Section):
     """Low-rank adapters of the backbone (LoRA, Hu et al. 2021); the backbone's own parameters are frozen."""
 
@@ -50,7 +54,7 @@ class BackboneSection(OpenSection):
     `torchvision:NAME`, `hf:ORG/NAME`. `null`: random weights."""
     weights_allow: Patterns = ()
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as `[norm.*]`."""
-    channels: Channels | None = None
+    channels: Annotated[Channels | None, BeforeValidator(_as_channels)] = None
     """The channels of the images, of which `data` tells: filled in by a training. `null`: RGB of 8 bits."""
     mean: PerChannel = None
     """Mean of normalisation for each channel, of values in 0 ... 1 of the channel's range. `null`: the mean of

@@ -84,7 +84,7 @@ def channels_of_file(path: str | os.PathLike[str], channels: Channels) -> Channe
     if channels.dtype:
         return channels
     found = replace(channels, dtype=cast(PixelType, str(read_pixels(path, channels).dtype)))
-    return RGB if replace(found, range=RGB.range, display=()) == RGB and not channels.range else found
+    return RGB if found == replace(RGB, range=(), display=found.display) else found
 
 
 def check_pixels(path: str | os.PathLike[str], channels: Channels) -> Header:

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import open_image
-from densevit.data.io.tiff import channel_bits
+from densevit.data.io.tiff import OTHER_CHANNELS, channel_bits
 from densevit.errors import DataError
 
 _JPEG = ("JPEG", "MPO")
@@ -131,16 +131,16 @@ def _decode_fast(image: Image.Image, data: bytes) -> np.ndarray | None:
 def to_rgb(image: Image.Image) -> np.ndarray:
     """Converts a Pillow image in any mode to (H, W, 3) uint8, without EXIF rotation."""
     if image.mode == "F":
-        raise DataError(
-            "its pixels are floating-point numbers; expected 8 or 16 bits per channel. Save it as PNG or JPEG."
-        )
+        raise DataError(f"its pixels are floating-point numbers; expected 8 or 16 bits per channel. {OTHER_CHANNELS}")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours, without a warning by Pillow
     if not image.mode.startswith("I"):
         return np.array(image.convert("RGB"))
     grey = np.asarray(image)
     if grey.min() < 0 or grey.max() > 65535:
-        raise DataError(f"its values range from {grey.min()} to {grey.max()}; expected 8 or 16 bits per channel.")
+        raise DataError(
+            f"its values range from {grey.min()} to {grey.max()}; expected 8 or 16 bits per channel. {OTHER_CHANNELS}"
+        )
     return np.repeat(_to_8_bits(grey)[..., None], 3, axis=2)
 
 

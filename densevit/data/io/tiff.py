@@ -9,6 +9,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from densevit.errors import DataError
 
+OTHER_CHANNELS = "Fix: name its channels in data.channels, as in [red, green, blue, nir]; or save RGB of 8 bits."
 _KIND = 254  # NewSubfileType
 _NO_PAGE = 1 | 4  # its bits for a reduced version and a transparency mask
 _BIG = 43  # the version of BigTIFF, with a longer header
@@ -26,7 +27,7 @@ def check_single_page(image: Image.Image, file: IO[bytes]) -> None:
     pages = sum(not directory.get(_KIND, 0) & _NO_PAGE for directory in _directories(file))
     file.seek(position)
     if pages > 1:
-        raise DataError(f"it has {pages} pages; expected 1. Save each page as a file of its own.")
+        raise DataError(f"it has {pages} pages; expected 1. {OTHER_CHANNELS}")
 
 
 def check_bands(image: Image.Image) -> None:
@@ -35,8 +36,7 @@ def check_bands(image: Image.Image) -> None:
     if tuple(tags.get(ExifTags.Base.ExtraSamples, ())) not in _ALPHA:
         bands = tags.get(ExifTags.Base.SamplesPerPixel, 1)
         raise DataError(
-            f"it has {bands} bands per pixel; expected 1 (grey) or 3 (RGB), and at most alpha. Save the bands to use "
-            "as a separate file."
+            f"it has {bands} bands per pixel; expected 1 (grey) or 3 (RGB), and at most alpha. " + OTHER_CHANNELS
         )
 
 

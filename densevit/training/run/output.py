@@ -156,6 +156,9 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
     size = "" if config.data.image_size is None else f"; image_size {config.data.image_size}"
     images = f"{len(data.train):,} training images, {len(data.val):,} validation images"
     yield f"{config.data.title}: {images}{size}"
+    if not data.train.channels.is_rgb:
+        keeps = data.val_transform.transforms.recoloring in ("none", [])
+        yield f"channels: {plan.model.channels}{'' if keeps else '; colours are not changed, which needs RGB of 8 bits'}"
     yield from filter(None, (data.val.conversion, data.val.division))
     yield plan.budget.describe(len(data.train))
     yield from _phases(config.data, plan.budget.steps)
