@@ -100,7 +100,7 @@ class PredictionRun:
             self.args.format == "parquet",
             self.text_ids,
             None if part is None else lists,
-            self.predictor.model.channels,
+            self.predictor.channels,
         )
         left = files.remaining(images)
         self.given, self.left = self.given + len(images), self.left + len(left)
@@ -147,7 +147,7 @@ class PredictionRun:
         places = {image.place for image in left}
         blocks = (images[first : first + self.block] for first in range(0, len(images), self.block))
         wanted = [image for block in blocks if any(one.place in places for one in block) for image in block]
-        for chunk in read_ahead(wanted, self.block, self.predictor.model.channels):
+        for chunk in read_ahead(wanted, self.block, self.predictor.channels):
             readable = []
             for image, pixels in chunk:
                 if not isinstance(pixels, DensevitError):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from densevit.channels import Channels
 from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with, sections_of
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.fixed import Fixed
@@ -122,6 +123,11 @@ class Predictor:
     def classes(self) -> dict[str, tuple[Class, ...]]:
         """The classes of each head, by its name."""
         return self.model.classes
+
+    @property
+    def channels(self) -> Channels:
+        """The channels of the images that it takes."""
+        return self.model.channels
 
     @property
     def target_types(self) -> dict[str, Mapping[str, TargetType] | None]:
@@ -278,14 +284,14 @@ class Predictor:
                 for head in floored:
                     types = TargetTypes(self.target_types[head])
                     by_head[head] = above_threshold(by_head[head], WINDOW_SCORE, types)
-                origin = (*_origin(images[index]), self.model.channels)
+                origin = (*_origin(images[index]), self.channels)
                 results[index] = Result(
                     *pending.pop(index), by_head, self.classes, thresholds, self.target_types, *origin
                 )
 
         with _evaluation_mode(self.model):
             for index, image in enumerate(images):
-                sample = as_sample(image, index, self.model.channels)
+                sample = as_sample(image, index, self.channels)
                 on_disk = isinstance(image, str | os.PathLike) and "://" not in str(image)
                 pending[index] = (
                     image if on_disk else sample["image"].permute(1, 2, 0).numpy(),
@@ -313,7 +319,7 @@ class Predictor:
     @torch.inference_mode()
     def _predictions(self, samples: list[Sample]) -> list[dict[str, Predictions]]:
         """The result of `infer` of a model in evaluation mode."""
-        batch = collate(samples, self.model.multiple, channels=self.model.channels)
+        batch = collate(samples, self.model.multiple, channels=self.channels)
         for key in ("images", "padding_mask"):
             batch[key] = batch[key].to(self.device)
         by_head = self.model.infer(batch, self.inference)

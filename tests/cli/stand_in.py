@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from densevit.interfaces import Class
+from densevit.interfaces import RGB, Class
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 
@@ -19,6 +19,7 @@ class StandIn:
 
     def __init__(self, heads: tuple[str, ...]) -> None:
         self.model: Any = None
+        self.channels = RGB
         self.classes = dict.fromkeys(heads, CLASSES)
         self.target_types: dict[str, Any] = {}
         self.score_thresholds: dict[str, float] = {}

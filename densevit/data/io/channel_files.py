@@ -139,7 +139,8 @@ def _decoded(data: bytes, channels: Channels, upright: bool) -> np.ndarray:
 
 
 def _of_tiff(data: bytes, upright: bool) -> np.ndarray:
-    """The bands or pages of a TIFF, whose first series may have further axes besides height and width."""
+    """The bands of a TIFF's first image, and of further pages of its shape. It may have other axes besides height and
+    width."""
     import tifffile  # late: most images are no TIFF
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -150,8 +151,10 @@ def _of_tiff(data: bytes, upright: bool) -> np.ndarray:
         check_size(shape[axes.index("X")], shape[axes.index("Y")])
         tag = cast(tifffile.TiffPage, file.pages[0]).tags.get(int(ExifTags.Base.Orientation))
         orientation = 1 if tag is None or not upright else int(tag.value)
-        pixels = np.moveaxis(series.asarray(), (axes.index("Y"), axes.index("X")), (0, 1))
-    return apply_orientation(pixels.reshape(*pixels.shape[:2], -1), orientation)
+        pages = [page for page in file.series if (page.axes, page.shape, page.dtype) == (axes, shape, series.dtype)]
+        planes = [np.moveaxis(page.asarray(), (axes.index("Y"), axes.index("X")), (0, 1)) for page in pages]
+    pixels = np.concatenate([plane.reshape(*plane.shape[:2], -1) for plane in planes], axis=2)
+    return apply_orientation(pixels, orientation)
 
 
 def _of_exr(data: bytes, names: Sequence[str]) -> np.ndarray:

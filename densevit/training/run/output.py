@@ -157,8 +157,8 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
     images = f"{len(data.train):,} training images, {len(data.val):,} validation images"
     yield f"{config.data.title}: {images}{size}"
     if not data.train.channels.is_rgb:
-        keeps = data.val_transform.transforms.recoloring in ("none", [])
-        yield f"channels: {plan.model.channels}{'' if keeps else '; colours are not changed, which needs RGB of 8 bits'}"
+        colors = data.val_transform.transforms.recoloring not in ("none", [])
+        yield f"channels: {plan.model.channels}" + ("; colours are not changed" if colors else "")
     yield from filter(None, (data.val.conversion, data.val.division))
     yield plan.budget.describe(len(data.train))
     yield from _phases(config.data, plan.budget.steps)

@@ -8,14 +8,14 @@ import densevit
 class MyNet(densevit.Backbone):
     """Five convolutions, each of which halves the image; a feature from each of the last three."""
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 64, in_channels: int = 3) -> None:
         super().__init__()
         self.channels, self.strides = (width, 2 * width, 4 * width), (8, 16, 32)
-        self.stem = nn.Sequential(halve(3, width), halve(width, width))
+        self.stem = nn.Sequential(halve(in_channels, width), halve(width, width))
         self.stages = nn.ModuleList([halve(width, width), halve(width, 2 * width), halve(2 * width, 4 * width)])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images: (B, 3, H, W), normalised. Returns (B, C, ceil(H / s), ceil(W / s)) for each stride s."""
+        """images: (B, in_channels, H, W), normalised. Returns (B, C, ceil(H / s), ceil(W / s)) for each stride s."""
         x = self.stem(images)
         features = []
         for stage in self.stages:

@@ -1,0 +1,209 @@
+"""Reading images of other channels than RGB of 8 bits, against the arrays that tifffile, OpenCV and OpenEXR wrote."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import OpenEXR
+import pytest
+
+from densevit.channels import RGB, Channels
+from densevit.data.io.channel_files import as_rgb, channels_of_file, check_pixels, decode_pixels, read_pixels
+from densevit.data.io.images import read_image
+from densevit.errors import DataError
+from tests.data.io.conftest import ORIENTATION
+
+H, W = 37, 53
+
+
+def _image(dtype: str, count: int) -> np.ndarray:
+    values = np.random.default_rng(count).uniform(0, 250, (H, W, count))
+    return (values * (200 if dtype == "uint16" else 1)).astype(dtype)
+
+
+def _named(dtype: str, count: int) -> Channels:
+    return Channels(tuple(f"band{i}" for i in range(count)), "" if dtype == "float64" else dtype, ())  # type: ignore[arg-type]
+
+
+def _interleaved(path: Path, pixels: np.ndarray) -> None:
+    import tifffile
+
+    tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig", compression="lzw")
+
+
+def _planar(path: Path, pixels: np.ndarray) -> None:
+    import tifffile
+
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    tifffile.imwrite(path, planes, photometric="minisblack", planarconfig="separate", tile=(16, 16))
+
+
+def _pages(path: Path, pixels: np.ndarray) -> None:
+    import tifffile
+
+    with tifffile.TiffWriter(path) as file:
+        for plane in pixels.transpose(2, 0, 1):
+            file.write(np.ascontiguousarray(plane), photometric="minisblack", contiguous=False)
+
+
+def _exr(path: Path, pixels: np.ndarray) -> None:
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    names = [f"band{i}" for i in range(pixels.shape[2])]
+    planes = {name: np.ascontiguousarray(pixels[..., i]) for i, name in enumerate(names)}
+    OpenEXR.File(header, dict(sorted(planes.items(), reverse=True))).write(str(path))
+
+
+def _npy(path: Path, pixels: np.ndarray) -> None:
+    np.save(path, pixels)
+
+
+def _npy_first(path: Path, pixels: np.ndarray) -> None:
+    np.save(path, pixels.transpose(2, 0, 1))
+
+
+def _png(path: Path, pixels: np.ndarray) -> None:
+    order = [2, 1, 0, 3][: pixels.shape[2]] if pixels.shape[2] > 1 else [0]
+    cv2.imwrite(str(path), pixels[..., order])
+
+
+WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
+    "interleaved": (".tif", _interleaved),
+    "planar": (".tif", _planar),
+    "pages": (".tif", _pages),
+    "exr": (".exr", _exr),
+    "npy": (".npy", _npy),
+    "channels first": (".npy", _npy_first),
+    "png": (".png", _png),
+}
+CASES = [
+    *(
+        (kind, dtype, 5)
+        for kind in ("interleaved", "planar", "pages", "npy")
+        for dtype in ("uint8", "uint16", "float32")
+    ),
+    *(("interleaved", dtype, 2) for dtype in ("int16", "float64")),
+    *(("png", "uint16", count) for count in (1, 3, 4)),
+    *(("exr", "float32", count) for count in (1, 3)),
+    ("channels first", "uint16", 4),
+    ("npy", "uint16", 1),
+]
+
+
+@pytest.mark.parametrize(("kind", "dtype", "count"), CASES)
+def test_pixels_are_those_of_the_file(kind, dtype, count, tmp_path):
+    suffix, write = WRITERS[kind]
+    pixels, file = _image(dtype, count), tmp_path / f"a{suffix}"
+    write(file, pixels)
+    channels = channels_of_file(file, Channels(_named("", count).names, "", ()))
+    expected = dtype if dtype in ("uint8", "uint16") else "float32"
+    assert channels.dtype == expected
+    found = read_pixels(file, channels)
+    assert found.dtype == expected
+    assert np.array_equal(found, pixels.astype(expected))
+    assert np.array_equal(decode_pixels(file.read_bytes(), file, channels), found)
+    assert check_pixels(file, channels).size == (H, W)
+
+
+def test_samples_of_scikit_image():
+    """A stack of two pages, and a PNG of 16 bits."""
+    folder = Path(pytest.importorskip("skimage").__file__).parent / "data"
+    import tifffile
+
+    pages = read_pixels(folder / "multipage.tif", Channels(("first", "second"), "uint8", ()))
+    assert np.array_equal(pages.transpose(2, 0, 1), tifffile.imread(folder / "multipage.tif"))
+    deep = read_pixels(folder / "chessboard_RGB.png", Channels(RGB.names, "uint16", ()))
+    assert np.array_equal(deep[..., ::-1], cv2.imread(str(folder / "chessboard_RGB.png"), cv2.IMREAD_UNCHANGED))
+
+
+def test_each_channel_may_have_a_file_of_its_own(tmp_path):
+    pixels = _image("uint16", 3)
+    for i, end in enumerate(("_red", "_nir", "_b8")):
+        cv2.imwrite(str(tmp_path / f"field{end}.png"), pixels[..., i])
+    channels = Channels(("red", "nir", "b8"), "uint16", (), files=("_red", "_nir", "_b8"))
+    assert np.array_equal(read_pixels(tmp_path / "field_red.png", channels), pixels)
+    cv2.imwrite(str(tmp_path / "field_nir.png"), pixels[:30, :, 1])
+    with pytest.raises(DataError, match=r"field_nir\.png: .*\(30, 53, 1\), and field_red\.png \(37, 53, 1\)"):
+        read_pixels(tmp_path / "field_red.png", channels)
+    (tmp_path / "field_nir.png").unlink()
+    with pytest.raises(DataError, match=r"field_nir\.png: there is no such file of a channel"):
+        read_pixels(tmp_path / "field_red.png", channels)
+
+
+@pytest.mark.parametrize("orientation", (3, 6, 8))
+def test_a_tiff_is_rotated_by_its_orientation(orientation, tmp_path):
+    import tifffile
+
+    pixels, tag = _image("uint16", 4), (ORIENTATION, "H", 1, orientation, False)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig", extratags=[tag])
+    turns = {3: 2, 6: 3, 8: 1}[orientation]  # quarters, counterclockwise
+    assert np.array_equal(read_pixels(tmp_path / "a.tif", _named("uint16", 4)), np.rot90(pixels, turns))
+    assert np.array_equal(read_pixels(tmp_path / "a.tif", _named("uint16", 4), upright=False), pixels)
+
+
+def test_pixels_without_data_are_nan(tmp_path):
+    pixels = _image("uint16", 2)
+    pixels[:5, :, 1] = 9999
+    _interleaved(tmp_path / "a.tif", pixels)
+    found = read_pixels(tmp_path / "a.tif", Channels(("a", "b"), "", (), nodata=9999))
+    assert found.dtype == np.float32
+    assert np.isnan(found[:5, :, 1]).all()
+    assert np.isfinite(found[..., 0]).all()
+    assert np.array_equal(found[5:], pixels[5:].astype(np.float32))
+
+
+def test_rgb_of_8_bits_is_read_as_before(tmp_path):
+    pixels = _image("uint8", 3)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    named = channels_of_file(tmp_path / "a.png", Channels(RGB.names, "", ()))
+    assert named == RGB
+    assert named.is_rgb
+    assert np.array_equal(read_pixels(tmp_path / "a.png", named), read_image(tmp_path / "a.png"))
+    assert as_rgb(pixels, RGB) is pixels
+
+
+@pytest.mark.parametrize(
+    ("channels", "message"),
+    (
+        (_named("uint16", 4), r"a\.tif: it has 3 channels; expected 4: band0, band1, band2, band3\."),
+        (_named("uint8", 3), r"a\.tif: its pixels are uint16; those of the other images are uint8"),
+        (Channels(("a", "b", "c"), "uint16", (), files=("_a", "_b", "_c")), r"a\.tif: .*channel 'a' ends with '_a'"),
+    ),
+)
+def test_other_channels_are_refused_by_name(channels, message, tmp_path):
+    _interleaved(tmp_path / "a.tif", _image("uint16", 3))
+    with pytest.raises(DataError, match=message) as error:
+        read_pixels(tmp_path / "a.tif", channels)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    (
+        ({"names": ()}, "no name is given"),
+        ({"names": ("a", "b", "a")}, "'a' is given twice"),
+        ({"names": ("a", "b"), "range": ((0, 1),)}, "1 ranges for 2 channels"),
+        ({"names": ("a",), "range": ((5, 1),)}, "the range of 'a' is 5 to 1"),
+        ({"display": ("red", "blue")}, "cannot be drawn; one or three of red, green, blue"),
+        ({"display": ("nir",)}, "cannot be drawn"),
+    ),
+)
+def test_impossible_channels_are_refused(given, message):
+    with pytest.raises(DataError, match=message):
+        Channels(**{"dtype": "uint16", "range": (), **given})
+
+
+def test_drawn_channels_are_stretched_by_percentiles():
+    pixels = _image("float32", 4)
+    pixels[0, 0] = 1e6
+    pixels[1, 1, 2] = np.nan
+    channels = Channels(("blue", "green", "red", "nir"), "float32", (), display=("nir", "red", "green"))
+    found = as_rgb(pixels, channels)
+    for i, source in enumerate((3, 2, 1)):
+        plane = pixels[..., source]
+        low, high = np.nanpercentile(plane, (1, 99))
+        expected = np.nan_to_num((plane - low) / (high - low), nan=0).clip(0, 1) * 255
+        assert np.abs(found[..., i] - expected).max() <= 0.51
+    grey = as_rgb(pixels, Channels(("a", "b", "c", "d"), "float32", ()))
+    assert grey.shape == (H, W, 3)
+    assert (grey[..., 0] == grey[..., 1]).all()

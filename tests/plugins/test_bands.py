@@ -1,0 +1,118 @@
+"""A third party's data set of five channels of 16 bits, through every command, installed as by pip."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import densevit
+from densevit import config as configs
+from densevit.cli import main
+from densevit.data.build import build_data
+
+pytestmark = pytest.mark.integration
+
+CONFIG = """
+seed: 0
+backbone: {name: mynet, width: 16}
+heads: {segmentation: {name: segformer, width: 32}}
+data: {name: fields, image_size: 64, transforms: crop, batch_size: 8, num_workers: 0}
+optim: {lr: 2e-3}
+trainer: {max_steps: 60, accelerator: cpu, precision: 32, evaluate_every: 0.99}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sites(third_party: Callable[[str], Path]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in ("mynet", "bands"):
+            patch.syspath_prepend(third_party(folder))
+        yield
+    for module in [name for name in sys.modules if name.partition(".")[0] in ("mynet", "bands")]:
+        del sys.modules[module]
+
+
+@pytest.fixture(scope="module")
+def folder(sites: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """run/, a training, and images/ with a TIFF of five bands for each image of validation."""
+    import tifffile
+
+    folder = tmp_path_factory.mktemp("bands")
+    (folder / "fields.yaml").write_text(CONFIG)
+    assert main(["train", str(folder / "fields.yaml"), "--run-dir", str(folder / "run")]) == 0
+    (folder / "images").mkdir()
+    dataset = build_data(configs.load(folder / "fields.yaml")).val
+    for index in range(4):
+        pixels = dataset[index]["image"].permute(1, 2, 0).numpy()
+        tifffile.imwrite(folder / "images" / f"{index}.tif", pixels, photometric="minisblack", planarconfig="contig")
+    return folder
+
+
+def test_range_mean_and_deviation_are_measured_and_stored(folder):
+    config = configs.load(folder / "run" / "config.yaml")
+    channels = config.backbone.channels
+    assert channels is not None
+    assert (channels.names, channels.dtype) == (("blue", "green", "red", "nir", "swir"), "uint16")
+    assert config.backbone.mean is not None
+    assert 1000 < channels.range[3][0] < 2500 < 5200 < channels.range[3][1]
+    model = densevit.load(folder / "run").model
+    assert model.channels == channels
+    batch = torch.from_numpy(np.array(channels.range, np.float32).T.copy())[:, :, None, None].round().to(torch.uint16)
+    low, high = model.normalise(batch, torch.zeros(2, 1, 1, dtype=torch.bool))
+    span = 1 / torch.tensor(config.backbone.std)[:, None, None]
+    torch.testing.assert_close(high - low, span, rtol=2e-3, atol=0)
+
+
+def test_the_fourth_channel_tells_the_crops_apart(folder):
+    found = json.loads((folder / "run" / "metrics.json").read_text())
+    assert found["segmentation/mIoU"] > 0.9
+
+
+def test_evaluate_repeats_the_score_and_tiles(folder):
+    before = json.loads((folder / "run" / "metrics.json").read_text())["segmentation/mIoU"]
+    assert main(["evaluate", str(folder / "run"), "--out", str(folder / "whole")]) == 0
+    assert json.loads((folder / "whole" / "metrics.json").read_text())["segmentation/mIoU"] == before
+    command = ["evaluate", str(folder / "run"), "inference.window=48", "--out", str(folder / "tiled")]
+    assert main(command) == 0
+    assert json.loads((folder / "tiled" / "metrics.json").read_text())["segmentation/mIoU"] > 0.9
+
+
+def test_predict_reads_the_bands_and_draws_those_of_the_data_set(folder):
+    assert main(["predict", str(folder / "run"), str(folder / "images"), "--out", str(folder / "out")]) == 0
+    dataset = build_data(configs.load(folder / "fields.yaml")).val
+    predictor = densevit.load(folder / "run")
+    for index in range(4):
+        sample = dataset[index]
+        found = np.asarray(Image.open(folder / "out" / "semantic" / f"{index}.png"))
+        assert (found == sample["targets"]["semantic"].numpy()).mean() > 0.9
+        for given in (sample["image"], sample["image"].permute(1, 2, 0).numpy(), folder / "images" / f"{index}.tif"):
+            result = predictor.predict(given)
+            assert np.array_equal(result.semantic.numpy(), found)
+        nir = result.image[..., 0].astype(float)  # displayed as red
+        assert np.corrcoef(nir.ravel(), sample["image"][3].numpy().ravel())[0, 1] > 0.95
+        assert (folder / "out" / "drawn" / f"{index}.jpg").is_file()
+
+
+def test_resume_does_not_measure_again(folder, monkeypatch):
+    monkeypatch.setattr("densevit.data.channel_statistics.measured", lambda dataset: pytest.fail("measured"))
+    assert main(["train", "--resume", str(folder / "run"), "trainer.max_steps=64"]) == 0
+
+
+def test_images_of_other_channels_are_refused(folder, tmp_path, capsys):
+    cv = np.zeros((40, 40, 3), np.uint8)
+    Image.fromarray(cv).save(tmp_path / "a.png")
+    assert main(["predict", str(folder / "run"), str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]) == 1
+    assert "a.png: it has 3 channels; expected 5: blue, green, red, nir, swir." in capsys.readouterr().err
+    command = ["evaluate", str(folder / "run"), "data=configs/data/coco.yaml"]
+    assert main([*command, "data.channels=[red, green]"]) != 0
+
+
+def test_a_backbone_of_three_channels_is_refused_at_the_start(folder, tmp_path, capsys):
+    command = ["train", str(folder / "fields.yaml"), "backbone=tests.model.small_models:Averaged", "--run-dir", "x"]
+    assert main(command) != 0
+    assert "in_channels" in capsys.readouterr().err
