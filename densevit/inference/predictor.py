@@ -284,9 +284,16 @@ class Predictor:
                 for head in floored:
                     types = TargetTypes(self.target_types[head])
                     by_head[head] = above_threshold(by_head[head], WINDOW_SCORE, types)
-                origin = (*_origin(images[index]), self.channels)
+                path, frame = _origin(images[index])
                 results[index] = Result(
-                    *pending.pop(index), by_head, self.classes, thresholds, self.target_types, *origin
+                    *pending.pop(index),
+                    by_head,
+                    self.classes,
+                    thresholds,
+                    self.target_types,
+                    path,
+                    frame,
+                    self.channels,
                 )
 
         with _evaluation_mode(self.model):

@@ -3,14 +3,14 @@
 from torch import nn
 
 
-def conv_stem(width: int, stride: int) -> nn.Sequential:
+def conv_stem(width: int, stride: int, in_channels: int = 3) -> nn.Sequential:
     """Pairs of 3x3 convolutions with batch norm, the first of each pair with stride 2, then a 1x1 convolution.
 
     Transformers converge faster with it from random weights (Xiao et al. 2021, section 4). stride: a power of 2;
-    channels double with each pair up to `width`. (B, 3, H, W) -> (B, width, ceil(H / stride), ceil(W / stride)).
+    channels double with each pair up to `width`. (B, in_channels, H, W) -> (B, width, h, w), rounded up.
     """
     layers: list[nn.Module] = []
-    inputs, step = 3, 2
+    inputs, step = in_channels, 2
     while step <= stride:
         outputs = width * step // stride
         layers += _conv(inputs, outputs, 2) + _conv(outputs, outputs, 1)

@@ -6,15 +6,16 @@ from densevit.model.architecture import (
     HeadArchitecture,
     LoraArchitecture,
     NeckArchitecture,
+    options_without_weights,
 )
 from densevit.model.build import (
+    backbone_from,
     build_backbone,
     build_from_architecture,
     classes_by_head,
     create_head,
     create_neck,
     kinds_of,
-    options_without_weights,
     rebuild,
     tasks_of,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Inference",
     "LoraArchitecture",
     "NeckArchitecture",
+    "backbone_from",
     "build_backbone",
     "build_from_architecture",
     "classes_by_head",

@@ -63,3 +63,8 @@ class Architecture:
     backbone: BackboneArchitecture
     heads: Mapping[str, HeadArchitecture] = field(default_factory=dict)
     replace_layers: bool = True
+
+
+def options_without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a backbone's options with `pretrained: true` off, with which timm's backbones load weights."""
+    return {key: False if key == "pretrained" and value is True else value for key, value in options.items()}

@@ -11,9 +11,11 @@ from densevit.channels import RGB
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
 from densevit.layers.fast.replacement import replace_layers
-from densevit.model.architecture import Architecture
+from densevit.model.architecture import Architecture, BackboneArchitecture, options_without_weights
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
+from densevit.model.stem_channels import adapted_state
+from densevit.registry.options import takes
 
 
 def build_backbone(name: str, **options: Any) -> Backbone:
@@ -43,9 +45,35 @@ def build_backbone(name: str, **options: Any) -> Backbone:
     return backbone
 
 
-def options_without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a backbone's options with `pretrained: true` off, with which timm's backbones load weights."""
-    return {key: False if key == "pretrained" and value is True else value for key, value in options.items()}
+def backbone_from(architecture: BackboneArchitecture, pretrained: bool = True) -> Backbone:
+    """Builds the backbone of an architecture, for the channels of its images.
+
+    pretrained: the argument of `build_from_architecture`. Weights of the constructor, which are for RGB, are adapted to
+    other channels by name, see `stem_channels`.
+    """
+    channels, options = architecture.channels or RGB, dict(architecture.options)
+    if not (channels.dtype and channels.range):
+        raise ConfigError("backbone.channels: dtype and range are missing. Fix: leave it out; a training fills it in.")
+    count, plain = len(channels.names), options_without_weights(options)
+    if count == len(RGB.names):
+        backbone = build_backbone(architecture.name, **(options if pretrained else plain))
+    else:
+        if not takes(registry.load("backbones", architecture.name), "in_channels"):
+            raise ConfigError(
+                f"backbone {architecture.name!r} takes images of three channels, and the data's have {count}: "
+                f"{channels}. Fix: use another backbone, or let its constructor take in_channels."
+            )
+        backbone = build_backbone(architecture.name, **plain, in_channels=count)
+    if pretrained and options != plain and channels.names != RGB.names:
+        published = build_backbone(architecture.name, **options)
+        backbone.licences = published.licences
+        backbone.load_state_dict(adapted_state(published.state_dict(), architecture, RGB.names)[0])
+    backbone.mean, backbone.std = architecture.mean or backbone.mean, architecture.std or backbone.std
+    for key in ("mean", "std"):
+        values = [*getattr(backbone, key)]
+        if len(values) != count:
+            raise ConfigError(f"backbone.{key} is {values}; one number for each of {count} channels is expected.")
+    return backbone
 
 
 def create_head(
@@ -97,14 +125,7 @@ def build_from_architecture(
     `options_without_weights`.
     """
     own, rng_state = architecture.backbone, torch.get_rng_state()
-    count = len((own.channels or RGB).names)
-    options = own.options if pretrained else options_without_weights(own.options)
-    backbone = build_backbone(own.name, **({} if count == len(RGB.names) else {"in_channels": count}), **options)
-    backbone.mean, backbone.std = own.mean or backbone.mean, own.std or backbone.std
-    for key in ("mean", "std"):
-        values = [*getattr(backbone, key)]
-        if len(values) != count:
-            raise ConfigError(f"backbone.{key} is {values}; one number for each of {count} channels is expected.")
+    backbone = backbone_from(own, pretrained)
     heads: dict[str, Head] = {}
     necks: dict[str, Neck] = {}
     for name, head in architecture.heads.items():

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from densevit.channels import COLORS
 from densevit.config import values_of_file
 from densevit.errors import WeightsError, one_line
 from densevit.interfaces import CheckpointLayout
@@ -47,6 +48,7 @@ class TranslatedCheckpoint:
     std: Triple | None = None
     options: dict[str, Any] = field(default_factory=dict)
     licences: dict[str, str] = field(default_factory=dict)
+    channels: tuple[str, ...] = COLORS
 
     @property
     def heads(self) -> list[str]:
@@ -158,6 +160,8 @@ def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
             if lora := backbone.get("lora"):  # of a checkpoint; a model file has no adapters
                 translated.tensors = merged_state(checkpoint.tensors, LoraArchitecture(**lora))
             translated.mean, translated.std = _triple(backbone.get("mean")), _triple(backbone.get("std"))
+            if channels := backbone.get("channels"):
+                translated.channels = tuple(map(str, channels["names"]))
             translated.licences = licences(header)
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise WeightsError(

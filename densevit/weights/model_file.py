@@ -19,9 +19,8 @@ from densevit.model import (
     BackboneArchitecture,
     DenseModel,
     LoraArchitecture,
-    build_backbone,
+    backbone_from,
     build_from_architecture,
-    options_without_weights,
 )
 from densevit.model.lora import merged_state
 from densevit.paths import user_path
@@ -237,8 +236,7 @@ def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbon
     if not isinstance(values, dict):  # a text would name a section's file
         raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
     built = configs.section("backbone", values, str(path)).architecture
-    backbone = build_backbone(built.name, **options_without_weights(built.options))
-    backbone.mean, backbone.std = built.mean or backbone.mean, built.std or backbone.std
+    backbone = backbone_from(built, pretrained=False)
     load_state(backbone, part(state, "backbone."), path)
     return backbone.eval(), built
 

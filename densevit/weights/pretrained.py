@@ -17,6 +17,7 @@ from densevit.config.initial_weights import note_replaced
 from densevit.config.sources import Key
 from densevit.errors import WeightsError
 from densevit.model import DenseModel
+from densevit.model.stem_channels import adapted_state
 from densevit.weights import licences
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.class_rows import channel_tensors, match_classes
@@ -192,10 +193,11 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
         state |= {f"heads.{name}.{key}": tensor for key, tensor in replaced.items()}
         notes += classes.notes + why
     state = {name: tensor for name, tensor in state.items() if name not in left_out}
+    state, stems = _for_our_channels(model, checkpoint, state, "backbone.")
     with _describing(checkpoint):
         found = fit(model, state | _empty(checkpoint.unknown), where, allowed, excluded)
     found.left_out |= left_out
-    found.adapted += adapted
+    found.adapted += adapted + stems
     found.zeros = {name: why for name, why in checkpoint.zeros.items() if name in found.tensors}
     found.notes += _layout_notes(checkpoint) + notes
     return found
@@ -205,14 +207,28 @@ def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: S
     """Matches a checkpoint with the model's backbone, by the backbone's keys. Nothing is written."""
     prefix = "" if checkpoint.is_backbone else "backbone."
     state = part(checkpoint.tensors, "backbone.") | _empty(checkpoint.unknown if checkpoint.is_backbone else ())
+    state, stems = _for_our_channels(model, checkpoint, state)
     excluded = checkpoint.missing(model.backbone.state_dict(), prefix)
     with _describing(checkpoint):
         found = fit(model.backbone, state, f"backbone.weights: {checkpoint.source}", allowed, excluded)
+    found.adapted += stems
     found.left_out |= checkpoint.left_out
     zeros = {name.removeprefix(prefix): why for name, why in checkpoint.zeros.items()}
     found.zeros = {name: why for name, why in zeros.items() if name in found.tensors}
     found.notes += _layout_notes(checkpoint)
     return found
+
+
+def _for_our_channels(
+    model: DenseModel, checkpoint: TranslatedCheckpoint, state: Mapping[str, Tensor], prefix: str = ""
+) -> tuple[dict[str, Tensor], list[Adapted]]:
+    """The tensors with the first layers for the channels of the model's images, and what was changed."""
+    if model.architecture is None:
+        return dict(state), []
+    theirs, ours = checkpoint.channels, model.channels.names
+    found, keys = adapted_state(state, model.architecture.backbone, theirs, prefix)
+    how = f"filters of {', '.join(theirs)} for {', '.join(ours)}, by name"
+    return found, [Adapted(key, tuple(state[key].shape), tuple(found[key].shape), how) for key in keys]
 
 
 def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> list[Fit]:
@@ -317,8 +333,11 @@ def _described(checkpoint: TranslatedCheckpoint) -> dict[str, dict[str, Any]]:
 
 
 def _set_normalisation(model: DenseModel, section: BackboneSection, checkpoint: TranslatedCheckpoint) -> list[str]:
-    """Sets the mean and std that the weights were trained with, in the model and the section; returns notes."""
-    notes = []
+    """Sets the mean and std that the weights were trained with, in the model and the section, unless they are of other
+    channels; returns notes."""
+    notes: list[str] = []
+    if checkpoint.channels != model.channels.names:
+        return notes
     for key in ("mean", "std"):
         theirs, here = getattr(checkpoint, key), getattr(model.backbone, key)
         if theirs is None or all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(theirs, here, strict=True)):

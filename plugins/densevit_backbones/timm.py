@@ -59,6 +59,7 @@ class Timm(Backbone):
         the dense models of Swin and ConvNeXt have: `feature_norms`, which published weights lack. False: raw maps.
     drop_path: stochastic depth of the last block. None: the default of timm's constructor, mostly 0.
     checkpointing: timm's activation checkpointing of the model.
+    in_channels: channels of the images. timm adapts its own weights to them; `backbone.weights` are adapted by name.
     model_args: further arguments of timm's constructor, such as {output_stride: 16} or {depth: 6}.
     """
 
@@ -72,6 +73,7 @@ class Timm(Backbone):
         drop_path: float | None = None,
         checkpointing: bool = False,
         model_args: dict[str, Any] | None = None,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         arguments = dict(model_args or {})
@@ -92,7 +94,8 @@ class Timm(Backbone):
         plan = _plan(model, size, drop_path, arguments)
         chosen = _choose(model, plan.strides, features)
         self.name = model
-        self.model = _build(model, pretrained, plan.arguments)
+        own = {} if in_channels == 3 else {"in_chans": in_channels}  # on which nothing of the plan depends
+        self.model = _build(model, pretrained, plan.arguments | own)
         if pretrained:
             self.licences = {f"timm:{model}": str(_config(self.model).get("license") or "unknown")}
         if checkpointing:

@@ -113,6 +113,12 @@ def test_images_of_other_channels_are_refused(folder, tmp_path, capsys):
 
 
 def test_a_backbone_of_three_channels_is_refused_at_the_start(folder, tmp_path, capsys):
-    command = ["train", str(folder / "fields.yaml"), "backbone=tests.model.small_models:Averaged", "--run-dir", "x"]
+    command = [
+        "train",
+        str(folder / "fields.yaml"),
+        "backbone.name=tests.model.small_models:Averaged",
+        "--run-dir",
+        "x",
+    ]
     assert main(command) != 0
     assert "in_channels" in capsys.readouterr().err

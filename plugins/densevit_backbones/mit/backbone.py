@@ -37,6 +37,7 @@ class MixTransformer(Backbone):
         drop_path: float = 0.1,
         norm_eps: float = 1e-6,
         checkpointing: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if not 0 < norm_eps < 1:
@@ -47,7 +48,7 @@ class MixTransformer(Backbone):
         rates = [drop_path * i / (sum(counts) - 1) for i in range(sum(counts))]
         self.patches, self.stages = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
-            kernel, stride, inputs = (7, 4, 3) if i == 0 else (3, 2, widths[i - 1])
+            kernel, stride, inputs = (7, 4, in_channels) if i == 0 else (3, 2, widths[i - 1])
             own_rates = rates[sum(counts[:i]) : sum(counts[: i + 1])]
             self.patches.append(PatchEmbedding(inputs, width, kernel, stride))
             self.stages.append(nn.Sequential(*(Block(width, HEADS[i], REDUCTIONS[i], r, norm_eps) for r in own_rates)))

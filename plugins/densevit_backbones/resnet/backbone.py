@@ -65,6 +65,7 @@ class ResNet(Backbone):
         width_per_group: int = 64,
         checkpointing: bool = False,
         norm_eps: float = 1e-5,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         _check_groups(depth, groups, width_per_group, norm)
@@ -76,7 +77,11 @@ class ResNet(Backbone):
             return _NORMS[norm](channels, norm_eps)
 
         self.checkpointing, self.conv_norm = checkpointing, conv_norm
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False) if variant == "b" else _deep_stem(make_norm)
+        self.conv1 = (
+            nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+            if variant == "b"
+            else _deep_stem(make_norm, in_channels)
+        )
         self.bn1 = make_norm(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -163,10 +168,10 @@ def _check_groups(depth: int, groups: int, width_per_group: int, norm: str) -> N
         )
 
 
-def _deep_stem(norm: Norm) -> nn.Sequential:
+def _deep_stem(norm: Norm, in_channels: int) -> nn.Sequential:
     """Three 3x3 convolutions, the first of stride 2, in place of one 7x7 (He et al. 2019, figure 2b)."""
     return nn.Sequential(
-        nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False),
+        nn.Conv2d(in_channels, 32, 3, stride=2, padding=1, bias=False),
         norm(32),
         nn.ReLU(inplace=True),
         nn.Conv2d(32, 32, 3, padding=1, bias=False),

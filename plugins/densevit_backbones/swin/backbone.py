@@ -54,6 +54,7 @@ class Swin(Backbone):
         drop_path: float | None = None,
         checkpointing: bool = False,
         shift: ShiftRule = "per_axis",
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         width, blocks, heads, default_drop = VARIANTS[variant]
@@ -67,7 +68,8 @@ class Swin(Backbone):
         self.channels = tuple(width * 2**i for i in range(4))
         self.strides = (4, 8, 16, 32)
         self.checkpointing = checkpointing
-        self.patch_embed = nn.Conv2d(3, width, 4, stride=4) if stem == "patch" else conv_stem(width, 4)
+        patches = nn.Conv2d(in_channels, width, 4, stride=4) if stem == "patch" else None
+        self.patch_embed = patches or conv_stem(width, 4, in_channels)
         self.patch_norm = nn.LayerNorm(width)
         self.stages = nn.ModuleList()
         for i, channels in enumerate(self.channels):

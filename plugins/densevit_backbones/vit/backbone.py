@@ -92,6 +92,7 @@ class ViT(Backbone):
         norm_eps: float = EPS,
         fixed_size: bool = False,
         checkpointing: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         width, depth, heads, default_drop = VARIANTS[variant]
@@ -112,9 +113,9 @@ class ViT(Backbone):
 
         self.stem: PatchStem | ConvStem | ResNetStem
         if stem == "resnet":
-            self.stem = ResNetStem(width, weight_standardization)
+            self.stem = ResNetStem(width, weight_standardization, in_channels)
         else:
-            self.stem = ConvStem(width, patch_size) if stem == "conv" else PatchStem(width, patch_size)
+            self.stem = (ConvStem if stem == "conv" else PatchStem)(width, patch_size, in_channels)
         early = self.stem if isinstance(self.stem, ResNetStem) else None
         self.channels = (*(early.channels if early else ()), *(width for _ in features))
         self.strides = (*(early.strides if early else ()), *(patch_size for _ in features))

@@ -21,25 +21,25 @@ class PatchStem(nn.Module):
     An image is padded with zeros at the right and the bottom to a multiple of the size of a patch.
     """
 
-    def __init__(self, width: int, size: int) -> None:
+    def __init__(self, width: int, size: int, in_channels: int) -> None:
         super().__init__()
         self.size = size
-        self.projection = nn.Conv2d(3, width, size, stride=size)
+        self.projection = nn.Conv2d(in_channels, width, size, stride=size)
 
     def forward(self, images: Tensor) -> Embedded:
         size = self.size
         images = F.pad(images, (0, -images.shape[3] % size, 0, -images.shape[2] % size))
-        x = images.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5)  # (B, H, W, 3, P, P)
+        x = images.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5)  # (B, H, W, C, P, P)
         return [], F.linear(x.flatten(3), self.projection.weight.flatten(1), self.projection.bias)
 
 
 class ConvStem(nn.Module):
     """3x3 convolutions with batch norm (Xiao et al. 2021, section 4)."""
 
-    def __init__(self, width: int, stride: int) -> None:
+    def __init__(self, width: int, stride: int, in_channels: int) -> None:
         super().__init__()
         self.stride = stride
-        self.convolutions = conv_stem(width, stride)
+        self.convolutions = conv_stem(width, stride, in_channels)
 
     def forward(self, images: Tensor) -> Embedded:
         return [], self.convolutions(_whole(images, self.stride)).permute(0, 2, 3, 1)
@@ -58,10 +58,12 @@ class ResNetStem(nn.Module):
     channels = (256, 512)
     strides = (4, 8)
 
-    def __init__(self, width: int, weight_standardization: WeightStandardization = "variance") -> None:
+    def __init__(
+        self, width: int, weight_standardization: WeightStandardization = "variance", in_channels: int = 3
+    ) -> None:
         super().__init__()
         by = weight_standardization
-        self.conv = StandardizedConv2d(3, 64, 7, stride=2, by=by)
+        self.conv = StandardizedConv2d(in_channels, 64, 7, stride=2, by=by)
         self.norm = nn.GroupNorm(32, 64)
         self.stages = nn.ModuleList()
         inputs = 64

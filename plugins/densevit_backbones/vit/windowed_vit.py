@@ -44,6 +44,7 @@ class WindowedViT(ViT):
         features: tuple[int, ...] | None = None,
         drop_path: float = 0.0,
         checkpointing: bool = False,
+        in_channels: int = 3,
     ) -> None:
         check_positive("num_windows", num_windows)
         lw_detr = variant.startswith("lw_")
@@ -64,6 +65,7 @@ class WindowedViT(ViT):
             feature_norm=not lw_detr,
             key_bias=not lw_detr,
             checkpointing=checkpointing,
+            in_channels=in_channels,
         )
         self.num_windows, self.size_multiple = num_windows, patch_size * num_windows
         self.global_blocks = {number + 1 for number in self.feature_blocks}
