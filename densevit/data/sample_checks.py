@@ -13,14 +13,14 @@ from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes, untyped_keys
 
 
-def check_sample(sample: Sample, dataset: Dataset, index: int, types: TargetTypes) -> None:
+def check_sample(sample: Sample, dataset: Dataset, index: int, types: TargetTypes, channels: Channels = RGB) -> None:
     """Raises DataError for an image that is not of the data set's channels, and for a target without a type.
 
     The values of targets are checked by their types, see `usable_values`.
     """
     targets = sample["targets"]
     origin = f"Sample {index} of {name_of(dataset)} (image {targets.get('image_id')!r})"
-    check_image(sample["image"], targets, origin, dataset.channels)
+    check_image(sample["image"], targets, origin, channels)
     unknown = untyped_keys(targets, types)
     if unknown:
         key, value = unknown[0], targets[unknown[0]]

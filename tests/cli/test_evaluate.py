@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from densevit import config as configs
+from densevit.channels import RGB
 from densevit.cli import main
 from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
@@ -62,6 +63,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     model = SimpleNamespace(
         backbone=SimpleNamespace(input_size=None),
         multiple=16,
+        channels=RGB,
         classes={"detection": CLASSES},
         heads=heads,
         target_types={},

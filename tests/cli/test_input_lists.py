@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densevit.channels import RGB
 from densevit.cli import main
 from densevit.cli.frame_counts import CountedVideo, keep_counts
 from densevit.cli.input_images import find_images, read_ahead
@@ -83,8 +84,10 @@ def test_images_of_a_tar_are_those_of_its_files():
     ]
     found = find_images(["*.tar", "set.tar"])
     assert len({one.name for one in found}) == len({one.image_id for one in found}) == len(found) == 4
-    for one, pixels in (pair for chunk in read_ahead(found, 3) for pair in chunk):
-        np.testing.assert_array_equal(pixels, next(read_ahead(find_images([one.file_name.partition("/")[2]]), 1))[0][1])
+    for one, pixels in (pair for chunk in read_ahead(found, 3, RGB) for pair in chunk):
+        np.testing.assert_array_equal(
+            pixels, next(read_ahead(find_images([one.file_name.partition("/")[2]]), 1, RGB))[0][1]
+        )
 
 
 def test_damaged_tar_is_an_error_alone_and_a_failed_image_in_a_list(monkeypatch: Patch):
@@ -94,7 +97,7 @@ def test_damaged_tar_is_an_error_alone_and_a_failed_image_in_a_list(monkeypatch:
     with pytest.raises(DataError, match=r"^cut\.tar cannot be read: empty header .*damaged or cut short\?$"):
         find_images(["1.png", "cut.tar"])
     monkeypatch.setattr("sys.stdin", io.StringIO("cut.tar\n1.png\n"))
-    [(first, error), (second, pixels)] = next(read_ahead(find_images(["-"]), 2))
+    [(first, error), (second, pixels)] = next(read_ahead(find_images(["-"]), 2, RGB))
     assert (first.file_name, second.file_name) == ("cut.tar", "1.png") and isinstance(pixels, np.ndarray)
     assert "empty header" in str(error)
     Path("names.md").touch()

@@ -78,8 +78,8 @@ WRONG: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "an EXR that is none": (".exr", b"v/1\x01hello", (f"{MAP}.exr",)),
 }
 OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
-    "range that falls": (["data.range=[5,1]"], ("data.range is [5.0, 1.0]",)),
-    "range that misses": (["data.range=[50,60]"], ("data.range", "train")),
+    "range that falls": (["data.depth_range=[5,1]"], ("data.depth_range is [5.0, 1.0]",)),
+    "range that misses": (["data.depth_range=[50,60]"], ("data.depth_range", "train")),
     "scale of 0": (["data.scale=0"], ("data.scale is 0",)),
     "max_depth of 0": (["data.max_depth=0"], ("data.max_depth is 0",)),
     "baseline of 0": (["data.kind=disparity", "data.stereo={baseline: 0, focal: 1}"], ("data.stereo", "baseline is 0")),

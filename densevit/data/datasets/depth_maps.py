@@ -30,7 +30,7 @@ _DEFAULTS: dict[str, Any] = {
     "kind": "depth",
     "metric": True,
     "invalid": [],
-    "range": (0.05, 250.0),
+    "depth_range": (0.05, 250.0),
     "seconds": 0.02,
 }
 
@@ -57,13 +57,13 @@ class DepthMaps(PairedDataset):
     valid: a folder or pattern of validity masks, NPY or PNG, where 0 is unknown.
     invalid: further numbers in files that mean unknown, besides 0, negative numbers, nan and infinities.
     min_depth, max_depth: depth outside of these, in metres, becomes unknown.
-    range: [minimum, maximum] in metres of the expected median of all depth; by default [0.05, 250].
+    depth_range: [minimum, maximum] in metres of the expected median of all depth; by default [0.05, 250].
     seconds: the largest difference in time of an image and its depth map.
     outside_paths: whether a list may name files outside of root, `images` and `labels`.
     limit: the number of images to use, the first ones.
 
     All pairs are measured at the start, and depth maps (all, or 128 of many) are read: their range and median are shown
-    on stderr, and a median outside of `range` is an error. `metric` says whether depth is in metres.
+    on stderr, and a median outside of `depth_range` is an error. `metric` says whether depth is in metres.
     """
 
     noun = "depth map"
@@ -88,7 +88,7 @@ class DepthMaps(PairedDataset):
         invalid: list[float] | None = None,
         min_depth: float | None = None,
         max_depth: float | None = None,
-        range: tuple[float, float] | None = None,
+        depth_range: tuple[float, float] | None = None,
         seconds: float | None = None,
         outside_paths: bool = False,
         limit: int | None = None,
@@ -100,7 +100,7 @@ class DepthMaps(PairedDataset):
             **{"images": images, "labels": labels, "list_file": list_file, "splits": splits, "key": key, "kind": kind},
             **{"scale": scale, "metric": metric, "stereo": stereo},
             **{"calibration": calibration, "valid": valid, "invalid": invalid, "min_depth": min_depth},
-            **{"max_depth": max_depth, "range": range, "seconds": seconds},
+            **{"max_depth": max_depth, "depth_range": depth_range, "seconds": seconds},
         }
         given = {name: value for name, value in arguments.items() if value is not None}
         known = load_preset(PRESETS, preset) if preset is not None else {}
@@ -122,7 +122,7 @@ class DepthMaps(PairedDataset):
         self._calibrations = None if calibrations is None else _read_calibrations(str(base), calibrations)
         self._labelled = False
         self.open(base, split, pairs, scan, channels)
-        self._read_range(options["range"], scan)
+        self._read_range(options["depth_range"], scan)
 
     def size_of(self, path: str) -> Size:
         """Returns (h, w) of a depth map, from its header."""
@@ -208,11 +208,11 @@ def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         value = options[name]
         if value is not None and not 0 < value < np.inf:
             raise DataError(f"data.{name} is {value}; expected a number above 0.")
-    low, high = options["range"]
+    low, high = options["depth_range"]
     if not 0 <= low < high:
-        raise DataError(f"data.range is {[low, high]}; expected [minimum, maximum], in metres.")
-    if "range" in given and not options["metric"]:
-        raise DataError("data.range is in metres, but with data.metric=false depth is not. Leave one of them out.")
+        raise DataError(f"data.depth_range is {[low, high]}; expected [minimum, maximum], in metres.")
+    if "depth_range" in given and not options["metric"]:
+        raise DataError("data.depth_range is in metres, but with data.metric=false depth is not. Leave one out.")
     low, high = options["min_depth"] or 0.0, options["max_depth"] or np.inf
     if not 0 <= low < high:
         raise DataError(f"data.min_depth is {low} and data.max_depth {high}; expected a smaller minimum.")

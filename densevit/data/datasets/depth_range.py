@@ -116,8 +116,8 @@ def show(
     if outside:
         index, median = outside[0]
         print(
-            f"depth, {split}: the median of {len(outside)} of these files is not in data.range, {low:g} to {high:g} m; "
-            f"the farthest is {_shown(median)} m, in {path_of(index)}. Do all files have the same unit?",
+            f"depth, {split}: the median of {len(outside)} of these files is not in data.depth_range, {low:g} to {high:g} "
+            f"m; the farthest is {_shown(median)} m, in {path_of(index)}. Do all files have the same unit?",
             file=sys.stderr,
         )
 
@@ -153,7 +153,7 @@ def check(
     found = seen.outside(low, high)
     example = f", such as {path_of(found[0][0])} with a median of {_shown(found[0][1])} m" if found else ""
     message = (
-        f"data.range: the depth of {split!r} has a median of {_shown(seen.median)} m ({_shown(seen.low)} to "
+        f"data.depth_range: the depth of {split!r} has a median of {_shown(seen.median)} m ({_shown(seen.low)} to "
         f"{_shown(seen.high)} m in {seen.files} files{example}); expected {low:g} to {high:g} m."
     )
     fix = _fix(seen.median, values, expected)
@@ -181,7 +181,7 @@ def _shown(depth: float) -> str:
 
 def _fix(median: float, values: DepthValues, expected: tuple[float, float]) -> str:
     """Returns the likely fix."""
-    otherwise = "If this is right, set data.range=[LOW,HIGH], in metres."
+    otherwise = "If this is right, set data.depth_range=[LOW,HIGH], in metres."
     if values.kind == "depth":
         scale = 1.0 if values.scale is None else values.scale
         guess = _looks_like(median / scale, scale, expected)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils import data
 
-from densevit.channels import Channels
+from densevit.channels import RGB, Channels
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
 from densevit.data.sample_checks import check_sample, name_of
 from densevit.data.transforms.phases import Phase, final_phase_start
@@ -66,6 +66,7 @@ class TransformedDataset(data.Dataset[Sample]):
             raise DataError(f"The data set {name_of(dataset)} has no images; at least 1 is needed. Check its options.")
         self.dataset, self.transform, self.train, self.views = dataset, transform, train, views
         self.on_error = on_error
+        self.channels = getattr(dataset, "channels", RGB)  # of a class without the base class, too
         self.types = TargetTypes.of(dataset)
         if any(key not in self.types for key in getattr(dataset, "provides", ())):
             self.__getitems__([SampleKey(0, 0)])
@@ -78,7 +79,7 @@ class TransformedDataset(data.Dataset[Sample]):
         index = key.index
         try:
             sample = self.dataset[index]
-            check_sample(sample, self.dataset, index, self.types)
+            check_sample(sample, self.dataset, index, self.types, self.channels)
             if self.train:
                 samples = self._views(sample, key)
                 return samples if self.views > 1 else samples[0]
@@ -173,7 +174,7 @@ class TransformedDataset(data.Dataset[Sample]):
                 if self.on_error == "raise":
                     raise
                 continue
-            check_sample(sample, self.dataset, index, self.types)
+            check_sample(sample, self.dataset, index, self.types, self.channels)
             values, size = checked_values(sample, self.types), image_size(sample)
             for key, value in values.items():
                 usable = None if self.types[key].truth_only else self.types[key].usable(value, size)
@@ -212,7 +213,7 @@ class Loader(data.DataLoader[Any]):
         super().__init__(
             dataset,
             batch_sampler=batches,
-            collate_fn=_Collate(multiple, num_workers > 0, dataset.dataset.channels),
+            collate_fn=_Collate(multiple, num_workers > 0, dataset.channels),
             num_workers=num_workers,
             worker_init_fn=start_worker,
             multiprocessing_context="fork" if forks else None,

@@ -94,7 +94,7 @@ def another_sample(dataset: Dataset, types: TargetTypes, rng: np.random.Generato
     """Returns a random, checked sample of a data set."""
     index = int(rng.integers(len(dataset)))
     sample = dataset[index]
-    check_sample(sample, dataset, index, types)
+    check_sample(sample, dataset, index, types, dataset.channels)
     return sample
 
 

@@ -14,6 +14,7 @@ class Supervised(Method):
 
     needs_heads = True
     needs_labels = True
+    any_channels = True
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         losses: Losses = model.loss(model(batch), batch["targets"], context)
@@ -27,7 +28,12 @@ def create_method(name: str, model: DenseModel | Predictor, **options: Any) -> M
 
 
 def check_method(method: Method, model: DenseModel) -> None:
-    """Raises PluginError for a method whose `saved_model` is not part of it."""
+    """Raises PluginError for a method whose `saved_model` is not part of it, or images that it cannot use."""
+    if not method.any_channels and not model.channels.is_rgb:
+        raise PluginError(
+            f"method {type(method).__name__} is for images of RGB of 8 bits; the data has {model.channels}. Fix: use "
+            "the method supervised, or set any_channels in the class of one's own."
+        )
     saved = method.saved_model(model)
     if saved is not model and not (isinstance(saved, DenseModel) and any(part is saved for part in method.modules())):
         raise PluginError(
