@@ -129,6 +129,7 @@ class Colors:
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.default_thresholds: dict[str, float] = {}
+        self.model = SimpleNamespace(channels=RGB)
         self.go_on, self.error = threading.Event(), Exception("no memory")  # of any kind, as runtimes raise
 
     def predict(self, images: list[bytes], threshold: Any, batch_size: int) -> list[densevit.Result]:

@@ -1,0 +1,191 @@
+"""Files of models for other images than RGB of 8 bits: uint16 with four channels, float32 with two and NaN."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+import densevit
+from densevit.channels import Channels
+from densevit.cli import main
+from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.resizing import resize_image
+from densevit.exporting.comparison import example_images
+from densevit.exporting.resizing import Resizing, check_resizing
+from densevit.inference import runtimes
+from densevit.inference.predictor import Predictor
+from tests.exporting.small_models import CELLS, CHANNELS, NAIVE, channel_predictor, evaluated_at
+
+HEADS = {"boxes": CELLS, "maps": NAIVE}
+SIZES = [(64, 96), (200, 31), (33, 33), (31, 240), (128, 127), (192, 144)]
+TRUST = ("tests.exporting.small_models",)
+
+
+def images_of(channels: Channels, size: tuple[int, int], count: int = 1, seed: int = 0) -> np.ndarray:
+    """(count, C, *size), uniform within the range, and a tenth of it below and above; a twentieth of floats is NaN."""
+    rng = np.random.default_rng([seed, *size])
+    low, high = np.array(channels.range).T[..., None, None]
+    values = low + (high - low) * rng.uniform(-0.1, 1.1, (count, len(channels.names), *size))
+    if channels.dtype == "float32":
+        values[rng.random(values.shape) < 0.05] = np.nan
+        return values.astype(np.float32)
+    return values.clip(0, 65535).astype(channels.dtype)
+
+
+def filled(images: np.ndarray, channels: Channels, mean: torch.Tensor) -> np.ndarray:
+    """The images clipped to the range, with the channel's mean in place of NaN."""
+    low, high = np.array(channels.range).T[..., None, None]
+    clipped = images.astype(np.float64).clip(low, high)
+    return np.where(np.isnan(clipped), mean.double().numpy(), clipped).astype(images.dtype)
+
+
+@pytest.mark.parametrize("side", [96, (64, 80)])
+@pytest.mark.parametrize("name", CHANNELS)
+def test_images_are_resized_as_by_predict(name: str, side: Any):
+    """Integers to within one level; floats to within 1e-5 of the largest value, and NaN where a weight is above 0."""
+    channels, transforms = CHANNELS[name], Fixed(side)
+    for size in SIZES:
+        images = example_images(size, 1, 0, channels)
+        expected = resize_image(np.ascontiguousarray(images[0].transpose(1, 2, 0)), transforms.evaluation_size(*size))
+        found = Resizing(transforms)(torch.from_numpy(images))[0].permute(1, 2, 0).numpy()
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        both = ~np.isnan(found.astype(float)) & ~np.isnan(expected.astype(float))
+        difference = np.abs(found.astype(float) - expected)[both]
+        assert difference.max() <= (1 if name == "uint16" else 450 * 1e-5)
+        assert not (np.isnan(found.astype(float)) & both).any() and both.mean() > 0.4
+        assert (~both & ~np.isnan(found.astype(float))).mean() < 0.04  # weights of 0
+        check_resizing(Resizing(transforms), images, channels)
+
+
+def test_nan_stays_where_the_filter_meets_it_and_infinity_is_a_large_value():
+    """Halved, each pixel has weights 1, 3, 3 and 1 over eight."""
+    row = torch.tensor([8.0, 8.0, 8.0, np.nan, 8.0, 8.0, 8.0, 8.0, 8.0, np.inf]).expand(1, 1, 2, 10)
+    found = Resizing(Fixed((1, 5)))(row)[0, 0, 0]
+    torch.testing.assert_close(found[:4], torch.tensor([8.0, np.nan, np.nan, 8.0]), equal_nan=True)
+    assert found[4] > 1e37 and torch.isfinite(found[4])
+
+
+def test_resizing_of_four_channels_of_8_bits_is_within_one_level():
+    channels = Channels(("a", "b", "c", "d"), "uint8", ((0.0, 200.0),) * 4)
+    images = example_images((75, 107), 1, 0, channels)
+    assert images.dtype == np.uint8 and images.max() == 220
+    check_resizing(Resizing(Fixed(64)), images, channels)
+
+
+def check_predictions(found: Any, expected: Any, size: tuple[int, int]) -> None:
+    """Of a file and of its model, of which NaN beside a weight of 0 may differ."""
+    assert found["maps"].semantic.shape == size
+    assert (found["maps"].semantic == expected["maps"].semantic).float().mean() > 0.97
+    np.testing.assert_allclose(found["boxes"].scores[:1], expected["boxes"].scores[:1], atol=2e-3)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("suffix", "options"), [(".onnx", {}), (".pt2", {}), (".onnx", {"resize": True})])
+@pytest.mark.parametrize("name", CHANNELS)
+def test_a_file_gives_the_models_outputs_and_predictions(
+    name: str, suffix: str, options: dict[str, Any], tmp_path: Path
+):
+    """On sizes and batches other than the traced ones; values outside the range are clipped, and NaN is the mean."""
+    channels, model = CHANNELS[name], channel_predictor(name, HEADS)
+    predictor = evaluated_at(model, 96)
+    exported = densevit.export(predictor, tmp_path / f"model{suffix}", quiet=True, **options)
+    assert exported.difference <= 1e-4
+    file = runtimes.open_file(exported.path)
+    assert file.header["images"] == json.loads(json.dumps(asdict(channels)))
+    images = images_of(channels, (75, 107), 2)
+    outputs = file.run(images)
+    with torch.no_grad():
+        mask = torch.zeros(2, 96, 128, dtype=torch.bool)
+        mask[:, 75:], mask[:, :, 107:] = True, True
+        padded = np.pad(images, ((0, 0), (0, 0), (0, 96 - 75), (0, 128 - 107)))
+        batch: Any = {"images": torch.from_numpy(padded), "padding_mask": mask, "targets": []}
+        expected = model.model.eval()(batch)["maps"]
+    assert outputs["maps/maps"].shape == (2, 2, 75, 107)
+    if not options:
+        known = file.run(filled(images, channels, model.model.mean))
+        for key, value in outputs.items():
+            np.testing.assert_allclose(value, known[key], atol=2e-3 if key == "boxes/boxes" else 1e-4)
+        maps = model.heads["maps"].maps(expected, (75, 107))  # type: ignore[operator]
+        np.testing.assert_allclose(outputs["maps/maps"], maps["semantic"].numpy(), atol=1e-4)
+    loaded = densevit.load(exported.path, trust=TRUST)
+    assert loaded.model.channels == channels
+    loaded = loaded if options else evaluated_at(loaded, 96)
+    for size in ((150, 211), (64, 50)):
+        image = np.ascontiguousarray(images_of(channels, size, seed=1)[0].transpose(1, 2, 0))
+        check_predictions(loaded.predict(image, threshold=0), predictor.predict(image, threshold=0), size)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("uint16", {"half": "fp16"}), ("float32", {"half": "fp16"}), ("uint16", {"int8": 3}), ("float32", {"int8": 3})],
+)
+def test_files_of_other_precisions(name: str, options: dict[str, Any], tmp_path: Path):
+    channels, predictor = CHANNELS[name], evaluated_at(channel_predictor(name, {"maps": NAIVE}), 96)
+    images = [torch.from_numpy(images_of(channels, (70, 96), seed=i)[0]) for i in range(3)]
+    given = {"int8": images} if "int8" in options else options
+    exported = densevit.export(predictor, tmp_path / "model.onnx", quiet=True, **given)
+    run = runtimes.load(exported.path)
+    logits, expected = run(images[0][None].numpy())["maps"], predictor.predict(images[0])["semantic"].numpy()
+    assert (logits[0].argmax(0) == expected).mean() > 0.9
+    assert (exported.quantization is None) == ("int8" not in options)
+
+
+@pytest.fixture(scope="module")
+def files_that_predict(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Predictor]]:
+    """By channels, a file with resizing and post-processing, and its model."""
+    folder, made = tmp_path_factory.mktemp("files"), {}
+    for name in CHANNELS:
+        predictor = evaluated_at(channel_predictor(name, HEADS), 96)
+        options: Any = {"resize": True, "postprocess": True, "threshold": 0.0}
+        exported = densevit.export(predictor, folder / f"{name}.onnx", quiet=True, **options)
+        assert exported.difference <= 1e-4
+        made[name] = exported.path, predictor
+    return made
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", CHANNELS)
+def test_files_that_predict_take_the_values_of_image_files(
+    name: str, files_that_predict: dict[str, tuple[Path, Predictor]], tmp_path: Path
+):
+    """`densevit predict` and `evaluate` read TIFF files; pixels without data are NaN for the file."""
+    (path, predictor), channels, size = files_that_predict[name], CHANNELS[name], (150, 211)
+    values = images_of(channels, size)[0].transpose(1, 2, 0)
+    stored = values if channels.nodata is None else np.where(np.isnan(values), np.float32(channels.nodata), values)
+    for folder in ("images/val", "labels/val"):
+        (tmp_path / folder).mkdir(parents=True)
+    image = tmp_path / "images/val/one.tif"
+    tifffile.imwrite(image, stored, planarconfig="contig")
+    labels = (np.arange(size[0] * size[1]).reshape(size) // 7 % 2).astype(np.uint8)
+    Image.fromarray(labels).save(tmp_path / "labels/val/one.png")
+    expected = predictor.predict(image, threshold=0)
+    check_predictions(densevit.load(path, trust=TRUST).predict(image, threshold=0), expected, size)
+    assert main(["predict", str(path), str(image), "--out", str(tmp_path / "out"), "--trust", *TRUST, "--quiet"]) == 0
+    drawn = [file for file in (tmp_path / "out").rglob("*") if file.suffix in (".jpg", ".png")]
+    assert drawn and Image.open(drawn[0]).size[::-1] == size
+    display = () if channels.display == () else {"display": channels.display}
+    data: dict[str, Any] = {"name": "label_maps", "root": str(tmp_path), "classes": ["a", "b"], "num_workers": 0}
+    data |= {"channels": list(channels.names), "range": [list(pair) for pair in channels.range], **dict(display)}
+    data |= {} if channels.nodata is None else {"nodata": channels.nodata}
+    only = evaluated_at(channel_predictor(name, {"maps": NAIVE}), 96)
+    exported = densevit.export(only, tmp_path / "maps.onnx", quiet=True, resize=True)
+    metrics = [densevit.evaluate(one, data=data) for one in (densevit.load(exported.path, trust=TRUST), only)]
+    assert metrics[0]["maps/pixel_accuracy"] == pytest.approx(metrics[1]["maps/pixel_accuracy"], abs=0.02)
+
+
+def test_example_images_exceed_the_range_and_have_nan():
+    for channels in CHANNELS.values():
+        images = example_images((75, 107), 2, 0, channels).astype(float)
+        low, high = np.array(channels.range).T[..., None, None]
+        assert ((images > high) | (high == 65535)).any((0, 2, 3)).all()
+        assert ((images < low) | (low == 0)).any((0, 2, 3)).all()
+        assert np.isnan(images).any() == (channels.dtype == "float32")
+    rgb = example_images((75, 107), 2, 0)
+    assert rgb.dtype == np.uint8 and np.array_equal(rgb, example_images((75, 107), 2, 0, replace(Channels())))
