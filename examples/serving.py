@@ -8,10 +8,10 @@
     curl http://localhost:8000/metrics
 
 The model is a run folder, a model file, an exported file, a checkpoint of another project or hf:ORG/NAME. A model of
-other channels than RGB of 8 bits takes TIFF, PNG and NPY files with its channels. Images that
-wait at the same time are predicted as a batch. A form with several files is answered with a list. Without a threshold,
-objects have at least the score with the largest F1 in the model's validation, or 0.5; the answer has the thresholds.
-The metrics are in the text format of Prometheus.
+other channels than RGB of 8 bits takes TIFF, PNG and NPY files with its channels. Images that wait at the same time are
+predicted as a batch. A form with several files is answered with a list. Without a threshold, objects have at least the
+score with the largest F1 in the model's validation, or 0.5; the answer has the thresholds. The metrics are in the text
+format of Prometheus.
 """
 
 import argparse

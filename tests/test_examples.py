@@ -12,7 +12,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 import densevit
+from densevit.channels import RGB
 from densevit.cli import main
 
 pytestmark = pytest.mark.integration
