@@ -1,7 +1,7 @@
 """Files of models for other images than RGB of 8 bits: uint16 with four channels, float32 with two and NaN."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from densevit.data.transforms.resizing import resize_image
 from densevit.exporting.comparison import example_images
 from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference import runtimes
-from densevit.inference.predictor import Predictor
 from tests.exporting.small_models import CELLS, CHANNELS, NAIVE, channel_predictor, evaluated_at
 
 HEADS = {"boxes": CELLS, "maps": NAIVE}
@@ -132,47 +131,46 @@ def test_files_of_other_precisions(name: str, options: dict[str, Any], tmp_path:
     assert (exported.quantization is None) == ("int8" not in options)
 
 
-@pytest.fixture(scope="module")
-def files_that_predict(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Predictor]]:
-    """By channels, a file with resizing and post-processing, and its model."""
-    folder, made = tmp_path_factory.mktemp("files"), {}
-    for name in CHANNELS:
-        predictor = evaluated_at(channel_predictor(name, HEADS), 96)
-        options: Any = {"resize": True, "postprocess": True, "threshold": 0.0}
-        exported = densevit.export(predictor, folder / f"{name}.onnx", quiet=True, **options)
-        assert exported.difference <= 1e-4
-        made[name] = exported.path, predictor
-    return made
+def write_tiff(path: Path, name: str, size: tuple[int, int]) -> None:
+    """Writes an image in which pixels without data have the value `nodata`."""
+    channels = CHANNELS[name]
+    values = images_of(channels, size)[0].transpose(1, 2, 0)
+    stored = values if channels.nodata is None else np.where(np.isnan(values), np.float32(channels.nodata), values)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, stored, planarconfig="contig")
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", CHANNELS)
-def test_files_that_predict_take_the_values_of_image_files(
-    name: str, files_that_predict: dict[str, tuple[Path, Predictor]], tmp_path: Path
-):
-    """`densevit predict` and `evaluate` read TIFF files; pixels without data are NaN for the file."""
-    (path, predictor), channels, size = files_that_predict[name], CHANNELS[name], (150, 211)
-    values = images_of(channels, size)[0].transpose(1, 2, 0)
-    stored = values if channels.nodata is None else np.where(np.isnan(values), np.float32(channels.nodata), values)
-    for folder in ("images/val", "labels/val"):
-        (tmp_path / folder).mkdir(parents=True)
-    image = tmp_path / "images/val/one.tif"
-    tifffile.imwrite(image, stored, planarconfig="contig")
+def test_files_that_predict_take_the_values_of_tiff_files(name: str, tmp_path: Path):
+    """With resizing and post-processing inside, in Python and by `densevit predict`."""
+    predictor, size = evaluated_at(channel_predictor(name, HEADS), 96), (150, 211)
+    options: Any = {"resize": True, "postprocess": True, "threshold": 0.0}
+    exported = densevit.export(predictor, tmp_path / "model.onnx", quiet=True, **options)
+    assert exported.difference <= 1e-4
+    image, out = tmp_path / "one.tif", tmp_path / "out"
+    write_tiff(image, name, size)
+    found = densevit.load(exported.path, trust=TRUST).predict(image, threshold=0)
+    check_predictions(found, predictor.predict(image, threshold=0), size)
+    arguments = ["predict", str(exported.path), str(image), "--out", str(out), "--quiet", "--trust", *TRUST]
+    assert main(arguments) == 0
+    assert len([*out.rglob("drawn/one.jpg")]) == 2
+
+
+@pytest.mark.integration
+def test_a_file_is_evaluated_on_images_with_pixels_without_data(tmp_path: Path):
+    name, size = "float32", (150, 211)
+    predictor, channels = evaluated_at(channel_predictor(name, {"maps": NAIVE}), 96), CHANNELS[name]
+    exported = densevit.export(predictor, tmp_path / "model.onnx", quiet=True, resize=True)
+    write_tiff(tmp_path / "images/val/one.tif", name, size)
+    (tmp_path / "labels/val").mkdir(parents=True)
     labels = (np.arange(size[0] * size[1]).reshape(size) // 7 % 2).astype(np.uint8)
     Image.fromarray(labels).save(tmp_path / "labels/val/one.png")
-    expected = predictor.predict(image, threshold=0)
-    check_predictions(densevit.load(path, trust=TRUST).predict(image, threshold=0), expected, size)
-    assert main(["predict", str(path), str(image), "--out", str(tmp_path / "out"), "--trust", *TRUST, "--quiet"]) == 0
-    drawn = [file for file in (tmp_path / "out").rglob("*") if file.suffix in (".jpg", ".png")]
-    assert drawn and Image.open(drawn[0]).size[::-1] == size
-    display = () if channels.display == () else {"display": channels.display}
     data: dict[str, Any] = {"name": "label_maps", "root": str(tmp_path), "classes": ["a", "b"], "num_workers": 0}
-    data |= {"channels": list(channels.names), "range": [list(pair) for pair in channels.range], **dict(display)}
-    data |= {} if channels.nodata is None else {"nodata": channels.nodata}
-    only = evaluated_at(channel_predictor(name, {"maps": NAIVE}), 96)
-    exported = densevit.export(only, tmp_path / "maps.onnx", quiet=True, resize=True)
-    metrics = [densevit.evaluate(one, data=data) for one in (densevit.load(exported.path, trust=TRUST), only)]
-    assert metrics[0]["maps/pixel_accuracy"] == pytest.approx(metrics[1]["maps/pixel_accuracy"], abs=0.02)
+    data |= {"channels": channels.names, "range": channels.range, "nodata": channels.nodata}
+    of_file, of_model = (densevit.evaluate(one, data) for one in (densevit.load(exported.path, trust=TRUST), predictor))
+    assert of_file.keys() == of_model.keys() and "maps/mIoU" in of_file
+    assert of_file["maps/mIoU"] == pytest.approx(of_model["maps/mIoU"], abs=0.02)
 
 
 def test_example_images_exceed_the_range_and_have_nan():
@@ -183,4 +181,4 @@ def test_example_images_exceed_the_range_and_have_nan():
         assert ((images < low) | (low == 0)).any((0, 2, 3)).all()
         assert np.isnan(images).any() == (channels.dtype == "float32")
     rgb = example_images((75, 107), 2, 0)
-    assert rgb.dtype == np.uint8 and np.array_equal(rgb, example_images((75, 107), 2, 0, replace(Channels())))
+    assert rgb.dtype == np.uint8 and np.array_equal(rgb, example_images((75, 107), 2, 0, Channels()))

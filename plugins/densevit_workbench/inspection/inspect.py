@@ -29,7 +29,7 @@ MOST_OBJECTS = 8
 class Inspection(Findings):
     """Filters, positions and attention of a model on one image. Parts that the model does not have are None or empty.
 
-    image: (H, W, 3) uint8, as the model sees it, padded; channels other than RGB as they are drawn. point: the query's (y, x),
+    image: (H, W, 3) uint8, as the model sees it, padded; other channels as they are drawn. point: the query's (y, x),
     as fractions of the image. filters: (N, k, k, 3), principal components of a patch embedding of three channels.
     similarity: (H, W, H, W), cosine similarity of positions. layers: attention of the backbone. distances:
     mean attention distances in pixels by layer, (heads,) each. rollout: (T, T); tokens that are no cells come first.
