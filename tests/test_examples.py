@@ -129,7 +129,10 @@ def test_serving_takes_files_of_other_channels(name: str, serve: Serve) -> None:
     semantic = predictor.predict(pixels)["semantic"]
     shares = {one: float((semantic == i).float().mean()) for i, one in enumerate("ab") if (semantic == i).any()}
     contents = []
-    for write in (lambda file: np.save(file, pixels), lambda file: tifffile.imwrite(file, pixels)):
+    for write in (
+        lambda file: np.save(file, pixels),
+        lambda file: tifffile.imwrite(file, pixels, planarconfig="contig"),
+    ):
         write(file := io.BytesIO())
         contents.append(file.getvalue())
         status, content = reply_to(port, f"Content-Length: {len(contents[-1])}\r\n", contents[-1])

@@ -162,10 +162,11 @@ def test_a_file_is_evaluated_on_images_with_pixels_without_data(tmp_path: Path):
     name, size = "float32", (150, 211)
     predictor, channels = evaluated_at(channel_predictor(name, {"maps": NAIVE}), 96), CHANNELS[name]
     exported = densevit.export(predictor, tmp_path / "model.onnx", quiet=True, resize=True)
-    write_tiff(tmp_path / "images/val/one.tif", name, size)
-    (tmp_path / "labels/val").mkdir(parents=True)
     labels = (np.arange(size[0] * size[1]).reshape(size) // 7 % 2).astype(np.uint8)
-    Image.fromarray(labels).save(tmp_path / "labels/val/one.png")
+    for split in ("train", "val"):
+        write_tiff(tmp_path / f"images/{split}/one.tif", name, size)
+        (tmp_path / f"labels/{split}").mkdir(parents=True)
+        Image.fromarray(labels).save(tmp_path / f"labels/{split}/one.png")
     data: dict[str, Any] = {"name": "label_maps", "root": str(tmp_path), "classes": ["a", "b"], "num_workers": 0}
     data |= {"channels": channels.names, "range": channels.range, "nodata": channels.nodata}
     of_file, of_model = (densevit.evaluate(one, data) for one in (densevit.load(exported.path, trust=TRUST), predictor))
