@@ -7,10 +7,11 @@
     curl http://localhost:8000/health
     curl http://localhost:8000/metrics
 
-The model is a run folder, a model file, an exported file, a checkpoint of another project or hf:ORG/NAME. Images that
-wait at the same time are predicted as a batch. A form with several files is answered with a list. Without a threshold,
-objects have at least the score with the largest F1 in the model's validation, or 0.5; the answer has the thresholds.
-The metrics are in the text format of Prometheus.
+The model is a run folder, a model file, an exported file, a checkpoint of another project or hf:ORG/NAME. A model of
+other channels than RGB of 8 bits takes TIFF, PNG and NPY files with its channels. Images that wait at the same time are
+predicted as a batch. A form with several files is answered with a list. Without a threshold, objects have at least the
+score with the largest F1 in the model's validation, or 0.5; the answer has the thresholds. The metrics are in the text
+format of Prometheus.
 """
 
 import argparse
@@ -30,9 +31,11 @@ from socket import SHUT_WR
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
+import tifffile
 import torch
 
 import densevit
+from densevit.channels import Channels
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import open_image
 
@@ -46,10 +49,17 @@ DRAIN_SECONDS = 5.0  # for the rest of a request that is refused
 NO_PAGE = "POST an image to / or /drawn."
 
 
-def pixels_of(image: bytes) -> int:
-    """Returns the number of pixels from the header of an image file, without decoding it."""
-    with naming_file("the body", "image", len(image)), open_image(io.BytesIO(image)) as opened:
-        return opened.width * opened.height
+def pixels_of(image: bytes, channels: Channels) -> int:
+    """Returns the number of pixels from the header of an image file, without decoding it; 0 for NPY files, which are
+    not compressed. channels: those of the model."""
+    if not channels.is_rgb and image.startswith(b"\x93NUMPY"):
+        return 0
+    with naming_file("the body", "image", len(image)):
+        if not channels.is_rgb and image.startswith((b"II", b"MM")):
+            with tifffile.TiffFile(io.BytesIO(image)) as tiff:
+                return tiff.series[0].size // len(channels.names)
+        with open_image(io.BytesIO(image)) as opened:
+            return opened.width * opened.height
 
 
 def answer(result: densevit.Result) -> dict[str, Any]:
@@ -213,7 +223,7 @@ def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") ->
                 files = files_of(self._read(int(length)), self.headers.get("Content-Type", ""))
                 if address.path == "/drawn" and len(files) > 1:
                     raise ValueError(f"The form has {len(files)} files; /drawn takes one.")
-                if any(pixels_of(file) > MAX_PIXELS for file in files):
+                if any(pixels_of(file, predictor.model.channels) > MAX_PIXELS for file in files):
                     return 413, "text/plain", f"Expected an image of at most {MAX_PIXELS:,} pixels.".encode()
                 results = batches.results(files, threshold)
             except CancelledError:

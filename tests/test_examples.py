@@ -12,16 +12,20 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
 import densevit
+from densevit.channels import RGB
 from densevit.cli import main
+from densevit.exporting.comparison import example_images
+from tests.exporting.small_models import CHANNELS, NAIVE, channel_predictor
 
 pytestmark = pytest.mark.integration
 
@@ -117,6 +121,27 @@ def test_serving_refuses_many_pixels_in_few_bytes(serve: Serve) -> None:
     assert not model.batches, "refused by its header"
 
 
+@pytest.mark.parametrize("name", CHANNELS)
+def test_serving_takes_files_of_other_channels(name: str, serve: Serve) -> None:
+    predictor = channel_predictor(name, {"maps": NAIVE})
+    pixels = np.ascontiguousarray(example_images((40, 60), 1, 0, CHANNELS[name])[0].transpose(1, 2, 0))
+    module, port = serve(predictor)
+    semantic = predictor.predict(pixels)["semantic"]
+    shares = {one: float((semantic == i).float().mean()) for i, one in enumerate("ab") if (semantic == i).any()}
+    contents = []
+    for write in (
+        lambda file: np.save(file, pixels),
+        lambda file: tifffile.imwrite(file, pixels, planarconfig="contig"),
+    ):
+        write(file := io.BytesIO())
+        contents.append(file.getvalue())
+        status, content = reply_to(port, f"Content-Length: {len(contents[-1])}\r\n", contents[-1])
+        assert status == 200 and json.loads(content)["maps"] == pytest.approx(shares, abs=1e-3)
+    assert module.pixels_of(contents[1], CHANNELS[name]) == 40 * 60
+    tifffile.imwrite(file := io.BytesIO(), pixels.astype(np.uint8)[..., :1])
+    assert reply_to(port, f"Content-Length: {len(file.getvalue())}\r\n", file.getvalue())[0] == 400
+
+
 def image_file(color: tuple[int, int, int], size: tuple[int, int] = (24, 16)) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", size, color).save(file, "PNG")
@@ -129,6 +154,7 @@ class Colors:
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.default_thresholds: dict[str, float] = {}
+        self.model = SimpleNamespace(channels=RGB)
         self.go_on, self.error = threading.Event(), Exception("no memory")  # of any kind, as runtimes raise
 
     def predict(self, images: list[bytes], threshold: Any, batch_size: int) -> list[densevit.Result]:

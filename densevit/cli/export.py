@@ -1,6 +1,6 @@
 """Writes a model as a checked ONNX or torch.export file.
 
-The file runs without densevit, from uint8 images to boxes and maps. It is run on images of several sizes and compared
+The file runs without densevit, from images to boxes and maps. It is run on images of several sizes and compared
 with the model; a file that differs is not written. --evaluate also evaluates both on the validation data.
 """
 

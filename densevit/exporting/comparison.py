@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from densevit.channels import FULL_RANGES, RGB, Channels
 from densevit.exporting.graph import ExportedGraph
 from densevit.inference.runtimes import Run
 from densevit.interfaces import DenseHead, Size, TargetType
@@ -36,12 +37,22 @@ def value_range(target: TargetType | None, value: np.ndarray, size: Size) -> flo
     return (float(finite.max() - finite.min()) if finite.size else 0.0) or 1.0
 
 
-def example_images(size: Size, count: int, seed: int) -> np.ndarray:
-    """Images (count, 3, *size) uint8 of random cells with noise; deterministic."""
+def example_images(size: Size, count: int, seed: int, channels: Channels = RGB) -> np.ndarray:
+    """Images (count, C, *size) of random cells with noise; deterministic.
+
+    Of other channels than RGB of 8 bits, values exceed the range by a tenth of it, and some floats are NaN.
+    """
     rng = np.random.default_rng([seed, *size])
-    cells = rng.integers(0, 256, (count, 3, -(-size[0] // _CELL), -(-size[1] // _CELL)))
+    cells = rng.integers(0, 256, (count, len(channels.names), -(-size[0] // _CELL), -(-size[1] // _CELL)))
     pixels = cells.repeat(_CELL, 2).repeat(_CELL, 3)[..., : size[0], : size[1]]
-    return np.clip(pixels + rng.integers(-20, 21, pixels.shape), 0, 255).astype(np.uint8)
+    levels = np.clip(pixels + rng.integers(-20, 21, pixels.shape), 0, 255)
+    if channels.is_rgb:
+        return levels.astype(np.uint8)
+    low, high = np.array(channels.range).T[..., None, None]  # (C, 1, 1) each
+    values = low + (high - low) * (1.2 * levels / 255 - 0.1)
+    if channels.dtype == "float32":
+        return np.where(levels == 0, np.nan, values).astype(np.float32)
+    return values.clip(*FULL_RANGES[channels.dtype]).round().astype(channels.dtype)
 
 
 def differences(
@@ -49,7 +60,7 @@ def differences(
 ) -> dict[str, float]:
     """The largest difference of each floating-point output, relative to its range (`value_range`).
 
-    graph: the model's, in float32. images: (B, 3, H, W) uint8. run_selections: the result of `load_selections`.
+    graph: the model's, in float32. images: (B, C, H, W). run_selections: the result of `load_selections`.
     The model repeats its selections, so that the resulting queries are compared one by one. The error of a selection is
     the amount by which the model's scores of the selected candidates are below those of its own selection, less twice
     the error of the scores. A map of classes is compared with `read_maps` of the file's own `maps`: its difference is

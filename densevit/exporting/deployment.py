@@ -40,7 +40,7 @@ def deployable(model: Predictor | DenseModel) -> Predictor | DenseModel:
 def _run(model: DenseModel) -> Any:
     """Runs all parts of a model that predictions need on an example image."""
     height, width = size = model.backbone.input_size or _SIZE
-    images = torch.from_numpy(example_images((height, width), 1, 0)).to(model.mean.device)
+    images = torch.from_numpy(example_images((height, width), 1, 0, model.channels)).to(model.mean.device)
     if not model.heads:
         return model.backbone(images.to(model.mean.dtype))
     images = F.pad(images, (0, -width % model.multiple, 0, -height % model.multiple))

@@ -79,9 +79,10 @@ def export(
     main_metrics: Mapping[str, bool] | None = None,
     canvas: Size | None = None,
 ) -> Exported:
-    """Writes NAME.onnx or NAME.pt2, which maps uint8 RGB images (B, 3, H, W) to boxes and maps in their pixels.
+    """Writes NAME.onnx or NAME.pt2, which maps images (B, C, H, W) to boxes and maps in their pixels.
 
-    The file includes normalisation, padding and decoding; batch, height and width vary unless the backbone has one
+    Images have the model's channels and their type, uint8 RGB by default; pixels without data are NaN. The file
+    includes normalisation, padding and decoding; batch, height and width vary unless the backbone has one
     size. It has the layers of `deployable`, without those that only training uses. half: fp16, or bf16 for pt2: heavy
     layers are in half precision, except in blocks where this changes the outputs, see `half_precision`. resize: the
     file resizes images of any size, as `predict` does; only for ONNX. The file is run on several images and sizes and
@@ -196,7 +197,7 @@ def _differences(
     for i in range(_comparisons(plan)):
         size, batch = plan.sizes[i % len(plan.sizes)], _BATCHES[i % len(_BATCHES)] if plan.thresholds is None else 1
         begin(f"comparing with the model on {counted(batch, 'image')} of {size[0]}x{size[1]}")
-        images = comparison.example_images(size, batch, i)
+        images = comparison.example_images(size, batch, i, plan.graph.model.channels)
         if plan.thresholds is None:
             found.append(comparison.differences(plan.graph, run, images, selections))
             continue
@@ -210,7 +211,7 @@ def _differences(
 def _example(plan: FilePlan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The inputs of the file for one image of the first size, on which latencies are measured."""
     inputs = {} if plan.thresholds is None else postprocessing.inputs_of(plan.graph, plan.sizes[0])
-    return comparison.example_images(plan.sizes[0], 1, 0), inputs
+    return comparison.example_images(plan.sizes[0], 1, 0, plan.graph.model.channels), inputs
 
 
 def _computation(plan: FilePlan) -> Callable[[], Any]:

@@ -187,8 +187,9 @@ def _resizing(predictor: Predictor) -> Resizing:
             "export a run folder or one of its model files, or leave `resize` out."
         )
     resizing = Resizing(predictor.resize.transforms)
+    channels = predictor.model.channels
     for size in _ORIGINAL_SIZES:
-        check_resizing(resizing, comparison.example_images(size, 1, 0))
+        check_resizing(resizing, comparison.example_images(size, 1, 0, channels), channels)
     return resizing
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 
 from densevit.errors import DensevitError
@@ -56,10 +56,11 @@ def write(
     Raises DensevitError if the model cannot be traced.
     """
     one_size = graph.model.backbone.input_size is not None and graph.resizing is None
+    blank = graph.model.blank_images
     with tracing(graph.model):
         if path.suffix == ".pt2":
             begin(TRACING)
-            program = _traced(graph, [size], one_size) if program is None else program
+            program = _traced(graph, [blank(_BATCH, size)], one_size) if program is None else program
             if not one_size:
                 _remove_guards(program)
             rewrite(program)
@@ -68,18 +69,18 @@ def write(
             program.example_inputs = None  # images as large as many models
             torch.export.save(program, path, extra_files={HEADER_FILE: json.dumps(header)})
             return program
-        names = list(graph(torch.zeros(1, 3, *size, dtype=torch.uint8)))
+        names = list(graph(blank(1, size)))
         if graph.resizing is None:
             begin(TRACING)
-            program = _traced(graph, [size], one_size) if program is None else program
+            program = _traced(graph, [blank(_BATCH, size)], one_size) if program is None else program
             rewrite(program)
             begin(CONVERTING)
             exported = converted(program, ["images"], names)
         else:
             original = (size[0] + 6, size[1] + 14)
-            resizing = converted_resizing(graph.resizing, original, begin)
+            resizing = converted_resizing(graph, original, begin)
             begin(TRACING)
-            program = _traced(ResizedGraph(graph), [size, original])
+            program = _traced(ResizedGraph(graph), [blank(_BATCH, size), blank(_BATCH, original)])
             rewrite(program)
             begin(CONVERTING)
             exported = converted(program, ["resized", "images"], names)
@@ -89,10 +90,11 @@ def write(
         return path
 
 
-def converted_resizing(resizing: nn.Module, original: Size, begin: Begin) -> Any:
-    """The onnx_ir.Graph of a resizing, with the input `images` and the output `resized`."""
+def converted_resizing(graph: ExportedGraph, original: Size, begin: Begin) -> Any:
+    """The onnx_ir.Graph of a graph's resizing, with the input `images` and the output `resized`."""
     begin("tracing the resizing")
-    program = _traced(resizing, [original])
+    assert graph.resizing is not None
+    program = _traced(graph.resizing, [graph.model.blank_images(_BATCH, original)])
     begin("converting the resizing to ONNX")
     return converted(program, ["images"], ["resized"]).model.graph
 
@@ -165,15 +167,14 @@ def replace_header(path: Path, header: Mapping[str, Any]) -> None:
 def traced(graph: ExportedGraph, size: Size) -> torch.export.ExportedProgram:
     """The traced graph of images of a size (h, w), without resizing. Raises DensevitError if it cannot be traced."""
     with tracing(graph.model):
-        return _traced(graph, [size], graph.model.backbone.input_size is not None)
+        return _traced(graph, [graph.model.blank_images(_BATCH, size)], graph.model.backbone.input_size is not None)
 
 
-def _traced(graph: nn.Module, sizes: Sequence[Size], one_size: bool = False) -> torch.export.ExportedProgram:
-    """Traces a graph on images of these sizes, (h, w) each. one_size: the program takes no other size."""
+def _traced(graph: nn.Module, examples: Sequence[Tensor], one_size: bool = False) -> torch.export.ExportedProgram:
+    """Traces a graph on these images, of `_BATCH` each. one_size: the program takes no other size."""
     varies = torch.export.Dim.DYNAMIC
     shapes: dict[int, Any] = {0: varies} if one_size else {0: varies, 2: varies, 3: varies}
-    examples = tuple(torch.zeros(_BATCH, 3, *size, dtype=torch.uint8) for size in sizes)
-    return torch.export.export(graph, examples, dynamic_shapes=(shapes,) * len(sizes), strict=False)
+    return torch.export.export(graph, tuple(examples), dynamic_shapes=(shapes,) * len(examples), strict=False)
 
 
 def _remove_guards(program: torch.export.ExportedProgram) -> None:

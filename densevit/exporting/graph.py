@@ -1,4 +1,4 @@
-"""The graph of an exported file: maps uint8 images to the outputs of all heads, in pixels of the images."""
+"""The graph of an exported file: maps images to the outputs of all heads, in pixels of the images."""
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ class ExportedGraph(nn.Module):
         self.model, self.canvas, self.resizing = model, canvas, resizing
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """images: (B, 3, H, W) uint8, RGB. Returns the outputs of `exported` by name, HEAD/NAME for several heads."""
+        """images: (B, C, H, W) of the model's channels. Returns the outputs of `exported`, named HEAD/NAME for several
+        heads."""
         if self.resizing is None:
             return self.outputs(images)
         return self.outputs(self.resizing(images), original_size(images))
@@ -41,6 +42,8 @@ class ExportedGraph(nn.Module):
     def made(self, images: Tensor) -> dict[str, Outputs]:
         """The outputs of the model, by head, for resized images."""
         H, W = images.shape[-2:]
+        if images.dtype == torch.uint16:  # which ONNX Runtime does not pad
+            images = images.float()
         height, width = self.canvas or (_padded(H, self.model.multiple), _padded(W, self.model.multiple))
         outside = (0, width - W, 0, height - H)
         padding_mask = F.pad(torch.zeros_like(images[:, 0], dtype=torch.bool), outside, value=True)
@@ -63,12 +66,12 @@ class ResizedGraph(nn.Module):
         self.exported = graph  # `graph` is an attribute of traced modules
 
     def forward(self, resized: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """resized: (B, 3, h, w) uint8. images: (B, 3, H, W), of which only the size is used."""
+        """resized: (B, C, h, w). images: (B, C, H, W), of which only the size is used."""
         return self.exported.outputs(resized, original_size(images))
 
 
 def original_size(images: Tensor) -> Size:
-    """(H, W) of images (B, 3, H, W)."""
+    """(H, W) of images (B, C, H, W)."""
     return images.shape[-2], images.shape[-1]
 
 

@@ -85,7 +85,7 @@ def measured(graph: ExportedGraph, program: torch.export.ExportedProgram, size: 
     with the largest errors do, until all others together differ by at most half of the limit.
     """
     rounded = Rounded(program, _TYPES[half])
-    images = torch.from_numpy(comparison.example_images(size, _IMAGES, 0))
+    images = torch.from_numpy(comparison.example_images(size, _IMAGES, 0, graph.model.channels))
     expected = rounded.outputs(images)
     layers = heavy_layers(program)
     by_block = _by_block(layers, _blocks(layers.values()))

@@ -26,7 +26,7 @@ def header_of(
 ) -> dict[str, Any]:
     """Metadata for users of the file: the classes and NMS of its heads, and the evaluation size of images; and what
     `inference.file_model` builds the heads from. thresholds: the score threshold of each head in a file with
-    post-processing; None: without.
+    post-processing; None: without. `images` are the channels of the images, `densevit.channels.Channels`.
     """
     model, sections = predictor.model, predictor.sections
     necks: dict[str, Any] = dict(model.necks.items())
@@ -46,6 +46,7 @@ def header_of(
         "model": None if sections is None else model_file.entries(model, configs.single_pass(sections)),
         "backbone": {"channels": [*model.backbone.channels], "strides": [*model.backbone.strides]},
         "heads": heads,
+        "images": asdict(model.channels),
         "evaluation_size": {} if predictor.resize is None else predictor.resize.transforms.evaluation_bounds(),
         "canvas": canvas,
         "input_size": predictor.backbone.input_size,

@@ -32,7 +32,7 @@ class PredictionGraph(nn.Module):
     def forward(self, images: Tensor, original: Tensor, thresholds: Tensor) -> dict[str, Tensor]:
         """The predictions of all heads by name, HEAD/NAME for several heads, in pixels of the original image.
 
-        images: (1, 3, h, w) uint8, resized. original: (..., H, W), of which only the size is used. thresholds: (T,),
+        images: (1, C, h, w), resized. original: (..., H, W), of which only the size is used. thresholds: (T,),
         the least score of an object of each of `heads`.
         """
         found: dict[str, Tensor] = {}
@@ -46,7 +46,7 @@ class PredictionGraph(nn.Module):
 
 
 def predict(graph: ExportedGraph, images: Tensor, original: Size) -> dict[str, Predictions]:
-    """The predictions of each head for one resized image (1, 3, h, w) uint8, in pixels of `original`."""
+    """The predictions of each head for one resized image (1, C, h, w), in pixels of `original`."""
     target: Any = {"size": (images.shape[-2], images.shape[-1]), "original_size": original}
     by_head = graph.model.predictions(graph.made(images), [target])
     return {name: of_image for name, (of_image,) in by_head.items()}
@@ -79,7 +79,7 @@ def thresholds_of(
 def _heads_with_scores(graph: ExportedGraph, size: Size) -> list[str]:
     """The heads whose predictions of an image of this size have scores."""
     with torch.no_grad():
-        predictions = predict(graph, torch.zeros(1, 3, *size, dtype=torch.uint8), size)
+        predictions = predict(graph, graph.model.blank_images(1, size), size)
     return [name for name, of_head in predictions.items() if "scores" in of_head]
 
 
@@ -100,7 +100,7 @@ def differences(
 ) -> dict[str, float]:
     """The differences of the file's predictions from those of `predict`, by output, see `prediction_comparison`.
 
-    images: (1, 3, H, W) uint8. original: (H, W) of the image; with resizing in the file, that of `images`. thresholds:
+    images: (1, C, H, W). original: (H, W) of the image; with resizing in the file, that of `images`. thresholds:
     the file's threshold of each head; all objects are compared, whatever their score. run_selections, limit: the
     arguments of `comparison`.
     """
@@ -143,10 +143,11 @@ def write(
     larger = (size[0] + 6, size[1] + 14)
     defaults = torch.tensor([*thresholds.values()], dtype=torch.float32)
     with files.tracing(graph.model):
-        resizing = None if graph.resizing is None else files.converted_resizing(graph.resizing, larger, begin)
+        resizing = None if graph.resizing is None else files.converted_resizing(graph, larger, begin)
         begin(files.TRACING)
-        original = torch.zeros(larger if resizing is None else (1, 3, *larger), dtype=torch.uint8)
-        examples = (torch.zeros(1, 3, *size, dtype=torch.uint8), original, defaults)
+        blank = graph.model.blank_images
+        original = torch.zeros(larger, dtype=torch.uint8) if resizing is None else blank(1, larger)
+        examples = (blank(1, size), original, defaults)
         names = list(predictions(*examples))
         varies = torch.export.Dim.DYNAMIC
         sides: tuple[dict[int, Any], ...] = (

@@ -49,14 +49,14 @@ class Quantization:
 
 
 def calibration_images(predictor: Predictor, images: Iterable[Any], resize: bool) -> Iterator[np.ndarray]:
-    """The inputs (1, 3, h, w) uint8 of a file for images as of `predict`, resized as for evaluation.
+    """The inputs (1, C, h, w) of a file for images as of `predict`, resized as for evaluation.
 
     resize: whether the file resizes images itself. Raises DataError for an image that cannot be read, and ConfigError
     for one that the file does not take.
     """
     fixed, transform = predictor.backbone.input_size, None if resize else predictor.resize
     for i, image in enumerate(images):
-        sample = as_sample(image, i)
+        sample = as_sample(image, i, predictor.model.channels)
         pixels = (sample if transform is None else transform(sample))["image"]
         size = (pixels.shape[1], pixels.shape[2])
         if fixed is not None and not resize and size != tuple(fixed):
@@ -77,7 +77,7 @@ def quantize(
     """Replaces a float32 ONNX file by one in int8, without its header, and compares both.
 
     Weights are int8 per output channel, symmetric, from -64 to 64; activations are uint8, with the least and the
-    largest value on the images. images: the images of the calibration, (1, 3, h, w) uint8. example: the image of the
+    largest value on the images. images: the images of the calibration, (1, C, h, w). example: the image of the
     latency.
     inputs: the other inputs of the file. model: computes the same image. Raises DataError if there are no images, and
     DensevitError if a layer cannot be quantised.

@@ -4,20 +4,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from densevit.channels import RGB, Channels
 from densevit.data.transforms.resizing import resize_image
 from densevit.errors import DensevitError
 from densevit.interfaces import Transforms
 
 _BITS = 16  # at most, per weight: sums of 255 times such weights are exact in float32
 _LARGEST_WEIGHT = 2**15 - 0.5  # of the kernel's 16 bits
+_LARGEST_VALUE = 1e38  # in place of infinity
+_TOLERANCE = 1e-5  # of the largest absolute value of a channel's range, in float32
 
 
 class Resizing(nn.Module):
-    """Resizes uint8 images bilinearly, with antialiasing where they shrink, to the evaluation size.
+    """Resizes images bilinearly, with antialiasing where they shrink, to the evaluation size.
 
-    Follows Pillow's and torch's kernel for uint8: a horizontal and a vertical pass with integer weights, each rounded
+    Of uint8, follows Pillow's and torch's kernel: a horizontal and a vertical pass with integer weights, each rounded
     to uint8. The passes are products of integer matrices, which are exact in float32 in any order of summation, so all
-    runtimes give the same pixels. Differs from `predict`'s resizing by at most one level.
+    runtimes give the same pixels. Other types have float32 weights; uint16 is rounded once. Integers differ from
+    `predict`'s resizing by at most one level, float32 by rounding. Pixels to which NaN contributes with a weight above
+    0 are NaN; in `predict` also some with a weight of 0.
     """
 
     def __init__(self, transforms: Transforms) -> None:
@@ -25,30 +30,49 @@ class Resizing(nn.Module):
         self.transforms = transforms
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> (B, 3, h, w) uint8. Batch, H and W may be symbols of `torch.export`."""
+        """(B, C, H, W) -> (B, C, h, w) of the same type. Batch, H and W may be symbols of `torch.export`."""
         H, W = images.shape[-2:]
         h, w = self.transforms.evaluation_size(H, W)
+        if images.dtype != torch.uint8:
+            return _resized(images, _triangles(H, h, images.device).float(), _triangles(W, w, images.device).float())
         weights, unit = _weights(W, w, images.device)
-        rows = _to_levels(images.float() @ weights.T / unit)  # (B, 3, H, w)
+        rows = _to_levels(images.float() @ weights.T / unit)  # (B, C, H, w)
         weights, unit = _weights(H, h, images.device)
         return _to_levels(weights @ rows / unit).to(torch.uint8)
 
 
-def check_resizing(resizing: Resizing, images: np.ndarray) -> None:
-    """Raises DensevitError unless images (1, 3, H, W) uint8 are resized as by `predict`, to within one level."""
-    found = resizing(torch.from_numpy(images))[0].permute(1, 2, 0).numpy().astype(int)
+def check_resizing(resizing: Resizing, images: np.ndarray, channels: Channels = RGB) -> None:
+    """Raises DensevitError unless images (1, C, H, W) are resized as by `predict`, to within the tolerance."""
+    found = resizing(torch.from_numpy(images))[0].permute(1, 2, 0).numpy().astype(float)
     H, W = images.shape[2:]
     expected = resize_image(
         np.ascontiguousarray(images[0].transpose(1, 2, 0)), resizing.transforms.evaluation_size(H, W)
     )
-    if found.shape != expected.shape or np.abs(found - expected).max() > 1:
+    tolerance = _TOLERANCE * np.abs(channels.range).max(1) if channels.dtype == "float32" else 1  # (C,) or levels
+    if found.shape != expected.shape or (np.abs(found - expected) > tolerance).any():
         raise DensevitError(
             f"The resizing of {type(resizing.transforms).__name__} on {H}x{W} pixels differs from predict's."
         )
 
 
+def _resized(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Resizes uint16 or float32 images. rows: weights (h, H). columns: (w, W)."""
+    if images.dtype == torch.uint16:
+        return _to_levels(rows @ (images.float() @ columns.T), 65535).to(torch.uint16)
+    values = images.nan_to_num(0.0, _LARGEST_VALUE, -_LARGEST_VALUE)  # not finite, they would change whole columns
+    missing = rows @ (images.isnan().float() @ columns.T) > 0
+    return (rows @ (values @ columns.T)).masked_fill(missing, torch.nan)
+
+
 def _weights(length: int, resized: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Integer weights (resized, length) float32 of a triangle filter, and the integer that represents 1.
+    """Integer weights (resized, length) float32 of a triangle filter, and the integer that represents 1."""
+    weights = _triangles(length, resized, device)
+    unit = 2 ** (_LARGEST_WEIGHT / weights.amax((0, 1))).log2().floor().clamp(max=_BITS)
+    return (weights * unit + 0.5).floor().float(), unit.float()
+
+
+def _triangles(length: int, resized: int, device: torch.device) -> Tensor:
+    """Weights (resized, length) float64 of a triangle filter.
 
     Computed in float64, because all runtimes must round a weight near a half in the same direction.
     """
@@ -56,10 +80,8 @@ def _weights(length: int, resized: int, device: torch.device) -> tuple[Tensor, T
     centers = (torch.arange(resized, dtype=torch.float64, device=device)[:, None] + 0.5) * scale
     offsets = torch.arange(length, dtype=torch.float64, device=device) + 0.5 - centers
     weights = (1 - offsets.abs() / scale.clamp(min=1)).clamp(min=0)
-    weights = weights / weights.sum(1, keepdim=True)
-    unit = 2 ** (_LARGEST_WEIGHT / weights.amax((0, 1))).log2().floor().clamp(max=_BITS)
-    return (weights * unit + 0.5).floor().float(), unit.float()
+    return weights / weights.sum(1, keepdim=True)
 
 
-def _to_levels(x: Tensor) -> Tensor:
-    return (x + 0.5).floor().clamp(0, 255)
+def _to_levels(x: Tensor, largest: int = 255) -> Tensor:
+    return (x + 0.5).floor().clamp(0, largest)

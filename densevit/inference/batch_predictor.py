@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from densevit.channels import Channels
 from densevit.errors import DataError, DensevitError
 from densevit.inference.image_inputs import as_sample
 from densevit.inference.image_sizes import ImageSize
@@ -59,7 +60,7 @@ class BatchPredictor:
         """Returns the rows of a batch as columns: a list with one value per image each.
 
         batch: columns by name, such as a dict of lists or arrays or a pandas.DataFrame, or a sequence of images: paths,
-        URLs, bytes or arrays (H, W, 3). The batch's other columns are returned too, and paths.
+        URLs, bytes or arrays as of `predict`. The batch's other columns are returned too, and paths.
         `image_height`, `image_width`: the size. `error`: the reason why an image cannot be read, whose other values are
         then empty; else an empty text. Of objects: arrays with one value each (see `object_columns`), boxes as `x`,
         `y`, `width`, `height` in pixels. Of predictions per image: their values. Of maps: the bytes of the files that
@@ -72,11 +73,12 @@ class BatchPredictor:
         images = columns.pop(column)
         if all(isinstance(image, str | PathLike) for image in images):
             columns = {column: images} | columns
-        decoded = [_decoded(image, position) for position, image in enumerate(images)]
+        predictor = _loaded(str(self.model), self.device, tuple(self.trust), self.runtime)
+        decoded = [_decoded(image, position, predictor.model.channels) for position, image in enumerate(images)]
         readable = [image for image in decoded if not isinstance(image, DensevitError)]
-        found = iter(self._rows(readable))
+        found = iter(self._rows(predictor, readable))
         rows = [{"error": str(image)} if isinstance(image, DensevitError) else next(found) for image in decoded]
-        filled = {} if readable or not rows else self._rows([np.zeros((64, 64, 3), np.uint8)])[0]
+        filled = {} if readable or not rows else self._rows(predictor, predictor.model.blank_images(1, (64, 64)))[0]
         for row in rows:
             filled = row | filled  # the first row that has a name gives its type
         for name, value in filled.items():
@@ -93,8 +95,7 @@ class BatchPredictor:
             )
         return column
 
-    def _rows(self, images: Sequence[Any]) -> list[dict[str, Any]]:
-        predictor = _loaded(str(self.model), self.device, tuple(self.trust), self.runtime)
+    def _rows(self, predictor: Predictor, images: Any) -> list[dict[str, Any]]:
         results = predictor.predict(images, self.threshold, self.batch_size, self.inference, self.image_size)
         return [_row(result, predictor) for result in results]
 
@@ -104,10 +105,10 @@ def _loaded(model: str, device: str, trust: tuple[str, ...], runtime: str | None
     return load(model, device_of(device), trust, runtime)
 
 
-def _decoded(image: Any, position: int) -> Any:
-    """Returns an image as a tensor (3, H, W), or the error for one that cannot be read."""
+def _decoded(image: Any, position: int, channels: Channels) -> Any:
+    """Returns an image as a tensor (C, H, W), or the error for one that cannot be read."""
     try:
-        return as_sample(image, position)["image"]
+        return as_sample(image, position, channels)["image"]
     except DensevitError as error:
         return error
 

@@ -17,6 +17,7 @@ from densevit.inference.predictor import Predictor
 from densevit.inference.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
 from densevit.interfaces import Backbone, Batch, Encoding, Head, Outputs, Predictions, Size, Targets
 from densevit.model import DenseModel, Inference
+from densevit.model.architecture import Architecture
 from densevit.model.build import create_head
 from densevit.model.exported_outputs import predict_exported, predicts_exported
 from densevit.weights import model_file
@@ -45,10 +46,11 @@ class FileModel(DenseModel):
     """An exported file with the interface of a model, for prediction and evaluation.
 
     Its heads have the options and classes of the exported ones and random weights; they make predictions from the
-    file's outputs by `predict_exported`. file: the file that `open_file` opened.
+    file's outputs by `predict_exported`. file: the file that `open_file` opened. architecture: that of the exported
+    model, which has the channels of its images; None: RGB of 8 bits.
     """
 
-    def __init__(self, file: ExportedFile, heads: Mapping[str, Head]) -> None:
+    def __init__(self, file: ExportedFile, heads: Mapping[str, Head], architecture: Architecture | None = None) -> None:
         postprocess: Mapping[str, Any] | None = file.header.get("postprocess")
         for name, head in heads.items():
             if postprocess is None and not predicts_exported(head):
@@ -56,7 +58,7 @@ class FileModel(DenseModel):
                     f"{file.path}: heads.{name} ({type(head).__name__}) makes no predictions from the outputs of a "
                     "file. Fix: implement predict_exported(exported, targets), see docs/own-head.md."
                 )
-        super().__init__(BackboneInFile(file), heads)
+        super().__init__(BackboneInFile(file, architecture), heads, architecture=architecture)
         self.postprocess, self.file = postprocess, file
         self.resizes = bool(file.header["resize"])
         self.eval()
@@ -157,8 +159,10 @@ class BackboneInFile(Backbone):
 
     max_last_blocks = 10**6  # heads that run blocks are in the file, too
 
-    def __init__(self, file: ExportedFile) -> None:
+    def __init__(self, file: ExportedFile, architecture: Architecture | None) -> None:
         super().__init__()
+        if architecture is not None and architecture.backbone.channels is not None:  # the file normalises
+            self.mean = self.std = (1.0,) * len(architecture.backbone.channels.names)
         self.path, values = file.path, file.header["backbone"]
         self.channels, self.strides = tuple(values["channels"]), tuple(values["strides"])
         fixed = file.header["input_size"]
@@ -194,8 +198,7 @@ def build(file: ExportedFile, trust: Collection[str] = ()) -> tuple[FileModel, C
         taken = header["heads"][name]
         classes = described.classes[name]
         heads[name] = create_head(head.name, taken["channels"], taken["strides"], classes, **head.options)
-    model = FileModel(file, heads)
-    model.architecture = architecture
+    model = FileModel(file, heads, architecture)
     model.licences = described.licences
     model.score_thresholds = {**described.score_thresholds, **model.thresholds}
     data = described.sections.data
@@ -205,7 +208,7 @@ def build(file: ExportedFile, trust: Collection[str] = ()) -> tuple[FileModel, C
 
 def predictor_of(file: ExportedFile, predictor: Predictor) -> Predictor:
     """The predictor of a file that was exported from this predictor, which need not have a config."""
-    model = FileModel(file, copy.deepcopy(dict(predictor.heads)))
+    model = FileModel(file, copy.deepcopy(dict(predictor.heads)), predictor.model.architecture)
     model.score_thresholds, model.training_data = predictor.score_thresholds, predictor.model.training_data
     sections = None if predictor.sections is None else configs.single_pass(predictor.sections)
     return Predictor(model, sections, resize=None if model.resizes else predictor.replaced_resize)

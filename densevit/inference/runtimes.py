@@ -16,7 +16,7 @@ from densevit.paths import user_path
 from densevit.terminal import silenced
 
 Run = Callable[..., dict[str, np.ndarray]]
-"""Runs a file on images (B, 3, H, W) uint8, and further inputs by name; returns its outputs by name."""
+"""Runs a file on images (B, C, H, W), and further inputs by name; returns its outputs by name."""
 
 SUFFIXES = (".onnx", ".pt2")
 RUNTIMES = ("onnxruntime", "openvino")

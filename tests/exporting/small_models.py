@@ -1,13 +1,14 @@
 """Small models for exports: each layer and each resizing takes time to trace, each pixel to compare."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import densevit
+from densevit.channels import Channels
 from densevit.data.transforms.detr import Detr
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
@@ -20,13 +21,13 @@ NAIVE = {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": (), "norm
 
 
 class FourMaps(densevit.Backbone):
-    """Four convolutions, the first with a batch norm, whose outputs are the features."""
+    """Four convolutions, the first with a batch norm, whose outputs are the features. in_channels: those of images."""
 
     channels, strides = (8, 8, 16, 16), (4, 8, 16, 32)
 
-    def __init__(self) -> None:
+    def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
-        widths = (3, *self.channels)
+        widths = (in_channels, *self.channels)
         kernels = (4, 2, 2, 2)
         self.norm = nn.BatchNorm2d(8)
         self.layers = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], kernels[i], kernels[i]) for i in range(4))
@@ -51,6 +52,11 @@ class Cells(Head):
 
 
 FOUR_MAPS = {"name": f"{__name__}:FourMaps"}
+CHANNELS = {
+    "uint16": Channels(("red", "green", "blue", "nir"), "uint16", ((0, 10000), (100, 9000), (0, 65535), (500, 4000))),
+    "float32": Channels(("elevation", "slope"), "float32", ((-50.0, 450.0), (0.0, 1.5)), nodata=-9999.0),
+}
+"""Channels of images that are not RGB of 8 bits."""
 
 
 def evaluated_at(predictor: Predictor, side: int) -> Predictor:
@@ -63,6 +69,15 @@ def small_predictor(head: dict[str, Any], classes: Sequence[str] | None = ("a", 
     torch.manual_seed(0)
     predictor = densevit.create_model(FOUR_MAPS, {"x": head}, None if classes is None else [*classes])
     return evaluated_at(predictor, side)
+
+
+def channel_predictor(name: str, heads: Mapping[str, Any]) -> Predictor:
+    """The predictor of images of `CHANNELS[name]`, of any size."""
+    torch.manual_seed(0)
+    channels, count = CHANNELS[name], len(CHANNELS[name].names)
+    normalisation = {"mean": (0.4, 0.5, 0.6, 0.3)[:count], "std": (0.2, 0.3, 0.25, 0.1)[:count]}
+    section: Any = {**FOUR_MAPS, "channels": channels, **normalisation}
+    return without_zeros(densevit.create_model(section, heads, {head: ["a", "b"] for head in heads}))
 
 
 def program_predictor() -> Predictor:

@@ -68,7 +68,7 @@ def test_the_bounds_in_the_header_give_the_evaluation_size_to_within_a_pixel(nam
 @pytest.mark.integration
 def test_sizes_are_symbols_of_the_traced_resizing():
     resizing = Resizing(created("detr"))
-    traced = files._traced(resizing, [(421, 453)]).module()
+    traced = files._traced(resizing, [torch.zeros(13, 3, 421, 453, dtype=torch.uint8)]).module()
     for size in SIZES:
         images = torch.from_numpy(comparison.example_images(size, 2, 0))
         assert torch.equal(traced(images), resizing(images))

@@ -16,9 +16,11 @@ from pycocotools import mask as rle
 
 import densevit
 from densevit import BatchPredictor
+from densevit.exporting.comparison import example_images
 from densevit.inference import batch_predictor
 from densevit.inference.prediction_columns import image_columns, object_columns
 from densevit.targets.types import TargetTypes
+from tests.exporting.small_models import CHANNELS, NAIVE, channel_predictor
 from tests.model.small_models import CLASSES
 
 DETR = {"name": "detr", "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 1}, "num_queries": 3}
@@ -172,3 +174,18 @@ def test_a_process_loads_the_model_once(model: str, monkeypatch: pytest.MonkeyPa
 def test_wrong_options_and_batches_are_errors_before_the_model_is_loaded(options, batch, message) -> None:
     with pytest.raises(densevit.DensevitError, match=message):
         BatchPredictor("none", **options)(batch)
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_images_of_other_channels(name: str, tmp_path: Path) -> None:
+    """Also a batch without any readable image, whose columns have the types of others."""
+    predictor = channel_predictor(name, {"maps": NAIVE})
+    densevit.save(predictor, tmp_path / "model.safetensors")
+    batches = BatchPredictor(str(tmp_path / "model.safetensors"), "cpu", trust=("tests.exporting.small_models",))
+    image = np.ascontiguousarray(example_images((40, 60), 1, 0, CHANNELS[name])[0].transpose(1, 2, 0))
+    rows = batches({"image": [image, pixels(0), b"no image"]})
+    assert [bool(error) for error in rows["error"]] == [False, True, True]
+    assert "3 channels; expected" in rows["error"][1]
+    found = np.asarray(Image.open(io.BytesIO(rows["semantic.png"][0])))
+    assert (found == predictor.predict(image)["semantic"].numpy()).mean() > 0.999
+    assert batches({"bytes": [b"no image"]})["semantic.png"] == [b""]

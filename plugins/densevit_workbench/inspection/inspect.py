@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densevit.data.io.channel_files import as_rgb
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.resizing import build_evaluation_transform
 from densevit.errors import DensevitError
@@ -28,11 +29,11 @@ MOST_OBJECTS = 8
 class Inspection(Findings):
     """Filters, positions and attention of a model on one image. Parts that the model does not have are None or empty.
 
-    image: (H, W, 3) uint8, as the model sees it, padded. point: the query's (y, x), as fractions of the image.
-    filters: (N, k, k, 3), principal components of the patch embedding. similarity: (H, W, H, W), cosine similarity of
-    positions. layers: attention of the backbone. distances: mean attention distances in pixels by layer, (heads,) each.
-    rollout: (T, T); tokens that are no cells come first. objects: detected objects by head. figures: those of
-    inspectors, by part of the model.
+    image: (H, W, 3) uint8, as the model sees it, padded; other channels as they are drawn. point: the query's (y, x),
+    as fractions of the image. filters: (N, k, k, 3), principal components of a patch embedding of three channels.
+    similarity: (H, W, H, W), cosine similarity of positions. layers: attention of the backbone. distances:
+    mean attention distances in pixels by layer, (heads,) each. rollout: (T, T); tokens that are no cells come first.
+    objects: detected objects by head. figures: those of inspectors, by part of the model.
     """
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -62,7 +63,7 @@ def inspect(
     predictor = load(model) if isinstance(model, str | Path) else model
     dense = dense_model(predictor)
     config = predictor.config if isinstance(predictor, Predictor) else None
-    sample = as_sample(image, 0)
+    sample = as_sample(image, 0, dense.channels)
     height, width = sample["targets"]["original_size"]
     if at is not None and not (0 <= at[0] < width and 0 <= at[1] < height):
         raise DensevitError(
@@ -70,8 +71,8 @@ def inspect(
         )
     if config is not None:
         sample = build_evaluation_transform(config.data)(sample)
-    batch = collate([sample], dense.multiple)
-    shown = batch["images"][0].permute(1, 2, 0).numpy()
+    batch = collate([sample], dense.multiple, channels=dense.channels)
+    shown = as_rgb(batch["images"][0].permute(1, 2, 0).numpy(), dense.channels)
     inner = sample["image"].shape[1:]  # without padding
     share = (0.5, 0.5) if at is None else (at[1] / height, at[0] / width)
     point = (share[0] * inner[0] / shown.shape[0], share[1] * inner[1] / shown.shape[1])
@@ -95,7 +96,7 @@ def inspect(
     predictions = dense.predictions(outputs, batch["targets"])
 
     filters, embeddings = backbone.filters(), backbone.positions()
-    found.filters = None if filters is None else measures.principal_components(filters.cpu())
+    found.filters = None if filters is None or filters.shape[1] != 3 else measures.principal_components(filters.cpu())
     found.similarity = None if embeddings is None else measures.position_similarity(embeddings.cpu())
     found.layers = backbone.attention(recorded, found.size)
     found.distances = {layer.name: measures.mean_attention_distance(layer, found.size) for layer in found.layers}

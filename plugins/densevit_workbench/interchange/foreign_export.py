@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from densevit import config as configs
 from densevit.atomic_io import atomic_file, atomic_folder
+from densevit.channels import RGB
 from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import Backbone, CheckpointLayout, Class
 from densevit.model import BackboneArchitecture, DenseModel, build_backbone, build_from_architecture, tasks_of
@@ -105,6 +106,11 @@ def export(source: str | Path, to: str, allowed: Sequence[str] = (), trust: Coll
     """
     named = _named(to)
     ours = _source(source, trust)
+    if not (ours.built.channels or RGB).is_rgb:
+        raise WeightsError(
+            f"{source} cannot be exported as {to}: its images are {ours.built.channels}, and those of other projects "
+            "RGB of 8 bits. Fix: densevit export, which writes ONNX and pt2 files of any channels."
+        )
     candidates = named or _published(to, ours)
     failed: list[_NotRepresentable] = []
     found: list[ForeignExport] = []

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 import densevit
 from densevit.cli import main
+from densevit.data.io.channel_files import as_rgb
+from densevit.exporting.comparison import example_images
 from densevit.model import DenseModel
+from tests.exporting.small_models import CELLS, CHANNELS, channel_predictor
 
 SMALL = {"num_queries": 9, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2}
 SMALL |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
@@ -130,3 +133,12 @@ def test_command(tmp_path, capsys):
     assert [layer["window"] for layer in printed["layers"]] == [4] * 6
     assert printed["layers"][0]["grid"] == [16, 24] and printed["objects"]["detection"]
     assert main([*arguments, "--out", str(tmp_path / "a")]) == 2  # the folder is not empty
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_an_image_of_other_channels_is_shown_as_it_is_drawn(name, tmp_path):
+    pixels = np.ascontiguousarray(example_images((64, 96), 1, 0, CHANNELS[name])[0].transpose(1, 2, 0))
+    found = densevit.inspect(channel_predictor(name, {"boxes": CELLS}), pixels)
+    assert (found.image.shape, found.image.dtype, found.filters) == ((64, 96, 3), np.uint8, None)
+    assert np.array_equal(found.image, as_rgb(pixels, CHANNELS[name])) and found.image.std() > 20
+    assert all(path.is_file() for path in found.save(tmp_path / "shown"))

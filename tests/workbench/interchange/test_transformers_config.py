@@ -7,9 +7,11 @@ import torch
 
 import densevit
 from densevit import config as configs
+from densevit.errors import WeightsError
 from densevit.weights.building import build_model
 from densevit.weights.model_file import save, save_backbone
 from densevit_workbench.interchange.foreign_export import export
+from tests.exporting.small_models import NAIVE, channel_predictor
 
 VIT = {"name": "vit", "variant": "tiny", "features": (1, 2), "image_size": 64}
 DINO = {"name": "vit", "features": (1, 2), "image_size": 56, "patch_size": 14, "variant": "tiny", "layer_scale": 1.0}
@@ -98,3 +100,12 @@ def test_dpt_exports_to_transformers(tmp_path):
     ours = torch.nn.functional.interpolate(logits, found.logits.shape[2:], mode="bilinear", align_corners=True)
     torch.testing.assert_close(ours, found.logits, rtol=1e-4, atol=1e-4)
     assert theirs.config.id2label == {0: "road", 1: "tree"}
+
+
+def test_a_model_of_other_channels_is_refused(tmp_path):
+    densevit.save(channel_predictor("uint16", {"maps": NAIVE}), tmp_path / "model.safetensors")
+    expected = (
+        "cannot be exported as hf: its images are red, green, blue, nir, uint16[^\n]* Fix: densevit export[^\n]*$"
+    )
+    with pytest.raises(WeightsError, match=expected):
+        export(tmp_path / "model.safetensors", "hf", trust=("tests.exporting.small_models",))

@@ -1,0 +1,185 @@
+"""Files of models for other images than RGB of 8 bits: uint16 with four channels, float32 with two and NaN."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+import densevit
+from densevit.channels import Channels
+from densevit.cli import main
+from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.resizing import resize_image
+from densevit.exporting.comparison import example_images
+from densevit.exporting.resizing import Resizing, check_resizing
+from densevit.inference import runtimes
+from tests.exporting.small_models import CELLS, CHANNELS, NAIVE, channel_predictor, evaluated_at
+
+HEADS = {"boxes": CELLS, "maps": NAIVE}
+SIZES = [(64, 96), (200, 31), (33, 33), (31, 240), (128, 127), (192, 144)]
+TRUST = ("tests.exporting.small_models",)
+
+
+def images_of(channels: Channels, size: tuple[int, int], count: int = 1, seed: int = 0) -> np.ndarray:
+    """(count, C, *size), uniform within the range, and a tenth of it below and above; a twentieth of floats is NaN."""
+    rng = np.random.default_rng([seed, *size])
+    low, high = np.array(channels.range).T[..., None, None]
+    values = low + (high - low) * rng.uniform(-0.1, 1.1, (count, len(channels.names), *size))
+    if channels.dtype == "float32":
+        values[rng.random(values.shape) < 0.05] = np.nan
+        return values.astype(np.float32)
+    return values.clip(0, 65535).astype(channels.dtype)
+
+
+def filled(images: np.ndarray, channels: Channels, mean: torch.Tensor) -> np.ndarray:
+    """The images clipped to the range, with the channel's mean in place of NaN."""
+    low, high = np.array(channels.range).T[..., None, None]
+    clipped = images.astype(np.float64).clip(low, high)
+    return np.where(np.isnan(clipped), mean.double().numpy(), clipped).astype(images.dtype)
+
+
+@pytest.mark.parametrize("side", [96, (64, 80)])
+@pytest.mark.parametrize("name", CHANNELS)
+def test_images_are_resized_as_by_predict(name: str, side: Any):
+    """Integers to within one level; floats to within 1e-5 of the largest value, and NaN where a weight is above 0."""
+    channels, transforms = CHANNELS[name], Fixed(side)
+    for size in SIZES:
+        images = example_images(size, 1, 0, channels)
+        expected = resize_image(np.ascontiguousarray(images[0].transpose(1, 2, 0)), transforms.evaluation_size(*size))
+        found = Resizing(transforms)(torch.from_numpy(images))[0].permute(1, 2, 0).numpy()
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        both = ~np.isnan(found.astype(float)) & ~np.isnan(expected.astype(float))
+        difference = np.abs(found.astype(float) - expected)[both]
+        assert difference.max() <= (1 if name == "uint16" else 450 * 1e-5)
+        assert not (np.isnan(found.astype(float)) & both).any() and both.mean() > 0.4
+        assert (~both & ~np.isnan(found.astype(float))).mean() < 0.04  # weights of 0
+        check_resizing(Resizing(transforms), images, channels)
+
+
+def test_nan_stays_where_the_filter_meets_it_and_infinity_is_a_large_value():
+    """Halved, each pixel has weights 1, 3, 3 and 1 over eight."""
+    row = torch.tensor([8.0, 8.0, 8.0, np.nan, 8.0, 8.0, 8.0, 8.0, 8.0, np.inf]).expand(1, 1, 2, 10)
+    found = Resizing(Fixed((1, 5)))(row)[0, 0, 0]
+    torch.testing.assert_close(found[:4], torch.tensor([8.0, np.nan, np.nan, 8.0]), equal_nan=True)
+    assert found[4] > 1e37 and torch.isfinite(found[4])
+
+
+def test_resizing_of_four_channels_of_8_bits_is_within_one_level():
+    channels = Channels(("a", "b", "c", "d"), "uint8", ((0.0, 200.0),) * 4)
+    images = example_images((75, 107), 1, 0, channels)
+    assert images.dtype == np.uint8 and images.max() == 220
+    check_resizing(Resizing(Fixed(64)), images, channels)
+
+
+def check_predictions(found: Any, expected: Any, size: tuple[int, int]) -> None:
+    """Of a file and of its model, of which NaN beside a weight of 0 may differ."""
+    assert found["maps"].semantic.shape == size
+    assert (found["maps"].semantic == expected["maps"].semantic).float().mean() > 0.97
+    np.testing.assert_allclose(found["boxes"].scores[:1], expected["boxes"].scores[:1], atol=2e-3)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("suffix", "options"), [(".onnx", {}), (".pt2", {}), (".onnx", {"resize": True})])
+@pytest.mark.parametrize("name", CHANNELS)
+def test_a_file_gives_the_models_outputs_and_predictions(
+    name: str, suffix: str, options: dict[str, Any], tmp_path: Path
+):
+    """On sizes and batches other than the traced ones; values outside the range are clipped, and NaN is the mean."""
+    channels, model = CHANNELS[name], channel_predictor(name, HEADS)
+    predictor = evaluated_at(model, 96)
+    exported = densevit.export(predictor, tmp_path / f"model{suffix}", quiet=True, **options)
+    assert exported.difference <= 1e-4
+    file = runtimes.open_file(exported.path)
+    assert file.header["images"] == json.loads(json.dumps(asdict(channels)))
+    images = images_of(channels, (75, 107), 2)
+    outputs = file.run(images)
+    assert outputs["maps/maps"].shape == (2, 2, 75, 107)
+    if not options:
+        known = file.run(filled(images, channels, model.model.mean))
+        for key, value in outputs.items():
+            np.testing.assert_allclose(value, known[key], atol=2e-3 if key == "boxes/boxes" else 1e-4)
+        expected = model.predict([torch.from_numpy(image) for image in images])
+        semantic = np.stack([one["maps"].semantic.numpy() for one in expected])
+        assert (outputs["maps/semantic"] == semantic).mean() > 0.999
+    loaded = densevit.load(exported.path, trust=TRUST)
+    assert loaded.model.channels == channels
+    loaded = loaded if options else evaluated_at(loaded, 96)
+    for size in ((150, 211), (64, 50)):
+        image = np.ascontiguousarray(images_of(channels, size, seed=1)[0].transpose(1, 2, 0))
+        check_predictions(loaded.predict(image, threshold=0), predictor.predict(image, threshold=0), size)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("uint16", {"half": "fp16"}), ("float32", {"half": "fp16"}), ("uint16", {"int8": 3}), ("float32", {"int8": 3})],
+)
+def test_files_of_other_precisions(name: str, options: dict[str, Any], tmp_path: Path):
+    channels, predictor = CHANNELS[name], evaluated_at(channel_predictor(name, {"maps": NAIVE}), 96)
+    images = [torch.from_numpy(images_of(channels, (70, 96), seed=i)[0]) for i in range(3)]
+    given = {"int8": images} if "int8" in options else options
+    exported = densevit.export(predictor, tmp_path / "model.onnx", quiet=True, **given)
+    run = runtimes.load(exported.path)
+    logits, expected = run(images[0][None].numpy())["maps"], predictor.predict(images[0])["semantic"].numpy()
+    assert (logits[0].argmax(0) == expected).mean() > 0.9
+    assert (exported.quantization is None) == ("int8" not in options)
+
+
+def write_tiff(path: Path, name: str, size: tuple[int, int]) -> None:
+    """Writes an image in which pixels without data have the value `nodata`."""
+    channels = CHANNELS[name]
+    values = images_of(channels, size)[0].transpose(1, 2, 0)
+    stored = values if channels.nodata is None else np.where(np.isnan(values), np.float32(channels.nodata), values)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, stored, planarconfig="contig")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", CHANNELS)
+def test_files_that_predict_take_the_values_of_tiff_files(name: str, tmp_path: Path):
+    """With resizing and post-processing inside, in Python and by `densevit predict`."""
+    predictor, size = evaluated_at(channel_predictor(name, HEADS), 96), (150, 211)
+    options: Any = {"resize": True, "postprocess": True, "threshold": 0.0}
+    exported = densevit.export(predictor, tmp_path / "model.onnx", quiet=True, **options)
+    assert exported.difference <= 1e-4
+    image, out = tmp_path / "one.tif", tmp_path / "out"
+    write_tiff(image, name, size)
+    found = densevit.load(exported.path, trust=TRUST).predict(image, threshold=0)
+    check_predictions(found, predictor.predict(image, threshold=0), size)
+    arguments = ["predict", str(exported.path), str(image), "--out", str(out), "--quiet", "--trust", *TRUST]
+    assert main(arguments) == 0
+    assert len([*out.rglob("drawn/one.jpg")]) == 2
+
+
+@pytest.mark.integration
+def test_a_file_is_evaluated_on_images_with_pixels_without_data(tmp_path: Path):
+    name, size = "float32", (150, 211)
+    predictor, channels = evaluated_at(channel_predictor(name, {"maps": NAIVE}), 96), CHANNELS[name]
+    exported = densevit.export(predictor, tmp_path / "model.onnx", quiet=True, resize=True)
+    labels = (np.arange(size[0] * size[1]).reshape(size) // 7 % 2).astype(np.uint8)
+    for split in ("train", "val"):
+        write_tiff(tmp_path / f"images/{split}/one.tif", name, size)
+        (tmp_path / f"labels/{split}").mkdir(parents=True)
+        Image.fromarray(labels).save(tmp_path / f"labels/{split}/one.png")
+    data: dict[str, Any] = {"name": "label_maps", "root": str(tmp_path), "classes": ["a", "b"], "num_workers": 0}
+    data |= {"channels": channels.names, "range": channels.range, "nodata": channels.nodata}
+    of_file, of_model = (densevit.evaluate(one, data) for one in (densevit.load(exported.path, trust=TRUST), predictor))
+    assert of_file.keys() == of_model.keys() and "maps/mIoU" in of_file
+    assert of_file["maps/mIoU"] == pytest.approx(of_model["maps/mIoU"], abs=0.02)
+
+
+def test_example_images_exceed_the_range_and_have_nan():
+    for channels in CHANNELS.values():
+        images = example_images((75, 107), 2, 0, channels).astype(float)
+        low, high = np.array(channels.range).T[..., None, None]
+        assert ((images > high) | (high == 65535)).any((0, 2, 3)).all()
+        assert ((images < low) | (low == 0)).any((0, 2, 3)).all()
+        assert np.isnan(images).any() == (channels.dtype == "float32")
+    rgb = example_images((75, 107), 2, 0)
+    assert rgb.dtype == np.uint8 and np.array_equal(rgb, example_images((75, 107), 2, 0, Channels()))
