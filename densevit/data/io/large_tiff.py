@@ -44,7 +44,7 @@ class LargeTiff:
         with naming_file(path, "image"), ExitStack() as stack:
             self._file = stack.enter_context(tifffile.TiffFile(path))
             self._series: Any = self._file.series[0]
-            self._page = self._series.keyframe
+            self._page: Any = self._series.keyframe
             sizes = dict(zip(self._series.axes, self._series.shape, strict=True))
             height, width = sizes.pop("Y", 0), sizes.pop("X", 0)
             samples = self._page.samplesperpixel * len(self._series)
