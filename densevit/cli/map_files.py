@@ -1,20 +1,28 @@
 """Writes predicted maps as files in one folder per key: semantic/NAME.png, depth/NAME.png, depth/NAME.npy,
-panoptic/NAME.png and panoptic.json.
+panoptic/NAME.png and panoptic.json; of images that are predicted in strips semantic/NAME.tif or depth/NAME.tif.
 
 The target types define the formats, see `densevit.targets.maps`.
 """
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from PIL import Image
 
+from densevit.atomic_io import replaced_file
 from densevit.data.image_names import checksum, file_name
-from densevit.errors import DataError
-from densevit.interfaces import Class, Predictions, TargetType
+from densevit.errors import DataError, DensevitError
+from densevit.interfaces import Class, Predictions, Size, TargetType
 from densevit.targets.types import TargetTypes, as_array
+
+TILE = 512  # rows and columns of the tiles of a TIFF
+_MAX_TIFF = 1 << 31  # bytes of pixels; a file of more is a BigTIFF
 
 
 class AnnotatedImage(NamedTuple):
@@ -61,10 +69,7 @@ class MapFiles:
         """
         for key in self._keys(head, predictions):
             path, value = self.folder_of(head) / key / name, as_array(predictions[key])
-            try:
-                files = self.types[head][key].encode(value, self.classes[head])
-            except DataError as error:
-                raise DataError(f"{name}: `{key}` of its prediction {error}") from None
+            files = self._encoded(head, key, name, value)
             if files and ".json" in files and isinstance(self.types[head][key], SupportsAnnotationFile):
                 height, width = value.shape[-2:]
                 entry = {"id": name, "file_name": name, **(image or {}), "width": width, "height": height}
@@ -72,6 +77,58 @@ class MapFiles:
             for suffix, content in (files or {}).items():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write(path.with_name(path.name + suffix), content)  # `with_suffix` would replace the ".b" of "a.b"
+
+    def add_strips(
+        self, head: str, name: str, strips: Iterator[Predictions], size: Size, step: int
+    ) -> dict[str, np.ndarray]:
+        """Writes a head's map of an image of this size as a compressed TIFF in tiles: folder_of(head)/KEY/name.tif, of
+        the type and the colours of the file that `add` writes; depth in metres, float32.
+
+        strips: the map from top to bottom, TILE rows each, the last one fewer. Returns each pixel whose row and column
+        are multiples of `step`. Raises DensevitError if there is not exactly one map. The file appears when complete.
+        """
+        import tifffile  # late: most images are no TIFF
+
+        first = next(strips)
+        keys = self._keys(head, first)
+        if len(keys) != 1:
+            raise DensevitError(
+                f"{name}: heads.{head} predicts {', '.join(keys) or 'no map'}; one map per head is expected of a large "
+                "image. Fix: cut the image into tiles."
+            )
+        [key] = keys
+        decimated: list[np.ndarray] = []
+
+        def encoded(value: np.ndarray) -> tuple[np.ndarray, list[int] | None]:
+            """The pixels (h, W) or (h, W, C) of the first file, and its palette."""
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the other files
+                content = next(iter((self._encoded(head, key, name, value) or {"": value}).values()))
+            pixels = np.asarray(content)
+            palette = content.getpalette() if isinstance(content, Image.Image) else None
+            return pixels if pixels.ndim == 2 else np.moveaxis(pixels, 0, -1), palette
+
+        def tiles() -> Iterator[np.ndarray]:
+            for top, strip in zip(range(0, size[0], TILE), itertools.chain([first], strips), strict=True):
+                value = as_array(strip[key])
+                decimated.append(value[..., -top % step :: step, ::step].copy())
+                pixels, _ = encoded(value)
+                if pixels.dtype != form["dtype"]:
+                    raise DensevitError(f"{name}: `{key}` has pixels of no class only from row {top} on.")
+                yield from (pixels[:, left : left + TILE] for left in range(0, size[1], TILE))
+
+        pixels, palette = encoded(as_array(first[key]))
+        form: dict[str, Any] = {"shape": (size[0], *pixels.shape[1:]), "dtype": pixels.dtype, "tile": (TILE, TILE)}
+        form |= {"photometric": "minisblack", "compression": "zlib", "metadata": None, "maxworkers": 1}
+        if palette is not None:
+            colors = np.reshape(palette, (256, 3)).T.astype(np.uint16) * 257
+            form |= {"photometric": "palette", "colormap": colors}
+        path = self.folder_of(head) / key / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_big = math.prod(form["shape"]) * pixels.dtype.itemsize > _MAX_TIFF
+        with replaced_file(path) as partial, tifffile.TiffWriter(partial, bigtiff=is_big) as file:
+            file.write(tiles(), **form)
+        return {key: np.concatenate(decimated, axis=-2)}
 
     def add_image(self, head: str, image_id: int | str, predictions: Predictions) -> None:
         """Writes the maps as `file_name(image_id)`, with a checksum of the id appended if that name exists."""
@@ -105,6 +162,13 @@ class MapFiles:
         """Whether the folder has joined annotations, to which further images cannot be added."""
         folders = [self.folder_of(head) / key for head in self.classes for key in self.types[head]]
         return any(path.with_suffix(".json").is_file() and not [*path.rglob("*.json")] for path in folders)
+
+    def _encoded(self, head: str, key: str, name: str, value: np.ndarray) -> Any:
+        """The map's files by suffix, see `TargetType.encode`."""
+        try:
+            return self.types[head][key].encode(value, self.classes[head])
+        except DataError as error:
+            raise DataError(f"{name}: `{key}` of its prediction {error}") from None
 
     def _keys(self, head: str, predictions: Predictions) -> list[str]:
         types = self.types[head]

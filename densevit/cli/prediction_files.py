@@ -1,7 +1,7 @@
 """The files of `densevit predict`: visualizations, boxes in COCO's results format, maps and point clouds."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,8 @@ from densevit.cli.map_files import MapFiles
 from densevit.cli.parquet_files import ParquetFiles
 from densevit.cli.prediction_entries import csv_rows, json_entries, json_lines
 from densevit.data.io.channel_files import as_rgb
-from densevit.drawing.draw import draw
+from densevit.data.io.large_tiff import LargeTiff
+from densevit.drawing.draw import MAX_SIDE, draw
 from densevit.errors import DataError, DensevitError, WeightsError
 from densevit.inference.point_cloud import write_ply
 from densevit.inference.result import text_of
@@ -188,16 +189,10 @@ class PredictionFiles:
         objects, frames = {}, {}
         for head, predictions in results.items():
             folder, types = self._maps.folder_of(head), self._maps.types[head]
-            if drawn:
-                threshold = self.thresholds[head]
-                classes, channels = self.classes[head], self._channels
-                visualization = draw(pixels, predictions, classes, threshold, None, types, self._video, channels)
-                if self._video:
-                    frames[head] = visualization
-                else:
-                    path = folder / "drawn" / f"{file.name}.jpg"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(visualization).save(path, quality=92)
+            if drawn and self._video:
+                frames[head] = self._visualization(head, pixels, predictions)
+            elif drawn:
+                self._draw(head, file.name, pixels, predictions)
             self._maps.add(head, file.name, predictions, image)
             if self.focal is not None and "depth" in predictions:
                 cloud = folder / "clouds" / f"{file.name}.ply"
@@ -208,6 +203,26 @@ class PredictionFiles:
                 objects[head] = self._encoded(head, file.file_name, entries)
         texts = (self._text(head, predictions) for head, predictions in results.items())
         return EncodedImage(file, image | {"name": file.name}, "; ".join(filter(None, texts)), objects, frames, results)
+
+    def add_strips(
+        self,
+        file: ImageFile,
+        image: LargeTiff,
+        strips: Mapping[str, Iterator[Predictions]],
+        drawn: bool = True,
+    ) -> str:
+        """Writes and appends an image and its maps by head, given in strips; see `MapFiles.add_strips`.
+
+        The visualization is of at most MAX_SIDE pixels on a side: every n-th pixel of the image and of the map.
+        """
+        _, height, width = image.shape
+        step = -(-max(height, width) // MAX_SIDE)
+        for head, own in strips.items():
+            predictions = self._maps.add_strips(head, file.name, own, (height, width), step)
+            if drawn:
+                self._draw(head, file.name, image.decimated(step), predictions)
+        entry = {"id": file.image_id, "file_name": file.file_name, "width": width, "height": height, "name": file.name}
+        return self.append(EncodedImage(file, entry, "", {}, {}, {}))
 
     def append(self, encoded: EncodedImage) -> str:
         """Appends an image to the files of all images.
@@ -244,6 +259,16 @@ class PredictionFiles:
 
     def _lists_of(self, head: str) -> Path:
         return self._folder / head if len(self.classes) > 1 else self._folder
+
+    def _visualization(self, head: str, pixels: np.ndarray, predictions: Predictions) -> np.ndarray:
+        classes, types = self.classes[head], self._maps.types[head]
+        return draw(pixels, predictions, classes, self.thresholds[head], None, types, self._video, self._channels)
+
+    def _draw(self, head: str, name: str, pixels: np.ndarray, predictions: Predictions) -> None:
+        """Writes drawn/NAME.jpg."""
+        path = self._maps.folder_of(head) / "drawn" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(self._visualization(head, pixels, predictions)).save(path, quality=92)
 
     def _text(self, head: str, predictions: Predictions) -> str:
         types, classes = self._maps.types[head], self.classes[head]

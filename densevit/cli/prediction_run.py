@@ -1,5 +1,6 @@
 """The run of `densevit predict`: images are read, predicted and written at the same time."""
 
+import math
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -12,9 +13,12 @@ import numpy as np
 from densevit.cli.background_writer import BackgroundWriter
 from densevit.cli.failed_images import FailedImages
 from densevit.cli.input_images import ImageFile, read_ahead
+from densevit.cli.map_files import TILE
 from densevit.cli.prediction_files import PredictionFiles
 from densevit.cli.prediction_parts import Owner, Part, PartState
-from densevit.errors import DensevitError
+from densevit.data.io import large_tiff
+from densevit.data.io.large_tiff import SUFFIXES, LargeTiff
+from densevit.errors import DensevitError, UnreadableFileError
 from densevit.inference.image_sizes import transform_to, warn_of_unused_windows
 from densevit.inference.predictor import BATCHES_AT_ONCE, WINDOW_SCORE
 
@@ -120,12 +124,20 @@ class PredictionRun:
 
         if owner is not None:
             owner.images = len(images) - len(left)
+        large = {image.place for image in images if self._is_large(image)}
         with files, failed:
             with BackgroundWriter(files, self.block, report) as writer:
-                predicted = self._predicted(images, left, failed)
+                images_in_memory, rest = ([one for one in some if one.place not in large] for some in (images, left))
+                predicted = self._predicted(images_in_memory, rest, failed)
                 title = "Predicting" if part is None else f"Predicting {part}"
-                for image, pixels, result in self.output.track(predicted, title, len(left)):
+                for image, pixels, result in self.output.track(predicted, title, len(rest)):
                     writer.add(image, pixels, result, image.place < self.drawn)
+            for image in left:
+                if image.place in large:
+                    try:
+                        report(image, self._write_large(files, image))
+                    except UnreadableFileError as error:
+                        failed.add(image, error)
             for image in left if failed.reasons else ():
                 if image.file_name in failed.reasons:
                     files.add_failed(image)
@@ -135,6 +147,36 @@ class PredictionRun:
         for head, counts in files.objects.items():
             before = self.objects.get(head, (0, 0))
             self.objects[head] = before[0] + counts[0], before[1] + counts[1]
+
+    def _is_large(self, image: ImageFile) -> bool:
+        """Whether an image is read and predicted by rows of windows."""
+        is_file = image.location.lower().endswith(SUFFIXES) and image.url is None and image.member is None
+        is_usual = self.args.format == "json" and self.args.focal is None and not self.args.video
+        if not (is_file and is_usual and self.image_size == "source" and self.predictor.streams_maps):
+            return False
+        try:
+            with self._opened(image) as opened:
+                return math.prod(opened.shape[1:]) >= large_tiff.LARGE
+        except UnreadableFileError:
+            return False  # read as a whole, or reported by that
+
+    def _opened(self, image: ImageFile) -> LargeTiff:
+        return LargeTiff(image.path, self.predictor.model.channels, self.predictor.device)
+
+    def _write_large(self, files: PredictionFiles, image: ImageFile) -> str:
+        """Predicts and writes an image by rows of windows, one head after the other."""
+        with self._opened(image) as opened:
+            _, height, width = opened.shape
+            self.sizes.add((height, width))
+            strips = {
+                head: self.output.track(
+                    self.predictor.predict_strips(opened, head, TILE),
+                    f"Predicting {image.file_name}",
+                    -(-height // TILE),
+                )
+                for head in self.predictor.heads
+            }
+            return files.add_strips(image, opened, strips, image.place < self.drawn)
 
     def _predicted(
         self, images: Sequence[ImageFile], left: Sequence[ImageFile], failed: FailedImages

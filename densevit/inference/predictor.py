@@ -21,6 +21,8 @@ from densevit.inference.image_sizes import ImageSize, requested_size, transform_
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, Sample, TargetType
 from densevit.model import DenseModel, Inference, inference_by_head, windows_only
+from densevit.model.sliding_window import ImageRows
+from densevit.model.test_time_augmentation import prediction_strips
 from densevit.targets.types import TargetTypes, above_threshold
 
 BATCHES_AT_ONCE = 4  # batches of a folder or a video that are read together, so that equal sizes can form batches
@@ -322,6 +324,32 @@ class Predictor:
         """
         with _evaluation_mode(self.model):
             return self._predictions(samples)
+
+    @property
+    def streams_maps(self) -> bool:
+        """Whether `predict_strips` takes all heads: heads of maps with windows, without scales."""
+        return all(
+            isinstance(head, DenseHead) and self.inference[name].window and self.inference[name].scales == (1.0,)
+            for name, head in self.heads.items()
+        )
+
+    @torch.inference_mode()
+    def predict_strips(self, image: ImageRows, head: str, rows: int) -> Iterator[Predictions]:
+        """Yields the predictions of a head on an image at its own size as strips (..., rows, W) from top to bottom, on
+        the CPU; the last one may have fewer rows. The image and the map are never in memory as a whole.
+
+        image: (C, H, W), on the predictor's device. head: its name, see `streams_maps`.
+        """
+        buffer: Predictions = {}
+        with _evaluation_mode(self.model):
+            for strip in prediction_strips(self.model, image, self.inference[head], head):
+                new = {key: value.cpu() for key, value in strip.items()}
+                buffer = {key: torch.cat([buffer.get(key, x[..., :0, :]), x], dim=-2) for key, x in new.items()}
+                while min(x.shape[-2] for x in buffer.values()) >= rows:
+                    yield {key: x[..., :rows, :] for key, x in buffer.items()}
+                    buffer = {key: x[..., rows:, :] for key, x in buffer.items()}
+        if min(x.shape[-2] for x in buffer.values()):
+            yield buffer
 
     @torch.inference_mode()
     def _predictions(self, samples: list[Sample]) -> list[dict[str, Predictions]]:

@@ -5,7 +5,7 @@ at the border. The averaged maps in memory are never higher than one window.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,23 @@ class Maps(Protocol):
     def __call__(self, images: Tensor, padding_mask: Tensor, size: Size) -> Tensor: ...
 
 
+class ImageRows(Protocol):
+    """The part of a tensor (C, H, W) that windows are cut from, for an image that is read while windows slide down.
+
+    image[:, top:bottom, left:right] may be on another device than `new_zeros`.
+    """
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def new_zeros(self, *size: int) -> Tensor: ...
+
+    def __getitem__(self, index: Any) -> Tensor: ...
+
+
 class Window(NamedTuple):
     """A window by its top left pixel. mirrored: whether it is flipped horizontally before the model runs."""
 
@@ -39,7 +56,7 @@ def starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def slide(
-    image: Tensor, window: Size, stride: Size, grid: Size, maps: Maps, flip: Flip | None, batch_size: int
+    image: ImageRows, window: Size, stride: Size, grid: Size, maps: Maps, flip: Flip | None, batch_size: int
 ) -> Iterator[Tensor]:
     """Yields the averaged maps of an image (C, h, w) as strips (C, rows, w) from top to bottom.
 
@@ -74,9 +91,9 @@ def slide(
     yield buffer
 
 
-def crop_windows(image: Tensor, windows: Sequence[Window], size: Size, grid: Size) -> tuple[Tensor, Tensor]:
+def crop_windows(image: ImageRows, windows: Sequence[Window], size: Size, grid: Size) -> tuple[Tensor, Tensor]:
     """Returns a batch of windows (n, C, *grid), and its padding mask (n, *grid)."""
-    images = image.new_zeros(len(windows), len(image), *grid)
+    images = image.new_zeros(len(windows), image.shape[0], *grid)
     mask = torch.ones(len(windows), *grid, dtype=torch.bool, device=image.device)
     mask[:, : size[0], : size[1]] = False
     for x, (top, left, mirrored) in zip(images, windows, strict=True):

@@ -19,7 +19,7 @@ from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
 from densevit.model.inference_options import Inference
 from densevit.model.map_flips import Flip, flip_of
-from densevit.model.sliding_window import Size, slide
+from densevit.model.sliding_window import ImageRows, Size, slide
 from densevit.model.streaming_resize import averaged, resized
 
 
@@ -74,6 +74,21 @@ def predictions(
     return results
 
 
+def prediction_strips(model: MultiHeadModel, image: ImageRows, options: Inference, head: str) -> Iterator[Predictions]:
+    """Yields the predictions of a head on an image (C, H, W) as strips (..., rows, W) from top to bottom, averaged over
+    windows and flips. A strip is valid until the next one is requested.
+
+    options: with windows, and without scales: the rows of the image are read once, those of a window at a time.
+    """
+    maps = _ConcatenatedMaps(model, [head], options)
+    size = (image.shape[1], image.shape[2])
+    window, stride, flip = options.window_sides, options.strides, maps.flip if options.flip else None
+    assert window is not None and stride is not None
+    grid = _window_grid(model, window, size)
+    for strip in resized(slide(image, window, stride, grid, maps, flip, options.batch_size), size, size):
+        yield {key: part[0] for key, part in maps.heads[head].read_maps(strip[None]).items()}
+
+
 class _ConcatenatedMaps:
     """Runs the model and returns the maps of these heads, concatenated along the channels.
 
@@ -125,12 +140,17 @@ def _view_maps(
     scaled_size = (scaled.shape[1], scaled.shape[2])
     window, stride = options.window_sides or scaled_size, options.strides or scaled_size
     if options.window is not None or scaled_size != size:
-        crop = (min(window[0], scaled_size[0]), min(window[1], scaled_size[1]))
-        grid = maps.model.backbone.input_size or padded(crop, maps.model.multiple)
+        grid = _window_grid(maps.model, window, scaled_size)
     zoom = math.sqrt(math.prod(scaled_size) / math.prod(size))  # from the rounded sides, as in training
     flip = maps.flip if options.flip else None
     strips = slide(scaled, window, stride, grid, partial(maps, zoom=zoom), flip, options.batch_size)
     return resized(strips, scaled_size, size)
+
+
+def _window_grid(model: MultiHeadModel, window: Size, size: Size) -> Size:
+    """The size to which windows of an image of this size are padded."""
+    crop = (min(window[0], size[0]), min(window[1], size[1]))
+    return model.backbone.input_size or padded(crop, model.multiple)
 
 
 def _scaled(image: Tensor, size: Size) -> Tensor:

@@ -24,6 +24,11 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
         raise UnreadableFileError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise UnreadableFileError(f"{path}: there is no such {noun}.") from None
+    except MemoryError:
+        raise UnreadableFileError(
+            f"{path} does not fit into this machine's memory. Fix: cut it into tiles; or, for label maps or depth of a "
+            "TIFF, densevit predict --window, which reads it by rows."
+        ) from None
     except Image.UnidentifiedImageError as error:
         found = f"{_size(path, size)}; {error}"
         raise UnreadableFileError(f"{path} is not an image, or has a format unknown to Pillow ({found}).") from None
