@@ -103,6 +103,16 @@ def scaled(self, images):
     return [fine, coarse + self.scale * self.branch(coarse)]
 
 
+class IgnoresAChannel(Sound):
+    """Takes `in_channels`, and reads three of them."""
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+
+    def forward(self, images):
+        return super().forward(images.expand(-1, max(3, images.shape[1]), -1, -1)[:, :3])
+
+
 class Lambda(Sound):
     """Holds a lambda."""
 
@@ -212,6 +222,7 @@ BROKEN = [  # the checks that fail, and what fails them
     ("options", NotAnnotated),
     ("options", DefaultOfAnotherType),
     ("registration", NoDocstring),
+    ("in_channels", IgnoresAChannel),
 ]
 
 
