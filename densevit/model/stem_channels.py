@@ -39,14 +39,14 @@ def adapted(kernel: Tensor, source: Sequence[str], target: Sequence[str]) -> Ten
 
     A channel of the same name keeps its filters, others start from the mean of all. The result is scaled by S / T
     unless both have the same names: on an image whose normalised channels are equal, the output is the one before if
-    all or none of the source's names are kept. One channel has the sum of all. Computed in float32 at least.
+    all or none of the source's names are kept. One channel has the sum of all.
 
     Standardised filters (ViT's stem "resnet", some of timm's models) have no scale, so that this holds only roughly.
     """
     names = [*source]
     if len(target) == 1 and set(target) != set(source):
-        return kernel.float().sum(1, keepdim=True).to(kernel.dtype)
-    mean = kernel.float().mean(1).to(kernel.dtype)
+        return kernel.sum(1, keepdim=True)
+    mean = kernel.mean(1)
     filters = [kernel[:, names.index(name)] if name in names else mean for name in target]
     scale = 1 if set(target) == set(source) else len(source) / len(target)
     return torch.stack(filters, 1) * scale

@@ -162,10 +162,12 @@ def _model(backbone: BackboneArchitecture) -> DenseModel:
 
 
 def test_a_grey_kernel_is_shared_by_all_channels():
-    architecture = _architecture("resnet", NIR)
-    kernel = torch.randn(64, 1, 7, 7)
-    state, keys = adapted_state({"conv1.weight": kernel}, architecture, RGB.names)
-    assert keys == ["conv1.weight"] and torch.allclose(state["conv1.weight"], kernel.expand(-1, 4, -1, -1) / 4)
+    model = _model(_architecture("resnet", NIR))
+    state = _randomised(build_backbone("resnet", depth=18)).state_dict() | {"conv1.weight": torch.randn(64, 1, 7, 7)}
+    report = fit_backbone(model, TranslatedCheckpoint("theirs.pth", state), ())
+    expected = state["conv1.weight"].expand(-1, 4, -1, -1) / 4
+    assert torch.allclose(report.tensors["conv1.weight"], expected)
+    assert [one.how for one in report.adapted] == ["filters of grey for red, green, blue, nir, by name"]
 
 
 def test_weights_in_half_precision_keep_their_type():
