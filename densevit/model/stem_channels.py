@@ -58,7 +58,7 @@ def adapted_state(
     """The state dict of a model for the channels `source`, with the first layers of its backbone for this backbone's
     channels, and the keys of these layers.
 
-    prefix: of the backbone's keys. Tensors of one channel are adapted as of a grey image, of which RGB's `fit` adapts;
+    prefix: the prefix of the backbone's keys. Tensors of one channel are adapted as of a grey image, of which RGB's `fit` adapts;
     those of another number than the source's are left as they are.
     """
     target = (backbone.channels or RGB).names
