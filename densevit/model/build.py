@@ -8,14 +8,14 @@ import torch
 
 from densevit import registry
 from densevit.channels import RGB
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, one_line
 from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
 from densevit.layers.fast.replacement import replace_layers
 from densevit.model.architecture import Architecture, BackboneArchitecture, options_without_weights
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
 from densevit.model.stem_channels import adapted_state
-from densevit.registry.options import takes
+from densevit.registry.options import OptionError
 
 
 def build_backbone(name: str, **options: Any) -> Backbone:
@@ -31,11 +31,13 @@ def build_backbone(name: str, **options: Any) -> Backbone:
             raise ConfigError(
                 f"backbone {name!r} has {attribute} {value!r}; positive integers are expected, as in (96, 192)."
             )
-    for attribute, count in (("mean", 3), ("std", 3), ("input_size", 2)):
+    images = options.get("in_channels", 3)
+    for attribute, counts in (("mean", (3, images)), ("std", (3, images)), ("input_size", (2,))):
         value = getattr(backbone, attribute)
         numbers = [isinstance(n, Real) for n in value] if isinstance(value, Iterable) else []
-        if numbers != [True] * count and not (attribute == "input_size" and value is None):
-            expected = "three numbers (red, green, blue)" if count == 3 else "(height, width) or None"
+        if not (all(numbers) and len(numbers) in counts) and not (attribute == "input_size" and value is None):
+            of_channels = "three numbers (red, green, blue)" if images == 3 else f"{images} numbers, one per channel"
+            expected = "(height, width) or None" if attribute == "input_size" else of_channels
             raise ConfigError(f"backbone {name!r} has {attribute} {value!r}; expected: {expected}.")
     if len(backbone.channels) != len(backbone.strides):
         raise ConfigError(
@@ -54,20 +56,32 @@ def backbone_from(architecture: BackboneArchitecture, pretrained: bool = True) -
     channels, options = architecture.channels or RGB, dict(architecture.options)
     if not (channels.dtype and channels.range):
         raise ConfigError("backbone.channels: dtype and range are missing. Fix: leave it out; a training fills it in.")
-    count, plain = len(channels.names), options_without_weights(options)
+    count = len(channels.names)
+    if (given := options.pop("in_channels", count)) != count:
+        raise ConfigError(f"backbone.in_channels is {given}, but the images have {channels}. Fix: leave it out.")
+    plain = options_without_weights(options)
     if count == len(RGB.names):
         backbone = build_backbone(architecture.name, **(options if pretrained else plain))
     else:
-        if not takes(registry.load("backbones", architecture.name), "in_channels"):
+        try:
+            backbone = build_backbone(architecture.name, **plain, in_channels=count)
+        except OptionError as error:
+            if error.key != "backbone.in_channels":
+                raise
             raise ConfigError(
                 f"backbone {architecture.name!r} takes images of three channels, and the data's have {count}: "
                 f"{channels}. Fix: use another backbone, or let its constructor take in_channels."
-            )
-        backbone = build_backbone(architecture.name, **plain, in_channels=count)
+            ) from error
     if pretrained and options != plain and channels.names != RGB.names:
         published = build_backbone(architecture.name, **options)
         backbone.licences = published.licences
-        backbone.load_state_dict(adapted_state(published.state_dict(), architecture, RGB.names)[0])
+        try:
+            backbone.load_state_dict(adapted_state(published.state_dict(), architecture, RGB.names)[0])
+        except RuntimeError as error:
+            raise ConfigError(
+                f"backbone.pretrained: the first layer of {architecture.name!r} is no convolution on channels, and "
+                f"cannot be adapted to {count} ({one_line(error)}). Fix: pretrained=false."
+            ) from error
     backbone.mean, backbone.std = architecture.mean or backbone.mean, architecture.std or backbone.std
     for key in ("mean", "std"):
         values = [*getattr(backbone, key)]

@@ -7,22 +7,31 @@ from torch import Tensor
 
 from densevit import registry
 from densevit.channels import RGB
+from densevit.errors import ConfigError
 from densevit.model.architecture import BackboneArchitecture, options_without_weights
+from densevit.model.meta_device import built_on_meta
+from densevit.registry.options import OptionError
 
 StateDict = Mapping[str, Tensor]
 
 
 def stem_tensors(backbone: BackboneArchitecture) -> list[str]:
     """The names of a backbone's tensors whose second dimension is the channels of the image: those in which models for
-    three and for four channels differ."""
-    options = {key: value for key, value in options_without_weights(backbone.options).items() if key != "in_channels"}
-    with torch.device("meta"):
-        three, four = (
-            registry.create("backbones", backbone.name, options=options | {"in_channels": count}, where="backbone")
-            for count in (3, 4)
-        )
-    shapes = {name: value.shape for name, value in three.state_dict().items()}
-    return [name for name, value in four.state_dict().items() if value.shape != shapes[name]]
+    three and for four channels differ. Raises ConfigError if its constructor has no `in_channels`."""
+
+    def shapes(count: int) -> dict[str, tuple[int, ...]]:
+        options = {**options_without_weights(backbone.options), "in_channels": count}
+        built = built_on_meta(lambda: registry.create("backbones", backbone.name, options=options, where="backbone"))
+        return {name: tuple(value.shape) for name, value in built.state_dict().items()}
+
+    try:
+        three, four = shapes(3), shapes(4)
+    except OptionError as error:
+        raise ConfigError(
+            f"backbone {backbone.name!r} has no in_channels, so that its first layer is not known, and weights of "
+            "other channels cannot be adapted. Fix: let its constructor take in_channels, or load no weights."
+        ) from error
+    return [name for name, shape in four.items() if shape[1:2] == (4,) and three.get(name) == (shape[0], 3, *shape[2:])]
 
 
 def adapted(kernel: Tensor, source: Sequence[str], target: Sequence[str]) -> Tensor:
@@ -31,6 +40,8 @@ def adapted(kernel: Tensor, source: Sequence[str], target: Sequence[str]) -> Ten
     A channel of the same name keeps its filters, others start from the mean of all. The result is scaled by S / T
     unless both have the same names: on an image whose normalised channels are equal, the output is the one before if
     all or none of the source's names are kept. One channel has the sum of all.
+
+    Standardised filters (ViT's stem "resnet", some of timm's models) have no scale, so that this holds only roughly.
     """
     names = [*source]
     if len(target) == 1 and set(target) != set(source):
@@ -47,11 +58,13 @@ def adapted_state(
     """The state dict of a model for the channels `source`, with the first layers of its backbone for this backbone's
     channels, and the keys of these layers.
 
-    prefix: of the backbone's keys. Tensors that do not have the source's channels are left as they are.
+    prefix: the prefix of the backbone's keys. Tensors of one channel are adapted as of a grey image, of which RGB's `fit` adapts;
+    those of another number than the source's are left as they are.
     """
     target = (backbone.channels or RGB).names
     if tuple(source) == target:
         return dict(state), []
     keys = [f"{prefix}{name}" for name in stem_tensors(backbone)]
-    keys = [key for key in keys if key in state and state[key].ndim > 1 and state[key].shape[1] == len(source)]
-    return {**state, **{key: adapted(state[key], source, target) for key in keys}}, keys
+    sources = {1: ("grey",), len(source): source}
+    keys = [key for key in keys if key in state and state[key].ndim > 1 and state[key].shape[1] in sources]
+    return {**state, **{key: adapted(state[key], sources[state[key].shape[1]], target) for key in keys}}, keys

@@ -11,6 +11,7 @@ from torch import Tensor
 from densevit import registry
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
+from densevit.model.meta_device import built_on_meta
 from densevit.weights.head_protocols import SupportsClassRows
 from densevit.weights.state_dict_loading import Adapted
 
@@ -120,15 +121,8 @@ def _on_meta(group: str, model: DenseModel, name: str, *given: Any) -> Any:
     built = head if group == "heads" else head.neck
     assert built is not None
 
-    def build() -> Any:
-        return registry.create(group, built.name, *given, options=built.options, where=f"heads.{name}")
-
-    with torch.random.fork_rng(devices=[]):
-        try:
-            with torch.device("meta"):
-                return build()
-        except Exception:  # a constructor that reads tensor values, which meta tensors lack
-            return build()
+    where = f"heads.{name}"
+    return built_on_meta(lambda: registry.create(group, built.name, *given, options=built.options, where=where))
 
 
 def rows_from(

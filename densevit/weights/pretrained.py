@@ -227,8 +227,11 @@ def _for_our_channels(
         return dict(state), []
     theirs, ours = checkpoint.channels, model.channels.names
     found, keys = adapted_state(state, model.architecture.backbone, theirs, prefix)
-    how = f"filters of {', '.join(theirs)} for {', '.join(ours)}, by name"
-    return found, [Adapted(key, tuple(state[key].shape), tuple(found[key].shape), how) for key in keys]
+    before = {key: tuple(state[key].shape) for key in keys}
+    how = {key: f"filters of {', '.join(theirs) if before[key][1] == len(theirs) else 'grey'}" for key in keys}
+    return found, [
+        Adapted(key, before[key], tuple(found[key].shape), f"{how[key]} for {', '.join(ours)}, by name") for key in keys
+    ]
 
 
 def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> list[Fit]:

@@ -51,7 +51,7 @@ class Fit:
     @property
     def loaded(self) -> int:
         """The number of tensors that are loaded unchanged."""
-        return len(self.tensors) - len(self.adapted) - len(self.zeros)
+        return len(self.tensors) - len({one.name for one in self.adapted}) - len(self.zeros)
 
     @property
     def warnings(self) -> list[str]:
@@ -194,11 +194,14 @@ def _adapted(module: nn.Module, name: str, tensor: Tensor, own: Tensor) -> tuple
     if carry is not None:
         carried = carry(leaf, tensor)
         return (carried, "interpolated") if carried is not None and carried.shape == own.shape else None
-    is_rgb_kernel = isinstance(owner, nn.Conv2d) and leaf == "weight" and own.shape[1] == 3
-    if not is_rgb_kernel or tensor.shape[0] != own.shape[0] or tensor.shape[1] not in (1, 3):
+    if not isinstance(owner, nn.Conv2d) or leaf != "weight" or tensor.shape[0] != own.shape[0]:
+        return None
+    first = next(one for one in module.modules() if isinstance(one, nn.Conv2d))
+    is_patches = owner is first and owner.kernel_size == owner.stride != (1, 1) and tensor.shape[1] == own.shape[1]
+    if not is_patches and not (own.shape[1] == 3 and tensor.shape[1] in (1, 3)):
         return None
     how = []
-    if tensor.shape[1] == 1:  # the same output for a grey-scale image repeated over three channels
+    if tensor.shape[1] < own.shape[1]:  # the same output for a grey-scale image repeated over three channels
         tensor = tensor.expand(-1, 3, -1, -1) / 3
         how.append("grey-scale kernel expanded to RGB")
     if tensor.shape[2:] != own.shape[2:]:

@@ -59,6 +59,7 @@ class CeiT(Backbone):
     drop_path: stochastic depth of the last block, linear from 0 at the first; None: 0.1 as the authors train, 0 for
         "nano".
     checkpointing: activation checkpointing per block in training.
+    in_channels: the number of channels of images.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class CeiT(Backbone):
         features: tuple[int, ...] | None = None,
         drop_path: float | None = None,
         checkpointing: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         width, depth, heads, default_drop = VARIANTS[variant]
@@ -80,7 +82,7 @@ class CeiT(Backbone):
         self.stride = _STEM_STRIDE * patch_size
         self.channels, self.strides = (width,) * len(features), (self.stride,) * len(features)
         self.feature_blocks, self.checkpointing = features, checkpointing
-        self.stem = ImageToTokens(width, patch_size)
+        self.stem = ImageToTokens(width, patch_size, in_channels)
         self.position_side = -(-image_size // self.stride)
         self.position_table = nn.Parameter(torch.zeros(self.position_side, self.position_side, width))
         self.class_token = nn.Parameter(torch.zeros(1, width))
@@ -142,10 +144,10 @@ class ImageToTokens(nn.Module):
     There is no activation before the pooling.
     """
 
-    def __init__(self, width: int, patch_size: int) -> None:
+    def __init__(self, width: int, patch_size: int, in_channels: int = 3) -> None:
         super().__init__()
         self.stride = _STEM_STRIDE * patch_size
-        self.convolution = nn.Conv2d(3, _STEM_WIDTH, 7, stride=2, padding=3, bias=False)
+        self.convolution = nn.Conv2d(in_channels, _STEM_WIDTH, 7, stride=2, padding=3, bias=False)
         self.norm = nn.BatchNorm2d(_STEM_WIDTH)
         self.pooling = nn.MaxPool2d(3, stride=2, padding=1)
         self.projection = nn.Conv2d(_STEM_WIDTH, width, patch_size, stride=patch_size)

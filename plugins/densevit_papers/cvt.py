@@ -62,6 +62,7 @@ class CvT(Backbone):
     gelu: the GELU of the MLPs. "quick": x sigmoid(1.702 x), as in the authors' code; "erf": exact, as in transformers,
         also with weights that were trained with the former.
     checkpointing: activation checkpointing per block in training.
+    in_channels: the number of channels of images.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class CvT(Backbone):
         drop_path: float | None = None,
         gelu: Literal["quick", "erf"] = "quick",
         checkpointing: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         widths, heads, blocks, default_drop = VARIANTS[variant]
@@ -79,7 +81,7 @@ class CvT(Backbone):
         self.embeddings, self.stages = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
             self.embeddings.append(
-                ConvEmbedding(3, width, 7, 4, 2) if i == 0 else ConvEmbedding(widths[i - 1], width, 3, 2, 1)
+                ConvEmbedding(in_channels, width, 7, 4, 2) if i == 0 else ConvEmbedding(widths[i - 1], width, 3, 2, 1)
             )
             last = i == len(widths) - 1
             rates = [last_rate * j / max(blocks[i] - 1, 1) if last else 0.0 for j in range(blocks[i])]

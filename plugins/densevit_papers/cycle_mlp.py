@@ -41,6 +41,7 @@ class CycleMlp(Backbone):
     variant: "b1" to "b5" of the paper's table 1; "nano" (32 to 256 channels, 6 blocks) is for CPUs.
     drop_path: stochastic depth of the last block, linear from 0 at the first.
     checkpointing: activation checkpointing per block in training.
+    in_channels: the number of channels of images.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class CycleMlp(Backbone):
         variant: Literal["nano", "b1", "b2", "b3", "b4", "b5"] = "b1",
         drop_path: float = 0.1,
         checkpointing: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         widths, counts, expansions = VARIANTS[variant]
@@ -56,7 +58,7 @@ class CycleMlp(Backbone):
         self.patches, self.stages = nn.ModuleList(), nn.ModuleList()
         for i, (width, expansion) in enumerate(zip(widths, expansions, strict=True)):
             # The patches overlap: 7 pixels of stride 4, then 3 cells of stride 2.
-            first = nn.Conv2d(3, width, 7, stride=4, padding=2)
+            first = nn.Conv2d(in_channels, width, 7, stride=4, padding=2)
             self.patches.append(first if i == 0 else nn.Conv2d(widths[i - 1], width, 3, stride=2, padding=1))
             before = sum(counts[:i])
             rates = [drop_path * (before + j) / (sum(counts) - 1) for j in range(counts[i])]

@@ -60,6 +60,7 @@ class DeepViT(PlainViT):
         to each cell, then a linear layer and a GELU per feature (DPT, Ranftl et al. 2021, section 3.1).
     drop_path: stochastic depth of the last block, linear from 0 at the first.
     checkpointing: activation checkpointing per block in training.
+    in_channels: the number of channels of images.
     """
 
     def __init__(
@@ -71,29 +72,30 @@ class DeepViT(PlainViT):
         readout: Readout = "ignore",
         drop_path: float = 0.2,
         checkpointing: bool = False,
+        in_channels: int = 3,
     ) -> None:
         own = VARIANTS[variant]
         numbers = feature_blocks(features, own.depth)
         blocks = [
             Block(own, drop_path * i / (own.depth - 1), i >= own.depth - own.reattention) for i in range(numbers[-1])
         ]
-        embedding = (ConvEmbedding if own.convolutions else PatchEmbedding)(own.width, patch_size)
+        embedding = (ConvEmbedding if own.convolutions else PatchEmbedding)(own.width, patch_size, in_channels)
         super().__init__(embedding, blocks, own.width, patch_size, image_size, numbers, readout, checkpointing)
 
 
 class ConvEmbedding(nn.Module):
     """A 7x7 convolution of stride 2, a 3x3 convolution, then a linear projection of patches (from T2T-ViT)."""
 
-    def __init__(self, width: int, patch_size: int) -> None:
+    def __init__(self, width: int, patch_size: int, in_channels: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.norm1 = nn.BatchNorm2d(64)
         self.conv2 = nn.Conv2d(64, 64, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(64)
         self.projection = nn.Conv2d(64, width, patch_size // 2, stride=patch_size // 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, C, H / patch size, W / patch size)."""
+        """(B, in_channels, H, W) -> (B, C, H / patch size, W / patch size)."""
         x = self.norm1(self.conv1(images)).relu()
         return self.projection(self.norm2(self.conv2(x)).relu())
 

@@ -51,6 +51,7 @@ class LocalViT(PlainViT):
     drop_path: stochastic depth of attention in the last block, linear from 0 at the first. The feed-forward networks
         have none, as in the authors' code.
     checkpointing: activation checkpointing per block in training.
+    in_channels: the number of channels of images.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class LocalViT(PlainViT):
         readout: Readout = "ignore",
         drop_path: float = 0.1,
         checkpointing: bool = False,
+        in_channels: int = 3,
     ) -> None:
         width, depth, heads = VARIANTS[variant]
         if se_reduction is not None and activation != "hswish_se":
@@ -76,7 +78,7 @@ class LocalViT(PlainViT):
         numbers = feature_blocks(features, depth)
         rates = [drop_path * i / (depth - 1) for i in range(numbers[-1])]
         blocks = [Block(width, heads, activation, reduction, rate) for rate in rates]
-        embedding = PatchEmbedding(width, patch_size)
+        embedding = PatchEmbedding(width, patch_size, in_channels)
         super().__init__(embedding, blocks, width, patch_size, image_size, numbers, readout, checkpointing)
 
 

@@ -101,12 +101,12 @@ class PlainViT(Backbone):
 class PatchEmbedding(nn.Module):
     """A linear projection of square patches (ViT, Dosovitskiy et al. 2021, equation 1)."""
 
-    def __init__(self, width: int, size: int) -> None:
+    def __init__(self, width: int, size: int, in_channels: int = 3) -> None:
         super().__init__()
-        self.projection = nn.Conv2d(3, width, size, stride=size)
+        self.projection = nn.Conv2d(in_channels, width, size, stride=size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, C, H / size, W / size)."""
+        """(B, in_channels, H, W) -> (B, C, H / size, W / size)."""
         return self.projection(images)
 
 

@@ -41,6 +41,7 @@ class S2Mlp(Backbone):
     features: the numbers, from 1, of the blocks whose outputs are the features; None: the last blocks of the four
         quarters. Blocks after the last one are not built. There is no final norm, as in the paper.
     checkpointing: activation checkpointing per block in training.
+    in_channels: the number of channels of images.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class S2Mlp(Backbone):
         drop_path: float = 0.1,
         features: tuple[int, ...] | None = None,
         checkpointing: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         width, depth, norm = VARIANTS[variant]
@@ -58,7 +60,7 @@ class S2Mlp(Backbone):
         features = feature_blocks(features, depth)
         self.channels, self.strides = (width,) * len(features), (patch_size,) * len(features)
         self.patch_size, self.feature_blocks, self.checkpointing = patch_size, features, checkpointing
-        self.projection = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.projection = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
         self.norm = normalisation(norm, width)
         rates = [drop_path * i / (depth - 1) for i in range(features[-1])]
         self.blocks = nn.ModuleList(Block(width, norm, rate) for rate in rates)

@@ -58,6 +58,7 @@ class VisionLongformer(Backbone):
     global_tokens: their number in the first three stages. The last has none, as in the authors' models.
     drop_path: stochastic depth of the last block, linear from 0 at the first.
     checkpointing: activation checkpointing per block in training.
+    in_channels: the number of channels of images.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class VisionLongformer(Backbone):
         global_tokens: int = 1,
         drop_path: float = 0.1,
         checkpointing: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         for option, value, least in (("window_size", window_size, 1), ("global_tokens", global_tokens, 0)):
@@ -83,7 +85,9 @@ class VisionLongformer(Backbone):
                 for _ in range(counts[i])
             ]
             self.stages.append(
-                Stage(3 if i == 0 else widths[i - 1], width, PATCHES[i], global_tokens if i < 3 else 0, blocks)
+                Stage(
+                    in_channels if i == 0 else widths[i - 1], width, PATCHES[i], global_tokens if i < 3 else 0, blocks
+                )
             )
 
     def forward(self, images: Tensor) -> list[Tensor]:

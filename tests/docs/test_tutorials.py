@@ -104,7 +104,7 @@ def test_own_detector(run: Callable[..., Any]):
 
 @pytest.mark.integration
 def test_own_backbone(run: Callable[..., Any]):
-    said = "30 checks passed", "ceil(size / stride)", "'densevit.backbones': '\\nmynet = mynet:Mynet'", "| MyNet"
+    said = "31 checks passed", "ceil(size / stride)", "'densevit.backbones': '\\nmynet = mynet:Mynet'", "| MyNet"
     wrote(run, "own_backbone", ("comparison.html", "benchmark/benchmark.svg"), said, IMAGES=16)
 
 

@@ -6,10 +6,14 @@ from torch import Tensor, nn
 
 import densevit
 from densevit.channels import RGB, Channels
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone
-from densevit.model import BackboneArchitecture, backbone_from
+from densevit.model import Architecture, BackboneArchitecture, DenseModel, backbone_from, build_backbone
 from densevit.model.stem_channels import adapted, adapted_state, stem_tensors
+from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb
+from densevit.weights.pretrained import fit_backbone
+from densevit.weights.state_dict_loading import fit, resize_kernel
+from densevit_backbones.swin import Swin
 
 FAMILIES = {
     "vit": {"variant": "nano", "image_size": 64},
@@ -26,6 +30,9 @@ FAMILIES = {
     "timm": {"model": "convnext_atto"},
     "timm, patches": {"model": "vit_tiny_patch16_224"},
     "timm, lite": {"model": "efficientnet_lite0"},
+    **{name: {"variant": "nano"} for name in ("ceit", "cvt", "cycle_mlp", "deep_vit", "local_vit", "s2_mlp")},
+    "deep_vit, patches": {"variant": "small", "features": [1, 2]},
+    "vision_longformer": {"variant": "nano"},
 }
 NIR = ("red", "green", "blue", "nir")
 
@@ -148,3 +155,127 @@ def test_weights_of_a_model_file_are_adapted(theirs, ours, tmp_path):
     assert densevit.load(tmp_path / "model.safetensors").model.channels.names == theirs
     found = created(ours, str(tmp_path / "model.safetensors")).model.backbone.state_dict()["conv1.weight"]
     assert torch.equal(found, adapted(kernel, theirs, ours))
+
+
+def _model(backbone: BackboneArchitecture) -> DenseModel:
+    return DenseModel(backbone_from(backbone), {}, architecture=Architecture(backbone))
+
+
+def test_a_grey_kernel_is_shared_by_all_channels():
+    model = _model(_architecture("resnet", NIR))
+    state = _randomised(build_backbone("resnet", depth=18)).state_dict() | {"conv1.weight": torch.randn(64, 1, 7, 7)}
+    report = fit_backbone(model, TranslatedCheckpoint("theirs.pth", state), ())
+    expected = state["conv1.weight"].expand(-1, 4, -1, -1) / 4
+    assert torch.allclose(report.tensors["conv1.weight"], expected)
+    assert [one.how for one in report.adapted] == ["filters of grey for red, green, blue, nir, by name"]
+
+
+def test_weights_in_half_precision_keep_their_type():
+    kernel = torch.randn(16, 3, 4, 4).bfloat16()
+    for names in (NIR, ("red",)):
+        found, expected = adapted(kernel, RGB.names, names), adapted(kernel.float(), RGB.names, names)
+        assert found.dtype == torch.bfloat16 and torch.allclose(found.float(), expected, rtol=2e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("bgr", (False, True))
+def test_checkpoints_are_adapted_in_rgb_order(bgr):
+    model = _model(_architecture("resnet", (*NIR[::-1],)))
+    state = _randomised(build_backbone("resnet", depth=18)).state_dict()
+    kernel = state["conv1.weight"]
+    theirs = {**state, "conv1.weight": kernel.flip(1) if bgr else kernel}
+    checkpoint = TranslatedCheckpoint("theirs.pth", theirs)
+    if bgr:
+        bgr_to_rgb(checkpoint, model.backbone)
+    report = fit_backbone(model, checkpoint, ())
+    expected = torch.stack((kernel.mean(1), *kernel.flip(1).unbind(1)), 1) * 3 / 4
+    assert torch.allclose(report.tensors["conv1.weight"], expected, atol=1e-6)
+    how = "filters of red, green, blue for nir, blue, green, red, by name"
+    assert report.adapted == [("conv1.weight", (64, 3, 7, 7), (64, 4, 7, 7), how)]
+
+
+def test_patches_of_another_size_and_of_other_channels():
+    """A tensor that is adapted twice counts once."""
+    model = _model(_architecture("s2_mlp", NIR))
+    state = _randomised(build_backbone("s2_mlp", variant="nano", patch_size=8)).state_dict()
+    report = fit_backbone(model, TranslatedCheckpoint("theirs.pth", state), ())
+    expected = resize_kernel(adapted(state["projection.weight"], RGB.names, NIR), (16, 16))
+    assert torch.equal(report.tensors["projection.weight"], expected)
+    assert len(report.adapted) == 2 and report.loaded == len(state) - 1
+
+
+def test_only_kernels_on_patches_of_the_image_are_resized():
+    state = {"0.weight": torch.randn(8, 5, 8, 8), "1.weight": torch.randn(4, 8, 2, 2)}
+    first, second = nn.Conv2d(5, 8, 16, 16, bias=False), nn.Conv2d(8, 4, 2, 2, bias=False)
+    report = fit(nn.Sequential(first, second), state, "theirs.pth")
+    assert torch.equal(report.tensors["0.weight"], resize_kernel(state["0.weight"], (16, 16)))
+    for module in (nn.Sequential(first, nn.Conv2d(8, 4, 4, 4, bias=False)), nn.Conv2d(5, 8, 1, bias=False)):
+        of_module = state if isinstance(module, nn.Sequential) else {"weight": state["0.weight"]}
+        with pytest.raises(WeightsError, match="1 have another shape"):
+            fit(module, of_module, "theirs.pth")
+
+
+class OnPatches(Backbone):
+    """A linear layer on flattened pixels, which is no convolution. Its constructor reads values."""
+
+    channels, strides = (4,), (2,)
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+        self.mean = self.std = (0.5,) * in_channels
+        self.linear = nn.Linear(4 * in_channels, 4)
+        self.scale = float(self.linear.weight.detach().abs().max())
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        cells = nn.functional.pixel_unshuffle(images, 2).permute(0, 2, 3, 1)
+        return [self.linear(cells).permute(0, 3, 1, 2)]
+
+
+def test_a_first_layer_that_is_no_convolution_is_named():
+    name = f"{__name__}:OnPatches"
+    backbone = BackboneArchitecture(name, channels=Channels(NIR, "float32", ((0.0, 1.0),) * 4))
+    random_state = torch.get_rng_state()
+    assert stem_tensors(backbone) == []
+    assert torch.equal(torch.get_rng_state(), random_state)
+    checkpoint = TranslatedCheckpoint("theirs.pth", build_backbone(name).state_dict())
+    with pytest.raises(WeightsError, match=r"1 have another shape \(linear.weight is \(4, 12\), expected \(4, 16\)\)"):
+        fit_backbone(_model(backbone), checkpoint, ())
+    report = fit_backbone(_model(backbone), checkpoint, ("linear.weight",))
+    assert [*report.left_out] == ["linear.weight"] and [*report.tensors] == ["linear.bias"]
+
+
+class PassesOn(Swin):
+    """A third party's subclass, whose constructor passes options on."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(variant="nano", **options)  # type: ignore[arg-type]
+
+
+def test_the_constructor_may_pass_in_channels_on():
+    channels = Channels(NIR, "float32", ((0.0, 1.0),) * 4)
+    architecture = BackboneArchitecture(f"{__name__}:PassesOn", {}, (0.5,) * 4, (1.0,) * 4, channels=channels)
+    assert [x.shape[1] for x in backbone_from(architecture)(torch.rand(1, 4, 32, 32))] == [32, 64, 128, 256]
+    assert stem_tensors(architecture) == ["patch_embed.weight"]
+
+
+def test_in_channels_is_derived_from_the_images():
+    architecture = _architecture("swin", NIR)
+    for count, fits in ((4, True), (5, False)):
+        given = BackboneArchitecture(
+            "swin", {"variant": "nano", "in_channels": count}, (0.5,) * 4, (1.0,) * 4, channels=architecture.channels
+        )
+        if fits:
+            assert backbone_from(given).patch_embed.weight.shape[1] == 4
+        else:
+            with pytest.raises(
+                ConfigError, match=r"backbone\.in_channels is 5, but the images have red, green, blue, nir"
+            ):
+                backbone_from(given)
+
+
+def test_weights_need_a_known_first_layer():
+    """Three channels that are not RGB, for a backbone without `in_channels`."""
+    names = ("nir", "red", "green")
+    architecture = BackboneArchitecture(f"{__name__}:Three", channels=Channels(names, "uint8", ((0.0, 255.0),) * 3))
+    checkpoint = TranslatedCheckpoint("theirs.pth", Three().state_dict())
+    with pytest.raises(ConfigError, match=r"Three' has no in_channels, so that its first layer is not known"):
+        fit_backbone(_model(architecture), checkpoint, ())

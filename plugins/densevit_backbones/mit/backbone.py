@@ -29,6 +29,7 @@ class MixTransformer(Backbone):
     drop_path: stochastic depth of the last block, linear from 0 at the first.
     norm_eps: epsilon of the norms of blocks and features: 1e-6 in the authors' code, 1e-5 in transformers.
     checkpointing: activation checkpointing per block in training.
+    in_channels: the number of channels of images.
     """
 
     def __init__(

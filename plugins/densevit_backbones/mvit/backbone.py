@@ -41,6 +41,7 @@ class MViT(Backbone):
         their detectors in detectron2.
     drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet.
     checkpointing: activation checkpointing per block.
+    in_channels: the number of channels of images.
     """
 
     def __init__(

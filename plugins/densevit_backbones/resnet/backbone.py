@@ -47,6 +47,7 @@ class ResNet(Backbone):
         double with each stage); from depth 50 on. ResNeXt 32x4d has 32 groups of 4 channels, 32x8d and 64x4d likewise;
         wide ResNet-50-2 and 101-2 have one group of 128.
     checkpointing: activation checkpointing per block. Running statistics are updated once per batch.
+    in_channels: the number of channels of images.
     """
 
     layer1: nn.Sequential

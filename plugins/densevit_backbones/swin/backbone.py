@@ -42,6 +42,7 @@ class Swin(Backbone):
         224 pixels. "per_axis" does not shift that axis, as in torchvision and timm; "both_axes" shifts neither axis, as
         in the authors' code for classification; "dense" shifts both axes, as in their code for detection and
         segmentation. Larger maps do not depend on it. Published weights expect the rule of their project.
+    in_channels: the number of channels of images.
     """
 
     def __init__(

@@ -65,6 +65,7 @@ class ViT(Backbone):
     norm_eps: epsilon of the layer norms, 1e-5 in DINOv3.
     fixed_size: takes images of `image_size` x `image_size` only, to which smaller images are padded, as published EoMT.
     checkpointing: activation checkpointing per block in training.
+    in_channels: the number of channels of images.
     """
 
     def __init__(

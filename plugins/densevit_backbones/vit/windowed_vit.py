@@ -32,6 +32,7 @@ class WindowedViT(ViT):
         7 and 10; blocks after the last feature are not built.
     drop_path: stochastic depth of the last block, linear from 0 at the first.
     checkpointing: activation checkpointing per block in training.
+    in_channels: the number of channels of images.
     """
 
     def __init__(

@@ -28,6 +28,7 @@ CHECKS = (
     behaviour.device,
     state.seeding,
     state.options,
+    feature_maps.in_channels,
     state.registration,
     state.parameter_depths,
     behaviour.determinism,  # required by the checks below, which compare runs

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Backbone
+from densevit.registry.options import takes
 from densevit_workbench.testing.behaviour import RUNS
 from densevit_workbench.testing.fixtures import BackboneFixture, Size, grid, require_class, require_new
 from densevit_workbench.testing.results import Failure, NotChecked, check, described, require
@@ -225,6 +226,30 @@ def places(fixture: BackboneFixture) -> None:
                 f"a shift to the {where}: maps are aligned with the image",
                 "keep rows and columns in order when reshaping tokens to a map: rows first, unflatten(2, (H, W))",
             )
+
+
+@check("images of in_channels channels", "build the first layer for in_channels, as nn.Conv2d(in_channels, width, ...)")
+def in_channels(fixture: BackboneFixture) -> None:
+    """A constructor with `in_channels` builds backbones of 1 and of 5 channels, each of which changes the features."""
+    if not takes(fixture.plugin, "in_channels"):
+        raise NotChecked("no option in_channels: for images of three channels only")
+    expected = [tuple(x.shape) for x in fixture.features()]
+    for count in (1, 5):
+        backbone, images = fixture.build_with(in_channels=count).eval(), fixture.images(channels=count)
+        with torch.no_grad():
+            features = [x.clone() for x in backbone(images.clone())]
+            found = [tuple(x.shape) for x in features]
+            require(found == expected, f"maps {found} of {count} channels", f"{expected}, as of 3", "change no width")
+            for i in range(count):
+                others = images.clone()
+                others[:, i] = fixture.images(seed=2, channels=count)[:, i]
+                changed = backbone(others)
+                require(
+                    any(not torch.equal(a, b) for a, b in zip(features, changed, strict=True)),
+                    f"features of {count} channels that do not depend on channel {i}",
+                    "features that depend on each channel",
+                    "let the first layer take all channels",
+                )
 
 
 def _centre(change: Tensor) -> Tensor:

@@ -81,13 +81,13 @@ class BackboneFixture(Fixture):
         fixed = self.shared().input_size
         return (tuple(fixed),) if fixed is not None else ((33, 47), (61, 97), (64, 64), (96, 32))
 
-    def images(self, batch: int = 2, size: Size | None = None, seed: int = 1) -> Tensor:
-        """(B, 3, H, W): coarse plus fine noise in the range of normalised pixels; deterministic."""
+    def images(self, batch: int = 2, size: Size | None = None, seed: int = 1, channels: int = 3) -> Tensor:
+        """(B, channels, H, W): coarse plus fine noise in the range of normalised pixels; deterministic."""
         generator = torch.Generator().manual_seed(seed)
         H, W = size or self.size
-        coarse = torch.randn(batch, 3, -(-H // 16), -(-W // 16), generator=generator)
+        coarse = torch.randn(batch, channels, -(-H // 16), -(-W // 16), generator=generator)
         coarse = coarse.repeat_interleave(16, 2).repeat_interleave(16, 3)[..., :H, :W]
-        return (coarse + 0.5 * torch.randn(batch, 3, H, W, generator=generator)).clamp(-2.1, 2.6)
+        return (coarse + 0.5 * torch.randn(batch, channels, H, W, generator=generator)).clamp(-2.1, 2.6)
 
     def features(self, images: Tensor | None = None) -> list[Tensor]:
         """Features of the shared backbone in evaluation mode, without gradients."""
