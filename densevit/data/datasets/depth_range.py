@@ -116,8 +116,8 @@ def show(
     if outside:
         index, median = outside[0]
         print(
-            f"depth, {split}: the median of {len(outside)} of these files is not in data.depth_range, {low:g} to {high:g} "
-            f"m; the farthest is {_shown(median)} m, in {path_of(index)}. Do all files have the same unit?",
+            f"depth, {split}: the median of {len(outside)} of these files is not in data.depth_range, {low:g} to "
+            f"{high:g} m; the farthest is {_shown(median)} m, in {path_of(index)}. Do all files have the same unit?",
             file=sys.stderr,
         )
 

@@ -65,7 +65,7 @@ def test_each_preset_reads_its_usual_layout(preset, tmp_path, write_image, depth
     assert set(MADE) == {file.stem for file in PRESETS.glob("*.yaml")} == set(Preset.__args__)
     make, name, expected = MADE[preset]
     make(tmp_path, write_image, depth)
-    eased = {"kitti": {"range": (1, 200)}, "tum": {"range": (0.05, 8)}}.get(preset, {})  # for few values
+    eased = {"kitti": {"depth_range": (1, 200)}, "tum": {"depth_range": (0.05, 8)}}.get(preset, {})  # for few values
     for split in ("train", "val"):
         dataset = DepthMaps(split, root=str(tmp_path), preset=preset, **eased)
         assert len(dataset) == 1 and dataset[0]["targets"]["image_id"].endswith(name)

@@ -31,8 +31,8 @@ def test_file_in_another_unit_is_named(tmp_path, write_image, depth, capsys):
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("depth, train: 2 to 2000 m, median 2 m")
     assert second == (
-        "depth, train: the median of 1 of these files is not in data.range, 0.05 to 250 m; the farthest is 2000 m, in "
-        f"{tmp_path / 'labels/train/c.npy'}. Do all files have the same unit?"
+        "depth, train: the median of 1 of these files is not in data.depth_range, 0.05 to 250 m; the farthest is 2000 m, "
+        f"in {tmp_path / 'labels/train/c.npy'}. Do all files have the same unit?"
     )
 
 
@@ -50,13 +50,13 @@ def test_integer_files_require_a_scale(tmp_path, depth_pair):
         (0.001, (3.0, 60.0), "1/256 m, as in KITTI: set data.scale=0.00390625"),
         (1e-6, (0.05, 250.0), "millimetres: set data.scale=0.001"),
         (1.0, (0.05, 250.0), r"'train'.*2000 m.*500 to 65535 m.*labels/train/a\.png.*0\.05 to 250 m.*scale=0\.001"),
-        (0.001, (300.0, 400.0), r"Set data\.scale, .*data\.range=\[LOW,HIGH\]"),
+        (0.001, (300.0, 400.0), r"Set data\.scale, .*data\.depth_range=\[LOW,HIGH\]"),
     ],
 )
 def test_wrong_scale_and_declared_range(scale, range, fix, tmp_path, depth_pair):
     depth_pair(MILLIMETRES)
     with pytest.raises(DataError, match=fix):
-        DepthMaps("train", root=str(tmp_path), scale=scale, range=range)
+        DepthMaps("train", root=str(tmp_path), scale=scale, depth_range=range)
 
 
 def test_invalid_calibration_raises(tmp_path, depth_pair):
