@@ -20,7 +20,7 @@ LARGE = 100_000_000
 """Pixels of an image that is read by rows where that is possible."""
 SUFFIXES = (".tif", ".tiff")
 _ROWS = 512  # rows that are read in one step to decimate an image
-_RGB = [(colours, alpha) for colours in ("RGB", "YCBCR") for alpha in ((), (2,))]  # alpha is left out
+_RGB: list[Any] = [(colours, alpha) for colours in ("RGB", "YCBCR") for alpha in ((), (2,))]  # alpha is left out
 
 
 class LargeTiff:

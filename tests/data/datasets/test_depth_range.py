@@ -31,8 +31,8 @@ def test_file_in_another_unit_is_named(tmp_path, write_image, depth, capsys):
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("depth, train: 2 to 2000 m, median 2 m")
     assert second == (
-        "depth, train: the median of 1 of these files is not in data.depth_range, 0.05 to 250 m; the farthest is 2000 m, "
-        f"in {tmp_path / 'labels/train/c.npy'}. Do all files have the same unit?"
+        "depth, train: the median of 1 of these files is not in data.depth_range, 0.05 to 250 m; the farthest is 2000 "
+        f"m, in {tmp_path / 'labels/train/c.npy'}. Do all files have the same unit?"
     )
 
 
