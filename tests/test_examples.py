@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -129,16 +130,13 @@ def test_serving_takes_files_of_other_channels(name: str, serve: Serve) -> None:
     semantic = predictor.predict(pixels)["semantic"]
     shares = {one: float((semantic == i).float().mean()) for i, one in enumerate("ab") if (semantic == i).any()}
     contents = []
-    for write in (
-        lambda file: np.save(file, pixels),
-        lambda file: tifffile.imwrite(file, pixels, planarconfig="contig"),
-    ):
-        write(file := io.BytesIO())
+    for write in (np.save, partial(tifffile.imwrite, planarconfig="contig")):
+        write(file := io.BytesIO(), pixels)
         contents.append(file.getvalue())
         status, content = reply_to(port, f"Content-Length: {len(contents[-1])}\r\n", contents[-1])
         assert status == 200 and json.loads(content)["maps"] == pytest.approx(shares, abs=1e-3)
     assert module.pixels_of(contents[1], CHANNELS[name]) == 40 * 60
-    tifffile.imwrite(file := io.BytesIO(), pixels.astype(np.uint8)[..., :1])
+    tifffile.imwrite(file := io.BytesIO(), np.zeros((40, 60, 1), np.uint8))
     assert reply_to(port, f"Content-Length: {len(file.getvalue())}\r\n", file.getvalue())[0] == 400
 
 
