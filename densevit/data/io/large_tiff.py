@@ -30,9 +30,10 @@ class LargeTiff:
     rows than a window needs more memory; an uncompressed image in one piece is mapped. The values are those of
     `read_pixels`.
 
-    device: the device of batches of windows, which `new_zeros` makes; windows are on the CPU. Raises UnreadableFileError for a damaged file, and
-    for one that is not read by rows: with an orientation, or without the axes height and width; for channels of RGB of
-    8 bits, one of other colours.
+    device: the device of batches of windows, which `new_zeros` makes; windows are on the CPU.
+
+    Raises UnreadableFileError for a damaged file, and for one that is not read by rows: with an orientation, or without
+    the axes height and width; for channels of RGB of 8 bits, one of other colours.
     """
 
     def __init__(self, path: str | os.PathLike[str], channels: Channels, device: torch.device) -> None:
