@@ -327,8 +327,9 @@ class Predictor:
 
     @property
     def streams_maps(self) -> bool:
-        """Whether `predict_strips` takes all heads: heads of maps with windows, without scales."""
-        return all(
+        """Whether `predict_strips` takes all heads: heads of maps with windows, without scales. An exported file, which
+        has no architecture, takes no windows."""
+        return self.model.architecture is not None and all(
             isinstance(head, DenseHead) and self.inference[name].window and self.inference[name].scales == (1.0,)
             for name, head in self.heads.items()
         )

@@ -78,7 +78,7 @@ def prediction_strips(model: MultiHeadModel, image: ImageRows, options: Inferenc
     """Yields the predictions of a head on an image (C, H, W) as strips (..., rows, W) from top to bottom, averaged over
     windows and flips. A strip is valid until the next one is requested.
 
-    options: with windows, and without scales: the rows of the image are read once, those of a window at a time.
+    options: they have windows and no scales. The rows of the image are read from top to bottom, a window's at a time.
     """
     maps = _ConcatenatedMaps(model, [head], options)
     size = (image.shape[1], image.shape[2])

@@ -5,7 +5,7 @@ import math
 import os
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,9 +30,10 @@ class LargeTiff:
     rows than a window needs more memory; an uncompressed image in one piece is mapped. The values are those of
     `read_pixels`.
 
-    device: of tensors made by `new_zeros`; windows are on the CPU. Raises UnreadableFileError for a damaged file, and
-    for one that is not read by rows: with an orientation, or without the axes height and width; for channels of RGB of
-    8 bits, one of other colours.
+    device: the device of batches of windows, which `new_zeros` makes; windows are on the CPU.
+
+    Raises UnreadableFileError for a damaged file, and for one that is not read by rows: with an orientation, or without
+    the axes height and width; for channels of RGB of 8 bits, one of other colours.
     """
 
     def __init__(self, path: str | os.PathLike[str], channels: Channels, device: torch.device) -> None:
@@ -44,7 +45,7 @@ class LargeTiff:
         with naming_file(path, "image"), ExitStack() as stack:
             self._file = stack.enter_context(tifffile.TiffFile(path))
             self._series: Any = self._file.series[0]
-            self._page: Any = self._series.keyframe
+            self._page = cast(Any, self._series.keyframe)
             sizes = dict(zip(self._series.axes, self._series.shape, strict=True))
             height, width = sizes.pop("Y", 0), sizes.pop("X", 0)
             samples = self._page.samplesperpixel * len(self._series)
