@@ -58,8 +58,8 @@ def adapted_state(
     """The state dict of a model for the channels `source`, with the first layers of its backbone for this backbone's
     channels, and the keys of these layers.
 
-    prefix: the prefix of the backbone's keys. Tensors of one channel are adapted as those for grey images (`fit` does so
-    for RGB); those of another number than the source's are left as they are.
+    prefix: the prefix of the backbone's keys. Tensors of one channel are adapted as those of grey images
+    (`fit` does so for RGB); those of another number than the source's are left as they are.
     """
     target = (backbone.channels or RGB).names
     if tuple(source) == target:
