@@ -55,7 +55,9 @@ def main() -> None:
                 scores, begun = [], time.perf_counter()
                 for seed in args.seeds:
                     root = folder / str(len(names))
-                    data = f"{{{options}, root: {root}, channels: [{', '.join(names)}], image_size: {W}, batch_size: 16}}"
+                    data = (
+                        f"{{{options}, root: {root}, channels: [{', '.join(names)}], image_size: {W}, batch_size: 16}}"
+                    )
                     text = CONFIG.format(seed=seed, heads=heads, data=data, passes=args.passes)
                     (config := folder / "config.yaml").write_text(text)
                     run = densevit.fit(config, run_dir=folder / f"{task}-{len(names)}-{seed}")
