@@ -56,15 +56,10 @@ def adapted_state(
     state: StateDict, backbone: BackboneArchitecture, source: Sequence[str], prefix: str = ""
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The state dict of a model for the channels `source`, with the first layers of its backbone for this backbone's
-        channels, and the keys of these layers.
+    channels, and the keys of these layers.
 
-    <<<<<<< HEAD
-        prefix: the prefix of the backbone's keys. Tensors of one channel are adapted as those for grey images; those of
-        another number than the source's are left as they are.
-    =======
-        prefix: the prefix of the backbone's keys. Tensors of one channel are adapted as those of grey images
-        (`fit` does so for RGB); those of another number than the source's are left as they are.
-    >>>>>>> wt_bb
+    prefix: the prefix of the backbone's keys. Tensors of one channel are adapted as those of grey images
+    (`fit` does so for RGB); those of another number than the source's are left as they are.
     """
     target = (backbone.channels or RGB).names
     if tuple(source) == target:

@@ -13,6 +13,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,10 +71,11 @@ def main() -> None:
 def write(folder: Path, split: str, count: int) -> None:
     """Writes the images of a split with four channels and with three, and their labels."""
     rng = np.random.default_rng(len(split))
-    images, annotations = [], []
-    for number in range(len(NAMES) - 1, len(NAMES) + 1):
-        for kind in ("images", "labels"):
-            (folder / str(number) / kind / split).mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in (3, 4):
+        for part in ("images", "labels"):
+            (folder / str(number) / part / split).mkdir(parents=True, exist_ok=True)
         (folder / str(number) / "annotations").mkdir(exist_ok=True)
     for i in range(count):
         pixels, labels, boxes = scene(rng)
@@ -95,7 +97,8 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[tuple[
     """Pixels (H, W, 4) uint16, class indices (H, W), and class and box (x, y, width, height) of each object."""
     ground = cv2.resize(rng.normal(0, 1, (6, 8, 4)).astype(np.float32), (W, H), interpolation=cv2.INTER_CUBIC)
     pixels = 3000 + 500 * ground + rng.normal(0, 100, (H, W, 4))
-    labels, boxes = np.zeros((H, W), np.uint8), []
+    labels = np.zeros((H, W), np.uint8)
+    boxes: list[tuple[int, list[int]]] = []
     for _ in range(int(rng.integers(2, 6))):
         width, height = (int(side) for side in rng.integers(16, 40, 2))
         x, y, kind = int(rng.integers(W - width)), int(rng.integers(H - height)), int(rng.integers(1, 3))

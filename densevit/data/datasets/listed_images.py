@@ -20,7 +20,7 @@ class ListedImages(Dataset):
     _root: Path
 
     def _list(self, paths: Sequence[str], scan: Scan, channels: Channels) -> None:
-        """Sets the images and checks that all are complete. channels: as the config gives them."""
+        """Sets the images and checks that all are complete. channels: the config's, whose type may be open."""
         scan.record_files(str(self._root / path) for path in paths)
         self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)  # shared with forked workers
         self.channels = channels_of_file(self.path(0), channels) if paths else channels

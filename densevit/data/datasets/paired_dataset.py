@@ -31,7 +31,7 @@ class PairedDataset(Dataset):
     noun: str
 
     def open(self, root: Path, split: str, pairs: Pairs, scan: Scan, channels: Channels) -> None:
-        """Sets the files of a split and measures them. channels: as the config gives them. Raises
+        """Sets the files of a split and measures them. channels: the config's, whose type may be open. Raises
         DataError for the first invalid file."""
         self._root, self._split, self._pairs = str(root), split, pairs
         self.channels = channels_of_file(self.path(0), channels)

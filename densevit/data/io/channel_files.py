@@ -23,7 +23,7 @@ from densevit.data.io.large_images import check_size, open_image
 from densevit.errors import DataError
 
 SUFFIXES = (".npy", ".exr")
-"""Of images with other channels, besides those of RGB images."""
+"""Suffixes of images with other channels, besides those of RGB images."""
 _TIFF, _NPY, _EXR = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x93NUMPY", b"v/1\x01"
 _EXR_NAMES = {"R": "red", "G": "green", "B": "blue"}
 
