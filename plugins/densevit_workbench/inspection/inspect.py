@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densevit.data.io.channel_files import as_rgb
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.resizing import build_evaluation_transform
 from densevit.errors import DensevitError
@@ -62,7 +63,7 @@ def inspect(
     predictor = load(model) if isinstance(model, str | Path) else model
     dense = dense_model(predictor)
     config = predictor.config if isinstance(predictor, Predictor) else None
-    sample = as_sample(image, 0)
+    sample = as_sample(image, 0, dense.channels)
     height, width = sample["targets"]["original_size"]
     if at is not None and not (0 <= at[0] < width and 0 <= at[1] < height):
         raise DensevitError(
@@ -70,8 +71,8 @@ def inspect(
         )
     if config is not None:
         sample = build_evaluation_transform(config.data)(sample)
-    batch = collate([sample], dense.multiple)
-    shown = batch["images"][0].permute(1, 2, 0).numpy()
+    batch = collate([sample], dense.multiple, channels=dense.channels)
+    shown = as_rgb(batch["images"][0].permute(1, 2, 0).numpy(), dense.channels)
     inner = sample["image"].shape[1:]  # without padding
     share = (0.5, 0.5) if at is None else (at[1] / height, at[0] / width)
     point = (share[0] * inner[0] / shown.shape[0], share[1] * inner[1] / shown.shape[1])
