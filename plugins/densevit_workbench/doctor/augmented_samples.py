@@ -12,7 +12,7 @@ from densevit.data.image_names import image_name
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
-from densevit.interfaces import Class, Dataset, Sample
+from densevit.interfaces import Dataset, Sample
 from densevit.targets.types import TargetTypes
 from densevit_workbench.doctor.samples import transformed
 
@@ -30,7 +30,7 @@ def augmented_samples(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 sample = transformed(transform, dataset[index], index, types)
-            for task, pixels in drawings(sample, dataset.classes, types):
+            for task, pixels in drawings(sample, dataset, types):
                 caption = image_name(dataset, index, sample["targets"].get("image_id", index))
                 yield f"{caption}{', ' if task else ''}{task}", Image.fromarray(pixels)
         except DensevitError:  # already a finding
@@ -43,7 +43,7 @@ def both_readings(
     """Yields images whose boxes can be read in two ways, drawn side by side, with captions."""
     types = TargetTypes.of(dataset)
     for name, samples in readings:
-        drawn = [pixels for one in samples.values() for _, pixels in drawings(one, dataset.classes, types)]
+        drawn = [pixels for one in samples.values() for _, pixels in drawings(one, dataset, types)]
         gap = max(drawn[0].shape) // 50
         width = sum(one.shape[1] + gap for one in drawn) - gap
         canvas = Image.new("RGB", (width, max(one.shape[0] for one in drawn)), "white")
@@ -54,9 +54,7 @@ def both_readings(
         yield f"{name}: {', '.join(samples)}", canvas
 
 
-def drawings(
-    sample: Sample, classes: Mapping[str, Sequence[Class]], types: TargetTypes
-) -> Iterator[tuple[str, np.ndarray]]:
+def drawings(sample: Sample, dataset: Dataset, types: TargetTypes) -> Iterator[tuple[str, np.ndarray]]:
     """Yields each task with a visualization of its targets, drawn by their types. Keys without a task have task ""."""
     targets = sample["targets"]
     tasks: dict[str, dict[str, Any]] = {}
@@ -66,4 +64,5 @@ def drawings(
     height, width = targets["size"]
     image = sample["image"][:, :height, :width]  # without padding
     for task, values in tasks.items():
-        yield task, draw(image, values, classes.get(task, ()), threshold=0.0, types=types)
+        classes = dataset.classes.get(task, ())
+        yield task, draw(image, values, classes, threshold=0.0, types=types, channels=dataset.channels)

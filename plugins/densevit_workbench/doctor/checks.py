@@ -6,6 +6,7 @@ from itertools import islice
 
 import numpy as np
 
+from densevit.channels import FULL_RANGES
 from densevit.data.datasets.examination import Examination, Finding, listed
 from densevit.data.duplicates import Image
 from densevit_workbench.doctor.duplicates import identical, nearly_identical
@@ -14,6 +15,7 @@ from densevit_workbench.doctor.split_statistics import SplitStatistics
 RARE = 10  # objects: a class with fewer is hardly learned
 IMBALANCE = 100.0  # ratio of the most and the least frequent class
 LONG = 4.0  # ratio of an image's sides
+SATURATED, CLIPPED = 0.01, 0.05  # shares of an image's pixels
 TINY = 8.0  # pixels of the model's input
 _MOST_PAIRS = 1000
 
@@ -30,6 +32,7 @@ def check_split(split: SplitStatistics, examination: Examination) -> None:
     examination.report("error", "images on which the training transform fails", failures, fix)
     _classes(split, examination)
     _objects(split, examination)
+    _channels(split, examination)
     _image_sizes(split, examination)
 
 
@@ -82,6 +85,39 @@ def _objects(one: SplitStatistics, examination: Examination) -> None:
                 fix = "Raise data.image_size, or train on crops (data.transforms=crop) and predict with windows."
                 text = f"{key}: {small / len(sides[0]):.0%} are less than {TINY:g} px wide or high in the model's input"
                 examination.report("warning", "objects that are tiny for the model", [text], fix, small, len(sides[0]))
+
+
+def _channels(one: SplitStatistics, examination: Examination) -> None:
+    values = one.channel_values
+    if values is None:
+        return
+    nodata = values.likely_nodata
+    top = FULL_RANGES.get(one.channels.dtype, (0.0, 0.0))[1]
+    images = [summary.name for summary in one.summaries if summary.channels is not None]
+    fixes = (
+        "Are these files complete? data.nodata marks pixels without data.",
+        "Larger values are lost: scale the values when the images are made.",
+        "These values are clipped. Correct data.range, or use data.range=percentile.",
+        f"Set data.nodata={nodata:.9g} if this value marks pixels without data.",
+    )
+    cases = (
+        ("constant or empty channels", "is {:g} everywhere", values.low, ~(values.low < values.high)),
+        ("saturated channels", f"is {top:g} in {{:.0%}} of pixels", values.saturated, values.saturated > SATURATED),
+        ("channels outside of data.range", "in {:.0%} of pixels", values.clipped, values.clipped > CLIPPED),
+        (
+            "pixels likely without data",
+            f"is {nodata:.9g} in {{:.0%}} of pixels",
+            values.missing,
+            values.nodata == nodata,
+        ),
+    )
+    for fix, (title, form, numbers, found) in zip(fixes, cases, strict=True):
+        rows = np.flatnonzero(found.any(axis=1)).tolist()
+        texts = [
+            [f"{one.channels.names[c]} {form.format(numbers[i, c])}" for c in np.flatnonzero(found[i])] for i in rows
+        ]
+        examples = [f"{images[i]}: {listed(of_image)}" for i, of_image in zip(rows, texts, strict=True)]
+        examination.report("warning", f"images with {title}", examples, fix, of=len(images))
 
 
 def _image_sizes(one: SplitStatistics, examination: Examination) -> None:

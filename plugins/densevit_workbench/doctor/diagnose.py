@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from densevit import registry
+from densevit.config import DataSection
 from densevit.data.build import Data, class_order
+from densevit.data.channel_statistics import measured
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.examination import Examination, Finding
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.errors import ConfigError, DataError, DensevitError
 from densevit.interfaces import Dataset
+from densevit.registry.options import takes
 from densevit_workbench.doctor import checks, coco_examination
 from densevit_workbench.doctor.augmented_samples import augmented_samples, both_readings
+from densevit_workbench.doctor.channels import proposed_keys
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.source import Source, find_source
 from densevit_workbench.doctor.split_statistics import split_statistics
@@ -50,7 +55,14 @@ def diagnose(
     data = Data(found.section, found.config.seed if found.config else 0, multiple=32)
     files: dict[str, list[str]] = {}
     for split in dict.fromkeys(("train", found.section.split)):
-        _examine_split(data, split, images, diagnosis, files, track)
+        examination, dataset = _built(data, split, images)
+        proposal = _proposal(data.section, examination.files) if split == "train" else None
+        if proposal is not None:
+            found = find_source(source, [*overrides, *proposal[0]])
+            data = Data(found.section, data.seed, data.multiple)
+            diagnosis.findings.append(proposal[1])
+            examination, dataset = _built(data, split, images)
+        _examine_split(data, split, dataset, examination, diagnosis, files, track)
     _compare(data, diagnosis, files)
     if "train" in diagnosis.splits:
         _augment(data, diagnosis)
@@ -62,15 +74,16 @@ def diagnose(
     return diagnosis
 
 
-def _examine_split(
-    data: Data,
-    split: str,
-    images: int | None,
-    diagnosis: Diagnosis,
-    files: dict[str, list[str]],
-    track: Callable[[Iterable[Any], str, int], Iterable[Any]],
-) -> None:
-    """Builds a split, measures it and adds its findings."""
+def _proposal(section: DataSection, files: Sequence[str]) -> tuple[list[str], Finding] | None:
+    """Overrides of a section without channels for images that are not RGB of 8 bits, with a finding."""
+    if files and section.given_channels.is_rgb and takes(registry.load("datasets", section.name), "channels"):
+        with contextlib.suppress(DataError):  # of the first image; already reported as a finding
+            return proposed_keys(files)
+    return None
+
+
+def _built(data: Data, split: str, images: int | None) -> tuple[Examination, Dataset | None]:
+    """Builds a split, with the problems that are found; None if it cannot be read."""
     examination = Examination(images)
     dataset: Dataset | None = None
     try:
@@ -82,6 +95,19 @@ def _examine_split(
     except DataError as error:
         title = "the split cannot be read" if dataset is None else "the split has no labels"
         examination.report("error", title, [str(error)])
+    return examination, dataset
+
+
+def _examine_split(
+    data: Data,
+    split: str,
+    dataset: Dataset | None,
+    examination: Examination,
+    diagnosis: Diagnosis,
+    files: dict[str, list[str]],
+    track: Callable[[Iterable[Any], str, int], Iterable[Any]],
+) -> None:
+    """Measures a split and adds its findings."""
     readings = coco_examination.examine(examination)
     if dataset is not None and len(dataset):
         files[split] = examination.files
@@ -93,8 +119,13 @@ def _examine_split(
             examination.report("note", "the data set has no val split", [dataset.division])
         transform = _transform(data, examination) if split == "train" else None
         failed = examination.failed(len(dataset))
-        statistics = split_statistics(split, dataset, images, failed, transform, track)
+        statistics = split_statistics(split, dataset, examination.most_images, failed, transform, track)
         diagnosis.splits[split] = statistics
+        if split == "train" and not dataset.channels.is_rgb:
+            try:
+                statistics.channels = measured(dataset).channels
+            except DataError as error:
+                examination.report("error", "the channels cannot be normalised", [str(error)])
         checks.check_split(statistics, examination)
     diagnosis.findings += [replace(one, split=split) for one in examination.findings]
 

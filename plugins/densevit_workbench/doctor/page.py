@@ -42,6 +42,9 @@ def sections(
         Section("Splits", [text_table([rows.SPLIT_COLUMNS, *rows.split_rows(splits)])]),
         *(Section(f"Classes: {key}", [_class_table(names, lines)]) for key, names, lines in rows.class_rows(splits)),
     ]
+    channels = rows.channel_rows(splits)
+    if channels:
+        found.insert(2, Section("Channels", [text_table([rows.CHANNEL_COLUMNS, *channels])]))
     if inventories:
         counts = [rows.INVENTORY_COLUMNS, *rows.inventory_rows(inventories)]
         found.insert(2, Section("Found, used and left out", [text_table(counts)]))

@@ -12,6 +12,7 @@ SPLIT_COLUMNS = ("split", "images", "opened", "labelled with", "size (w x h)", "
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 MEASURE_COLUMNS = ("split", "target", "number", *QUANTILES)
 
+CHANNEL_COLUMNS = ("split", "channel", "least", "most", "mean", "std", "without data", "range")
 INVENTORY_COLUMNS = ("split", "kind", "found", "used", "left out", "reason")
 
 Splits = Mapping[str, SplitStatistics]
@@ -31,6 +32,24 @@ def split_rows(splits: Splits) -> list[tuple[str, ...]]:
         )
         for split, one in splits.items()
     ]
+
+
+def channel_rows(splits: Splits) -> list[tuple[str, ...]]:
+    """A row for each channel of each split, unless its images are RGB of 8 bits. Without pixels that have no data;
+    range: the values that the model sees as 0 and 1."""
+    ranges = next((one.channels.range for one in splits.values()), ())
+    rows = []
+    for split, one in splits.items():
+        values = one.channel_values
+        if values is not None:
+            weights = values.known + 1e-12
+            mean, square = (np.average(numbers, axis=0, weights=weights) for numbers in (values.mean, values.square))
+            numbers = (np.fmin.reduce(values.low), np.fmax.reduce(values.high), mean, np.sqrt(square - mean**2))
+            for i, name in enumerate(one.channels.names):
+                used = "{:.4g} ... {:.4g}".format(*ranges[i]) if ranges else ""
+                texts = [f"{number[i]:.4g}" for number in numbers]
+                rows.append((split, name, *texts, f"{1 - values.known[:, i].mean():.1%}", used))
+    return rows
 
 
 def inventory_rows(inventories: Inventories) -> list[tuple[str, ...]]:

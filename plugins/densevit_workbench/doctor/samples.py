@@ -13,12 +13,14 @@ from torch.utils import data
 
 from densevit.data.duplicates import difference_hash, pixel_digest
 from densevit.data.image_names import image_name
+from densevit.data.io.channel_files import as_rgb
 from densevit.data.loading.dataloader import start_worker
 from densevit.data.sample_checks import check_image
 from densevit.data.transforms.resizing import TrainingTransform, as_numpy, to_pixels
 from densevit.errors import DataError, one_line
 from densevit.interfaces import Dataset, Sample, Size, TargetType
 from densevit.targets.types import TargetTypes, untyped_keys
+from densevit_workbench.doctor.channels import ChannelValues, channel_values
 from densevit_workbench.doctor.measures import class_counts, measure
 
 _FEW, _MOST_WORKERS = 64, 8
@@ -33,6 +35,7 @@ class Summary:
     index: the image's index in the data set. name: the name of its file, or its id. problem: why it cannot be read, or
     empty; if it is set, the fields below are empty. wrong: error messages about the image and its targets. digest: a
     hash of the pixels, empty where they are invalid. bits: (256,) bool, the difference hash; None for a flat image.
+    channels: the values of each channel; None for RGB of 8 bits.
     counts: the number of objects or pixels of each class, by target key. objects: the number of objects that can be
     trained on. measures, inputs: numbers of the targets, as annotated and after the training transform. kept: the
     number of objects after the transform; -1 where the transform failed, for the reason `failure`.
@@ -45,6 +48,7 @@ class Summary:
     size: Size = (0, 0)
     digest: bytes = b""
     bits: np.ndarray | None = None
+    channels: ChannelValues | None = None
     counts: dict[str, np.ndarray] = field(default_factory=dict)
     objects: int | None = None
     measures: Measures = field(default_factory=dict)
@@ -75,7 +79,7 @@ class Summaries(data.Dataset[Summary]):
             return Summary(index, problem=f"image {index}: {type(error).__name__}: {one_line(error)}")
         name = image_name(self.dataset, index, sample["targets"].get("image_id", index))
         try:
-            check_image(sample["image"], sample["targets"], f"image {name}")
+            check_image(sample["image"], sample["targets"], f"image {name}", self.dataset.channels)
         except DataError as error:
             return Summary(index, "", name, wrong=(str(error),))
         with warnings.catch_warnings():
@@ -109,8 +113,10 @@ class Summaries(data.Dataset[Summary]):
         objects = max(lengths.values(), default=None)
         if objects and not wrong:
             objects = self._usable_objects(values, size, objects)
-        digest, bits = pixel_digest(pixels), difference_hash(pixels)
-        return Summary(index, "", name, tuple(wrong), size, digest, bits, counts, objects, measures)
+        channels = self.dataset.channels
+        digest, bits = pixel_digest(pixels), difference_hash(as_rgb(pixels, channels))
+        values = None if channels.is_rgb else channel_values(sample["image"].numpy(), channels)
+        return Summary(index, "", name, tuple(wrong), size, digest, bits, values, counts, objects, measures)
 
     def _usable_objects(self, values: Mapping[str, Any], size: Size, objects: int) -> int:
         """The number of objects that can be trained on: not crowds, and not boxes without area."""

@@ -90,11 +90,11 @@ def _of_folder(given: str, folder: Path, overrides: Sequence[str]) -> Source:
     rest = [one for one in overrides if not one.startswith("data.name=")]
     section: DataSection = configs.section("data", values, str(folder), rest)
     found = {"name": name, "root": folder} | {key: section.options[key] for key in options}
-    text = "" if named else " ".join(shlex.quote(f"data.{key}={_flow(value)}") for key, value in found.items())
+    text = "" if named else " ".join(shlex.quote(f"data.{key}={flow(value)}") for key, value in found.items())
     return Source(given, section, None, text)
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """A value of a section as one line of YAML, as in an override."""
     if isinstance(value, str | Path):
         return str(value)

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from densevit.channels import RGB, Channels
 from densevit.data.datasets.examination import evenly_spaced
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.evaluation.low_classes import all_objects
 from densevit.interfaces import Dataset
 from densevit.targets.types import TargetTypes
+from densevit_workbench.doctor.channels import ChannelValues
 from densevit_workbench.doctor.measures import class_counts, measure
 from densevit_workbench.doctor.samples import Measures, Summaries, Summary, read_summaries
 
@@ -37,7 +39,7 @@ class SplitStatistics:
     sizes: (n, 2), height and width of images where they are known. measures: numbers by target key and name, as
     annotated; complete: the keys whose measures are of all images. inputs: the measures of `MOST_TRANSFORMED` images
     after the training transform. objects: the number of objects per image, where known. summaries: the measurements of
-    the images that were opened.
+    the images that were opened. channels: those of the images; of train with the ranges that training uses.
     """
 
     split: str
@@ -50,11 +52,18 @@ class SplitStatistics:
     complete: set[str] = field(default_factory=set)
     inputs: Measures = field(default_factory=dict)
     summaries: list[Summary] = field(default_factory=list)
+    channels: Channels = RGB
 
     @property
     def opened(self) -> int:
         """The number of images that were opened."""
         return len(self.summaries)
+
+    @property
+    def channel_values(self) -> ChannelValues | None:
+        """The values (N, C) of the channels of the N images that could be read; None for RGB of 8 bits."""
+        values = [one.channels for one in self.summaries if one.channels is not None]
+        return ChannelValues.of_images(values) if values else None
 
 
 def split_statistics(
@@ -71,7 +80,9 @@ def split_statistics(
     summaries = list(track(read_summaries(samples), f"Opening images of {split}", len(indices)))
     readable = [one for one in summaries if not one.problem]
     sizes = _sizes(dataset, readable)
-    found = SplitStatistics(split, len(dataset), tuple(dataset.provides), sizes, summaries=summaries)
+    found = SplitStatistics(
+        split, len(dataset), tuple(dataset.provides), sizes, summaries=summaries, channels=dataset.channels
+    )
     found.measures = _joined([one.measures for one in readable])
     found.inputs = _joined([one.inputs for one in readable])
     counts = dataset.object_counts()

@@ -21,6 +21,9 @@ def tables(diagnosis: Diagnosis) -> Iterator[Any]:
     """The splits, classes, measures and findings, as rich's renderables and texts."""
     if diagnosis.splits:
         yield table(rows.split_rows(diagnosis.splits), rows.SPLIT_COLUMNS, "\nsplits")
+    channels = rows.channel_rows(diagnosis.splits)
+    if channels:
+        yield table(channels, rows.CHANNEL_COLUMNS, "\nchannels")
     if diagnosis.inventories:
         yield table(rows.inventory_rows(diagnosis.inventories), rows.INVENTORY_COLUMNS, "\nfound, used and left out")
     for key, names, counts in rows.class_rows(diagnosis.splits):

@@ -1,0 +1,183 @@
+"""Measures the channels of images, and proposes a config's keys for images that are not RGB of 8 bits."""
+
+import glob
+import math
+import os
+import re
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import zip_longest
+from typing import NamedTuple
+
+import numpy as np
+
+from densevit.channels import COLORS, FULL_RANGES, Channels
+from densevit.data.datasets.examination import Finding, Severity, evenly_spaced
+from densevit.data.io.channel_files import read_pixels
+from densevit.data.io.depth_files import open_exr
+from densevit.data.io.file_errors import naming_file
+from densevit.data.io.images import read_image
+from densevit.data.io.large_images import open_image
+from densevit.errors import DataError, counted
+from densevit_workbench.doctor.source import flow
+
+_PIXELS = 1 << 16  # measured of each channel of an image
+_IMAGES = 20  # read for a proposal
+_NODATA = 0.05  # least share of pixels that are likely without data, of the image and of its border
+_OF_EXR = {"R": "red", "G": "green", "B": "blue"}
+_GDAL_METADATA = 42112  # the tag of a TIFF
+_NAME = re.compile(r'(?<=<Channel )[^>]*\bName="([^"]+)|<Item name="DESCRIPTION"[^>]*>([^<]+)')  # OME-XML, GDAL
+_FILE = re.compile(r"(.+)([_.-][^_.-]+)(\.\w+)")  # of a channel
+_OF_CHANNEL = re.compile(r"[_.-](red|green|blue|nir|swir\d?|b\d{1,2}a?|dapi|gfp)", re.IGNORECASE)
+
+
+class ChannelValues(NamedTuple):
+    """Measures (C,) of the channels of one image, of about 65,536 evenly spaced pixels, or (N, C) of N images.
+
+    known: the share of pixels with data. low, high, mean, square: their least and largest value and the means of them
+    and of their squares; NaN, NaN, 0, 0 without data. nodata: a value that probably marks pixels without data, NaN if
+    there is none. missing: its share. saturated, clipped: the shares of other pixels that have the largest value of
+    their type, and that are outside of the range that is given.
+    """
+
+    known: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    mean: np.ndarray
+    square: np.ndarray
+    nodata: np.ndarray
+    missing: np.ndarray
+    saturated: np.ndarray
+    clipped: np.ndarray
+
+    @classmethod
+    def of_images(cls, images: Iterable["ChannelValues"]) -> "ChannelValues":
+        """The values (N, C) of N images."""
+        return cls(*map(np.stack, zip(*images, strict=True)))
+
+    @property
+    def likely_nodata(self) -> float:
+        """The most frequent value that probably marks pixels without data; NaN if there is none."""
+        counts = Counter(self.nodata[~np.isnan(self.nodata)].tolist())
+        return counts.most_common(1)[0][0] if counts else math.nan
+
+
+def channel_values(image: np.ndarray, channels: Channels) -> ChannelValues:
+    """Measures an image (C, H, W). The range of the channels may be unknown."""
+    step = math.ceil(math.sqrt(image[0].size / _PIXELS))
+    top = FULL_RANGES.get(str(image.dtype), (0.0, math.inf))[1]
+    planes = zip_longest(image[:, ::step, ::step], channels.range, fillvalue=(-math.inf, math.inf))
+    return ChannelValues(*np.array([_measured(plane, top, *bounds) for plane, bounds in planes]).T)
+
+
+def _measured(plane: np.ndarray, top: float, low: float, high: float) -> tuple[float, ...]:
+    """A row of `ChannelValues` of one channel (H, W). top: the largest value of its type. low, high: its range."""
+    values = plane[np.isfinite(plane)].astype(np.float64)
+    if not len(values):
+        return (0.0, math.nan, math.nan, 0.0, 0.0, math.nan, 0.0, 0.0, 0.0)
+    nodata = _nodata(plane, values)
+    rest = values[values != nodata]
+    varies = rest.min() < rest.max()  # a constant channel is another finding
+    shares = (values == nodata, varies & (rest == top), varies & ((rest < low) | (rest > high)))
+    moments = (values.min(), values.max(), values.mean(), np.square(values).mean())
+    return (len(values) / plane.size, *moments, nodata, *(share.mean() for share in shares))
+
+
+def _nodata(plane: np.ndarray, values: np.ndarray) -> float:
+    """A value that probably marks pixels without data: the least or the largest value, if it is frequent in the image
+    and on its border, and far from the others. NaN if there is none."""
+    border = np.concatenate([plane[0], plane[-1], plane[:, 0], plane[:, -1]])
+    for value in (float(values.min()), float(values.max())):
+        rest = values[values != value]
+        if len(rest) and min(1 - len(rest) / len(values), (border == value).mean()) > _NODATA:
+            low, high = np.percentile(rest, (1, 99))
+            if min(abs(low - value), abs(high - value)) > (high - low) / 2 > 0:
+                return value
+    return math.nan
+
+
+def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
+    """Proposes keys of the section `data` for images, as overrides, and the finding with them: an error if the images
+    cannot be read as RGB, else a warning. None if the first is RGB of 8 bits.
+
+    Raises UnreadableFileError if the first image cannot be read.
+    """
+    endings = _endings(files) if len(_names(files[0])) == 1 else {}
+    severity: Severity = "error"
+    with suppress(DataError):
+        read_image(files[0])
+        if not endings and read_pixels(files[0], Channels(_names(files[0]), "", ())).dtype == np.uint8:
+            return None
+        severity = "warning"
+    images = [file for file in files if os.path.splitext(file)[0].endswith(next(iter(endings.values()), ""))]
+    chosen = evenly_spaced(len(images), _IMAGES).tolist()
+    kinds: dict[tuple[tuple[str, ...], str], dict[str, ChannelValues]] = defaultdict(dict)
+    for file in [images[i] for i in chosen]:
+        with suppress(DataError):  # reported when the image is opened
+            channels = Channels(tuple(endings) or _names(file), "", (), files=tuple(endings.values()))
+            pixels = read_pixels(file, channels).transpose(2, 0, 1)
+            kinds[channels.names, str(pixels.dtype)][file] = channel_values(pixels, channels)
+    texts = []
+    for (names, dtype), measured in sorted(kinds.items(), key=lambda item: len(item[1])):  # the most frequent is last
+        values = ChannelValues.of_images(measured.values())
+        limits = f"{np.fmin.reduce(values.low, axis=None):g} to {np.fmax.reduce(values.high, axis=None):g}"
+        kind = f"{counted(len(names), 'channel')} of {dtype}, values {limits}"
+        texts.append(f"{next(iter(measured))}: {kind} ({len(measured)} of the {len(chosen)} images that were read)")
+    overrides = [f"data.channels={flow(endings or names)}"]
+    overrides.append(f"data.range={'[0, 255]' if dtype == 'uint8' else 'percentile'}")
+    if not math.isnan(values.likely_nodata):
+        overrides.append(f"data.nodata={values.likely_nodata:.9g}")
+    fix = f"Set these keys in the config, or add {shlex.join(overrides)} to the command. Below, they are set."
+    examples = (*texts[::-1], *(one.replace("=", ": ", 1) for one in overrides))
+    return overrides, Finding(severity, "images with other channels than RGB of 8 bits", 1, fix, examples)
+
+
+def _endings(files: Sequence[str]) -> dict[str, str]:
+    """The channels of the first image with the end of the name of each one's file, if each has a file: files that
+    differ only in the end, of which one is the name of a colour or band. The first is that of all files, if any is."""
+    match = _FILE.fullmatch(files[0])
+    found = glob.glob(f"{glob.escape(match[1])}[_.-]*{match[3]}") if match else []
+    ends = [other[2] for other in map(_FILE.fullmatch, found) if other and match and other[1] == match[1]]
+    if len(ends) < 2 or not any(map(_OF_CHANNEL.fullmatch, ends)):
+        return {}
+    of_all = {end for end in ends if all(os.path.splitext(file)[0].endswith(end) for file in files)}
+    return {end[1:].lower(): end for end in sorted(ends, key=lambda end: (end not in of_all, _place(end[1:].lower())))}
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Sorts red, green and blue before others."""
+    return (COLORS.index(name), "") if name in COLORS else (len(COLORS), name)
+
+
+def _names(file: str) -> tuple[str, ...]:
+    """The names of an image's channels: those in the file, else red, green and blue, or grey, or band1, band2, ...
+
+    Raises UnreadableFileError.
+    """
+    suffix, is_rgb, names = os.path.splitext(file)[1].lower(), False, []
+    with naming_file(file, "image"):
+        if suffix == ".exr":
+            with open_exr().File(file, separate_channels=True) as exr:
+                return tuple(sorted((_OF_EXR.get(name, name) for name in exr.channels()), key=_place))
+        if suffix == ".npy":
+            shape = np.load(file, mmap_mode="r").shape
+            count = 1 if len(shape) == 2 else min(shape[0], shape[-1])
+        elif suffix in (".tif", ".tiff"):
+            import tifffile  # late, as in densevit.data.io.channel_files
+
+            with tifffile.TiffFile(file) as tiff:
+                series, page = tiff.series[0], tiff.pages.first
+                count = series.size // (series.sizes["height"] * series.sizes["width"])
+                is_rgb = page.photometric == tifffile.PHOTOMETRIC.RGB
+                metadata = tiff.ome_metadata or page.tags.valueof(_GDAL_METADATA, default="")
+                names = [ome or gdal for ome, gdal in _NAME.findall(metadata)]
+        else:
+            with open_image(file) as image:  # as read_pixels converts it
+                count = 3 if image.mode in ("P", "CMYK", "YCbCr") else len(image.getbands())
+            is_rgb = count > 2
+    if len(set(names)) == len(names) == count:
+        return tuple(names)
+    colors = COLORS if is_rgb else ()
+    return ("grey",) if count == 1 else (*colors, *(f"band{i + 1}" for i in range(len(colors), count)))
