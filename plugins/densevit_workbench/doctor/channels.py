@@ -36,13 +36,13 @@ _OF_CHANNEL = re.compile(r"[_.-](red|green|blue|nir|swir\d?|b\d{1,2}a?|dapi|gfp)
 class ChannelValues(NamedTuple):
     """Measures (C,) of the channels of one image, of about 65,536 evenly spaced pixels, or (N, C) of N images.
 
-    known: the share of pixels with data. low, high, mean, square: their least and largest value and the means of them
+    with_data: the share of such pixels. low, high, mean, square: their least and largest value and the means of them
     and of their squares; NaN, NaN, 0, 0 without data. nodata: a value that probably marks pixels without data, NaN if
     there is none. missing: its share. saturated, clipped: the shares of other pixels that have the largest value of
     their type, and that are outside of the range that is given.
     """
 
-    known: np.ndarray
+    with_data: np.ndarray
     low: np.ndarray
     high: np.ndarray
     mean: np.ndarray
