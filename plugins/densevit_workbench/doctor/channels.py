@@ -118,7 +118,7 @@ def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
         values = ChannelValues.of_images(measured.values())
         limits = f"{np.fmin.reduce(values.low, axis=None):g} to {np.fmax.reduce(values.high, axis=None):g}"
         kind = f"{counted(len(names), 'channel')} of {dtype}, values {limits}"
-        texts.append(f"{next(iter(measured))}: {kind} ({len(measured)} of the {len(chosen)} images that were read)")
+        texts.append(f"{next(iter(measured))}: {kind} ({len(measured)} of {len(chosen)} images)")
     with suppress(DataError):
         read_image(next(iter(measured)))
         severity = "warning"
