@@ -5,7 +5,7 @@ Each image is a TIFF of 16 bits: three channels with objects of random brightnes
 in which one class is darker than the background and the other is brighter. Detector and label maps are trained on one
 backbone from random weights, on four channels and on three, with each seed.
 
-    python tools/benchmarks/channels.py [--images 300] [--passes 20] [--seeds 0 1]
+    python tools/benchmarks/channels.py [--images 300] [--passes 10] [--seeds 0 1]
 """
 
 import argparse
@@ -44,7 +44,7 @@ TASKS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--passes", type=int, default=20)
+    parser.add_argument("--passes", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -8,7 +8,6 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from densevit.errors import DataError, counted
 from densevit_workbench.doctor.source import flow
 
 _PIXELS = 1 << 16  # measured of each channel of an image
-_IMAGES = 20  # read for a proposal
+_IMAGES = 8  # read for a proposal
 _NODATA = 0.05  # least share of pixels that are likely without data, of the image and of its border
 _OF_EXR = {"R": "red", "G": "green", "B": "blue"}
 _GDAL_METADATA = 42112  # the tag of a TIFF
@@ -36,13 +35,13 @@ _OF_CHANNEL = re.compile(r"[_.-](red|green|blue|nir|swir\d?|b\d{1,2}a?|dapi|gfp)
 class ChannelValues(NamedTuple):
     """Measures (C,) of the channels of one image, of about 65,536 evenly spaced pixels, or (N, C) of N images.
 
-    with_data: the share of such pixels. low, high, mean, square: their least and largest value and the means of them
+    valid: the share of pixels with data. low, high, mean, square: their least and largest value and the means of them
     and of their squares; NaN, NaN, 0, 0 without data. nodata: a value that probably marks pixels without data, NaN if
     there is none. missing: its share. saturated, clipped: the shares of other pixels that have the largest value of
     their type, and that are outside of the range that is given.
     """
 
-    with_data: np.ndarray
+    valid: np.ndarray
     low: np.ndarray
     high: np.ndarray
     mean: np.ndarray
@@ -68,7 +67,8 @@ def channel_values(image: np.ndarray, channels: Channels) -> ChannelValues:
     """Measures an image (C, H, W). The range of the channels may be unknown."""
     step = math.ceil(math.sqrt(image[0].size / _PIXELS))
     top = FULL_RANGES.get(str(image.dtype), (0.0, math.inf))[1]
-    planes = zip_longest(image[:, ::step, ::step], channels.range, fillvalue=(-math.inf, math.inf))
+    ranges = channels.range or ((-math.inf, math.inf),) * len(image)
+    planes = zip(image[:, ::step, ::step], ranges, strict=True)
     return ChannelValues(*np.array([_measured(plane, top, *bounds) for plane, bounds in planes]).T)
 
 
@@ -100,31 +100,30 @@ def _nodata(plane: np.ndarray, values: np.ndarray) -> float:
 
 def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
     """Proposes keys of the section `data` for images, as overrides, and the finding with them: an error if the images
-    cannot be read as RGB, else a warning. None if the first is RGB of 8 bits.
-
-    Raises UnreadableFileError if the first image cannot be read.
-    """
-    endings = _endings(files) if len(_names(files[0])) == 1 else {}
-    severity: Severity = "error"
-    with suppress(DataError):
-        read_image(files[0])
-        if not endings and read_pixels(files[0], Channels(_names(files[0]), "", ())).dtype == np.uint8:
-            return None
-        severity = "warning"
+    cannot be read as RGB, else a warning. None if most are RGB of 8 bits, and if none can be read."""
+    endings = _endings(files)
     images = [file for file in files if os.path.splitext(file)[0].endswith(next(iter(endings.values()), ""))]
-    chosen = evenly_spaced(len(images), _IMAGES).tolist()
+    chosen = [images[i] for i in evenly_spaced(len(images), _IMAGES).tolist()]
     kinds: dict[tuple[tuple[str, ...], str], dict[str, ChannelValues]] = defaultdict(dict)
-    for file in [images[i] for i in chosen]:
+    for file in chosen:
         with suppress(DataError):  # reported when the image is opened
             channels = Channels(tuple(endings) or _names(file), "", (), files=tuple(endings.values()))
             pixels = read_pixels(file, channels).transpose(2, 0, 1)
             kinds[channels.names, str(pixels.dtype)][file] = channel_values(pixels, channels)
-    texts = []
+    if not kinds:
+        return None
+    texts: list[str] = []
+    severity: Severity = "error"
     for (names, dtype), measured in sorted(kinds.items(), key=lambda item: len(item[1])):  # the most frequent is last
         values = ChannelValues.of_images(measured.values())
         limits = f"{np.fmin.reduce(values.low, axis=None):g} to {np.fmax.reduce(values.high, axis=None):g}"
         kind = f"{counted(len(names), 'channel')} of {dtype}, values {limits}"
-        texts.append(f"{next(iter(measured))}: {kind} ({len(measured)} of the {len(chosen)} images that were read)")
+        texts.append(f"{next(iter(measured))}: {kind} ({len(measured)} of {len(chosen)} images)")
+    with suppress(DataError):
+        read_image(next(iter(measured)))
+        severity = "warning"
+    if severity == "warning" and dtype == "uint8" and not endings:
+        return None
     overrides = [f"data.channels={flow(endings or names)}"]
     overrides.append(f"data.range={'[0, 255]' if dtype == 'uint8' else 'percentile'}")
     if not math.isnan(values.likely_nodata):
@@ -137,7 +136,7 @@ def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
 def _endings(files: Sequence[str]) -> dict[str, str]:
     """The channels of the first image with the end of the name of each one's file, if each has a file: files that
     differ only in the end, of which one is the name of a colour or band. The first is that of all files, if any is."""
-    match = _FILE.fullmatch(files[0])
+    match = _FILE.fullmatch(files[0]) if files else None
     found = glob.glob(f"{glob.escape(match[1])}[_.-]*{match[3]}") if match else []
     ends = [other[2] for other in map(_FILE.fullmatch, found) if other and match and other[1] == match[1]]
     if len(ends) < 2 or not any(map(_OF_CHANNEL.fullmatch, ends)):

@@ -104,12 +104,7 @@ def _channels(one: SplitStatistics, examination: Examination) -> None:
         ("constant or empty channels", "is {:g} everywhere", values.low, ~(values.low < values.high)),
         ("saturated channels", f"is {top:g} in {{:.0%}} of pixels", values.saturated, values.saturated > SATURATED),
         ("channels outside of data.range", "in {:.0%} of pixels", values.clipped, values.clipped > CLIPPED),
-        (
-            "pixels likely without data",
-            f"is {nodata:.9g} in {{:.0%}} of pixels",
-            values.missing,
-            values.nodata == nodata,
-        ),
+        ("pixels likely without data", f"is {nodata:g} in {{:.0%}} of pixels", values.missing, values.nodata == nodata),
     )
     for fix, (title, form, numbers, found) in zip(fixes, cases, strict=True):
         rows = np.flatnonzero(found.any(axis=1)).tolist()

@@ -76,9 +76,8 @@ def diagnose(
 
 def _proposal(section: DataSection, files: Sequence[str]) -> tuple[list[str], Finding] | None:
     """Overrides of a section without channels for images that are not RGB of 8 bits, with a finding."""
-    if files and section.given_channels.is_rgb and takes(registry.load("datasets", section.name), "channels"):
-        with contextlib.suppress(DataError):  # of the first image; already reported as a finding
-            return proposed_keys(files)
+    if section.given_channels.is_rgb and takes(registry.load("datasets", section.name), "channels"):
+        return proposed_keys(files)
     return None
 
 

@@ -42,13 +42,13 @@ def channel_rows(splits: Splits) -> list[tuple[str, ...]]:
     for split, one in splits.items():
         values = one.channel_values
         if values is not None:
-            weights = values.with_data + 1e-12
+            weights = values.valid + 1e-12
             mean, square = (np.average(numbers, axis=0, weights=weights) for numbers in (values.mean, values.square))
             numbers = (np.fmin.reduce(values.low), np.fmax.reduce(values.high), mean, np.sqrt(square - mean**2))
             for i, name in enumerate(one.channels.names):
                 used = "{:.4g} ... {:.4g}".format(*ranges[i]) if ranges else ""
                 texts = [f"{number[i]:.4g}" for number in numbers]
-                rows.append((split, name, *texts, f"{1 - values.with_data[:, i].mean():.1%}", used))
+                rows.append((split, name, *texts, f"{1 - values.valid[:, i].mean():.1%}", used))
     return rows
 
 

@@ -115,8 +115,8 @@ class Summaries(data.Dataset[Summary]):
             objects = self._usable_objects(values, size, objects)
         channels = self.dataset.channels
         digest, bits = pixel_digest(pixels), difference_hash(as_rgb(pixels, channels))
-        values = None if channels.is_rgb else channel_values(sample["image"].numpy(), channels)
-        return Summary(index, "", name, tuple(wrong), size, digest, bits, values, counts, objects, measures)
+        of_channels = None if channels.is_rgb else channel_values(sample["image"].numpy(), channels)
+        return Summary(index, "", name, tuple(wrong), size, digest, bits, of_channels, counts, objects, measures)
 
     def _usable_objects(self, values: Mapping[str, Any], size: Size, objects: int) -> int:
         """The number of objects that can be trained on: not crowds, and not boxes without area."""

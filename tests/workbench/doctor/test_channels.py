@@ -99,8 +99,7 @@ def test_keys_are_proposed_and_used(
     low, high = min(image.min() for image in images), max(image.max() for image in images)
     number = "1 channel" if count == 1 else f"{count} channels"
     assert proposal.examples == (
-        f"{root}/train/0{name}: {number} of {np.dtype(dtype)}, values {low:g} to {high:g} (6 of the 6 images that were "
-        "read)",
+        f"{root}/train/0{name}: {number} of {np.dtype(dtype)}, values {low:g} to {high:g} (6 of 6 images)",
         f"data.channels: {channels}",
         "data.range: percentile",
     )
@@ -163,7 +162,7 @@ def test_images_of_another_type_or_number_of_bands_are_named(flawed: list[np.nda
         f"{root}/train/0.tif: 4 channels of uint16",
         f"{root}/train/5.tif: 5 channels of uint16",
         f"{root}/train/4.tif: 4 channels of uint8",
-    ] and "(4 of the 6" in kinds[0]
+    ] and "(4 of 6" in kinds[0]
     assert f"{root}/train/4.tif: its pixels are uint8" in problems["unreadable images"].examples[0]
     assert f"{root}/train/5.tif: it has 5 channels" in problems["unreadable files"].examples[0]
 
@@ -188,6 +187,7 @@ def test_missing_data_is_not_measured(tmp_path: Path):
     assert problems["images with constant or empty channels"].examples == ("1.npy: vv is nan everywhere",)
 
 
+@pytest.mark.integration
 def test_tables_and_page_show_the_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     images = [fields(i, 4).astype(np.uint16) for i in range(IMAGES)]
     root = write_set(tmp_path / "set", ".tif", images, bands)
@@ -201,6 +201,20 @@ def test_tables_and_page_show_the_channels(tmp_path: Path, capsys: pytest.Captur
     assert len(densevit.diagnose(root, KEYS).samples) == IMAGES
 
 
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
+def test_a_damaged_first_image_does_not_hide_the_others(tmp_path: Path):
+    root = write_set(tmp_path / "set", ".tif", [fields(i, 4).astype(np.uint16) for i in range(IMAGES)], bands)
+    (root / "train" / "0.tif").write_bytes((root / "train" / "0.tif").read_bytes()[:200])
+    problems = found(root)
+    assert "(5 of 6 images)" in problems["images with other channels than RGB of 8 bits"].examples[0]
+    assert problems["unreadable files"].count == 1
+    root = write_coco(tmp_path / "rgb", "train", [box(1, 0, [4, 4, 20, 20])], images=4)
+    (root / "train" / "0.png").write_bytes((root / "train" / "0.png").read_bytes()[:300])
+    titles = [one.title for one in densevit.diagnose(root, ["data.split=train"]).findings]
+    assert "unreadable files" in titles and "images with other channels than RGB of 8 bits" not in titles
+
+
+@pytest.mark.integration
 def test_rgb_of_8_bits_has_no_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     root = write_coco(tmp_path / "set", "train", [box(1, 0, [4, 4, 20, 20])], images=3)
     write_coco(root, "val", [box(1, 0, [4, 4, 20, 20])], images=2, first=50)
