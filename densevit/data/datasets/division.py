@@ -108,14 +108,14 @@ def _scan(paths: Sequence[str], channels: Channels) -> Arrays:
     def read(index: int) -> None:
         path = paths[index]
         try:
-            pixels = as_rgb(read_pixels(path, channels), channels)
+            pixels = read_pixels(path, channels)
             with open(path, "rb") as file:
                 content = file.read()
         except (OSError, ValueError):  # includes DataError
             content = os.path.basename(path).encode(errors="surrogateescape")
             images[index] = Image("", path, path.encode(errors="surrogateescape"), None)
         else:
-            images[index] = Image("", path, pixel_digest(pixels), difference_hash(pixels))
+            images[index] = Image("", path, pixel_digest(pixels), difference_hash(as_rgb(pixels, channels)))
         digests[index] = np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), np.uint8)
 
     for_each(len(paths), read, "Searching for duplicates")
