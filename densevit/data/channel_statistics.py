@@ -57,8 +57,8 @@ def statistics_of(values: np.ndarray, channels: Channels, name: str) -> Statisti
         if not len(own) or own.min() == own.max():
             found = f"only the value {own[0]:g}" if len(own) else "no data"
             raise DataError(
-                f"{name}: the channel {channel!r} has {found} in the training images that were read. Fix: leave it out of "
-                "the files."
+                f"{name}: the channel {channel!r} has {found} in the training images that were read. Fix: leave it out "
+                "of the files."
             )
         low, high = channels.range[i] if channels.range else np.percentile(own, _PERCENTILES).tolist()
         if low == high:
