@@ -23,7 +23,7 @@ class Dataset:
         without a type have the registered type of that name.
     channels: what images are made of; RGB of 8 bits by default. Of other channels, mean and standard deviation are
         measured on the training images, and so is a range that is (). A constructor that takes `channels` gets those of
-        the config (`data.channels`, `data.range`), and `channels_of_file` completes them.
+        the config (`data.channels`, `data.range`), and `channels_of_files` completes them.
     metric: whether `depth` is in metres; False if its unit is unknown.
     division: how the images of a data set without a val split were divided; printed at the start of a training.
     conversion: what was read of a data set in another format; printed at the start of a training.

@@ -26,7 +26,7 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.examination import listed
 from densevit.data.datasets.scan_cache import cached_scan, json_value
-from densevit.data.io.channel_files import channels_of_file, read_pixels
+from densevit.data.io.channel_files import channels_of_files, read_pixels
 from densevit.errors import DataError, PluginError, warn_once
 from densevit.interfaces import Dataset, Sample, Targets
 
@@ -104,7 +104,7 @@ class Coco(Dataset):
         )
         read = self._annotations = Annotations.of_arrays(file, arrays)
         self.folder, self._upright, self._names = json_value(arrays["folder"]), arrays["upright"], arrays["names"]
-        self.channels = channels_of_file(self.path(0), channels) if len(self._names) else channels
+        self.channels = channels_of_files((self.path(index) for index in range(len(self._names))), channels)
         self.division, self.conversion = json_value(arrays["division"]), files.conversion
         self._usable = read.have_area() & ~read.iscrowd
         notes = json_value(arrays["notes"])

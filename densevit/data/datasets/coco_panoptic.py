@@ -18,7 +18,7 @@ from densevit.data.datasets.paired_files import IMAGES, list_files
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
 from densevit.data.datasets.splits import check_split, spellings
-from densevit.data.io.channel_files import channels_of_file, check_pixels, read_pixels
+from densevit.data.io.channel_files import channels_of_files, check_pixels, read_pixels
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
 from densevit.data.outside_paths import check_file_names
@@ -92,7 +92,7 @@ class CocoPanoptic(Dataset):
         self._folder, self._images = _image_paths(
             base, split, options["images"], self._annotations, outside_paths, scan
         )
-        self.channels = channels_of_file(self.path(0), channels) if len(self._images) else channels
+        self.channels = channels_of_files((self.path(index) for index in range(len(self._images))), channels)
         self._segments = ""
         if read.labelled:
             self._segments = str(_split_path(base, split, "segments", options["segments"]))

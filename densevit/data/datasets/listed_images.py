@@ -10,7 +10,7 @@ from torch import Tensor
 
 from densevit.channels import Channels
 from densevit.data.datasets.dataset_validation import Scan
-from densevit.data.io.channel_files import channels_of_file, check_pixels, read_pixels
+from densevit.data.io.channel_files import channels_of_files, check_pixels, read_pixels
 from densevit.interfaces import Dataset
 
 
@@ -23,7 +23,7 @@ class ListedImages(Dataset):
         """Sets the images and checks that all are complete. channels: the config's, whose type may be open."""
         scan.record_files(str(self._root / path) for path in paths)
         self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)  # shared with forked workers
-        self.channels = channels_of_file(self.path(0), channels) if paths else channels
+        self.channels = channels_of_files((self.path(index) for index in range(len(paths))), channels)
         self._sizes = np.full((len(paths), 2), 1 if scan.examination is None else 0, np.int32)
         scan.examine_files(len(paths), self._measure, needed=())
 

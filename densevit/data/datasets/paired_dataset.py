@@ -13,7 +13,7 @@ from densevit.channels import Channels
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.paired_files import Pairs
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
-from densevit.data.io.channel_files import channels_of_file, check_pixels, read_pixels
+from densevit.data.io.channel_files import channels_of_files, check_pixels, read_pixels
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample
 
@@ -34,7 +34,7 @@ class PairedDataset(Dataset):
         """Sets the files of a split and measures them. channels: the config's, whose type may be open. Raises
         DataError for the first invalid file."""
         self._root, self._split, self._pairs = str(root), split, pairs
-        self.channels = channels_of_file(self.path(0), channels)
+        self.channels = channels_of_files((self.path(index) for index in range(len(pairs))), channels)
         scan.record_files(self.path(index) for index in range(len(pairs)))
         is_large = len(pairs) >= LARGE
         arrays = cached_scan(scan, self.scan_key(), lambda: self.scan_files(scan), self._files, is_large)

@@ -7,9 +7,10 @@ than uint8 and uint16 become float32.
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import cast
 
 import cv2
@@ -20,11 +21,12 @@ from densevit.channels import FULL_RANGES, RGB, Channels, PixelType
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.images import Header, apply_orientation, check_image, decode_image, orientation_of, read_image
 from densevit.data.io.large_images import check_size, open_image
-from densevit.errors import DataError
+from densevit.errors import DataError, UnreadableFileError
 
 SUFFIXES = (".npy", ".exr")
 """Suffixes of images with other channels, besides those of RGB images."""
 _TIFF, _NPY, _EXR = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x93NUMPY", b"v/1\x01"
+_TRIED = 20  # files, for their type
 _EXR_NAMES = {"R": "red", "G": "green", "B": "blue"}
 
 
@@ -79,12 +81,22 @@ def with_channels(parts: Sequence[np.ndarray], channels: Channels) -> np.ndarray
     return np.ascontiguousarray(pixels, dtype=found)
 
 
-def channels_of_file(path: str | os.PathLike[str], channels: Channels) -> Channels:
-    """The channels with the type of this file; RGB of 8 bits if nothing else is given."""
-    if channels.dtype:
-        return channels
-    found = replace(channels, dtype=cast(PixelType, str(read_pixels(path, channels).dtype)))
-    return RGB if found == replace(RGB, range=(), display=found.display) else found
+def channels_of_files(paths: Iterable[str], channels: Channels) -> Channels:
+    """The channels with the type of the first file that can be read; RGB of 8 bits if nothing else is given.
+
+    Raises the first error if none of 20 files can be read.
+    """
+    first = None
+    for path in () if channels.dtype else islice(paths, _TRIED):
+        try:
+            found = replace(channels, dtype=cast(PixelType, str(read_pixels(path, channels).dtype)))
+        except UnreadableFileError as error:  # data.on_error may leave it out
+            first = first or error
+            continue
+        return RGB if found == replace(RGB, range=(), display=found.display) else found
+    if first is not None:
+        raise first
+    return channels
 
 
 def check_pixels(path: str | os.PathLike[str], channels: Channels) -> Header:
@@ -98,11 +110,14 @@ def as_rgb(pixels: np.ndarray, channels: Channels) -> np.ndarray:
     percentiles 1 and 99 in the image; NaN is black. RGB of 8 bits is unchanged."""
     if channels.is_rgb:
         return pixels
-    chosen = pixels[..., channels.displayed].astype(np.float32)
-    known = np.isfinite(chosen)
-    low, high = np.nanpercentile(np.where(known, chosen, np.nan), (1, 99), axis=(0, 1)) if known.any() else (0.0, 1.0)
-    levels = np.where(known, (chosen - low) / np.maximum(high - low, 1e-12), 0).clip(0, 1) * 255
-    return np.ascontiguousarray(np.broadcast_to(levels.round().astype(np.uint8), (*pixels.shape[:2], 3)))
+    chosen = np.moveaxis(pixels[..., channels.displayed], 2, 0).astype(np.float32)
+    levels = np.zeros(chosen.shape, np.uint8)
+    for plane, level in zip(chosen, levels, strict=True):
+        known = np.isfinite(plane)
+        if known.any():
+            low, high = np.percentile(plane[known], (1, 99))
+            level[known] = (((plane[known] - low) / max(high - low, 1e-12)).clip(0, 1) * 255).round()
+    return np.ascontiguousarray(np.broadcast_to(levels.transpose(1, 2, 0), (*pixels.shape[:2], 3)))
 
 
 def channel_paths(path: str | os.PathLike[str], channels: Channels) -> list[str]:

@@ -131,3 +131,14 @@ def test_label_maps_of_a_file_per_channel(tmp_path):
 def test_a_data_set_of_its_own_channels_takes_none():
     with pytest.raises(ConfigError, match=r"'scenes' has channels of its own \(red, green, blue, uint8"):
         _ = Data(configs.section("data", {"name": "scenes", "channels": [*NAMES]}, "test"), 0, 8).train
+
+
+@pytest.mark.parametrize("kind", ("images", "image_folder", "label_maps"))
+def test_a_first_file_that_cannot_be_read_may_be_left_out(kind, tmp_path):
+    first = next(path for path in sorted(SETS[kind][0](tmp_path)) if "/train/" in path)
+    Path(first).write_bytes(Path(first).read_bytes()[:200])
+    with pytest.warns(UserWarning, match="will be left out"):
+        train = _data(tmp_path, kind, channels=[*NAMES], on_error="skip").train
+    assert train.channels.dtype == "uint16"
+    with pytest.raises(DataError, match=Path(first).name):
+        _ = _data(tmp_path, kind, channels=[*NAMES]).train

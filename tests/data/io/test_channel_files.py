@@ -9,7 +9,7 @@ import OpenEXR
 import pytest
 
 from densevit.channels import RGB, Channels
-from densevit.data.io.channel_files import as_rgb, channels_of_file, check_pixels, decode_pixels, read_pixels
+from densevit.data.io.channel_files import as_rgb, channels_of_files, check_pixels, decode_pixels, read_pixels
 from densevit.data.io.images import read_image
 from densevit.errors import DataError
 from tests.data.io.conftest import ORIENTATION
@@ -95,7 +95,7 @@ def test_pixels_are_those_of_the_file(kind, dtype, count, tmp_path):
     suffix, write = WRITERS[kind]
     pixels, file = _image(dtype, count), tmp_path / f"a{suffix}"
     write(file, pixels)
-    channels = channels_of_file(file, Channels(_named("", count).names, "", ()))
+    channels = channels_of_files([str(file)], Channels(_named("", count).names, "", ()))
     expected = dtype if dtype in ("uint8", "uint16") else "float32"
     assert channels.dtype == expected
     found = read_pixels(file, channels)
@@ -155,7 +155,7 @@ def test_pixels_without_data_are_nan(tmp_path):
 def test_rgb_of_8_bits_is_read_as_before(tmp_path):
     pixels = _image("uint8", 3)
     cv2.imwrite(str(tmp_path / "a.png"), pixels)
-    named = channels_of_file(tmp_path / "a.png", Channels(RGB.names, "", ()))
+    named = channels_of_files([str(tmp_path / "a.png")], Channels(RGB.names, "", ()))
     assert named == RGB
     assert named.is_rgb
     assert np.array_equal(read_pixels(tmp_path / "a.png", named), read_image(tmp_path / "a.png"))
