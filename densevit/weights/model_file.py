@@ -76,7 +76,9 @@ def save(
         )
     if not model.heads:
         own = sections.backbone
-        normalisation = {key: getattr(own, key) for key in ("mean", "std") if getattr(own, key) is not None}
+        normalisation = {
+            key: value for key in ("channels", "mean", "std") if (value := own.model_dump()[key]) is not None
+        }
         return save_backbone(
             model.backbone,
             {"name": own.name, **own.options, **normalisation},

@@ -279,3 +279,15 @@ def test_weights_need_a_known_first_layer():
     checkpoint = TranslatedCheckpoint("theirs.pth", Three().state_dict())
     with pytest.raises(ConfigError, match=r"Three' has no in_channels, so that its first layer is not known"):
         fit_backbone(_model(architecture), checkpoint, ())
+
+
+def test_a_backbones_file_names_its_channels(tmp_path):
+    channels = {"names": ["red", "nir"], "dtype": "uint16", "range": [[0.0, 100.0]] * 2}
+    section = {"name": "resnet", "depth": 18, "mean": [0.4] * 2, "std": [0.2] * 2, "channels": channels}
+    source = densevit.create_model(section, heads={}, classes=[])
+    densevit.save(source, tmp_path / "backbone.safetensors")
+    kernel = source.backbone.state_dict()["conv1.weight"]
+    channels |= {"names": ["nir", "red", "swir"], "range": [[0.0, 100.0]] * 3}
+    section |= {"mean": [0.4] * 3, "std": [0.2] * 3, "weights": str(tmp_path / "backbone.safetensors")}
+    found = densevit.create_model(section, heads={"seg": "setr"}, classes=["a"]).backbone.state_dict()["conv1.weight"]
+    assert torch.equal(found, adapted(kernel, ("red", "nir"), ("nir", "red", "swir")))
