@@ -16,6 +16,7 @@ from torch import Tensor
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.paired_files import IMAGES, UNREAD, unread_images
 from densevit.data.io import videos
+from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.channel_files import decode_pixels, read_pixels, with_channels
 from densevit.data.io.images import check_bits, decode_image, read_image, to_rgb
 from densevit.data.io.tiff import check_bands, without_mapping
@@ -102,7 +103,8 @@ def find_files(source: str) -> list[str]:
         return _in_folder(path, source)
     if not glob.has_magic(source):
         raise DataError(f"{source}: there is no such file or folder.")
-    suffixes = (*SUFFIXES, *videos.SUFFIXES)
+    named = tuple(suffix for suffix in CHANNEL_FILES if source.lower().endswith(suffix))
+    suffixes = (*SUFFIXES, *videos.SUFFIXES, *named)
     matches = {match for match in glob.iglob(str(path), recursive=True) if match.lower().endswith(suffixes)}
     files = (file for folder in {*map(os.path.dirname, matches)} for file in _files_in(folder, suffixes))
     images = sorted(matches.intersection(files), key=lambda file: file.replace(os.sep, "\0"))  # by folder

@@ -98,6 +98,16 @@ def test_predict_reads_the_bands_and_draws_those_of_the_data_set(folder):
         assert (folder / "out" / "drawn" / f"{index}.jpg").is_file()
 
 
+def test_predict_takes_a_pattern_of_arrays(folder, tmp_path):
+    dataset = build_data(configs.load(folder / "fields.yaml")).val
+    for index in range(2):
+        np.save(tmp_path / f"{index}.npy", dataset[index]["image"].numpy())
+    assert main(["predict", str(folder / "run"), str(tmp_path / "*.npy"), "--out", str(tmp_path / "out")]) == 0
+    for index in range(2):
+        found = np.asarray(Image.open(tmp_path / "out" / "semantic" / f"{index}.png"))
+        assert (found == dataset[index]["targets"]["semantic"].numpy()).mean() > 0.9
+
+
 def test_resume_does_not_measure_again(folder, monkeypatch):
     monkeypatch.setattr("densevit.data.channel_statistics.measured", lambda dataset: pytest.fail("measured"))
     assert main(["train", "--resume", str(folder / "run"), "trainer.max_steps=64"]) == 0
