@@ -187,6 +187,7 @@ def test_missing_data_is_not_measured(tmp_path: Path):
     assert problems["images with constant or empty channels"].examples == ("1.npy: vv is nan everywhere",)
 
 
+@pytest.mark.integration
 def test_tables_and_page_show_the_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     images = [fields(i, 4).astype(np.uint16) for i in range(IMAGES)]
     root = write_set(tmp_path / "set", ".tif", images, bands)
@@ -200,6 +201,7 @@ def test_tables_and_page_show_the_channels(tmp_path: Path, capsys: pytest.Captur
     assert len(densevit.diagnose(root, KEYS).samples) == IMAGES
 
 
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
 def test_a_damaged_first_image_does_not_hide_the_others(tmp_path: Path):
     root = write_set(tmp_path / "set", ".tif", [fields(i, 4).astype(np.uint16) for i in range(IMAGES)], bands)
     (root / "train" / "0.tif").write_bytes((root / "train" / "0.tif").read_bytes()[:200])
@@ -212,6 +214,7 @@ def test_a_damaged_first_image_does_not_hide_the_others(tmp_path: Path):
     assert "unreadable files" in titles and "images with other channels than RGB of 8 bits" not in titles
 
 
+@pytest.mark.integration
 def test_rgb_of_8_bits_has_no_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     root = write_coco(tmp_path / "set", "train", [box(1, 0, [4, 4, 20, 20])], images=3)
     write_coco(root, "val", [box(1, 0, [4, 4, 20, 20])], images=2, first=50)
