@@ -96,7 +96,9 @@ def inspect(
     predictions = dense.predictions(outputs, batch["targets"])
 
     filters, embeddings = backbone.filters(), backbone.positions()
-    found.filters = None if filters is None or filters.shape[1] != 3 else measures.principal_components(filters.cpu())
+    if filters is not None:
+        of_displayed = filters[:, list(dense.channels.displayed)].expand(-1, 3, -1, -1)
+        found.filters = measures.principal_components(of_displayed.cpu())
     found.similarity = None if embeddings is None else measures.position_similarity(embeddings.cpu())
     found.layers = backbone.attention(recorded, found.size)
     found.distances = {layer.name: measures.mean_attention_distance(layer, found.size) for layer in found.layers}
