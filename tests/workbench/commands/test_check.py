@@ -54,7 +54,7 @@ def test_findings_return_1(own, capsys):
     captured = capsys.readouterr()
     assert all(fact in captured.err for fact in ("strides: ", "17 x 24", "33 x 47", "9 x 12"))
     assert "FAILED" in next(line for line in captured.out.splitlines() if line.startswith("strides"))
-    assert "28 of 29 checks passed" in captured.out
+    assert "29 of 30 checks passed" in captured.out
     assert main(["check", "backbone", "own", "depth=2"]) == 1
     assert "ValueError: depth is 2; it is 1 (own_backbones.py, line" in capsys.readouterr().err
 
