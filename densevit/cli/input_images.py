@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,18 +259,23 @@ def _is_video(file: str) -> bool:
 
 
 def read_ahead(
-    images: Sequence[ImageFile], size: int, channels: Channels
-) -> Iterator[list[tuple[ImageFile, np.ndarray | DensevitError]]]:
-    """Yields chunks of images with their pixels (H, W, C) of these channels or an error; reads the next chunk while one
-    is processed."""
+    images: Sequence[ImageFile],
+    size: int,
+    channels: Channels,
+    left_out: Callable[[ImageFile], bool] = lambda image: False,
+) -> Iterator[list[tuple[ImageFile, np.ndarray | DensevitError | None]]]:
+    """Yields chunks of images with their pixels (H, W, C) of these channels or an error, None for those left out; reads
+    the next chunk while one is processed. left_out: called in the threads that read."""
     frames: dict[str, set[int]] = defaultdict(set)
     for image in images:
         if image.frame is not None:
             frames[image.location].add(image.frame)
     clips = {location: videos.VideoFrames(Path(location), wanted) for location, wanted in frames.items()}
 
-    def read(image: ImageFile) -> np.ndarray | DensevitError:
+    def read(image: ImageFile) -> np.ndarray | DensevitError | None:
         try:
+            if left_out(image):
+                return None
             if image.url is not None:
                 return decode_pixels(download(image.url), image.url, channels)
             if image.member is not None:
@@ -285,7 +290,7 @@ def read_ahead(
 
     with background_threads((os.cpu_count() or 1) + 1, "read images") as pool:
 
-        def submit(start: int) -> list[tuple[ImageFile, Future[np.ndarray | DensevitError]]]:
+        def submit(start: int) -> list[tuple[ImageFile, Future[np.ndarray | DensevitError | None]]]:
             return [(image, pool.submit(read, image)) for image in images[start : start + size]]
 
         chunk = submit(0)

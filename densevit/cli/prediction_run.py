@@ -124,20 +124,18 @@ class PredictionRun:
 
         if owner is not None:
             owner.images = len(images) - len(left)
-        large = {image.place for image in images if self._is_large(image)}
+        large: list[ImageFile] = []
         with files, failed:
             with BackgroundWriter(files, self.block, report) as writer:
-                images_in_memory, rest = ([one for one in some if one.place not in large] for some in (images, left))
-                predicted = self._predicted(images_in_memory, rest, failed)
+                predicted = self._predicted(images, left, failed, large)
                 title = "Predicting" if part is None else f"Predicting {part}"
-                for image, pixels, result in self.output.track(predicted, title, len(rest)):
+                for image, pixels, result in self.output.track(predicted, title, len(left)):
                     writer.add(image, pixels, result, image.place < self.drawn)
-            for image in left:
-                if image.place in large:
-                    try:
-                        report(image, self._write_large(files, image))
-                    except UnreadableFileError as error:
-                        failed.add(image, error)
+            for image in large:
+                try:
+                    report(image, self._write_large(files, image))
+                except UnreadableFileError as error:
+                    failed.add(image, error)
             for image in left if failed.reasons else ():
                 if image.file_name in failed.reasons:
                     files.add_failed(image)
@@ -161,7 +159,7 @@ class PredictionRun:
             return False  # read as a whole, or reported by that
 
     def _opened(self, image: ImageFile) -> LargeTiff:
-        return LargeTiff(image.path, self.predictor.model.channels, self.predictor.device)
+        return LargeTiff(image.path, self.predictor.channels, self.predictor.device)
 
     def _write_large(self, files: PredictionFiles, image: ImageFile) -> str:
         """Predicts and writes an image by rows of windows, one head after the other."""
@@ -179,9 +177,10 @@ class PredictionRun:
             return files.add_strips(image, opened, strips, image.place < self.drawn)
 
     def _predicted(
-        self, images: Sequence[ImageFile], left: Sequence[ImageFile], failed: FailedImages
+        self, images: Sequence[ImageFile], left: Sequence[ImageFile], failed: FailedImages, large: list[ImageFile]
     ) -> Iterator[tuple[ImageFile, np.ndarray, Any]]:
-        """Yields the images that are left, with their pixels and predictions.
+        """Yields the images that are left, with their pixels and predictions, and appends those to `large` that are
+        predicted by rows of windows.
 
         Whole blocks of the list are predicted, so that batches do not depend on what is left: in other batches, the
         last digits differ.
@@ -189,10 +188,12 @@ class PredictionRun:
         places = {image.place for image in left}
         blocks = (images[first : first + self.block] for first in range(0, len(images), self.block))
         wanted = [image for block in blocks if any(one.place in places for one in block) for image in block]
-        for chunk in read_ahead(wanted, self.block, self.predictor.channels):
+        for chunk in read_ahead(wanted, self.block, self.predictor.channels, self._is_large):
             readable = []
             for image, pixels in chunk:
-                if not isinstance(pixels, DensevitError):
+                if pixels is None:
+                    large += [image] if image.place in places else []
+                elif not isinstance(pixels, DensevitError):
                     readable.append((image, pixels))
                 elif image.place in places:
                     failed.add(image, pixels)

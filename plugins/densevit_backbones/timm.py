@@ -59,7 +59,8 @@ class Timm(Backbone):
         the dense models of Swin and ConvNeXt have: `feature_norms`, which published weights lack. False: raw maps.
     drop_path: stochastic depth of the last block. None: the default of timm's constructor, mostly 0.
     checkpointing: timm's activation checkpointing of the model.
-    in_channels: channels of the images. timm adapts its own weights to them; `backbone.weights` are adapted by name.
+    in_channels: the number of channels of images. In a model, weights are adapted by the channels' names; a backbone
+        that is built alone with `pretrained` has timm's adaptation.
     model_args: further arguments of timm's constructor, such as {output_stride: 16} or {depth: 6}.
     """
 

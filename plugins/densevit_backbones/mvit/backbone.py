@@ -70,8 +70,11 @@ class MViT(Backbone):
         last_rate = default_drop if drop_path is None else drop_path
         self.checkpointing = checkpointing
         self.strides = (4, 8, 16, 32)
-        patches = nn.Conv2d(in_channels, width, 7, stride=4, padding=3) if stem == "patch" else None
-        self.patch_embed = patches or conv_stem(width, 4, in_channels)
+        self.patch_embed = (
+            nn.Conv2d(in_channels, width, 7, stride=4, padding=3)
+            if stem == "patch"
+            else conv_stem(width, 4, in_channels)
+        )
         size = pooled((image_size, image_size), 4)
         has_token = version == 1 if class_token is None else class_token
         if has_token and window_size is not None:

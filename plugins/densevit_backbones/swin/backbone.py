@@ -69,8 +69,9 @@ class Swin(Backbone):
         self.channels = tuple(width * 2**i for i in range(4))
         self.strides = (4, 8, 16, 32)
         self.checkpointing = checkpointing
-        patches = nn.Conv2d(in_channels, width, 4, stride=4) if stem == "patch" else None
-        self.patch_embed = patches or conv_stem(width, 4, in_channels)
+        self.patch_embed = (
+            nn.Conv2d(in_channels, width, 4, stride=4) if stem == "patch" else conv_stem(width, 4, in_channels)
+        )
         self.patch_norm = nn.LayerNorm(width)
         self.stages = nn.ModuleList()
         for i, channels in enumerate(self.channels):

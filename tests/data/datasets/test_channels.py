@@ -142,3 +142,17 @@ def test_a_first_file_that_cannot_be_read_may_be_left_out(kind, tmp_path):
     assert train.channels.dtype == "uint16"
     with pytest.raises(DataError, match=Path(first).name):
         _ = _data(tmp_path, kind, channels=[*NAMES]).train
+
+
+def test_cached_statistics_are_of_the_same_keys(tmp_path, monkeypatch):
+    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "images"
+    for path, pixels in _images(root, "{split}/{number}.tif").items():
+        pixels[:6] = 60000
+        tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
+    plain, without = (
+        measured(_data(root, "images", channels=[*NAMES], **keys).train).channels.range
+        for keys in ({}, {"nodata": 60000})
+    )
+    assert all(high == 60000 for _, high in plain)
+    assert all(high <= 10000 for _, high in without)
