@@ -97,7 +97,7 @@ class Coco(Dataset):
         others = other_splits(base, split, named, file)
         is_searched = split == "train" and annotations is None and train_annotations is None
         options = ScanOptions(masks, limit, outside_paths, part, val_share, boxes, crowds, is_searched, channels)
-        key = ["coco", str(file), [str(folder) for folder in files.folders], *map(str, vars(options).values())]
+        key = ["coco", str(file), [str(folder) for folder in files.folders], *map(repr, vars(options).values())]
         is_large = os.path.getsize(file) > _LARGE_JSON
         arrays = cached_scan(
             scan, key, lambda: scan_files(scan, files, others, options), partial(scanned_files, file), is_large

@@ -105,7 +105,7 @@ class CocoPanoptic(Dataset):
             self._annotations = replace(self._annotations, segment_files=files)
         self._empty_segments: bool = options["empty_segments"]
         images = hashlib.sha256(self._images.tobytes()).hexdigest()
-        key = ["coco_panoptic", str(read.file), images, self._segments, self._empty_segments, str(self.channels)]
+        key = ["coco_panoptic", str(read.file), images, self._segments, self._empty_segments, repr(self.channels)]
         arrays = cached_scan(scan, key, lambda: self._scan_files(scan), self._files, len(self) >= LARGE)
         self._sizes, self._upright = arrays["sizes"], arrays["upright"]
         self._annotations = replace(self._annotations, area=arrays["area"], boxes=arrays["boxes"]).without_empty()

@@ -61,7 +61,7 @@ def validation_part(
 def similar_images(paths: Sequence[str], channels: Channels = RGB) -> Arrays:
     """Returns `digests` (N, 16) uint8 of the files, and the group numbers (N,) of identical images, `identical`, and of
     identical or nearly identical images, `similar`. Cached."""
-    key = hashlib.sha256("\0".join([str(channels), *paths]).encode(errors="surrogateescape")).hexdigest()
+    key = hashlib.sha256("\0".join([repr(channels), *paths]).encode(errors="surrogateescape")).hexdigest()
     is_large = len(paths) >= _FEW
     return cached_scan(STRICT_SCAN, ["division", key], lambda: _scan(paths, channels), lambda _: paths, is_large)
 

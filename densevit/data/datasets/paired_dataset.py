@@ -47,7 +47,7 @@ class PairedDataset(Dataset):
         return [
             type(self).__name__,
             self._root,
-            str(self.channels),
+            repr(self.channels),
             *(hashlib.sha256(paths).hexdigest() for paths in of_pairs),
         ]
 
