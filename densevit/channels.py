@@ -23,6 +23,8 @@ class Channels:
         model sees the channel's mean there.
     files: if each channel has a file of its own, the part of the file's name of each, such as ("_red", "_nir").
     display: the names of three channels that are drawn as red, green and blue, or of one drawn as grey; (): chosen.
+    stored: the type of the pixels in files, if `dtype` may be another one: int16 becomes float32, and with `nodata` any
+        does; "": `dtype`, and with `nodata` not known.
     """
 
     names: tuple[str, ...] = COLORS
@@ -31,6 +33,7 @@ class Channels:
     nodata: float | None = None
     files: tuple[str, ...] = ()
     display: tuple[str, ...] = ()
+    stored: str = ""
 
     def __post_init__(self) -> None:
         twice = next((name for name in self.names if self.names.count(name) > 1), None)
@@ -64,7 +67,7 @@ class Channels:
         """The channels in words: "red, green, blue, nir, uint16 in 0 ... 10000"."""
         ranges = sorted(set(self.range))
         shown = f" in {ranges[0][0]:g} ... {ranges[0][1]:g}" if len(ranges) == 1 else ""
-        return f"{', '.join(self.names)}, {self.dtype or 'any type'}{shown}"
+        return f"{', '.join(self.names)}, {self.stored or self.dtype or 'any type'}{shown}"
 
 
 RGB = Channels()

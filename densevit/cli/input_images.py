@@ -23,7 +23,7 @@ from densevit.data.datasets.coco_json import images_of, parse_json
 from densevit.data.datasets.coco_layouts import files_of_json
 from densevit.data.datasets.dataset_validation import STRICT_SCAN
 from densevit.data.io import videos
-from densevit.data.io.channel_files import decode_pixels, read_pixels
+from densevit.data.io.images import read_image
 from densevit.data.io.tar_members import TarMember, find_members
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError, DensevitError
@@ -277,14 +277,14 @@ def read_ahead(
             if left_out(image):
                 return None
             if image.url is not None:
-                return decode_pixels(download(image.url), image.url, channels)
+                return read_image(download(image.url), channels, name=image.url)
             if image.member is not None:
-                return decode_pixels(image.member.read(), image.file_name, channels)
+                return read_image(image.member.read(), channels, name=image.file_name)
             if image.location.lower().endswith((".tar", ".json")):
                 next(_located(image.location))  # raises the error of a list's line
             if image.frame is not None:
                 return clips[image.location].read(image.frame)
-            return read_pixels(image.path, channels)
+            return read_image(image.path, channels)
         except DensevitError as error:
             return error
 

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
-from densevit.data.io.channel_files import as_rgb, read_pixels
+from densevit.data.io.channel_files import as_rgb
+from densevit.data.io.images import read_image
 from densevit.drawing.display import display
 from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
@@ -173,7 +174,7 @@ class Result(Mapping[str, Any]):
     def image(self) -> np.ndarray:
         """The image as it is drawn, (H, W, 3) uint8, RGB. Each access reads it again if it was given as a file."""
         given = self._image
-        return as_rgb(given if isinstance(given, np.ndarray) else read_pixels(given, self._channels), self._channels)
+        return as_rgb(given if isinstance(given, np.ndarray) else read_image(given, self._channels), self._channels)
 
     def draw(self, threshold: float | None = None) -> Image.Image:
         """Draws a visualization as in `densevit predict`; those of several heads are side by side.

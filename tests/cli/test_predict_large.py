@@ -13,7 +13,7 @@ from torch import nn
 from densevit.channels import RGB, Channels
 from densevit.cli import main
 from densevit.data.io import large_tiff
-from densevit.data.io.channel_files import read_pixels
+from densevit.data.io.images import read_image
 from densevit.data.io.large_tiff import LargeTiff
 from densevit.errors import UnreadableFileError
 from densevit.inference.predictor import Predictor
@@ -81,7 +81,7 @@ def write(path: Path, pixels: np.ndarray, form: str) -> None:
 def test_rows_are_those_of_the_image(form: str, tmp_path: Path):
     path, pixels = tmp_path / "a.tif", image(BANDS, 117, 131)
     write(path, pixels, form)
-    assert np.array_equal(read_pixels(path, BANDS), pixels)
+    assert np.array_equal(read_image(path, BANDS), pixels)
     with LargeTiff(path, BANDS, CPU) as large:
         assert large.shape == (4, 117, 131)
         for top, bottom in ((0, 40), (13, 53), (77, 117), (116, 117), (0, 117), (5, 6)):
@@ -113,7 +113,7 @@ def test_pixels_without_data_and_empty_tiles(tmp_path: Path):
     tiles = iter([pixels[:32, :32], None, None, pixels[32:, 32:]])
     form = {"shape": pixels.shape, "dtype": pixels.dtype, "tile": (32, 32), "compression": "zlib"}
     tifffile.imwrite(tmp_path / "a.tif", tiles, photometric="minisblack", planarconfig="contig", **form)
-    expected = read_pixels(tmp_path / "a.tif", channels)
+    expected = read_image(tmp_path / "a.tif", channels)
     assert np.isnan(expected[:32, 32:]).all()
     with LargeTiff(tmp_path / "a.tif", channels, CPU) as large:
         assert np.array_equal(large.rows(10, 50), expected[10:50], equal_nan=True)
@@ -133,7 +133,7 @@ def test_images_that_are_not_read_by_rows_are_refused(tmp_path: Path):
     rgba = np.dstack([rgb, rgb[..., :1]])
     tifffile.imwrite(path, rgba, photometric="rgb", extrasamples=["unassalpha"])
     with LargeTiff(path, RGB, CPU) as large:
-        assert np.array_equal(large.rows(3, 20), read_pixels(path, RGB)[3:])
+        assert np.array_equal(large.rows(3, 20), read_image(path, RGB)[3:])
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UnreadableFileError, match=r"a\.tif"):
         LargeTiff(path, RGB, CPU)

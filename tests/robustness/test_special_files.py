@@ -17,7 +17,7 @@ from densevit.cli.input_images import find_images
 from densevit.config import DataSection
 from densevit.data.build import Data
 from densevit.data.io.depth_files import depth_size_of, read_depth
-from densevit.data.io.images import check_image, read_image
+from densevit.data.io.images import image_header, read_image
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.data.io.videos import VideoFrames, count_frames
 from densevit.errors import DataError, UnreadableFileError
@@ -57,7 +57,7 @@ def image(path: Path) -> Path:
 
 
 READERS: tuple[tuple[Callable[[Path], object], str], ...] = (
-    (read_image, "jpg"), (check_image, "png"), (read_label, "png"), (label_size_of, "png"), (read_depth, "png"),
+    (read_image, "jpg"), (image_header, "png"), (read_label, "png"), (label_size_of, "png"), (read_depth, "png"),
     (read_depth, "npz"), (read_depth, "exr"), (read_depth, "pfm"), (depth_size_of, "png"), (depth_size_of, "npy"),
 )  # fmt: skip
 

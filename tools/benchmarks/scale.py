@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from densevit.config import Config, load
 from densevit.data.build import build_transforms
-from densevit.data.io.images import decode_image
+from densevit.data.io.images import read_image
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_backbone, create_head
 from densevit.targets.types import TargetTypes
@@ -112,7 +112,7 @@ def seconds_per_image(config: Config, training: Training, repeats: int = 30) -> 
     seconds = []
     for index in range(repeats):
         start = time.perf_counter()
-        image = torch.from_numpy(decode_image(file, "noise.jpg")).permute(2, 0, 1)
+        image = torch.from_numpy(read_image(file, name="noise.jpg")).permute(2, 0, 1)
         targets: dict[str, object] = {"image_id": index}
         if detection:
             corner = random.uniform(0, 200, (7, 2)).astype(np.float32)

@@ -26,7 +26,7 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.examination import listed
 from densevit.data.datasets.scan_cache import cached_scan, json_value
-from densevit.data.io.channel_files import channels_of_files, read_pixels
+from densevit.data.io.images import channels_of_files, read_image
 from densevit.errors import DataError, PluginError, warn_once
 from densevit.interfaces import Dataset, Sample, Targets
 
@@ -98,10 +98,8 @@ class Coco(Dataset):
         is_searched = split == "train" and annotations is None and train_annotations is None
         options = ScanOptions(masks, limit, outside_paths, part, val_share, boxes, crowds, is_searched, channels)
         key = ["coco", str(file), [str(folder) for folder in files.folders], *map(repr, vars(options).values())]
-        is_large = os.path.getsize(file) > _LARGE_JSON
-        arrays = cached_scan(
-            scan, key, lambda: scan_files(scan, files, others, options), partial(scanned_files, file), is_large
-        )
+        is_large, scanned = os.path.getsize(file) > _LARGE_JSON, partial(scanned_files, file, channels)
+        arrays = cached_scan(scan, key, lambda: scan_files(scan, files, others, options), scanned, is_large)
         read = self._annotations = Annotations.of_arrays(file, arrays)
         self.folder, self._upright, self._names = json_value(arrays["folder"]), arrays["upright"], arrays["names"]
         self.channels = channels_of_files((self.path(index) for index in range(len(self._names))), channels)
@@ -202,7 +200,7 @@ class Coco(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         """Returns the sample; if labelled, with boxes, labels, area, iscrowd and, if requested, masks, of N objects."""
-        pixels = read_pixels(self.path(index), self.channels, bool(self._upright[index]))
+        pixels = read_image(self.path(index), self.channels, bool(self._upright[index]))
         size = (int(self._annotations.sizes[index, 0]), int(self._annotations.sizes[index, 1]))
         if pixels.shape[:2] != size:
             raise DataError(f"{self.path(index)} has changed since the start: {pixels.shape[:2]} pixels, not {size}.")

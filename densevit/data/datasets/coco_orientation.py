@@ -18,7 +18,7 @@ from densevit.data.datasets.coco_layouts import SplitFiles
 from densevit.data.datasets.dataset_validation import Scan, for_each
 from densevit.data.datasets.examination import Examination
 from densevit.data.io.file_lookup import find_file
-from densevit.data.io.images import check_image
+from densevit.data.io.images import image_header
 from densevit.data.outside_paths import is_outside
 from densevit.errors import DataError
 
@@ -158,7 +158,7 @@ def _headers(names: Sequence[str], files: SplitFiles, outside_paths: bool) -> tu
         found = name and find_file(folder, name, outside_paths)
         if found:
             with suppress(DataError):
-                stored[i], orientations[i] = check_image(folder / found)
+                stored[i], orientations[i] = image_header(folder / found)
 
     for_each(len(names), look, "Reading EXIF orientations")
     return stored, orientations

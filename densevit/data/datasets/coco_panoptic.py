@@ -18,7 +18,8 @@ from densevit.data.datasets.paired_files import IMAGES, list_files
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
 from densevit.data.datasets.splits import check_split, spellings
-from densevit.data.io.channel_files import channels_of_files, check_pixels, read_pixels
+from densevit.data.io.channel_files import channel_paths
+from densevit.data.io.images import channels_of_files, image_header, read_image
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
 from densevit.data.outside_paths import check_file_names
@@ -166,7 +167,7 @@ class CocoPanoptic(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         """Returns the sample; if labelled, with boxes, labels, area and iscrowd of things, including crowds."""
-        pixels = read_pixels(self.path(index), self.channels, bool(self._upright[index]))
+        pixels = read_image(self.path(index), self.channels, bool(self._upright[index]))
         size = (int(self._sizes[index, 0]), int(self._sizes[index, 1]))
         if pixels.shape[:2] != size:
             raise DataError(f"{self.path(index)} has changed since the start: {pixels.shape[:2]} pixels, not {size}.")
@@ -207,13 +208,13 @@ class CocoPanoptic(Dataset):
         return {"sizes": self._sizes, "upright": self._upright, **measured}
 
     def _files(self, _: Arrays) -> list[str]:
-        paths = [self.path(index) for index in range(len(self))]
+        paths = [path for index in range(len(self)) for path in channel_paths(self.path(index), self.channels)]
         segments = [self.segments_path(index) for index in range(len(self))] if self._annotations.labelled else []
         return [str(self._annotations.file), *paths, *segments]
 
     def _validate(self, index: int) -> None:
         """Checks an image and its PNG, and measures its segments."""
-        header = check_pixels(self.path(index), self.channels)
+        header = image_header(self.path(index), self.channels)
         self._sizes[index] = header.upright_size
         if not self._annotations.labelled:
             return

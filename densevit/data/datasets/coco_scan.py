@@ -22,6 +22,7 @@ from densevit.data.datasets.coco_orientation import Grid, Reading, decide, evide
 from densevit.data.datasets.dataset_validation import Scan, validate_images
 from densevit.data.datasets.division import DEFAULT_SHARE, division_text, validation_part
 from densevit.data.datasets.scan_cache import Arrays, json_array, json_value
+from densevit.data.io.channel_files import channel_paths
 from densevit.data.io.file_lookup import find_file
 from densevit.data.outside_paths import check_file_names
 from densevit.errors import DataError
@@ -133,11 +134,12 @@ def scan_files(scan: Scan, files: SplitFiles, others: Sequence[SplitFiles], opti
     }
 
 
-def scanned_files(file: Path, arrays: Arrays) -> list[str]:
+def scanned_files(file: Path, channels: Channels, arrays: Arrays) -> list[str]:
     """Returns the json and the images of a scan, and the jsons of other splits that it has read."""
     folder = json_value(arrays["folder"])
-    names = (name.decode() for name in arrays["names"].tolist())
-    return [str(file), *json_value(arrays["others"]), *(os.path.join(folder, name) for name in names)]
+    images = (os.path.join(folder, name.decode()) for name in arrays["names"].tolist())
+    files = (file for image in images for file in channel_paths(image, channels))
+    return [str(file), *json_value(arrays["others"]), *files]
 
 
 def _names(read: Annotations) -> list[str]:

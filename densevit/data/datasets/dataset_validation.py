@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.examination import Examination, Problem
-from densevit.data.io.channel_files import check_pixels
 from densevit.data.io.file_lookup import find_file, missing_hint
+from densevit.data.io.images import image_header
 from densevit.data.outside_paths import FIX, is_outside
 from densevit.errors import DataError, UnreadableFileError, warn_once
 from densevit.terminal import in_notebook, notebook_bar, text_console
@@ -228,7 +228,7 @@ def validate_images(
 
     def check(i: int) -> None:
         path = os.path.join(folder, names[i])
-        header, given = check_pixels(path, channels), (int(sizes[i, 0]), int(sizes[i, 1]))
+        header, given = image_header(path, channels), (int(sizes[i, 0]), int(sizes[i, 1]))
         if 0 not in given and given not in (header.size, header.upright_size):
             (h, w), (height, width) = given, header.upright_size
             raise DataError(

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from densevit.channels import RGB, Channels
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, for_each
 from densevit.data.datasets.scan_cache import Arrays, cached_scan
 from densevit.data.duplicates import Image, difference_hash, duplicate_groups, pixel_digest
-from densevit.data.io.channel_files import as_rgb, read_pixels
+from densevit.data.io.channel_files import as_rgb, channel_paths
+from densevit.data.io.images import read_image
 from densevit.errors import DataError, warn_once
 
 DEFAULT_SHARE = 0.2
@@ -62,8 +64,8 @@ def similar_images(paths: Sequence[str], channels: Channels = RGB) -> Arrays:
     """Returns `digests` (N, 16) uint8 of the files, and the group numbers (N,) of identical images, `identical`, and of
     identical or nearly identical images, `similar`. Cached."""
     key = hashlib.sha256("\0".join([repr(channels), *paths]).encode(errors="surrogateescape")).hexdigest()
-    is_large = len(paths) >= _FEW
-    return cached_scan(STRICT_SCAN, ["division", key], lambda: _scan(paths, channels), lambda _: paths, is_large)
+    is_large, files = len(paths) >= _FEW, [file for path in paths for file in channel_paths(path, channels)]
+    return cached_scan(STRICT_SCAN, ["division", key], lambda: _scan(paths, channels), lambda _: files, is_large)
 
 
 def division_text(chosen: np.ndarray, share: float | None, where: str | os.PathLike[str]) -> str:
@@ -108,9 +110,8 @@ def _scan(paths: Sequence[str], channels: Channels) -> Arrays:
     def read(index: int) -> None:
         path = paths[index]
         try:
-            pixels = read_pixels(path, channels)
-            with open(path, "rb") as file:
-                content = file.read()
+            pixels = read_image(path, channels)
+            content = b"".join(Path(file).read_bytes() for file in channel_paths(path, channels))
         except (OSError, ValueError):  # includes DataError
             content = os.path.basename(path).encode(errors="surrogateescape")
             images[index] = Image("", path, path.encode(errors="surrogateescape"), None)

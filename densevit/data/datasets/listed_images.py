@@ -10,7 +10,7 @@ from torch import Tensor
 
 from densevit.channels import Channels
 from densevit.data.datasets.dataset_validation import Scan
-from densevit.data.io.channel_files import channels_of_files, check_pixels, read_pixels
+from densevit.data.io.images import channels_of_files, image_header, read_image
 from densevit.interfaces import Dataset
 
 
@@ -40,10 +40,10 @@ class ListedImages(Dataset):
 
     def _image(self, index: int) -> Tensor:
         """Returns the image (C, H, W)."""
-        return torch.from_numpy(read_pixels(self.path(index), self.channels)).permute(2, 0, 1)
+        return torch.from_numpy(read_image(self.path(index), self.channels)).permute(2, 0, 1)
 
     def _path(self, index: int) -> str:
         return os.fsdecode(self._paths[index])
 
     def _measure(self, index: int) -> None:
-        self._sizes[index] = check_pixels(self.path(index), self.channels).upright_size
+        self._sizes[index] = image_header(self.path(index), self.channels).upright_size

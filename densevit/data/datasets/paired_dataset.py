@@ -13,7 +13,8 @@ from densevit.channels import Channels
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.paired_files import Pairs
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
-from densevit.data.io.channel_files import channels_of_files, check_pixels, read_pixels
+from densevit.data.io.channel_files import channel_paths
+from densevit.data.io.images import channels_of_files, image_header, read_image
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample
 
@@ -59,7 +60,8 @@ class PairedDataset(Dataset):
         return {"sizes": self._sizes, "upright": self._upright}
 
     def _files(self, _: Arrays) -> list[str]:
-        return [path for index in range(len(self)) for path in (self.path(index), self.label_path(index))]
+        images = (channel_paths(self.path(index), self.channels) for index in range(len(self)))
+        return [path for index, paths in enumerate(images) for path in (*paths, self.label_path(index))]
 
     def size_of(self, path: str) -> Size:
         """Returns (h, w) of an annotation file, from its header."""
@@ -92,7 +94,7 @@ class PairedDataset(Dataset):
         """Returns the sample with its only target, (H, W)."""
         if not self._sizes[index].all():
             self._measure(index)
-        pixels = read_pixels(self.path(index), self.channels, bool(self._upright[index]))
+        pixels = read_image(self.path(index), self.channels, bool(self._upright[index]))
         self._check_size(index, self.path(index), pixels.shape[:2])
         target = self.target(index)
         self._check_size(index, self.label_path(index), target.shape)
@@ -106,7 +108,7 @@ class PairedDataset(Dataset):
             raise DataError(f"{path} has changed since the start: {found} pixels, not {self.size(index)}.")
 
     def _measure(self, index: int) -> None:
-        header, size = check_pixels(self.path(index), self.channels), self.size_of(self.label_path(index))
+        header, size = image_header(self.path(index), self.channels), self.size_of(self.label_path(index))
         if size not in (header.upright_size, header.size):
             (height, width), (h, w) = header.upright_size, size
             raise DataError(

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.images import apply_orientation, orientation_of, upright_size_of
 from densevit.data.io.large_images import check_size, open_image
+from densevit.data.io.rgb_files import apply_orientation, orientation_of, upright_size_of
 from densevit.errors import DataError
 
 SUFFIXES = (".png", ".npy", ".npz", ".exr", ".pfm", ".tif", ".tiff")

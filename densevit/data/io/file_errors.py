@@ -34,9 +34,10 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
         raise UnreadableFileError(f"{path} is not an image, or has a format unknown to Pillow ({found}).") from None
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, BadZipFile and more
         found = _size(path, size)
-        raise UnreadableFileError(
-            f"{path} cannot be read: {error} ({found}). Is the file damaged or cut short?"
-        ) from error
+        fix = (
+            "Fix: pip install 'densevit[tiff]'." if "imagecodecs" in str(error) else "Is the file damaged or cut short?"
+        )
+        raise UnreadableFileError(f"{path} cannot be read: {error} ({found}). {fix}") from error
 
 
 def check_regular(path: str | os.PathLike[str], subject: str = "") -> None:

@@ -1,184 +1,132 @@
-"""Reads common image files as (H, W, 3) uint8 RGB; a DataError names files that cannot be read.
+"""Reads images of RGB or other channels: one function for files, their content, PIL images, arrays and tensors.
 
-Pillow identifies the format; simplejpeg (libjpeg-turbo) and OpenCV decode the common ones, Pillow the rest. For formats
-that several can decode, they agree to the last bit. Modes are converted as by Pillow's `convert("RGB")`: grey is
-repeated, a palette looked up, alpha dropped, CMYK converted without a colour profile. 16-bit values are divided by 257
-and rounded. Of an animation, the first frame is read.
+Every image of a data set, a prediction or a measurement comes from `read_image`, and its size from `image_header`.
 """
 
-import io
 import os
-import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+from typing import IO, Any, cast
 
-import cv2
 import numpy as np
-import simplejpeg
-from PIL import ExifTags, Image
+from PIL import Image
+from torch import Tensor
 
+from densevit.channels import FULL_RANGES, RGB, Channels, PixelType
+from densevit.data.io import rgb_files
+from densevit.data.io.channel_files import StoredPixels, channel_paths, decode_channels, joined, pixel_type
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.large_images import open_image
-from densevit.data.io.tiff import OTHER_CHANNELS, channel_bits
-from densevit.errors import DataError
+from densevit.data.io.pixel_arrays import of_array, of_pil, undecoded_content
+from densevit.data.io.rgb_files import Header, apply_orientation
+from densevit.errors import DataError, UnreadableFileError
 
-_JPEG = ("JPEG", "MPO")
-_SPARE_BYTES = 64  # that encoders leave before a JPEG marker; more are the rest of a damaged scan
-_TAIL = 64  # bytes at the end of a file that hold the end marker
-_END_OF_PNG = b"IEND\xae\x42\x60\x82"
-_DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits per channel
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray | Tensor
+KINDS = "a path, a URL, bytes, a file object, a PIL image, an array or a tensor"
+_TRIED = 20  # files, for their type
 
 
-class Header(NamedTuple):
-    """Header of an image file. size: (h, w) as stored. orientation: EXIF's, 1 ... 8."""
+def read_image(source: Source, channels: Channels = RGB, upright: bool = True, name: str = "the image") -> np.ndarray:
+    """Reads an image as (H, W, C) in the type of its channels; pixels without data are NaN.
 
-    size: tuple[int, int]
-    orientation: int = 1
+    source: a path, of the first channel's file if each has one; the content of a file; an open file; a PIL image; an
+        array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W), with the values of files. For RGB of 8 bits, arrays
+        and tensors are uint8, or floats in 0 ... 1.
+    upright: rotates it by its EXIF orientation. name: its origin, for messages.
 
-    @property
-    def upright_size(self) -> tuple[int, int]:
-        """(h, w) after the EXIF rotation."""
-        return self.size[::-1] if self.orientation >= 5 else self.size
-
-
-def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
-    """Reads an image as (H, W, 3) uint8, RGB. upright: rotates it by its EXIF orientation."""
-    with naming_file(path, "image"), open(path, "rb") as file:
-        data = file.read()
-    return decode_image(data, path, upright)
-
-
-def decode_image(data: bytes, name: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
-    """Decodes an image file's content to (H, W, 3) uint8, RGB; see `read_image`. name: its origin, for messages."""
-    with naming_file(name, "image", len(data)), open_image(io.BytesIO(data)) as image:
-        orientation = _header(image).orientation
-        check_bits(image)
-        if _is_deep(image, data):
-            pixels = _decode_deep(image, data)
-        else:
-            fast = _decode_fast(image, data)
-            pixels = to_rgb(image) if fast is None else fast
-        if image.format == "PNG" and _END_OF_PNG not in data:  # which Pillow does not check
-            raise DataError("it is a PNG without an end. Is the file cut short?")
-    return apply_orientation(pixels, orientation) if upright else pixels
-
-
-def check_image(path: str | os.PathLike[str]) -> Header:
-    """Returns an image's header. Raises DataError if the file is incomplete.
-
-    Of JPEG, PNG and WebP files only the first and last bytes are read, others are decoded. Damage inside a file is
-    detected when it is decoded.
+    Pixels have no data if they are NaN in the file, or have the value of the channels or of the file (GDAL_NODATA).
+    Raises UnreadableFileError for files, and DataError for other sources.
     """
-    with naming_file(path, "image"), open(path, "rb") as file, open_image(file) as image:
-        header = _header(image)
-        length = file.seek(0, os.SEEK_END)
-        file.seek(max(0, length - _TAIL))
-        tail = file.read()
-        file.seek(0)
-        whole = _is_whole(image.format, file.read(12), tail, length)
-    if not whole:
+    if isinstance(source, str | os.PathLike):
+        parts = _stored(source, channels)
+        with naming_file(source, "image"):
+            return joined(parts, channels, upright)
+    if isinstance(source, np.ndarray | Tensor):
+        return of_array(source, channels, name)
+    if isinstance(source, Image.Image):
+        name = str(getattr(source, "filename", "") or name)
+        content = undecoded_content(source)
+        if content is None:
+            return of_pil(source, channels, upright, name)
+        source = content
+    if hasattr(source, "read"):
+        source, name = _content(source, name)
+    if not isinstance(source, bytes | bytearray | memoryview):
+        raise DataError(f"{name} is a {type(source).__name__}. Expected {KINDS}.")
+    with naming_file(name, "image", len(source)):
+        return joined([_decoded(bytes(source), channels)], channels, upright)
+
+
+def image_header(path: str | os.PathLike[str], channels: Channels = RGB) -> Header:
+    """Returns the size and orientation of an image file. Raises UnreadableFileError if it is incomplete.
+
+    Of JPEG, PNG and WebP files of RGB only the first and last bytes are read, others are decoded. Damage inside a file
+    is detected when it is decoded.
+    """
+    if not channels.is_rgb:
+        parts = _stored(path, channels)
+        with naming_file(path, "image"):
+            return Header(joined(parts, channels, upright=False).shape[:2], parts[0].orientation)
+    header, is_whole = rgb_files.header(path)
+    if not is_whole:
         read_image(path)
     return header
 
 
-def _header(image: Image.Image) -> Header:
-    width, height = image.size
-    if image.format == "PNG":
-        image.getexif()  # reads up to the end of the file, where EXIF may be too
-    return Header((height, width), orientation_of(image))
+def channels_of_files(paths: Iterable[str], channels: Channels) -> Channels:
+    """The channels with the type of the first file that can be read, and its value of pixels without data; RGB of 8
+    bits if nothing else is given.
 
-
-def upright_size_of(image: Image.Image) -> tuple[int, int]:
-    """Returns (h, w) of an opened label or depth file after the EXIF rotation."""
-    return Header(image.size[::-1], orientation_of(image)).upright_size
-
-
-def orientation_of(image: Image.Image) -> int:
-    """Returns the EXIF orientation, 1 ... 8, that Pillow does not apply itself; of a PNG, that before the pixels."""
-    if image.format == "TIFF":  # Pillow and OpenCV rotate these
-        return 1
-    orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # a PNG's own method decodes the pixels
-    return orientation if orientation in range(1, 9) else 1
-
-
-def _is_whole(format: str | None, head: bytes, tail: bytes, length: int) -> bool:
-    """Whether a file has its format's end marker. False for formats that only decoding can check."""
-    if format in _JPEG:
-        return tail.rstrip(b"\0").endswith(b"\xff\xd9")
-    if format == "PNG":
-        return tail.endswith(_END_OF_PNG)
-    if format == "WEBP":
-        return length >= int.from_bytes(head[4:8], "little") + 8
-    return False
-
-
-def _decode_fast(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """Decodes an ordinary JPEG or PNG without Pillow; None for others, and if only Pillow reports damage."""
-    ordinary = (image.format in _JPEG and image.mode in ("RGB", "L")) or (
-        image.format == "PNG" and image.mode in ("RGB", "L", "RGBA")
-    )
-    if not ordinary or not _is_whole(image.format, data[:12], data[-_TAIL:], len(data)):
-        return None
-    if image.format in _JPEG:
+    Raises the first error if none of 20 files can be read.
+    """
+    first = None
+    for path in () if channels.dtype else islice(paths, _TRIED):
         try:
-            return simplejpeg.decode_jpeg(data, strict=True)  # as OpenCV does, but it reports damage
-        except ValueError as error:
-            spare = re.search(r"(\d+) extraneous bytes before marker", str(error))
-            if spare is None or int(spare[1]) > _SPARE_BYTES:
-                raise
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+            parts = _stored(path, channels)
+            with naming_file(path, "image"):
+                kind = pixel_type(parts[0].values.dtype)
+                nodata = next((one.nodata for one in parts if one.nodata is not None), None)
+                nodata = nodata if channels.nodata is None else channels.nodata
+                dtype = kind if kind in FULL_RANGES and nodata is None else "float32"
+                stored = kind if kind != dtype or nodata is not None else ""
+                found = replace(channels, nodata=nodata, dtype=cast(PixelType, dtype), stored=stored)
+                joined(parts, found)
+        except UnreadableFileError as error:  # data.on_error may leave it out
+            first = first or error
+            continue
+        return RGB if found == replace(RGB, range=(), display=found.display) else found
+    if first is not None:
+        raise first
+    return channels
 
 
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """Converts a Pillow image in any mode to (H, W, 3) uint8, without EXIF rotation."""
-    if image.mode == "F":
-        raise DataError(f"its pixels are floating-point numbers; expected 8 or 16 bits per channel. {OTHER_CHANNELS}")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours, without a warning by Pillow
-    if not image.mode.startswith("I"):
-        return np.array(image.convert("RGB"))
-    grey = np.asarray(image)
-    if grey.min() < 0 or grey.max() > 65535:
-        raise DataError(
-            f"its values range from {grey.min()} to {grey.max()}; expected 8 or 16 bits per channel. {OTHER_CHANNELS}"
-        )
-    return np.repeat(_to_8_bits(grey)[..., None], 3, axis=2)
+def _stored(path: str | os.PathLike[str], channels: Channels) -> list[StoredPixels]:
+    """The pixels of an image's files."""
+    parts = []
+    for file in channel_paths(path, channels):
+        with naming_file(file, "image" if len(channels.files) < 2 else "file of a channel"):
+            with open(file, "rb") as opened:
+                data = opened.read()
+            parts.append(_decoded(data, channels))
+            found, expected = (apply_orientation(*part[:2]).shape for part in (parts[-1], parts[0]))
+            if channels.files and found != (*expected[:2], 1):
+                raise DataError(
+                    f"it has (height, width, channels) {found}, and {os.path.basename(path)} {expected}; one channel "
+                    "of one size is expected in each file."
+                )
+    return parts
 
 
-def _is_deep(image: Image.Image, data: bytes) -> bool:
-    """Whether a PNG or TIFF has 16 bits per channel, which Pillow would cut to 8."""
-    if image.format == "PNG":
-        return data[_DEPTH_OF_PNG] == 16
-    return channel_bits(image) == 16
+def _decoded(data: bytes, channels: Channels) -> StoredPixels:
+    return StoredPixels(*rgb_files.decode(data)) if channels.is_rgb else decode_channels(data, channels.names)
 
 
-def check_bits(image: Image.Image) -> None:
-    """Raises DataError for a TIFF of 9 to 15 bits per channel, whose values Pillow does not scale to 16 bits."""
-    bits = channel_bits(image)
-    if 8 < bits < 16:
-        raise DataError(f"it has {bits} bits per channel; expected 8 or 16. Save it with 8, or scaled to 16.")
-
-
-def _decode_deep(image: Image.Image, data: bytes) -> np.ndarray:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
-        return to_rgb(image)
-    pixels = _to_8_bits(pixels)
-    if pixels.ndim == 2:
-        return np.repeat(pixels[..., None], 3, axis=2)
-    return np.ascontiguousarray(pixels[..., 2::-1])  # from BGR or BGRA
-
-
-def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Converts 0 ... 65535 to 0 ... 255: value / 257, rounded."""
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Applies an EXIF orientation to (H, W, ...)."""
-    if orientation == 1:
-        return pixels
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    down = -1 if orientation in (3, 4, 7, 8) else 1
-    right = -1 if orientation in (2, 3, 6, 7) else 1
-    return pixels[::down, ::right].copy()  # torch needs positive strides, also of a single row or column
+def _content(file: Any, name: str) -> tuple[bytes, str]:
+    """Returns the content and the name of a file object."""
+    name = str(getattr(file, "name", "") or f"{name}, a {type(file).__name__}")
+    data = file.read()
+    if not isinstance(data, bytes):
+        raise DataError(f"{name} was opened as text. Fix: open it with mode 'rb'.")
+    if not data:
+        raise DataError(f"{name} is empty, or was read before. Fix: file.seek(0).")
+    return data, name

@@ -83,7 +83,7 @@ def _identified(file: IO[bytes], name: str) -> Image.Image:
                     continue
                 file.seek(0)
                 return factory(file, name)
-            except (SyntaxError, IndexError, TypeError, struct.error):  # it is of another format, or too short
+            except (SyntaxError, IndexError, KeyError, TypeError, struct.error):  # of another format, or too short
                 continue
         tried = tuple(Image.ID)
     raise Image.UnidentifiedImageError(f"it begins with {prefix!r}" if prefix else "it is empty")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from densevit.channels import Channels
-from densevit.data.io.channel_files import with_channels
+from densevit.data.io.channel_files import StoredPixels, joined
 from densevit.data.io.file_errors import naming_file
+from densevit.data.io.tiff_channels import displayed_values, nodata_of, opened_tiff
 from densevit.errors import DataError
 
 LARGE = 100_000_000
@@ -28,7 +29,7 @@ class LargeTiff:
 
     The rows of the last window and the decoded segments (strips or tiles) that overlap them are kept. A segment of more
     rows than a window needs more memory; an uncompressed image in one piece is mapped. The values are those of
-    `read_pixels`.
+    `read_image`.
 
     device: the device of batches of windows, which `new_zeros` makes; windows are on the CPU.
 
@@ -37,13 +38,11 @@ class LargeTiff:
     """
 
     def __init__(self, path: str | os.PathLike[str], channels: Channels, device: torch.device) -> None:
-        import tifffile  # late: most images are no TIFF
-
         self.path, self.channels, self.device = path, channels, device
         self._decoded: dict[tuple[int, int], np.ndarray] = {}  # by page and segment
         self._span, self._kept = (0, 0), np.empty(0)
         with naming_file(path, "image"), ExitStack() as stack:
-            self._file = stack.enter_context(tifffile.TiffFile(path))
+            self._file = stack.enter_context(opened_tiff(path))
             self._series: Any = self._file.series[0]
             self._page = cast(Any, self._series.keyframe)
             sizes = dict(zip(self._series.axes, self._series.shape, strict=True))
@@ -83,7 +82,8 @@ class LargeTiff:
         """The rows from top to bottom, excluded, as (h, W, C) in the type of the channels."""
         with naming_file(self.path, "image"):
             pixels = self._mapped(top, bottom) if self._series.dataoffset is not None else self._decode(top, bottom)
-            return with_channels([pixels[..., :3] if self.channels.is_rgb else pixels], self.channels)
+            values = pixels[..., :3] if self.channels.is_rgb else displayed_values(pixels, self._page)
+            return joined([StoredPixels(values, nodata=nodata_of(self._page))], self.channels)
 
     def decimated(self, step: int) -> np.ndarray:
         """Each pixel whose row and column are multiples of `step`, as (ceil(H / step), ceil(W / step), C)."""

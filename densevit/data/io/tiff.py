@@ -9,6 +9,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from densevit.errors import DataError
 
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 OTHER_CHANNELS = "Fix: name its channels in data.channels, as in [red, green, blue, nir]; or save RGB of 8 bits."
 _KIND = 254  # NewSubfileType
 _NO_PAGE = 1 | 4  # its bits for a reduced version and a transparency mask
@@ -43,6 +44,11 @@ def check_bands(image: Image.Image) -> None:
 def channel_bits(image: Image.Image) -> int:
     """Returns the largest number of bits per channel; 8 for other formats."""
     return int(max(_tags(image).get(ExifTags.Base.BitsPerSample, (1,)))) if image.format == "TIFF" else 8
+
+
+def is_miniswhite(image: Image.Image) -> bool:
+    """Whether a TIFF stores white as 0."""
+    return _tags(image).get(ExifTags.Base.PhotometricInterpretation) == 0
 
 
 @contextmanager

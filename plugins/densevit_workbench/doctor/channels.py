@@ -14,11 +14,11 @@ import numpy as np
 
 from densevit.channels import COLORS, FULL_RANGES, Channels
 from densevit.data.datasets.examination import Finding, Severity, evenly_spaced
-from densevit.data.io.channel_files import read_pixels
 from densevit.data.io.depth_files import open_exr
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.images import read_image
 from densevit.data.io.large_images import open_image
+from densevit.data.io.tiff_channels import axes_of, opened_tiff
 from densevit.errors import DataError, counted
 from densevit_workbench.doctor.source import flow
 
@@ -108,7 +108,7 @@ def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
     for file in chosen:
         with suppress(DataError):  # reported when the image is opened
             channels = Channels(tuple(endings) or _names(file), "", (), files=tuple(endings.values()))
-            pixels = read_pixels(file, channels).transpose(2, 0, 1)
+            pixels = read_image(file, channels).transpose(2, 0, 1)
             kinds[channels.names, str(pixels.dtype)][file] = channel_values(pixels, channels)
     if not kinds:
         return None
@@ -164,16 +164,16 @@ def _names(file: str) -> tuple[str, ...]:
             shape = np.load(file, mmap_mode="r").shape
             count = 1 if len(shape) == 2 else min(shape[0], shape[-1])
         elif suffix in (".tif", ".tiff"):
-            import tifffile  # late, as in densevit.data.io.channel_files
-
-            with tifffile.TiffFile(file) as tiff:
+            with opened_tiff(file) as tiff:
                 series, page = tiff.series[0], tiff.pages.first
-                count = series.size // (series.sizes["height"] * series.sizes["width"])
-                is_rgb = page.photometric == tifffile.PHOTOMETRIC.RGB
+                axes = axes_of(series)
+                count = series.size // (series.shape[axes.index("Y")] * series.shape[axes.index("X")])
+                is_rgb = page.photometric.name in ("RGB", "PALETTE", "YCBCR")
+                count = 3 if page.photometric.name == "PALETTE" else count
                 metadata = tiff.ome_metadata or page.tags.valueof(_GDAL_METADATA, default="")
                 names = [ome or gdal for ome, gdal in _NAME.findall(metadata)]
         else:
-            with open_image(file) as image:  # as read_pixels converts it
+            with open_image(file) as image:  # as read_image converts it
                 count = 3 if image.mode in ("P", "CMYK", "YCbCr") else len(image.getbands())
             is_rgb = count > 2
     if len(set(names)) == len(names) == count:

@@ -14,7 +14,7 @@ from densevit.data.datasets.coco_orientation import Reading
 from densevit.data.datasets.coco_scan import JsonFacts, SplitFacts
 from densevit.data.datasets.examination import EXAMPLES, Examination, Severity, evenly_spaced
 from densevit.data.datasets.inventory import Inventory
-from densevit.data.io.channel_files import read_pixels
+from densevit.data.io.images import read_image
 from densevit.errors import DataError
 from densevit.interfaces import Sample, Targets
 
@@ -180,7 +180,7 @@ def _readings(facts: SplitFacts) -> Iterator[Readings]:
         with suppress(DataError):  # reported when the image is opened
             for grid in ("upright", "stored"):
                 path, channels = facts.folder / facts.names[i], facts.of_json.options.channels
-                pixels = read_pixels(path, channels, upright=grid == "upright")
+                pixels = read_image(path, channels, upright=grid == "upright")
                 step = -(-max(pixels.shape[:2]) // _DRAWN_SIDE)
                 pixels = pixels[::step, ::step].copy()
                 targets: Targets = {"image_id": facts.names[i], "size": pixels.shape[:2], "labels": labels}

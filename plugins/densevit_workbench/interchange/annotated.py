@@ -11,7 +11,7 @@ import numpy as np
 from densevit.data.datasets.inventory import Inventory
 from densevit.data.datasets.paired_files import IMAGES
 from densevit.data.io.folders import files_below
-from densevit.data.io.images import Header, check_image
+from densevit.data.io.images import Header, image_header
 from densevit.errors import DataError
 from densevit_workbench.interchange.faults import Faults, InvalidObjectError
 
@@ -205,7 +205,7 @@ def absolute(path: Path) -> Path:
 
 def shown_size(path: Path) -> tuple[int, int]:
     """Returns (h, w) of an image after its EXIF rotation. Raises DataError for a file that cannot be read."""
-    return check_image(path).upright_size
+    return image_header(path).upright_size
 
 
 def number(text: Any, where: str) -> float:

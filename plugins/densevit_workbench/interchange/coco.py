@@ -10,7 +10,7 @@ from densevit.data.datasets.coco_layouts import SPLITS, SplitFiles, located_spli
 from densevit.data.datasets.dataset_validation import STRICT_SCAN
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.folders import files_below
-from densevit.data.io.images import check_image
+from densevit.data.io.images import image_header
 from densevit.errors import DataError, UnreadableFileError
 from densevit.registry.options import shown
 from densevit_workbench.interchange.annotated import (
@@ -134,7 +134,7 @@ def _image(
         raise UnreadableFileError(f"{file}: the image {image['file_name']} is not found. Looked for {path}.")
     if is_unread(path):
         raise UnreadableFileError(f"{file}: the image {path} is {TO_CONVERT}.")
-    header = check_image(path)  # raises for a file that cannot be read
+    header = image_header(path)  # raises for a file that cannot be read
     height, width = image.get("height") or 0, image.get("width") or 0
     if not height or not width:
         height, width = header.upright_size

@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.folders import files_below
-from densevit.data.io.images import decode_image
+from densevit.data.io.images import read_image
 from densevit.data.io.large_images import open_image
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError, UnreadableFileError
@@ -128,7 +128,7 @@ def _image(
 ) -> tuple[AnnotatedImage, int]:
     """Returns an image, and the number of shapes of its objects."""
     if content is not None:
-        height, width = decode_image(content, f"{file}: imageData").shape[:2]
+        height, width = read_image(content, name=f"{file}: imageData").shape[:2]
     elif is_unread(path):
         raise UnreadableFileError(f"{file}: its image {path} is {TO_CONVERT}.")
     else:

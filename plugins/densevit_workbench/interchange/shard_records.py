@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.images import decode_image
+from densevit.data.io.images import read_image
 from densevit.errors import DataError
 from densevit.interfaces import Sample
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -80,7 +80,7 @@ def decode(data: bytes, name: str) -> Sample:
         files = _members(data)
         head = json.loads(files["json"])
         names = head["files"]
-        pixels = decode_image(files[names["image"]], f"image .{names['image']}", head["upright"])
+        pixels = read_image(files[names["image"]], upright=head["upright"], name=f"image .{names['image']}")
         size = (pixels.shape[0], pixels.shape[1])
         targets: dict[str, Any] = dict(head["values"])
         for key, tensor in head["tensors"].items():
@@ -123,7 +123,7 @@ def _image(pixels: np.ndarray, path: str | None) -> tuple[str, bytes, bool]:
         with naming_file(path, "image"), open(path, "rb") as file:
             data = file.read()
         for upright in (True, False):
-            if np.array_equal(decode_image(data, path, upright), pixels):
+            if np.array_equal(read_image(data, upright=upright, name=path), pixels):
                 return os.path.splitext(path)[1][1:].lower() or "jpg", data, upright
     return "png", _png(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2BGR)), True
 

@@ -17,7 +17,7 @@ from pycocotools import mask as rle
 from densevit.data.datasets.paired_files import IMAGES
 from densevit.data.io.file_errors import check_regular
 from densevit.data.io.folders import files_below
-from densevit.data.io.images import check_image
+from densevit.data.io.images import image_header
 from densevit.data.io.label_files import read_label
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError, UnreadableFileError, one_line
@@ -274,7 +274,7 @@ def _image_of(document: _Document, lookup: ImageLookup, source: Path) -> Path:
 
 
 def _image(document: _Document, path: Path, first: Literal[0, 1], source: Path, faults: Faults) -> AnnotatedImage:
-    header = check_image(path)
+    header = image_header(path)
     given = document.size
     if 0 not in given and given not in (header.upright_size, header.size):
         (height, width), (h, w) = header.upright_size, given

@@ -60,7 +60,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(coco_scan, "read_annotations", fail)
     monkeypatch.setattr(coco_scan, "validate_images", fail)
-    monkeypatch.setattr(paired_dataset, "check_pixels", fail)
+    monkeypatch.setattr(paired_dataset, "image_header", fail)
 
 
 def test_second_start_has_the_same_samples_without_a_scan(root, monkeypatch):

@@ -9,8 +9,8 @@ import OpenEXR
 import pytest
 
 from densevit.channels import RGB, Channels
-from densevit.data.io.channel_files import as_rgb, channels_of_files, check_pixels, decode_pixels, read_pixels
-from densevit.data.io.images import read_image
+from densevit.data.io.channel_files import as_rgb
+from densevit.data.io.images import channels_of_files, image_header, read_image
 from densevit.errors import DataError
 from tests.data.io.conftest import ORIENTATION
 
@@ -98,11 +98,11 @@ def test_pixels_are_those_of_the_file(kind, dtype, count, tmp_path):
     channels = channels_of_files([str(file)], Channels(_named("", count).names, "", ()))
     expected = dtype if dtype in ("uint8", "uint16") else "float32"
     assert channels.dtype == expected
-    found = read_pixels(file, channels)
+    found = read_image(file, channels)
     assert found.dtype == expected
     assert np.array_equal(found, pixels.astype(expected))
-    assert np.array_equal(decode_pixels(file.read_bytes(), file, channels), found)
-    assert check_pixels(file, channels).size == (H, W)
+    assert np.array_equal(read_image(file.read_bytes(), channels), found)
+    assert image_header(file, channels).size == (H, W)
 
 
 def test_samples_of_scikit_image():
@@ -110,9 +110,9 @@ def test_samples_of_scikit_image():
     folder = Path(pytest.importorskip("skimage").__file__).parent / "data"
     import tifffile
 
-    pages = read_pixels(folder / "multipage.tif", Channels(("first", "second"), "uint8", ()))
+    pages = read_image(folder / "multipage.tif", Channels(("first", "second"), "uint8", ()))
     assert np.array_equal(pages.transpose(2, 0, 1), tifffile.imread(folder / "multipage.tif"))
-    deep = read_pixels(folder / "chessboard_RGB.png", Channels(RGB.names, "uint16", ()))
+    deep = read_image(folder / "chessboard_RGB.png", Channels(RGB.names, "uint16", ()))
     assert np.array_equal(deep[..., ::-1], cv2.imread(str(folder / "chessboard_RGB.png"), cv2.IMREAD_UNCHANGED))
 
 
@@ -121,13 +121,13 @@ def test_each_channel_may_have_a_file_of_its_own(tmp_path):
     for i, end in enumerate(("_red", "_nir", "_b8")):
         cv2.imwrite(str(tmp_path / f"field{end}.png"), pixels[..., i])
     channels = Channels(("red", "nir", "b8"), "uint16", (), files=("_red", "_nir", "_b8"))
-    assert np.array_equal(read_pixels(tmp_path / "field_red.png", channels), pixels)
+    assert np.array_equal(read_image(tmp_path / "field_red.png", channels), pixels)
     cv2.imwrite(str(tmp_path / "field_nir.png"), pixels[:30, :, 1])
     with pytest.raises(DataError, match=r"field_nir\.png: .*\(30, 53, 1\), and field_red\.png \(37, 53, 1\)"):
-        read_pixels(tmp_path / "field_red.png", channels)
+        read_image(tmp_path / "field_red.png", channels)
     (tmp_path / "field_nir.png").unlink()
     with pytest.raises(DataError, match=r"field_nir\.png: there is no such file of a channel"):
-        read_pixels(tmp_path / "field_red.png", channels)
+        read_image(tmp_path / "field_red.png", channels)
 
 
 @pytest.mark.parametrize("orientation", (3, 6, 8))
@@ -137,15 +137,15 @@ def test_a_tiff_is_rotated_by_its_orientation(orientation, tmp_path):
     pixels, tag = _image("uint16", 4), (ORIENTATION, "H", 1, orientation, False)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig", extratags=[tag])
     turns = {3: 2, 6: 3, 8: 1}[orientation]  # quarters, counterclockwise
-    assert np.array_equal(read_pixels(tmp_path / "a.tif", _named("uint16", 4)), np.rot90(pixels, turns))
-    assert np.array_equal(read_pixels(tmp_path / "a.tif", _named("uint16", 4), upright=False), pixels)
+    assert np.array_equal(read_image(tmp_path / "a.tif", _named("uint16", 4)), np.rot90(pixels, turns))
+    assert np.array_equal(read_image(tmp_path / "a.tif", _named("uint16", 4), upright=False), pixels)
 
 
 def test_pixels_without_data_are_nan(tmp_path):
     pixels = _image("uint16", 2)
     pixels[:5, :, 1] = 9999
     _interleaved(tmp_path / "a.tif", pixels)
-    found = read_pixels(tmp_path / "a.tif", Channels(("a", "b"), "", (), nodata=9999))
+    found = read_image(tmp_path / "a.tif", Channels(("a", "b"), "", (), nodata=9999))
     assert found.dtype == np.float32
     assert np.isnan(found[:5, :, 1]).all()
     assert np.isfinite(found[..., 0]).all()
@@ -158,7 +158,7 @@ def test_rgb_of_8_bits_is_read_as_before(tmp_path):
     named = channels_of_files([str(tmp_path / "a.png")], Channels(RGB.names, "", ()))
     assert named == RGB
     assert named.is_rgb
-    assert np.array_equal(read_pixels(tmp_path / "a.png", named), read_image(tmp_path / "a.png"))
+    assert np.array_equal(read_image(tmp_path / "a.png", named), read_image(tmp_path / "a.png"))
     assert as_rgb(pixels, RGB) is pixels
 
 
@@ -173,7 +173,7 @@ def test_rgb_of_8_bits_is_read_as_before(tmp_path):
 def test_other_channels_are_refused_by_name(channels, message, tmp_path):
     _interleaved(tmp_path / "a.tif", _image("uint16", 3))
     with pytest.raises(DataError, match=message) as error:
-        read_pixels(tmp_path / "a.tif", channels)
+        read_image(tmp_path / "a.tif", channels)
     assert "\n" not in str(error.value)
 
 

@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 
 from densevit.data.io.depth_files import depth_size_of, read_depth
-from densevit.data.io.images import check_image, read_image
+from densevit.data.io.images import image_header, read_image
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
 from densevit.inference.image_inputs import as_sample
 from tests.data.io.conftest import ORIENTATION, packed, tiff, turned
 
 H, W = 37, 53
-READERS = (read_image, check_image, read_label, label_size_of, read_depth, depth_size_of)
+READERS = (read_image, image_header, read_label, label_size_of, read_depth, depth_size_of)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_lossless_formats_round_trip(pixels, save):
     for format, options in {"BMP": {}, "PPM": {}, "WEBP": {"lossless": True}}.items():
         path = save(pixels, format, **options)
         assert np.array_equal(read_image(path), pixels) and read_image(path).flags.writeable
-        assert check_image(path).upright_size == (H, W)
+        assert image_header(path).upright_size == (H, W)
 
 
 def test_grey_black_and_white_and_alpha_become_rgb(pixels, save):
@@ -103,7 +103,7 @@ def test_exif_orientation_is_applied(pixels, save):
         stored = np.asarray(Image.open(path).convert("RGB"))
         expected = turned(stored if format != "TIFF" else pixels, orientation if orientation < 9 else 1)
         assert np.array_equal(torch.from_numpy(read_image(path)), expected), orientation
-        assert check_image(path).upright_size == expected.shape[:2]
+        assert image_header(path).upright_size == expected.shape[:2]
         if format != "TIFF":  # which Pillow rotates itself
             assert np.array_equal(read_image(path, upright=False), stored)
     stored = np.arange(6, dtype=np.uint16).reshape(2, 3)
@@ -117,11 +117,11 @@ def test_the_end_of_a_file_may_have_more_bytes_but_not_fewer(format, pixels, sav
     data, expected = path.read_bytes(), np.asarray(Image.open(path).convert("RGB"))
     for trailer in (bytes(5), b"a camera's own notes" * 20):
         path.write_bytes(data + trailer)
-        assert check_image(path).size == (H, W) and np.array_equal(read_image(path), expected)
+        assert image_header(path).size == (H, W) and np.array_equal(read_image(path), expected)
     half = data[: len(data) // 2]
     for damaged in (half, half + bytes(len(data) - len(half))):
         path.write_bytes(damaged)
-        for use in (read_image, check_image):
+        for use in (read_image, image_header):
             with pytest.raises(DataError, match=path.name):
                 use(path)
 
@@ -154,7 +154,7 @@ def test_previews_and_transparency_masks_of_a_tiff_are_no_pages(tmp_path):
         path = pages(tmp_path, (4, 5), (2, 3), kinds=(0, kind))
         for read, expected in ((read_image, (4, 5, 3)), (read_label, (4, 5)), (read_depth, (4, 5))):
             assert read(path).shape == expected and not read(path).any()
-        assert check_image(path).size == label_size_of(path) == depth_size_of(path) == (4, 5)
+        assert image_header(path).size == label_size_of(path) == depth_size_of(path) == (4, 5)
 
 
 def test_a_tiff_with_further_bands_is_an_error(tmp_path):
@@ -179,7 +179,7 @@ def test_declared_alpha_of_a_tiff_is_dropped(tmp_path):
 def test_a_tiff_of_12_bits_is_an_error_as_an_image_and_read_as_a_map(tmp_path):
     path = tmp_path / "deep.tif"
     path.write_bytes(tiff((2, 2), b"".join(packed(np.array([[4095, 1], [2, 3]]), 12)), 12))
-    for read in (read_image, check_image, lambda path: as_sample(Image.open(path), 0)):
+    for read in (read_image, image_header, lambda path: as_sample(Image.open(path), 0)):
         with pytest.raises(DataError, match=r"deep\.tif: it has 12 bits per channel; expected 8 or 16"):
             read(path)
     assert read_label(path).tolist() == read_depth(path).tolist() == [[4095, 1], [2, 3]]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from densevit.data.io.depth_files import depth_size_of, read_depth
-from densevit.data.io.images import check_image, read_image
+from densevit.data.io.images import image_header, read_image
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
 from densevit.inference.image_inputs import as_sample
@@ -58,7 +58,7 @@ def test_large_images_are_read(tmp_path, limit):
         assert refused_by_pillow(path)
         found = read_image(path)
         assert np.array_equal(found, pixels) or (path.suffix == ".jpg" and found.shape == pixels.shape), name
-        assert check_image(path).upright_size == check_image(path).size == (H, W)
+        assert image_header(path).upright_size == image_header(path).size == (H, W)
         assert np.array_equal(as_sample(path, 1)["image"].permute(1, 2, 0).numpy(), found)
         assert refused_by_pillow(path), "others keep Pillow's limit"
 
@@ -85,7 +85,7 @@ def test_unreadable_file_error_names_size_and_limit(tmp_path):
     for size in ((40_000, 40_000), (2_000_000, 10)):
         (tmp_path / "big.png").write_bytes(png(*size, depth=1))
         facts = rf"big\.png: it has {size[0]} x {size[1]} .*1,073,741,824 .*1,048,576 on a side"
-        for read in (read_image, check_image, read_label, label_size_of, read_depth, depth_size_of):
+        for read in (read_image, image_header, read_label, label_size_of, read_depth, depth_size_of):
             with pytest.raises(DataError, match=facts) as caught:
                 read(tmp_path / "big.png")
             assert "damaged" not in str(caught.value)
@@ -96,7 +96,7 @@ def test_insufficient_memory_raises(tmp_path, monkeypatch):
         raise MemoryError
 
     Image.new("RGB", (W, H)).save(tmp_path / "a.png")
-    monkeypatch.setattr("densevit.data.io.images._decode_fast", decode)
+    monkeypatch.setattr("densevit.data.io.rgb_files._decode_fast", decode)
     with pytest.raises(DataError, match=r"a\.png: it has 53 x 37 pixels, which do not fit into") as caught:
         read_image(tmp_path / "a.png")
     assert "damaged" not in str(caught.value)

@@ -1,0 +1,107 @@
+"""Converts images in memory to pixels: PIL images, arrays and tensors."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile
+from torch import Tensor
+
+from densevit.channels import Channels
+from densevit.data.io.channel_files import StoredPixels, joined, values_of_pil
+from densevit.data.io.file_errors import naming_file
+from densevit.data.io.rgb_files import orientation_of, to_rgb
+from densevit.errors import DataError
+
+_ARRAY = "(H, W, 3) or (H, W)"
+_TENSOR = "(3, H, W), (1, H, W) or (H, W)"
+
+
+def undecoded_content(image: Image.Image) -> bytes | None:
+    """The content of the file that a PIL image was opened from, if nothing of it is decoded yet: of 16 bits or many
+    bands, Pillow would decode a part. None for other images."""
+    file: Any = getattr(image, "fp", None)
+    if not (isinstance(image, ImageFile.ImageFile) and image.tile and file is not None and image.tell() == 0):
+        return None
+    place = file.tell()
+    file.seek(0)
+    content: bytes = file.read()
+    file.seek(place)
+    return content
+
+
+def of_pil(image: Image.Image, channels: Channels, upright: bool, name: str) -> np.ndarray:
+    """(H, W, C) of a decoded PIL image in any mode."""
+    with naming_file(name, "image", 0):  # PIL decodes some images only now; the file may be damaged
+        values = to_rgb(image) if channels.is_rgb else values_of_pil(image)
+        return _for_torch(joined([StoredPixels(values, orientation_of(image))], channels, upright))
+
+
+def of_array(image: np.ndarray | Tensor, channels: Channels, name: str) -> np.ndarray:
+    """(H, W, C) of an array (H, W) or (H, W, C), or of a tensor (H, W) or (C, H, W)."""
+    kind = "an array" if isinstance(image, np.ndarray) else "a tensor"
+    shape = tuple(image.shape)
+    if channels.is_rgb and not (len(shape) == 2 or (len(shape) == 3 and shape[_axis(image)] in (1, 3))):
+        expected = _ARRAY if kind == "an array" else _TENSOR
+        raise DataError(f"{name} is {kind} of shape {shape}. Expected {expected}, in RGB.{_fix(image)}")
+    if len(shape) not in (2, 3):
+        raise DataError(f"{name} is {kind} of shape {shape}. Expected two or three dimensions, of {channels}.")
+    values = np.atleast_3d(_as_array(image))
+    if not values.size:
+        raise DataError(f"{name} has no pixels: its shape is {shape}.")
+    if channels.is_rgb:
+        values = np.broadcast_to(_as_8_bits(values, name, kind), (*values.shape[:2], 3))
+    elif values.dtype.kind == "f" and channels.dtype == "float32":
+        channels = replace(channels, stored="")  # values of files of integers, of which missing ones are NaN
+    with naming_file(name, "image", values.nbytes):
+        return _for_torch(joined([StoredPixels(values)], channels))
+
+
+def _axis(image: np.ndarray | Tensor) -> int:
+    """The axis of the channels."""
+    return 2 if isinstance(image, np.ndarray) else 0
+
+
+def _as_array(image: np.ndarray | Tensor) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        return image
+    image = image.detach().cpu()
+    image = image.float() if image.is_floating_point() else image  # numpy has no bfloat16
+    return image.numpy() if image.ndim == 2 else image.permute(1, 2, 0).numpy()
+
+
+def _fix(image: np.ndarray | Tensor) -> str:
+    """What makes RGB of an array or a tensor of a wrong shape."""
+    shape, axis = tuple(image.shape), _axis(image)
+    if len(shape) != 3:
+        return ""
+    if shape[2 - axis] in (1, 3):
+        return " Fix: image.permute(2, 0, 1)." if axis == 0 else " Fix: image.transpose(1, 2, 0), or pass a tensor."
+    if shape[axis] == 4:
+        return f" Fix: remove the fourth channel, {'image[:3]' if axis == 0 else 'image[..., :3]'}."
+    return ""
+
+
+def _for_torch(pixels: np.ndarray) -> np.ndarray:
+    """Returns a contiguous, writable array without negative strides, as torch needs; copies only if necessary."""
+    if min(pixels.strides) < 0:  # numpy considers a single row or column contiguous
+        return pixels.copy()
+    return np.require(pixels, requirements=["C", "W"])
+
+
+def _as_8_bits(values: np.ndarray, name: str, kind: str) -> np.ndarray:
+    """Returns uint8 unchanged and rounds floats in 0 ... 1 to multiples of 1/255."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind == "f":
+        least, most = float(values.min()), float(values.max())
+        if least >= 0 and most <= 1:
+            return np.rint(values * 255).astype(np.uint8)
+        found = f"{values.dtype} from {least:g} to {most:g}"
+        if least >= 0 and most <= 255:
+            fix = "divide it by 255"
+        else:
+            fix = "pass the image without normalisation; the model normalises it"
+    else:
+        found, fix = str(values.dtype), "convert it to uint8"
+    raise DataError(f"{name} is {kind} of {found}. Expected uint8 in 0 ... 255, or floats in 0 ... 1. Fix: {fix}.")

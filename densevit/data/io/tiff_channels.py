@@ -1,0 +1,95 @@
+"""Decodes TIFF files with any bands and types by tifffile, and describes those that Pillow does not read."""
+
+import io
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags
+
+from densevit.data.io.large_images import check_size
+from densevit.data.io.tiff import OTHER_CHANNELS, TIFF_MAGIC
+from densevit.errors import DataError, counted
+
+_GDAL_NODATA = 42113  # the tag
+_OTHERS = ((b"\x93NUMPY", "an NPY"), (b"v/1\x01", "an EXR"))
+
+
+def decode_tiff(data: bytes, count: int) -> tuple[np.ndarray, int, float | None]:
+    """Decodes the bands of a TIFF's first image, and of further pages of its shape. It may have other axes besides
+    height and width.
+
+    count: the expected number of channels, which tells the layout of an array that names no axes. Returns the values
+    (H, W, c), the orientation, and the value of pixels without data that the file names.
+    """
+    with opened_tiff(io.BytesIO(data)) as file:
+        series = file.series[0]
+        axes, page = axes_of(series, count), series.keyframe
+        if not {"Y", "X"} <= set(axes):
+            raise DataError(f"its axes are {axes}; a height and a width are expected.")
+        height, width = axes.index("Y"), axes.index("X")
+        check_size(series.shape[width], series.shape[height])
+        like = (series.axes, series.shape, series.dtype)
+        pages = [one for one in file.series if (one.axes, one.shape, one.dtype) == like]
+        planes = [np.moveaxis(one.asarray(), (height, width), (0, 1)) for one in pages]
+    values = np.concatenate([plane.reshape(*plane.shape[:2], -1) for plane in planes], axis=2)
+    return displayed_values(values, page), int(page.tags.valueof(ExifTags.Base.Orientation, 1)), nodata_of(page)
+
+
+def decode_rgb_tiff(data: bytes) -> tuple[np.ndarray, int] | None:
+    """Decodes a TIFF that Pillow does not read, such as one with LERC, to (H, W, 3) uint8, and its orientation.
+
+    None for files that are no TIFF. Raises DataError for other channels than grey or RGB of 8 bits, and for NPY and EXR
+    files, which it describes.
+    """
+    other = next((kind for magic, kind in _OTHERS if data.startswith(magic)), None)
+    if other is not None:
+        raise DataError(f"it is {other} file. {OTHER_CHANNELS}")
+    if not data.startswith(TIFF_MAGIC):
+        return None
+    values, orientation, _ = decode_tiff(data, 3)
+    if values.dtype != np.uint8 or values.shape[2] not in (1, 3):
+        kind = f"{counted(values.shape[2], 'channel')} of {values.dtype}"
+        raise DataError(f"it is a TIFF of {kind}; expected grey or RGB of 8 bits. {OTHER_CHANNELS}")
+    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3))), orientation
+
+
+def opened_tiff(source: Any) -> Any:
+    """Opens a TIFF by tifffile. Raises DataError if it is not installed."""
+    try:
+        import tifffile  # late: most images are no TIFF
+    except ImportError:
+        raise DataError("this TIFF needs the package tifffile. Fix: pip install 'densevit[tiff]'.") from None
+    return tifffile.TiffFile(source)
+
+
+def axes_of(series: Any, count: int = 0) -> str:
+    """The axes of a TIFF's images. An array (H, W, C) that tifffile wrote without their names is a stack of H pages
+    there: it is one image if only its last side is the number of channels.
+
+    count: this number; 0: the smaller of the first and the last side.
+    """
+    first, *_, last = series.shape
+    count = count or min(first, last)
+    return "YXS" if series.axes == "QYX" and first != count == last else str(series.axes)
+
+
+def displayed_values(values: np.ndarray, page: Any) -> np.ndarray:
+    """The values (H, W, c) of a page as other formats store the image: the colours of a palette, fewer than 8 bits
+    scaled to 8, and 0 as black."""
+    kind, bits = page.photometric.name, page.bitspersample
+    if kind == "PALETTE" and page.colormap is not None:
+        return (page.colormap.T >> 8).astype(np.uint8)[values].reshape(*values.shape[:2], -1)
+    if bits < 8:
+        values = values.astype(np.uint8) * np.uint8(255 // (2**bits - 1))
+    if kind == "MINISWHITE" and values.dtype.kind == "u":
+        values = values ^ values.dtype.type(2 ** max(bits, 8) - 1)
+    return values
+
+
+def nodata_of(page: Any) -> float | None:
+    """The value of pixels without data that GDAL wrote into a page's tags; None for NaN, and if there is none."""
+    with suppress(ValueError, AttributeError, TypeError):
+        value = float(page.tags.valueof(_GDAL_NODATA).strip("\0 "))
+        return None if np.isnan(value) else value
+    return None
