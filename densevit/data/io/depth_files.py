@@ -15,6 +15,7 @@ from PIL import Image
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import check_size, open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of, upright_size_of
+from densevit.data.io.tiff import stored_values
 from densevit.errors import DataError
 
 SUFFIXES = (".png", ".npy", ".npz", ".exr", ".pfm", ".tif", ".tiff")
@@ -53,7 +54,7 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
                 with open_image(path) as image:
                     _check_mode(image)
                     orientation = orientation_of(image)
-                    values = apply_orientation(np.asarray(image), orientation)
+                    values = apply_orientation(stored_values(image), orientation)
         return _plain(values)
 
 

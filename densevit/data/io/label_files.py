@@ -14,7 +14,7 @@ from PIL import Image
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of, upright_size_of
-from densevit.data.io.tiff import channel_bits, is_miniswhite
+from densevit.data.io.tiff import channel_bits, stored_values
 from densevit.errors import DataError
 
 _MODES_OF_VALUES = ("1", "L", "P", "LA", "PA", "La", "I", "I;16", "I;16B", "I;16L")
@@ -48,9 +48,7 @@ def _stored(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray:
         raise DataError(f"its pixels have the mode {mode!r}; expected a label file, which is indexed, grey or RGB.")
     if bits == 16 and mode in (*_MODES_OF_COLORS, "LA"):  # Pillow would cut them to 8 bits
         raise DataError("it has several channels of 16 bits per channel; expected 8, or one channel of 16 bits.")
-    values = np.asarray(image)
-    if is_miniswhite(image) and mode in ("1", "L"):  # which Pillow inverts
-        values = ~values
+    values = stored_values(image)
     if mode in _MODES_OF_COLORS:
         return values if mode == "RGB" else np.ascontiguousarray(values[..., :3])
     if values.ndim == 3:  # with alpha

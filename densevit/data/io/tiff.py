@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
+import numpy as np
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -49,6 +50,12 @@ def channel_bits(image: Image.Image) -> int:
 def is_miniswhite(image: Image.Image) -> bool:
     """Whether a TIFF stores white as 0."""
     return _tags(image).get(ExifTags.Base.PhotometricInterpretation) == 0
+
+
+def stored_values(image: Image.Image) -> np.ndarray:
+    """The values of a label or depth file as they are stored: Pillow inverts 1 and 8 bits where white is 0."""
+    values = np.asarray(image)
+    return ~values if is_miniswhite(image) and image.mode in ("1", "L") else values
 
 
 @contextmanager

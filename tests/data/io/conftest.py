@@ -8,13 +8,13 @@ import numpy as np
 ORIENTATION = 0x0112  # the tag of EXIF
 
 
-def png(width: int, height: int, depth: int, rows: bytes = b"") -> bytes:
-    """A grey PNG of a bit depth. rows: each with its filter in front."""
+def png(width: int, height: int, depth: int, rows: bytes = b"", color: int = 0) -> bytes:
+    """A PNG of a bit depth and a colour type, 0 for grey, 4 with alpha. rows: each with its filter in front."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     body = zlib.compress(rows) if rows else b""
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 

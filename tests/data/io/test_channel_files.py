@@ -7,12 +7,15 @@ import cv2
 import numpy as np
 import OpenEXR
 import pytest
+from PIL import Image
 
 from densevit.channels import RGB, Channels
 from densevit.data.io.channel_files import as_rgb
+from densevit.data.io.depth_files import read_depth
 from densevit.data.io.images import channels_of_files, image_header, read_image
+from densevit.data.io.label_files import read_label
 from densevit.errors import DataError
-from tests.data.io.conftest import ORIENTATION
+from tests.data.io.conftest import ORIENTATION, png
 
 H, W = 37, 53
 
@@ -150,6 +153,118 @@ def test_pixels_without_data_are_nan(tmp_path):
     assert np.isnan(found[:5, :, 1]).all()
     assert np.isfinite(found[..., 0]).all()
     assert np.array_equal(found[5:], pixels[5:].astype(np.float32))
+
+
+def test_the_value_without_data_may_be_in_the_file(tmp_path):
+    import tifffile
+
+    pixels, tag = _image("float32", 2), [(42113, "s", 0, "-9999", True)]
+    pixels[:5, :, 1] = -9999
+    form = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None, "extratags": tag}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **form)
+    channels = channels_of_files([str(tmp_path / "a.tif")], Channels(("a", "b"), "", ()))
+    assert (channels.nodata, channels.dtype, channels.stored) == (-9999, "float32", "float32")
+    found = read_image(tmp_path / "a.tif", channels)
+    assert np.array_equal(np.isnan(found), pixels == -9999)
+    integers = np.maximum(pixels, 0).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "b.tif", integers, **{**form, "extratags": [(42113, "s", 0, "0", True)]})
+    with pytest.raises(DataError, match=r"b\.tif: it names the value 0 .* uint16 cannot have\. Fix: data\.nodata=0\."):
+        read_image(tmp_path / "b.tif", _named("uint16", 2))
+
+
+@pytest.mark.parametrize("nodata", (None, 0.0, -9999.0))
+def test_files_of_each_other_type_are_refused(nodata, tmp_path):
+    """Only floats of another width are read, as float32."""
+    types = ("uint8", "uint16", "int16", "int32", "uint32", "float32", "float64")
+    for kind in types:
+        np.save(tmp_path / f"{kind}.npy", _image("float64", 2).astype(kind))
+        np.save(tmp_path / f"{kind}_swapped.npy", _image("float64", 2).astype(np.dtype(kind).newbyteorder()))
+    for first in types:
+        channels = channels_of_files([str(tmp_path / f"{first}.npy")], Channels(("a", "b"), "", (), nodata))
+        for other in types:
+            for file in (tmp_path / f"{other}.npy", tmp_path / f"{other}_swapped.npy"):
+                if (
+                    first.removesuffix("64").removesuffix("32")
+                    == other.removesuffix("64").removesuffix("32")
+                    == "float"
+                ):
+                    assert read_image(file, channels).dtype == np.float32
+                elif other == first:
+                    assert str(read_image(file, channels).dtype) == channels.dtype
+                else:
+                    with pytest.raises(
+                        DataError, match=f"{file.name}: its pixels are .*; those of the other images are"
+                    ):
+                        read_image(file, channels)
+
+
+@pytest.mark.parametrize(("bits", "dtype"), ((1, np.bool_), (8, np.uint8), (16, np.uint16)))
+def test_a_tiff_with_white_as_0_is_the_image_with_black_as_0(bits, dtype, tmp_path):
+    """As an image; of label and depth maps, values are those that are stored."""
+    import tifffile
+
+    stored = np.random.default_rng(0).integers(0, 2**bits, (H, W)).astype(dtype)
+    white, black = tmp_path / "white.tif", tmp_path / "black.tif"
+    for path, values in ((white, stored), (black, ~stored)):
+        tifffile.imwrite(path, values, photometric=f"minis{path.stem}", metadata=None)
+    grey = Channels(("grey",), "uint16" if bits == 16 else "uint8", ())
+    for channels in (RGB, grey):
+        assert np.array_equal(read_image(white, channels), read_image(black, channels))
+        assert np.array_equal(read_image(Image.open(white), channels), read_image(black, channels))
+    for read in (read_label, read_depth):
+        assert np.array_equal(read(white), stored.astype(np.uint8) if bits == 1 else stored)
+
+
+@pytest.mark.parametrize("count", (2, 3, 5, 48))
+def test_a_plain_array_is_no_stack_of_its_rows(count, tmp_path):
+    """Of (H, W, C) without names of the axes, tifffile writes H pages."""
+    import tifffile
+
+    pixels = _image("uint16", count)
+    for name, array in (("last", pixels), ("first", pixels.transpose(2, 0, 1))):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.ascontiguousarray(array))
+        assert np.array_equal(read_image(tmp_path / f"{name}.tif", _named("uint16", count)), pixels)
+
+
+def test_palettes_and_grey_with_alpha(tmp_path):
+    colors = Image.fromarray(_image("uint8", 3)).quantize(8)
+    for suffix in ("tif", "png"):
+        colors.save(tmp_path / f"a.{suffix}")
+        found = read_image(tmp_path / f"a.{suffix}", Channels(("a", "b", "c"), "uint8", ()))
+        assert np.array_equal(found, np.asarray(colors.convert("RGB")))
+    pixels = _image("uint16", 2)
+    (tmp_path / "a.png").write_bytes(png(W, H, 16, b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels), 4))
+    assert np.array_equal(read_image(tmp_path / "a.png", _named("uint16", 2)), pixels)
+
+
+@pytest.mark.parametrize("compression", ("jpeg2000", "lerc", "zstd", None))
+def test_a_tiff_that_pillow_does_not_read_is_read_or_described(compression, tmp_path):
+    import tifffile
+
+    pixels, path = _image("uint8", 3), tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", compression=compression, metadata=None)
+    assert np.array_equal(read_image(path), pixels)
+    assert image_header(path) == ((H, W), 1)
+    for dtype, values in (
+        ("uint16", pixels),
+        ("float64", pixels[..., 0]),
+        ("float16", pixels),
+        ("int64", pixels[..., 0]),
+    ):
+        form = {} if compression is None or dtype != "uint16" else {"compression": compression}
+        tifffile.imwrite(
+            path, np.dstack([values, values]).astype(dtype), photometric="minisblack", planarconfig="contig", **form
+        )
+        count = 2 * (values.size // (H * W))
+        for read in (read_image, image_header):
+            with pytest.raises(
+                DataError, match=rf"a\.tif: it is a TIFF of {count} channels of {dtype}; .* data\.channels"
+            ):
+                read(path)
+        assert read_image(path, Channels(_named("", count).names, "", ())).shape == (H, W, count)
+    np.save(tmp_path / "a.npy", pixels)
+    with pytest.raises(DataError, match=r"a\.npy: it is an NPY file\. Fix: name its channels in data\.channels"):
+        read_image(tmp_path / "a.npy")
 
 
 def test_rgb_of_8_bits_is_read_as_before(tmp_path):
