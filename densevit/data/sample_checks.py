@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
@@ -60,23 +59,21 @@ def check_image(image: Any, targets: Targets, origin: str, channels: Channels = 
 
     origin: the data set and the image, for messages.
     """
+    count = len(channels.names)
+    expected = (
+        f"{channels.dtype} ({count}, H, W) on the CPU is expected, {channels}, not normalised: the model does that."
+    )
     if not isinstance(image, Tensor):
-        fix = "torch.from_numpy(image).permute(2, 0, 1)"
-        raise DataError(
-            f"{origin}: the image is a {type(image).__name__}; {_EXPECTED} Fix: {fix} of an array (H, W, 3)."
-        )
-    kind, count = str(image.dtype).removeprefix("torch."), len(channels.names)
-    is_expected = kind == channels.dtype and image.ndim == 3 and len(image) == count and 0 not in image.shape
-    if not channels.is_rgb and not (is_expected and image.device.type == "cpu"):
-        raise DataError(
-            f"{origin}: the image is {kind} {tuple(image.shape)} on {image.device}; {channels.dtype} ({count}, H, W) "
-            f"on the CPU is expected, the data set's channels: {channels}."
-        )
-    fix = _fix(image) if channels.is_rgb else ""
-    if fix:
-        raise DataError(
-            f"{origin}: the image is {kind} {tuple(image.shape)} on {image.device}; {_EXPECTED} Fix: {fix}."
-        )
+        fix = f"torch.from_numpy(image).permute(2, 0, 1) of an array (H, W, {count})"
+        raise DataError(f"{origin}: the image is a {type(image).__name__}; {expected} Fix: {fix}.")
+    kind, shape = str(image.dtype).removeprefix("torch."), tuple(image.shape)
+    if kind != channels.dtype or len(shape) != 3 or shape[0] != count or 0 in shape or image.device.type != "cpu":
+        fix = "convert it, or let the data set's `channels` say what its images are"
+        if channels.is_rgb and image.is_floating_point():
+            fix = "(image * 255).round().to(torch.uint8) of values in 0 ... 1"
+        elif len(shape) == 3 and shape[2] == count != shape[0]:
+            fix = "image.permute(2, 0, 1)"
+        raise DataError(f"{origin}: the image is {kind} {shape} on {image.device}; {expected} Fix: {fix}.")
     size, found = targets.get("size"), tuple(image.shape[1:])
     if size is None:
         return
@@ -86,30 +83,6 @@ def check_image(image: Any, targets: Targets, origin: str, channels: Channels = 
             f"{origin}: the targets' size is {size}, and the image has (height, width) {found}. Fix: set size to that "
             "of the image, without padding."
         )
-
-
-_EXPECTED = "uint8 (3, H, W) on the CPU is expected, RGB in 0 ... 255, not normalised: the model does that."
-
-
-def _fix(image: Tensor) -> str:
-    """The expression that makes an image (3, H, W) uint8; empty if it is valid."""
-    if image.is_floating_point():
-        return "(image * 255).round().to(torch.uint8) of values in 0 ... 1"
-    if image.dtype == torch.bool:
-        return "image.to(torch.uint8) * 255"
-    if image.dtype in (torch.uint16, torch.int16):
-        return "(image.int() // 257).to(torch.uint8) of values in 0 ... 65535"
-    if image.dtype != torch.uint8:
-        return "image.to(torch.uint8) of values in 0 ... 255"
-    if image.ndim == 3 and image.shape[2] in (1, 3, 4) and image.shape[0] not in (1, 3, 4):
-        return "image.permute(2, 0, 1)"
-    if image.ndim == 2 or (image.ndim == 3 and image.shape[0] == 1):
-        return "image.expand(3, -1, -1) of a grey image"
-    if image.ndim != 3 or image.shape[0] != 3:
-        return "image[:3] leaves out further channels, such as alpha"
-    if 0 in image.shape:
-        return "leave out images without pixels"
-    return "" if image.device.type == "cpu" else "image.cpu()"
 
 
 def name_of(dataset: Dataset) -> str:

@@ -142,13 +142,16 @@ class Unlike(Noise):
 
 WRONG_IMAGES: list[tuple[Callable[[torch.Tensor], Any], str]] = [
     (lambda image: image / 255, r"is float32 \(3, \d+, \d+\).*Fix: \(image \* 255\)\.round\(\)\.to\(torch\.uint8\)"),
-    (lambda image: (image.int() * 257).to(torch.uint16), r"is uint16 \(3, .*// 257"),
-    (lambda image: image.long(), r"is int64 .*Fix: image\.to\(torch\.uint8\)"),
-    (lambda image: image > 128, r"is bool .*\* 255"),
-    (lambda image: torch.cat([image, image[:1]]), r"is uint8 \(4, .*Fix: image\[:3\]"),
-    (lambda image: image[:1], r"is uint8 \(1, .*Fix: image\.expand\(3, -1, -1\)"),
+    (
+        lambda image: (image.int() * 257).to(torch.uint16),
+        r"is uint16 \(3.*Fix: convert it, or let the data set's `channels`",
+    ),
+    (lambda image: image.long(), r"is int64.*Fix: convert it, or let the data set's `channels`"),
+    (lambda image: image > 128, r"is bool.*Fix: convert it, or let the data set's `channels`"),
+    (lambda image: torch.cat([image, image[:1]]), r"is uint8 \(4.*Fix: convert it, or let the data set's `channels`"),
+    (lambda image: image[:1], r"is uint8 \(1.*Fix: convert it, or let the data set's `channels`"),
     (lambda image: image.permute(1, 2, 0), r"is uint8 \(\d+, \d+, 3\).*Fix: image\.permute\(2, 0, 1\)"),
-    (lambda image: image[:, :0], r"is uint8 \(3, 0, \d+\).*without pixels"),
+    (lambda image: image[:, :0], r"is uint8 \(3, 0, \d+\).*Fix: convert it, or let the data set's `channels`"),
     (lambda image: image.numpy(), r"is a ndarray.*Fix: torch\.from_numpy"),
 ]
 
