@@ -155,8 +155,7 @@ class Batches:
             return
         begin = time.monotonic()
         try:
-            lowest = self.predictor.default_thresholds if threshold is None else threshold
-            found = self.predictor.predict([one.image for one in batch], threshold=lowest, batch_size=MAX_BATCH)
+            found = self.predictor.predict([one.image for one in batch], threshold=threshold, batch_size=MAX_BATCH)
         except Exception as error:  # of any kind: the thread has to go on
             if len(batch) == 1:
                 batch[0].result.set_exception(error)

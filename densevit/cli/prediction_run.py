@@ -20,13 +20,14 @@ from densevit.data.io import large_tiff
 from densevit.data.io.large_tiff import SUFFIXES, LargeTiff
 from densevit.errors import DensevitError, UnreadableFileError
 from densevit.inference.image_sizes import transform_to, warn_of_unused_windows
-from densevit.inference.predictor import BATCHES_AT_ONCE, WINDOW_SCORE
+from densevit.inference.predictor import BATCHES_AT_ONCE
 
 if TYPE_CHECKING:
     from densevit.inference.image_sizes import ImageSize
     from densevit.inference.predictor import Predictor
 
 _ALL_DRAWN, _FIRST_DRAWN = 1_000, 100  # images: the largest number of which all are drawn, and the first of more
+_WINDOW_SCORE = 0.05  # lowest score of boxes merged from windows; each window adds as many as an image has, most near 0
 INTERRUPTED = 130  # exit status, as of a shell
 _SHOWN_FAILURES = 20  # failed.csv has all
 
@@ -253,7 +254,7 @@ def lowest_scores(min_score: float | None, thresholds: Mapping[str, float], pred
     if min_score is not None:
         return dict.fromkeys(thresholds, min_score)
     merged = {head: predictor.merges_windows(head) for head in thresholds}
-    return {head: min(score, WINDOW_SCORE) if merged[head] else 0.0 for head, score in thresholds.items()}
+    return {head: min(score, _WINDOW_SCORE) if merged[head] else 0.0 for head, score in thresholds.items()}
 
 
 def check_lowest_score(lowest: float, threshold: float, origin: str) -> None:

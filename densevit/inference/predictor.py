@@ -23,12 +23,8 @@ from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, S
 from densevit.model import DenseModel, Inference, inference_by_head, windows_only
 from densevit.model.sliding_window import ImageRows
 from densevit.model.test_time_augmentation import prediction_strips
-from densevit.targets.types import TargetTypes, above_threshold
 
 BATCHES_AT_ONCE = 4  # batches of a folder or a video that are read together, so that equal sizes can form batches
-WINDOW_SCORE = 0.05
-"""The default score threshold of boxes merged from windows: each window adds as many boxes as an entire image has, most
-of them with scores near 0. As `box_score_thresh` in torchvision and detectron2."""
 
 Threshold = float | Mapping[str, float]
 
@@ -138,15 +134,13 @@ class Predictor:
 
     @property
     def score_thresholds(self) -> dict[str, float]:
-        """The default score threshold of `predict` by head: the one with the highest F1 in validation during training.
-        Empty if there is none."""
+        """The score threshold by head with the highest F1 in validation during training. Empty if there is none."""
         return dict(self.model.score_thresholds)
 
     @property
     def default_thresholds(self) -> dict[str, float]:
-        """The default score threshold of each head, for visualizations, tables, exported files and prelabels:
-        `score_thresholds`, 0.5 for heads without one.
-        """
+        """The default score threshold of each head, for `predict`, visualizations, tables, exported files and
+        prelabels: `score_thresholds`, 0.5 for heads without one."""
         return self.model.default_thresholds
 
     @property
@@ -204,8 +198,8 @@ class Predictor:
         images: a path, URL, bytes, file object, PIL image, array or tensor (see `as_sample`), or an iterable of them;
         an array or a tensor with four dimensions is a batch. Also a folder, a pattern ("photos/*.jpg") or a video, as
         in `densevit predict`.
-        threshold: the score threshold of objects, for all heads or by head; 0: all objects. None: the model's
-        `score_thresholds`; without one, all objects, with windows those with a score of at least 0.05.
+        threshold: the score threshold of objects, for all heads or by head; 0: all objects. None, and for heads without
+        one: `default_thresholds`.
         inference: options that replace those of all heads that predict maps or boxes, such as
         {"window": 512, "flip": True}.
         image_size: the long side to which images are resized, (height, width) into which they are fitted, or "source":
@@ -250,10 +244,9 @@ class Predictor:
             warn_of_unused_windows(self.inference, sizes, resize)
 
     def _thresholds(self, given: Threshold | None) -> dict[str, float]:
-        """Returns the score threshold of each head that has one."""
-        if given is None:
-            return self.score_thresholds
-        by_head = {**given} if isinstance(given, Mapping) else dict.fromkeys(self.heads, given)
+        """Returns the score threshold of each head: the given one, or the model's."""
+        scores = {} if given is None else given
+        by_head = {**scores} if isinstance(scores, Mapping) else dict.fromkeys(self.heads, scores)
         for name, score in by_head.items():
             if name not in self.heads:
                 raise DensevitError(
@@ -261,7 +254,7 @@ class Predictor:
                 )
             if not 0 <= score <= 1:
                 raise DensevitError(f"predict: threshold is {score}; a score from 0 to 1 is expected.")
-        return by_head
+        return {**self.default_thresholds, **by_head}
 
     def merges_windows(self, head: str) -> bool:
         """Whether a head's boxes are merged from windows."""
@@ -276,16 +269,12 @@ class Predictor:
         resize: EvaluationTransform | None,
     ) -> list[Result]:
         multiple = self.model.multiple
-        floored = [head for head in self.heads if head not in thresholds and self.merges_windows(head)]
         results: dict[int, Result] = {}
         pending: dict[int, tuple[Any, tuple[int, int]]] = {}  # the image and its size
         waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}  # images with equal padded size form batches
 
         def run(group: Sequence[tuple[int, Sample]]) -> None:
             for (index, _), by_head in zip(group, self._predictions([sample for _, sample in group]), strict=True):
-                for head in floored:
-                    types = TargetTypes(self.target_types[head])
-                    by_head[head] = above_threshold(by_head[head], WINDOW_SCORE, types)
                 path, frame = _origin(images[index])
                 results[index] = Result(
                     *pending.pop(index),

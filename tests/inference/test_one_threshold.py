@@ -5,12 +5,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import densevit
 from densevit.cli import main
 from densevit.evaluation import tables_file
+from densevit.inference.batch_predictor import BatchPredictor
 from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
 from densevit.targets import RunLengthMasks
@@ -117,6 +120,39 @@ def test_predict_and_prelabel_have_one_default_and_name_it(
     assert f"labels.json: {count} objects of score {expected} or more ({origin}" in capsys.readouterr().out
     assert len(json.loads(Path("labels.json").read_text())["annotations"]) == count
     assert write_prelabels("found", model, "same.json") == (count, "cells", expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("own", (True, False))
+def test_python_windows_engines_and_files_have_the_threshold_of_the_model(own: bool, tmp_path: Path) -> None:
+    """Of a model with many scores around the threshold."""
+    torch.manual_seed(0)
+    transformer = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
+    head = {"name": "detr", "num_queries": 40, "transformer": transformer}
+    predictor = densevit.create_model({"name": "vit", "variant": "nano"}, {"cells": head}, {"cells": ["a", "b"]})
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    with torch.no_grad():
+        for name, value in predictor.model.heads["cells"].named_parameters():
+            value.copy_(torch.randn_like(value) * (8 if "query" in name else 0.3))  # scores of 0.48 to 0.59
+    expected = 0.54 if own else 0.5
+    predictor.model.score_thresholds = {"cells": expected} if own else {}
+    whole = predictor.predict(image, threshold=0).scores
+    assert 0 < (whole >= expected).sum() < len(whole)
+    every = [predictor.predict(image), *predictor.predict([image, image])]
+    densevit.save(predictor, tmp_path / "model.safetensors")
+    loaded = densevit.load(tmp_path / "model.safetensors")
+    every.append(loaded.predict(image))
+    for postprocess in (False, True):
+        file = tmp_path / f"{postprocess}.onnx"
+        densevit.export(predictor, file, postprocess=postprocess)
+        every.append(densevit.load(file).predict(image))
+    for found in every:
+        assert found.thresholds == {"cells": pytest.approx(expected)}
+        assert len(found.scores) == (whole >= expected).sum()
+    windows = loaded.predict(image, inference={"window": 64})
+    assert windows.thresholds == {"cells": expected} and windows.scores.min() >= expected
+    [row] = BatchPredictor(str(tmp_path / "model.safetensors"), device="cpu")({"image": [image]})["score"]
+    assert len(row) == (whole >= expected).sum()
 
 
 # ---- predictions are of the model ----

@@ -108,17 +108,17 @@ def test_predict_leaves_the_model_in_the_mode_it_was_in(training):
 
 def test_the_threshold_of_the_validation_is_used_unless_another_is_given():
     predictor = predictor_of(Averaged(), detection=Thirds, others=Thirds)
-    predictor.model.score_thresholds = {"detection": 0.5}
+    predictor.model.score_thresholds = {"detection": 0.6}
     found = predictor.predict(random_image(8, 8))
-    assert found.thresholds == predictor.score_thresholds == {"detection": 0.5}
-    assert (len(found["detection"].boxes), len(found["others"].boxes)) == (2, 3)
+    assert found.thresholds == predictor.default_thresholds == {"detection": 0.6, "others": 0.5}
+    assert (len(found["detection"].boxes), len(found["others"].boxes)) == (1, 2)
     assert [len(own.boxes) for own in predictor.predict(random_image(8, 8), threshold=0.7).heads.values()] == [1, 1]
     assert [len(own.boxes) for own in predictor.predict(random_image(8, 8), threshold=0).heads.values()] == [3, 3]
     exact = predictor.predict(random_image(8, 8), threshold=0.5)["others"]
     assert exact.boxes.tolist() == [[4, 5, 6, 7], [8, 9, 10, 11]]
     assert (exact.scores.tolist(), exact.labels.tolist(), exact.names) == ([0.5, 0.75], [1, 0], ["dog", "cat"])
-    found = predictor.predict(random_image(8, 8), threshold={"others": 0.7})
-    assert (len(found["detection"].boxes), len(found["others"].boxes)) == (3, 1)
+    found = predictor.predict(random_image(8, 8), threshold={"others": 0.2})
+    assert (len(found["detection"].boxes), len(found["others"].boxes)) == (1, 3)
     with pytest.raises(densevit.DensevitError, match="threshold of 'other', which is not a head. Did you mean 'othe"):
         predictor.predict(random_image(8, 8), threshold={"other": 0.7})
 

@@ -6,7 +6,7 @@ import torch
 
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, PluginError
-from densevit.inference.predictor import WINDOW_SCORE, Predictor
+from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, Inference, inference_by_head
 from densevit.set_prediction.transformer import Transformer
@@ -161,12 +161,12 @@ def test_windows_keep_the_highest_scores_up_to_max_predictions():
         )
 
 
-def test_boxes_of_windows_have_a_lowest_score_which_validation_does_not_use():
-    """30 objects of scores 0.5 to 0.9, scaled to 0.049 to 0.088, of which some are below 0.05."""
+def test_boxes_of_windows_have_the_threshold_of_one_pass():
+    """30 objects of scores of 0.5 and more, a part of which is scaled to less."""
 
     class Unsure(Oracle):
         def predict(self, outputs, targets):
-            return [{**found, "scores": found["scores"] * 0.098} for found in super().predict(outputs, targets)]
+            return [{**found, "scores": found["scores"] * 0.99} for found in super().predict(outputs, targets)]
 
     image, _ = painted((200, 260), 30, 60)
     model = oracle(Unsure)
@@ -175,11 +175,10 @@ def test_boxes_of_windows_have_a_lowest_score_which_validation_does_not_use():
     [every] = model.infer(batch, inference_by_head(model, Inference(**window)))["unsure"]
     predictor = Predictor(model)
     found = predictor.predict(image, inference=window)
-    assert 0 < len(found.boxes) < len(every["boxes"]) and found.scores.min() >= WINDOW_SCORE
-    assert torch.equal(found.boxes, every["boxes"][every["scores"] >= WINDOW_SCORE])
-    assert len(predictor.predict(image, threshold=0.0495, inference=window).boxes) > len(found.boxes)
+    assert 0 < len(found.boxes) < len(every["boxes"])
+    assert torch.equal(found.boxes, every["boxes"][every["scores"] >= 0.5])
+    assert len(predictor.predict(image, threshold=0.499, inference=window).boxes) > len(found.boxes)
     assert len(predictor.predict(image, threshold=0, inference=window).boxes) == len(every["boxes"])
-    assert predictor.predict(image).scores.min() < WINDOW_SCORE  # one pass
 
 
 def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_sections():
