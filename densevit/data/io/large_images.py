@@ -13,7 +13,7 @@ from typing import IO
 
 from PIL import Image
 
-from densevit.data.io.tiff import check_bands, check_single_page, without_mapping
+from densevit.data.io.tiff import check_bands, check_single_page
 from densevit.errors import DataError
 
 MAX_PIXELS = 1 << 30
@@ -41,21 +41,17 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
     further bands; also the errors of `PIL.Image.open`. Of an animation in another format, the first frame is opened.
     """
     with ExitStack() as stack:
-        file: IO[bytes]
-        if isinstance(source, str | os.PathLike):
-            file, name = stack.enter_context(open(source, "rb")), os.fspath(source)
-        else:
-            file, name = source, ""
+        is_path = isinstance(source, str | os.PathLike)
+        file: IO[bytes] = stack.enter_context(open(source, "rb")) if is_path else source  # type: ignore[arg-type,assignment]
         try:
-            image = _identified(file, name)
+            image = _identified(file)
         except Image.DecompressionBombError:  # some formats, such as WebP, check the limit themselves
             stack.enter_context(_lifted)
-            image = _identified(file, name)
+            image = _identified(file)
         stack.enter_context(image)
         if image.format == "TIFF":
             check_single_page(image, file)
             check_bands(image)
-            stack.enter_context(without_mapping(image))
         width, height = image.size
         check_size(width, height)
         if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
@@ -66,8 +62,11 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
             raise DataError(f"it has {width} x {height} pixels, which do not fit into this machine's memory.") from None
 
 
-def _identified(file: IO[bytes], name: str) -> Image.Image:
-    """Opens an image as `PIL.Image.open`, with plugins in the same order, without size check and without programs."""
+def _identified(file: IO[bytes]) -> Image.Image:
+    """Opens an image as `PIL.Image.open`, with plugins in the same order, without size check and without programs.
+
+    Without the file's name, Pillow does not map it into memory, which mixes up the rows of a TIFF that EXIF rotates.
+    """
     file.seek(0)
     prefix = file.read(16)
     tried: Sequence[str] = ()
@@ -82,7 +81,7 @@ def _identified(file: IO[bytes], name: str) -> Image.Image:
                 if not accepted or isinstance(accepted, str):  # a string is the reason why this Pillow lacks the format
                     continue
                 file.seek(0)
-                return factory(file, name)
+                return factory(file, "")
             except (SyntaxError, IndexError, KeyError, TypeError, struct.error):  # of another format, or too short
                 continue
         tried = tuple(Image.ID)

@@ -1,7 +1,6 @@
 """Checks of TIFF files that Pillow does not make: pages, bands, and bits per channel."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
@@ -56,23 +55,6 @@ def stored_values(image: Image.Image) -> np.ndarray:
     """The values of a label or depth file as they are stored: Pillow inverts 1 and 8 bits where white is 0."""
     values = np.asarray(image)
     return ~values if is_miniswhite(image) and image.mode in ("1", "L") else values
-
-
-@contextmanager
-def without_mapping(image: Image.Image) -> Iterator[None]:
-    """Context in which Pillow decodes an image without mapping its file into memory.
-
-    Pillow maps an uncompressed TIFF with the height and width after its EXIF rotation, which mixes up the rows.
-    """
-    name = getattr(image, "filename", "")
-    if _tags(image).get(ExifTags.Base.Orientation, 1) < 5:
-        yield
-        return
-    image.filename = ""  # type: ignore[attr-defined]  # Pillow maps only files whose path is set
-    try:
-        yield
-    finally:
-        image.filename = name  # type: ignore[attr-defined]
 
 
 def _tags(image: Image.Image) -> Any:
