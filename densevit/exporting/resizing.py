@@ -8,10 +8,10 @@ from densevit.channels import RGB, Channels
 from densevit.data.transforms.resizing import resize_image
 from densevit.errors import DensevitError
 from densevit.interfaces import Transforms
+from densevit.layers.missing_pixels import valid_mean
 
 _BITS = 16  # at most, per weight: sums of 255 times such weights are exact in float32
 _LARGEST_WEIGHT = 2**15 - 0.5  # of the kernel's 16 bits
-_LARGEST_VALUE = 1e38  # in place of infinity
 _TOLERANCE = 1e-5  # of the largest absolute value of a channel's range, in float32
 
 
@@ -21,8 +21,8 @@ class Resizing(nn.Module):
     Of uint8, follows Pillow's and torch's kernel: a horizontal and a vertical pass with integer weights, each rounded
     to uint8. The passes are products of integer matrices, which are exact in float32 in any order of summation, so all
     runtimes give the same pixels. Other types have float32 weights; uint16 is rounded once. Integers differ from
-    `predict`'s resizing by at most one level, float32 by rounding. Pixels to which NaN contributes with a weight above
-    0 are NaN; in `predict` also some with a weight of 0.
+    `predict`'s resizing by at most one level, float32 by rounding: where all valid pixels are at the edge of the
+    kernel, with weights of the order of rounding, a pixel may be missing in one of them only.
     """
 
     def __init__(self, transforms: Transforms) -> None:
@@ -59,9 +59,7 @@ def _resized(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Resizes uint16 or float32 images. rows: weights (h, H). columns: (w, W)."""
     if images.dtype == torch.uint16:
         return _to_levels(rows @ (images.float() @ columns.T), 65535).to(torch.uint16)
-    values = images.nan_to_num(0.0, _LARGEST_VALUE, -_LARGEST_VALUE)  # not finite, they would change whole columns
-    missing = rows @ (images.isnan().float() @ columns.T) > 0
-    return (rows @ (values @ columns.T)).masked_fill(missing, torch.nan)
+    return valid_mean(images, lambda x: rows @ (x @ columns.T))
 
 
 def _weights(length: int, resized: int, device: torch.device) -> tuple[Tensor, Tensor]:
