@@ -33,8 +33,8 @@ class ImageMixing:
     """Mixes the images of a batch by torchvision's MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019).
 
     mixup, cutmix: alpha of the beta distribution of the images' shares; None: not used. If both are given, a batch
-    draws one of them. Objects are only mixed by MixUp: an image then has those of both. A pixel that is missing in one
-    of two images is that of the other. channels: those of the images.
+    draws one of them. Objects are only mixed by MixUp: an image then has those of both, and where a
+    pixel is missing in one image, that of the other. channels: those of the images.
     """
 
     mixup: float | None = None

@@ -29,9 +29,9 @@ class Mosaic:
     transform: applied to all four images. dataset: source of the other three. probability: the probability that an
     image becomes a mosaic.
 
-    An image smaller than its quadrant fills a part of it; the rest is `new_pixels`, and unlabelled in maps. Objects of which
-    less than a fifth of the box is visible are left out. Images with other target keys than the first, as in a mix,
-    leave it unchanged. Raises ConfigError for target keys whose type has no `paste`.
+    An image smaller than its quadrant fills a part of it; the rest is `new_pixels`, and unlabelled in maps. Objects of
+    which less than a fifth of the box is visible are left out. Images with other target keys than the first, as in a
+    mix, leave it unchanged. Raises ConfigError for target keys whose type has no `paste`.
     """
 
     def __init__(self, transform: TrainingTransform, dataset: Dataset, probability: float) -> None:

@@ -20,7 +20,9 @@ class Stretch(Transforms):
     2016, section 2.2) as torchvision's RandomZoomOut and RandomIoUCrop have them.
 
     Half of the images lie at random on an empty one (RGB: black) of up to four times their sides; then 80 % are cropped
-    by `iou_crop`. Objects are kept if the centre of their box is in the crop. image_size: (h, w), or the side of a square.
+    by `iou_crop`. Objects are kept if the centre of their box is in the crop.
+
+    image_size: (h, w), or the side of a square.
     """
 
     recoloring = "photometric"
