@@ -53,8 +53,7 @@ def check_resizing(resizing: Resizing, images: np.ndarray, channels: Channels = 
         np.ascontiguousarray(images[0].transpose(1, 2, 0)), resizing.transforms.evaluation_size(H, W)
     )
     tolerance = _TOLERANCE * np.abs(channels.range).max(1) if channels.dtype == "float32" else 1  # (C,) or levels
-    clear = shares > _VALID
-    if found.shape != expected.shape or (clear & ~np.isclose(found, expected, 0, tolerance)).any():
+    if found.shape != expected.shape or ((shares > _VALID) & ~np.isclose(found, expected, 0, tolerance)).any():
         raise DensevitError(
             f"The resizing of {type(resizing.transforms).__name__} on {H}x{W} pixels differs from predict's."
         )

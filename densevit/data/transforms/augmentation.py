@@ -160,16 +160,19 @@ def centred(boxes: np.ndarray, window: Window) -> np.ndarray:
 def rotated(pixels: np.ndarray, matrix: np.ndarray, fill: np.ndarray) -> np.ndarray:
     """Returns a rotated image (H, W, C) of its size. matrix: that of `rotation_matrix`. fill: the values (C,) of new
     pixels; of float32, they are missing."""
-    size, channels = (pixels.shape[1], pixels.shape[0]), pixels.shape[2]
+    height, width, channels = pixels.shape
+    most = 3 if channels == 3 else 1  # OpenCV samples other numbers of channels at 1/32 pixel
 
     def warped(x: np.ndarray, border: np.ndarray) -> np.ndarray:
-        return cv2.warpAffine(x, matrix, size, flags=cv2.INTER_LINEAR, borderValue=border.tolist())
+        return cv2.warpAffine(x, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=border.tolist())
 
-    most = 3 if channels == 3 else 1  # OpenCV samples other numbers of channels at 1/32 pixel
     if pixels.dtype != np.float32:
         return by_channels(warped, pixels, fill, most=most)
-    zero, x = np.zeros_like(fill), torch.from_numpy(pixels)
-    return valid_mean(x, lambda x: torch.from_numpy(by_channels(warped, x.numpy(), zero, most=most))).numpy()
+    black = np.zeros_like(fill)
+    return valid_mean(
+        torch.from_numpy(pixels),
+        lambda x: torch.from_numpy(by_channels(warped, x.numpy(), black, most=most)),
+    ).numpy()
 
 
 def placed(value: np.ndarray, place: Window, size: Size, fill: float | np.ndarray) -> np.ndarray:

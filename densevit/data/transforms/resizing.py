@@ -211,8 +211,7 @@ def resize_image(pixels: np.ndarray, size: Size) -> np.ndarray:
     height, width = pixels.shape[:2]
     if (height, width) == size:
         return pixels
-    enlarges = size[0] >= height and size[1] >= width
-    kernel = _enlarged if enlarges else _shrunk
+    kernel = _enlarged if size[0] >= height and size[1] >= width else _shrunk
     return resampled(torch.from_numpy(pixels), lambda x: torch.from_numpy(kernel(x.numpy(), size))).numpy()
 
 
@@ -232,6 +231,6 @@ def _shrunk(pixels: np.ndarray, size: Size) -> np.ndarray:
 def by_channels(function: Callable[..., np.ndarray], *arrays: np.ndarray, most: int = _MOST_CHANNELS) -> np.ndarray:
     """Applies a function of OpenCV's to arrays (..., C), at most `most` channels at a time. Returns (h, w, C): OpenCV
     drops the axis of a single channel."""
-    count = arrays[0].shape[-1]
-    parts = [function(*(array[..., i : i + most] for array in arrays)) for i in range(0, count, most)]
+    starts = range(0, arrays[0].shape[-1], most)
+    parts = [function(*(array[..., i : i + most] for array in arrays)) for i in starts]
     return parts[0].reshape(*parts[0].shape[:2], -1) if len(parts) == 1 else np.dstack(parts)
