@@ -141,7 +141,7 @@ class Data:
             return None
         from densevit.data.transforms.image_mixing import ImageMixing  # late: it imports torchvision
 
-        mixing = ImageMixing(section.mixup, section.cutmix)
+        mixing = ImageMixing(section.mixup, section.cutmix, self.train.channels)
         mixing.check(self.provides, TargetTypes.of(self.train))
         return mixing
 

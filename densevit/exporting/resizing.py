@@ -8,11 +8,12 @@ from densevit.channels import RGB, Channels
 from densevit.data.transforms.resizing import resize_image
 from densevit.errors import DensevitError
 from densevit.interfaces import Transforms
+from densevit.layers.missing_pixels import valid_mean
 
 _BITS = 16  # at most, per weight: sums of 255 times such weights are exact in float32
 _LARGEST_WEIGHT = 2**15 - 0.5  # of the kernel's 16 bits
-_LARGEST_VALUE = 1e38  # in place of infinity
-_TOLERANCE = 1e-5  # of the largest absolute value of a channel's range, in float32
+_TOLERANCE = 2e-3  # of the largest absolute value of a channel's range, in float32: OpenCV may round positions to it
+_VALID = 0.1  # weight of valid pixels, below which rounding is a large part
 
 
 class Resizing(nn.Module):
@@ -21,8 +22,8 @@ class Resizing(nn.Module):
     Of uint8, follows Pillow's and torch's kernel: a horizontal and a vertical pass with integer weights, each rounded
     to uint8. The passes are products of integer matrices, which are exact in float32 in any order of summation, so all
     runtimes give the same pixels. Other types have float32 weights; uint16 is rounded once. Integers differ from
-    `predict`'s resizing by at most one level, float32 by rounding. Pixels to which NaN contributes with a weight above
-    0 are NaN; in `predict` also some with a weight of 0.
+    `predict`'s resizing by at most one level, float32 by the rounding of weights: where almost all weight is that of
+    missing pixels, the difference is as much larger, and a pixel may be missing in one of them only.
     """
 
     def __init__(self, transforms: Transforms) -> None:
@@ -34,7 +35,9 @@ class Resizing(nn.Module):
         H, W = images.shape[-2:]
         h, w = self.transforms.evaluation_size(H, W)
         if images.dtype != torch.uint8:
-            return _resized(images, _triangles(H, h, images.device).float(), _triangles(W, w, images.device).float())
+            shrinks = torch.full((1, 1), H, device=images.device) > h
+            shrinks |= torch.full((1, 1), W, device=images.device) > w
+            return _resized(images, _float_weights(H, h, shrinks), _float_weights(W, w, shrinks))
         weights, unit = _weights(W, w, images.device)
         rows = _to_levels(images.float() @ weights.T / unit)  # (B, C, H, w)
         weights, unit = _weights(H, h, images.device)
@@ -43,13 +46,14 @@ class Resizing(nn.Module):
 
 def check_resizing(resizing: Resizing, images: np.ndarray, channels: Channels = RGB) -> None:
     """Raises DensevitError unless images (1, C, H, W) are resized as by `predict`, to within the tolerance."""
-    found = resizing(torch.from_numpy(images))[0].permute(1, 2, 0).numpy().astype(float)
+    valid = (~np.isnan(images)).astype(images.dtype)
+    found, shares = (resizing(torch.from_numpy(x))[0].permute(1, 2, 0).numpy().astype(float) for x in (images, valid))
     H, W = images.shape[2:]
     expected = resize_image(
         np.ascontiguousarray(images[0].transpose(1, 2, 0)), resizing.transforms.evaluation_size(H, W)
     )
     tolerance = _TOLERANCE * np.abs(channels.range).max(1) if channels.dtype == "float32" else 1  # (C,) or levels
-    if found.shape != expected.shape or (np.abs(found - expected) > tolerance).any():
+    if found.shape != expected.shape or ((shares > _VALID) & ~np.isclose(found, expected, 0, tolerance)).any():
         raise DensevitError(
             f"The resizing of {type(resizing.transforms).__name__} on {H}x{W} pixels differs from predict's."
         )
@@ -59,9 +63,7 @@ def _resized(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Resizes uint16 or float32 images. rows: weights (h, H). columns: (w, W)."""
     if images.dtype == torch.uint16:
         return _to_levels(rows @ (images.float() @ columns.T), 65535).to(torch.uint16)
-    values = images.nan_to_num(0.0, _LARGEST_VALUE, -_LARGEST_VALUE)  # not finite, they would change whole columns
-    missing = rows @ (images.isnan().float() @ columns.T) > 0
-    return (rows @ (values @ columns.T)).masked_fill(missing, torch.nan)
+    return valid_mean(images, lambda x: rows @ (x @ columns.T))
 
 
 def _weights(length: int, resized: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -71,14 +73,21 @@ def _weights(length: int, resized: int, device: torch.device) -> tuple[Tensor, T
     return (weights * unit + 0.5).floor().float(), unit.float()
 
 
-def _triangles(length: int, resized: int, device: torch.device) -> Tensor:
-    """Weights (resized, length) float64 of a triangle filter.
+def _float_weights(length: int, resized: int, shrinks: Tensor) -> Tensor:
+    """Weights (resized, length) float32 of a triangle filter: those of torch's kernel, whose centres are rounded to
+    float32, if a side shrinks, else those of OpenCV's. shrinks: (1, 1) bool."""
+    rounded, exact = (_triangles(length, resized, shrinks.device, dtype) for dtype in (torch.float32, torch.float64))
+    return torch.where(shrinks, rounded, exact.float())
 
-    Computed in float64, because all runtimes must round a weight near a half in the same direction.
+
+def _triangles(length: int, resized: int, device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Weights (resized, length) of a triangle filter.
+
+    Of uint8 in float64, because all runtimes must round a weight near a half in the same direction.
     """
-    scale = torch.full((1, 1), length, dtype=torch.float64, device=device) / resized
-    centers = (torch.arange(resized, dtype=torch.float64, device=device)[:, None] + 0.5) * scale
-    offsets = torch.arange(length, dtype=torch.float64, device=device) + 0.5 - centers
+    scale = torch.full((1, 1), length, dtype=dtype, device=device) / resized
+    centers = (torch.arange(resized, dtype=dtype, device=device)[:, None] + 0.5) * scale
+    offsets = torch.arange(length, dtype=dtype, device=device) + 0.5 - centers
     weights = (1 - offsets.abs() / scale.clamp(min=1)).clamp(min=0)
     return weights / weights.sum(1, keepdim=True)
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from densevit.channels import FULL_RANGES
 from densevit.interfaces import Backbone, Batch, DenseHead, Head, Predictions
+from densevit.layers.missing_pixels import resampled
 from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
 from densevit.model.inference_options import Inference
@@ -159,7 +160,7 @@ def _scaled(image: Tensor, size: Size) -> Tensor:
         return image
     scaled = image.new_empty(len(image), *size)
     for plane, out in zip(image, scaled, strict=True):
-        x = F.interpolate(plane[None, None].float(), size, mode="bilinear", align_corners=False, antialias=True)
+        x = resampled(plane[None, None], lambda x: F.interpolate(x.float(), size, mode="bilinear", antialias=True))
         if not image.is_floating_point():
             x = x.round_().clamp_(*FULL_RANGES[str(image.dtype).removeprefix("torch.")])
         out.copy_(x[0, 0])

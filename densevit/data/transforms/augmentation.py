@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from densevit.channels import RGB, Channels
 from densevit.data.transforms.class_maps import class_map
@@ -15,17 +16,19 @@ from densevit.data.transforms.resized_crop import SeededTransform
 from densevit.data.transforms.resizing import (
     Types,
     Values,
+    by_channels,
     finished,
     image_size,
+    new_pixels,
     resize_image,
     selected,
     to_pixels,
     usable_values,
     visible_values,
-    with_axis,
 )
 from densevit.errors import ConfigError
 from densevit.interfaces import Sample, Size, TargetType, Transforms, Window
+from densevit.layers.missing_pixels import valid_mean
 from densevit.targets.types import TargetTypes, has_place
 
 
@@ -34,7 +37,7 @@ class Augmentation:
 
     vertical_flip: also flips images vertically, with probability 0.5.
     reference: the transforms of evaluation, to which zooms are relative; None: `transforms`. channels: those of the
-        images; only RGB of 8 bits is recoloured.
+        images; only RGB of 8 bits is recoloured, and new pixels are those of `new_pixels`.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Augmentation:
         channels: Channels = RGB,
     ) -> None:
         self.transforms, self.vertical_flip, self.reference = transforms, vertical_flip, reference or transforms
+        self.channels = channels
         self._recolor = recolored(transforms.recoloring) if channels.is_rgb else []
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
@@ -60,14 +64,14 @@ class Augmentation:
         self.check(values, types, measured=False)
         coins = random.Random(int(rng.integers(2**32)))
         if coins.random() < 0.5:
-            pixels = with_axis(cv2.flip(pixels, 1))
+            pixels = by_channels(lambda x: cv2.flip(x, 1), pixels)
             values = {key: types[key].hflip(value, size) for key, value in values.items()}
         if self.vertical_flip and rng.random() < 0.5:
-            pixels = with_axis(cv2.flip(pixels, 0))
+            pixels = by_channels(lambda x: cv2.flip(x, 0), pixels)
             values = {key: vflip(types[key], value, size) for key, value in values.items()}
         if limit := self.transforms.rotation:
             matrix = rotation_matrix(size, float(rng.uniform(-limit, limit)))
-            pixels = with_axis(cv2.warpAffine(pixels, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderValue=0))
+            pixels = rotated(pixels, matrix, new_pixels(pixels.transpose(2, 0, 1), self.channels).ravel())
             values = {key: types[key].rotate(value, matrix, size) for key, value in values.items()}
         pixels, values = self._reframed(pixels, values, types, rng)
         for step in self._recolor:
@@ -125,7 +129,8 @@ class Augmentation:
             values = selected(values, types, kept)
         part = resize_image(pixels[inside[0] : inside[2], inside[1] : inside[3]], new_sides)
         if inside != window:
-            part = placed(part.transpose(2, 0, 1), place, new_size, 0).transpose(1, 2, 0)
+            fill = new_pixels(pixels.transpose(2, 0, 1), self.channels)
+            part = placed(part.transpose(2, 0, 1), place, new_size, fill).transpose(1, 2, 0)
         return part, visible_values(values, types, new_size)
 
 
@@ -152,7 +157,25 @@ def centred(boxes: np.ndarray, window: Window) -> np.ndarray:
     return np.asarray(((centres > window[:2]) & (centres < window[2:])).all(axis=1))
 
 
-def placed(value: np.ndarray, place: Window, size: Size, fill: float) -> np.ndarray:
+def rotated(pixels: np.ndarray, matrix: np.ndarray, fill: np.ndarray) -> np.ndarray:
+    """Returns a rotated image (H, W, C) of its size. matrix: that of `rotation_matrix`. fill: the values (C,) of new
+    pixels; of float32, they are missing."""
+    height, width, channels = pixels.shape
+    most = 3 if channels == 3 else 1  # OpenCV samples other numbers of channels at 1/32 pixel
+
+    def warped(x: np.ndarray, border: np.ndarray) -> np.ndarray:
+        return cv2.warpAffine(x, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=border.tolist())
+
+    if pixels.dtype != np.float32:
+        return by_channels(warped, pixels, fill, most=most)
+    black = np.zeros_like(fill)
+    return valid_mean(
+        torch.from_numpy(pixels),
+        lambda x: torch.from_numpy(by_channels(warped, x.numpy(), black, most=most)),
+    ).numpy()
+
+
+def placed(value: np.ndarray, place: Window, size: Size, fill: float | np.ndarray) -> np.ndarray:
     """Returns a map (..., H, W) of this size with the value at its place, and `fill` around."""
     canvas = np.full((*value.shape[:-2], *size), fill, value.dtype)
     canvas[..., place[0] : place[2], place[1] : place[3]] = value

@@ -26,7 +26,8 @@ class Crop(Transforms):
     image_size: (h, w) of the training crop, or its side.
     short_side: the short side in evaluation, and in training before random scaling; None keeps the image's.
     scales: the smallest and the largest random scale.
-    rotation: the largest random rotation before the crop, in degrees; None: none. New pixels are black and unlabelled.
+    rotation: the largest random rotation before the crop, in degrees; None: none. New pixels are those of `new_pixels`,
+        black in RGB, and unlabelled.
     object_crops: the share of crops that are placed at random around an object, for large images with few objects;
         None: none.
     min_visible: the least share of a box's area inside the crop, below which its object is left out; None keeps all

@@ -7,12 +7,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from densevit.channels import RGB, Channels
+from densevit.data.transforms.augmentation import placed
 from densevit.data.transforms.resized_crop import seeded
-from densevit.data.transforms.resizing import Types, as_numpy, as_tensor
+from densevit.data.transforms.resizing import Types, as_numpy, as_tensor, new_pixels
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Sample, Size
+from densevit.layers.missing_pixels import resampled
 
 
 @runtime_checkable
@@ -31,11 +33,13 @@ class ImageMixing:
     """Mixes the images of a batch by torchvision's MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019).
 
     mixup, cutmix: alpha of the beta distribution of the images' shares; None: not used. If both are given, a batch
-    draws one of them. Objects are only mixed by MixUp: an image then has those of both.
+    draws one of them. Objects are only mixed by MixUp: an image then has those of both, and where a
+    pixel is missing in one image, that of the other. channels: those of the images.
     """
 
     mixup: float | None = None
     cutmix: float | None = None
+    channels: Channels = RGB
 
     def check(self, keys: Sequence[str], types: Types) -> None:
         """Raises ConfigError if a target key's values cannot be mixed."""
@@ -54,12 +58,12 @@ class ImageMixing:
     def __call__(self, samples: Sequence[Sample], seed: Sequence[int], types: Types) -> list[Sample]:
         """Returns the mixed samples; the result depends on the samples and the seed only.
 
-        Images of several sizes are first padded with black pixels to the largest height and width of the batch, which
+        Images of several sizes are first padded with `new_pixels` to the largest height and width of the batch, which
         are then part of the images.
         """
         canvas = (max(s["image"].shape[1] for s in samples), max(s["image"].shape[2] for s in samples))
         if any(not canvas == s["targets"]["size"] == s["image"].shape[1:] for s in samples):
-            samples = [_padded(sample, canvas, types) for sample in samples]
+            samples = [_padded(sample, canvas, types, self.channels) for sample in samples]
         rng = np.random.default_rng([*seed, len(samples)])
         images, shares = self._mixed(torch.stack([sample["image"] for sample in samples]), rng)
         return [
@@ -81,9 +85,15 @@ class ImageMixing:
             if alpha is not None
         ]
         kind = kinds[int(rng.integers(len(kinds)))]
-        with seeded(int(rng.integers(2**63))):
-            mixed, labels = kind(images.float(), torch.arange(count))
-        return (mixed if images.is_floating_point() else mixed.round_().to(images.dtype)), labels.diagonal().tolist()
+        seed, shares = int(rng.integers(2**63)), torch.empty(0)
+
+        def mix(x: Tensor) -> Tensor:
+            nonlocal shares
+            with seeded(seed):
+                mixed, shares = kind(x.float(), torch.arange(count))
+            return mixed if x.is_floating_point() else mixed.round_().to(x.dtype)
+
+        return resampled(images, mix), shares.diagonal().tolist()
 
     @staticmethod
     def _targets(sample: Sample, other: Sample, share: float, types: Types) -> dict[str, object]:
@@ -103,12 +113,13 @@ class ImageMixing:
         return targets
 
 
-def _padded(sample: Sample, canvas: Size, types: Types) -> Sample:
-    """The sample with black pixels at the bottom and right."""
+def _padded(sample: Sample, canvas: Size, types: Types, channels: Channels) -> Sample:
+    """The sample with `new_pixels` at the bottom and right."""
     targets = sample["targets"] | {"size": canvas}
     for key in [key for key in targets if key in types and types[key].per == "object"]:
         value = types[key].crop(as_numpy(targets[key]), (0, 0, *canvas), sample["targets"]["size"])
         targets[key] = as_tensor(types[key].clip(value, canvas))
-    height, width = sample["image"].shape[1:]
-    image = F.pad(sample["image"], (0, canvas[1] - width, 0, canvas[0] - height))
-    return {"image": image, "targets": targets}
+    height, width = sample["targets"]["size"]
+    image = sample["image"][:, :height, :width].numpy()
+    image = placed(image, (0, 0, height, width), canvas, new_pixels(image, channels))
+    return {"image": torch.from_numpy(image), "targets": targets}

@@ -3,9 +3,18 @@
 import numpy as np
 import torch
 
+from densevit.channels import RGB, Channels
 from densevit.data.transforms.augmentation import placed, visible_shares
 from densevit.data.transforms.copy_paste import another_sample, check_pasted, pasted_values, sample_values
-from densevit.data.transforms.resizing import TrainingTransform, Types, Values, as_tensor, selected, visible_values
+from densevit.data.transforms.resizing import (
+    TrainingTransform,
+    Types,
+    Values,
+    as_tensor,
+    new_pixels,
+    selected,
+    visible_values,
+)
 from densevit.interfaces import Dataset, Sample, Size, Window
 from densevit.targets.types import TargetTypes
 
@@ -20,9 +29,9 @@ class Mosaic:
     transform: applied to all four images. dataset: source of the other three. probability: the probability that an
     image becomes a mosaic.
 
-    An image smaller than its quadrant fills a part of it; the rest is black, and unlabelled in maps. Objects of which
-    less than a fifth of the box is visible are left out. Images with other target keys than the first, as in a mix,
-    leave it unchanged. Raises ConfigError for target keys whose type has no `paste`.
+    An image smaller than its quadrant fills a part of it; the rest is `new_pixels`, and unlabelled in maps. Objects of
+    which less than a fifth of the box is visible are left out. Images with other target keys than the first, as in a
+    mix, leave it unchanged. Raises ConfigError for target keys whose type has no `paste`.
     """
 
     def __init__(self, transform: TrainingTransform, dataset: Dataset, probability: float) -> None:
@@ -37,11 +46,13 @@ class Mosaic:
         if rng.random() >= self.probability:
             return first
         others = [another_sample(self.dataset, self.types, rng) for _ in range(3)]
-        return mosaic([first, *(self.transform(other, rng, types) for other in others)], types, rng)
+        return mosaic(
+            [first, *(self.transform(other, rng, types) for other in others)], types, rng, self.dataset.channels
+        )
 
 
-def mosaic(samples: list[Sample], types: Types, rng: np.random.Generator) -> Sample:
-    """Returns the mosaic of four transformed samples, of the first one's size."""
+def mosaic(samples: list[Sample], types: Types, rng: np.random.Generator, channels: Channels = RGB) -> Sample:
+    """Returns the mosaic of four transformed samples, of the first one's size. channels: those of the images."""
     first = samples[0]
     all_values = [sample_values(sample, types) for sample in samples]
     if any(values.keys() != all_values[0].keys() for values in all_values):
@@ -53,10 +64,13 @@ def mosaic(samples: list[Sample], types: Types, rng: np.random.Generator) -> Sam
     for quadrant, sample, own in zip(
         ((0, 0, y, x), (0, x, y, width), (y, 0, height, x), (y, x, height, width)), samples, all_values, strict=True
     ):
-        window, place = _random_window(sample["targets"]["size"], quadrant, rng)
-        part = _moved(own, types, sample["targets"]["size"], window, place, size)
+        h, w = own_size = sample["targets"]["size"]
+        window, place = _random_window(own_size, quadrant, rng)
+        part = _moved(own, types, own_size, window, place, size)
+        pixels = sample["image"][:, :h, :w].numpy()
+        image[:, quadrant[0] : quadrant[2], quadrant[1] : quadrant[3]] = new_pixels(pixels, channels)
         top, left, bottom, right = place
-        image[:, top:bottom, left:right] = sample["image"][:, window[0] : window[2], window[1] : window[3]]
+        image[:, top:bottom, left:right] = pixels[:, window[0] : window[2], window[1] : window[3]]
         covered = np.zeros(size, bool)
         covered[top:bottom, left:right] = True
         values = pasted_values(values, part, covered, types) if values else part

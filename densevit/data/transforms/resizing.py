@@ -4,7 +4,7 @@ Sizes follow from `data.transforms` and `data.image_size`. Images keep their typ
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit import registry
+from densevit.channels import Channels
 from densevit.errors import DataError
 from densevit.interfaces import Sample, Size, TargetType, Transforms
+from densevit.layers.missing_pixels import resampled
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes, is_metadata
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 Types = Mapping[str, TargetType]
 Values = dict[str, Any]
+
+_MOST_CHANNELS = 128  # of OpenCV's images
 
 
 class TrainingTransform(Protocol):
@@ -96,7 +100,7 @@ class WithoutAugmentation:
 
 def to_pixels(image: Tensor) -> np.ndarray:
     """Converts a (C, H, W) tensor to an (H, W, C) array, without a copy if the memory layout allows it."""
-    if image.is_contiguous() and len(image) > 1:
+    if image.is_contiguous() and 1 < len(image) <= _MOST_CHANNELS:
         return cv2.merge([plane.numpy() for plane in image])
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
@@ -176,12 +180,23 @@ def finished(pixels: np.ndarray, sample: Sample, values: Values, original_size: 
     """
     size = (pixels.shape[0], pixels.shape[1])
     planes = np.empty((pixels.shape[2], *size), pixels.dtype)
-    cv2.split(pixels, list(planes))
+    for i in range(0, len(planes), _MOST_CHANNELS):
+        cv2.split(pixels[..., i : i + _MOST_CHANNELS], list(planes[i : i + _MOST_CHANNELS]))
     if canvas is not None and canvas != size:
         planes = np.pad(planes, ((0, 0), (0, canvas[0] - size[0]), (0, canvas[1] - size[1])))
     targets = {key: value for key, value in sample["targets"].items() if is_metadata(value) or key == "image_id"}
     targets |= {key: as_tensor(value) for key, value in values.items()}
     return {"image": torch.from_numpy(planes), "targets": targets | {"size": size, "original_size": original_size}}
+
+
+def new_pixels(image: np.ndarray, channels: Channels) -> np.ndarray:
+    """Returns the values (C, 1, 1) of pixels that are added to an image (C, H, W): missing pixels in float32, black in
+    RGB of 8 bits, and the mean of the image's channel in other integers."""
+    if image.dtype == np.float32:
+        return np.full((len(image), 1, 1), np.nan, np.float32)
+    if channels.is_rgb and image.dtype == np.uint8 and len(image) == 3:
+        return np.zeros((3, 1, 1), np.uint8)
+    return image.mean((1, 2), keepdims=True).round().astype(image.dtype)
 
 
 # ---- resampling ----
@@ -191,13 +206,20 @@ def resize_image(pixels: np.ndarray, size: Size) -> np.ndarray:
     """Resizes an image (H, W, C) to `size`, (h, w): bilinear, with antialiasing when it shrinks.
 
     Of uint8, differs by one level at most from Pillow and torchvision, with which official weights were trained. Uses
-    torch's kernel, or OpenCV's faster one if no side shrinks.
+    torch's kernel, or OpenCV's faster one if no side shrinks. Of missing pixels see `missing_pixels.resampled`.
     """
     height, width = pixels.shape[:2]
     if (height, width) == size:
         return pixels
-    if size[0] >= height and size[1] >= width:
-        return with_axis(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_LINEAR))
+    kernel = _enlarged if size[0] >= height and size[1] >= width else _shrunk
+    return resampled(torch.from_numpy(pixels), lambda x: torch.from_numpy(kernel(x.numpy(), size))).numpy()
+
+
+def _enlarged(pixels: np.ndarray, size: Size) -> np.ndarray:
+    return by_channels(lambda x: cv2.resize(x, size[::-1], interpolation=cv2.INTER_LINEAR), pixels)
+
+
+def _shrunk(pixels: np.ndarray, size: Size) -> np.ndarray:
     planes = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
     if planes.dtype == torch.uint16:  # for which torch has no kernel
         planes = planes.float()
@@ -206,6 +228,9 @@ def resize_image(pixels: np.ndarray, size: Size) -> np.ndarray:
     return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
 
 
-def with_axis(pixels: np.ndarray) -> np.ndarray:
-    """(H, W) -> (H, W, 1), as OpenCV drops the last axis of one channel; (H, W, C) is unchanged."""
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+def by_channels(function: Callable[..., np.ndarray], *arrays: np.ndarray, most: int = _MOST_CHANNELS) -> np.ndarray:
+    """Applies a function of OpenCV's to arrays (..., C), at most `most` channels at a time. Returns (h, w, C): OpenCV
+    drops the axis of a single channel."""
+    starts = range(0, arrays[0].shape[-1], most)
+    parts = [function(*(array[..., i : i + most] for array in arrays)) for i in starts]
+    return parts[0].reshape(*parts[0].shape[:2], -1) if len(parts) == 1 else np.dstack(parts)

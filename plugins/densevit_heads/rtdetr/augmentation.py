@@ -19,8 +19,10 @@ class Stretch(Transforms):
     """Resizes images to `image_size` whatever their aspect ratio, in training with SSD's border and crop (Liu et al.
     2016, section 2.2) as torchvision's RandomZoomOut and RandomIoUCrop have them.
 
-    Half of the images lie at random on a black one of up to four times their sides; then 80 % are cropped by
-    `iou_crop`. Objects are kept if the centre of their box is in the crop. image_size: (h, w), or the side of a square.
+    Half of the images lie at random on an empty one (RGB: black) of up to four times their sides; then 80 % are cropped
+    by `iou_crop`. Objects are kept if the centre of their box is in the crop.
+
+    image_size: (h, w), or the side of a square.
     """
 
     recoloring = "photometric"

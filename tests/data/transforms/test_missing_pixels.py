@@ -1,0 +1,287 @@
+"""Missing pixels and new pixels, in each step that resamples images or adds pixels, with any number of channels.
+
+A brute-force reference computes each pixel as a mean of pixels, weighted by a dense matrix of the kernel's weights.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from densevit.channels import RGB, Channels
+from densevit.data.transforms.augmentation import Augmentation, rotated, rotation_matrix
+from densevit.data.transforms.crop import Crop
+from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.image_mixing import ImageMixing
+from densevit.data.transforms.mosaic import mosaic
+from densevit.data.transforms.resizing import EvaluationTransform, new_pixels, resize_image
+from densevit.exporting.resizing import Resizing
+from densevit.interfaces import Sample
+from densevit.model.test_time_augmentation import _scaled
+from densevit.targets import TargetTypes
+from densevit_heads.rtdetr.augmentation import Stretch
+
+SIZE = (14, 18)
+ANGLE = 25.0
+COUNTS, DTYPES = (1, 2, 3, 5, 130), ("uint8", "uint16", "float32")
+SHARES = (0.02, 0.5, 0.9)  # of missing pixels
+
+
+def channels_of(count: int, dtype: Any) -> Channels:
+    rgb = (count, dtype) == (3, "uint8")
+    return RGB if rgb else Channels(tuple(map(str, range(count))), dtype, ((-30.0, 0.0),) * count)
+
+
+def image_of(count: int, dtype: str, seed: int = 0, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """(C, H, W) random values; of each channel in another range."""
+    rng = np.random.default_rng([seed, count])
+    low, high = {"uint8": (40, 250), "uint16": (3000, 60000), "float32": (-30, -5)}[dtype]
+    first = np.linspace(low, (low + high) / 2, count)[:, None, None]
+    values = first + (high - low) / 2 * rng.random((count, *size))
+    return (values if dtype == "float32" else values.round()).astype(dtype)
+
+
+# ---- resampling ----
+
+
+def line_weights(length: int, new: int) -> np.ndarray:
+    """(new, length): of a triangle filter, as wide as a new pixel and at least as wide as a pixel."""
+    scale = length / new
+    centres = (np.arange(new)[:, None] + 0.5) * scale
+    weights = np.maximum(1 - abs(np.arange(length) + 0.5 - centres) / max(scale, 1), 0)
+    weights[weights < 1e-9] = 0
+    return weights / weights.sum(1, keepdims=True)
+
+
+def resize_weights(size: tuple[int, int]) -> np.ndarray:
+    return np.kron(line_weights(SIZE[0], size[0]), line_weights(SIZE[1], size[1]))
+
+
+def rotation_weights() -> np.ndarray:
+    """Bilinear, with sums below 1 at the border."""
+    inverse = np.linalg.inv(np.vstack([rotation_matrix(SIZE, ANGLE), [0, 0, 1]]))
+    weights = np.zeros((*SIZE, *SIZE))
+    for row, column in np.ndindex(SIZE):
+        x, y, _ = inverse @ [column, row, 1]
+        near = np.maximum(1 - abs(np.arange(SIZE[0]) - y), 0), np.maximum(1 - abs(np.arange(SIZE[1]) - x), 0)
+        weights[row, column] = np.outer(*near)
+    return weights.reshape(np.prod(SIZE), -1)
+
+
+def weighted(image: np.ndarray, weights: np.ndarray, fill: np.ndarray) -> np.ndarray:
+    """(C, N): the mean of the valid pixels (C, M) with weights (N, M); of integers, `fill` (C, 1, 1) has the rest of
+    the weights. Infinite where the sum of the weights is not above rounding."""
+    found = np.zeros((len(image), len(weights)))
+    for c, plane in enumerate(image.reshape(len(image), -1).astype(np.float64)):
+        for n, row in enumerate(weights):
+            taken = ~np.isnan(plane) & (row > 0)
+            total = row[taken].sum()
+            if image.dtype == np.float32:
+                found[c, n] = (row[taken] * plane[taken]).sum() / total if total else np.nan
+            else:
+                found[c, n] = row @ plane + (1 - row.sum()) * float(fill[c, 0, 0])
+            if 0 < total < 1e-4:
+                found[c, n] = np.inf
+    return found
+
+
+def last(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image.transpose(1, 2, 0))
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return resize_image(last(image), size).transpose(2, 0, 1)
+
+
+def turned(image: np.ndarray, _: Any) -> np.ndarray:
+    fill = new_pixels(image, channels_of(len(image), str(image.dtype))).ravel()
+    return rotated(last(image), rotation_matrix(SIZE, ANGLE), fill).transpose(2, 0, 1)
+
+
+def scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return _scaled(torch.from_numpy(image), size).numpy()
+
+
+def in_file(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return Resizing(Stretch(size))(torch.from_numpy(image)[None])[0].numpy()
+
+
+def evaluated(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    sample: Sample = {"image": torch.from_numpy(image), "targets": {"image_id": 0}}
+    return EvaluationTransform(Stretch(size))(sample)["image"].numpy()
+
+
+SMALL, LARGE, UNEVEN = (5, 7), (23, 31), (29, 8)
+RESAMPLING: dict[str, tuple[Callable[[np.ndarray, Any], np.ndarray], tuple[int, int]]] = {
+    "shrinking": (resized, SMALL),
+    "enlarging": (resized, LARGE),
+    "stretching": (resized, UNEVEN),
+    "evaluation": (evaluated, SMALL),
+    "smaller scale": (scaled, SMALL),
+    "larger scale": (scaled, LARGE),
+    "smaller in a file": (in_file, SMALL),
+    "larger in a file": (in_file, LARGE),
+    "rotation": (turned, SIZE),
+}
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("step", RESAMPLING)
+def test_a_resampled_pixel_is_the_mean_of_valid_pixels(step: str, count: int):
+    """Each channel by itself, to within a level or float32's rounding. Missing only where all pixels are."""
+    function, size = RESAMPLING[step]
+    weights = rotation_weights() if step == "rotation" else resize_weights(size)
+    for dtype in DTYPES:
+        image = image_of(count, dtype)
+        fill = new_pixels(image, channels_of(count, dtype))
+        for share in SHARES if dtype == "float32" else (0,):
+            missing = np.random.default_rng(count).random(image.shape) < share
+            given = np.where(missing, np.float32(np.nan), image) if share else image
+            result = function(given, size)
+            assert (result.dtype, result.shape) == (image.dtype, (count, *size))
+            some = sorted({0, 1, 3, 4, 127, 128, count - 1} & {*range(count)})
+            found = result[some].reshape(len(some), -1).astype(np.float64)
+            expected = weighted(given[some], weights, fill[some])
+            clear = ~np.isinf(expected)
+            assert clear.mean() > 0.98
+            tolerance = 1.01 if dtype != "float32" else 0.02
+            np.testing.assert_allclose(found[clear], expected[clear], rtol=0, atol=tolerance)
+            if share and step != "rotation":
+                assert np.isnan(found).mean() < share, "one valid pixel is enough"
+
+
+@pytest.mark.parametrize("step", RESAMPLING)
+def test_pixels_without_missing_ones_under_the_kernel_are_bit_equal(step: str):
+    function, size = RESAMPLING[step]
+    image, half = image_of(2, "float32"), size[0] // 2
+    holed = image.copy()
+    holed[:, 0, 9] = np.nan
+    plain, found = function(image, size), function(holed, size)
+    assert np.array_equal(found[:, half:], plain[:, half:], equal_nan=True) and not np.array_equal(found, plain)
+
+
+def test_scattered_missing_pixels_disappear_when_images_shrink():
+    """1 % of 512 x 512 pixels; as NaN, they would become 46 % of 128 x 128 pixels, and 91 % of 64 x 64."""
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 100, (512, 512, 2)).astype(np.float32)
+    image[rng.random((512, 512)) < 0.01] = np.nan
+    for side in (400, 256, 128, 64):
+        assert not np.isnan(resize_image(image, (side, side))).any()
+    assert np.isnan(resize_image(image, (1024, 1024))).mean() < 0.001
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+@pytest.mark.parametrize("count", COUNTS)
+def test_mixed_pixels_are_those_of_the_other_image_where_one_is_missing(kind: str, count: int):
+    """The share of an image is that of its first pixel, which is 1 in it and 0 in the other."""
+    images = np.stack([image_of(count, "float32", seed) for seed in range(2)])
+    images[:, 0, 0, 0] = 1, 0
+    images[0, :, 3:9, 2:9] = images[1, :, 6:12, 5:14] = np.nan
+    samples: list[Sample] = [
+        {"image": torch.from_numpy(one), "targets": {"image_id": 0, "size": SIZE}} for one in images
+    ]
+    found = [one["image"].numpy() for one in ImageMixing(**{kind: 1.0})(samples, [3], TargetTypes())]
+    for i in range(2):
+        a, b = images[i], images[1 - i]
+        if kind == "cutmix":
+            taken = np.isclose(found[i], a, equal_nan=True) | np.isclose(found[i], b, equal_nan=True)
+            assert taken.all()
+            continue
+        share = abs(found[i][0, 0, 0] - b[0, 0, 0])
+        assert 0.01 < share < 0.99
+        expected = np.where(np.isnan(a), b, np.where(np.isnan(b), a, share * a + (1 - share) * b))
+        np.testing.assert_allclose(found[i], expected, rtol=0, atol=1e-4)
+        assert np.isnan(found[i][:, 6:9, 5:9]).all() and np.isnan(found[i]).sum() == count * 3 * 4
+
+
+# ---- new pixels ----
+
+
+def sample_of(number: int, count: int, dtype: str, size: tuple[int, int] = SIZE) -> Sample:
+    targets = {"image_id": number, "size": size, "original_size": size}
+    boxes = {"boxes": torch.tensor([[2.0, 2, 9, 9]]), "labels": torch.tensor([0])}
+    return {"image": torch.from_numpy(image_of(count, dtype, 7, size)), "targets": targets | boxes}
+
+
+def of_rotation(count: int, dtype: str) -> Sample:
+    transforms = Crop(SIZE, scales=(1.0, 1.0), rotation=45.0)
+    transforms.recoloring = "none"
+    return Augmentation(transforms, channels=channels_of(count, dtype))(
+        sample_of(0, count, dtype), np.random.default_rng(1)
+    )
+
+
+def of_border(count: int, dtype: str) -> Sample:
+    transforms = Stretch(SIZE)
+    transforms.recoloring = "none"
+    augmentation = Augmentation(transforms, channels=channels_of(count, dtype))
+    return augmentation(sample_of(0, count, dtype), np.random.default_rng(6))
+
+
+def of_mosaic(count: int, dtype: str) -> Sample:
+    """Of a large image, which has padding at the right, and three that are smaller than their quadrants."""
+    samples = [sample_of(number, count, dtype) for number in range(4)]
+    large = sample_of(0, count, dtype, (40, 52))
+    large["image"][:, :, 48:] = 0
+    large["targets"]["size"] = (40, 48)
+    result = mosaic([large, *samples[1:]], TargetTypes(), np.random.default_rng(0), channels_of(count, dtype))
+    assert not result["image"][:, :, 48:].float().any(), "padding"
+    return result
+
+
+ADDING: dict[str, Callable[[int, str], Sample]] = {"rotation": of_rotation, "border": of_border, "mosaic": of_mosaic}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("step", ADDING)
+def test_new_pixels_are_missing_or_the_channels_mean(step: str, count: int, dtype: str):
+    """Where they are, the same step shows with float32 images. RGB of 8 bits stays black."""
+    new = torch.isnan(ADDING[step](count, "float32")["image"])
+    assert 0.02 < new.float().mean() < 0.98 and (new == new[0]).all()
+    found = ADDING[step](count, dtype)["image"]
+    if dtype == "float32":
+        return
+    mean = image_of(count, dtype, 7).mean((1, 2)).round()
+    for plane, value in zip(found, mean, strict=True):
+        expected = 0 if (count, dtype) == (3, "uint8") else int(value)
+        assert set(plane[new[0]].tolist()) == {expected}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", COUNTS)
+def test_pixels_around_smaller_images_are_new_when_they_are_mixed(count: int, dtype: str):
+    """The smaller image has padding of its own, which is replaced."""
+    large, small = image_of(count, dtype, 1), image_of(count, dtype, 2)
+    first = {"uint8": 250, "uint16": 60000, "float32": 1}[dtype]
+    large[:, 0, 0], small[:, 0, 0] = first, 0
+    padded = small.copy()
+    padded[:, 9:] = padded[:, :, 11:] = 0
+    samples: list[Sample] = [
+        {"image": torch.from_numpy(large), "targets": {"image_id": 0, "size": SIZE}},
+        {"image": torch.from_numpy(padded), "targets": {"image_id": 1, "size": (9, 11)}},
+    ]
+    mixed = ImageMixing(mixup=1.0, channels=channels_of(count, dtype))(samples, [1], TargetTypes())
+    fill = new_pixels(small[:, :9, :11], channels_of(count, dtype)).astype(np.float64)
+    for one in mixed:
+        assert one["targets"]["size"] == SIZE
+        found = one["image"].numpy().astype(np.float64)
+        share = found[:, :1, :1] / first  # of the large image
+        for place in (np.s_[:, 9:], np.s_[:, :, 11:]):
+            expected = large[place] if dtype == "float32" else share * large[place] + (1 - share) * fill
+            np.testing.assert_allclose(found[place], expected, atol=1.5)
+
+
+def test_flips_of_many_channels():
+    transforms = Fixed(None)
+    transforms.recoloring, transforms.training_frame = "none", lambda *_: ((0, 0, *SIZE), SIZE)
+    image, found = torch.from_numpy(image_of(130, "uint16")), set()
+    kinds = {"plain": image, "left": image.flip(2), "down": image.flip(1), "both": image.flip(1, 2)}
+    for seed in range(12):
+        sample: Sample = {"image": image, "targets": {"image_id": 0}}
+        augmentation = Augmentation(transforms, True, channels=channels_of(130, "uint16"))
+        result = augmentation(sample, np.random.default_rng(seed))["image"]
+        found |= {name for name, expected in kinds.items() if torch.equal(result, expected)}
+    assert found == {*kinds}
