@@ -82,6 +82,7 @@ def backbone_from(architecture: BackboneArchitecture, pretrained: bool = True) -
                 f"backbone.pretrained: the first layer of {architecture.name!r} is no convolution on channels, and "
                 f"cannot be adapted to {count} ({one_line(error)}). Fix: pretrained=false."
             ) from error
+    backbone.image_channels = channels
     backbone.mean, backbone.std = architecture.mean or backbone.mean, architecture.std or backbone.std
     for key in ("mean", "std"):
         values = [*getattr(backbone, key)]
@@ -171,5 +172,5 @@ def rebuild(model: DenseModel, architecture: Architecture) -> None:
         torch.set_rng_state(model.rng_state)
     other = build_from_architecture(architecture, model.classes)
     other.to(model.mean.device).train(model.training)
-    for part in ("backbone", "heads", "necks", "low", "high", "mean", "std", "target_types", "architecture"):
-        setattr(model, part, getattr(other, part))
+    other.training_data, other.licences = model.training_data, model.licences
+    vars(model).update(vars(other))

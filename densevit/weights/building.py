@@ -18,7 +18,6 @@ from densevit.errors import ConfigError, did_you_mean
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.model import (
     Architecture,
-    BackboneArchitecture,
     DenseModel,
     build,
     build_from_architecture,
@@ -113,15 +112,13 @@ def create_backbone(
     """
     if weights is not None and options.get("pretrained") is True:
         raise ConfigError(f"create_backbone: weights={weights} and pretrained=True are given. Fix: omit one.")
-    backbone = build.build_backbone(name, **options)
-    if weights is not None:
-        values = {"name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
-        section = configs.section("backbone", values, "create_backbone")
-        architecture = Architecture(BackboneArchitecture(name, options), replace_layers=False)
-        model = DenseModel(backbone, {}, architecture=architecture)
-        _warn(load_pretrained(model, ModelSections(backbone=section, heads={})), stacklevel=3)
-        return model.backbone
-    return backbone
+    if weights is None:
+        return build.build_backbone(name, **options)
+    values = {"name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
+    section = configs.section("backbone", values, "create_backbone")
+    model = build_from_architecture(Architecture(section.architecture, replace_layers=False), {})
+    _warn(load_pretrained(model, ModelSections(backbone=section, heads={})), stacklevel=3)
+    return model.backbone
 
 
 def _warn(loaded: Sequence[Fit], stacklevel: int) -> None:
