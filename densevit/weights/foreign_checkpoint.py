@@ -34,6 +34,7 @@ class TranslatedCheckpoint:
     options: the options by full key that no tensor with effect determines, see `LayoutOptions.saved`.
     licences: the licences of the weights, by the source that they were published as; for a model of ours, those of the
     weights that it started from.
+    channels, adapted_stem: of its backbone, as in `BackboneArchitecture`.
     """
 
     source: str
@@ -49,6 +50,7 @@ class TranslatedCheckpoint:
     options: dict[str, Any] = field(default_factory=dict)
     licences: dict[str, str] = field(default_factory=dict)
     channels: tuple[str, ...] = COLORS
+    adapted_stem: tuple[str, ...] = ()
 
     @property
     def heads(self) -> list[str]:
@@ -162,6 +164,7 @@ def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
             translated.mean, translated.std = _triple(backbone.get("mean")), _triple(backbone.get("std"))
             if channels := backbone.get("channels"):
                 translated.channels = tuple(map(str, channels["names"]))
+            translated.adapted_stem = tuple(map(str, backbone.get("adapted_stem", ())))
             translated.licences = licences(header)
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise WeightsError(
