@@ -26,7 +26,7 @@ from densevit.model import (
 )
 from densevit.model.lora import add_adapters, missing_package
 from densevit.weights.checkpoint_io import read
-from densevit.weights.foreign_checkpoint import translated_for
+from densevit.weights.foreign_checkpoint import channels_of, translated_for
 from densevit.weights.pretrained import load_pretrained, read_files
 from densevit.weights.state_dict_loading import Fit
 
@@ -104,8 +104,8 @@ def create_backbone(
 ) -> Backbone:
     """Builds a backbone by its plugin name. options: arguments of its constructor.
 
-    weights: pretrained weights as in `backbone.weights`, which also set mean, std and the options with which another
-    project's code computes; None: random weights.
+    weights: pretrained weights as in `backbone.weights`, which also set mean, std, the channels of the images and the
+    options with which another project's code computes; None: random weights.
     weights_allow: name patterns of tensors that may be missing, unexpected or of another shape.
     Its layers are those of the papers; a model's are replaced by faster ones with the same results
     (`densevit.layers.fast.replacement.replace_layers`).
@@ -114,10 +114,12 @@ def create_backbone(
         raise ConfigError(f"create_backbone: weights={weights} and pretrained=True are given. Fix: omit one.")
     if weights is None:
         return build.build_backbone(name, **options)
-    values = {"name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
+    checkpoint = read(weights)
+    images = channels_of(checkpoint)
+    values = {**images, "name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
     section = configs.section("backbone", values, "create_backbone")
     model = build_from_architecture(Architecture(section.architecture, replace_layers=False), {})
-    _warn(load_pretrained(model, ModelSections(backbone=section, heads={})), stacklevel=3)
+    _warn(load_pretrained(model, ModelSections(backbone=section, heads={}), {str(weights): checkpoint}), stacklevel=3)
     return model.backbone
 
 

@@ -146,6 +146,14 @@ def is_bgr(checkpoint: Checkpoint) -> bool:
     return checkpoint.metadata.get("channel_order") == "bgr"
 
 
+def channels_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The keys of the section `backbone` for the images of a model of ours; none for RGB of 8 bits."""
+    config = checkpoint.header.get("config", "{}") if checkpoint.header.get("format") == "densevit" else "{}"
+    own: Any = values_of_file(config, checkpoint.source).get("backbone")
+    has_channels = isinstance(own, dict) and own.get("channels")
+    return {key: own.get(key) for key in ("channels", "mean", "std")} if has_channels else {}
+
+
 def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
     header, metadata = checkpoint.header, checkpoint.metadata
     translated = TranslatedCheckpoint(
