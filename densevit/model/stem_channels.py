@@ -63,7 +63,7 @@ def has_new_filters(source: Sequence[str], target: Sequence[str]) -> bool:
 
 def set_adapted_stem(model: DenseModel, names: Iterable[str]) -> None:
     """Adds the parameters of first layers with new filters to a model's architecture. They are trained even in depths
-    that `backbone.freeze` or LoRA freezes, with the learning rate of the heads. names: by the backbone's keys."""
+    that `backbone.freeze` or LoRA freezes, with the learning rate of the heads. names: those in the backbone."""
     assert model.architecture is not None
     own = model.architecture.backbone
     own = replace(own, adapted_stem=tuple(dict.fromkeys((*own.adapted_stem, *names))))

@@ -34,7 +34,7 @@ class TranslatedCheckpoint:
     options: the options by full key that no tensor with effect determines, see `LayoutOptions.saved`.
     licences: the licences of the weights, by the source that they were published as; for a model of ours, those of the
     weights that it started from.
-    channels, adapted_stem: of its backbone, as in `BackboneArchitecture`.
+    channels: the names of the channels that its backbone was trained on. adapted_stem: that of its architecture.
     """
 
     source: str

@@ -126,6 +126,9 @@ def test_norms_beside_an_adapted_stem_stay_in_evaluation_mode(tmp_path):
     model.backbone(torch.randn(2, 4, 64, 64))
     after = model.backbone.state_dict()
     assert all(torch.equal(x, after[name]) for name, x in before.items() if name.startswith(("bn1", "conv1")))
+    stages = created(section("resnet, deep stem", NIR, frozen_stages=2), weights)  # the same by the backbone's option
+    changed = {name for name in changed_by_a_step(stages) if name.startswith(("bn1", "conv1", "layer1"))}
+    assert changed == {"conv1.0.weight"}
 
 
 class Published(ResNet):
