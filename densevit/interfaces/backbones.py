@@ -18,7 +18,7 @@ class Backbone(nn.Module):
 
     channels, strides: one per feature, fine to coarse; strides in input pixels.
     mean, std: normalisation of each channel's values in 0 ... 1, which the model applies before the backbone.
-    image_channels: those of the images, of which a model takes them.
+    image_channels: the channels of the images, which a model takes as its own; set where a model is built.
     input_size: (H, W), only if the architecture has a fixed input size.
     size_multiple: models pad heights and widths to multiples of this; None: the coarsest stride.
     licences: the licences of published weights that its constructor loads, by their source.
