@@ -61,6 +61,7 @@ def load_pretrained(
     weights of the whole model and of a part both have, the whole model's are loaded.
     The mean and std of the checkpoint are set in the model and in `sections`, unless these state others, and so are the
     options with which another project's code computes (`layout_options`). For these, the model's parts are built again.
+    First layers with filters for new channels are named in both and trained, see `set_adapted_stem`.
     Everything is checked before anything is written. Raises WeightsError if something does not fit.
     Returns one report for each source.
     """
