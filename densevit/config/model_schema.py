@@ -56,6 +56,9 @@ class BackboneSection(OpenSection):
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as `[norm.*]`."""
     channels: Annotated[Channels | None, BeforeValidator(_as_channels)] = None
     """The channels of the images, of which `data` tells: filled in by a training. `null`: RGB of 8 bits."""
+    adapted_stem: Patterns = ()
+    """The parameters of first layers that were adapted from weights of other channels, filled in by a training. They
+    are trained like heads, also in depths that `freeze` or `lora` freezes."""
     mean: PerChannel = None
     """Mean of normalisation for each channel, of values in 0 ... 1 of the channel's range. `null`: the mean of
     `weights`, or the backbone's default; of other channels than RGB, that of the training images."""
@@ -85,7 +88,9 @@ class BackboneSection(OpenSection):
         from densevit.model.architecture import BackboneArchitecture, LoraArchitecture  # late: it imports torch
 
         lora = None if self.lora is None else LoraArchitecture(**self.lora.model_dump())
-        return BackboneArchitecture(self.name, self.options, self.mean, self.std, self.freeze, lora, self.channels)
+        return BackboneArchitecture(
+            self.name, self.options, self.mean, self.std, self.freeze, lora, self.channels, self.adapted_stem
+        )
 
 
 class EvaluationSection(OpenSection):

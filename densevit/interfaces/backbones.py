@@ -5,6 +5,8 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
+from densevit.channels import RGB, Channels
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
@@ -16,6 +18,7 @@ class Backbone(nn.Module):
 
     channels, strides: one per feature, fine to coarse; strides in input pixels.
     mean, std: normalisation of each channel's values in 0 ... 1, which the model applies before the backbone.
+    image_channels: the channels of the images, which a model takes as its own; set where a model is built.
     input_size: (H, W), only if the architecture has a fixed input size.
     size_multiple: models pad heights and widths to multiples of this; None: the coarsest stride.
     licences: the licences of published weights that its constructor loads, by their source.
@@ -25,6 +28,7 @@ class Backbone(nn.Module):
     strides: tuple[int, ...]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    image_channels: Channels = RGB
     input_size: tuple[int, int] | None = None
     size_multiple: int | None = None
     licences: Mapping[str, str] = MappingProxyType({})

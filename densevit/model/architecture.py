@@ -23,7 +23,7 @@ class LoraArchitecture:
 class BackboneArchitecture:
     """A backbone by its plugin name. mean, std: normalisation of each channel's values in 0 ... 1; None: the
     backbone's. freeze: the frozen parts, see `freeze_backbone`. lora: None: no adapters. channels: those of the images;
-    None: RGB of 8 bits.
+    None: RGB of 8 bits. adapted_stem: the parameters of first layers that were adapted to them, see `set_adapted_stem`.
     """
 
     name: str
@@ -33,6 +33,7 @@ class BackboneArchitecture:
     freeze: bool | int | tuple[str, ...] = False
     lora: LoraArchitecture | None = None
     channels: Channels | None = None
+    adapted_stem: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

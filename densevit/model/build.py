@@ -14,7 +14,7 @@ from densevit.layers.fast.replacement import replace_layers
 from densevit.model.architecture import Architecture, BackboneArchitecture, options_without_weights
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
-from densevit.model.stem_channels import adapted_state
+from densevit.model.stem_channels import adapted_state, has_new_filters, set_adapted_stem, stem_tensors
 from densevit.registry.options import OptionError
 
 
@@ -82,6 +82,7 @@ def backbone_from(architecture: BackboneArchitecture, pretrained: bool = True) -
                 f"backbone.pretrained: the first layer of {architecture.name!r} is no convolution on channels, and "
                 f"cannot be adapted to {count} ({one_line(error)}). Fix: pretrained=false."
             ) from error
+    backbone.image_channels = channels
     backbone.mean, backbone.std = architecture.mean or backbone.mean, architecture.std or backbone.std
     for key in ("mean", "std"):
         values = [*getattr(backbone, key)]
@@ -153,7 +154,10 @@ def build_from_architecture(
     weights = {name: head.weight for name, head in architecture.heads.items()}
     model = DenseModel(backbone, heads, necks, weights, architecture)
     model.rng_state = rng_state
-    freeze_backbone(backbone, own.freeze)
+    freeze_backbone(backbone, own.freeze, own.adapted_stem)
+    loaded = pretrained and own.options != options_without_weights(own.options)
+    if loaded and has_new_filters(RGB.names, model.channels.names):
+        set_adapted_stem(model, stem_tensors(own))
     for name, head in architecture.heads.items():
         freeze_head(heads[name], necks.get(name), head.freeze, f"heads.{name}.freeze")
     if architecture.replace_layers:
@@ -171,5 +175,5 @@ def rebuild(model: DenseModel, architecture: Architecture) -> None:
         torch.set_rng_state(model.rng_state)
     other = build_from_architecture(architecture, model.classes)
     other.to(model.mean.device).train(model.training)
-    for part in ("backbone", "heads", "necks", "low", "high", "mean", "std", "target_types", "architecture"):
-        setattr(model, part, getattr(other, part))
+    other.training_data, other.licences = model.training_data, model.licences
+    vars(model).update(vars(other))

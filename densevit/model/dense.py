@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from densevit.channels import RGB
 from densevit.errors import ConfigError, PluginError, counted
 from densevit.interfaces import (
     DEFAULT_THRESHOLD,
@@ -83,12 +82,25 @@ class DenseModel(nn.Module):
         self.licences = dict(backbone.licences)
         self.rng_state: Tensor | None = None
         own = None if architecture is None else architecture.backbone.channels
-        self.channels = RGB if own is None else own
+        self.channels = own or backbone.image_channels
         for name, values in zip(("low", "high"), zip(*self.channels.range, strict=True), strict=True):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         self.register_buffer("mean", torch.empty_like(self.low), persistent=False)
         self.register_buffer("std", torch.empty_like(self.low), persistent=False)
         self._set_normalisation()
+
+    def with_heads(self, names: Collection[str]) -> "DenseModel":
+        """A model with these heads only, and all else of this one: it shares parameters, buffers and hooks."""
+        part = object.__new__(type(self))
+        part.__setstate__(self.__getstate__())  # without the compiled forward
+        part._modules = {**self._modules}
+        for key in ("heads", "necks", "log_variances", "classes", "score_thresholds", "target_types", "weights"):
+            of_all = getattr(self, key)
+            setattr(part, key, type(of_all)({name: value for name, value in of_all.items() if name in names}))
+        if self.architecture is not None:
+            heads = {name: head for name, head in self.architecture.heads.items() if name in names}
+            part.architecture = replace(self.architecture, heads=heads)
+        return part.train(self.training)
 
     def blank_images(self, count: int, size: tuple[int, int]) -> Tensor:
         """Images (count, C, *size) of zeros, of the type of the channels, on the CPU."""

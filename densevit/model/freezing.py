@@ -9,12 +9,13 @@ from densevit.interfaces import Backbone, Head, Neck
 from densevit.model.parameter_patterns import matching
 
 
-def freeze_backbone(backbone: Backbone, what: bool | int | tuple[str, ...]) -> None:
+def freeze_backbone(backbone: Backbone, what: bool | int | tuple[str, ...], stem: Iterable[str] = ()) -> None:
     """Freezes all parameters (True), the first `what` groups of `parameter_depths`, or those whose names match one of
-    the patterns (`stages.0.*`)."""
+    the patterns (`stages.0.*`). stem: the names of parameters that only True freezes."""
     if what is True:
         backbone.requires_grad_(False)
-    elif isinstance(what, tuple):
+        return
+    if isinstance(what, tuple):
         _freeze_matching(dict(backbone.named_parameters()), what, "backbone.freeze")
     elif what:
         depths = backbone.parameter_depths()
@@ -24,6 +25,8 @@ def freeze_backbone(backbone: Backbone, what: bool | int | tuple[str, ...]) -> N
                 "true to freeze all."
             )
         _freeze(parameter for depth in depths[:what] for parameter in depth)
+    for name in stem:
+        backbone.get_parameter(name).requires_grad_()
 
 
 def freeze_head(head: Head, neck: Neck | None, what: bool | tuple[str, ...], where: str) -> None:

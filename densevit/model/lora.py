@@ -58,13 +58,13 @@ def adapted_layers(backbone: Backbone, lora: LoraArchitecture) -> list[str]:
 
 
 def add_adapters(model: DenseModel) -> None:
-    """Freezes the backbone and adds trained adapters to its linear layers, if the model's architecture has `lora`.
+    """Freezes the backbone and adds trained adapters to its linear layers, if the model's architecture has `lora`. Of
+    the backbone's own parameters, those of an adapted stem stay trained.
 
     B is initialised to 0: outputs do not change. Must follow the loading of pretrained weights, because the tensors
     of adapted layers then have other names. Raises ConfigError without peft, see `adapted_layers` for others.
     """
-    lora = None if model.architecture is None else model.architecture.backbone.lora
-    if lora is None:
+    if model.architecture is None or (lora := model.architecture.backbone.lora) is None:
         return
     if missing := missing_package():
         raise ConfigError(missing)
@@ -72,15 +72,18 @@ def add_adapters(model: DenseModel) -> None:
     from peft.tuners.lora import Linear
 
     names = adapted_layers(model.backbone, lora)
+    stem = [model.backbone.get_parameter(name) for name in model.architecture.backbone.adapted_stem]
     exact = "|".join(map(re.escape, names))  # a text is matched with complete names
     scale: Any = lora.alpha  # peft declares an integer, and divides it
     config = LoraConfig(r=lora.rank, lora_alpha=scale, target_modules=exact)
     inject_adapter_in_model(config, model.backbone, _NAME)
+    for parameter in stem:
+        parameter.requires_grad_()
     for name in names:
         layer = model.backbone.get_submodule(name)
         assert type(layer) is Linear
         object.__setattr__(layer, "__class__", _with_adapted_weight(Linear))
-    if model.architecture is not None and model.architecture.replace_layers:
+    if model.architecture.replace_layers:
         replace_layers(model)
 
 

@@ -69,7 +69,8 @@ def parameter_rates(
 
     The backbone uses `backbone_lr` if it is set, else `lr`. Layer-wise decay multiplies the rate of depth i of n by
     `layer_decay ** (n - i)`, as in BEiT (Bao et al. 2022) and MAE (He et al. 2022, table 9): the final norms are the
-    last depth and have the full rate, the patch embedding has the lowest. `lr_factors` multiply the rates of the
+    last depth and have the full rate, the patch embedding has the lowest. First layers that were adapted to other
+    channels have the rate of the heads. `lr_factors` multiply the rates of the
     parameters that they match.
 
     Weight decay applies to parameters named `weight` with two or more dimensions; not to norms, biases, position
@@ -93,6 +94,7 @@ def parameter_rates(
             "or remove optim.layer_decay.",
             stacklevel=2,
         )
+    stem = () if model.architecture is None else model.architecture.backbone.adapted_stem
     depths = {id(parameter): depth for depth, group in enumerate(groups, 1) for parameter in group}
     layers: dict[int, nn.Module] = {}
     for layer in (layer for module in filter(None, (model, method)) for layer in module.modules()):
@@ -101,7 +103,7 @@ def parameter_rates(
     rates = []
     for name, parameter in named.items():
         rate, depth = lr, depths.get(id(parameter))
-        if name.startswith("backbone."):
+        if name.startswith("backbone.") and name.removeprefix("backbone.") not in stem:
             rate = lr if backbone_lr is None else backbone_lr
             if layer_decay < 1:
                 rate *= layer_decay ** (len(groups) - _required_depth(depth, name))

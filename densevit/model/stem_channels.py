@@ -1,6 +1,7 @@
 """Adapts the first layers of pretrained backbones to the channels of other images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,6 +10,8 @@ from densevit import registry
 from densevit.channels import RGB
 from densevit.errors import ConfigError
 from densevit.model.architecture import BackboneArchitecture, options_without_weights
+from densevit.model.dense import DenseModel
+from densevit.model.freezing import freeze_backbone
 from densevit.model.meta_device import built_on_meta
 from densevit.registry.options import OptionError
 
@@ -44,7 +47,7 @@ def adapted(kernel: Tensor, source: Sequence[str], target: Sequence[str]) -> Ten
     Standardised filters (ViT's stem "resnet", some of timm's models) have no scale, so that this holds only roughly.
     """
     names = [*source]
-    if len(target) == 1 and set(target) != set(source):
+    if len(target) == 1 and has_new_filters(source, target):
         return kernel.sum(1, keepdim=True)
     mean = kernel.mean(1)
     filters = [kernel[:, names.index(name)] if name in names else mean for name in target]
@@ -52,19 +55,44 @@ def adapted(kernel: Tensor, source: Sequence[str], target: Sequence[str]) -> Ten
     return torch.stack(filters, 1) * scale
 
 
+def has_new_filters(source: Sequence[str], target: Sequence[str]) -> bool:
+    """Whether `adapted` computes a filter that is not the source's of the same channel. Such a layer must be trained:
+    new filters are equal, and the model sees the sum of their channels only."""
+    return not set(target) <= set(source) or len(target) == 1 < len(source)
+
+
+def set_adapted_stem(model: DenseModel, names: Iterable[str]) -> None:
+    """Adds the parameters of first layers with new filters to a model's architecture. They are trained even in depths
+    that `backbone.freeze` or LoRA freezes, with the learning rate of the heads. names: those in the backbone."""
+    assert model.architecture is not None
+    own = model.architecture.backbone
+    own = replace(own, adapted_stem=tuple(dict.fromkeys((*own.adapted_stem, *names))))
+    model.architecture = replace(model.architecture, backbone=own)
+    freeze_backbone(model.backbone, own.freeze, own.adapted_stem)
+
+
 def adapted_state(
     state: StateDict, backbone: BackboneArchitecture, source: Sequence[str], prefix: str = ""
-) -> tuple[dict[str, Tensor], list[str]]:
+) -> tuple[dict[str, Tensor], dict[str, Sequence[str]]]:
     """The state dict of a model for the channels `source`, with the first layers of its backbone for this backbone's
-    channels, and the keys of these layers.
+    channels, and the channels that each of these layers was for, by its key.
 
     prefix: the prefix of the backbone's keys. Tensors of one channel are adapted as those of grey images
-    (`fit` does so for RGB); those of another number than the source's are left as they are.
+    (`fit` does so for RGB); those of another number than the source's are left as they are. Raises ConfigError if a
+    backbone that is completely frozen gets new filters.
     """
     target = (backbone.channels or RGB).names
     if tuple(source) == target:
-        return dict(state), []
+        return dict(state), {}
     keys = [f"{prefix}{name}" for name in stem_tensors(backbone)]
     sources = {1: ("grey",), len(source): source}
     keys = [key for key in keys if key in state and state[key].ndim > 1 and state[key].shape[1] in sources]
-    return {**state, **{key: adapted(state[key], sources[state[key].shape[1]], target) for key in keys}}, keys
+    stem = {key: sources[state[key].shape[1]] for key in keys}
+    new = [key for key, own in stem.items() if has_new_filters(own, target)]
+    if new and backbone.freeze is True:
+        raise ConfigError(
+            f"backbone.freeze is true, but the weights are for {', '.join(stem[new[0]])} and the images have "
+            f"{', '.join(target)}: {', '.join(new)} is adapted to them and must be trained. Fix: backbone.freeze=1, or "
+            "more depths; an adapted first layer is trained in them."
+        )
+    return {**state, **{key: adapted(state[key], own, target) for key, own in stem.items()}}, stem

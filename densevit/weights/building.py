@@ -18,7 +18,6 @@ from densevit.errors import ConfigError, did_you_mean
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.model import (
     Architecture,
-    BackboneArchitecture,
     DenseModel,
     build,
     build_from_architecture,
@@ -27,7 +26,7 @@ from densevit.model import (
 )
 from densevit.model.lora import add_adapters, missing_package
 from densevit.weights.checkpoint_io import read
-from densevit.weights.foreign_checkpoint import translated_for
+from densevit.weights.foreign_checkpoint import channels_of, translated_for
 from densevit.weights.pretrained import load_pretrained, read_files
 from densevit.weights.state_dict_loading import Fit
 
@@ -105,23 +104,23 @@ def create_backbone(
 ) -> Backbone:
     """Builds a backbone by its plugin name. options: arguments of its constructor.
 
-    weights: pretrained weights as in `backbone.weights`, which also set mean, std and the options with which another
-    project's code computes; None: random weights.
+    weights: pretrained weights as in `backbone.weights`, which also set mean, std, the channels of the images and the
+    options with which another project's code computes; None: random weights.
     weights_allow: name patterns of tensors that may be missing, unexpected or of another shape.
     Its layers are those of the papers; a model's are replaced by faster ones with the same results
     (`densevit.layers.fast.replacement.replace_layers`).
     """
     if weights is not None and options.get("pretrained") is True:
         raise ConfigError(f"create_backbone: weights={weights} and pretrained=True are given. Fix: omit one.")
-    backbone = build.build_backbone(name, **options)
-    if weights is not None:
-        values = {"name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
-        section = configs.section("backbone", values, "create_backbone")
-        architecture = Architecture(BackboneArchitecture(name, options), replace_layers=False)
-        model = DenseModel(backbone, {}, architecture=architecture)
-        _warn(load_pretrained(model, ModelSections(backbone=section, heads={})), stacklevel=3)
-        return model.backbone
-    return backbone
+    if weights is None:
+        return build.build_backbone(name, **options)
+    checkpoint = read(weights)
+    images = channels_of(checkpoint)
+    values = {**images, "name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
+    section = configs.section("backbone", values, "create_backbone")
+    model = build_from_architecture(Architecture(section.architecture, replace_layers=False), {})
+    _warn(load_pretrained(model, ModelSections(backbone=section, heads={}), {str(weights): checkpoint}), stacklevel=3)
+    return model.backbone
 
 
 def _warn(loaded: Sequence[Fit], stacklevel: int) -> None:

@@ -8,7 +8,7 @@ from densevit import config as configs
 from densevit.config import BackboneSection, Config, DataSection, ModelSections, layers
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
-from densevit.model import DenseModel, build_backbone, build_from_architecture, classes_by_head
+from densevit.model import Architecture, DenseModel, build_from_architecture, classes_by_head
 from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
 from densevit.weights.key_mapping import canonical, option_of
@@ -103,15 +103,15 @@ def _backbone(
         if not override.startswith("backbone."):
             raise ConfigError(f"{override}: {translated.source} is only a backbone; only backbone.* can be overridden.")
     section = configs.section("backbone", sections["backbone"], translated.source, overrides)
-    backbone = build_backbone(section.name, **section.options)
+    model = build_from_architecture(Architecture(section.architecture, replace_layers=False), {})
     if is_bgr(checkpoint):
-        bgr_to_rgb(translated, backbone)
+        bgr_to_rgb(translated, model.backbone)
         section.mean, section.std = translated.mean, translated.std
-    model = DenseModel(backbone, {})
+    notes = _other_options(model, ModelSections(backbone=section, heads={}), translated)
     fit = fit_backbone(model, translated, section.weights_allow)
     fit.source = translated.source
-    fit.notes += _other_options(model, ModelSections(backbone=section, heads={}), translated)
-    return Converted(translated.source, fit, backbone, section)
+    fit.notes += notes
+    return Converted(translated.source, fit, model.backbone, section)
 
 
 def _other_options(model: DenseModel, sections: Config | ModelSections, translated: TranslatedCheckpoint) -> list[str]:

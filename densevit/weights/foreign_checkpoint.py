@@ -34,6 +34,7 @@ class TranslatedCheckpoint:
     options: the options by full key that no tensor with effect determines, see `LayoutOptions.saved`.
     licences: the licences of the weights, by the source that they were published as; for a model of ours, those of the
     weights that it started from.
+    channels: the names of the channels that its backbone was trained on. adapted_stem: that of its architecture.
     """
 
     source: str
@@ -49,6 +50,7 @@ class TranslatedCheckpoint:
     options: dict[str, Any] = field(default_factory=dict)
     licences: dict[str, str] = field(default_factory=dict)
     channels: tuple[str, ...] = COLORS
+    adapted_stem: tuple[str, ...] = ()
 
     @property
     def heads(self) -> list[str]:
@@ -144,6 +146,14 @@ def is_bgr(checkpoint: Checkpoint) -> bool:
     return checkpoint.metadata.get("channel_order") == "bgr"
 
 
+def channels_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The keys of the section `backbone` for the images of a model of ours; none for RGB of 8 bits."""
+    config = checkpoint.header.get("config", "{}") if checkpoint.header.get("format") == "densevit" else "{}"
+    own: Any = values_of_file(config, checkpoint.source).get("backbone")
+    has_channels = isinstance(own, dict) and own.get("channels")
+    return {key: own.get(key) for key in ("channels", "mean", "std")} if has_channels else {}
+
+
 def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
     header, metadata = checkpoint.header, checkpoint.metadata
     translated = TranslatedCheckpoint(
@@ -162,6 +172,7 @@ def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
             translated.mean, translated.std = _triple(backbone.get("mean")), _triple(backbone.get("std"))
             if channels := backbone.get("channels"):
                 translated.channels = tuple(map(str, channels["names"]))
+            translated.adapted_stem = tuple(map(str, backbone.get("adapted_stem", ())))
             translated.licences = licences(header)
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise WeightsError(

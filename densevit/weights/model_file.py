@@ -76,9 +76,8 @@ def save(
         )
     if not model.heads:
         own = sections.backbone
-        normalisation = {
-            key: value for key in ("channels", "mean", "std") if (value := own.model_dump()[key]) is not None
-        }
+        of_images = ("channels", "adapted_stem", "mean", "std")
+        normalisation = {key: value for key in of_images if (value := own.model_dump()[key])}
         return save_backbone(
             model.backbone,
             {"name": own.name, **own.options, **normalisation},

@@ -17,7 +17,7 @@ from densevit.config.initial_weights import note_replaced
 from densevit.config.sources import Key
 from densevit.errors import WeightsError
 from densevit.model import DenseModel
-from densevit.model.stem_channels import adapted_state
+from densevit.model.stem_channels import adapted_state, has_new_filters, set_adapted_stem
 from densevit.weights import licences
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.class_rows import channel_tensors, match_classes
@@ -61,6 +61,7 @@ def load_pretrained(
     weights of the whole model and of a part both have, the whole model's are loaded.
     The mean and std of the checkpoint are set in the model and in `sections`, unless these state others, and so are the
     options with which another project's code computes (`layout_options`). For these, the model's parts are built again.
+    First layers with filters for new channels are named in both and trained, see `set_adapted_stem`.
     Everything is checked before anything is written. Raises WeightsError if something does not fit.
     Returns one report for each source.
     """
@@ -93,6 +94,12 @@ def load_pretrained(
     for found in of_backbone:
         source = cast(str, sections.weights if sections.backbone.weights is None else sections.backbone.weights)
         found.notes += _set_normalisation(model, sections.backbone, checkpoint_of(source))
+    for found in fits:
+        if found.stem:
+            set_adapted_stem(model, found.stem)
+            found.notes.append(f"Trained like heads, for new channels: backbone.{', backbone.'.join(found.stem)}.")
+    if model.architecture is not None:
+        sections.backbone.adapted_stem = model.architecture.backbone.adapted_stem
     return fits
 
 
@@ -193,11 +200,12 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
         state |= {f"heads.{name}.{key}": tensor for key, tensor in replaced.items()}
         notes += classes.notes + why
     state = {name: tensor for name, tensor in state.items() if name not in left_out}
-    state, stems = _for_our_channels(model, checkpoint, state, "backbone.")
+    state, stems, new = _for_our_channels(model, checkpoint, state, "backbone.")
     with _describing(checkpoint):
         found = fit(model, state | _empty(checkpoint.unknown), where, allowed, excluded)
     found.left_out |= left_out
     found.adapted += adapted + stems
+    found.stem = new
     found.zeros = {name: why for name, why in checkpoint.zeros.items() if name in found.tensors}
     found.notes += _layout_notes(checkpoint) + notes
     return found
@@ -207,11 +215,12 @@ def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: S
     """Matches a checkpoint with the model's backbone, by the backbone's keys. Nothing is written."""
     prefix = "" if checkpoint.is_backbone else "backbone."
     state = part(checkpoint.tensors, "backbone.") | _empty(checkpoint.unknown if checkpoint.is_backbone else ())
-    state, stems = _for_our_channels(model, checkpoint, state)
+    state, stems, new = _for_our_channels(model, checkpoint, state)
     excluded = checkpoint.missing(model.backbone.state_dict(), prefix)
     with _describing(checkpoint):
         found = fit(model.backbone, state, f"backbone.weights: {checkpoint.source}", allowed, excluded)
     found.adapted += stems
+    found.stem = new
     found.left_out |= checkpoint.left_out
     zeros = {name.removeprefix(prefix): why for name, why in checkpoint.zeros.items()}
     found.zeros = {name: why for name, why in zeros.items() if name in found.tensors}
@@ -221,17 +230,24 @@ def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: S
 
 def _for_our_channels(
     model: DenseModel, checkpoint: TranslatedCheckpoint, state: Mapping[str, Tensor], prefix: str = ""
-) -> tuple[dict[str, Tensor], list[Adapted]]:
-    """The tensors with the first layers for the channels of the model's images, and what was changed."""
+) -> tuple[dict[str, Tensor], list[Adapted], list[str]]:
+    """The tensors with the first layers for the channels of the model's images, what was changed, and the parameters
+    of the backbone with filters for new channels, now or when the checkpoint was trained."""
     if model.architecture is None:
-        return dict(state), []
-    theirs, ours = checkpoint.channels, model.channels.names
-    found, keys = adapted_state(state, model.architecture.backbone, theirs, prefix)
-    before = {key: tuple(state[key].shape) for key in keys}
-    how = {key: f"filters of {', '.join(theirs) if before[key][1] == len(theirs) else 'grey'}" for key in keys}
-    return found, [
-        Adapted(key, before[key], tuple(found[key].shape), f"{how[key]} for {', '.join(ours)}, by name") for key in keys
+        return dict(state), [], []
+    ours = model.channels.names
+    found, stem = adapted_state(state, model.architecture.backbone, checkpoint.channels, prefix)
+    changed = [
+        Adapted(
+            key,
+            tuple(state[key].shape),
+            tuple(found[key].shape),
+            f"filters of {', '.join(theirs)} for {', '.join(ours)}, by name",
+        )
+        for key, theirs in stem.items()
     ]
+    new = [key.removeprefix(prefix) for key, theirs in stem.items() if has_new_filters(theirs, ours)]
+    return found, changed, [*(name for name in checkpoint.adapted_stem if f"{prefix}{name}" in found), *new]
 
 
 def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> list[Fit]:

@@ -34,6 +34,7 @@ class Fit:
     the reason.
     initialised: the keys of the module that keep their initial values, with the reason. zeros: biases that the
     checkpoint lacks and that are set to zeros, with the reason. missing, unexpected: keys that were allowed to be.
+    stem: the backbone's parameters among them with filters for new channels (`set_adapted_stem`), by its keys.
     notes: further remarks, a sentence each; those that begin with "Warning:" are shown wherever weights are loaded.
     """
 
@@ -46,6 +47,7 @@ class Fit:
     zeros: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    stem: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densevit import DenseModel, create_backbone, load
+from densevit import DenseModel, create_model, load
 from densevit.errors import ConfigError, DensevitError, WeightsError
 
 
@@ -36,25 +36,23 @@ def load_backbone(source: str | Mapping[str, Any]) -> DenseModel:
     """
     if isinstance(source, str):
         try:
-            return DenseModel(load_teacher(source).backbone, {}).requires_grad_(False).eval()
+            return load_teacher(source).with_heads(())
         except WeightsError as error:
             raise WeightsError(
                 f"{error} A backbone without heads is given as a section: teacher={{name: PLUGIN, weights: {source}}}."
             ) from None
-    options = dict(source)
-    if not isinstance(name := options.pop("name", None), str):
+    if not isinstance(name := source.get("name"), str):
         raise ConfigError("method.teacher has no name. Fix: teacher: {name: PLUGIN, weights: SOURCE}.")
-    if "weights" not in options and not options.get("pretrained"):
+    if "weights" not in source and not source.get("pretrained"):
         warnings.warn(
             f"method.teacher: no weights are named, so the backbone {name} has those of its constructor, which are "
             "random in built-in backbones. Fix: add weights: SOURCE.",
             stacklevel=2,
         )
     try:
-        backbone = create_backbone(name, **options)
+        return create_model(source, heads={}, classes=[]).model.requires_grad_(False)
     except DensevitError as error:
         raise ConfigError(f"method.teacher: {error}") from None
-    return DenseModel(backbone, {}).requires_grad_(False).eval()
 
 
 def teacher_head(teacher: DenseModel, model: DenseModel, name: str) -> str:

@@ -17,7 +17,7 @@ wait for memory, start-up and validation are not included.
 import argparse
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -32,7 +32,7 @@ from densevit.config import Config, load
 from densevit.data.build import build_transforms
 from densevit.data.io.images import read_image
 from densevit.interfaces import Class
-from densevit.model import DenseModel, build_backbone, create_head
+from densevit.model import build_from_architecture
 from densevit.targets.types import TargetTypes
 
 COUNTS = (1, 8, 64)
@@ -82,17 +82,16 @@ def operations(config: Config, training: Training) -> tuple[float, int]:
     """Floating point operations of one image in training, forward and backward, and the number of trained parameters.
 
     Computed on the meta device, which has shapes without numbers."""
-    (name, head), *_ = config.heads.items()
+    name, *_ = config.heads
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(training.classes)]
     with torch.device("meta"):
-        backbone = build_backbone(config.backbone.name, **config.backbone.options)
-        made = create_head(head.name, backbone.channels, backbone.strides, classes, **head.options)
-        model = DenseModel(backbone, {name: made}).train()
+        architecture = replace(config.architecture, replace_layers=False)
+        model = build_from_architecture(architecture, {name: classes}, pretrained=False).with_heads({name})
         height, width = training.size
         pixels = torch.empty(1, 3, height, width)
         padding = torch.zeros(1, height, width, dtype=torch.bool)
         with FlopCounterMode(display=False) as counter:
-            outputs = made(backbone(pixels), padding, None)
+            outputs = model.heads[name](model.backbone(pixels), padding, None)
             tensors = [x for x in tree_flatten(outputs)[0] if isinstance(x, Tensor) and x.requires_grad]
             torch.stack([x.float().sum() for x in tensors]).sum().backward()
     return counter.get_total_flops(), sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -43,7 +43,7 @@ from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_sk
 from densevit.training.loop.step import TrainingStep
 from densevit.training.loop.unused_parameters import freeze_unused, without_unused
 from densevit.training.loop.validation_images import truths, validation_dataset, validation_loader
-from densevit.training.loop.validation_loss import ValidationLoss, image_losses, method_losses, with_heads
+from densevit.training.loop.validation_loss import ValidationLoss, image_losses, method_losses
 from densevit.weights import checkpoint_io, model_file
 from densevit.weights.state import FORMAT, check_format
 
@@ -164,7 +164,7 @@ class DenseModule(TrainingStep):
         self._by_loss = [name for name in self.model.heads if name in by_loss]
         # Heads that are validated by their loss may not implement `predict`. A list, so that it is not a submodule.
         model = self.saved_model
-        self._predicting = [with_heads(model, set(model.heads) - by_loss) if by_loss else model]
+        self._predicting = [model.with_heads(set(model.heads) - by_loss) if by_loss else model]
 
     def _fit_probes(self) -> None:
         """Fits the probes to the features of the training images, with the weights and precision of the validation."""

@@ -79,12 +79,3 @@ def image_losses(model: DenseModel, heads: Iterable[str], batch: Batch) -> dict[
 def method_losses(method: Method, model: DenseModel, batch: Batch) -> list[Predictions]:
     """Computes the method's loss of each image, in the format of `image_losses`."""
     return [{"loss": loss} for loss in method.validation_losses(model, batch).double().tolist()]
-
-
-def with_heads(model: DenseModel, names: Iterable[str]) -> DenseModel:
-    """Returns a model with some of the heads, sharing parameters and buffers."""
-    heads: dict[str, Any] = {name: model.heads[name] for name in names}
-    necks: dict[str, Any] = {name: model.necks[name] for name in heads if name in model.necks}
-    part = DenseModel(model.backbone, heads, necks)
-    part.mean, part.std = model.mean, model.std
-    return part.train(model.training)

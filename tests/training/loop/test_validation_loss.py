@@ -5,8 +5,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import densevit
@@ -115,3 +117,31 @@ def test_heads_see_no_unlabelled_image(config_file: Path) -> None:
     del samples[1]["targets"]["boxes"]
     labelled, other = image_losses(model, ["own"], collate(samples, model.multiple))["own"]
     assert labelled["loss"] > 0 and other == {}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("channels", (("red", "green", "blue"), ("a", "b", "c", "d", "e")), ids=len)
+def test_a_head_without_evaluator_leaves_the_metrics_of_the_others(channels, tmp_path):
+    """On images of other channels, which have another range and missing pixels."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for i in range(4):
+            image = random.uniform(-50, 150, (32, 32, len(channels))).astype(np.float32)
+            image[:8, :8] = np.nan
+            for folder, values in (("images", image), ("labels", random.integers(0, 2, (32, 32), np.uint8))):
+                (tmp_path / folder / split).mkdir(parents=True, exist_ok=True)
+                np.save(tmp_path / folder / split / f"{i}.npy", values)
+            Image.fromarray(values).save(tmp_path / "labels" / split / f"{i}.png")
+    head = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}
+    data = {"name": "label_maps", "root": str(tmp_path), "labels": "labels/{split}/*.png", "classes": ["x", "y"]}
+    data |= {"images": "images/{split}/*.npy", "channels": [*channels], "range": [0, 100], "image_size": 32}
+    found = {}
+    for name, other in (("both", head), ("one", {**head, "evaluation": None})):
+        config = configs.from_mapping({
+            "backbone": {"name": "vit", "variant": "nano", "patch_size": 8},
+            "heads": {"seg": head, "other": other},
+            "data": {**data, "batch_size": 2, "num_workers": 0, "transforms": "resize"},
+            "trainer": {"max_steps": 2, "precision": "32", "accelerator": "cpu"},
+        })  # fmt: skip
+        found[name] = densevit.fit(config, run_dir=tmp_path / name).metrics
+    assert found["one"]["seg/mIoU"] == found["both"]["seg/mIoU"] and found["one"]["other/loss"] > 0

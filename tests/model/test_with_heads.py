@@ -1,0 +1,127 @@
+"""A model made from a model is that model in all but its heads; a model takes its channels from its backbone."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import densevit
+from densevit.channels import Channels
+from densevit.model import DenseModel, backbone_from
+from densevit.model.build import rebuild
+from densevit_methods.teachers import load_backbone
+
+HEAD = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}
+OF_HEADS = ("heads", "necks", "log_variances", "classes", "score_thresholds", "target_types", "weights")
+OTHERS = {
+    "densevit/model/build.py": "the builder",
+    "plugins/densevit_workbench/testing/head_export.py": "a head under test, on a backbone that only it has",
+    "tools/benchmarks/predicting.py": "a backbone that only waits",
+}
+CHANNELS = (
+    Channels(("red", "green", "blue"), "float32", ((0.0, 100.0),) * 3, nodata=-1.0),
+    Channels(("a", "b", "c", "d", "e"), "uint16", ((0.0, 1000.0),) * 5, display=("c",)),
+    Channels(),
+)
+
+
+def _predictor(channels: Channels) -> densevit.Predictor:
+    torch.manual_seed(0)
+    count = len(channels.names)
+    section = {"name": "vit", "variant": "nano", "mean": [0.4] * count, "std": [0.25] * count, "channels": channels}
+    heads = {"a": {**HEAD, "weight": "learned"}, "b": {**HEAD, "weight": 2.0, "neck": {"name": "fpn", "width": 16}}}
+    predictor = densevit.create_model(section, heads, classes={"a": ["x", "y"], "b": ["x", "y", "z"]})
+    model = predictor.model
+    model.licences, model.score_thresholds, model.training_data = {"here": "MIT"}, {"a": 0.25, "b": 0.75}, {"name": "x"}
+    return predictor
+
+
+def _batch(model: DenseModel) -> Any:
+    images = torch.rand(1, len(model.channels.names), 64, 64) * 300 - 50
+    if model.channels.dtype == "float32":
+        images[:, :, :20, :20] = torch.nan
+    images = images if model.channels.dtype == "float32" else images.clamp(0).to(getattr(torch, model.channels.dtype))
+    targets = [{"image_id": 0, "size": (64, 64), "original_size": (64, 64)}]
+    return {"images": images, "padding_mask": torch.zeros(1, 64, 64, dtype=torch.bool), "targets": targets}
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, Tensor) and isinstance(other, Tensor) else one == other
+
+
+@pytest.mark.parametrize("channels", CHANNELS, ids=lambda channels: f"{len(channels.names)}-{channels.dtype}")
+@torch.no_grad()
+def test_a_part_of_a_model_is_that_model_with_fewer_heads(channels):
+    model = _predictor(channels).model
+    part, batch = model.with_heads({"b"}), _batch(model)
+    expected, found = model(batch)["b"], part(batch)["b"]
+    assert all(torch.equal(x, found[key]) for key, x in expected.items())
+    assert not any(x.isnan().any() for x in found.values())
+    for key, value in vars(model).items():
+        if not key.startswith("_") and key not in (*OF_HEADS, "architecture"):
+            assert _equal(value, getattr(part, key)), key
+    for key in OF_HEADS:
+        assert dict(getattr(part, key)) == {name: x for name, x in getattr(model, key).items() if name == "b"}, key
+    assert part.architecture is not None and model.architecture is not None
+    assert part.architecture.backbone is model.architecture.backbone
+    assert part.architecture.heads == {"b": model.architecture.heads["b"]}
+    for (name, x), (other, y) in zip(model.named_buffers(), part.named_buffers(), strict=True):
+        assert name == other and x is y
+    assert [*model.heads] == ["a", "b"] and [*model.with_heads({"b", "a"}).heads] == ["a", "b"]
+    assert [*map(id, model.with_heads(()).parameters())] == [*map(id, model.backbone.parameters())]
+    assert not any(module.training for module in part.modules())
+
+
+def test_a_part_of_a_compiled_model_runs_its_own_heads():
+    model = _predictor(CHANNELS[1]).model
+    nn.Module.compile(model, backend="eager")
+    assert [*model.with_heads({"b"})(_batch(model))] == ["b"]
+
+
+def test_a_rebuilt_model_has_all_of_a_new_one_and_the_data_and_licences_of_before():
+    model, batch = _predictor(CHANNELS[1]).model, _batch(_predictor(CHANNELS[1]).model)
+    before = dict(vars(model))
+    architecture = model.architecture
+    assert architecture is not None
+    with torch.no_grad():
+        expected = model(batch)
+        rebuild(model, architecture)
+        found = model.eval()(batch)
+    for name, outputs in expected.items():
+        assert all(torch.equal(x, found[name][key]) for key, x in outputs.items())
+    unchanged = ("channels", "classes", "weights", "target_types", "training_data", "licences", "rng_state")
+    assert all(_equal(before[key], getattr(model, key)) for key in unchanged)
+    assert not {id(x) for x in before["_modules"].values()} & set(map(id, model.children()))
+
+
+@pytest.mark.parametrize("channels", CHANNELS, ids=lambda channels: f"{len(channels.names)}-{channels.dtype}")
+def test_every_model_on_a_backbone_has_its_channels(channels, tmp_path):
+    """Of `DenseModel` itself, a teacher's backbone, and a backbone by its name with these weights."""
+    predictor, file = _predictor(channels), tmp_path / "model.safetensors"
+    densevit.save(predictor, file)
+    section = {"name": "vit", "variant": "nano", "weights": str(file)}
+    count = len(channels.names)
+    given = {} if channels.is_rgb else {"channels": channels, "mean": [0.4] * count, "std": [0.25] * count}
+    architecture = predictor.model.architecture
+    assert architecture is not None
+    for model in (
+        DenseModel(predictor.backbone, {}),
+        DenseModel(backbone_from(architecture.backbone), {}),
+        DenseModel(densevit.create_backbone(**section), {}),
+        load_backbone(str(file)),
+        load_backbone({**section, **given}),
+    ):
+        for key in ("channels", "low", "high", "mean", "std"):
+            assert _equal(getattr(predictor.model, key), getattr(model, key)), key
+
+
+def test_only_the_builder_makes_models_from_modules():
+    root, found = Path(densevit.__file__).parents[1], set()
+    for file in (file for folder in ("densevit", "plugins", "tools") for file in (root / folder).rglob("*.py")):
+        for call in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)):
+            if "DenseModel" in (getattr(call.func, "id", ""), getattr(call.func, "attr", "")):
+                found.add(file.relative_to(root).as_posix())
+    assert found == OTHERS.keys()
