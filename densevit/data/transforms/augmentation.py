@@ -11,8 +11,7 @@ import torch
 
 from densevit.channels import RGB, Channels
 from densevit.data.transforms.class_maps import class_map
-from densevit.data.transforms.recoloring import moves_pixels, recolor, recolored
-from densevit.data.transforms.resized_crop import SeededTransform
+from densevit.data.transforms.recoloring import movement, recolor, recolored
 from densevit.data.transforms.resizing import (
     Types,
     Values,
@@ -50,6 +49,7 @@ class Augmentation:
         self.transforms, self.vertical_flip, self.reference = transforms, vertical_flip, reference or transforms
         self.channels = channels
         self._recolor = recolored(transforms.recoloring) if channels.is_rgb else []
+        self._movements = [movement(step) for step in self._recolor]
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
         """Returns the augmented sample: targets on the new grid, without crowds and cropped objects, with `size` and
@@ -61,7 +61,7 @@ class Augmentation:
         types = TargetTypes() if types is None else types
         pixels, size = to_pixels(sample["image"]), image_size(sample)
         values = usable_values(sample, types)
-        self.check(values, types, measured=False)
+        self.check(values, types)
         coins = random.Random(int(rng.integers(2**32)))
         if coins.random() < 0.5:
             pixels = by_channels(lambda x: cv2.flip(x, 1), pixels)
@@ -79,24 +79,16 @@ class Augmentation:
             pixels = recolor(step, pixels)
         return finished(pixels, sample, values, size, self.transforms.canvas)
 
-    def check(self, keys: Iterable[str], types: Types, measured: bool = True) -> None:
-        """Raises ConfigError if these targets have places in the image, and a colour change moves its pixels.
-
-        measured: a third party's changes of colour are applied to images of stripes, see `moves_pixels`; otherwise,
-        only those are refused that are known to move pixels.
-        """
+    def check(self, keys: Iterable[str], types: Types) -> None:
+        """Raises ConfigError if these targets have places in the image, and a colour change may move its pixels."""
         located = [key for key in keys if key in types and has_place(types[key])]
-        if located and not isinstance(self.transforms.recoloring, str):
-            for step in self._recolor:
-                moves = step.moves_pixels if isinstance(step, SeededTransform) else None
-                if moves is None and measured and moves_pixels(step):
-                    moves = f"data.transforms: the recoloring {type(step).__name__} moves pixels"
-                if moves is not None:
-                    raise ConfigError(
-                        f"{moves}, but labels have places in the image ({', '.join(located)}) and would not follow. "
-                        "Fix: leave it out; training_frame and rotation of the transforms, and data.vertical_flip, "
-                        "move pixels and labels together."
-                    )
+        moves = next(filter(None, self._movements), None) if located else None
+        if moves is not None:
+            raise ConfigError(
+                f"{moves}, but labels have places in the image ({', '.join(located)}) and would not follow. Fix: leave "
+                "it out; training_frame and rotation of the transforms, and data.vertical_flip, move pixels and labels "
+                "together. A transform that moves none says so by its attribute moves_pixels = False."
+            )
 
     def _reframed(
         self, pixels: np.ndarray, values: Values, types: Types, rng: np.random.Generator
