@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from densevit.data.datasets.inventory import Inventory
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.image_files import IMAGES
 from densevit.data.io.folders import files_below
 from densevit.data.io.images import Header, image_header
 from densevit.errors import DataError

@@ -20,7 +20,7 @@ from densevit.atomic_io import replaced_file
 from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_layouts import NamedFiles, SplitFiles, find_files
 from densevit.data.datasets.dataset_validation import Scan
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.image_files import IMAGES
 from densevit.data.datasets.scan_cache import Arrays, cache_folder, cached_scan, json_array, json_value
 from densevit.data.io.folders import files_below
 from densevit.errors import DataError, counted

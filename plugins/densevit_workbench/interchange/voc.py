@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 from pycocotools import mask as rle
 
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.image_files import IMAGES
 from densevit.data.io.file_errors import check_regular
 from densevit.data.io.folders import files_below
 from densevit.data.io.images import image_header

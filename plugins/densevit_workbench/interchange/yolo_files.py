@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.image_files import IMAGES
 from densevit.data.io.file_lookup import find_file, name_forms
 from densevit.data.io.folders import files_below
 from densevit.data.io.text_files import read_text
