@@ -266,9 +266,7 @@ def _find(
         stem = os.path.splitext(pairs.images[0])[0]
         if list_file is not None and stem == pairs.names[0] and os.path.normpath(images) != ".":
             raise DataError(f"data.{option} pairs files by name; data.list_file must then hold names, not paths.")
-        found = yield from find_pairs(
-            base, split, images, where, list_file, splits, limit, suffixes, channels=channels
-        )
+        found = yield from find_pairs(base, split, images, where, list_file, splits, limit, suffixes, channels=channels)
         return dict(zip(found.names.tolist(), found.labels.tolist(), strict=True))
 
     masks = yield from beside(valid, (".npy", ".png"), "valid")

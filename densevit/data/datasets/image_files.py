@@ -26,18 +26,17 @@ def image_suffixes(channels: Channels) -> tuple[str, ...]:
 
 def companions(paths: Iterable[str], channels: Channels) -> set[str]:
     """Returns the files of the other channels of images of which each channel has a file. paths: may have both."""
-    first = "" if not channels.files else channels.files[0]
-    images = [path for path in paths if os.path.splitext(path)[0].endswith(first)] if channels.files else []
+    if not channels.files:
+        return set()
+    images = (path for path in paths if os.path.splitext(path)[0].endswith(channels.files[0]))
     return {file for path in images for file in channel_paths(path, channels)[1:]}
 
 
 def first_files(paths: Iterable[str], channels: Channels) -> list[str]:
     """Returns the images among files: if each channel has a file, the first channel's."""
-    paths = list(paths)
-    if not channels.files:
-        return paths
+    paths, first = list(paths), "".join(channels.files[:1])
     others = companions(paths, channels)
-    return [path for path in paths if os.path.splitext(path)[0].endswith(channels.files[0]) and path not in others]
+    return [path for path in paths if os.path.splitext(path)[0].endswith(first) and path not in others]
 
 
 def images_below(folder: Path, root: Path, channels: Channels = RGB) -> tuple[list[str], list[str]]:

@@ -15,10 +15,10 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
 from densevit.data.datasets.examination import listed
+from densevit.data.datasets.image_files import IMAGES
 from densevit.data.datasets.label_shares import LabelShares, count_pixels
 from densevit.data.datasets.label_values import LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.image_files import IMAGES
 from densevit.data.datasets.paired_files import LABELS, Pairs, find_pairs, has_split, unlisted_images
 from densevit.data.datasets.scan_cache import Arrays
 from densevit.data.datasets.splits import DIVIDED, check_split, spellings
