@@ -9,7 +9,7 @@ from densevit.channels import COLORS
 from densevit.data.io.depth_files import open_exr
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import open_image
-from densevit.data.io.tiff_channels import axes_of, opened_tiff
+from densevit.data.io.tiff_channels import decode_tiff, opened_tiff
 
 _OF_EXR = {"R": "red", "G": "green", "B": "blue"}
 _GDAL_METADATA = 42112  # the tag of a TIFF
@@ -30,12 +30,11 @@ def channel_names(file: str) -> tuple[str, ...]:
             shape = np.load(file, mmap_mode="r").shape
             count = 1 if len(shape) == 2 else min(shape[0], shape[-1])
         elif suffix in (".tif", ".tiff"):
+            with open(file, "rb") as opened:
+                count = decode_tiff(opened.read(), 0)[0].shape[2]
             with opened_tiff(file) as tiff:
-                series, page = tiff.series[0], tiff.pages.first
-                axes = axes_of(series)
-                count = series.size // (series.shape[axes.index("Y")] * series.shape[axes.index("X")])
+                page = tiff.pages.first
                 is_rgb = page.photometric.name in ("RGB", "PALETTE", "YCBCR")
-                count = 3 if page.photometric.name == "PALETTE" else count
                 metadata = tiff.ome_metadata or page.tags.valueof(_GDAL_METADATA, default="")
                 names = [ome or gdal for ome, gdal in _NAME.findall(metadata)]
         else:
