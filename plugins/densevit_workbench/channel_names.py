@@ -6,10 +6,10 @@ import re
 import numpy as np
 
 from densevit.channels import COLORS
+from densevit.data.io.channel_files import decode_channels
 from densevit.data.io.depth_files import open_exr
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.large_images import open_image
-from densevit.data.io.tiff_channels import decode_tiff, opened_tiff
+from densevit.data.io.tiff_channels import opened_tiff
 
 _OF_EXR = {"R": "red", "G": "green", "B": "blue"}
 _GDAL_METADATA = 42112  # the tag of a TIFF
@@ -29,18 +29,16 @@ def channel_names(file: str) -> tuple[str, ...]:
         if suffix == ".npy":
             shape = np.load(file, mmap_mode="r").shape
             count = 1 if len(shape) == 2 else min(shape[0], shape[-1])
-        elif suffix in (".tif", ".tiff"):
+        else:
             with open(file, "rb") as opened:
-                count = decode_tiff(opened.read(), 0)[0].shape[2]
+                count = decode_channels(opened.read(), ()).values.shape[2]
+            is_rgb = count > 2
+        if suffix in (".tif", ".tiff"):
             with opened_tiff(file) as tiff:
                 page = tiff.pages.first
                 is_rgb = page.photometric.name in ("RGB", "PALETTE", "YCBCR")
                 metadata = tiff.ome_metadata or page.tags.valueof(_GDAL_METADATA, default="")
                 names = [ome or gdal for ome, gdal in _NAME.findall(metadata)]
-        else:
-            with open_image(file) as image:  # as read_image converts it
-                count = 3 if image.mode in ("P", "CMYK", "YCbCr") else len(image.getbands())
-            is_rgb = count > 2
     if len(set(names)) == len(names) == count:
         return tuple(names)
     colors = COLORS if is_rgb else ()

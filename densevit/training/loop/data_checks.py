@@ -79,8 +79,8 @@ def check_classes(dataset: Dataset, model: DenseModel, mapped: Collection[str] =
 
 
 def check_channels(dataset: Dataset, model: DenseModel) -> None:
-    """Raises DataError if the images of a data set have other channels than those of the model, another type, as read or
-    in their files, or another range."""
+    """Raises DataError if the images of a data set have other channels than those of the model, another type, as read
+    or in their files, or another range."""
     found, expected = dataset.channels, model.channels
     first, second = ((one.names, one.dtype, one.stored or one.dtype) for one in (found, expected))
     if first != second or found.range not in ((), expected.range):

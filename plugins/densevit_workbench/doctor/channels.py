@@ -8,13 +8,14 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from densevit.channels import FULL_RANGES, Channels
 from densevit.data.datasets.examination import Finding, Severity, evenly_spaced
-from densevit.data.io.images import read_image
+from densevit.data.io.images import channels_of_files, read_image
 from densevit.errors import DataError, counted
 from densevit_workbench.channel_names import channel_names, colors_first
 from densevit_workbench.doctor.source import flow
@@ -98,21 +99,27 @@ def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
     endings = _endings(files)
     images = [file for file in files if os.path.splitext(file)[0].endswith(next(iter(endings.values()), ""))]
     chosen = [images[i] for i in evenly_spaced(len(images), _IMAGES).tolist()]
-    kinds: dict[tuple[tuple[str, ...], str], dict[str, ChannelValues]] = defaultdict(dict)
+    kinds: dict[tuple[tuple[str, ...], str, float | None], dict[str, ChannelValues]] = defaultdict(dict)
     for file in chosen:
         with suppress(DataError):  # reported when the image is opened
             channels = Channels(tuple(endings) or channel_names(file), "", (), files=tuple(endings.values()))
+            channels = replace(channels_of_files([file], channels), range=())
             pixels = read_image(file, channels).transpose(2, 0, 1)
-            kinds[channels.names, str(pixels.dtype)][file] = channel_values(pixels, channels)
+            kinds[channels.names, channels.stored or channels.dtype, channels.nodata][file] = channel_values(
+                pixels, channels
+            )
     if not kinds:
         return None
     texts: list[str] = []
     severity: Severity = "error"
-    for (names, dtype), measured in sorted(kinds.items(), key=lambda item: len(item[1])):  # the most frequent is last
+    for (names, dtype, nodata), measured in sorted(
+        kinds.items(), key=lambda item: len(item[1])
+    ):  # the most frequent is last
         values = ChannelValues.of_images(measured.values())
         limits = f"{np.fmin.reduce(values.low, axis=None):g} to {np.fmax.reduce(values.high, axis=None):g}"
         kind = f"{counted(len(names), 'channel')} of {dtype}, values {limits}"
-        texts.append(f"{next(iter(measured))}: {kind} ({len(measured)} of {len(chosen)} images)")
+        tag = "" if nodata is None else f", {nodata:g} without data by the tag GDAL_NODATA"
+        texts.append(f"{next(iter(measured))}: {kind}{tag} ({len(measured)} of {len(chosen)} images)")
     with suppress(DataError):
         read_image(next(iter(measured)))
         severity = "warning"

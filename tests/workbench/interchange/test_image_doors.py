@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import densevit
 from densevit.cli import main
 from densevit.errors import ConfigError
 from densevit_workbench.interchange.shard_records import decode, encode, write
@@ -126,20 +125,3 @@ def test_a_changed_image_in_shards(kind, tmp_path):
             write(tar, "0", files)
         decoded = decode(buffer.getvalue(), "record", dataset.channels)["image"]
         assert same(decoded, sample["image"].permute(1, 2, 0).numpy())
-
-
-@pytest.mark.parametrize("kind", SOURCES)
-def test_doctor_measures_the_same_pixels(kind, tmp_path):
-    source = SOURCES[kind]
-    written = write_coco(source, tmp_path)
-    train = [pixels for path, pixels in written.items() if "train" in Path(path).parts]
-    for overrides in (_overrides(source), []):
-        diagnosis = densevit.diagnose(tmp_path, overrides)
-        split = diagnosis.splits["train"]
-        assert [one.title for one in diagnosis.findings if one.severity == "error"] in (
-            [],
-            ["images with other channels than RGB of 8 bits"] if not overrides else [],
-        )
-        assert not any("no json names" in one.title for one in diagnosis.findings)
-        if overrides and split.channel_values is not None:
-            np.testing.assert_allclose(split.channel_values.low, [np.nanmin(one, axis=(0, 1)) for one in train])
