@@ -105,21 +105,19 @@ def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
             channels = Channels(tuple(endings) or channel_names(file), "", (), files=tuple(endings.values()))
             channels = replace(channels_of_files([file], channels), range=())
             pixels = read_image(file, channels).transpose(2, 0, 1)
-            kinds[channels.names, channels.stored or channels.dtype, channels.nodata][file] = channel_values(
-                pixels, channels
-            )
+            kind = channels.names, channels.stored or channels.dtype, channels.nodata
+            kinds[kind][file] = channel_values(pixels, channels)
     if not kinds:
         return None
     texts: list[str] = []
     severity: Severity = "error"
-    for (names, dtype, nodata), measured in sorted(
-        kinds.items(), key=lambda item: len(item[1])
-    ):  # the most frequent is last
+    for kind, measured in sorted(kinds.items(), key=lambda item: len(item[1])):  # the most frequent is last
+        names, dtype, nodata = kind
         values = ChannelValues.of_images(measured.values())
         limits = f"{np.fmin.reduce(values.low, axis=None):g} to {np.fmax.reduce(values.high, axis=None):g}"
-        kind = f"{counted(len(names), 'channel')} of {dtype}, values {limits}"
         tag = "" if nodata is None else f", {nodata:g} without data by the tag GDAL_NODATA"
-        texts.append(f"{next(iter(measured))}: {kind}{tag} ({len(measured)} of {len(chosen)} images)")
+        described = f"{counted(len(names), 'channel')} of {dtype}, values {limits}{tag}"
+        texts.append(f"{next(iter(measured))}: {described} ({len(measured)} of {len(chosen)} images)")
     with suppress(DataError):
         read_image(next(iter(measured)))
         severity = "warning"

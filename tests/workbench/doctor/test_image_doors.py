@@ -1,4 +1,4 @@
-"""`densevit doctor` on images of each kind: proposed keys, the same pixels, and no file that is used reported as not."""
+"""`densevit doctor` on images of each kind: proposed keys, the same pixels, and no used file reported."""
 
 import json
 from pathlib import Path
