@@ -51,17 +51,24 @@ def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
 
 
 def build_split(section: DataSection, split: str, scan: Scan = STRICT_SCAN) -> Dataset:
-    """Builds one split of a config's data section, whose channels it reads. Raises PluginError for a wrong option,
-    ConfigError for channels of a data set with its own, and DataError for wrong files."""
-    name, channels = section.name, section.given_channels
-    offered = {"scan": scan, "channels": channels}
+    """Builds one split of a config's data section. Raises PluginError for a wrong option, ConfigError for channels that
+    differ from those of a data set with its own, and DataError for wrong files."""
+    name, given = section.name, section.given_channels
+    offered = {"scan": scan, "channels": given}
     dataset: Dataset = registry.create(
         "datasets", name, split, options=data_options(section), where="data", offered=offered
     )
-    if not channels.is_rgb and not takes(registry.load("datasets", name), "channels"):
+    own = dataset.channels
+    same = given.is_rgb or (
+        given.names == own.names
+        and given.range in ((), own.range)
+        and given.nodata in (None, own.nodata)
+        and given.display in ((), own.display)
+    )
+    if not same and not takes(registry.load("datasets", name), "channels"):
         raise ConfigError(
-            f"data.channels, range, nodata or display: the data set {name!r} has channels of its own "
-            f"({dataset.channels}). Fix: leave them out."
+            f"data.channels, range, nodata or display: the data set {name!r} has channels of its own ({own}). Fix: "
+            "leave them out."
         )
     return dataset
 

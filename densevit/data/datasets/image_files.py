@@ -45,8 +45,6 @@ def images_below(folder: Path, root: Path, channels: Channels = RGB) -> tuple[li
     suffixes = image_suffixes(channels)
     paths = sorted(os.path.relpath(path, root) for path in files_below(folder, (*suffixes, *UNREAD)))
     images = [path for path in paths if path.lower().endswith(suffixes)]
-    if len(images) == len(paths):
-        return first_files(images, channels), []
     names = {os.path.splitext(path)[0] for path in images}
     unread = [path for path in paths if path.lower().endswith(UNREAD) and os.path.splitext(path)[0] not in names]
     return first_files(images, channels), unread

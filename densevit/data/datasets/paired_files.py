@@ -92,7 +92,7 @@ def find_pairs(
         file = root / list_file.replace("{split}", name)
         rows, lone = yield from _from_list(root, file, images, labels, suffixes, no_label, outside_paths, channels)
     if not rows:
-        yield Problem(f"{root / images} has no image with a label.")
+        raise DataError(f"{root / images} has no image with a label.")
     return Pairs.of(rows[:limit], lone)
 
 

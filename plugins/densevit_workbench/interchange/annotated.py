@@ -125,8 +125,8 @@ def box_limits(header: Header, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def image_files(folder: Path, channels: Channels | None, unread: bool = False) -> list[Path]:
-    """Returns all image files below a folder, sorted. channels: see `header_of`. unread: also those of formats that are
-    not read."""
+    """Returns all image files below a folder, sorted. channels: those of the images; None: RGB.
+    unread: also those of formats that are not read."""
     known = channels or RGB
     files = files_below(folder, (*image_suffixes(known), *(UNREAD_FORMATS if unread else ())))
     return list(map(Path, first_files(map(str, files), known))) if known.files else files
@@ -147,8 +147,8 @@ def image_inventory(
 ) -> Inventory:
     """Counts the images below a folder and those to be read (`wanted`), which may be missing.
 
-    unused: the reason for images that are not to be read. channels: see `header_of`. is_image: False for files
-    such as masks.
+    unused: the reason for images that are not to be read. channels: those of the images; None: RGB.
+    is_image: False for files such as masks.
     """
     files = set(map(absolute, wanted))
 

@@ -34,7 +34,7 @@ class Listing:
     """The image files of each split, which need not exist.
 
     root: the data set's folder. base: `path` of data.yaml. lists: the list files. again: the images that a list names
-    a second time. channels: those of the images, see `header_of`.
+    a second time. channels: those of the images; None: RGB.
     """
 
     def __init__(
