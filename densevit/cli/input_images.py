@@ -88,19 +88,15 @@ def find_images(sources: Sequence[str], counts: Path | None = None, channels: Ch
     sources, one per line, and so has stdin, "-". Images are in the order of the sources, sorted within each folder and
     pattern. URLs are not opened, nor are the images of lists: their names and ids come from the paths only.
 
-    counts: a file with known numbers of frames of videos (see `keep_counts`). channels: those of the model; if each has
-    a file, the first channel's is the image.
-
-    Raises DataError for a source without images and for streams. A line of a list without images is returned as a file
-    that cannot be read, so that the others are predicted.
+    counts: a file with known numbers of frames of videos (see `keep_counts`). channels: those of the model. Raises
+    DataError for a source without images and for streams. A line of a list without images is returned as a file that
+    cannot be read, so that the others are predicted.
     """
-    found: dict[str, _Source] = {}
+    found: dict[str, _Source] = {}  # an image for each id of a json
     for source in (one for given in sources for one in _listed(given, channels)):
-        key = f"{source.url or os.path.abspath(source.location)}\0{source.image_id!r}"  # an image for each id of a json
-        found.setdefault(key, source)
+        found.setdefault(f"{source.url or os.path.abspath(source.location)}\0{source.image_id!r}", source)
     others = companions((source.location for source in found.values()), channels)
     listed = [source for source in found.values() if source.location not in others]
-    del found
     kept = kept_counts(counts)
     clips = {
         index: count_frames(path, kept) if os.path.exists(path) else CountedVideo(path, 0, 0, 1)  # an error when read
@@ -115,9 +111,8 @@ def find_images(sources: Sequence[str], counts: Path | None = None, channels: Ch
         for frame in (None,) if clip is None else range(clip.frames):
             place, stem = len(images), name if frame is None else f"{name}_{frame:06}"
             path = f"{place // PER_SUBFOLDER:04}/{stem}" if in_subfolders else stem
-            images.append(
-                ImageFile(location, path, image_id if frame is None else stem, frame, url, place, clip, member)
-            )
+            own_id = image_id if frame is None else stem
+            images.append(ImageFile(location, path, own_id, frame, url, place, clip, member))
     return images
 
 

@@ -124,12 +124,9 @@ class LabelMaps(PairedDataset):
         try:
             paths = [options[key] for key in ("images", "labels", "list_file") if options.get(key) is not None]
             check_split(base, split, paths, options.get("splits"), has_parts)
-            own: dict[str, Any] = {
-                "limit": None if is_divided else limit,
-                "outside_paths": outside_paths,
-                "channels": channels,
-            }
-            pairs = scan.read(find_pairs(base, name, **options, **own))
+            first = None if is_divided else limit
+            found = find_pairs(base, name, **options, limit=first, outside_paths=outside_paths, channels=channels)
+            pairs = scan.read(found)
         except DataError:
             _check_no_objects(base)
             raise
