@@ -97,6 +97,7 @@ def find_images(sources: Sequence[str], counts: Path | None = None, channels: Ch
         found.setdefault(f"{source.url or os.path.abspath(source.location)}\0{source.image_id!r}", source)
     others = companions((source.location for source in found.values()), channels)
     listed = [source for source in found.values() if source.location not in others]
+    del found
     kept = kept_counts(counts)
     clips = {
         index: count_frames(path, kept) if os.path.exists(path) else CountedVideo(path, 0, 0, 1)  # an error when read
@@ -110,8 +111,7 @@ def find_images(sources: Sequence[str], counts: Path | None = None, channels: Ch
         clip, (location, url, _, member) = clips.get(index), source
         for frame in (None,) if clip is None else range(clip.frames):
             place, stem = len(images), name if frame is None else f"{name}_{frame:06}"
-            path = f"{place // PER_SUBFOLDER:04}/{stem}" if in_subfolders else stem
-            own_id = image_id if frame is None else stem
+            path, own_id = f"{place // PER_SUBFOLDER:04}/{stem}" if in_subfolders else stem, stem if clip else image_id
             images.append(ImageFile(location, path, own_id, frame, url, place, clip, member))
     return images
 
