@@ -16,19 +16,20 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from densevit.channels import Channels
+from densevit.channels import RGB, Channels
 from densevit.cli.background_threads import background_threads
 from densevit.cli.frame_counts import CountedVideo, count_frames, kept_counts
 from densevit.data.datasets.coco_json import images_of, parse_json
 from densevit.data.datasets.coco_layouts import files_of_json
 from densevit.data.datasets.dataset_validation import STRICT_SCAN
+from densevit.data.datasets.image_files import companions
 from densevit.data.io import videos
 from densevit.data.io.images import read_image
 from densevit.data.io.tar_members import TarMember, find_members
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError, DensevitError
 from densevit.inference.downloads import SCHEMES, download
-from densevit.inference.image_inputs import SUFFIXES, find_files
+from densevit.inference.image_inputs import find_files, suffixes_of
 from densevit.paths import user_path
 
 _FRAME = re.compile(r"(.+)_\d{6,}")  # of the name of a frame: the name of its video
@@ -79,7 +80,7 @@ class _Source(NamedTuple):
     member: TarMember | None = None
 
 
-def find_images(sources: Sequence[str], counts: Path | None = None) -> list[ImageFile]:
+def find_images(sources: Sequence[str], counts: Path | None = None, channels: Channels = RGB) -> list[ImageFile]:
     """Finds the images in files, folders (without subfolders), URLs and patterns such as `photos/**/*.jpg`, without
     duplicates.
 
@@ -87,16 +88,15 @@ def find_images(sources: Sequence[str], counts: Path | None = None) -> list[Imag
     sources, one per line, and so has stdin, "-". Images are in the order of the sources, sorted within each folder and
     pattern. URLs are not opened, nor are the images of lists: their names and ids come from the paths only.
 
-    counts: a file with known numbers of frames of videos (see `keep_counts`).
-
-    Raises DataError for a source without images and for streams. A line of a list without images is returned as a file
-    that cannot be read, so that the others are predicted.
+    counts: a file with known numbers of frames of videos (see `keep_counts`). channels: those of the model. Raises
+    DataError for a source without images and for streams. A line of a list without images is returned as a file that
+    cannot be read, so that the others are predicted.
     """
-    found: dict[str, _Source] = {}
-    for source in itertools.chain.from_iterable(map(_listed, sources)):
-        key = f"{source.url or os.path.abspath(source.location)}\0{source.image_id!r}"  # an image for each id of a json
-        found.setdefault(key, source)
-    listed = [*found.values()]
+    found: dict[str, _Source] = {}  # an image for each id of a json
+    for source in (one for given in sources for one in _listed(given, channels)):
+        found.setdefault(f"{source.url or os.path.abspath(source.location)}\0{source.image_id!r}", source)
+    others = companions((source.location for source in found.values()), channels)
+    listed = [source for source in found.values() if source.location not in others]
     del found
     kept = kept_counts(counts)
     clips = {
@@ -111,41 +111,39 @@ def find_images(sources: Sequence[str], counts: Path | None = None) -> list[Imag
         clip, (location, url, _, member) = clips.get(index), source
         for frame in (None,) if clip is None else range(clip.frames):
             place, stem = len(images), name if frame is None else f"{name}_{frame:06}"
-            path = f"{place // PER_SUBFOLDER:04}/{stem}" if in_subfolders else stem
-            images.append(
-                ImageFile(location, path, image_id if frame is None else stem, frame, url, place, clip, member)
-            )
+            path, own_id = f"{place // PER_SUBFOLDER:04}/{stem}" if in_subfolders else stem, stem if clip else image_id
+            images.append(ImageFile(location, path, own_id, frame, url, place, clip, member))
     return images
 
 
-def _listed(source: str) -> Iterable[_Source]:
+def _listed(source: str, channels: Channels) -> Iterable[_Source]:
     """Returns the images of a source, or of the sources that stdin or a text file lists."""
     if source.lower().endswith(".txt") and (path := user_path(source)).is_file():
-        return _of_lines(read_text(path).split("\n"), f"{source}: the list")
-    return _of_lines(sys.stdin, "-: stdin") if source == "-" else _located(source)
+        return _of_lines(read_text(path).split("\n"), f"{source}: the list", channels)
+    return _of_lines(sys.stdin, "-: stdin", channels) if source == "-" else _located(source, channels)
 
 
-def _of_lines(lines: Iterable[str], title: str) -> Iterator[_Source]:
+def _of_lines(lines: Iterable[str], title: str, channels: Channels) -> Iterator[_Source]:
     """Yields the images of lines. A line with the suffix of an image is the path of a file, which is not looked up;
     others are folders, patterns, videos, tars, COCO jsons and URLs."""
-    count = 0
+    count, suffixes = 0, suffixes_of(channels)
     for text in lines:
         line = (text if count else text.removeprefix("\ufeff")).strip()
         if not line:
             continue
         count += 1
-        if line.lower().endswith(SUFFIXES) and "://" not in line and not glob.has_magic(line):
+        if line.lower().endswith(suffixes) and "://" not in line and not glob.has_magic(line):
             yield _Source(os.path.expanduser(line))
             continue
         try:
-            yield from _located(line)
+            yield from _located(line, channels)
         except DataError:
             yield _Source(line)
     if not count:
         raise DataError(f"{title} names no image; expected one file, folder or pattern per line.")
 
 
-def _located(source: str) -> Iterator[_Source]:
+def _located(source: str, channels: Channels) -> Iterator[_Source]:
     """Yields the images of a file, a folder, a pattern, a tar, a pattern of tars, a COCO json, or a URL."""
     if source.lower().startswith(SCHEMES):
         path = str(_path_of(source))
@@ -154,9 +152,12 @@ def _located(source: str) -> Iterator[_Source]:
         yield _Source(path, source)
         return
     tars = glob.glob(str(user_path(source)), recursive=True) if source.lower().endswith(".tar") else []
-    for file in sorted(filter(os.path.isfile, tars)) or find_files(source):
+    for file in sorted(filter(os.path.isfile, tars)) or find_files(source, channels):
         if file.lower().endswith(".tar"):
-            yield from (_Source(f"{file}/{name}", member=one) for name, one in find_members(file, SUFFIXES).items())
+            members = find_members(file, suffixes_of(channels))
+            if companions(members, channels) & members.keys():
+                raise DataError(f"{file}: images with a file for each channel are not read from a tar. Fix: unpack it.")
+            yield from (_Source(f"{file}/{name}", member=one) for name, one in members.items())
         elif file.lower().endswith(".json"):
             yield from _in_coco(Path(file))
         else:
@@ -281,7 +282,7 @@ def read_ahead(
             if image.member is not None:
                 return read_image(image.member.read(), channels, name=image.file_name)
             if image.location.lower().endswith((".tar", ".json")):
-                next(_located(image.location))  # raises the error of a list's line
+                next(_located(image.location, channels))  # raises the error of a list's line
             if image.frame is not None:
                 return clips[image.location].read(image.frame)
             return read_image(image.path, channels)

@@ -50,14 +50,14 @@ def run_job(args: Namespace) -> int:
     names = sys.stdin.read() if starts and "-" in args.sources else ""
     if names:
         sys.stdin = io.StringIO(names)
-    images = find_images(args.sources, args.out / FRAME_COUNTS if args.out else None)
-    for image in images if args.video else ():
-        if image.frame is None:
-            raise DensevitError(f"--video: {image.file_name} is an image. Fix: name videos only, or leave --video out.")
     device = _device(args.device, args.devices, process)
     options = _inference_options(args)
     predictor = loading.load(args.model, torch.device("cpu") if starts else device, args.trust, args.runtime)
     predictor = predictor.with_inference(options, "command line") if options else predictor
+    images = find_images(args.sources, args.out / FRAME_COUNTS if args.out else None, predictor.channels)
+    for image in images if args.video else ():
+        if image.frame is None:
+            raise DensevitError(f"--video: {image.file_name} is an image. Fix: name videos only, or leave --video out.")
     size = args.image_size
     if size is not None or options:
         size = requested_size(size, options, predictor.model, predictor.inference)

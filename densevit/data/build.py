@@ -11,7 +11,7 @@ import numpy as np
 from densevit import registry
 from densevit.channels import RGB, Channels
 from densevit.config import Config, DataSection, data_options
-from densevit.data.datasets.dataset_validation import Scan
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.data.loading.batch_sampler import (
     EvaluationBatches,
@@ -47,6 +47,29 @@ if TYPE_CHECKING:
 def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
     """Builds one split of a data set by its plugin name."""
     dataset: Dataset = registry.create("datasets", name, split, options=options, where=f"dataset {name!r}")
+    return dataset
+
+
+def build_split(section: DataSection, split: str, scan: Scan = STRICT_SCAN) -> Dataset:
+    """Builds one split of a config's data section. Raises PluginError for a wrong option, ConfigError for channels that
+    differ from those of a data set with its own, and DataError for wrong files."""
+    name, given = section.name, section.given_channels
+    offered = {"scan": scan, "channels": given}
+    dataset: Dataset = registry.create(
+        "datasets", name, split, options=data_options(section), where="data", offered=offered
+    )
+    own = dataset.channels
+    same = given.is_rgb or (
+        given.names == own.names
+        and given.range in ((), own.range)
+        and given.nodata in (None, own.nodata)
+        and given.display in ((), own.display)
+    )
+    if not same and not takes(registry.load("datasets", name), "channels"):
+        raise ConfigError(
+            f"data.channels, range, nodata or display: the data set {name!r} has channels of its own ({own}). Fix: "
+            "leave them out."
+        )
     return dataset
 
 
@@ -173,15 +196,7 @@ class Data:
         return dataset
 
     def _split(self, split: str, scan: Scan | None = None) -> Dataset:
-        name, options = self.section.name, data_options(self.section)
-        offered = {"scan": scan or Scan(self.section.on_error), "channels": self.section.given_channels}
-        dataset: Dataset = registry.create("datasets", name, split, options=options, where="data", offered=offered)
-        if not self.section.given_channels.is_rgb and not takes(registry.load("datasets", name), "channels"):
-            raise ConfigError(
-                f"data.channels, range, nodata or display: the data set {name!r} has channels of its own "
-                f"({dataset.channels}). Fix: leave them out."
-            )
-        return dataset
+        return build_split(self.section, split, scan or Scan(self.section.on_error))
 
     @property
     def classes(self) -> dict[str, tuple[Class, ...]]:

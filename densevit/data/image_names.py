@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.image_files import IMAGES
+from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 
@@ -52,7 +53,7 @@ def names_below(files: Sequence[str]) -> list[str]:
 def drawing_name(name: str) -> str:
     """Returns the name of an image's visualization, without folders and suffix."""
     stem, suffix = os.path.splitext(name)
-    return file_name(stem if suffix.lower() in IMAGES else name).replace("/", "-")
+    return file_name(stem if suffix.lower() in (*IMAGES, *CHANNEL_FILES) else name).replace("/", "-")
 
 
 def drawing_names(names: Iterable[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.paired_files import IMAGES, UNREAD, unread_images
+from densevit.data.datasets.image_files import IMAGES, UNREAD, first_files, unread_images
 from densevit.data.io import videos
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.images import read_image
@@ -75,9 +75,9 @@ def as_sample(image: Any, image_id: int | str, channels: Channels = RGB) -> Samp
     return {"image": pixels, "targets": {"image_id": image_id, "size": size, "original_size": size}}
 
 
-def images_of(source: Any) -> Iterator[Path | VideoFrame] | None:
+def images_of(source: Any, channels: Channels = RGB) -> Iterator[Path | VideoFrame] | None:
     """Iterates over the image files of a folder or a pattern, or the frames of a video, as `densevit predict` does.
-    Returns None for other inputs. Frames are decoded lazily.
+    Returns None for other inputs. Frames are decoded lazily. channels: those of the model.
 
     Raises DataError for a folder or a pattern without images.
     """
@@ -88,11 +88,17 @@ def images_of(source: Any) -> Iterator[Path | VideoFrame] | None:
     is_pattern = isinstance(source, str) and glob.has_magic(source) and not path.exists()
     if not (path.is_dir() or is_video or is_pattern):
         return None
-    return _each_image(find_files(os.fspath(source)))
+    return _each_image(find_files(os.fspath(source), channels))
 
 
-def find_files(source: str) -> list[str]:
-    """Returns the image and video files of a path, a folder or a pattern. Raises DataError if there are none."""
+def suffixes_of(channels: Channels) -> tuple[str, ...]:
+    """Returns the suffixes of the images of a model with these channels."""
+    return SUFFIXES if channels.is_rgb else (*SUFFIXES, *CHANNEL_FILES)
+
+
+def find_files(source: str, channels: Channels = RGB) -> list[str]:
+    """Returns the image and video files of a path, a folder or a pattern; if each channel has a file, the first
+    channel's. Raises DataError if there are none."""
     if not source.strip():
         raise DataError("'' names no image: expected a file, a folder, a pattern or a URL.")
     _check_no_stream(source)
@@ -102,16 +108,16 @@ def find_files(source: str) -> list[str]:
     if path.is_file():
         return [str(path)]
     if path.is_dir():
-        return _in_folder(path, source)
+        return _in_folder(path, source, channels)
     if not glob.has_magic(source):
         raise DataError(f"{source}: there is no such file or folder.")
-    named = tuple(suffix for suffix in CHANNEL_FILES if source.lower().endswith(suffix))
-    suffixes = (*SUFFIXES, *videos.SUFFIXES, *named)
-    matches = {match for match in glob.iglob(str(path), recursive=True) if match.lower().endswith(suffixes)}
+    suffixes = (*suffixes_of(channels), *videos.SUFFIXES)
+    found = [match for match in glob.iglob(str(path), recursive=True) if match.lower().endswith(suffixes)]
+    matches = {*first_files(found, channels)}
     files = (file for folder in {*map(os.path.dirname, matches)} for file in _files_in(folder, suffixes))
     images = sorted(matches.intersection(files), key=lambda file: file.replace(os.sep, "\0"))  # by folder
     if not images:
-        raise DataError(f"{source}: the pattern matches no image; expected {', '.join(SUFFIXES)}.")
+        raise DataError(f"{source}: the pattern matches no image; expected {_expected(channels)}.")
     return images
 
 
@@ -124,14 +130,20 @@ def _each_image(files: Sequence[str]) -> Iterator[Path | VideoFrame]:
             yield file
 
 
-def _in_folder(folder: Path, source: str) -> list[str]:
+def _expected(channels: Channels) -> str:
+    named = f"names that end with {channels.files[0]!r}, and " if channels.files else ""
+    return named + ", ".join(suffixes_of(channels))
+
+
+def _in_folder(folder: Path, source: str, channels: Channels) -> list[str]:
     """Returns the images of a folder without subfolders. Warns of files of formats that are not read."""
-    files = sorted(_files_in(str(folder), (*SUFFIXES, *_UNREAD)))
-    images = [file for file in files if file.lower().endswith(SUFFIXES)]
+    suffixes = suffixes_of(channels)
+    files = sorted(_files_in(str(folder), (*suffixes, *_UNREAD)))
+    images = first_files((file for file in files if file.lower().endswith(suffixes)), channels)
     if not images:
-        below = any(path.name.lower().endswith(SUFFIXES) and path.is_file() for path in folder.rglob("[!.]*"))
+        below = any(path.name.lower().endswith(suffixes) and path.is_file() for path in folder.rglob("[!.]*"))
         hint = f" For those of its subfolders, use '{folder / '**' / '*.*'}'." if below else ""
-        raise DataError(f"{source}: no images in this folder; expected {', '.join(SUFFIXES)}.{hint}")
+        raise DataError(f"{source}: no images in this folder; expected {_expected(channels)}.{hint}")
     others = [file for file in files if file.lower().endswith(tuple(_UNREAD))]
     stems = {os.path.splitext(file)[0] for file in images if others}
     unread = [os.path.basename(file) for file in others if os.path.splitext(file)[0] not in stems]

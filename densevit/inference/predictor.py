@@ -217,7 +217,7 @@ class Predictor:
         size = requested_size(image_size, options, self.model, predictor.inference)
         resize = transform_to(size, self.resize)
         warns = options.get("window") is not None
-        source = images_of(images)
+        source = images_of(images, self.channels)
         if source is not None:
             return predictor._stream(source, thresholds, batch_size, resize, warns)
         given, single = as_images(images)

@@ -92,7 +92,7 @@ class Coco(Dataset):
             raise DataError(f"data.limit is {limit}; expected at least 1 image.")
         base = None if root is None else root_folder(root, file_allowed=True)
         named = NamedFiles(annotations, images, train_annotations, train_images, val_annotations, val_images)
-        files, is_divided = self.find(base, split, named, val_share, outside_paths, scan)
+        files, is_divided = self.find(base, split, named, val_share, outside_paths, scan, channels)
         file, part = files.file, split if is_divided else None
         others = other_splits(base, split, named, file)
         is_searched = split == "train" and annotations is None and train_annotations is None
@@ -168,6 +168,7 @@ class Coco(Dataset):
         val_share: float | None,
         outside_paths: bool,
         scan: Scan,
+        channels: Channels,
     ) -> tuple[SplitFiles, bool]:
         """Returns the json of a split, and whether it has the images of both train and val, which are then divided.
 
@@ -181,7 +182,7 @@ class Coco(Dataset):
             reader = None if root is None else other_format(root)
             if reader is None:
                 raise
-            return reader[1].find(root, split, named, val_share, outside_paths, scan)
+            return reader[1].find(root, split, named, val_share, outside_paths, scan, channels)
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from densevit.channels import Channels
 from densevit.data.datasets.coco_json import parse_json, section_of
 from densevit.data.datasets.coco_layouts import SplitFiles
 from densevit.data.datasets.examination import listed
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.image_files import first_files, image_suffixes
 from densevit.data.io.file_lookup import find_file
 from densevit.errors import DataError, counted
 
@@ -39,15 +40,17 @@ def unlisted_note(files: Sequence[str]) -> str:
     )
 
 
-def image_files(folders: Iterable[str]) -> set[str]:
-    """Returns the image files in folders, without their subfolders."""
-    return {
+def image_files(folders: Iterable[str], channels: Channels) -> set[str]:
+    """Returns the image files of these channels in folders, without their subfolders."""
+    suffixes = image_suffixes(channels)
+    files = (
         entry.path
         for folder in folders
         if os.path.isdir(folder)
         for entry in os.scandir(folder)
-        if entry.name.lower().endswith(IMAGES) and not entry.name.startswith(".")
-    }
+        if entry.name.lower().endswith(suffixes) and not entry.name.startswith(".")
+    )
+    return {*first_files(files, channels)}
 
 
 def without_named(files: set[str], jsons: Iterable[tuple[Path, Sequence[str]]]) -> set[str]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from densevit.channels import Channels
 from densevit.data.datasets.coco_json import images_of, is_number, lookup, parse_json, section_of
 from densevit.data.datasets.coco_layouts import SplitFiles
 from densevit.data.datasets.dataset_validation import Scan, for_each
@@ -105,18 +106,18 @@ class Evidence:
     stored: int
 
 
-def evidence_of(jsons: Sequence[SplitFiles], outside_paths: bool) -> Iterator[Evidence]:
+def evidence_of(jsons: Sequence[SplitFiles], outside_paths: bool, channels: Channels) -> Iterator[Evidence]:
     """Yields the evidence of each json that can be read, from boxes, polygons and run-length codes."""
     for files in jsons:
         with suppress(DataError):
-            yield _evidence(files, outside_paths)
+            yield _evidence(files, outside_paths, channels)
 
 
-def _evidence(files: SplitFiles, outside_paths: bool) -> Evidence:
+def _evidence(files: SplitFiles, outside_paths: bool, channels: Channels) -> Evidence:
     document = parse_json(files.file, keep_segmentations=True)
     tolerant = Scan(examination=Examination(None))  # problems are reported when the split is built
     images = tolerant.read(images_of(files.file, document))
-    stored, orientations = _headers(images.names, files, outside_paths)
+    stored, orientations = _headers(images.names, files, outside_paths, channels)
     unclear = turned(stored, orientations) & ~(images.sizes == stored[:, ::-1]).all(axis=1)
     records = section_of(files.file, document, "annotations")
     upright = only_stored = objects = 0
@@ -148,7 +149,9 @@ def _numbers(values: Any, count: int | None = None) -> list[float]:
     return values if is_list and all(map(is_number, values)) else []
 
 
-def _headers(names: Sequence[str], files: SplitFiles, outside_paths: bool) -> tuple[np.ndarray, np.ndarray]:
+def _headers(
+    names: Sequence[str], files: SplitFiles, outside_paths: bool, channels: Channels
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns stored sizes (N, 2) and orientations (N,) of a json's images; 1 for files that cannot be read."""
     folder = files.image_folder(names)
     stored, orientations = np.ones((len(names), 2), np.int32), np.ones(len(names), np.uint8)
@@ -158,7 +161,7 @@ def _headers(names: Sequence[str], files: SplitFiles, outside_paths: bool) -> tu
         found = name and find_file(folder, name, outside_paths)
         if found:
             with suppress(DataError):
-                stored[i], orientations[i] = image_header(folder / found)
+                stored[i], orientations[i] = image_header(folder / found, channels)
 
     for_each(len(names), look, "Reading EXIF orientations")
     return stored, orientations

@@ -13,8 +13,9 @@ import torch
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
+from densevit.data.datasets.image_files import IMAGES
 from densevit.data.datasets.paired_dataset import load_preset
-from densevit.data.datasets.paired_files import IMAGES, list_files
+from densevit.data.datasets.paired_files import list_files
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
 from densevit.data.datasets.splits import check_split, spellings

@@ -116,7 +116,7 @@ def scan_files(scan: Scan, files: SplitFiles, others: Sequence[SplitFiles], opti
     _check_sizes(read, sizes)
     read = replace(read, sizes=sizes)
     folders = sorted({os.path.dirname(folder / name) for name in names})
-    there = image_files(folders) if options.search_unlisted or examination is not None else set()
+    there = image_files(folders, options.channels) if options.search_unlisted or examination is not None else set()
     of_others = without_named(there, [(folder, _names(whole))])
     unlisted = sorted(without_named(of_others, map(named_files, others)))
     notes = [reading.text, "" if options.crowds else crowd_note(crowds), unlisted_note(unlisted)]
@@ -159,7 +159,7 @@ def _reading(
     has_no_size = turned_images & (read.sizes == 0).any(axis=1)
     unclear = np.flatnonzero(has_stored_size | has_no_size)
     first = read.file_names[unclear[0]].decode() if len(unclear) else ""
-    evidence = evidence_of(jsons, options.outside_paths)
+    evidence = evidence_of(jsons, options.outside_paths, options.channels)
     counts = int(has_stored_size.sum()), int(has_no_size.sum()), len(read)
     return decide(*counts, first, options.boxes, evidence), np.flatnonzero(has_stored_size)
 

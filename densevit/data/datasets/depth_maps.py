@@ -117,7 +117,7 @@ class DepthMaps(PairedDataset):
         self._key: str | None = options["key"]
         base = root_folder(root)
         pairs, self._valid, calibrations = scan.read(
-            _find(base, split, options, limit, outside_paths, scan.examination is not None)
+            _find(base, split, options, limit, outside_paths, scan.examination is not None, channels)
         )
         self._calibrations = None if calibrations is None else _read_calibrations(str(base), calibrations)
         self._labelled = False
@@ -231,7 +231,13 @@ def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def _find(
-    base: Path, split: str, options: Mapping[str, Any], limit: int | None, outside_paths: bool, examined: bool
+    base: Path,
+    split: str,
+    options: Mapping[str, Any],
+    limit: int | None,
+    outside_paths: bool,
+    examined: bool,
+    channels: Channels,
 ) -> Generator[Problem, None, tuple[Pairs, np.ndarray | None, np.ndarray | None]]:
     """Reads images with depth maps, and the (N,) paths of validity masks and of calibrations, or None."""
     names = ("images", "labels", "list_file", "valid", "calibration")
@@ -249,10 +255,10 @@ def _find(
         images, labels = images.replace("{split}", name), labels.replace("{split}", name)
         return (yield from find_times(base, images, labels, options["seconds"], limit, outside_paths)), None, None
     pairs = yield from find_pairs(
-        base, split, images, labels, list_file, splits, limit, SUFFIXES, "None", outside_paths
+        base, split, images, labels, list_file, splits, limit, SUFFIXES, "None", outside_paths, channels
     )
     if examined:
-        yield from unlisted_images(base, images, list_file, SUFFIXES, "None")
+        yield from unlisted_images(base, images, list_file, SUFFIXES, "None", channels)
 
     def beside(where: str | None, suffixes: Sequence[str], option: str) -> Generator[Problem, None, dict[bytes, bytes]]:
         if where is None:
@@ -260,7 +266,7 @@ def _find(
         stem = os.path.splitext(pairs.images[0])[0]
         if list_file is not None and stem == pairs.names[0] and os.path.normpath(images) != ".":
             raise DataError(f"data.{option} pairs files by name; data.list_file must then hold names, not paths.")
-        found = yield from find_pairs(base, split, images, where, list_file, splits, limit, suffixes)
+        found = yield from find_pairs(base, split, images, where, list_file, splits, limit, suffixes, channels=channels)
         return dict(zip(found.names.tolist(), found.labels.tolist(), strict=True))
 
     masks = yield from beside(valid, (".npy", ".png"), "valid")

@@ -14,8 +14,8 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
 from densevit.data.datasets.examination import Problem, listed
+from densevit.data.datasets.image_files import IMAGES, images_below, unread_images
 from densevit.data.datasets.listed_images import ListedImages
-from densevit.data.datasets.paired_files import IMAGES, images_below, unread_images
 from densevit.data.datasets.splits import DIVIDED, check_split, spellings
 from densevit.errors import DataError
 from densevit.interfaces import Class, Sample

@@ -15,10 +15,11 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
 from densevit.data.datasets.examination import listed
+from densevit.data.datasets.image_files import IMAGES
 from densevit.data.datasets.label_shares import LabelShares, count_pixels
 from densevit.data.datasets.label_values import LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.paired_files import IMAGES, LABELS, Pairs, find_pairs, has_split, unlisted_images
+from densevit.data.datasets.paired_files import LABELS, Pairs, find_pairs, has_split, unlisted_images
 from densevit.data.datasets.scan_cache import Arrays
 from densevit.data.datasets.splits import DIVIDED, check_split, spellings
 from densevit.data.io.folders import files_below
@@ -124,14 +125,15 @@ class LabelMaps(PairedDataset):
             paths = [options[key] for key in ("images", "labels", "list_file") if options.get(key) is not None]
             check_split(base, split, paths, options.get("splits"), has_parts)
             first = None if is_divided else limit
-            pairs = scan.read(find_pairs(base, name, **options, limit=first, outside_paths=outside_paths))
+            found = find_pairs(base, name, **options, limit=first, outside_paths=outside_paths, channels=channels)
+            pairs = scan.read(found)
         except DataError:
             _check_no_objects(base)
             raise
         if is_divided:
             pairs = self._part(base, split, pairs, val_share, limit, channels)
         if scan.examination is not None:
-            scan.read(unlisted_images(base, options["images"], options.get("list_file")))
+            scan.read(unlisted_images(base, options["images"], options.get("list_file"), channels=channels))
         self.open(base, split, pairs, scan, channels)
         is_complete = split == "train"
         if scan.examination is not None:

@@ -10,20 +10,13 @@ import numpy as np
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.examination import Problem, listed
-from densevit.data.datasets.inventory import Inventory
+from densevit.data.datasets.image_files import IMAGES, UNREAD, first_files, image_suffixes, unread_images
 from densevit.data.datasets.splits import matches, path_exists, spellings
-from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.folders import files_below
 from densevit.data.io.text_files import read_text
 from densevit.data.outside_paths import check_listed_path
 from densevit.errors import DataError
 
-IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
-UNREAD = (
-    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".ppm", ".pgm", ".dng", ".cr2", ".nef", ".arw"),
-    *(".tmp", ".part", ".partial", ".crdownload"),  # unfinished copies
-)
-"""Suffixes of images that data sets do not read."""
 LABELS = (".png", ".bmp", ".tif", ".tiff")
 _NUMBER = re.compile(r"\d+(\.\d*)?")
 _OUTER = 2  # of the places of paths in a list: root, and the folder of images or labels
@@ -64,6 +57,7 @@ def find_pairs(
     suffixes: Sequence[str] = LABELS,
     no_label: str | None = None,
     outside_paths: bool = False,
+    channels: Channels = RGB,
 ) -> Generator[Problem, None, Pairs]:
     """Reads the images of a split with their labels, in the order of their names or of the list file.
 
@@ -73,7 +67,8 @@ def find_pairs(
     list file is such a name, or the paths of an image and its label, with an optional number (a focal length). These
     paths are relative to root, to the folders images and labels, or to folders in them.
     suffixes: the suffixes of label files. no_label: the word for a missing label in place of its path.
-    outside_paths: whether paths of the list file may lead out of root and of the folders images and labels.
+    outside_paths: whether paths of the list file may lead out of root and of the folders images and labels. channels:
+    those of the images; the files of the others than the first channel are no images.
 
     Yields the images that lack a label or are of a format that is not read, the labels that lack an image, and the
     lines of the list file that name missing files or a name again; they are left out. A list file chooses: files that
@@ -84,8 +79,8 @@ def find_pairs(
     images, labels, *_ = (pattern.replace("{split}", name) for pattern in given)
     lone: list[str] = []
     if list_file is None:
-        there, label_paths = _paths(root, images, "images"), _paths(root, labels, "labels")
-        by_name = _by_name(root, images, there, IMAGES, "images")
+        there, label_paths = _paths(root, images, "images", channels), _paths(root, labels, "labels")
+        by_name = _by_name(root, images, there, image_suffixes(channels), "images")
         files = _by_name(root, labels, label_paths, suffixes, "labels")
         unread = {name: path for name, path in there if name not in by_name and path.lower().endswith(UNREAD)}
         others = {name: path for name, path in label_paths if path.lower().endswith((*IMAGES, *UNREAD))}
@@ -95,14 +90,19 @@ def find_pairs(
         yield from unread_images(root / images, sorted(unread.values()), len(by_name))
     else:
         file = root / list_file.replace("{split}", name)
-        rows, lone = yield from _from_list(root, file, images, labels, suffixes, no_label, outside_paths)
+        rows, lone = yield from _from_list(root, file, images, labels, suffixes, no_label, outside_paths, channels)
     if not rows:
-        yield Problem(f"{root / images} has no image with a label.")
+        raise DataError(f"{root / images} has no image with a label.")
     return Pairs.of(rows[:limit], lone)
 
 
 def unlisted_images(
-    root: Path, images: str, list_file: str | None, suffixes: Sequence[str] = LABELS, no_label: str | None = None
+    root: Path,
+    images: str,
+    list_file: str | None,
+    suffixes: Sequence[str] = LABELS,
+    no_label: str | None = None,
+    channels: Channels = RGB,
 ) -> Generator[Problem, None, None]:
     """Yields a note about the images of a folder of all splits that none of the lists names. Options as in
     `find_pairs`."""
@@ -110,9 +110,10 @@ def unlisted_images(
         return
     lists = matches(root, list_file.replace("{split}", "*"))
     lines = [line.strip() for path in lists for line in read_text(root / path).splitlines() if line.strip()]
-    names = {_without(_entry(line, suffixes, no_label)[0].lstrip("/"), IMAGES) for line in lines}
-    found = list_files(root, images, IMAGES, "images").items()
-    lone = [path for name, path in found if names.isdisjoint(_name_forms(name, _without(path, IMAGES)))]
+    image = image_suffixes(channels)
+    names = {_without(_entry(line, suffixes, no_label)[0].lstrip("/"), image) for line in lines}
+    found = list_files(root, images, image, "images", channels).items()
+    lone = [path for name, path in found if names.isdisjoint(_name_forms(name, _without(path, image)))]
     title, fix = "images in no list", f"A list chooses; if they are meant to be used, add them to {list_file}."
     yield Problem(title, title, lone, fix, of=len(found), severity="note")
 
@@ -163,49 +164,29 @@ def _form(pattern: str) -> str:
     return pattern if "*" in pattern else f"{pattern}/*"
 
 
-def list_files(root: Path, pattern: str, suffixes: Sequence[str], option: str) -> dict[str, str]:
+def list_files(
+    root: Path, pattern: str, suffixes: Sequence[str], option: str, channels: Channels = RGB
+) -> dict[str, str]:
     """Returns {name: path relative to root} of the files in a folder or of a pattern.
 
-    option: the option that names the pattern, for messages.
+    option: the option that names the pattern, for messages. channels: those of images.
     """
-    return _by_name(root, pattern, _paths(root, pattern, option), suffixes, option)
+    return _by_name(root, pattern, _paths(root, pattern, option, channels), suffixes, option)
 
 
-def images_below(folder: Path, root: Path, channels: Channels = RGB) -> tuple[list[str], list[str]]:
-    """Returns the sorted paths of the images below a folder, relative to root, and those of formats that are not read,
-    without copies of the others. If each channel has a file, those of the first."""
-    suffixes = IMAGES if channels.is_rgb else (*IMAGES, *CHANNEL_FILES)
-    paths = sorted(os.path.relpath(path, root) for path in files_below(folder, (*suffixes, *UNREAD)))
-    found = [path for path in paths if path.lower().endswith(suffixes)]
-    if channels.files:
-        return [path for path in found if os.path.splitext(path)[0].endswith(channels.files[0])], []
-    if len(found) == len(paths):
-        return found, []
-    names = {os.path.splitext(path)[0] for path in found}
-    return found, [path for path in paths if path.lower().endswith(UNREAD) and os.path.splitext(path)[0] not in names]
-
-
-def unread_images(folder: Path, paths: Sequence[str], used: int) -> Iterator[Problem]:
-    """Yields a warning about images of formats that are not read, if any. used: the number of the other images."""
-    inventory = Inventory("image", used)
-    inventory.leave_out(title := "of a format that is not read", paths)
-    if paths:
-        fix = "Convert them to JPEG or PNG."
-        message = f"{folder}: {inventory}. {fix}"
-        yield Problem(message, f"images {title}", paths, fix, of=inventory.total, severity="warning")
-
-
-def _paths(root: Path, pattern: str, option: str) -> list[tuple[str, str]]:
-    """Returns (name, path relative to root) of all files in a folder or of a pattern."""
+def _paths(root: Path, pattern: str, option: str, channels: Channels = RGB) -> list[tuple[str, str]]:
+    """Returns (name, path relative to root) of all files in a folder or of a pattern; if each channel of images has a
+    file, of the first channel's."""
     if "*" in pattern:
         form = re.compile("([^/]*)".join(map(re.escape, pattern.split("*"))))
-        return [("/".join(match.groups()), path) for path in matches(root, pattern) if (match := form.fullmatch(path))]
+        found = first_files(matches(root, pattern), channels)
+        return [("/".join(match.groups()), path) for path in found if (match := form.fullmatch(path))]
     if not (root / pattern).is_dir():
         raise DataError(
             f"There is no folder {root / pattern}. Name the {option} with data.{option}, relative to data.root, as "
             f"a folder ({option}/{{split}}) or a pattern ({option}/{{split}}/*/*.png)."
         )
-    relative = [os.path.relpath(path, root / pattern) for path in files_below(root / pattern)]
+    relative = first_files((os.path.relpath(path, root / pattern) for path in files_below(root / pattern)), channels)
     return [(os.path.splitext(path)[0], os.path.join(pattern, path)) for path in relative]
 
 
@@ -253,6 +234,7 @@ def _from_list(
     suffixes: Sequence[str],
     no_label: str | None,
     outside_paths: bool,
+    channels: Channels,
 ) -> Generator[Problem, None, tuple[list[tuple[str, str, str]], list[str]]]:
     """Reads (name, image, label) of each line with a label, and the images of the other lines."""
     try:
@@ -265,14 +247,15 @@ def _from_list(
     if not entries:
         raise DataError(f"data.list_file: {file} is empty; expected one image name per line.")
     by_name = any(label is None for _, (_, label) in entries)
-    image_files = list_files(root, images, IMAGES, "images") if by_name else {}
+    of_image = image_suffixes(channels)
+    image_files = list_files(root, images, of_image, "images", channels) if by_name else {}
     files = list_files(root, labels, suffixes, "labels") if by_name else {}
     places, label_places = _places(root, images), _places(root, labels)
     rows, missing, again = [], [], []
     seen: dict[str, int] = {}
     for number, (name, label) in entries:
         if label is None:
-            name = name if name in image_files else _without(name, IMAGES)
+            name = name if name in image_files else _without(name, of_image)
             image = image_files.get(name) or _form(images).replace("*", name)
             label = files.get(name) or _form(labels).replace("*", name)
             here = name in image_files, name in files
@@ -282,7 +265,7 @@ def _from_list(
             for path, folder in () if outside_paths else ((image, images), (label, labels)):
                 check_listed_path(where, path, root, folder)
             here = (root / image).is_file(), (root / label).is_file()
-            name = _without(image, IMAGES)
+            name = _without(image, of_image)
         if name in seen:
             again.append(f"{file}, line {number}: {name} occurs already in line {seen[name]}.")
             continue

@@ -9,9 +9,9 @@ from densevit.channels import RGB, Channels
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.examination import Problem
+from densevit.data.datasets.image_files import IMAGES, images_below, unread_images
 from densevit.data.datasets.inventory import Inventory
 from densevit.data.datasets.listed_images import ListedImages
-from densevit.data.datasets.paired_files import IMAGES, images_below, unread_images
 from densevit.data.datasets.splits import DIVIDED, missing_split
 from densevit.errors import DataError
 from densevit.interfaces import Sample

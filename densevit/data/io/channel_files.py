@@ -19,7 +19,7 @@ from densevit.data.io.large_images import open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of
 from densevit.data.io.tiff import TIFF_MAGIC
 from densevit.data.io.tiff_channels import decode_tiff
-from densevit.errors import DataError
+from densevit.errors import DataError, counted
 
 SUFFIXES = (".npy", ".exr")
 """Suffixes of images with other channels, besides those of RGB images."""
@@ -60,7 +60,7 @@ def decode_channels(data: bytes, names: Sequence[str]) -> StoredPixels:
 def values_of_pil(image: Image.Image) -> np.ndarray:
     """(H, W, c) of a Pillow image; palettes are looked up, and colours are RGB."""
     mode = {"P": "RGB", "1": "L", "CMYK": "RGB", "YCbCr": "RGB"}.get(image.mode, image.mode)
-    return np.atleast_3d(np.asarray(image.convert(mode)))
+    return np.atleast_3d(np.array(image.convert(mode)))
 
 
 def joined(parts: Sequence[StoredPixels], channels: Channels, upright: bool = True) -> np.ndarray:
@@ -71,9 +71,9 @@ def joined(parts: Sequence[StoredPixels], channels: Channels, upright: bool = Tr
     values = [one.values for one in parts]
     count, expected = sum(one.shape[2] for one in values), len(channels.names)
     if count != expected:
+        fix = "give the path, as each channel has a file" if channels.files else "name all in data.channels, in their order"
         raise DataError(
-            f"it has {count} channel{'s' * (count != 1)}; expected {expected}: {', '.join(channels.names)}. Fix: name "
-            "all of its channels in data.channels, in their order."
+            f"it has {counted(count, 'channel')}; expected {expected}: {', '.join(channels.names)}. Fix: {fix}."
         )
     kinds = [pixel_type(one.dtype) for one in values]
     usual = channels.stored or (channels.dtype if channels.nodata is None else "") or kinds[0]

@@ -79,12 +79,14 @@ def check_classes(dataset: Dataset, model: DenseModel, mapped: Collection[str] =
 
 
 def check_channels(dataset: Dataset, model: DenseModel) -> None:
-    """Raises DataError if the images of a data set have other channels than those of the model, or another range."""
+    """Raises DataError if the images of a data set have other channels than those of the model, another type, as read
+    or in their files, or another range."""
     found, expected = dataset.channels, model.channels
-    if (found.names, found.dtype) != (expected.names, expected.dtype) or found.range not in ((), expected.range):
+    first, second = ((one.names, one.dtype, one.stored or one.dtype) for one in (found, expected))
+    if first != second or found.range not in ((), expected.range):
         raise DataError(
             f"The images of the data have the channels {found}; the model was trained on {expected}. Fix: give "
-            "data.channels and data.range as in its training, or train a model on these images."
+            "data.channels, data.range and data.nodata as in its training, or train a model on these images."
         )
 
 

@@ -138,7 +138,8 @@ def _model(
 ) -> tuple[DenseModel, list[Fit]]:
     """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters."""
     model = build_model(config, data.train, pretrained=checkpoint is None)
-    check_channels(data.train, model)
+    for dataset in (data.train, data.val):
+        check_channels(dataset, model)
     check_model(config, data, model)
     loaded = []
     if checkpoint is None:

@@ -4,9 +4,15 @@
 """
 
 import argparse
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from densevit.errors import counted
+from densevit.errors import ConfigError, counted
+
+if TYPE_CHECKING:
+    from densevit.channels import Channels
+    from densevit.config import DataSection
 
 FORMATS = ("yolo", "voc", "labelme", "coco")
 
@@ -20,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("format", choices=FORMATS, metavar="|".join(FORMATS), help="the format of SRC")
     parser.add_argument("source", metavar="SRC", type=Path, help="the data set's folder, data.yaml or json")
     parser.add_argument("out", metavar="OUT", type=Path, help="a new folder: SPLIT.json, and images in SPLIT")
+    parser.add_argument(
+        "overrides",
+        metavar="data.channels=NAMES",
+        nargs="*",
+        help="the images' channels, if each has a file of its own",
+    )
     parser.add_argument(
         "--splits",
         metavar="SHARES",
@@ -62,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     check_paths(args.source, args.out)  # before slow imports
     from densevit_workbench.interchange.convert import convert_dataset
 
+    channels = _channels(args.format, args.overrides) if args.overrides else None
     merge = {old: new for one in args.merge for old, new in one.items()}
     found = convert_dataset(
         args.format,
@@ -75,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         args.outside_paths,
         args.strict,
         args.origin,
+        channels,
     )
     for inventory in found.inventories:
         if not inventory.left_out:  # otherwise a warning has shown it
@@ -87,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         background = f"; {counted(empty[split], 'image')} without objects" if empty[split] else ""
         args.output.show(f"{split}: {images}, {ones}{background}")
     args.output.show(f"{counted(len(found.classes), 'class')}: {', '.join(found.classes)}")
-    args.output.show(f"Use it with: data=folder data.root={args.out}")
+    args.output.show(f"Use it with: data=folder data.root={shlex.join([str(args.out), *args.overrides])}")
     every = [image for images in found.splits.values() for image in images]
     args.output.result(
         {
@@ -103,6 +117,18 @@ def run(args: argparse.Namespace) -> int:
         }
     )
     return 0
+
+
+def _channels(format: str, overrides: list[str]) -> "Channels":
+    """The channels that overrides describe. Raises ConfigError for other keys."""
+    from densevit import config as configs
+    from densevit.config.data_schema import CHANNELS
+
+    other = [one for one in overrides if one.partition("=")[0] not in [f"data.{key}" for key in CHANNELS]]
+    if other:
+        raise ConfigError(f"{other[0]!r} is not a key of images' channels: data.{', data.'.join(CHANNELS)}.")
+    section: DataSection = configs.section("data", {"name": format}, "data convert", overrides)
+    return section.given_channels
 
 
 def _shares(text: str) -> dict[str, float]:

@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from densevit.atomic_io import check_writable
-    from densevit.config import data_options
-    from densevit.data.build import create_dataset
+    from densevit.data.build import build_split
     from densevit_workbench.interchange.shard_writer import write_shards
 
     section = _data_section(args.source, args.overrides)
@@ -46,8 +45,7 @@ def run(args: argparse.Namespace) -> int:
             raise _exists(folder)
     check_writable(out.absolute().parent, out)
     splits = list(dict.fromkeys(args.split or ["train", section.split]))
-    options = data_options(section)
-    datasets = {split: create_dataset(section.name, split, **options) for split in splits}
+    datasets = {split: build_split(section, split) for split in splits}
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         partial.mkdir()

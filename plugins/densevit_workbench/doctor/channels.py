@@ -8,26 +8,21 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from densevit.channels import COLORS, FULL_RANGES, Channels
+from densevit.channels import FULL_RANGES, Channels
 from densevit.data.datasets.examination import Finding, Severity, evenly_spaced
-from densevit.data.io.depth_files import open_exr
-from densevit.data.io.file_errors import naming_file
-from densevit.data.io.images import read_image
-from densevit.data.io.large_images import open_image
-from densevit.data.io.tiff_channels import axes_of, opened_tiff
+from densevit.data.io.images import channels_of_files, read_image
 from densevit.errors import DataError, counted
+from densevit_workbench.channel_names import channel_names, colors_first
 from densevit_workbench.doctor.source import flow
 
 _PIXELS = 1 << 16  # measured of each channel of an image
 _IMAGES = 8  # read for a proposal
 _NODATA = 0.05  # least share of pixels that are likely without data, of the image and of its border
-_OF_EXR = {"R": "red", "G": "green", "B": "blue"}
-_GDAL_METADATA = 42112  # the tag of a TIFF
-_NAME = re.compile(r'(?<=<Channel )[^>]*\bName="([^"]+)|<Item name="DESCRIPTION"[^>]*>([^<]+)')  # OME-XML, GDAL
 _FILE = re.compile(r"(.+)([_.-][^_.-]+)(\.\w+)")  # of a channel
 _OF_CHANNEL = re.compile(r"[_.-](red|green|blue|nir|swir\d?|b\d{1,2}a?|dapi|gfp)", re.IGNORECASE)
 
@@ -104,21 +99,25 @@ def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
     endings = _endings(files)
     images = [file for file in files if os.path.splitext(file)[0].endswith(next(iter(endings.values()), ""))]
     chosen = [images[i] for i in evenly_spaced(len(images), _IMAGES).tolist()]
-    kinds: dict[tuple[tuple[str, ...], str], dict[str, ChannelValues]] = defaultdict(dict)
+    kinds: dict[tuple[tuple[str, ...], str, float | None], dict[str, ChannelValues]] = defaultdict(dict)
     for file in chosen:
         with suppress(DataError):  # reported when the image is opened
-            channels = Channels(tuple(endings) or _names(file), "", (), files=tuple(endings.values()))
+            channels = Channels(tuple(endings) or channel_names(file), "", (), files=tuple(endings.values()))
+            channels = replace(channels_of_files([file], channels), range=())
             pixels = read_image(file, channels).transpose(2, 0, 1)
-            kinds[channels.names, str(pixels.dtype)][file] = channel_values(pixels, channels)
+            kind = channels.names, channels.stored or channels.dtype, channels.nodata
+            kinds[kind][file] = channel_values(pixels, channels)
     if not kinds:
         return None
     texts: list[str] = []
     severity: Severity = "error"
-    for (names, dtype), measured in sorted(kinds.items(), key=lambda item: len(item[1])):  # the most frequent is last
+    for kind, measured in sorted(kinds.items(), key=lambda item: len(item[1])):  # the most frequent is last
+        names, dtype, nodata = kind
         values = ChannelValues.of_images(measured.values())
         limits = f"{np.fmin.reduce(values.low, axis=None):g} to {np.fmax.reduce(values.high, axis=None):g}"
-        kind = f"{counted(len(names), 'channel')} of {dtype}, values {limits}"
-        texts.append(f"{next(iter(measured))}: {kind} ({len(measured)} of {len(chosen)} images)")
+        tag = "" if nodata is None else f", {nodata:g} without data by the tag GDAL_NODATA"
+        described = f"{counted(len(names), 'channel')} of {dtype}, values {limits}{tag}"
+        texts.append(f"{next(iter(measured))}: {described} ({len(measured)} of {len(chosen)} images)")
     with suppress(DataError):
         read_image(next(iter(measured)))
         severity = "warning"
@@ -142,41 +141,6 @@ def _endings(files: Sequence[str]) -> dict[str, str]:
     if len(ends) < 2 or not any(map(_OF_CHANNEL.fullmatch, ends)):
         return {}
     of_all = {end for end in ends if all(os.path.splitext(file)[0].endswith(end) for file in files)}
-    return {end[1:].lower(): end for end in sorted(ends, key=lambda end: (end not in of_all, _place(end[1:].lower())))}
-
-
-def _place(name: str) -> tuple[int, str]:
-    """Sorts red, green and blue before others."""
-    return (COLORS.index(name), "") if name in COLORS else (len(COLORS), name)
-
-
-def _names(file: str) -> tuple[str, ...]:
-    """The names of an image's channels: those in the file, else red, green and blue, or grey, or band1, band2, ...
-
-    Raises UnreadableFileError.
-    """
-    suffix, is_rgb, names = os.path.splitext(file)[1].lower(), False, []
-    with naming_file(file, "image"):
-        if suffix == ".exr":
-            with open_exr().File(file, separate_channels=True) as exr:
-                return tuple(sorted((_OF_EXR.get(name, name) for name in exr.channels()), key=_place))
-        if suffix == ".npy":
-            shape = np.load(file, mmap_mode="r").shape
-            count = 1 if len(shape) == 2 else min(shape[0], shape[-1])
-        elif suffix in (".tif", ".tiff"):
-            with opened_tiff(file) as tiff:
-                series, page = tiff.series[0], tiff.pages.first
-                axes = axes_of(series)
-                count = series.size // (series.shape[axes.index("Y")] * series.shape[axes.index("X")])
-                is_rgb = page.photometric.name in ("RGB", "PALETTE", "YCBCR")
-                count = 3 if page.photometric.name == "PALETTE" else count
-                metadata = tiff.ome_metadata or page.tags.valueof(_GDAL_METADATA, default="")
-                names = [ome or gdal for ome, gdal in _NAME.findall(metadata)]
-        else:
-            with open_image(file) as image:  # as read_image converts it
-                count = 3 if image.mode in ("P", "CMYK", "YCbCr") else len(image.getbands())
-            is_rgb = count > 2
-    if len(set(names)) == len(names) == count:
-        return tuple(names)
-    colors = COLORS if is_rgb else ()
-    return ("grey",) if count == 1 else (*colors, *(f"band{i + 1}" for i in range(len(colors), count)))
+    return {
+        end[1:].lower(): end for end in sorted(ends, key=lambda end: (end not in of_all, colors_first(end[1:].lower())))
+    }

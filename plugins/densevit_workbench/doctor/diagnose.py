@@ -125,6 +125,9 @@ def _examine_split(
                 statistics.channels = measured(dataset).channels
             except DataError as error:
                 examination.report("error", "the channels cannot be normalised", [str(error)])
+            if not data.section.given_channels.is_rgb and dataset.channels.nodata != data.section.nodata:
+                title = "pixels without data by the files' tag GDAL_NODATA"
+                examination.report("note", title, [f"those of {dataset.channels.nodata:g}"])
         checks.check_split(statistics, examination)
     diagnosis.findings += [replace(one, split=split) for one in examination.findings]
 

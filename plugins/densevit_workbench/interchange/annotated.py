@@ -2,22 +2,27 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from densevit.channels import RGB, Channels
+from densevit.data.datasets.image_files import first_files, image_suffixes
 from densevit.data.datasets.inventory import Inventory
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.folders import files_below
 from densevit.data.io.images import Header, image_header
-from densevit.errors import DataError
+from densevit.errors import DataError, UnreadableFileError
+from densevit_workbench.channel_names import channel_names
 from densevit_workbench.interchange.faults import Faults, InvalidObjectError
 
 Split = str  # "train", "val", "test", or "" if a source has no splits
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 UNREAD_FORMATS = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng")  # image files that are named, not read
+_ANY_CHANNELS = (".tif", ".tiff", *CHANNEL_FILES)
 NO_AREA = "whose box has no area"
 TO_CONVERT = "in a format that is not read, to be converted to JPEG"
 
@@ -119,9 +124,12 @@ def box_limits(header: Header, size: tuple[int, int]) -> tuple[int, int]:
     return (max(size), max(size)) if size == header.size != header.upright_size else size
 
 
-def image_files(folder: Path, unread: bool = False) -> list[Path]:
-    """Returns all image files below a folder, sorted. unread: also those of formats that are not read."""
-    return files_below(folder, (*IMAGES, *UNREAD_FORMATS) if unread else IMAGES)
+def image_files(folder: Path, channels: Channels | None, unread: bool = False) -> list[Path]:
+    """Returns all image files below a folder, sorted. channels: those of the images; None: RGB.
+    unread: also those of formats that are not read."""
+    known = channels or RGB
+    files = files_below(folder, (*image_suffixes(known), *(UNREAD_FORMATS if unread else ())))
+    return list(map(Path, first_files(map(str, files), known))) if known.files else files
 
 
 def is_unread(path: Path) -> bool:
@@ -134,11 +142,13 @@ def image_inventory(
     wanted: Iterable[Path],
     splits: Mapping[Split, Sequence[AnnotatedImage]],
     unused: str,
+    channels: Channels | None,
     is_image: Callable[[Path], bool] = lambda path: True,
 ) -> Inventory:
     """Counts the images below a folder and those to be read (`wanted`), which may be missing.
 
-    unused: the reason for images that are not to be read. is_image: False for files such as masks.
+    unused: the reason for images that are not to be read. channels: those of the images; None: RGB.
+    is_image: False for files such as masks.
     """
     files = set(map(absolute, wanted))
 
@@ -149,7 +159,7 @@ def image_inventory(
             return unused
         return "that cannot be read" if path.exists() else "named, but missing"
 
-    below = map(absolute, filter(is_image, image_files(root, unread=True)))
+    below = map(absolute, filter(is_image, image_files(root, channels, unread=True)))
     used = (image.path for images in splits.values() for image in images)
     return file_inventory("image", {*below, *files}, used, root, reason)
 
@@ -203,9 +213,22 @@ def absolute(path: Path) -> Path:
     return path if normal == text else Path(normal)
 
 
-def shown_size(path: Path) -> tuple[int, int]:
-    """Returns (h, w) of an image after its EXIF rotation. Raises DataError for a file that cannot be read."""
-    return image_header(path).upright_size
+def header_of(path: Path, channels: Channels | None) -> Header:
+    """Returns the size and orientation of an image. channels: those of the images; None: see `header_and_channels`.
+    Raises DataError for a file that cannot be read."""
+    return header_and_channels(path)[0] if channels is None else image_header(path, channels)
+
+
+def header_and_channels(path: Path) -> tuple[Header, Channels]:
+    """Returns the header of an image of RGB, or of others in a format that may have them, and its channels."""
+    try:
+        return image_header(path), RGB
+    except UnreadableFileError as error:
+        with suppress(DataError):
+            if path.suffix.lower() in _ANY_CHANNELS:
+                channels = Channels(channel_names(str(path)), "", ())
+                return image_header(path, channels), channels
+        raise error
 
 
 def number(text: Any, where: str) -> float:

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from densevit.channels import Channels
 from densevit.data.datasets.coco_annotations import annotations_of
 from densevit.data.datasets.coco_json import classes_of, is_number, parse_json
 from densevit.data.datasets.coco_layouts import SPLITS, SplitFiles, located_split, single_json
 from densevit.data.datasets.dataset_validation import STRICT_SCAN
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.folders import files_below
-from densevit.data.io.images import image_header
 from densevit.errors import DataError, UnreadableFileError
 from densevit.registry.options import shown
 from densevit_workbench.interchange.annotated import (
@@ -21,6 +21,7 @@ from densevit_workbench.interchange.annotated import (
     box_in_image,
     box_limits,
     file_inventory,
+    header_of,
     image_inventory,
     is_unread,
     object_count,
@@ -32,7 +33,7 @@ _OTHER_TASKS = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "s
 _OWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "area")
 
 
-def read_coco(source: Path, faults: Faults) -> Annotated:
+def read_coco(source: Path, faults: Faults, channels: Channels | None = None) -> Annotated:
     """Reads a folder in a layout of the data set `coco`, or one json with its images below its folder."""
     found = _split_files(source)
     if not found:
@@ -59,20 +60,20 @@ def read_coco(source: Path, faults: Faults) -> Annotated:
             others += [image["file_name"]] * len(records)
             with faults.collecting():
                 faults.check_place(f"{file}: image {image['id']!r}", path, root)
-                splits[split].append(_image(image, path, records, own, file, faults))
+                splits[split].append(_image(image, path, records, own, file, faults, channels))
                 del others[len(others) - len(records) :]
     faults.check(source, splits)
     files_of_splits = [files.file for files in found.values()]
     is_image, unused = lambda path: "panoptic" not in path.parent.name, "in no json of a split"
     if source.is_file():  # which may be in a folder with other things
         inventories = (
-            image_inventory(folder, wanted, splits, unused, is_image),
+            image_inventory(folder, wanted, splits, unused, channels, is_image),
             file_inventory("json file", (), files_of_splits, root, str),
         )
     else:
         jsons = [file for file in files_below(root, (".json",)) if not file.name.startswith(_OTHER_TASKS)]
         inventories = (
-            image_inventory(root, wanted, splits, unused, is_image),
+            image_inventory(root, wanted, splits, unused, channels, is_image),
             file_inventory("json file", jsons, files_of_splits, root, lambda file: "not named as the json of a split"),
         )
     objects = object_inventory("annotation", object_count(splits), others, root, faults)
@@ -129,12 +130,13 @@ def _image(
     names: Mapping[int, str],
     file: Path,
     faults: Faults,
+    channels: Channels | None,
 ) -> AnnotatedImage:
     if not path.is_file():
         raise UnreadableFileError(f"{file}: the image {image['file_name']} is not found. Looked for {path}.")
     if is_unread(path):
         raise UnreadableFileError(f"{file}: the image {path} is {TO_CONVERT}.")
-    header = image_header(path)  # raises for a file that cannot be read
+    header = header_of(path, channels)  # raises for a file that cannot be read
     height, width = image.get("height") or 0, image.get("width") or 0
     if not height or not width:
         height, width = header.upright_size

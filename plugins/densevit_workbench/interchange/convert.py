@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from densevit.channels import RGB, Channels
+from densevit.data.io.channel_files import channel_paths
 from densevit.errors import ConfigError, DataError, did_you_mean
 from densevit.paths import user_path
 from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, AnnotatedObject
@@ -47,6 +49,7 @@ def convert_dataset(
     outside_paths: bool = False,
     strict: bool = False,
     origin: Literal[0, 1] | None = None,
+    channels: Channels | None = None,
 ) -> Annotated:
     """Converts a data set to COCO's format: out/SPLIT.json with the images in out/SPLIT, for `data.root`.
 
@@ -56,8 +59,9 @@ def convert_dataset(
     name of each renamed class. seed: the seed of the new splits. skip_unreadable: leaves out images that are missing or
     cannot be read, with a warning that names them. outside_paths: whether entries may name images outside of the
     source. strict: whether an invalid object, such as a box without area, is an error; otherwise it is left out and
-    counted. origin: the coordinate of the first pixel in "voc"; None: 0 if a box begins there, otherwise 1. The
-    result's `inventories` count what is found, used and left out; a warning has those of which something is left out.
+    counted. origin: the coordinate of the first pixel in "voc"; None: 0 if a box begins there, otherwise 1.
+    channels: those of the images; None: RGB, or any in one file. The result's `inventories` count what is found, used
+    and left out; a warning has those of which something is left out.
     Raises DataError with all invalid files, ConfigError for invalid arguments.
     """
     if format not in READERS:
@@ -67,7 +71,7 @@ def convert_dataset(
     source, out = user_path(source), user_path(out)
     partial = check_paths(source, out)
     faults = Faults(skip_unreadable, outside_paths, strict)
-    given = READERS[format](source, faults, **({} if origin is None else {"origin": origin}))
+    given = READERS[format](source, faults, channels, **({} if origin is None else {"origin": origin}))
     faults.warn_of_left_out(source)
     for inventory in given.inventories:
         if inventory.left_out:
@@ -76,12 +80,12 @@ def convert_dataset(
         given = merge_classes(given, merge)
     splits = splits or (None if {"train", "val"} <= given.splits.keys() else DEFAULT_SPLITS)
     if splits:
-        given = split_again(given, splits, seed)
+        given = split_again(given, splits, seed, channels)
     out.parent.mkdir(parents=True, exist_ok=True)
     reserve(partial)
     try:
         for split, images in given.splits.items():
-            _write_split(given, split, images, partial, source, track)
+            _write_split(given, split, images, partial, source, track, channels or RGB)
         if out.exists():
             raise ConfigError(
                 f"{out} exists: another process has created it in the meantime. Fix: name another folder."
@@ -94,11 +98,17 @@ def convert_dataset(
 
 
 def _write_split(
-    given: Annotated, split: str, images: list[AnnotatedImage], folder: Path, source: Path, track: Track
+    given: Annotated,
+    split: str,
+    images: list[AnnotatedImage],
+    folder: Path,
+    source: Path,
+    track: Track,
+    channels: Channels,
 ) -> None:
     names = _file_names(images, source)
     for image, name in track(zip(images, names, strict=True), f"Writing {split}", len(images)):
-        _place(image, folder / split / name)
+        _place(image, folder / split / name, channels)
     (folder / split).mkdir(exist_ok=True)
     (folder / f"{split}.json").write_text(coco_json(given, images, names), encoding="utf-8")
 
@@ -143,13 +153,14 @@ def _file_names(images: list[AnnotatedImage], source: Path) -> list[str]:
     return names
 
 
-def _place(image: AnnotatedImage, path: Path) -> None:
-    """Links or copies an image's file."""
+def _place(image: AnnotatedImage, path: Path, channels: Channels) -> None:
+    """Links or copies an image's files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if image.content is not None:
         path.write_bytes(image.content)
         return
-    try:
-        os.link(image.path.resolve(), path)
-    except OSError:  # another file system, or too many links
-        shutil.copyfile(image.path, path)
+    for source, target in zip(channel_paths(image.path, channels), channel_paths(path, channels), strict=True):
+        try:
+            os.link(os.path.realpath(source), target)
+        except OSError:  # another file system, or too many links
+            shutil.copyfile(source, target)

@@ -17,11 +17,14 @@ from typing import Any, ClassVar
 
 from densevit import __version__
 from densevit.atomic_io import replaced_file
+from densevit.channels import Channels
 from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_layouts import NamedFiles, SplitFiles, find_files
 from densevit.data.datasets.dataset_validation import Scan
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.image_files import IMAGES
 from densevit.data.datasets.scan_cache import Arrays, cache_folder, cached_scan, json_array, json_value
+from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
+from densevit.data.io.channel_files import channel_paths
 from densevit.data.io.folders import files_below
 from densevit.errors import DataError, counted
 from densevit_workbench.interchange.annotated import absolute, below_root
@@ -29,7 +32,7 @@ from densevit_workbench.interchange.convert import READERS, coco_json
 from densevit_workbench.interchange.faults import Faults
 from densevit_workbench.interchange.foreign_layouts import foreign_format
 
-_READ = (*IMAGES, ".txt", ".xml", ".yaml", ".yml", ".names")  # files that a reader may read
+_READ = (*IMAGES, *CHANNEL_FILES, ".txt", ".xml", ".yaml", ".yml", ".names")  # files that a reader may read
 
 
 class ConvertedCoco(Coco):
@@ -54,6 +57,7 @@ class ConvertedCoco(Coco):
         val_share: float | None,
         outside_paths: bool,
         scan: Scan,
+        channels: Channels,
     ) -> tuple[SplitFiles, bool]:
         """Returns the json of a split, which is written if there is none of these files."""
         if root is None:
@@ -62,8 +66,8 @@ class ConvertedCoco(Coco):
             raise DataError(f"{root} is in the format {cls.format!r}, without files in COCO's format to be named.")
         arrays = cached_scan(
             scan,
-            [cls.format, __version__, str(absolute(root)), outside_paths],
-            lambda: _converted(cls.format, root, outside_paths, scan, is_first=split == "train"),
+            [cls.format, __version__, str(absolute(root)), outside_paths, repr(channels)],
+            lambda: _converted(cls.format, root, outside_paths, scan, channels, is_first=split == "train"),
             lambda arrays: list(json_value(arrays["files"])),
             is_large=not outside_paths,  # the label files of images elsewhere are not known
         )
@@ -98,11 +102,13 @@ class Labelme(ConvertedCoco):
         )
 
 
-def _converted(format: str, source: Path, outside_paths: bool, scan: Scan, is_first: bool) -> Arrays:
+def _converted(
+    format: str, source: Path, outside_paths: bool, scan: Scan, channels: Channels, is_first: bool
+) -> Arrays:
     """Reads a data set and writes a json for each split. Warns of what is left out; an examination has it in its
     findings, if this is the first split."""
     faults = Faults(scan.skips_unreadable, outside_paths)
-    given = READERS[format](source, faults)
+    given = READERS[format](source, faults, channels)
     scan.unreadable.extend(map(DataError, faults.left_out))
     if scan.examination is None:
         faults.warn_of_left_out(source)
@@ -131,7 +137,8 @@ def _converted(format: str, source: Path, outside_paths: bool, scan: Scan, is_fi
     if scan.examination is not None and is_first:
         scan.examination.report("note", "data set in another format", [conversion])
     files = {absolute(path) for path in files_below(root, _READ)}
-    files |= {absolute(image.path) for images in given.splits.values() for image in images}
+    given_images = (image for images in given.splits.values() for image in images)
+    files |= {absolute(Path(file)) for image in given_images for file in channel_paths(image.path, channels)}
     above = {folder for file in files for folder in file.parents if folder.is_relative_to(absolute(root))}
     watched = [*sorted({*files, *above, absolute(source)}), *sorted(folder.iterdir())]
     return {

@@ -5,7 +5,8 @@ from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.image_files import IMAGES
+from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.text_files import read_json, read_text
 from densevit.errors import DataError
 from densevit_workbench.interchange.yaml_text import read_yaml_as_text
@@ -55,7 +56,7 @@ def _label_files(root: Path) -> Iterator[Path]:
         yield from (file for file in sorted(folder.rglob("*.txt")) if file.stem != "classes" and file.is_file())
     for depth in _DEPTHS[:2]:
         for file in root.glob(f"{depth}*.txt"):
-            if file.is_file() and any(file.with_suffix(suffix).is_file() for suffix in IMAGES):
+            if file.is_file() and any(file.with_suffix(suffix).is_file() for suffix in (*IMAGES, *CHANNEL_FILES)):
                 yield file
 
 

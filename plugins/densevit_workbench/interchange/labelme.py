@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
+from densevit.channels import RGB, Channels
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.folders import files_below
 from densevit.data.io.images import read_image
@@ -31,13 +32,13 @@ from densevit_workbench.interchange.annotated import (
     box_in_image,
     file_inventory,
     folder_split,
+    header_of,
     image_files,
     image_inventory,
     is_unread,
     number,
     object_inventory,
     polygon_area,
-    shown_size,
 )
 from densevit_workbench.interchange.faults import Faults, InvalidObjectError
 from densevit_workbench.interchange.image_lookup import ImageLookup
@@ -48,7 +49,7 @@ _WITHOUT_AREA = ("point", "line", "linestrip", "points")
 _KINDS = ("polygon", "rectangle", "oriented_rectangle", "circle")
 
 
-def read_labelme(source: Path, faults: Faults) -> Annotated:
+def read_labelme(source: Path, faults: Faults, channels: Channels | None = None) -> Annotated:
     """Reads a folder of json files beside their images; folders train and val are splits, of which others are not."""
     files = files_below(source, (".json",))
     documents = []
@@ -60,7 +61,7 @@ def read_labelme(source: Path, faults: Faults) -> Annotated:
     if not documents:
         faults.check(source, {})
         raise DataError(f"{source}: no json file in labelme's format, with `shapes`, is found.")
-    lookup = ImageLookup(source, image_files(source, unread=True))
+    lookup = ImageLookup(source, image_files(source, channels, unread=True))
     wanted, used, shapes = [], [], 0
     splits: dict[str, list[AnnotatedImage]] = {}
     split_of = {file: folder_split(file, source) for file, _ in documents}
@@ -72,7 +73,7 @@ def read_labelme(source: Path, faults: Faults) -> Annotated:
             path, content = _image_of(file, document, lookup, source, faults)
             wanted.append(path)
             faults.record_use(path, file)
-            image, count = _image(file, document, path, content, faults)
+            image, count = _image(file, document, path, content, faults, channels)
             splits.setdefault(split_of[file], []).append(image)
             used.append(file)
             shapes += count
@@ -84,7 +85,7 @@ def read_labelme(source: Path, faults: Faults) -> Annotated:
     left_out = {file: document for file, document in documents if file not in used}
     others = [below_root(file, source) for file, document in left_out.items() for _ in document["shapes"]]
     inventories = (
-        image_inventory(source, wanted, splits, "without a json file of a split"),
+        image_inventory(source, wanted, splits, "without a json file of a split", channels),
         file_inventory("json file", files, used, source, lambda file: reasons.get(file, "without labelme's `shapes`")),
         object_inventory("shape", shapes, others, source, faults),
     )
@@ -124,15 +125,20 @@ def _image_of(
 
 
 def _image(
-    file: Path, document: Mapping[str, Any], path: Path, content: bytes | None, faults: Faults
+    file: Path,
+    document: Mapping[str, Any],
+    path: Path,
+    content: bytes | None,
+    faults: Faults,
+    channels: Channels | None,
 ) -> tuple[AnnotatedImage, int]:
     """Returns an image, and the number of shapes of its objects."""
     if content is not None:
-        height, width = read_image(content, name=f"{file}: imageData").shape[:2]
+        height, width = read_image(content, channels or RGB, name=f"{file}: imageData").shape[:2]
     elif is_unread(path):
         raise UnreadableFileError(f"{file}: its image {path} is {TO_CONVERT}.")
     else:
-        height, width = shown_size(path)
+        height, width = header_of(path, channels).upright_size
     given = (document.get("imageHeight") or height, document.get("imageWidth") or width)
     if given != (height, width):
         raise DataError(f"{file} is for an image of {given[1]} x {given[0]} pixels; {path} has {width} x {height}.")

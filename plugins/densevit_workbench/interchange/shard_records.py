@@ -1,6 +1,7 @@
 """Records of tar shards in WebDataset's naming: the files NUMBER.jpg, NUMBER.json, NUMBER.png and NUMBER.npz.
 
-The image keeps the bytes of its file. The json holds `image_id` and other plain values, the targets of objects, masks
+The image keeps the bytes of its file. One of other channels than RGB of 8 bits that has no file, or several, is
+NUMBER.npy, the array (H, W, C). The json holds `image_id` and other plain values, the targets of objects, masks
 as run-length codes, and under `files` the names of the other files. A label map is a PNG of class indices, 255 =
 ignore; other maps are arrays of the NPZ, by key.
 """
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from densevit.channels import RGB, Channels
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.images import read_image
 from densevit.errors import DataError
@@ -26,15 +28,16 @@ from densevit.targets.types import is_metadata
 
 INDEX = "index.json"  # of the folder
 RECORDS = "records.npz"  # of a split: where each record stands
-VERSION = 1
+VERSION, WITH_CHANNELS = 1, 2  # of the index; the latter if a split has other channels than RGB of 8 bits
 
 
-def encode(sample: Sample, path: str | None) -> dict[str, bytes]:
-    """Returns the files of a record by suffix. path: the image's file; None: the image is written as a PNG.
+def encode(sample: Sample, path: str | None, channels: Channels = RGB) -> dict[str, bytes]:
+    """Returns the files of a record by suffix. path: the image's file; None: the image is written as a PNG, of other
+    channels than RGB of 8 bits as an NPY.
 
     Raises DataError for a target that is neither a tensor, nor masks, nor plain values.
     """
-    suffix, image, upright = _image(sample["image"].permute(1, 2, 0).numpy(), path)
+    suffix, image, upright = _image(sample["image"].permute(1, 2, 0).numpy(), path, channels)
     files, names = {suffix: image}, {"image": suffix}
     values: dict[str, Any] = {}
     tensors: dict[str, Any] = {}
@@ -71,8 +74,9 @@ def write(tar: tarfile.TarFile, name: str, files: Mapping[str, bytes]) -> None:
         tar.addfile(member, io.BytesIO(content))
 
 
-def decode(data: bytes, name: str) -> Sample:
+def decode(data: bytes, name: str, channels: Channels = RGB) -> Sample:
     """Returns the sample of a record. data: its bytes in the shard. name: the shard and the record, for messages.
+    channels: those of the image.
 
     Raises UnreadableFileError if it is damaged.
     """
@@ -80,7 +84,10 @@ def decode(data: bytes, name: str) -> Sample:
         files = _members(data)
         head = json.loads(files["json"])
         names = head["files"]
-        pixels = read_image(files[names["image"]], upright=head["upright"], name=f"image .{names['image']}")
+        image: bytes | np.ndarray = files[names["image"]]
+        if names["image"] == "npy":
+            image = np.load(io.BytesIO(files["npy"]), allow_pickle=False)
+        pixels = read_image(image, channels, head["upright"], name=f"image .{names['image']}")
         size = (pixels.shape[0], pixels.shape[1])
         targets: dict[str, Any] = dict(head["values"])
         for key, tensor in head["tensors"].items():
@@ -114,17 +121,21 @@ def _members(data: bytes) -> dict[str, bytes]:
     return files
 
 
-def _image(pixels: np.ndarray, path: str | None) -> tuple[str, bytes, bool]:
-    """Returns suffix and content of an image's file, and whether EXIF rotates it. pixels: (H, W, 3), as decoded.
+def _image(pixels: np.ndarray, path: str | None, channels: Channels) -> tuple[str, bytes, bool]:
+    """Returns suffix and content of an image's file, and whether EXIF rotates it. pixels: (H, W, C), as decoded.
 
-    The file is a PNG if the data set has no file, or changes the image after reading it.
+    The file is a PNG or an NPY if the data set has no file or several, or changes the image after reading it.
     """
-    if path is not None:
+    if path is not None and not channels.files and not path.lower().endswith(".npy"):
         with naming_file(path, "image"), open(path, "rb") as file:
             data = file.read()
         for upright in (True, False):
-            if np.array_equal(read_image(data, upright=upright, name=path), pixels):
+            if np.array_equal(read_image(data, channels, upright, path), pixels, equal_nan=pixels.dtype.kind == "f"):
                 return os.path.splitext(path)[1][1:].lower() or "jpg", data, upright
+    if not channels.is_rgb:
+        buffer = io.BytesIO()
+        np.save(buffer, pixels)
+        return "npy", buffer.getvalue(), True
     return "png", _png(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2BGR)), True
 
 

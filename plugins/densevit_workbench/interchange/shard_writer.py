@@ -3,6 +3,7 @@
 import json
 import tarfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from densevit.data.sample_checks import check_sample
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 from densevit.targets.types import TargetTypes
-from densevit_workbench.interchange.shard_records import INDEX, RECORDS, VERSION, encode, write
+from densevit_workbench.interchange.shard_records import INDEX, RECORDS, VERSION, WITH_CHANNELS, encode, write
 
 
 def write_shards(dataset: Dataset, folder: Path, split: str, size: int) -> Iterator[int]:
@@ -22,8 +23,8 @@ def write_shards(dataset: Dataset, folder: Path, split: str, size: int) -> Itera
     folder/SPLIT/000000.tar, ...: the records in the data set's order; a shard ends after `size` bytes.
     folder/SPLIT/records.npz: for each record its shard, its first byte and its length in it, and its image's size; and
     the data set's `object_counts` and `image_classes`, if it has them.
-    folder/index.json: for each split its shards with their numbers of records and bytes, the classes, and the keys that
-    are labelled. Splits written earlier are kept.
+    folder/index.json: for each split its shards with their numbers of records and bytes, the classes, the keys that are
+    labelled, and channels other than RGB of 8 bits. Splits written earlier are kept.
 
     Raises DataError for target keys whose type is not the registered one of that name, and for invalid samples.
     """
@@ -42,8 +43,8 @@ def write_shards(dataset: Dataset, folder: Path, split: str, size: int) -> Itera
         with open(place / name, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             while index < len(dataset) and (index == begin or file.tell() < size):
                 sample, start = dataset[index], file.tell()
-                check_sample(sample, dataset, index, types)
-                write(tar, f"{index:09}", encode(sample, _path(dataset, index)))
+                check_sample(sample, dataset, index, types, dataset.channels)
+                write(tar, f"{index:09}", encode(sample, _path(dataset, index), dataset.channels))
                 height, width = sample["image"].shape[1:]
                 rows.append((len(shards), start, file.tell() - start, height, width))
                 yield index
@@ -66,9 +67,13 @@ def write_shards(dataset: Dataset, folder: Path, split: str, size: int) -> Itera
         },
         "shards": shards,
     }
+    if not dataset.channels.is_rgb:
+        described["channels"] = asdict(dataset.channels)
     file_of_index = folder / INDEX
     splits = json.loads(file_of_index.read_text())["splits"] if file_of_index.exists() else {}
-    document = {"version": VERSION, "splits": splits | {split: described}}
+    splits |= {split: described}
+    version = WITH_CHANNELS if any("channels" in one for one in splits.values()) else VERSION
+    document = {"version": version, "splits": splits}
     file_of_index.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 

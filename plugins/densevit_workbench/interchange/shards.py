@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from densevit.channels import Channels
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.io.file_errors import check_regular
 from densevit.data.io.text_files import read_json
 from densevit.data.outside_paths import is_outside
 from densevit.errors import DataError, UnreadableFileError, one_line
 from densevit.interfaces import Class, Dataset, Sample
-from densevit_workbench.interchange.shard_records import INDEX, RECORDS, VERSION, decode
+from densevit_workbench.interchange.shard_records import INDEX, RECORDS, VERSION, WITH_CHANNELS, decode
 
 _WINDOW = 4  # shards that are shuffled together
 _OPEN = 16  # shards that a process keeps open
@@ -25,9 +26,9 @@ class Shards(Dataset):
     root: the folder that `densevit shard` wrote.
     limit: the number of images to use, the first ones.
 
-    Samples, sizes, classes and labels are those of the data set that was written. Its files are checked when they are
-    written; here only that all shards exist with their sizes. Damage inside a shard is detected when its record is
-    read.
+    Samples, channels, sizes, classes and labels are those of the data set that was written. Its files are checked when
+    they are written; here only that all shards exist with their sizes. Damage inside a shard is detected when its
+    record is read.
 
     Each record is a contiguous part of a shard, located by the index: an epoch has each record once on any number of
     processes and workers, and a run resumes exactly, which is not possible with a stream of shards. An epoch shuffles
@@ -48,6 +49,8 @@ class Shards(Dataset):
                 task: tuple(Class(one["name"], one["id"], tuple(one["color"]), one["thing"]) for one in classes)
                 for task, classes in described["classes"].items()
             }
+            values = described.get("channels", {})
+            self.channels = Channels(**{key: _tuples(value) for key, value in values.items()})
             self._unlabelled: str | None = described["unlabelled"]
             names = [str(shard["name"]) for shard in described["shards"]]
             sizes, images = [int(shard["bytes"]) for shard in described["shards"]], int(described["images"])
@@ -107,7 +110,7 @@ class Shards(Dataset):
             raise UnreadableFileError(f"{name} cannot be read: {error.strerror}.") from None
         if len(data) < length:
             raise UnreadableFileError(f"{name} ends after {len(data)} of {length} bytes. {_FIX}")
-        return decode(data, name)
+        return decode(data, name, self.channels)
 
     def _file(self, shard: int) -> int:
         """Returns the file descriptor of a shard. Forked workers may share it, as reads use no common position."""
@@ -138,8 +141,8 @@ class Shards(Dataset):
             version, splits = document["version"], document["splits"]
         except (DataError, KeyError, TypeError) as error:
             raise DataError(f"{self._index} is not an index of shards: {one_line(error)}. {_FIX}") from None
-        if version != VERSION:
-            raise DataError(f"{self._index} has the version {version!r}; expected {VERSION}. {_FIX}")
+        if version not in (VERSION, WITH_CHANNELS):
+            raise DataError(f"{self._index} has the version {version!r}; expected {VERSION} or {WITH_CHANNELS}. {_FIX}")
         if split not in splits:
             raise DataError(f"{self._index} has no split {split!r}, only {', '.join(splits)}. Fix: data.split=NAME.")
         found: dict[str, Any] = splits[split]
@@ -147,6 +150,11 @@ class Shards(Dataset):
 
 
 _FIX = "Fix: copy it again, or write the shards again with densevit shard."
+
+
+def _tuples(value: Any) -> Any:
+    """Returns lists of JSON as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _check_shard(path: Path, size: int) -> None:

@@ -5,16 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 
+from densevit.channels import RGB, Channels
 from densevit.data.datasets.division import similar_images
 from densevit.errors import ConfigError, did_you_mean
-from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage
+from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, header_and_channels
 
 
-def split_again(given: Annotated, shares: Mapping[str, float], seed: int = 0) -> Annotated:
+def split_again(
+    given: Annotated, shares: Mapping[str, float], seed: int = 0, channels: Channels | None = None
+) -> Annotated:
     """Splits all images by the share of each split, so that each class is split by these shares as nearly as possible.
 
     Identical and nearly identical images stay in one split, unless a chain of them is too long for the smallest split.
-    Raises ConfigError for shares that are not above 0, and for fewer images than splits.
+    channels: those of the images; None: those of the first. Raises ConfigError for shares that are not above 0, and for
+    fewer images than splits.
     """
     if not shares or any(not 0 < share < float("inf") for share in shares.values()):
         raise ConfigError(f"splits: {dict(shares)} are not shares; expected numbers above 0, as in train=0.8,val=0.2.")
@@ -26,9 +30,8 @@ def split_again(given: Annotated, shares: Mapping[str, float], seed: int = 0) ->
     for row, image in enumerate(images):
         for one in image.objects:
             counts[row, index[one.category]] += 1
-    chosen = stratified(
-        counts > 0, list(shares.values()), seed, _groups(images, min(shares.values()) / sum(shares.values()))
-    )
+    groups = _groups(images, min(shares.values()) / sum(shares.values()), channels)
+    chosen = stratified(counts > 0, list(shares.values()), seed, groups)
     splits = {
         split: [image for image, place in zip(images, chosen.tolist(), strict=True) if place == number]
         for number, split in enumerate(shares)
@@ -36,12 +39,14 @@ def split_again(given: Annotated, shares: Mapping[str, float], seed: int = 0) ->
     return replace(given, splits=splits)
 
 
-def _groups(images: Sequence[AnnotatedImage], least_share: float) -> np.ndarray:
+def _groups(images: Sequence[AnnotatedImage], least_share: float, channels: Channels | None) -> np.ndarray:
     """Returns the group number of each image, (N,); the images of a group stay in one split.
 
     If a chain of nearly identical images is longer than the smallest split, groups are of identical images only.
     """
-    scan = similar_images([str(image.path) for image in images])
+    first = next((image.path for image in images if channels is None and image.content is None), None)
+    channels = (channels or RGB) if first is None else header_and_channels(first)[1]
+    scan = similar_images([str(image.path) for image in images], channels)
     similar = scan["similar"]
     return similar if np.bincount(similar).max() <= max(1, least_share * len(images)) else scan["identical"]
 

@@ -14,10 +14,10 @@ from xml.etree import ElementTree
 import numpy as np
 from pycocotools import mask as rle
 
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.channels import Channels
+from densevit.data.datasets.image_files import IMAGES
 from densevit.data.io.file_errors import check_regular
 from densevit.data.io.folders import files_below
-from densevit.data.io.images import image_header
 from densevit.data.io.label_files import read_label
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError, UnreadableFileError, one_line
@@ -33,6 +33,7 @@ from densevit_workbench.interchange.annotated import (
     box_limits,
     file_inventory,
     folder_split,
+    header_of,
     image_files,
     image_inventory,
     is_unread,
@@ -67,7 +68,9 @@ class _Document(NamedTuple):
     objects: list[_Object]
 
 
-def read_voc(source: Path, faults: Faults, origin: Literal[0, 1] | None = None) -> Annotated:
+def read_voc(
+    source: Path, faults: Faults, channels: Channels | None = None, origin: Literal[0, 1] | None = None
+) -> Annotated:
     """Reads a VOCdevkit year with Annotations, JPEGImages and ImageSets/Main, several years, or folders of xml files
     and images.
 
@@ -84,7 +87,7 @@ def read_voc(source: Path, faults: Faults, origin: Literal[0, 1] | None = None) 
         faults.check(source, {})
         raise DataError(f"{source}: no xml file in Pascal VOC's format is found.")
     first = _first_pixel(documents, origin)
-    lookup = ImageLookup(source, filter(_is_photo, image_files(source, unread=True)))
+    lookup = ImageLookup(source, filter(_is_photo, image_files(source, channels, unread=True)))
     split_of, missing = _splits_of([document.file for document in documents], source)
     splits: dict[str, list[AnnotatedImage]] = {}
     wanted, used = [], set()
@@ -96,7 +99,7 @@ def read_voc(source: Path, faults: Faults, origin: Literal[0, 1] | None = None) 
             path = _image_of(document, lookup, source)
             wanted.append(path)
             faults.record_use(path, document.file)
-            splits.setdefault(split, []).append(_image(document, path, first, source, faults))
+            splits.setdefault(split, []).append(_image(document, path, first, source, faults, channels))
             used.add(document.file)
     faults.check(source, splits)
     names = sorted({one.category for images in splits.values() for image in images for one in image.objects})
@@ -110,7 +113,7 @@ def read_voc(source: Path, faults: Faults, origin: Literal[0, 1] | None = None) 
         for _ in document.objects
     ]
     inventories = (
-        image_inventory(source, wanted, splits, "without an xml file of a split", _is_photo),
+        image_inventory(source, wanted, splits, "without an xml file of a split", channels, _is_photo),
         file_inventory(
             "xml file", [*files, *missing], used, source, lambda file: reasons.get(file, "not in Pascal VOC's format")
         ),
@@ -273,8 +276,10 @@ def _image_of(document: _Document, lookup: ImageLookup, source: Path) -> Path:
     return path
 
 
-def _image(document: _Document, path: Path, first: Literal[0, 1], source: Path, faults: Faults) -> AnnotatedImage:
-    header = image_header(path)
+def _image(
+    document: _Document, path: Path, first: Literal[0, 1], source: Path, faults: Faults, channels: Channels | None
+) -> AnnotatedImage:
+    header = header_of(path, channels)
     given = document.size
     if 0 not in given and given not in (header.upright_size, header.size):
         (height, width), (h, w) = header.upright_size, given

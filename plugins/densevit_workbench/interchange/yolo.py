@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from densevit.channels import Channels
 from densevit.data.datasets.examination import listed
 from densevit.data.datasets.inventory import Inventory
 from densevit.data.io.text_files import read_text
@@ -17,6 +18,7 @@ from densevit_workbench.interchange.annotated import (
     absolute,
     below_root,
     file_inventory,
+    header_of,
     image_files,
     image_inventory,
     is_unread,
@@ -24,7 +26,6 @@ from densevit_workbench.interchange.annotated import (
     object_count,
     object_inventory,
     shown_place,
-    shown_size,
 )
 from densevit_workbench.interchange.faults import LISTED, Faults
 from densevit_workbench.interchange.yaml_text import read_yaml_as_text
@@ -35,7 +36,7 @@ _NAME_FILES = ("classes.txt", "obj.names")
 _LABEL_NUMBERS = 5  # a class and a box
 
 
-def read_yolo(source: Path, faults: Faults) -> Annotated:
+def read_yolo(source: Path, faults: Faults, channels: Channels | None = None) -> Annotated:
     """Reads a data set by its data.yaml, or by its folders. source: this file, or the data set's folder.
 
     An image without a text file has no objects; a warning names such images.
@@ -45,9 +46,9 @@ def read_yolo(source: Path, faults: Faults) -> Annotated:
     root = source if source.is_dir() else source.parent
     names = _names(root, file, values)
     keypoints = _keypoints(file, values)
-    listing = Listing(root, file, values, faults)
+    listing = Listing(root, file, values, faults, channels)
     if not any(listing.images.values()):
-        unread = [path for path in image_files(root, unread=True) if is_unread(path)]
+        unread = [path for path in image_files(root, channels, unread=True) if is_unread(path)]
         found = f" Found {len(unread):,} files such as {unread[0]}, {TO_CONVERT}." if unread else ""
         raise DataError(
             f"{source}: found no images of a YOLO data set. Expected a data.yaml with train and val, or folders "
@@ -60,9 +61,9 @@ def read_yolo(source: Path, faults: Faults) -> Annotated:
         for path in paths:
             with faults.collecting():
                 text_file = text_files.of(path, split)
-                splits[split].append(_image(path, text_file, names, keypoints, faults, confidences))
+                splits[split].append(_image(path, text_file, names, keypoints, listing, confidences))
     faults.check(source, splits)
-    inventories = _inventories(listing, text_files, splits, faults, confidences)
+    inventories = _inventories(listing, text_files, splits, confidences)
     if not object_count(splits):
         first = next(path for paths in listing.images.values() for path in paths)
         looked = text_files.of(first, next(iter(splits)))
@@ -157,10 +158,16 @@ def _is_index(text: Any) -> bool:
 
 
 def _image(
-    path: Path, file: Path, names: tuple[str, ...], keypoints: Keypoints | None, faults: Faults, confidences: list[str]
+    path: Path,
+    file: Path,
+    names: tuple[str, ...],
+    keypoints: Keypoints | None,
+    listing: Listing,
+    confidences: list[str],
 ) -> AnnotatedImage:
     """Reads an image and the objects of its text file, if it has one. confidences: gets the lines that have one."""
-    height, width = shown_size(path)
+    faults = listing.faults
+    height, width = header_of(path, listing.channels).upright_size
     exists = file.is_file()
     if exists:
         faults.record_use(file, path)
@@ -179,15 +186,16 @@ def _inventories(
     listing: Listing,
     text_files: TextFiles,
     splits: Mapping[str, Sequence[AnnotatedImage]],
-    faults: Faults,
     confidences: Sequence[str],
 ) -> tuple[Inventory, ...]:
-    root = listing.root
+    root, channels = listing.root, listing.channels
     wanted = [path for paths in listing.images.values() for path in paths]
-    images = image_inventory(root, wanted, splits, "in no split")
+    images = image_inventory(root, wanted, splits, "in no split", channels)
     images.leave_out("named again by a list", listing.again)
     split_of = {path: split for split, paths in listing.images.items() for path in paths}
-    owners = {absolute(text_files.of(path, split_of.get(path, ""))): path for path in image_files(root, unread=True)}
+    owners = {
+        absolute(text_files.of(path, split_of.get(path, ""))): path for path in image_files(root, channels, unread=True)
+    }
     used = {
         absolute(text_files.of(image.path, split))
         for split, images_of_split in splits.items()
@@ -211,7 +219,7 @@ def _inventories(
     return (
         images,
         file_inventory("label file", [*lines, *used], used, root, reason),
-        object_inventory("object", object_count(splits), of_others, root, faults),
+        object_inventory("object", object_count(splits), of_others, root, listing.faults),
         *([column] if confidences else []),
     )
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.channels import RGB, Channels
+from densevit.data.datasets.image_files import image_suffixes
 from densevit.data.io.file_lookup import find_file, name_forms
 from densevit.data.io.folders import files_below
 from densevit.data.io.text_files import read_text
@@ -33,11 +34,13 @@ class Listing:
     """The image files of each split, which need not exist.
 
     root: the data set's folder. base: `path` of data.yaml. lists: the list files. again: the images that a list names
-    a second time.
+    a second time. channels: those of the images; None: RGB.
     """
 
-    def __init__(self, root: Path, file: Path | None, values: Mapping[str, Any], faults: Faults) -> None:
-        self.root, self.faults, self.base = root, faults, root
+    def __init__(
+        self, root: Path, file: Path | None, values: Mapping[str, Any], faults: Faults, channels: Channels | None
+    ) -> None:
+        self.root, self.faults, self.base, self.channels = root, faults, root, channels
         self.lists: list[Path] = []
         self.again: list[str] = []
         entries = {
@@ -76,7 +79,7 @@ class Listing:
                 raise MissingEntryError(f"{file}: {one!r} does not exist. Looked for {', '.join(map(str, places))}.")
             place = next((place for place in there if absolute(place).is_relative_to(absolute(self.root))), there[0])
             self.faults.check_place(str(file), place, self.root)
-            paths += image_files(place) if place.is_dir() else self._of_list(place)
+            paths += image_files(place, self.channels) if place.is_dir() else self._of_list(place)
         return paths
 
     def _in_folders(self) -> dict[str, list[Path]]:
@@ -84,7 +87,7 @@ class Listing:
             images: dict[str, list[Path]] = {}
             for split, names in SPLIT_FOLDERS.items():
                 folders = (self.root / form.format(name) for name in names for form in forms)
-                paths = [path for folder in folders if folder.is_dir() for path in image_files(folder)]
+                paths = [path for folder in folders if folder.is_dir() for path in image_files(folder, self.channels)]
                 images |= {split: paths} if paths else {}
             if images:
                 return images
@@ -95,12 +98,13 @@ class Listing:
         candidates = ((split, self.root / f"{name}.txt") for split, names in SPLIT_FOLDERS.items() for name in names)
         files = {split: file for split, file in candidates if file.is_file()}
         texts = [line for file in files.values() for line in read_text(file).splitlines() if line.strip()]
-        are_images = all(PurePath(line.strip()).suffix.lower() in IMAGES for line in texts)
+        suffixes = image_suffixes(self.channels or RGB)
+        are_images = all(PurePath(line.strip()).suffix.lower() in suffixes for line in texts)
         return {split: self._of_list(file) for split, file in files.items()} if texts and are_images else {}
 
     def _in_folder(self) -> list[Path]:
         folder = self.root / "images"
-        return image_files(folder if folder.is_dir() else self.root)
+        return image_files(folder if folder.is_dir() else self.root, self.channels)
 
     def _of_list(self, file: Path) -> list[Path]:
         """Returns the images that the lines of a text file name."""

@@ -114,20 +114,6 @@ def test_an_image_of_another_type_is_named(kind, tmp_path):
             [dataset[index] for index in range(len(dataset))]
 
 
-def test_label_maps_of_a_file_per_channel(tmp_path):
-    written = _label_maps(tmp_path)
-    for path, pixels in written.items():
-        for i, name in enumerate(NAMES):
-            cv2.imwrite(path.replace(".tif", f"_{name}.png"), pixels[..., i])
-        Path(path).unlink()
-    own = {"images": "images/{split}/*_red.png", "labels": "labels/{split}/*.png"}
-    data = _data(tmp_path, "label_maps", channels={name: f"_{name}" for name in NAMES}, **own)
-    assert len(data.train) == 2
-    for index in range(2):
-        image = data.train[index]["image"].permute(1, 2, 0).numpy()
-        assert any(np.array_equal(image, pixels) for pixels in written.values())
-
-
 def test_a_data_set_of_its_own_channels_takes_none():
     with pytest.raises(ConfigError, match=r"'scenes' has channels of its own \(red, green, blue, uint8"):
         _ = Data(configs.section("data", {"name": "scenes", "channels": [*NAMES]}, "test"), 0, 8).train

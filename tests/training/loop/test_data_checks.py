@@ -4,12 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
+from densevit import config as configs
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import DataError
 from densevit.targets import RunLengthMasks
 from densevit.training.loop.data_checks import check_batch
+from densevit.training.run.plan import Plan
 from tests.training.loop.test_dense_module import Images, module_of
 
 
@@ -51,3 +54,28 @@ def test_masks_stay_run_lengths_on_the_way_to_the_device() -> None:
     batch = changed(masks=masks, labels=torch.arange(1))
     moved = module_of().transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert moved["targets"][1]["masks"] is masks and moved["targets"][1]["labels"].device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "keys"),
+    [("uint16", "uint8", {}), ("int16", "float32", {}), ("uint16", "uint8", {"nodata": 0})],
+)
+def test_validation_images_of_another_type_are_reported_at_the_start(train, val, keys, tmp_path):
+    for split, dtype in (("train", train), ("val", val)):
+        for number in range(2):
+            values = np.random.default_rng(number).integers(1, 100, (32, 32, 4)).astype(dtype)
+            for name, pixels in (("images", values), ("labels", (values[..., 0] > 50).astype(np.uint8))):
+                file = tmp_path / name / split / f"{number}.tif"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                tifffile.imwrite(file, pixels, photometric="minisblack", planarconfig=None if name == "labels" else 1)
+    data = {"name": "label_maps", "root": str(tmp_path), "classes": ["a", "b"], "channels": [*"rgbn"], **keys}
+    config = configs.from_mapping(
+        {
+            "backbone": {"name": "swin", "variant": "nano", "window_size": 4},
+            "heads": {"segmentation": {"name": "setr", "decoder": "naive", "width": 16}},
+            "data": data | {"image_size": 32},
+            "trainer": {"max_steps": 1},
+        }
+    )
+    with pytest.raises(DataError, match=rf"channels r, g, b, n, {val}.*trained on r, g, b, n, {train}"):
+        Plan.of(config)

@@ -79,10 +79,10 @@ def test_a_conversion_that_another_one_has_begun_is_refused_and_the_first_comple
     convert_dataset("yolo", root, out, track=meanwhile)
     assert len(annotations(out / "train.json", "a.png")) == 2 and (out / "val" / "c.png").is_file()
 
-    def slow(source: Path, faults: Any) -> Any:
+    def slow(source: Path, faults: Any, channels: Any) -> Any:
         """The other one begins between the check of the paths and the writing."""
         (tmp_path / "other.partial" / "train").mkdir(parents=True)
-        return read_yolo(source, faults)
+        return read_yolo(source, faults, channels)
 
     monkeypatch.setitem(convert.READERS, "yolo", slow)
     with pytest.raises(ConfigError, match=r"other\.partial exists"):

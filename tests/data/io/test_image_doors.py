@@ -1,0 +1,138 @@
+"""Images of each kind have the same pixels through every door."""
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from densevit.channels import Channels
+from densevit.cli.input_images import find_images, read_ahead
+from densevit.data.channel_statistics import measured
+from densevit.data.io.images import channels_of_files, image_header, read_image
+from densevit.inference.image_inputs import as_sample, find_files, images_of
+from tests.data.image_sources import (
+    SOURCES,
+    ImageSource,
+    check_data,
+    no_warning_of_files,
+    read_data,
+    same,
+    write_coco,
+    write_images,
+)
+
+
+def _channels(source: ImageSource, path: Path) -> Channels:
+    return channels_of_files([str(path)], read_data(source, path.parent, "images").section.given_channels)
+
+
+def _pil(path: Path, channels: Channels) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return read_image(image, channels)
+    except UnidentifiedImageError:
+        pytest.skip("Pillow does not read this format")
+
+
+def _file(path: Path, channels: Channels) -> np.ndarray:
+    with open(path, "rb") as file:
+        return read_image(file, channels)
+
+
+def _read_ahead(path: Path, channels: Channels) -> object:
+    [image] = find_images([str(path.parent)], None, channels)
+    return next(read_ahead([image], 1, channels))[0][1]
+
+
+def _tar(path: Path, channels: Channels) -> object:
+    with tarfile.open(path.parent / "images.tar", "w") as tar:
+        tar.add(path, path.name)
+    [image] = find_images([str(path.parent / "images.tar")], None, channels)
+    return next(read_ahead([image], 1, channels))[0][1]
+
+
+ONE_FILE = ("bytes", "file", "pil", "tar")
+DOORS: dict[str, Callable[[Path, Channels], object]] = {
+    "path": read_image,
+    "bytes": lambda path, channels: read_image(path.read_bytes(), channels),
+    "file": _file,
+    "pil": _pil,
+    "array": lambda path, channels: read_image(read_image(path, channels), channels),
+    "tensor": lambda path, channels: read_image(
+        torch.from_numpy(read_image(path, channels)).permute(2, 0, 1), channels
+    ),
+    "predictor": lambda path, channels: as_sample(path, 0, channels)["image"],
+    "read ahead": _read_ahead,
+    "tar": _tar,
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("kind", SOURCES)
+def test_each_door_gives_the_same_pixels(kind, door, tmp_path):
+    source = SOURCES[kind]
+    if source.name == "_red.tif" and door in ONE_FILE:
+        pytest.skip("a file for each channel")
+    path = tmp_path / f"0{source.name}"
+    expected = source.write(path)
+    channels = _channels(source, path)
+    assert channels.is_rgb == (kind == "photo")
+    assert image_header(path, channels).upright_size == expected.shape[:2]
+    assert same(DOORS[door](path, channels), expected)
+
+
+SETS: dict[str, tuple[str, dict[str, object]]] = {
+    "coco": ("", {}),
+    "images": ("{split}/{number}", {}),
+    "image_folder": ("{split}/{number}/x", {}),
+    "label_maps": ("images/{split}/{number}", {"classes": ["ground", "tree"]}),
+    "depth": ("images/{split}/{number}", {"scale": 0.001}),
+    "patterns": ("{split}_images/{number}", {"classes": ["ground", "tree"], "labels": "{split}_labels/*.png"}),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("kind", SOURCES)
+def test_each_data_set_gives_the_same_pixels(kind, name, tmp_path):
+    """No warning names a file that is used."""
+    source, (pattern, options) = SOURCES[kind], SETS[name]
+    written = write_images(source, tmp_path, pattern) if pattern else write_coco(source, tmp_path)
+    for path, pixels in written.items():
+        label = Path(path.replace("images", "labels")).with_suffix(".png")
+        if name == "patterns":
+            label = label.with_stem(label.stem.removesuffix("_red"))
+        if "labels" in str(label):
+            label.parent.mkdir(parents=True, exist_ok=True)
+            values = np.full(pixels.shape[:2], 2000, np.uint16) if name == "depth" else np.eye(*pixels.shape[:2])
+            cv2.imwrite(str(label), values if name == "depth" else values.astype(np.uint8))
+    if name == "patterns":
+        options = options | {"images": "{split}_images/*" + source.name}
+    with no_warning_of_files(tmp_path):
+        data = read_data(source, tmp_path, "label_maps" if name == "patterns" else name, **options)
+        check_data(data, {path.replace("_images", ""): pixels for path, pixels in written.items()})
+    if not data.train.channels.range:
+        values = np.concatenate([one.reshape(-1, one.shape[2]) for path, one in written.items() if "train" in path])
+        ranges = np.nanpercentile(values, (0.1, 99.9), axis=0).T
+        np.testing.assert_allclose(measured(data.train).channels.range, ranges, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_folders_patterns_and_lists_have_each_image_once(kind, tmp_path):
+    source = SOURCES[kind]
+    written = [path for path in write_images(source, tmp_path, "{split}/{number}") if "train" in path]
+    channels, folder = _channels(source, Path(written[0])), tmp_path / "train"
+    (tmp_path / "list.txt").write_text("\n".join(map(str, sorted(folder.iterdir()))))
+    several = [str(path) for path in sorted(folder.iterdir())]
+    for sources in ([str(folder)], [f"{folder}/*"], [str(tmp_path / "list.txt")], several):
+        assert [image.location for image in find_images(sources, None, channels)] == written
+    assert find_files(str(folder), channels) == written
+    assert [*map(str, images_of(folder, channels) or ())] == written
+    if channels.files:
+        Path(written[0].replace("_red", "_nir")).unlink()
+        (_, first), (_, second) = next(read_ahead(find_images([str(folder)], None, channels), 2, channels))
+        assert "0_nir.tif" in str(first) and isinstance(second, np.ndarray)
