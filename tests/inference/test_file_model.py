@@ -106,7 +106,7 @@ def test_images_of_several_sizes_and_heads_are_predicted_as_by_the_model():
     found = Predictor(model, sections).with_resize(predictor.resize)
     assert [*found.classes] == ["things", "surfaces"] and found.classes == predictor.classes
     images = [image(97, 131), image(96, 160, 1), image(40, 64, 2), image(100, 130, 3)]
-    for own, want in zip(found.predict(images), predictor.predict(images), strict=True):
+    for own, want in zip(found.predict(images, 0), predictor.predict(images, 0), strict=True):
         assert_same(own, want)
 
 

@@ -71,7 +71,11 @@ def joined(parts: Sequence[StoredPixels], channels: Channels, upright: bool = Tr
     values = [one.values for one in parts]
     count, expected = sum(one.shape[2] for one in values), len(channels.names)
     if count != expected:
-        fix = "give the path, as each channel has a file" if channels.files else "name all in data.channels, in their order"
+        fix = (
+            "give the path, as each channel has a file"
+            if channels.files
+            else "name all in data.channels, in their order"
+        )
         raise DataError(
             f"it has {counted(count, 'channel')}; expected {expected}: {', '.join(channels.names)}. Fix: {fix}."
         )
