@@ -1,6 +1,5 @@
 """Files in a tar, read in place: one pass over the headers lists them, and each is then one seek and one read."""
 
-import os
 import posixpath
 import re
 import tarfile
@@ -10,6 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 from densevit.data.io.file_errors import naming_file
 from densevit.errors import DataError
+from densevit.paths import check_unpacked
 
 RECORD_OWNER = "densevit shard"  # of the files of a record; no user's name has a space
 _RECORD = re.compile(r"\d{9}\.")  # of `densevit shard`: NUMBER.jpg, then the label map, NUMBER.png, and other files
@@ -41,6 +41,7 @@ def find_members(path: str, suffixes: tuple[str, ...]) -> dict[str, TarMember]:
     """
     found: dict[str, TarMember | str] = {}  # text: the file that a link names
     previous = ""  # the last record of `densevit shard`
+    check_unpacked(path, tar_allowed=True)
     with naming_file(path, "tar file"), open(path, "rb") as file:
         for header in _headers(file):
             folder, _, name = header.name.rpartition("/")
@@ -103,7 +104,7 @@ def _warn_of_parts(path: str, members: dict[str, TarMember]) -> None:
     """Warns of images that may be a mask or depth of another: KEY.depth.png or KEY.png beside KEY.jpg."""
     images: dict[str, str] = {}  # by key
     for name in members:
-        images.setdefault(os.path.splitext(name)[0], name)
+        images.setdefault(posixpath.splitext(name)[0], name)
     first = {name: images.get(_KEY.match(name)[0], name) for name in members}  # type: ignore[index]
     parts = [name for name, image in first.items() if image != name and "#" not in name]
     if parts:
