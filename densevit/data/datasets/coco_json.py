@@ -79,7 +79,8 @@ def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
     unless it is a valid json of an object."""
 
     def slim(record: dict[str, Any]) -> dict[str, Any]:
-        record.pop("segmentation", None)
+        if record.pop("segmentation", None):
+            record.pop("attributes", None)  # whose rotation is only of boxes
         return record
 
     if is_table(file):
