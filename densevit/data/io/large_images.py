@@ -13,7 +13,7 @@ from typing import IO
 
 from PIL import Image
 
-from densevit.data.io.tiff import check_bands, check_single_page, without_mapping
+from densevit.data.io.tiff import OTHER_CHANNELS, check_bands, check_single_page, without_mapping
 from densevit.errors import DataError
 
 MAX_PIXELS = 1 << 30
@@ -33,12 +33,13 @@ def check_size(width: int, height: int) -> None:
 
 
 @contextmanager
-def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Image]:
+def open_image(source: str | os.PathLike[str] | IO[bytes], fix: str = OTHER_CHANNELS) -> Iterator[Image.Image]:
     """Opens an image as `PIL.Image.open`, with the limit above and without Pillow's warning.
 
     Pillow's own limit is lifted for all threads while an image beyond it is open here. Raises DataError before pixels
     are decoded for an image beyond the limit above or larger than the memory, and for a TIFF of several pages or with
     further bands; also the errors of `PIL.Image.open`. Of an animation in another format, the first frame is opened.
+    fix: the end of messages about pages and bands.
     """
     with ExitStack() as stack:
         file: IO[bytes]
@@ -53,8 +54,8 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
             image = _identified(file, name)
         stack.enter_context(image)
         if image.format == "TIFF":
-            check_single_page(image, file)
-            check_bands(image)
+            check_single_page(image, file, fix)
+            check_bands(image, fix)
             stack.enter_context(without_mapping(image))
         width, height = image.size
         check_size(width, height)
