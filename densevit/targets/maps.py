@@ -356,7 +356,7 @@ class PanopticMap(PixelMap):
     def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
         """Covered pixels take the pasted segments: stuff joins its class, things get unused numbers, from 999 down.
 
-        value, pasted: as `separated`. A segment for which no number is left becomes void.
+        value, pasted: two results of `separated`. A segment for which no number is left becomes void.
         """
         known, renamed = set(np.unique(value).tolist()), pasted.copy()
         for one in np.unique(pasted[covered]).tolist():

@@ -14,8 +14,10 @@ def rotation_of(record: Mapping[str, Any]) -> float:
     """Returns the rotation of an annotation's box in degrees, clockwise about its centre; 0 if it has a segmentation,
     which is not rotated."""
     attributes = record.get("attributes")
-    degrees = attributes.get("rotation") if isinstance(attributes, dict) and not record.get("segmentation") else 0
-    return float(degrees) % 360 if is_number(degrees) else 0.0
+    if not isinstance(attributes, dict) or record.get("segmentation"):
+        return 0.0
+    degrees = attributes.get("rotation", 0.0)
+    return float(degrees % 360) if is_number(degrees) else 0.0
 
 
 def rotated_corners(boxes: np.ndarray, degrees: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def _moved(values: Values, types: Types, size: Size, window: Window, place: Wind
 
 
 def _without_hidden(panoptic: np.ndarray, window: Window, sides: Size) -> np.ndarray:
-    """A panoptic map in which things that are hardly visible in a window are void. sides: of the window."""
+    """A panoptic map in which things that are hardly visible in a window are void. sides: (h, w) of the window."""
     ids = np.unique(panoptic)
     things = ids[ids % LABEL_DIVISOR > 0]  # void is counted as one
     boxes = RunLengthMasks.from_ids(panoptic, things).boxes() - np.array([window[1], window[0]] * 2)
