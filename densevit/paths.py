@@ -6,9 +6,8 @@ from pathlib import Path
 
 from densevit.errors import UnreadableFileError
 
-# the first bytes of gzip, bzip2, xz, zstd, zip, 7z and rar
-_COMPRESSED = (b"\x1f\x8b", b"BZh91AY&SY", b"\xfd7zXZ", b"(\xb5/\xfd", b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!")
-_TAR = slice(257, 262)  # of the first header of a tar: "ustar"
+_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar")
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")  # the first bytes of gzip, bzip2, xz and zstd
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -19,12 +18,16 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 
 def check_unpacked(path: str | os.PathLike[str], tar_allowed: bool = False) -> None:
-    """Raises UnreadableFileError for a compressed file and, unless allowed, for a tar, by the first bytes."""
-    head = b""
-    if os.path.isfile(path):
-        with suppress(OSError), open(path, "rb") as file:
-            head = file.read(_TAR.stop)
-    if head.startswith(_COMPRESSED) or (head[_TAR] == b"ustar" and not tar_allowed):
+    """Raises UnreadableFileError for a file with the suffix of an archive, also of one compressed file.
+
+    tar_allowed: whether a tar may be, if it is not compressed.
+    """
+    if not os.fspath(path).lower().endswith(_ARCHIVES) or not os.path.isfile(path):
+        return
+    if tar_allowed:
+        with open(path, "rb") as file:
+            tar_allowed = not file.read(6).startswith(_COMPRESSED)
+    if not tar_allowed:
         raise UnreadableFileError(
             f"{path} is an archive or a compressed file. Fix: unpack it, and name the folder with its files. densevit "
             "predict also reads tars, if they are not compressed (gunzip, unxz)."
