@@ -25,7 +25,7 @@ def check_unpacked(path: str | os.PathLike[str], tar_allowed: bool = False) -> N
     if not os.fspath(path).lower().endswith(_ARCHIVES) or not os.path.isfile(path):
         return
     if tar_allowed:
-        with open(path, "rb") as file:
+        with suppress(OSError), open(path, "rb") as file:
             tar_allowed = not file.read(6).startswith(_COMPRESSED)
     if not tar_allowed:
         raise UnreadableFileError(
