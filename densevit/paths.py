@@ -4,9 +4,31 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from densevit.errors import UnreadableFileError
+
+_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar")
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")  # the first bytes of gzip, bzip2, xz and zstd
+
 
 def user_path(path: str | os.PathLike[str]) -> Path:
     """The path with `~` and `~USER` expanded; unchanged if there is no such user."""
     with suppress(RuntimeError):
         return Path(path).expanduser()
     return Path(path)
+
+
+def check_unpacked(path: str | os.PathLike[str], tar_allowed: bool = False) -> None:
+    """Raises UnreadableFileError for a file with the suffix of an archive, also of one compressed file.
+
+    tar_allowed: whether a tar may be, if it is not compressed.
+    """
+    if not os.fspath(path).lower().endswith(_ARCHIVES) or not os.path.isfile(path):
+        return
+    if tar_allowed:
+        with suppress(OSError), open(path, "rb") as file:
+            tar_allowed = not file.read(6).startswith(_COMPRESSED)
+    if not tar_allowed:
+        raise UnreadableFileError(
+            f"{path} is an archive or a compressed file. Fix: unpack it, and name the folder with its files. densevit "
+            "predict also reads tars, if they are not compressed (gunzip, unxz)."
+        )

@@ -18,6 +18,7 @@ from densevit.cli.input_images import ImageFile
 from densevit.cli.map_files import MapFiles
 from densevit.cli.parquet_files import ParquetFiles
 from densevit.cli.prediction_entries import csv_rows, json_entries, json_lines
+from densevit.cli.prediction_parts import PARTS
 from densevit.data.io.channel_files import as_rgb
 from densevit.data.io.large_tiff import LargeTiff
 from densevit.drawing.draw import MAX_SIDE, draw
@@ -320,6 +321,11 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """
     saved = check_model(folder, str(settings.get("model")), settings.get("weights"))
     current = json.loads(json.dumps(dict(settings)))
+    if PARTS in current and PARTS not in saved:
+        raise DensevitError(
+            f"{folder} has no parts: one process predicts it, or its parts are joined. Fix: continue it with --resume, "
+            "without --part and --devices; or name a new folder."
+        )
     changed = [key for key in {**saved, **current} if key != "model" and saved.get(key) != current.get(key)]
     if changed:
         listed = "; ".join(f"{key} is {current.get(key)!r}, was {saved.get(key)!r}" for key in changed)

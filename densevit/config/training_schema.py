@@ -132,8 +132,8 @@ class TrainerSection(Section):
     """Lightning loggers besides `metrics.csv`: `tensorboard`, `wandb`, `mlflow`, or `{name: module:Class, options}`.
     `null`: `tensorboard` if it is installed."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """For a loss or gradient that is not finite: `stop` ends the training, names the first non-finite layer and writes
-    a file that repeats the step; `skip` leaves out the step and counts it."""
+    """For a loss or gradient that is not finite: `stop` ends the training and names the first non-finite layer; `skip`
+    leaves out the step and counts it."""
     stall_after: Duration | None = "10min"
     """If no training or validation step ends within this time, such as `30s`, `5min` or `1h`, stderr shows what the
     training waits for. `null`: never."""

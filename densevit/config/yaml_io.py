@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from densevit.errors import ConfigError
-from densevit.paths import user_path
+from densevit.paths import check_unpacked, user_path
 from densevit.registry.options import nearest
 
 _LARGEST = 64 * 2**20  # bytes of a config file
@@ -68,6 +68,7 @@ def run_name(source: str | Path) -> str:
 
 def read_file(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError with file and line."""
+    check_unpacked(path)
     try:
         size = path.stat().st_size
         if size > _LARGEST:

@@ -67,7 +67,7 @@ class Evaluator:
         )
 
     def prepare(self, head: Head, data: Dataset) -> None:
-        """Called once before evaluation with the head and the data set. Default: accepts any.
+        """Called before each evaluation with the head and the data set. Default: accepts any.
 
         Raises ConfigError if the options do not allow evaluation of this head on this data; the message starts with the
         name of an option: "align is none, but ...".

@@ -77,7 +77,7 @@ class Head(nn.Module):
         return tuple(dataset.classes.get(cls.task, ()))
 
     def check(self, dataset: Dataset) -> None:
-        """Called once before training with the training split. Default: a head for metric depth needs metric data.
+        """Called before training with the training split. Default: a head for metric depth needs metric data.
 
         Raises ConfigError if the head cannot be trained on it; the message continues "heads.NAME (PLUGIN) ". Warnings
         get the same prefix, for example if an image has more objects (`Dataset.object_counts`) than the head predicts.

@@ -1,7 +1,7 @@
 """Target types with one value per pixel: label maps, depth, vector fields and panoptic ids."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import cv2
@@ -339,17 +339,29 @@ class PanopticMap(PixelMap):
             mapped[value == segment] = new
         return mapped
 
-    def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
-        """Covered pixels take the pasted segments, with unused instance numbers, from 999 down.
+    def separated(self, value: np.ndarray, crowds: Sequence[int], classes: Sequence[Class]) -> np.ndarray:
+        """The map before a paste: crowds are void, and only segments of stuff have the number 0.
 
-        Data sets count from 0 up. A segment for which no number is left becomes void.
+        classes: those of the map; if there are none, a class with a higher number is one of things.
+        """
+        value = np.where(np.isin(value, crowds), VOID, value)
+        ids = np.unique(value).tolist()
+        numbered = {one // LABEL_DIVISOR for one in ids if one % LABEL_DIVISOR}
+        things = {i for i, one in enumerate(classes) if one.thing} if classes else numbered
+        for one in (label * LABEL_DIVISOR for label in things):
+            if one in ids:
+                value[value == one] = _unused_id(one, ids)
+        return value
+
+    def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
+        """Covered pixels take the pasted segments: stuff joins its class, things get unused numbers, from 999 down.
+
+        value, pasted: two results of `separated`. A segment for which no number is left becomes void.
         """
         known, renamed = set(np.unique(value).tolist()), pasted.copy()
         for one in np.unique(pasted[covered]).tolist():
-            if one != VOID:
-                base = one // LABEL_DIVISOR * LABEL_DIVISOR
-                free = (n for n in range(base + LABEL_DIVISOR - 1, base - 1, -1) if n not in known)
-                renamed[pasted == one] = new = next(free, VOID)
+            if one != VOID and one % LABEL_DIVISOR:
+                renamed[pasted == one] = new = _unused_id(one, known)
                 known.add(new)
         return _painted(value, renamed, covered)
 
@@ -445,8 +457,8 @@ class PanopticCrowds(TargetType):
         return [segment for segment in mapped if segment != VOID]
 
     def paste(self, value: list[int], pasted: list[int], covered: np.ndarray) -> list[int]:
-        """Crowds are not pasted."""
-        return value
+        """No crowds: their pixels are void, see `PanopticMap.separated`."""
+        return []
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> list[int]:
         """No crowds."""
@@ -459,6 +471,12 @@ def _mapped_id(segment: int, table: np.ndarray, classes: Sequence[Class]) -> int
     if label < 0:
         return VOID
     return label * LABEL_DIVISOR + (segment % LABEL_DIVISOR if classes[label].thing else 0)
+
+
+def _unused_id(segment: int, known: Collection[int]) -> int:
+    """A panoptic id of the segment's class, from number 999 down to 1, that is not known; VOID if there is none."""
+    base = segment // LABEL_DIVISOR * LABEL_DIVISOR
+    return next((one for one in range(base + LABEL_DIVISOR - 1, base, -1) if one not in known), VOID)
 
 
 def _painted(value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:

@@ -132,7 +132,10 @@ class ObjectLabels(ObjectType):
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
         index = {c.file_id: i for i, c in enumerate(classes)}
-        return np.array([index[one["category_id"]] for one in encoded], np.int64)
+        ids = [one["category_id"] for one in encoded]
+        if wrong := [one for one in ids if not isinstance(one, int) or one not in index]:
+            raise DataError(f"has the category_id {wrong[0]!r}, which no class of the model has.")
+        return np.array([index[one] for one in ids], np.int64)
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(max(num_classes, 1), size=objects)

@@ -79,6 +79,18 @@ def test_joined_tables_have_the_rows_of_one_process(list_of_ten, model, monkeypa
     assert main([*command, "--resume"]) == 1  # continues in the joined folder: one image fails again
 
 
+def test_a_part_that_is_resumed_after_the_join_is_one_line(list_of_ten, model, capsys):
+    for part in ("1/2", "2/2"):
+        main([*PREDICT, "found", "--part", part])
+    assert main(["predictions", "join", "found"]) == 0
+    capsys.readouterr()
+    for options in (["--part", "1/2"], ["--part", "1/2", "--resume"], ["--devices", "2", "--resume"]):
+        assert main([*PREDICT, "found", *options]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("found has no parts: ") and error.count("\n") == 1 and "without --part" in error
+    assert main([*PREDICT, "found", "--resume"]) == 1, "the fix: one image fails again"
+
+
 KILLED = """
 import os, signal, sys
 from densevit.cli import main, prediction_run

@@ -35,7 +35,8 @@ class Annotations:
 
     labelled: False if the file has no `annotations`, as in test sets. ids: the annotations' ids in the file, for
     messages.
-    invalid_images, invalid_objects: the names of what an examination leaves out, by reason.
+    invalid_images, invalid_objects: the names of what an examination leaves out, by reason. rotated: the ids of rotated
+    boxes, see `rotation_of`; `boxes` has those around them.
     """
 
     file: Path
@@ -53,6 +54,7 @@ class Annotations:
     segmentations: Segmentations | None  # None unless masks were requested
     invalid_images: Mapping[str, Sequence[str]] = field(default_factory=dict)
     invalid_objects: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rotated: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -129,7 +131,7 @@ def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Gene
         classes, categories = (), {name: 0 for name in ids if name is not None and is_identifier(name)}
     table = Records(file, records, images, categories)
     yield from table.problems()
-    boxes, area = table.boxes, np.where(np.isnan(table.area), table.boxes[:, 2] * table.boxes[:, 3], table.area)
+    boxes, area = table.boxes, np.where(np.isnan(table.area), table.box_area, table.area)
     boxes[:, 2:] += boxes[:, :2]
     segmentations = (yield from table.segmentations()) if masks else None
     valid = np.flatnonzero(table.valid)
@@ -152,4 +154,5 @@ def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Gene
         segmentations=None if segmentations is None else segmentations[order],
         invalid_images=images.left_out,
         invalid_objects=table.left_out,
+        rotated=[str(table.ids[i]) for i in table.rotated.tolist() if table.valid[i]],
     )

@@ -5,6 +5,7 @@ import gc
 import itertools
 import json
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,10 @@ from densevit.registry.options import shown
 
 _INT64 = 2**63
 _LARGEST_SIDE = 2**30
+_EXPORT = (  # of VIA
+    "define an attribute of regions, of the type dropdown, whose options are the classes, set it for all regions, and "
+    "export the annotations in COCO's format"
+)
 _LONGEST_NAME = 4096  # characters of a file name or an id: arrays of text are as wide as the longest
 
 
@@ -79,7 +84,8 @@ def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
     unless it is a valid json of an object."""
 
     def slim(record: dict[str, Any]) -> dict[str, Any]:
-        record.pop("segmentation", None)
+        if record.pop("segmentation", None):
+            record.pop("attributes", None)  # whose rotation is only of boxes
         return record
 
     if is_table(file):
@@ -101,7 +107,17 @@ def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
     if not isinstance(document, dict):
         found = type(document).__name__
         raise DataError(f"{file} holds a {found}; expected COCO's object of images, annotations and categories.")
+    if "images" not in document and is_via(file):
+        raise DataError(f"{file} is in the format of VIA (VGG Image Annotator), which is not read. Fix: {_EXPORT}.")
     return document
+
+
+def is_via(file: Path) -> bool:
+    """Whether a json is of VIA (VGG Image Annotator), by its first bytes."""
+    if file.is_file():  # no FIFO
+        with suppress(OSError), file.open("rb") as content:
+            return b'"shape_attributes"' in content.read(1 << 20)
+    return False
 
 
 def section_of(file: Path, document: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
@@ -196,7 +212,10 @@ def classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
     """Reads the section `categories`: classes in the order of their ids, without the group that Roboflow adds."""
     categories = _without_group(section_of(file, document, "categories"), section_of(file, document, "annotations"))
     if not categories:
-        raise DataError(f"{file}: `categories` is missing or empty; expected one entry per class with id and name.")
+        raise DataError(
+            f"{file}: `categories` is missing or empty; expected one entry per class with id and name. Is it of VIA? "
+            f"Then {_EXPORT}."
+        )
     ids, names = (
         [required(file, "category", one, i, key) for i, one in enumerate(categories)] for key in ("id", "name")
     )

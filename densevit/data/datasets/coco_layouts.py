@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from densevit.data.datasets.coco_json import is_via
 from densevit.data.datasets.division import check_val_share
 from densevit.data.datasets.splits import DIVIDED
 from densevit.data.io.file_lookup import find_file
@@ -210,13 +211,16 @@ def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def _coco_jsons(root: Path) -> list[Path]:
-    """Returns all jsons in COCO's format; none if a folder has too many jsons to read."""
+    """Returns all jsons in COCO's format, or a json of VIA, which `parse_json` refuses; none if a folder has too many
+    jsons to read."""
     files = list(islice((file for depth in _DEPTHS for file in sorted(root.glob(f"{depth}*.json"))), _MOST_JSONS + 1))
-    return [] if len(files) > _MOST_JSONS else [file for file in files if _is_coco(file)]
+    if len(files) > _MOST_JSONS:
+        return []
+    return [file for file in files if _is_coco(file)] or [*filter(is_via, files)][:1]
 
 
 def _is_coco(file: Path) -> bool:
-    """Whether a json has images with file names and categories, and no panoptic segments."""
+    """Whether a json has images with file names and categories, which may be empty, and no panoptic segments."""
     try:
         content = read_text(file) if file.is_file() else ""
         if not all(f'"{key}"' in content for key in ("images", "file_name", "categories")):
@@ -226,7 +230,8 @@ def _is_coco(file: Path) -> bool:
         return False
     if not isinstance(document, dict) or '"segments_info"' in content:
         return False
-    return all(isinstance(document.get(name), list) and document[name] for name in ("images", "categories"))
+    images, categories = document.get("images"), document.get("categories")
+    return isinstance(images, list) and len(images) > 0 and isinstance(categories, list)
 
 
 def _with_most(folders: Sequence[Path], names: Sequence[str]) -> Path | None:

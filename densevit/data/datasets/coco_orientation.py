@@ -18,6 +18,7 @@ from densevit.data.datasets.coco_json import images_of, is_number, lookup, parse
 from densevit.data.datasets.coco_layouts import SplitFiles
 from densevit.data.datasets.dataset_validation import Scan, for_each
 from densevit.data.datasets.examination import Examination
+from densevit.data.datasets.rotated_boxes import bounds_of, rotated_corners, rotation_of
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.images import image_header
 from densevit.data.outside_paths import is_outside
@@ -133,7 +134,10 @@ def _evidence(files: SplitFiles, outside_paths: bool, channels: Channels) -> Evi
 
 def _fits(record: Mapping[str, Any], height: int, width: int) -> bool:
     """Whether box, polygons and the size of run lengths fit a grid, as far as they are valid."""
-    x, y, w, h = _numbers(record.get("bbox"), 4) or (0.0, 0.0, 0.0, 0.0)
+    box = np.array([_numbers(record.get("bbox"), 4) or (0.0, 0.0, 0.0, 0.0)])
+    if degrees := rotation_of(record):
+        box = bounds_of(rotated_corners(box, np.array([degrees])))
+    x, y, w, h = box[0].tolist()
     segmentation = record.get("segmentation")
     if isinstance(segmentation, dict):
         size = segmentation.get("size")

@@ -18,14 +18,15 @@ from densevit.data.datasets.coco_json import (
 )
 from densevit.data.datasets.coco_segmentations import Segmentations, parse
 from densevit.data.datasets.examination import EXAMPLES, Problem, listed
+from densevit.data.datasets.rotated_boxes import bounds_of, rotated_corners, rotation_of
 from densevit.registry.options import shown
 
 
 class Records:
     """The section `annotations`, M objects, as columns. Invalid values become the number beside their column.
 
-    valid: (M,) bool, whether an annotation breaks none of the rules that have been checked. left_out: the ids of those
-    that break one, by the title of its problem.
+    boxes: those around rotated boxes. valid: (M,) bool, whether an annotation breaks none of the rules that have been
+    checked. left_out: the ids of those that break one, by the title of its problem.
     """
 
     def __init__(
@@ -37,6 +38,11 @@ class Records:
         self.labels = lookup(records, "category_id", categories)  # (M,), -1 if unknown
         self.boxes = _boxes([record.get("bbox") for record in records])  # (M, 4), NaN if invalid
         self.area = np.array([_area(record) for record in records], np.float64)  # (M,), NaN if none, -1 if invalid
+        self.box_area = self.boxes[:, 2] * self.boxes[:, 3]  # (M,), also of rotated boxes
+        degrees = np.array([rotation_of(x) if "attributes" in x else 0 for x in records], np.float64)
+        self.rotated = np.flatnonzero(degrees * (self.boxes[:, 2:] > 0).all(axis=1))  # positions
+        self.corners = rotated_corners(self.boxes[self.rotated], degrees[self.rotated])  # (R, 4, 2)
+        self.boxes[self.rotated] = bounds_of(self.corners)
         self.iscrowd = np.array([crowd_flag(record) for record in records], np.int8)  # (M,), -1 if invalid
         self.valid = np.ones(len(records), bool)
         self.left_out: dict[str, list[str]] = {}
@@ -85,7 +91,8 @@ class Records:
         """Returns the segmentations of the annotations that are valid, also by their segmentation."""
         valid = np.flatnonzero(self.valid).tolist()
         sizes = map(tuple, self.images.sizes[self.rows[valid]].tolist())
-        segmentations, wrong = parse((self.records[i].get("segmentation") for i in valid), sizes)
+        polygons = dict(zip(self.rotated.tolist(), self.corners.reshape(-1, 1, 8).tolist(), strict=True))
+        segmentations, wrong = parse((polygons.get(i, self.records[i].get("segmentation")) for i in valid), sizes)
         reasons = {valid[place]: f"its `segmentation` {reason}" for place, reason in wrong.items()}
         if reasons:
             self.valid[list(reasons)] = False

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from densevit.data.neighbours import nearest_neighbour
 from densevit.errors import DataError, one_line
-from densevit.paths import user_path
+from densevit.paths import check_unpacked, user_path
 
 
 def root_folder(root: str | None, file_allowed: bool = False) -> Path:
@@ -16,6 +16,7 @@ def root_folder(root: str | None, file_allowed: bool = False) -> Path:
         there = base.is_dir() or (file_allowed and base.is_file())
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown user, a NUL
         raise DataError(f"data.root: {one_line(error)}. Name the data set's folder.") from None
+    check_unpacked(base)
     if there:
         return base
     if base.is_file():

@@ -27,7 +27,7 @@ except ImportError:  # Windows
 
 Arrays = dict[str, np.ndarray]
 
-FORMAT = 5  # increment when data sets scan other arrays, or check more
+FORMAT = 6  # increment when data sets scan other arrays, or check more
 LARGE = 2000  # files; fewer are scanned quickly
 _STAMPS = "stamps"
 

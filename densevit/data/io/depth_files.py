@@ -15,7 +15,7 @@ from PIL import Image
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import check_size, open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of, upright_size_of
-from densevit.data.io.tiff import stored_values
+from densevit.data.io.tiff import ONE_MAP, stored_values
 from densevit.errors import DataError
 
 SUFFIXES = (".png", ".npy", ".npz", ".exr", ".pfm", ".tif", ".tiff")
@@ -51,7 +51,7 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
                 with open(path, "rb") as file:
                     values = _read_pfm(file)
             case _:
-                with open_image(path) as image:
+                with open_image(path, ONE_MAP) as image:
                     _check_mode(image)
                     orientation = orientation_of(image)
                     values = apply_orientation(stored_values(image), orientation)
@@ -77,7 +77,7 @@ def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
                 with open(path, "rb") as file:
                     return _checked(_header_of_pfm(file)[0])
             case _:
-                with open_image(path) as image:
+                with open_image(path, ONE_MAP) as image:
                     _check_mode(image)
                     return upright_size_of(image)
 

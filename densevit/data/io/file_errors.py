@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from PIL import Image
 
 from densevit.errors import DataError, UnreadableFileError
+from densevit.paths import check_unpacked
 
 
 @contextmanager
@@ -30,6 +31,7 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
             "TIFF, densevit predict --window, which reads it by rows."
         ) from None
     except Image.UnidentifiedImageError as error:
+        check_unpacked(path)
         found = f"{_size(path, size)}; {error}"
         raise UnreadableFileError(f"{path} is not an image, or has a format unknown to Pillow ({found}).") from None
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, BadZipFile and more

@@ -14,7 +14,7 @@ from PIL import Image
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of, upright_size_of
-from densevit.data.io.tiff import channel_bits, stored_values
+from densevit.data.io.tiff import ONE_MAP, channel_bits, stored_values
 from densevit.errors import DataError
 
 _MODES_OF_VALUES = ("1", "L", "P", "LA", "PA", "La", "I", "I;16", "I;16B", "I;16L")
@@ -67,7 +67,7 @@ def label_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Opens a file by Pillow; converts any exception to a DataError that names it."""
-    with naming_file(path, "label file"), open_image(path) as image:
+    with naming_file(path, "label file"), open_image(path, ONE_MAP) as image:
         if image.format in _LOSSY:
             raise DataError(
                 "it is a JPEG, whose compression changes label values. Save labels as PNG, from their source."

@@ -13,7 +13,7 @@ from typing import IO
 
 from PIL import Image
 
-from densevit.data.io.tiff import check_bands, check_single_page
+from densevit.data.io.tiff import OTHER_CHANNELS, check_bands, check_single_page
 from densevit.errors import DataError
 
 MAX_PIXELS = 1 << 30
@@ -33,12 +33,13 @@ def check_size(width: int, height: int) -> None:
 
 
 @contextmanager
-def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Image]:
+def open_image(source: str | os.PathLike[str] | IO[bytes], fix: str = OTHER_CHANNELS) -> Iterator[Image.Image]:
     """Opens an image as `PIL.Image.open`, with the limit above and without Pillow's warning.
 
     Pillow's own limit is lifted for all threads while an image beyond it is open here. Raises DataError before pixels
     are decoded for an image beyond the limit above or larger than the memory, and for a TIFF of several pages or with
     further bands; also the errors of `PIL.Image.open`. Of an animation in another format, the first frame is opened.
+    fix: the end of messages about pages and bands.
     """
     with ExitStack() as stack:
         is_path = isinstance(source, str | os.PathLike)
@@ -50,8 +51,8 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
             image = _identified(file)
         stack.enter_context(image)
         if image.format == "TIFF":
-            check_single_page(image, file)
-            check_bands(image)
+            check_single_page(image, file, fix)
+            check_bands(image, fix)
         width, height = image.size
         check_size(width, height)
         if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:

@@ -11,16 +11,17 @@ from densevit.errors import DataError
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 OTHER_CHANNELS = "Fix: name its channels in data.channels, as in [red, green, blue, nir]; or save RGB of 8 bits."
+ONE_MAP = "Fix: save a file with one page and one channel, the map."  # of labels and depth
 _KIND = 254  # NewSubfileType
 _NO_PAGE = 1 | 4  # its bits for a reduced version and a transparency mask
 _BIG = 43  # the version of BigTIFF, with a longer header
 _ALPHA = ((), (1,), (2,))  # ExtraSamples: none, and alpha, associated or not
 
 
-def check_single_page(image: Image.Image, file: IO[bytes]) -> None:
+def check_single_page(image: Image.Image, file: IO[bytes], fix: str) -> None:
     """Raises DataError for a TIFF with several pages. Previews and transparency masks are not pages.
 
-    image: just opened. file: its content, whose directories are read.
+    image: just opened. file: its content, whose directories are read. fix: the end of the message.
     """
     if not getattr(image, "is_animated", False):
         return
@@ -28,17 +29,18 @@ def check_single_page(image: Image.Image, file: IO[bytes]) -> None:
     pages = sum(not directory.get(_KIND, 0) & _NO_PAGE for directory in _directories(file))
     file.seek(position)
     if pages > 1:
-        raise DataError(f"it has {pages} pages; expected 1. {OTHER_CHANNELS}")
+        raise DataError(f"it has {pages} pages; expected 1. {fix}")
 
 
-def check_bands(image: Image.Image) -> None:
-    """Raises DataError for a TIFF with bands besides grey or RGB and alpha, which Pillow leaves out."""
+def check_bands(image: Image.Image, fix: str) -> None:
+    """Raises DataError for a TIFF with bands besides grey or RGB and alpha, which Pillow leaves out.
+
+    fix: the end of the message.
+    """
     tags = _tags(image)
     if tuple(tags.get(ExifTags.Base.ExtraSamples, ())) not in _ALPHA:
         bands = tags.get(ExifTags.Base.SamplesPerPixel, 1)
-        raise DataError(
-            f"it has {bands} bands per pixel; expected 1 (grey) or 3 (RGB), and at most alpha. " + OTHER_CHANNELS
-        )
+        raise DataError(f"it has {bands} bands per pixel; expected 1 (grey) or 3 (RGB), and at most alpha. {fix}")
 
 
 def channel_bits(image: Image.Image) -> int:

@@ -1,6 +1,8 @@
 """Simple Copy-Paste (Ghiasi et al. 2021): objects of another training image are pasted by their instance masks."""
 
 import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,10 +19,14 @@ from densevit.data.transforms.resizing import (
     visible_values,
 )
 from densevit.errors import ConfigError
-from densevit.interfaces import Dataset, Sample, Size
+from densevit.interfaces import Class, Dataset, Sample, Size
+from densevit.targets.maps import PanopticMap
 from densevit.targets.objects import Boxes, InstanceMasks
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
+
+Classes = Mapping[str, Sequence[Class]]
+NO_CLASSES: Classes = MappingProxyType({})
 
 # A partly covered object is kept if its box moves little or much of its mask is left: mmdetection's thresholds for
 # images of 1024 x 1024, scaled with the size of the image.
@@ -71,7 +77,7 @@ class CopyPaste:
         if rng.random() >= self.probability:
             return first
         second = another_sample(self.dataset, self.types, rng)
-        return pasted(first, self.transform(second, rng, types), types, rng)
+        return pasted(first, self.transform(second, rng, types), types, rng, self.dataset.classes)
 
 
 def check_pasted(dataset: Dataset, option: str) -> TargetTypes:
@@ -98,9 +104,14 @@ def another_sample(dataset: Dataset, types: TargetTypes, rng: np.random.Generato
     return sample
 
 
-def pasted(first: Sample, second: Sample, types: Types, rng: np.random.Generator) -> Sample:
-    """Pastes a random subset, 0 ... N, of the N visible objects of the second transformed sample into the first."""
-    values, others = sample_values(first, types), sample_values(second, types)
+def pasted(
+    first: Sample, second: Sample, types: Types, rng: np.random.Generator, classes: Classes = NO_CLASSES
+) -> Sample:
+    """Pastes a random subset, 0 ... N, of the N visible objects of the second transformed sample into the first.
+
+    classes: the data set's, by task.
+    """
+    values, others = (sample_values(sample, types, classes) for sample in (first, second))
     key = next((key for key in values if isinstance(types[key], InstanceMasks)), None)
     if key is None or values.keys() != others.keys():
         return first
@@ -139,9 +150,14 @@ def pasted_values(values: Values, pasted: Values, covered: np.ndarray, types: Ty
     return result
 
 
-def sample_values(sample: Sample, types: Types) -> Values:
-    """Returns the values of a transformed sample that have a type, as arrays."""
-    return {key: as_numpy(value) for key, value in sample["targets"].items() if key in types}
+def sample_values(sample: Sample, types: Types, classes: Classes) -> Values:
+    """Returns the values of a transformed sample that have a type, as arrays; panoptic maps are without crowds."""
+    targets = sample["targets"]
+    values = {key: as_numpy(value) for key, value in targets.items() if key in types}
+    for key, value in values.items():
+        if isinstance(kind := types[key], PanopticMap):
+            values[key] = kind.separated(value, targets.get("panoptic_crowds", []), classes.get(kind.task or "", ()))
+    return values
 
 
 def _occlusion(before: RunLengthMasks, after: RunLengthMasks, size: Size) -> tuple[np.ndarray, np.ndarray]:

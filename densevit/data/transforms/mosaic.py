@@ -5,7 +5,14 @@ import torch
 
 from densevit.channels import RGB, Channels
 from densevit.data.transforms.augmentation import placed, visible_shares
-from densevit.data.transforms.copy_paste import another_sample, check_pasted, pasted_values, sample_values
+from densevit.data.transforms.copy_paste import (
+    NO_CLASSES,
+    Classes,
+    another_sample,
+    check_pasted,
+    pasted_values,
+    sample_values,
+)
 from densevit.data.transforms.resizing import (
     TrainingTransform,
     Types,
@@ -15,7 +22,9 @@ from densevit.data.transforms.resizing import (
     selected,
     visible_values,
 )
-from densevit.interfaces import Dataset, Sample, Size, Window
+from densevit.interfaces import LABEL_DIVISOR, VOID, Dataset, Sample, Size, Window
+from densevit.targets.maps import PanopticMap
+from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
 
 _CUT = (0.25, 0.75)  # of each side, where the quadrants meet
@@ -30,8 +39,9 @@ class Mosaic:
     image becomes a mosaic.
 
     An image smaller than its quadrant fills a part of it; the rest is `new_pixels`, and unlabelled in maps. Objects of
-    which less than a fifth of the box is visible are left out. Images with other target keys than the first, as in a
-    mix, leave it unchanged. Raises ConfigError for target keys whose type has no `paste`.
+    which less than a fifth of the box is visible are left out; in panoptic maps they are void, as crowds are. Images
+    with other target keys than the first, as in a mix, leave it unchanged. Raises ConfigError for target keys whose
+    type has no `paste`.
     """
 
     def __init__(self, transform: TrainingTransform, dataset: Dataset, probability: float) -> None:
@@ -46,15 +56,23 @@ class Mosaic:
         if rng.random() >= self.probability:
             return first
         others = [another_sample(self.dataset, self.types, rng) for _ in range(3)]
-        return mosaic(
-            [first, *(self.transform(other, rng, types) for other in others)], types, rng, self.dataset.channels
-        )
+        samples = [first, *(self.transform(other, rng, types) for other in others)]
+        return mosaic(samples, types, rng, self.dataset.classes, self.dataset.channels)
 
 
-def mosaic(samples: list[Sample], types: Types, rng: np.random.Generator, channels: Channels = RGB) -> Sample:
-    """Returns the mosaic of four transformed samples, of the first one's size. channels: those of the images."""
+def mosaic(
+    samples: list[Sample],
+    types: Types,
+    rng: np.random.Generator,
+    classes: Classes = NO_CLASSES,
+    channels: Channels = RGB,
+) -> Sample:
+    """Returns the mosaic of four transformed samples, of the first one's size.
+
+    classes: the data set's, by task. channels: those of the images.
+    """
     first = samples[0]
-    all_values = [sample_values(sample, types) for sample in samples]
+    all_values = [sample_values(sample, types, classes) for sample in samples]
     if any(values.keys() != all_values[0].keys() for values in all_values):
         return first
     height, width = size = first["targets"]["size"]
@@ -93,6 +111,9 @@ def _random_window(size: Size, quadrant: Window, rng: np.random.Generator) -> tu
 def _moved(values: Values, types: Types, size: Size, window: Window, place: Window, new_size: Size) -> Values:
     """The values of an image's window at its place in a larger image, without objects that are hardly visible."""
     sides = (window[2] - window[0], window[3] - window[1])
+    for key, value in values.items():
+        if isinstance(types[key], PanopticMap):
+            values[key] = _without_hidden(value, window, sides)
     values = {key: types[key].crop(value, window, size) for key, value in values.items()}
     if len(values.get("boxes", ())):
         values = selected(values, types, visible_shares(values["boxes"], sides) >= _VISIBLE)
@@ -104,3 +125,11 @@ def _moved(values: Values, types: Types, size: Size, window: Window, place: Wind
         else:
             values[key] = types[key].clip(types[key].crop(value, whole, sides), new_size)
     return values
+
+
+def _without_hidden(panoptic: np.ndarray, window: Window, sides: Size) -> np.ndarray:
+    """A panoptic map in which things that are hardly visible in a window are void. sides: (h, w) of the window."""
+    ids = np.unique(panoptic)
+    things = ids[ids % LABEL_DIVISOR > 0]  # void is counted as one
+    boxes = RunLengthMasks.from_ids(panoptic, things).boxes() - np.array([window[1], window[0]] * 2)
+    return np.where(np.isin(panoptic, things[visible_shares(boxes, sides) < _VISIBLE]), VOID, panoptic)

@@ -49,6 +49,9 @@ def _examine_annotations(read: Annotations, examination: Examination, ambiguous:
     """
     names, counts = np.unique(read.file_names, return_counts=True)
     twice = [f"{names[i].decode()}: {counts[i]} entries" for i in np.flatnonzero(counts > 1)]
+    fix_rotated = "The boxes around them are used, and as masks the rotated rectangles."
+    rotated = [f"annotation {one}" for one in read.rotated]
+    examination.report("note", "rotated boxes (attributes.rotation)", rotated, fix_rotated, of=len(read.boxes))
     fix = "Merge their annotations into one entry: now each entry trains the objects of the others as background."
     examination.report("warning", "image files with several entries", twice, fix, of=len(read))
     if not len(read.boxes):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.image_files import first_files, image_suffixes
 from densevit.data.datasets.inventory import Inventory
+from densevit.data.datasets.rotated_boxes import rotated_corners
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.folders import files_below
 from densevit.data.io.images import Header, image_header
@@ -31,7 +33,8 @@ TO_CONVERT = "in a format that is not read, to be converted to JPEG"
 class AnnotatedObject:
     """One object. bbox: x, y, width, height in pixels. segmentation: polygons or run lengths, as in COCO's format.
 
-    iscrowd: whether training leaves it out and evaluation ignores it. more: further values to keep, by key.
+    iscrowd: whether training leaves it out and evaluation ignores it. more: values of the annotation to write, by key;
+    they override the others.
     """
 
     category: str
@@ -89,6 +92,26 @@ def bounds(points: np.ndarray) -> tuple[float, float, float, float]:
     """Returns x, y, width and height of the box around points (N, 2)."""
     low, high = points.min(axis=0), points.max(axis=0)
     return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
+
+
+def rotated_object(
+    category: str,
+    bbox: tuple[float, float, float, float],
+    degrees: float,
+    limits: tuple[int, int],
+    where: str,
+    iscrowd: bool = False,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> AnnotatedObject:
+    """Returns the object of a rotated box (see `rotation_of`), which is written as it is read.
+
+    bbox: x, y, w, h before the rotation. degrees: clockwise. limits: the (h, w) for `box_in_image`.
+    """
+    corners = rotated_corners(np.array([bbox]), np.array([degrees]))[0]
+    written = {"bbox": np.round(bbox, 6).tolist(), "segmentation": []}
+    written["attributes"] = {**more.get("attributes", {}), "rotation": degrees}
+    box, polygon = box_in_image(bounds(corners), limits, where), [corners.ravel().tolist()]
+    return AnnotatedObject(category, box, polygon, iscrowd, bbox[2] * bbox[3], {**more, **written})
 
 
 def polygon_area(points: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from densevit.data.datasets.coco_annotations import annotations_of
 from densevit.data.datasets.coco_json import classes_of, is_number, parse_json
 from densevit.data.datasets.coco_layouts import SPLITS, SplitFiles, located_split, single_json
 from densevit.data.datasets.dataset_validation import STRICT_SCAN
+from densevit.data.datasets.rotated_boxes import rotation_of
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.folders import files_below
 from densevit.errors import DataError, UnreadableFileError
@@ -26,6 +27,7 @@ from densevit_workbench.interchange.annotated import (
     is_unread,
     object_count,
     object_inventory,
+    rotated_object,
 )
 from densevit_workbench.interchange.faults import Faults
 
@@ -150,11 +152,15 @@ def _image(
 
 def _object(record: Mapping[str, Any], limits: tuple[int, int], name: str, where: str) -> AnnotatedObject:
     x, y, w, h = map(float, record["bbox"])
+    more = {key: value for key, value in record.items() if key not in _OWN}
+    crowd, degrees = bool(record.get("iscrowd", 0)), rotation_of(record)
+    if degrees and w > 0 and h > 0:
+        return rotated_object(name, (x, y, w, h), degrees, limits, where, crowd, more)
     return AnnotatedObject(
         name,
         box_in_image((x, y, w, h), limits, where),
         record.get("segmentation"),
-        bool(record.get("iscrowd", 0)),
+        crowd,
         record.get("area"),
-        {key: value for key, value in record.items() if key not in _OWN},
+        more,
     )

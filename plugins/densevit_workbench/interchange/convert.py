@@ -134,7 +134,7 @@ def _record(one: AnnotatedObject) -> dict[str, Any]:
     # float32's precision is 1e-4 of a pixel at most: six decimals remove the noise of products
     values = {"bbox": np.round(one.bbox, 6).tolist(), "area": round(area, 6), "iscrowd": int(one.iscrowd)}
     segmentation = {} if one.segmentation is None else {"segmentation": one.segmentation}
-    return {**one.more, **values, **segmentation}
+    return {**values, **segmentation, **one.more}
 
 
 def _file_names(images: list[AnnotatedImage], source: Path) -> list[str]:

@@ -46,7 +46,7 @@ from densevit_workbench.interchange.image_lookup import ImageLookup
 _CIRCLE = 64  # points
 _TOO_FEW = "of a wrong number of points"
 _WITHOUT_AREA = ("point", "line", "linestrip", "points")
-_KINDS = ("polygon", "rectangle", "oriented_rectangle", "circle")
+_KINDS = ("polygon", "rectangle", "oriented_rectangle", "rotation", "circle")  # rotation: X-AnyLabeling's
 
 
 def read_labelme(source: Path, faults: Faults, channels: Channels | None = None) -> Annotated:

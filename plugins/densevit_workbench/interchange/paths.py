@@ -5,6 +5,7 @@ from pathlib import Path
 from densevit.atomic_io import check_writable
 from densevit.data.neighbours import nearest_neighbour
 from densevit.errors import ConfigError, DataError
+from densevit.paths import check_unpacked
 
 
 def check_paths(source: Path, out: Path) -> Path:
@@ -14,6 +15,7 @@ def check_paths(source: Path, out: Path) -> Path:
     """
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder.{nearest_neighbour(source)}")
+    check_unpacked(source)
     if out.exists():
         raise ConfigError(f"{out} exists. Fix: remove it, or name another folder.")
     check_writable(out.absolute().parent, out)

@@ -68,11 +68,18 @@ def prelabels(
     Images are named by their paths below the folder that has all of them.
     """
     number = {image["id"]: place for place, image in enumerate(images, 1)}
+    ids = [one.file_id for one in classes]
     names = names_below([image["file_name"] for image in images])
     annotations: list[dict[str, Any]] = []
     for entry in entries:
         if "category_id" not in entry or entry.get("score", 1.0) < threshold:
             continue
+        image_id, category = entry.get("image_id"), entry["category_id"]
+        if category not in ids or image_id not in number:
+            raise DataError(
+                f"An object has the category_id {category!r} and the image_id {image_id!r}; expected a class of the "
+                "model and a predicted image. Was the file edited? Fix: correct it, or predict again."
+            )
         values = {key: value for key, value in entry.items() if key not in ("image_id", "segmentation")}
         values |= _shape(entry)
         if "bbox" not in values:

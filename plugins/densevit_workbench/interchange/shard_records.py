@@ -21,6 +21,7 @@ from torch import Tensor
 from densevit.channels import RGB, Channels
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.images import read_image
+from densevit.data.io.tar_members import RECORD_OWNER
 from densevit.errors import DataError
 from densevit.interfaces import Sample
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -67,10 +68,10 @@ def encode(sample: Sample, path: str | None, channels: Channels = RGB) -> dict[s
 
 
 def write(tar: tarfile.TarFile, name: str, files: Mapping[str, bytes]) -> None:
-    """Appends a record. The same files give the same bytes: times and owners are left out."""
+    """Appends a record. The same files give the same bytes: times are left out, all have one owner."""
     for suffix, content in files.items():
         member = tarfile.TarInfo(f"{name}.{suffix}")
-        member.size = len(content)
+        member.size, member.uname = len(content), RECORD_OWNER
         tar.addfile(member, io.BytesIO(content))
 
 

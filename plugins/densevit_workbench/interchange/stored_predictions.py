@@ -29,7 +29,7 @@ from densevit.data.io.prediction_tables import (
     read_part,
 )
 from densevit.data.io.text_files import read_json
-from densevit.errors import ConfigError, DataError, PluginError
+from densevit.errors import ConfigError, DataError, PluginError, one_line
 from densevit.interfaces import Batch, Dataset, Predictions, Targets, TargetType
 from densevit.model import DenseModel, Inference
 from densevit.targets.image_classes import LISTED
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from densevit.training.run.evaluation import EvaluationPlan
 
 _JSON = re.compile(r'[{\[]["{\[\]}\d-]')  # the text of a mapping or a list, in place of the name of a class
+_EDITED = "Was the file edited? Fix: correct it, or predict again."
 _TABLES = 16  # parts of Parquet tables in memory, each with up to 200,000 objects
 
 
@@ -55,11 +56,14 @@ class StoredPredictions:
         self.images: list[dict[str, Any]] = []
         self._places: dict[str, dict[int | str, tuple[Path, int, int]]] = {}
         for part in part_folders(folder):
-            self.images += listed_images(part)
+            images = listed_images(part)
+            self.images += images
             for head in model.classes:
                 path = objects_list(part, head)
                 for file in [] if path is None else part_files(path) if is_table(path) else [path]:
                     places = {image_id: (file, first, length) for image_id, first, length in _places(file)}
+                    if unknown := [*places.keys() - {image["id"] for image in images}]:
+                        raise DataError(f"{file}: no image of {part} has the id {unknown[0]!r}. {_EDITED}")
                     self._places.setdefault(head, {}).update(places)
 
     def read(self, image: Mapping[str, Any]) -> dict[str, Predictions]:
@@ -101,8 +105,14 @@ class StoredPredictions:
             try:
                 if types[key].per == "object":
                     decoded[key] = types[key].decode(entries, classes)
-            except (KeyError, NotImplementedError, PluginError):  # a key that this head does not predict
+            except (NotImplementedError, PluginError):
                 continue
+            except (LookupError, TypeError, ValueError) as error:
+                if isinstance(error, KeyError) and not any(error.args[0] in entry for entry in entries):
+                    continue  # a key that this head does not predict
+                text = f"an object has no {error}." if isinstance(error, KeyError) else one_line(error)
+                file = self._places[head][image["id"]][0]
+                raise DataError(f"{file}: image {image['id']!r}: {key}: {text} {_EDITED}") from None
         return {key: _as_predicted(value, (image["height"], image["width"])) for key, value in decoded.items()}
 
     def _entries(self, head: str, image: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -218,11 +228,17 @@ def _places(file: Path) -> Iterator[tuple[int | str, int, int]]:
     if file.suffix == ".parquet":
         yield from ((image_id, 0, 0) for image_id in read_part(file)["image_id"].unique().to_pylist())
         return
-    first = 0
+    first, found = 0, set()
     with file.open("rb") as lines:
         for start, entries in groupby(lines, lambda line: line.partition(b', "')[0]):  # \" in strings
-            length = sum(map(len, entries))
-            if start.startswith(b'{"image_id": '):
+            length, begins = sum(map(len, entries)), start.startswith(b'{"image_id": ')
+            if start in found or not (begins or start.strip() in (b"", b"[", b"]", b"[]")):
+                raise DataError(
+                    f"{file} has changed since the prediction: expected a line per object, and the objects of an image "
+                    f"in successive lines; found {start[:60]!r}. {_EDITED}"
+                )
+            if begins:
+                found.add(start)
                 yield json.loads(start + b"}")["image_id"], first, length
             first += length
 

@@ -1,9 +1,11 @@
 """Reads Pascal VOC data sets: one xml per image, with boxes in pixels that count from 1 (VOC devkit, section 2).
 
 Many tools write coordinates that count from 0 instead; an xmin or ymin of 0 shows it. Objects marked `difficult` become
-crowds: left out in training and ignored in evaluation, as in VOC.
+crowds: left out in training and ignored in evaluation, as in VOC. Boxes are rotated by CVAT's attribute `rotation`, in
+degrees, and in roLabelImg's `robndbox`, in radians.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -40,6 +42,7 @@ from densevit_workbench.interchange.annotated import (
     number,
     object_count,
     object_inventory,
+    rotated_object,
 )
 from densevit_workbench.interchange.faults import Faults, InvalidObjectError
 from densevit_workbench.interchange.image_lookup import ImageLookup, key
@@ -50,12 +53,15 @@ _MEMBER = re.compile(r'"?(.+?)"?(\s+-?[01])?')  # a line of a list: a name, and 
 
 
 class _Object(NamedTuple):
-    """corners: xmin, ymin, xmax, ymax as in the file. place: its number in the file, from 1."""
+    """corners: xmin, ymin, xmax, ymax as in the file. place: its number in the file, from 1. degrees: the clockwise
+    rotation about its centre. from_zero: whether it is of a tool that counts from 0, CVAT or roLabelImg."""
 
     name: str
     corners: tuple[float, float, float, float]
     difficult: bool
     place: int
+    degrees: float = 0.0
+    from_zero: bool = False
 
 
 class _Document(NamedTuple):
@@ -223,7 +229,13 @@ def _object(element: ElementTree.Element, place: int, where: str) -> _Object:
     name = " ".join((element.findtext("name") or "").split())
     if not name:
         raise DataError(f"{where} has no name.")
-    where = f"{where} ({name})"
+    where, difficult = f"{where} ({name})", element.findtext("difficult") == "1"
+    if (box := element.find("robndbox")) is not None:  # of roLabelImg
+        cx, cy, w, h, angle = (
+            number(box.findtext(key), f"{where}: robndbox: {key}") for key in ("cx", "cy", "w", "h", "angle")
+        )
+        corners = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
+        return _Object(name, corners, difficult, place, math.degrees(angle), from_zero=True)
     sides = {side: element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")}
     lacking = [side for side, text in sides.items() if text is None]
     if lacking:
@@ -233,20 +245,30 @@ def _object(element: ElementTree.Element, place: int, where: str) -> _Object:
         raise InvalidObjectError(
             where, f"its box is {x0:g}, {y0:g}, {x1:g}, {y1:g}; xmax or ymax is too small.", NO_AREA
         )
-    return _Object(name, (x0, y0, x1, y1), element.findtext("difficult") == "1", place)
+    attributes = {one.findtext("name"): one.findtext("value") for one in element.iter("attribute")}
+    degrees = number(attributes.get("rotation") or 0, f"{where}: rotation")  # of CVAT, also if it is 0
+    return _Object(name, (x0, y0, x1, y1), difficult, place, degrees, from_zero="rotation" in attributes)
 
 
 def _first_pixel(documents: Sequence[_Document], origin: Literal[0, 1] | None) -> Literal[0, 1]:
-    """Returns the coordinate of the first pixel, of all splits: as given, or 0 if a box begins there.
+    """Returns the coordinate of the first pixel, of all splits: as given, or 0 if a box begins there or has a rotation.
 
     Raises DataError if a box begins at 0 and the coordinates are said to count from 1.
     """
     boxes = ((document.file, one, side) for document in documents for one in document.objects for side in (0, 1))
-    proof = next((box for box in boxes if 0 <= box[1].corners[box[2]] < 1 and _has_area(box[1])), None)
+    proof = next(
+        (
+            (file, one, side)
+            for file, one, side in boxes
+            if (one.from_zero and origin is None) or (0 <= one.corners[side] < 1 and _has_area(one))
+        ),
+        None,
+    )
     if proof is None:
         return 1 if origin is None else origin
     file, one, side = proof
-    text = f"{file}, object {one.place} ({one.name}) has the {('xmin', 'ymin')[side]} {one.corners[side]:g}"
+    found = "a rotation" if one.from_zero else f"the {('xmin', 'ymin')[side]} {one.corners[side]:g}"
+    text = f"{file}, object {one.place} ({one.name}) has {found}"
     if origin == 1:
         raise DataError(f"{text}: coordinates count from 0, not from 1. Fix: --origin 0 (in Python: origin=0).")
     if origin is None:
@@ -315,7 +337,10 @@ def _annotated(
 ) -> AnnotatedObject:
     x0, y0, x1, y1 = one.corners
     # counted from 1, the box includes the last pixel
-    bbox = box_in_image((x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first), limits, where)
+    bbox = (x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first)
+    if one.degrees % 360:
+        return rotated_object(one.name, bbox, one.degrees, limits, where, one.difficult)
+    bbox = box_in_image(bbox, limits, where)
     segmentation, area = None, None
     if mask is not None and mask.any():
         code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))

@@ -3,8 +3,10 @@
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
+from densevit.data.io.depth_files import depth_size_of, read_depth
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
 from tests.data.io.conftest import ORIENTATION, grey_png, packed, tiff, turned
@@ -81,3 +83,14 @@ def test_files_without_exact_labels_are_named(tmp_path):
     }.items():
         with pytest.raises(DataError, match=rf"{name}.*{facts}"):
             read_label(tmp_path / name)
+
+
+@pytest.mark.parametrize("read", [read_label, label_size_of, read_depth, depth_size_of])
+def test_a_tiff_of_two_pages_or_of_bands_is_refused_with_the_fix_of_a_map(read, tmp_path):
+    page = Image.fromarray(VALUES)
+    page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])
+    tifffile.imwrite(tmp_path / "bands.tif", np.zeros((5, 7, 5), np.uint8), photometric="minisblack")
+    for name in ("pages", "bands"):
+        with pytest.raises(DataError, match=r"^[^\n]*\.tif: it has [^\n]*Fix: save a file with one page") as raised:
+            read(tmp_path / f"{name}.tif")
+        assert "data.channels" not in str(raised.value)

@@ -34,7 +34,7 @@ def sample(size: tuple[int, int], windows: list[tuple[int, int, int, int]], shad
     for n, (top, left, bottom, right) in enumerate(windows):
         masks[:, top:bottom, left:right] = False
         masks[n, top:bottom, left:right] = True
-        panoptic[top:bottom, left:right] = (n + 1) * 1000
+        panoptic[top:bottom, left:right] = (n + 1) * 1000 + 1
     targets = {
         "image_id": shade,
         "size": size,
@@ -61,7 +61,7 @@ def test_pasted_objects_take_pixels_of_image_masks_boxes_and_maps():
     np.testing.assert_array_equal(np.asarray(targets["masks"]), [letters == name for name in "adbc"])
     new = (letters == "b") | (letters == "c")
     np.testing.assert_array_equal(result["image"], np.broadcast_to(np.where(new, 20, 10), (3, 6, 8)))
-    names = {" ": 0, "a": 1000, "d": 2000, "b": 1999, "c": 2999}  # new instances of the classes 1 and 2
+    names = {" ": 0, "a": 1001, "d": 2001, "b": 1999, "c": 2999}  # new instances of the classes 1 and 2
     np.testing.assert_array_equal(targets["panoptic"], np.vectorize(names.get)(letters))
     np.testing.assert_array_equal(targets["semantic"], np.vectorize(names.get)(letters) // 1000)
     assert targets["image_id"] == 10 and first["image"].eq(10).all()

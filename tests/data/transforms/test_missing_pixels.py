@@ -226,7 +226,7 @@ def of_mosaic(count: int, dtype: str) -> Sample:
     large = sample_of(0, count, dtype, (40, 52))
     large["image"][:, :, 48:] = 0
     large["targets"]["size"] = (40, 48)
-    result = mosaic([large, *samples[1:]], TargetTypes(), np.random.default_rng(0), channels_of(count, dtype))
+    result = mosaic([large, *samples[1:]], TargetTypes(), np.random.default_rng(0), channels=channels_of(count, dtype))
     assert not result["image"][:, :, 48:].float().any(), "padding"
     return result
 

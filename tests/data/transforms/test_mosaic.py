@@ -10,10 +10,11 @@ from densevit.config import DataSection
 from densevit.data.build import Data
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
+from densevit.data.transforms.copy_paste import pasted
 from densevit.data.transforms.image_mixing import ImageMixing
 from densevit.data.transforms.mosaic import mosaic
 from densevit.errors import ConfigError
-from densevit.interfaces import Dataset, Sample, Size
+from densevit.interfaces import Class, Dataset, Sample, Size
 from densevit.targets import RunLengthMasks, TargetTypes
 
 SIZES = [(40, 60), (50, 44), (18, 70), (40, 60)]  # the third is smaller than the largest quadrants
@@ -67,6 +68,58 @@ def test_labels_of_a_mosaic_are_those_of_the_pixels_that_it_shows(seed):
     np.testing.assert_allclose(targets["boxes"], [box for _, box in expected.values()], atol=1e-4)
     assert targets["boxes"].dtype == torch.float32 and isinstance(targets["masks"], RunLengthMasks)
     assert targets["size"] == SIZES[0] and targets["image_id"] == 0
+
+
+CLASSES = {"panoptic": (Class("person", 1, (1, 1, 1)), Class("sky", 2, (2, 2, 2), thing=False))}
+
+
+def panoptic_sample(things: list[int]) -> Sample:
+    """Sky above a crowd of persons, in which persons stand in a row: `things` are their panoptic ids."""
+    panoptic = np.full((64, 64), 1000, np.int32)  # sky has the number 0
+    panoptic[32:] = 7
+    for n, one in enumerate(things):
+        left = 29 - 5 * len(things) + 10 * n
+        panoptic[40:48, left : left + 8] = one
+    masks = RunLengthMasks.from_ids(panoptic, np.array(things))
+    targets = {"image_id": 1, "size": (64, 64), "original_size": (64, 64), "panoptic": torch.from_numpy(panoptic)}
+    targets |= {"panoptic_crowds": [7], "boxes": torch.from_numpy(masks.boxes()), "masks": masks}
+    return {
+        "image": torch.zeros(3, 64, 64, dtype=torch.uint8),
+        "targets": targets | {"labels": torch.zeros(len(things), dtype=torch.long)},
+    }
+
+
+@pytest.mark.parametrize("classes", [CLASSES, {}])
+@pytest.mark.parametrize("things", [[0, 1, 2, 3, 999], [5]])
+def test_pasted_panoptic_maps_have_one_segment_per_stuff_class_and_thing_and_no_crowd(things, classes):
+    """Of every paste: the pixels of a segment are those of one stuff class or of one instance mask; others are void."""
+    shown = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        samples = [panoptic_sample(things) for _ in range(4)]
+        for result in (mosaic(samples, TargetTypes(), rng, classes), pasted(*samples[:2], TargetTypes(), rng, classes)):
+            targets = result["targets"]
+            panoptic, masks = targets["panoptic"].numpy(), np.asarray(targets["masks"])
+            crowds = targets["panoptic_crowds"]  # of an image into which nothing is pasted
+            ids = np.setdiff1d(panoptic, [-1, *crowds])
+            persons = [panoptic == one for one in ids if one // 1000 == 0]
+            assert [one for one in ids if one // 1000 == 1] == [1000], "one segment of sky"
+            assert len(persons) == len(masks)
+            assert all(any(np.array_equal(person, mask) for mask in masks) for person in persons)
+            assert not crowds or result is samples[0]
+            shown += len(persons)
+    assert shown > 10
+
+
+def test_a_person_of_number_0_in_each_image_is_a_segment_each():
+    """Only the classes tell them from stuff."""
+    most = 0
+    for seed in range(30):
+        result = mosaic([panoptic_sample([0]) for _ in range(4)], TargetTypes(), np.random.default_rng(seed), CLASSES)
+        ids = np.unique(result["targets"]["panoptic"])
+        assert len(result["targets"]["labels"]) == len(ids[(ids >= 0) & (ids < 1000)])
+        most = max(most, len(result["targets"]["labels"]))
+    assert most > 1
 
 
 def test_images_without_objects_and_with_other_labels():

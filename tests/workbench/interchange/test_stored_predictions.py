@@ -16,10 +16,11 @@ from densevit.cli import main, parquet_files
 from densevit.cli.input_images import ImageFile
 from densevit.cli.prediction_files import PredictionFiles
 from densevit.data.io.text_files import read_json
+from densevit.errors import DataError
 from densevit.interfaces import LABEL_DIVISOR, Class, Predictions
 from densevit.targets.types import TargetTypes
 from densevit_scenes.objects import THINGS
-from densevit_workbench.interchange.prelabels import write_prelabels
+from densevit_workbench.interchange.prelabels import prelabels, write_prelabels
 from densevit_workbench.interchange.stored_predictions import StoredPredictions, match_files
 
 CLASSES = tuple(Class(name, 3 + n, (n, 9, 9), thing=n < 4) for n, name in enumerate(("a", "[b]", "c", "d", "e", "f")))
@@ -308,3 +309,44 @@ def test_scores_of_a_cut_list_are_a_warning(scenes: Path, tmp_path: Path, monkey
         found = json.loads(result.out)
         assert found["metrics"]["boxes/AP"] < 0.1 and found["folder"] == f"{form}/evaluations/scenes-val"
         assert json.loads(Path(found["folder"], "metrics.json").read_text())["boxes/AR100"] < 0.2
+
+
+def _line(lines: list[str], change: Any) -> list[str]:
+    """Changes the first object in lines of predictions.json."""
+    entry = json.loads(lines[1].rstrip(",\n"))
+    change(entry)
+    return [lines[0], json.dumps(entry) + ",\n", *lines[2:]]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda lines: _line(lines, lambda one: one.update(category_id=77)), "category_id 77, which no class"),
+        (lambda lines: _line(lines, lambda one: one.update(category_id="cat")), "category_id 'cat', which no class"),
+        (lambda lines: _line(lines, lambda one: one.update(category_id=[3])), r"category_id \[3\], which no class"),
+        (lambda lines: _line(lines, lambda one: one.pop("category_id")), "no 'category_id'"),
+        (lambda lines: _line(lines, lambda one: one.pop("score")), "no 'score'"),
+        (lambda lines: _line(lines, lambda one: one.update(score="high")), "scores: could not convert"),
+        (lambda lines: _line(lines, lambda one: one.update(bbox=[1, 2])), "boxes: "),
+        (lambda lines: _line(lines, lambda one: one.update(image_id=99)), "has the id 99"),
+        (lambda lines: [lines[0], *lines[2:5], lines[1], *lines[5:]], "successive lines"),
+        (lambda lines: [json.dumps(json.loads("".join(lines)), indent=1)], "successive lines"),
+    ],
+)
+def test_edited_predictions_are_one_line(edit, message, tmp_path: Path) -> None:
+    write(tmp_path, ("people",), [*SIZES], parquet=False)
+    file = tmp_path / "predictions.json"
+    file.write_text("".join(edit(file.read_text().splitlines(keepends=True))))
+    with pytest.raises(DataError, match=rf"^[^\n]*predictions\.json[^\n]*{message}[^\n]*Fix: correct it[^\n]*$"):
+        stored = StoredPredictions(tmp_path, Fake(("people",)))
+        for image in stored.images:
+            stored.read(image)
+
+
+@pytest.mark.parametrize("change", [{"category_id": 77}, {"category_id": [3]}, {"image_id": 99}])
+def test_prelabels_of_edited_predictions_are_one_line(change: dict[str, Any]) -> None:
+    images = [{"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}]
+    entry = {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.9}
+    assert len(prelabels(images, [entry], CLASSES, 0.5)["annotations"]) == 1
+    with pytest.raises(DataError, match=r"^[^\n]*Fix: correct it, or predict again\.$"):
+        prelabels(images, [entry | change], CLASSES, 0.5)

@@ -1,0 +1,131 @@
+"""Rotated boxes of all formats: the box around the rotated corners, which are computed by complex numbers here."""
+
+import cmath
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from densevit.cli import main
+from densevit.data.build import create_dataset
+from densevit_workbench.interchange.convert import convert_dataset
+from tests.workbench.interchange.files import image, write
+
+DEGREES = (0.0, 30.0, 90.0, 135.0, -60.0, 300.0)
+X, Y, W, H = 26.0, 35.0, 44.0, 10.0
+SIZE = (96, 80)  # width, height
+
+
+def corners(degrees: float) -> np.ndarray:
+    centre, turn = complex(X + W / 2, Y + H / 2), cmath.exp(1j * math.radians(degrees))  # y down: clockwise
+    points = [centre + turn * complex(dx, dy) / 2 for dx, dy in ((-W, -H), (W, -H), (W, H), (-W, H))]
+    return np.array([[point.real, point.imag] for point in points])
+
+
+def coco_document(name: str, record: dict[str, Any]) -> dict[str, Any]:
+    images = [{"id": n, "file_name": f"{name}{n}.png", "width": 96, "height": 80} for n in range(len(DEGREES))]
+    records = [
+        {"id": n, "image_id": n, "category_id": 1, "bbox": [X, Y, W, H]}
+        | {"attributes": {"occluded": False, "rotation": degrees}, **record}
+        for n, degrees in enumerate(DEGREES)
+    ]
+    return {"images": images, "annotations": records, "categories": [{"id": 1, "name": "ship"}]}
+
+
+def coco(root: Path, split: str, area: dict[str, float]) -> None:
+    for n in range(len(DEGREES)):
+        image(root / split / f"{split}{n}.png", n, SIZE)
+    write(root / f"{split}.json", json.dumps(coco_document(split, {"segmentation": [], "iscrowd": 0, **area})))
+
+
+def voc(root: Path, split: str, rolabelimg: bool = False) -> None:
+    for n, degrees in enumerate(DEGREES):
+        image(root / split / f"{split}{n}.png", n, SIZE)
+        box = f"<bndbox><xmin>{X}</xmin><ymin>{Y}</ymin><xmax>{X + W}</xmax><ymax>{Y + H}</ymax></bndbox>"
+        box += f"<attributes><attribute><name>rotation</name><value>{degrees}</value></attribute></attributes>"
+        if rolabelimg:
+            box = f"<type>robndbox</type><robndbox><cx>{X + W / 2}</cx><cy>{Y + H / 2}</cy><w>{W}</w><h>{H}</h>"
+            box += f"<angle>{math.radians(degrees)}</angle></robndbox>"
+        text = f"<annotation><filename>{split}{n}.png</filename><object><name>ship</name>{box}</object></annotation>"
+        write(root / split / f"{split}{n}.xml", text)
+
+
+def labelme(root: Path, split: str) -> None:
+    for n, degrees in enumerate(DEGREES):
+        image(root / split / f"{split}{n}.png", n, SIZE)
+        shape = {"label": "ship", "shape_type": "rotation", "points": corners(degrees).tolist(), "direction": 0}
+        write(root / split / f"{split}{n}.json", json.dumps({"shapes": [shape], "imagePath": f"{split}{n}.png"}))
+
+
+SOURCES: dict[str, Any] = {
+    "coco": (lambda root, split: coco(root, split, {}), "coco", ("coco",)),
+    "coco with area": (lambda root, split: coco(root, split, {"area": W * H}), "coco", ("coco",)),
+    "voc": (voc, "voc", ("voc",)),
+    "rolabelimg": (lambda root, split: voc(root, split, rolabelimg=True), "voc", ("voc",)),
+    "labelme": (labelme, "labelme", ()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*counted from 0:UserWarning")
+@pytest.mark.parametrize("source", SOURCES)
+def test_all_readers_and_converters_use_the_box_around_the_rotated_corners(tmp_path: Path, source: str):
+    make, format, read_directly = SOURCES[source]
+    root, out, again = tmp_path / "source", tmp_path / "out", tmp_path / "again"
+    for split in ("train", "val"):
+        make(root, split)
+    convert_dataset(format, root, out)
+    convert_dataset("coco", out, again)
+    for name, folder in [*((name, root) for name in read_directly), ("coco", out), ("coco", again)]:
+        dataset = create_dataset(name, "val", root=str(folder))
+        assert len(dataset) == len(DEGREES)
+        for index in range(len(dataset)):
+            degrees = DEGREES[int(dataset.path(index).rpartition("val")[2].removesuffix(".png"))]
+            targets, points = dataset[index]["targets"], corners(degrees)
+            expected = [*points.min(axis=0), *points.max(axis=0)]
+            np.testing.assert_allclose(targets["boxes"][0], expected, atol=1e-4, err_msg=f"{folder} {degrees}")
+            assert targets["area"].tolist() == pytest.approx([W * H], abs=1e-4)
+    written = {one["image_id"]: one for one in json.loads((again / "val.json").read_text())["annotations"]}
+    if source != "labelme":  # whose polygons are written
+        degrees = sorted(one["attributes"]["rotation"] % 360 for one in written.values() if "attributes" in one)
+        turned = [one % 360 for one in DEGREES]
+        assert [one for one in degrees if one] == pytest.approx(sorted(one for one in turned if one))
+
+
+def test_masks_are_the_rotated_rectangles(tmp_path: Path):
+    for split in ("train", "val"):
+        coco(tmp_path, split, {})
+        document = json.loads((tmp_path / f"{split}.json").read_text())
+        document["annotations"] = [one for one in document["annotations"] if one["attributes"]["rotation"]]
+        write(tmp_path / f"{split}.json", json.dumps(document))
+    dataset = create_dataset("coco", "val", root=str(tmp_path), masks=True)
+    rows, columns = np.indices(SIZE[::-1]) + 0.5
+    for index, degrees in enumerate(DEGREES):
+        masks = np.asarray(dataset[index]["targets"]["masks"])
+        if degrees:
+            turned = (columns - X - W / 2 + 1j * (rows - Y - H / 2)) * cmath.exp(-1j * math.radians(degrees))
+            inside = (np.abs(turned.real) <= W / 2) & (np.abs(turned.imag) <= H / 2)
+            assert (masks[0] & inside).sum() / (masks[0] | inside).sum() > 0.9, degrees
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_an_annotation_with_a_segmentation_or_other_attributes_is_not_rotated(tmp_path: Path, masks: bool):
+    polygon = {"segmentation": [[X, Y, X + W, Y, X + W, Y + H, X, Y + H]]}
+    records = [polygon, polygon | {"attributes": {"rotation": "left"}}, polygon | {"attributes": {"rotation": True}}]
+    records += [polygon | {"attributes": None}, polygon | {"attributes": []}]
+    for number, record in enumerate([*records, *({**one, "segmentation": []} for one in records[1:] if not masks)]):
+        root = tmp_path / str(number)
+        for n in range(len(DEGREES)):
+            image(root / "train" / f"train{n}.png", n, SIZE)
+        write(root / "train.json", json.dumps(coco_document("train", record)))
+        dataset = create_dataset("coco", "train", root=str(root), annotations="train.json", masks=masks)
+        assert all(dataset[n]["targets"]["boxes"].tolist() == [[X, Y, X + W, Y + H]] for n in range(len(DEGREES)))
+
+
+def test_doctor_counts_rotated_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for split in ("train", "val"):
+        coco(tmp_path / "data", split, {})
+    assert main(["doctor", str(tmp_path / "data"), "--out", str(tmp_path / "page.html")]) == 1  # identical images
+    assert "train: 5 of 6 rotated boxes (attributes.rotation)" in capsys.readouterr().out
