@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from densevit.atomic_io import check_new_folder, check_writable, next_free_folder, sigterm_unwinds
+from densevit.channels import Channels
 from densevit.cli.frame_counts import FRAME_COUNTS, keep_counts
 from densevit.cli.input_images import ImageFile, find_images
 from densevit.cli.joined_predictions import join
@@ -24,6 +25,7 @@ from densevit.cli.prediction_files import begin_parts, continue_hint, read_setti
 from densevit.cli.prediction_parts import COMPLETE, DIVISION, NEW, PARTS, RUNNING, Part, PartState, remove_parts
 from densevit.cli.prediction_run import INTERRUPTED, PredictionRun, check_lowest_score
 from densevit.config import InferenceSection, section
+from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.prediction_tables import check_pyarrow
 from densevit.errors import DensevitError
 from densevit.file_lock import locked_folder
@@ -31,6 +33,7 @@ from densevit.inference import loading
 from densevit.inference.image_sizes import requested_size
 
 _RANKS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
+_ANY = Channels(("any",), "", ())  # files of all suffixes
 
 
 class Process(NamedTuple):
@@ -47,17 +50,17 @@ def run_job(args: Namespace) -> int:
     process = this_process()
     _check(args, process)
     starts = args.devices > process.total
-    names = sys.stdin.read() if starts and "-" in args.sources else ""
-    if names:
-        sys.stdin = io.StringIO(names)
+    names = sys.stdin.read() if "-" in args.sources else ""
+    images = _find(args, names, _ANY)  # a wrong path is an error before the model is loaded
+    for image in images if args.video else ():
+        if image.frame is None:
+            raise DensevitError(f"--video: {image.file_name} is an image. Fix: name videos only, or leave --video out.")
     device = _device(args.device, args.devices, process)
     options = _inference_options(args)
     predictor = loading.load(args.model, torch.device("cpu") if starts else device, args.trust, args.runtime)
     predictor = predictor.with_inference(options, "command line") if options else predictor
-    images = find_images(args.sources, args.out / FRAME_COUNTS if args.out else None, predictor.channels)
-    for image in images if args.video else ():
-        if image.frame is None:
-            raise DensevitError(f"--video: {image.file_name} is an image. Fix: name videos only, or leave --video out.")
+    if predictor.channels.files or any(image.location.lower().endswith(CHANNEL_FILES) for image in images):
+        images = _find(args, names, predictor.channels)
     size = args.image_size
     if size is not None or options:
         size = requested_size(size, options, predictor.model, predictor.inference)
@@ -81,6 +84,12 @@ def run_job(args: Namespace) -> int:
     if code != INTERRUPTED:
         args.output.show(f"When all parts are complete: densevit predictions join {folder}")
     return 0 if code == 1 and process.total > 1 else code  # torchrun ends the other processes if one returns 1
+
+
+def _find(args: Namespace, names: str, channels: Channels) -> list[ImageFile]:
+    """The images of the sources for a model of these channels. names: the text of stdin."""
+    sys.stdin = io.StringIO(names) if names else sys.stdin
+    return find_images(args.sources, args.out / FRAME_COUNTS if args.out else None, channels)
 
 
 def _check(args: Namespace, process: Process) -> None:

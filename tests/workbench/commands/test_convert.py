@@ -167,7 +167,7 @@ def test_imported_detr_matches_transformers(detr, tmp_path, capsys):
     assert "Read as transformers-detr." in message and "a run, for densevit.load, evaluate and predict" in message
     model = densevit.load(tmp_path / "run")
     pixels = random_image()
-    same(model.predict([pixels])[0], seen(theirs, folder, pixels), model, NAMES)
+    same(model.predict([pixels], 0)[0], seen(theirs, folder, pixels), model, NAMES)
     config = configs.load(tmp_path / "run")
     assert config.data.name == "coco" and config.data.transforms.name == "detr" and config.data.image_size == (96, 160)
     assert config.backbone.options["norm"] == "frozen" and config.backbone.mean == (0.485, 0.456, 0.406)
@@ -185,7 +185,7 @@ def test_detr_exports_to_transformers_and_facebookresearch(detr, tmp_path, capsy
     assert "as transformers-detr" in capsys.readouterr().out
     again = DetrForObjectDetection.from_pretrained(tmp_path / "hf").eval()
     pixels = random_image()
-    same(ours.predict([pixels])[0], seen(again, folder, pixels), ours, again.config.id2label)
+    same(ours.predict([pixels], 0)[0], seen(again, folder, pixels), ours, again.config.id2label)
     processor = DetrImageProcessor.from_pretrained(tmp_path / "hf")
     assert list(processor.image_mean) == pytest.approx([0.485, 0.456, 0.406])
 
