@@ -1,6 +1,5 @@
 """Every change of the config that resuming permits: the run trains on for two validations."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
