@@ -10,6 +10,7 @@ from densevit import registry
 from densevit.config import OptimSection
 from densevit.config.plugin_checks import check_optimizer
 from densevit.inference.predictor import Predictor, dense_model
+from densevit.layers.precision import keep_state_types
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups, parameter_rates
 from densevit.registry.options import GIVEN, OFFERED, parameters_of
@@ -68,6 +69,7 @@ def build_optimizer(
     optimizer: Optimizer = registry.create(
         "optimizers", section.name, groups, options=section.options, where="optim", offered=offered
     )
+    keep_state_types(optimizer)
     return optimizer
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from densevit import config as configs
 from densevit.errors import ConfigError, PluginError
@@ -26,6 +27,27 @@ class Staircase:
 
 def wrong(step: int, steps: int) -> Any:
     return "half" if step == 1 else 1.0
+
+
+class Exact(torch.optim.Optimizer):
+    """Momentum in fp32, and a list of a sum and a count, also for parameters in bf16."""
+
+    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any) -> Any:
+        loss = closure()
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                state = self.state[p]
+                if not state:
+                    state |= {"momentum": torch.zeros(p.shape), "sums": [torch.zeros(()), torch.zeros((), dtype=int)]}
+                state["momentum"].lerp_(p.grad.float(), 0.1)
+                state["sums"][0] += p.grad.float().sum()
+                state["sums"][1] += 1
+                p.sub_((state["momentum"] + state["sums"][0] / state["sums"][1]).to(p.dtype), alpha=group["lr"])
+        return loss
 
 
 OWN = "torch.optim:NAdam"
@@ -82,8 +104,10 @@ def test_a_function_or_a_class_is_the_schedule_after_the_warm_up() -> None:
         ([f"optim.name={OWN}", f"optim.schedule={{name: {__name__}:Staircase, factors: [1.0]}}"],
          ["optim.betas=[0.5, 0.6]", "optim.momentum_decay=0.2"], {"betas": (0.5, 0.6), "momentum_decay": 0.2}),
         (["optim.name=muon"], ["optim.weight_decay=0.1"], {}),
+        (["optim.name=muon", "trainer.precision=bf16-true"], [], {}),
+        ([f"optim.name={__name__}:Exact", "trainer.precision=bf16-true"], [], {}),
     ],
-    ids=["own", "muon"],
+    ids=["own", "muon", "muon in bf16", "own in bf16"],
 )  # fmt: skip
 def test_a_run_resumes_to_the_last_bit_and_takes_changed_options(named, changed, expected, trained, copied_run):
     named = [*named, "optim.weight_decay=0.05", "trainer.evaluate_every=0.99"]
