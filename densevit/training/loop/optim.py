@@ -1,19 +1,24 @@
 """Optimisers, and the learning rate and weight decay of each parameter."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from densevit import config as configs
 from densevit import registry
 from densevit.config import OptimSection
 from densevit.config.plugin_checks import check_optimizer
+from densevit.errors import ConfigError, one_line
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.layers.precision import keep_state_types
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups, parameter_rates
 from densevit.registry.options import GIVEN, OFFERED, parameters_of
+
+_TINY_LR = 1e-4
 
 
 def learning_rate(section: OptimSection, images_per_step: int) -> float:
@@ -71,6 +76,31 @@ def build_optimizer(
     )
     keep_state_types(optimizer)
     return optimizer
+
+
+def check_step(section: OptimSection, groups: Sequence[Mapping[str, Any]], device: torch.device) -> None:
+    """Raises ConfigError unless the optimiser can do a step on tiny parameters of these groups: with dense gradients
+    and one call of the closure, and without other calls, such as of methods `train` and `eval`."""
+    tiny = [{**group, "params": [nn.Parameter(torch.ones(2, 2, device=device))]} for group in groups]
+    optimizer, losses = build_optimizer(section, tiny, _TINY_LR), []
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        losses.append(torch.stack([group["params"][0].square().sum() for group in tiny]).sum())
+        losses[-1].backward()
+        return losses[-1]
+
+    try:
+        with torch.random.fork_rng():
+            optimizer.step(closure)
+        reason = "" if len(losses) == 1 else f"calls the closure {len(losses)} times, expected once"
+    except Exception as error:  # a plugin may raise any
+        reason = f"fails: {one_line(error).rstrip('.')}"
+    if reason:
+        raise ConfigError(
+            f"optim.name: a step of {section.name} with dense gradients {reason}. Fix: use an optimiser whose step "
+            "needs nothing else, such as optim.name=adamw."
+        )
 
 
 def options_in_groups(optimizer: Optimizer) -> dict[str, Any]:

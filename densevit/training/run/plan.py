@@ -27,7 +27,7 @@ from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.evaluators import build_evaluators, selecting
 from densevit.training.loop.method import check_method
-from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
+from densevit.training.loop.optim import build_optimizer, check_step, learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
 from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
@@ -118,6 +118,7 @@ class Plan:
         budget = Budget.of(config.trainer, batches, config.data.batch_size, trainer.world_size)
         method.check_steps(budget.steps)
         rates, checkpoint_rates = _rates(config, model, method, budget, checkpoint, trainer.world_size > 1)
+        check_step(config.optim, parameter_groups(rates), trainer.strategy.root_device)
         return cls(
             config=config,
             checkpoint=checkpoint,
