@@ -84,7 +84,10 @@ class GroupQueries(nn.Module):
         B, G, S = proposals.boxes.shape[:3]
         contents, offsets = (x.weight[: G * self.num_queries] for x in (self.contents, self.offsets))
         boxes = reparameterized(proposals.boxes.detach().flatten(1, 2), offsets[: G * S])
-        boxes = torch.cat([boxes, offsets[G * S :].expand(B, -1, -1)], dim=1)
+        others = offsets[G * S :]
+        if self.training:  # the authors' code stops at negative sides, with which the losses are not defined
+            others = torch.cat([others[:, :2], others[:, 2:].clamp(min=0)], dim=1)
+        boxes = torch.cat([boxes, others.expand(B, -1, -1)], dim=1)
         missing = (0, 0, 0, self.num_queries - S)
         values = (_BACKGROUND, 1.0, 0.0)
         padded = (F.pad(x, missing, value=value) for x, value in zip(proposals, values, strict=True))
