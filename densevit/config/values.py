@@ -4,7 +4,15 @@ import math
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from densevit.registry.trust import with_names_of
 
@@ -119,8 +127,17 @@ Rate = Annotated[Float, Field(ge=0, le=1e6)]
 Momentum = Annotated[Float, Field(ge=0, lt=1)]
 Decay = Annotated[Annotated[Float, Field(gt=0, lt=1)] | None, BeforeValidator(_decay)]
 Factor = Annotated[Float, Field(gt=0)]
+
+
+def _source(value: str) -> str:
+    if not value.strip():
+        raise ValueError("the source is empty; write null for none.")
+    return value
+
+
 PluginName = Annotated[str, WrapValidator(_name)]
 ModuleClass = Annotated[PluginName, BeforeValidator(_module_class)]
+Source = Annotated[str, AfterValidator(_source)]
 Duration = Annotated[str, BeforeValidator(_duration)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
