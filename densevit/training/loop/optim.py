@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from densevit import config as configs
@@ -17,8 +17,6 @@ from densevit.layers.precision import keep_state_types
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups, parameter_rates
 from densevit.registry.options import GIVEN, OFFERED, parameters_of
-
-_TINY_LR = 1e-4
 
 
 def learning_rate(section: OptimSection, images_per_step: int) -> float:
@@ -81,12 +79,12 @@ def build_optimizer(
 def check_step(section: OptimSection, groups: Sequence[Mapping[str, Any]], device: torch.device) -> None:
     """Raises ConfigError unless the optimiser can do a step on tiny parameters of these groups: with dense gradients
     and one call of the closure, and without other calls, such as of methods `train` and `eval`."""
-    tiny = [{**group, "params": [nn.Parameter(torch.ones(2, 2, device=device))]} for group in groups]
-    optimizer, losses = build_optimizer(section, tiny, _TINY_LR), []
+    parameters = [nn.Parameter(torch.ones(2, 2, device=device)) for _ in groups]
+    tiny = [{**group, "params": [parameter]} for group, parameter in zip(groups, parameters, strict=True)]
+    optimizer, losses = build_optimizer(section, tiny, lr=1e-4), []
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        losses.append(torch.stack([group["params"][0].square().sum() for group in tiny]).sum())
+    def closure() -> Any:
+        losses.append(torch.stack(parameters).square().sum())
         losses[-1].backward()
         return losses[-1]
 

@@ -63,7 +63,7 @@ def start(plan: Plan, folder: RunFolder) -> None:
                 console.print(f"  {key}: {change}")
             if any(key.startswith(_INPUT) for key in plan.changed):
                 console.print(_OTHER_INPUT.format(path))
-            if plan.selects_anew:
+            if plan.metrics_changed:
                 console.print(_OTHER_METRICS)
         if plan.checkpoint is None:
             for line in config.set_aside:

@@ -77,13 +77,13 @@ class Plan:
         return exhausted or self.checkpoint.step >= self.budget.steps
 
     @property
-    def selects_anew(self) -> bool:
+    def metrics_changed(self) -> bool:
         """Whether the best epoch of the checkpoint was selected by other metrics, or by other evaluators."""
         return any(fnmatch.fnmatchcase(key, pattern) for key in self.changed for pattern in _SELECTION)
 
     def best_epoch(self) -> BestEpoch:
         """The selection of the best epoch, in the state of the checkpoint."""
-        best = BestEpoch(selecting(self.evaluators), self.config.trainer.monitor, self.selects_anew)
+        best = BestEpoch(selecting(self.evaluators), self.config.trainer.monitor, self.metrics_changed)
         if self.checkpoint is not None and self.checkpoint.best is not None:
             best.load_state_dict(self.checkpoint.best)
         return best

@@ -70,11 +70,11 @@ def test_a_changed_run_trains_on_for_two_validations(key: str, copied_run: Calla
     resume(run, ["trainer.max_steps=4", "trainer.evaluate_every=0.25", *changed, f"{key}={WALK[key]}"])
     printed, validations = capsys.readouterr().out, [row for row in rows(run) if not row.get("train/loss")]
     assert len(validations) == 4, printed
-    anew = "The best epoch so far was selected by other metrics" in printed
-    assert anew == (key in SELECTION), printed
+    restarted = "The best epoch so far was selected by other metrics" in printed
+    assert restarted == (key in SELECTION), printed
     best = checkpoint(run)["callbacks"]["BestModel"]
     [(monitored, value)] = best["best"].items()
-    since = validations[2:] if anew else validations
+    since = validations[2:] if restarted else validations
     larger = min if monitored.endswith("loss") else max
     assert value == pytest.approx(larger(float(row[monitored]) for row in since), abs=1e-6)
     assert metrics_file.read(run / "metrics.json")[monitored] == value
