@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from densevit import config as configs
@@ -79,7 +79,7 @@ def build_optimizer(
 def check_step(section: OptimSection, groups: Sequence[Mapping[str, Any]], device: torch.device) -> None:
     """Raises ConfigError unless the optimiser can do a step on tiny parameters of these groups: with dense gradients
     and one call of the closure, and without other calls, such as of methods `train` and `eval`."""
-    parameters = [nn.Parameter(torch.ones(2, 2, device=device)) for _ in groups]
+    parameters: list[Tensor] = [nn.Parameter(torch.ones(2, 2, device=device)) for _ in groups]
     tiny = [{**group, "params": [parameter]} for group, parameter in zip(groups, parameters, strict=True)]
     optimizer, losses = build_optimizer(section, tiny, lr=1e-4), []
 
