@@ -170,7 +170,7 @@ EMPTY: dict[str, Callable[[], object]] = {
 def test_an_empty_path_is_an_error_of_one_line(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the working folder, which here has a model and a run's config."""
     monkeypatch.chdir(home)
-    with pytest.raises(DensevitError, match=r"(a path|the source) is empty[;.]") as error:
+    with pytest.raises(DensevitError, match=r"(a path|weights) is empty[:.]") as error:
         EMPTY[name]()
     assert "\n" not in str(error.value)
 

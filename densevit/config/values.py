@@ -5,7 +5,6 @@ import re
 from typing import Annotated, Any
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -129,15 +128,9 @@ Decay = Annotated[Annotated[Float, Field(gt=0, lt=1)] | None, BeforeValidator(_d
 Factor = Annotated[Float, Field(gt=0)]
 
 
-def _source(value: str) -> str:
-    if not value.strip():
-        raise ValueError("the source is empty; write null for none.")
-    return value
-
-
 PluginName = Annotated[str, WrapValidator(_name)]
 ModuleClass = Annotated[PluginName, BeforeValidator(_module_class)]
-Source = Annotated[str, AfterValidator(_source)]
+Source = Annotated[str, Field(min_length=1)]
 Duration = Annotated[str, BeforeValidator(_duration)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]

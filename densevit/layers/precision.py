@@ -51,7 +51,7 @@ def keep_state_types(optimizer: Optimizer) -> None:
             parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
             for place, parameter in zip(places, parameters, strict=True):
                 state, saved = optimizer.state.get(parameter, {}), loaded["state"].get(place, {})
-                state |= {key: tree_map(_with_type, state[key], value) for key, value in saved.items()}
+                state |= {key: tree_map(_with_type, state[key], value) for key, value in saved.items() if key in state}
         loaded.clear()
 
     optimizer.register_state_dict_post_hook(lambda optimizer, state: {**state, "parameter_types": types(optimizer)})

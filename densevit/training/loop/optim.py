@@ -83,13 +83,14 @@ def check_step(section: OptimSection, groups: Sequence[Mapping[str, Any]], devic
     tiny = [{**group, "params": [parameter]} for group, parameter in zip(groups, parameters, strict=True)]
     optimizer, losses = build_optimizer(section, tiny, lr=1e-4), []
 
-    def closure() -> Any:
+    @torch.enable_grad()
+    def closure() -> Any:  # as Lightning's
         losses.append(torch.stack(parameters).square().sum())
         losses[-1].backward()
         return losses[-1]
 
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             optimizer.step(closure)
         reason = "" if len(losses) == 1 else f"calls the closure {len(losses)} times, expected once"
     except Exception as error:  # a plugin may raise any
