@@ -4,14 +4,19 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from densevit.errors import UnreadableFileError
+from densevit.errors import DensevitError, UnreadableFileError
 
 _ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar")
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")  # the first bytes of gzip, bzip2, xz and zstd
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """The path with `~` and `~USER` expanded; unchanged if there is no such user."""
+    """The path with `~` and `~USER` expanded; unchanged if there is no such user.
+
+    Raises DensevitError for an empty text, which would otherwise name the working folder.
+    """
+    if isinstance(path, str) and not path.strip():
+        raise DensevitError("a path is empty. Fix: name a file or a folder; the working folder is `.`.")
     with suppress(RuntimeError):
         return Path(path).expanduser()
     return Path(path)

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import densevit
 from densevit import registry
@@ -92,19 +91,18 @@ def _run(name: str, rest: list[str]) -> int:
         arguments = parser.parse_intermixed_args(rest)
     except SystemExit as stop:  # argparse has printed the reason
         return stop.code if isinstance(stop.code, int) else 2
-    for key, value in vars(arguments).items():
-        setattr(arguments, key, _expanded(value))
     arguments.output = output.Output(arguments)
     arguments.command = shlex.join(["densevit", *name.split(), *rest])
     with arguments.output.console():
         return int(module.run(arguments))
 
 
-def _expanded(value: Any) -> Any:
-    """An argument in whose paths `~` is expanded. Arguments that are texts are expanded where they are read."""
-    if isinstance(value, list):
-        return [_expanded(one) for one in value]
-    return user_path(value) if isinstance(value, Path) else value
+def _path(text: str) -> Path:
+    """The path of an argument. Arguments that are texts are expanded where they are read."""
+    try:
+        return user_path(text)
+    except DensevitError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def command(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
@@ -118,6 +116,7 @@ def command(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
         epilog=getattr(module, "EXAMPLES", None),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.register("type", Path, _path)
     module.add_arguments(parser)
     output.add_arguments(parser)
     return module, parser

@@ -20,6 +20,7 @@ from densevit.config.values import (
     Rate,
     Section,
     Sides,
+    Source,
     above_zero,
     as_tuple,
 )
@@ -49,7 +50,7 @@ class BackboneSection(OpenSection):
 
     name: PluginName
     """A plugin's name (`densevit plugins` lists them) or `module:Class`."""
-    weights: str | None = None
+    weights: Source | None = None
     """Pretrained weights of the backbone: a file or folder of densevit's or another project's, or `timm:NAME`,
     `torchvision:NAME`, `hf:ORG/NAME`. `null`: random weights."""
     weights_allow: Patterns = ()
@@ -162,7 +163,7 @@ class HeadSection(PluginSection):
 
     weight: Rate | Literal["learned"] = 1.0
     """Weight of the head's losses. `learned`: uncertainty weighting, trained with the model."""
-    weights: str | None = None
+    weights: Source | None = None
     """Pretrained weights of the head and its neck; from another project's model, the weights of its head for the same
     task. `null`: random weights."""
     weights_allow: Patterns = ()
@@ -203,7 +204,7 @@ class ModelSections(Section):
     data: the data section of the training, which determines image sizes in prediction; None if it is not known.
     """
 
-    weights: str | None = None
+    weights: Source | None = None
     weights_allow: Patterns = ()
     backbone: BackboneSection
     heads: Heads

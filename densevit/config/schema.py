@@ -12,7 +12,7 @@ from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, EvaluationSection, Heads, InferenceSection, ModelSections
 from densevit.config.sources import Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
-from densevit.config.values import Int, Patterns, PluginSection, Section
+from densevit.config.values import Int, Patterns, PluginSection, Section, Source
 
 if TYPE_CHECKING:
     from densevit.model.architecture import Architecture
@@ -24,7 +24,7 @@ class Config(Section):
 
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     """Seed of weights, data order and augmentation."""
-    weights: str | None = None
+    weights: Source | None = None
     """Pretrained weights of the whole model: a run folder, a file or `hf:ORG/NAME`. `null`: none."""
     weights_allow: Patterns = ()
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as

@@ -101,7 +101,10 @@ class TrainerSection(Section):
     clip_grad_norm: Annotated[Float, Field(gt=0)] | None = None
     """Clips the norm of the gradients. `null`: no clipping."""
     accumulate: Count = 1
-    """Batches per optimiser step. Losses are normalised over all of them, as in one large batch."""
+    """Batches per optimiser step. Losses are normalised over all of them, as in one large batch, unless the divisor is
+    only known after the forward pass: of boxes in `dfine`, of `one_stage`, `faster_rcnn`, `fcos`, dense losses (`ddq`,
+    `dab_detr`), contrastive denoising, `ohem_threshold` and `class_weights: balanced`. These, and the losses of methods
+    other than `supervised`, are means over the batches."""
     evaluate_every: Annotated[Float, Field(gt=0, allow_inf_nan=False)] = 0.25
     """Interval between validations: below 1 a fraction of the training, 0.25 for four validations; from 1 on, epochs.
     The last step is always followed by one."""

@@ -63,7 +63,7 @@ def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources, 
                 text = f"{dotted}: {problem['msg'].removeprefix('Value error, ')}"
             case "model_type" | "dict_type" | "model_attributes_type":
                 text = f"{dotted} should be a section of keys, not {shown(value)}."
-            case "too_short":
+            case "too_short" | "string_too_short":
                 text = f"{dotted} is empty: give at least one value."
             case _:
                 expected = wanted(other for other in problems if _lookup(other["loc"], values)[0] == key)

@@ -4,7 +4,14 @@ import math
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from densevit.registry.trust import with_names_of
 
@@ -119,8 +126,11 @@ Rate = Annotated[Float, Field(ge=0, le=1e6)]
 Momentum = Annotated[Float, Field(ge=0, lt=1)]
 Decay = Annotated[Annotated[Float, Field(gt=0, lt=1)] | None, BeforeValidator(_decay)]
 Factor = Annotated[Float, Field(gt=0)]
+
+
 PluginName = Annotated[str, WrapValidator(_name)]
 ModuleClass = Annotated[PluginName, BeforeValidator(_module_class)]
+Source = Annotated[str, Field(min_length=1)]
 Duration = Annotated[str, BeforeValidator(_duration)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]

@@ -59,6 +59,8 @@ def create_model(
     given section for the same tensors.
     """
     target = device_of(device)
+    if weights is not None:
+        user_path(weights)  # raises for an empty one
     return Predictor(*build_with_weights(backbone, heads, classes, weights, pretrained)).to(target)
 
 

@@ -1,10 +1,12 @@
-"""Computation in at least fp32, regardless of autocast and the dtype of the weights."""
+"""Computation and optimiser states in at least fp32, regardless of autocast and the dtype of the weights."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -30,3 +32,34 @@ def in_float32(values: Any) -> Any:
     if type(values) in (list, tuple):
         return type(values)(map(in_float32, values))
     return values
+
+
+def keep_state_types(optimizer: Optimizer) -> None:
+    """Lets `load_state_dict` keep the types of the optimiser's states; torch casts them to those of their parameters.
+
+    If the parameters had other types when the states were saved, as before a change of the precision, torch's cast
+    remains.
+    """
+    loaded: dict[str, Any] = {}
+
+    def types(optimizer: Optimizer) -> list[str]:
+        return sorted({str(parameter.dtype) for group in optimizer.param_groups for parameter in group["params"]})
+
+    def keep(optimizer: Optimizer) -> None:
+        if loaded.get("parameter_types") == types(optimizer):
+            places = (place for group in loaded["param_groups"] for place in group["params"])
+            parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+            for place, parameter in zip(places, parameters, strict=True):
+                state, saved = optimizer.state.get(parameter, {}), loaded["state"].get(place, {})
+                state |= {key: tree_map(_with_type, state[key], value) for key, value in saved.items() if key in state}
+        loaded.clear()
+
+    optimizer.register_state_dict_post_hook(lambda optimizer, state: {**state, "parameter_types": types(optimizer)})
+    optimizer.register_load_state_dict_pre_hook(lambda _, state: loaded.update(state))
+    optimizer.register_load_state_dict_post_hook(keep)
+
+
+def _with_type(x: Any, saved: Any) -> Any:
+    """The saved tensor on the device of x, if its type is another; otherwise x."""
+    both = isinstance(x, Tensor) and isinstance(saved, Tensor)
+    return saved.to(x.device) if both and x.dtype != saved.dtype else x

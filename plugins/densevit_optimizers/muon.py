@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.layers.fast.hardware import supports_bf16
-from densevit.layers.precision import autocast_off
+from densevit.layers.precision import autocast_off, keep_state_types
 from densevit_optimizers.torch_optimizers import AdamW, Decay
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration
@@ -52,6 +52,7 @@ class Muon(AdamW):
         groups = [{"layer": None, **group} for group in params]
         super().__init__(groups, lr, weight_decay, betas, eps, gradient_scaling=gradient_scaling)
         self.defaults["matrices"] = matrices
+        keep_state_types(self)  # the momentum is in fp32
 
     @staticmethod
     def group_options(layer: nn.Module, parameter: nn.Parameter) -> dict[str, Any]:

@@ -17,13 +17,15 @@ class BestEpoch:
     best one are compared relative to the same values, so a very poor first epoch does not dominate, as it would if
     metrics were divided by their first values.
 
+    metrics_changed: whether the state of a checkpoint was selected by other metrics. The next epoch is then the best.
     stale: the number of validations since the best one.
 
     Lower is better for errors (`Evaluator.lower_is_better`). NaN is the worst value. Without evaluators, or while all
     metrics are NaN, the latest epoch is the best.
     """
 
-    def __init__(self, evaluators: Mapping[str, Evaluator], monitor: str | None) -> None:
+    def __init__(self, evaluators: Mapping[str, Evaluator], monitor: str | None, metrics_changed: bool = False) -> None:
+        self.metrics_changed = metrics_changed
         self.errors = {
             f"{name}/{error}" for name, evaluator in evaluators.items() for error in evaluator.lower_is_better
         }
@@ -66,7 +68,10 @@ class BestEpoch:
         return {"best": best, "reached": dict(self.reached), "stale": self.stale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the state from a checkpoint."""
+        """Restores the state from a checkpoint, unless its metrics are others."""
+        if self.metrics_changed and state["best"] is not None:
+            self.best = dict.fromkeys(self.monitored, math.nan)
+            return
         self.best = None if state["best"] is None else dict(state["best"])
         self.reached = dict(state["reached"])
         self.stale = int(state["stale"])

@@ -84,6 +84,6 @@ class BestModel(lightning.Callback):
                 "best.",
                 stacklevel=1,
             )
-            return
+            state = {"best": None, "reached": {}, "stale": 0}
         self.best_epoch.load_state_dict(state)
         self.written = {key: state[key] for key in ("step", "metrics", "thresholds") if key in state}

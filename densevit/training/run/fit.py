@@ -26,7 +26,6 @@ from densevit.paths import user_path
 from densevit.reporting.html_page import fragment
 from densevit.reporting.report import overview
 from densevit.terminal import use_text_console
-from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.checkpointing import Checkpointing, Stopped
 from densevit.training.callbacks.progress import CONSOLE, LogFile, ProgressLines
@@ -37,7 +36,6 @@ from densevit.training.callbacks.waiting import Waiting
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.ema import ExponentialMovingAverage
-from densevit.training.loop.evaluators import selecting
 from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.lightning_logging import silence_lightning
 from densevit.training.loop.peers import Peers, watching
@@ -142,8 +140,7 @@ def _fit(
     finite_check = FiniteCheck(skip=config.trainer.non_finite == "skip")
     stall_after = config.trainer.stall_after
     waiting = Waiting(None if stall_after is None else seconds_of(stall_after))
-    best_epoch = BestEpoch(selecting(plan.evaluators), config.trainer.monitor)
-    best = BestModel(folder.path, best_epoch, plan.data.val, config.trainer.patience)
+    best = BestModel(folder.path, plan.best_epoch(), plan.data.val, config.trainer.patience)
     errors = translated_errors(folder.path, config, finite_check.describe_batch, resume_with)
     with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
         plan.trainer.callbacks = run_callbacks(plan, folder.path, best, waiting, signals)  # type: ignore[attr-defined]

@@ -24,7 +24,6 @@ from densevit.terminal import text_console
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.stop_signals import StopSignals
-from densevit.training.loop.evaluators import selecting
 from densevit.training.loop.method import Supervised
 from densevit.training.loop.optim import learning_rate
 from densevit.training.loop.sharding import full_state_dict
@@ -48,6 +47,7 @@ _OTHER_INPUT = (
     "The best epoch is chosen among epochs before and after, although their images may differ in size. To start a "
     "separate run from these weights: densevit train CONFIG weights={}"
 )
+_OTHER_METRICS = "The best epoch so far was selected by other metrics: the next validation counts as the best."
 _EXTEND = "To train longer: densevit train --resume {} trainer.max_images=N, with a larger N."
 
 
@@ -63,6 +63,8 @@ def start(plan: Plan, folder: RunFolder) -> None:
                 console.print(f"  {key}: {change}")
             if any(key.startswith(_INPUT) for key in plan.changed):
                 console.print(_OTHER_INPUT.format(path))
+            if plan.metrics_changed:
+                console.print(_OTHER_METRICS)
         if plan.checkpoint is None:
             for line in config.set_aside:
                 console.print(line)
@@ -181,11 +183,8 @@ def show_complete(plan: Plan, folder: Path) -> None:
     """Prints the metrics of a run without steps left. Writes nothing."""
     if plan.trainer.is_global_zero:
         assert plan.checkpoint is not None
-        best = BestEpoch(selecting(plan.evaluators), plan.config.trainer.monitor)
-        if plan.checkpoint.best is not None:
-            best.load_state_dict(plan.checkpoint.best)
         step = plan.checkpoint.step
-        ended = _ended(_without_a_better(best), step, plan)
+        ended = _ended(_without_a_better(plan.best_epoch()), step, plan)
         get_console().print(ended if step < plan.budget.steps else _all_trained(plan, folder))
         if metrics := metrics_file.read(folder / "metrics.json"):
             get_console().print(metrics_table(metrics), soft_wrap=False)

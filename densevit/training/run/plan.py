@@ -1,5 +1,6 @@
 """The parts of a training, built and checked before anything is written."""
 
+import fnmatch
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,13 @@ from densevit.model import DenseModel
 from densevit.model.lora import add_adapters
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
+from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.progress import CONSOLE, NotebookBar, TerminalBar
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_channels
-from densevit.training.loop.evaluators import build_evaluators
+from densevit.training.loop.evaluators import build_evaluators, selecting
 from densevit.training.loop.method import check_method
-from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
+from densevit.training.loop.optim import build_optimizer, check_step, learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
 from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
@@ -37,6 +39,8 @@ from densevit.weights.building import build_model
 from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.pretrained import load_pretrained
 from densevit.weights.state_dict_loading import Fit
+
+_SELECTION = ("trainer.monitor", "heads.*.evaluation", "heads.*.evaluation.*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +72,21 @@ class Plan:
         """Whether a resumed run has nothing to train: no steps are left, or `trainer.patience` is exhausted."""
         if self.checkpoint is None:
             return False
-        best, patience = self.checkpoint.best, self.config.trainer.patience
-        exhausted = best is not None and patience is not None and int(best["stale"]) >= patience
+        patience = self.config.trainer.patience
+        exhausted = patience is not None and self.best_epoch().stale >= patience
         return exhausted or self.checkpoint.step >= self.budget.steps
+
+    @property
+    def metrics_changed(self) -> bool:
+        """Whether the best epoch of the checkpoint was selected by other metrics, or by other evaluators."""
+        return any(fnmatch.fnmatchcase(key, pattern) for key in self.changed for pattern in _SELECTION)
+
+    def best_epoch(self) -> BestEpoch:
+        """The selection of the best epoch, in the state of the checkpoint."""
+        best = BestEpoch(selecting(self.evaluators), self.config.trainer.monitor, self.metrics_changed)
+        if self.checkpoint is not None and self.checkpoint.best is not None:
+            best.load_state_dict(self.checkpoint.best)
+        return best
 
     @classmethod
     def of(
@@ -102,6 +118,7 @@ class Plan:
         budget = Budget.of(config.trainer, batches, config.data.batch_size, trainer.world_size)
         method.check_steps(budget.steps)
         rates, checkpoint_rates = _rates(config, model, method, budget, checkpoint, trainer.world_size > 1)
+        check_step(config.optim, parameter_groups(rates), trainer.strategy.root_device)
         return cls(
             config=config,
             checkpoint=checkpoint,

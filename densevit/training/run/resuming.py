@@ -27,6 +27,7 @@ _CHANGEABLE = (
     "data.*",
     "inference.*",
     "trainer.*",
+    "heads.*.evaluation",
     "heads.*.evaluation.*",
     "heads.*.inference",
     "heads.*.inference.*",

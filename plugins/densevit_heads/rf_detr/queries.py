@@ -5,11 +5,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from densevit.layers.mlp import Mlp
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.queries import BoxQueries, TopCells
 from densevit_heads.deformable_detr.queries import initial_boxes
+
+_BACKGROUND = -20.0  # a class logit, of a probability of 2e-9
 
 
 class Proposals(NamedTuple):
@@ -55,7 +58,8 @@ class ProposalGroup(nn.Module):
 class GroupQueries(nn.Module):
     """G groups of queries in training, each with its own proposals and contents; the first one in evaluation.
 
-    A query's box is that of its proposal, changed by learned offsets.
+    A query's box is that of its proposal, changed by learned offsets. With fewer cells than queries, the offsets of the
+    last queries are their boxes, as in the authors' code.
     """
 
     def __init__(self, num_queries: int, num_groups: int, width: int, label_head: nn.Linear, box_head: Mlp) -> None:
@@ -69,16 +73,22 @@ class GroupQueries(nn.Module):
     def forward(self, levels: Levels) -> tuple[Proposals, BoxQueries]:
         """Returns the proposals, and the queries of all groups (B, G * Q, ...), group by group.
 
-        Q is `num_queries`, or the number of cells if there are fewer.
+        Q is `num_queries`. If there are fewer cells, the last proposals of each group have no features and the class
+        scores of background.
         """
         initial, valid = initial_boxes(levels)
         memory, initial = (x.masked_fill(~valid[..., None], 0.0) for x in (levels.tokens, initial))
         groups = list(self.groups) if self.training else [self.groups[0]]
         found = [group(memory, initial, valid, self.num_queries) for group in groups]
         proposals = Proposals(*(torch.stack(parts, dim=1) for parts in zip(*found, strict=True)))
-        G, Q = proposals.boxes.shape[1:3]
-        contents, offsets = (
-            x.weight.unflatten(0, (-1, self.num_queries))[:G, :Q].flatten(0, 1) for x in (self.contents, self.offsets)
-        )
-        boxes = reparameterized(proposals.boxes.detach().flatten(1, 2), offsets)
-        return proposals, BoxQueries(contents.expand(boxes.shape[0], -1, -1), boxes)
+        B, G, S = proposals.boxes.shape[:3]
+        contents, offsets = (x.weight[: G * self.num_queries] for x in (self.contents, self.offsets))
+        boxes = reparameterized(proposals.boxes.detach().flatten(1, 2), offsets[: G * S])
+        others = offsets[G * S :]
+        if self.training:  # the authors' code stops at negative sides, with which the losses are not defined
+            others = torch.cat([others[:, :2], others[:, 2:].clamp(min=0)], dim=1)
+        boxes = torch.cat([boxes, others.expand(B, -1, -1)], dim=1)
+        missing = (0, 0, 0, self.num_queries - S)
+        values = (_BACKGROUND, 1.0, 0.0)
+        padded = (F.pad(x, missing, value=value) for x, value in zip(proposals, values, strict=True))
+        return Proposals(*padded), BoxQueries(contents.expand(B, -1, -1), boxes)

@@ -17,6 +17,7 @@ from densevit.evaluation.metrics_file import number
 from densevit.reporting import report
 from densevit.reporting.curves import read_curves
 from densevit.reporting.html_page import Cell, Table
+from densevit.weights.state import read_header
 from densevit_workbench.reports import comparison
 from densevit_workbench.reports.text_tables import latex, markdown
 
@@ -58,7 +59,8 @@ class RunsTable:
 @dataclass
 class _Run:
     """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: the data that it was evaluated
-    on, see `evaluated_data`. metrics: the metrics, except those of single classes.
+    on, see `evaluated_data`. metrics: the metrics, except those of single classes. steps: the optimiser steps of its
+    metrics.csv, with a value for each validation.
     """
 
     path: Path
@@ -66,6 +68,8 @@ class _Run:
     values: dict[str, str]
     data: dict[str, str]
     metrics: dict[str, float]
+    step: int
+    validations: set[float]
 
     def count(self, name: str) -> int:
         """The number with which a derived value begins, as in "7,330, 12.00 epochs"."""
@@ -123,29 +127,45 @@ def _read(path: Path) -> _Run:
     values = comparison.flat_values(config) | {f"data.{key}": value for key, value in data.items()} | derived
     metrics = metrics_file.read(path / "metrics.json") if (path / "metrics.json").is_file() else {}
     overall = {name: value for name, value in metrics.items() if not report.is_class_metric(name)}
-    return _Run(path, seed, {key: value for key, value in values.items() if key not in NO_EFFECT}, data, overall)
+    curves = read_curves(path / "metrics.csv") if (path / "metrics.csv").is_file() else {}
+    steps = {name: {step for step, _ in points} for name, points in curves.items()}
+    step, validations = (
+        int(max(set().union(*steps.values()), default=0)),
+        set().union(*(steps.get(name, ()) for name in metrics)),
+    )
+    values = {key: value for key, value in values.items() if key not in NO_EFFECT}
+    return _Run(path, seed, values, data, overall, step, validations)
 
 
 def _unfinished(run: _Run) -> str:
     """Why a run is not finished; empty for a finished run."""
-    file, steps = run.path / "metrics.csv", run.count("optimiser steps")
-    curves = read_curves(file) if file.is_file() else {}
-    step = int(max((step for points in curves.values() for step, _ in points), default=0))
-    if step < steps:
-        return f"its metrics.csv ends at step {step:,} of {steps:,}. To finish it: densevit train --resume {run.path}"
+    steps = run.count("optimiser steps")
+    if run.step < steps and not _ended_by_patience(run):
+        return (
+            f"its metrics.csv ends at step {run.step:,} of {steps:,}. To finish it: densevit train --resume {run.path}"
+        )
     return "" if run.metrics else "its metrics.json has no metrics. Fix: train with heads and an evaluation."
+
+
+def _ended_by_patience(run: _Run) -> bool:
+    """Whether `trainer.patience` ended the run: as many validations follow the best epoch, whose step its model has."""
+    patience, model = run.values.get("trainer.patience", "None"), run.path / "model.safetensors"
+    if patience == "None" or not model.is_file():
+        return False
+    best = int(read_header(model)["step"])
+    return sum(step > best for step in run.validations) >= int(patience)
 
 
 def _row(name: str, runs: Sequence[_Run]) -> dict[str, Any]:
     """The numbers of a row."""
-    run = runs[0]
+    run, step = runs[0], statistics.fmean(run.step for run in runs)
     return {
         "name": name,
         "runs": [str(run.path) for run in runs],
         "seeds": [run.seed for run in runs],
         "parameters": run.count("parameters"),
-        "images": run.count("optimiser steps") * run.count("images per optimiser step"),
-        "epochs": float(run.values["optimiser steps"].split()[1]),
+        "images": round(step * run.count("images per optimiser step")),
+        "epochs": float(run.values["optimiser steps"].split()[1]) * step / run.count("optimiser steps"),
         "metrics": {name: _summary([run.metrics.get(name, math.nan) for run in runs]) for name in run.metrics},
     }
 

@@ -1,14 +1,19 @@
 """Optimisers and schedules of other packages, named as module:Class with options."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.optim import Optimizer
 
 from densevit import config as configs
+from densevit.config import OptimSection
 from densevit.errors import ConfigError, PluginError
+from densevit.training.loop.optim import check_step
 from tests.training.loop.test_optim import factors
-from tests.training.runs import TINY, assert_same, checkpoint, resume, weights
+from tests.training.runs import TINY, assert_same, checkpoint, resume, train, weights
 
 
 def triangle(step: int, steps: int, peak: float = 0.5) -> float:
@@ -26,6 +31,41 @@ class Staircase:
 
 def wrong(step: int, steps: int) -> Any:
     return "half" if step == 1 else 1.0
+
+
+class Exact(torch.optim.Optimizer):
+    """Momentum in fp32, and a list of a sum and a count, also for parameters in bf16."""
+
+    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any) -> Any:
+        loss = closure()
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                state = self.state[p]
+                if not state:
+                    state |= {"momentum": torch.zeros(p.shape), "sums": [torch.zeros(()), torch.zeros((), dtype=int)]}
+                state["momentum"].lerp_(p.grad.float(), 0.1)
+                state["sums"][0] += p.grad.float().sum()
+                state["sums"][1] += 1
+                p.sub_((state["momentum"] + state["sums"][0] / state["sums"][1]).to(p.dtype), alpha=group["lr"])
+        return loss
+
+
+class ScheduleFree(Exact):
+    """As those of the package schedulefree."""
+
+    is_training = False
+
+    def train(self) -> None:
+        self.is_training = True
+
+    def step(self, closure: Any) -> Any:
+        if not self.is_training:
+            raise Exception("Not in train mode. Call train() and eval().")
+        return super().step(closure)
 
 
 OWN = "torch.optim:NAdam"
@@ -55,6 +95,32 @@ def test_a_wrong_entry_is_one_line_before_data_is_read(tiny: Path, overrides: li
     assert "\n" not in str(raised.value)
 
 
+REFUSED = {
+    "LBFGS": "calls the closure 20 times, expected once",
+    "SparseAdam": "fails: SparseAdam does not support dense",
+}
+OPTIMIZERS = [name for name, kind in vars(torch.optim).items() if isinstance(kind, type) and kind is not Optimizer]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimisers_of_torch_train_or_are_refused(name: str) -> None:
+    """With one group: two are already an error of the constructor of LBFGS."""
+    section = OptimSection(name=f"torch.optim:{name}", weight_decay=0.0)
+    groups = [{"params": [torch.nn.Parameter(torch.ones(8, 8))], "lr": 1e-3, "weight_decay": 0.0}]
+    context: Any = nullcontext()
+    if name in REFUSED:
+        context = pytest.raises(ConfigError, match=rf"^optim\.name: a step of torch\.optim:{name} .*{REFUSED[name]}")
+    with context:
+        check_step(section, groups, torch.device("cpu"))
+
+
+def test_a_step_that_needs_more_is_refused_before_the_training(tiny: Path) -> None:
+    config, run = configs.load(tiny, [f"optim.name={__name__}:ScheduleFree"]), tiny.parent / "run"
+    with pytest.raises(ConfigError, match=r"^optim\.name: .* fails: Not in train mode\. .* Fix: .*adamw\.$"):
+        train(config, run)
+    assert not run.exists()
+
+
 def test_a_new_name_drops_the_options_of_the_old_one(tiny: Path) -> None:
     first = configs.load(tiny, [f"optim.name={OWN}", "optim.momentum_decay=0.1"])
     (tiny.parent / "first.yaml").write_text(configs.dump(first))
@@ -82,8 +148,10 @@ def test_a_function_or_a_class_is_the_schedule_after_the_warm_up() -> None:
         ([f"optim.name={OWN}", f"optim.schedule={{name: {__name__}:Staircase, factors: [1.0]}}"],
          ["optim.betas=[0.5, 0.6]", "optim.momentum_decay=0.2"], {"betas": (0.5, 0.6), "momentum_decay": 0.2}),
         (["optim.name=muon"], ["optim.weight_decay=0.1"], {}),
+        (["optim.name=muon", "trainer.precision=bf16-true"], [], {}),
+        ([f"optim.name={__name__}:Exact", "trainer.precision=bf16-true"], [], {}),
     ],
-    ids=["own", "muon"],
+    ids=["own", "muon", "muon in bf16", "own in bf16"],
 )  # fmt: skip
 def test_a_run_resumes_to_the_last_bit_and_takes_changed_options(named, changed, expected, trained, copied_run):
     named = [*named, "optim.weight_decay=0.05", "trainer.evaluate_every=0.99"]
