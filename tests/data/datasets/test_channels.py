@@ -12,6 +12,7 @@ from densevit import config as configs
 from densevit.channels import Channels
 from densevit.data.build import Data
 from densevit.data.channel_statistics import measured
+from densevit.data.datasets import division, paired_dataset
 from densevit.errors import ConfigError, DataError
 
 NAMES = ("red", "green", "blue", "nir")
@@ -142,3 +143,43 @@ def test_cached_statistics_are_of_the_same_keys(tmp_path, monkeypatch):
     )
     assert all(high == 60000 for _, high in plain)
     assert all(high <= 10000 for _, high in without)
+
+
+def _file_per_channel(root: Path) -> dict[str, object]:
+    """Label maps with a file for each of two channels; the options of the data set."""
+    for path in _label_maps(root):
+        for i, name in enumerate(("red", "nir")):
+            cv2.imwrite(
+                path.replace(".tif", f"_{name}.png"),
+                np.random.default_rng(i).integers(0, 999, (H, W)).astype(np.uint16),
+            )
+        Path(path).unlink()
+    own = {"images": "images/{split}/*_red.png", "labels": "labels/{split}/*.png"}
+    return {"channels": {"red": "_red", "nir": "_nir"}, **own}
+
+
+@pytest.mark.parametrize("reads", ("statistics", "scan", "division"))
+def test_a_new_file_of_any_channel_ends_what_is_cached(reads, tmp_path, monkeypatch):
+    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(paired_dataset, "LARGE", 1)
+    monkeypatch.setattr(division, "_FEW", 1)
+    root = tmp_path / "set"
+    options = _file_per_channel(root)
+
+    def result() -> object:
+        train = _data(root, "label_maps", **options).train
+        if reads == "division":
+            paths = [train.path(index) for index in range(len(train))]
+            return division.similar_images(paths, train.channels)["digests"].tolist()
+        return measured(train) if reads == "statistics" else train.sizes().tolist()
+
+    before = result()
+    assert result() == before
+    for path in sorted(root.glob("images/train/*_nir.png"))[1:]:  # the first is read at each start
+        size = (H, W) if reads != "scan" else (H + 1, W)
+        cv2.imwrite(str(path), np.random.default_rng(9).integers(2000, 60000, size).astype(np.uint16))
+    if reads == "scan":
+        with pytest.raises(DataError, match=r"_nir\.png: it has \(height, width, channels\) \(25, 32, 1\)"):
+            result()
+    else:
+        assert result() != before
