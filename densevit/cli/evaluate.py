@@ -7,7 +7,6 @@ a report; with --out, the predictions too.
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,15 +122,13 @@ def _evaluate(
     from densevit.cli.evaluation_tables import comparison_table, evaluation_tables, mapping_table
     from densevit.cli.map_files import MapFiles
     from densevit.data.build import build_data
-    from densevit.evaluation.low_classes import low_classes, median_sides, single_class
-    from densevit.evaluation.low_scores import low_scores
     from densevit.evaluation.metrics_file import by_head
+    from densevit.evaluation.metrics_table import single_class
     from densevit.inference.file_model import FileModel
     from densevit.inference.loading import load_any
     from densevit.inference.predictor import Predictor
     from densevit.training.run.evaluation import EvaluationPlan
     from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation
-    from densevit.training.run.low_scores import head_causes
 
     loaded, given = load_any(args.model, args.trust, args.runtime), read_mapping(args.map)
     config = config_of(loaded, args.model, args.overrides)
@@ -148,15 +145,7 @@ def _evaluate(
     if getattr(rank_zero_only, "rank", 0) > 0:  # rank 0 alone reports
         return 0
     tables = {head: one.tables() for head, one in done.evaluators.items()}
-    sides = cache(lambda: median_sides(data.val, data.val_transform.size_of))
     notes = {head: single_class(of_head) for head, of_head in by_head(done.metrics).items()}
-    splits = {config.data.split: data.val}
-    for head, score in low_scores(done.metrics, done.evaluators).items():
-        causes = head_causes(head, done.evaluators[head], score, loaded.model, config.data, splits)
-        notes[head] = "\n".join(causes.values())
-    for head, of_head in tables.items():
-        if "classes" in of_head:
-            notes[head] = notes.get(head) or low_classes(of_head["classes"], sides)
     args.output.show(evaluation_tables(done.metrics, tables, notes))
     recorded = loaded.model.recorded_evaluation if isinstance(loaded.model, FileModel) else None
     if recorded is not None:

@@ -5,7 +5,7 @@ User documentation: `docs/config.md`.
 
 from densevit.config.data_schema import DataSection
 from densevit.config.layers import check_evaluation_overrides
-from densevit.config.loading import dump, from_file, from_mapping, load, recipe_of, values_of_file, with_overrides
+from densevit.config.loading import dump, from_file, from_mapping, load, values_of_file, with_overrides
 from densevit.config.model_schema import (
     BackboneSection,
     EvaluationSection,
@@ -47,7 +47,6 @@ __all__ = [
     "inference_with",
     "load",
     "model_sections",
-    "recipe_of",
     "section",
     "sections_of",
     "single_pass",

@@ -7,7 +7,7 @@ from typing import Any
 from densevit.config import initial_weights, layers, yaml_io
 from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
-from densevit.config.sources import BASE, OWN, Source, Sources
+from densevit.config.sources import OWN, Source, Sources
 from densevit.config.validation import validated
 from densevit.errors import ConfigError, printable
 from densevit.registry.trust import modules_in, names_in_file
@@ -40,13 +40,6 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
         return _settled(config.model_copy(deep=True))
     layer = layers.with_overrides(layers.Layer(config.model_dump(), dict(config._sources.by_key)), overrides)
     return _settled(_validated(layer.values, Sources(layer.sources, [*config.set_aside])))
-
-
-def recipe_of(config: Config) -> Config | None:
-    """The shipped recipe that a config changes, without the changes; None for other configs."""
-    sources = config._sources.by_key.items()
-    file = next((source.name for key, source in sources if source.rank == BASE and key[:1] != ("data",)), None)
-    return None if file is None else load(file)
 
 
 def values_of_file(text: str, source: str, trust: Collection[str] = (), run: Path | None = None) -> dict[str, Any]:

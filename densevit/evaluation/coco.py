@@ -13,7 +13,6 @@ from densevit.evaluation.box_records import BoxRecords, coco_results
 from densevit.evaluation.detection_tables import class_table, mean, precision_recall
 from densevit.evaluation.error_analysis import ErrorAnalysis, analyse
 from densevit.evaluation.f1_threshold import best_threshold, f1_plots
-from densevit.evaluation.low_scores import differing_classes, no_objects
 from densevit.evaluation.object_records import ObjectRecords
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Evaluator, Plot, Predictions, Table, Targets
 from densevit.targets.objects import xywh
@@ -145,15 +144,6 @@ class AveragePrecision(Evaluator):
     def image_scores(self) -> dict[int | str, float]:
         """The quality of the detections with a score of at least `threshold`; see `ErrorAnalysis.image_scores`."""
         return self._analysed().image_scores(self.threshold)
-
-    def low_score_causes(self) -> dict[str, str]:
-        """Classes that differ, and no objects predicted; see `low_scores`."""
-        images, records = self._analysed().images.values(), self._sorted()
-        causes = {
-            "classes": differing_classes(images, self.classes),
-            "scores": no_objects(records.scores, len(records.ids)),
-        }
-        return {name: line for name, line in causes.items() if line}
 
     def _analysed(self) -> ErrorAnalysis:
         if self._analysis is None:

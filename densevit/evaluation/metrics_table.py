@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from densevit.evaluation.low_classes import single_class
+from densevit.errors import counted
 from densevit.evaluation.metrics_file import by_class, by_head, number, overall
 from densevit.terminal import table
 
@@ -37,6 +37,22 @@ def metrics_table(metrics: Mapping[str, float]) -> Group:
                 tables.append(_class_table(f"{head}: each class", kinds))
     notes = [Text(note, "yellow") for values in heads.values() if (note := single_class(values))]
     return Group(*tables, *notes)
+
+
+def single_class(metrics: Mapping[str, float]) -> str:
+    """One line about the metrics of a head (see `SemanticSegmentation`) if only one of several classes has pixels in
+    the ground truth; else empty."""
+    ious, recalls = ({name: metrics[name] for name in metrics if name.startswith(kind)} for kind in ("IoU/", "Acc/"))
+    present = [name.removeprefix("Acc/") for name, value in recalls.items() if value == value]
+    if "mIoU" not in metrics or len(recalls) < 2 or len(present) != 1:
+        return ""
+    others = sum(value == value for value in ious.values()) - 1
+    only = f"{counted(others, 'class')} that {'are' if others > 1 else 'is'} only predicted"
+    mean = f"the mean of its IoU and 0 for {only}" if others else "its IoU"
+    return (
+        f"Only one of {len(recalls)} classes has pixels in the ground truth, {present[0]!r}: mIoU is {mean}, and says "
+        "nothing about the others."
+    )
 
 
 def _grid(title: str, values: Mapping[str, float], pairs: int) -> Table:

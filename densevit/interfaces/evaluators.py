@@ -100,15 +100,6 @@ class Evaluator:
         """
         return None
 
-    def low_score_causes(self) -> dict[str, str]:
-        """Returns the measured causes of a main metric below 0.1, by name, each as one line: what was measured, what
-        was expected, and the fix. Default: none. For metrics of which higher is better.
-
-        A training prints the line of each name once, that of the name `scores` only after enough steps to predict
-        anything; `densevit evaluate` prints all.
-        """
-        return {}
-
     def results(self) -> list[dict[str, Any]] | None:
         """Returns all predictions as entries of a COCO results file, if the task has this format, for `evaluate --out`.
 

@@ -15,13 +15,12 @@ from densevit.model.parameter_patterns import matching
 class ParameterRate(NamedTuple):
     """Learning rate and weight decay of one parameter.
 
-    depth: the depth within the backbone, from 1 at the input; None outside the backbone. lr: the rate after the
-    warm-up; None if the parameter is frozen. options: further keys of its group, of the optimiser's `group_options`.
+    lr: the rate after the warm-up; None if the parameter is frozen. options: further keys of its group, of the
+    optimiser's `group_options`.
     """
 
     name: str
     parameter: nn.Parameter
-    depth: int | None
     lr: float | None
     weight_decay: float
     options: Mapping[str, Any] = MappingProxyType({})
@@ -102,15 +101,15 @@ def parameter_rates(
             layers.setdefault(id(parameter), layer)
     rates = []
     for name, parameter in named.items():
-        rate, depth = lr, depths.get(id(parameter))
+        rate = lr
         if name.startswith("backbone.") and name.removeprefix("backbone.") not in stem:
             rate = lr if backbone_lr is None else backbone_lr
             if layer_decay < 1:
-                rate *= layer_decay ** (len(groups) - _required_depth(depth, name))
+                rate *= layer_decay ** (len(groups) - _required_depth(depths.get(id(parameter)), name))
         decayed = name.endswith("weight") and parameter.ndim >= 2 and id(parameter) not in embeddings
         trained = rate * factors[name] if parameter.requires_grad else None
         options = {} if group_options is None else group_options(layers[id(parameter)], parameter)
-        rates.append(ParameterRate(name, parameter, depth, trained, weight_decay if decayed else 0.0, options))
+        rates.append(ParameterRate(name, parameter, trained, weight_decay if decayed else 0.0, options))
     return rates
 
 

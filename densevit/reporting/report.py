@@ -12,8 +12,8 @@ from densevit.config.yaml_io import parse
 from densevit.data.image_names import BEST, WORST, distinct_drawing_name, drawing_name
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file, tables_file
-from densevit.evaluation.low_classes import single_class
 from densevit.evaluation.metrics_file import by_class, number, overall
+from densevit.evaluation.metrics_table import single_class
 from densevit.interfaces import Plot
 from densevit.reporting import plots
 from densevit.reporting.confusion import confusion, read_confusion

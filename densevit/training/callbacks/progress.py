@@ -4,7 +4,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -160,12 +160,10 @@ class ProgressLines(lightning.Callback):
     """Prints the estimated training time, and after each validation the step, the loss and the main metrics.
 
     Without a progress bar, it also prints a line every half minute.
-
-    explain: called after each validation of a training in the first process; returns further lines.
     """
 
-    def __init__(self, console: Console, explain: "Callable[[DenseModule], Sequence[str]] | None" = None) -> None:
-        self.console, self.explain = console, explain
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.start = 0.0
         self.images = 0
         self._batches = 0
@@ -237,8 +235,6 @@ class ProgressLines(lightning.Callback):
         for name, evaluator in pl_module.evaluators.items():
             parts.append(f"{name}/{evaluator.main} {pl_module.metrics[f'{name}/{evaluator.main}']:.3f}")
         self._print([*parts, *(self._left(trainer, pl_module) if training else [])])
-        for line in self.explain(pl_module) if training and self.explain is not None else ():
-            self.console.print(line)
 
     def _state(self, trainer: lightning.Trainer) -> list[str]:
         loss = trainer.callback_metrics.get("train/loss")

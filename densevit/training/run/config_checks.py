@@ -22,8 +22,7 @@ from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_learnable
 from densevit.training.loop.evaluators import METHOD, flat_metrics
 
-_MIN_STEPS = 1000  # with fewer steps, a model with random weights learns next to nothing in any shipped recipe
-_MIN_STEPS_FINE_TUNING = 100
+_MIN_STEPS = {"random": 1000, "pretrained": 100}  # with fewer, a model learns next to nothing in any shipped recipe
 
 
 def check_model(config: Config, data: Data, model: DenseModel) -> None:
@@ -101,14 +100,10 @@ def _metrics_without_images(name: str, evaluator: Evaluator) -> dict[str, float]
     return metrics
 
 
-def least_steps(config: Config) -> int:
-    """Returns the number of optimiser steps before which a model is not expected to predict anything."""
-    return _MIN_STEPS if config.initial_weights == "random" else _MIN_STEPS_FINE_TUNING
-
-
 def check_budget(budget: Budget, config: Config) -> None:
     """Warns if the training is too short to learn anything, with the least sufficient value."""
-    least = least_steps(config)
+    start = "random" if config.initial_weights == "random" else "pretrained"
+    least = _MIN_STEPS[start]
     if budget.steps < least:
         section = config.trainer
         [key] = [name for name in ("max_steps", "max_images", "max_epochs") if getattr(section, name) is not None]
@@ -117,7 +112,6 @@ def check_budget(budget: Budget, config: Config) -> None:
             "max_images": least * budget.images_per_step,
             "max_epochs": math.ceil(least / budget.steps_per_epoch),
         }[key]
-        start = "random" if config.initial_weights == "random" else "pretrained"
         steps = "" if key == "max_steps" else f" is {counted(budget.steps, 'optimiser step')} of this data set and"
         warnings.warn(
             f"trainer.{key}={getattr(section, key)}{steps} is too little to learn from {start} weights, "

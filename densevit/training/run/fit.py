@@ -44,7 +44,6 @@ from densevit.training.run.errors import removed_on_error, resumable_errors, res
 from densevit.training.run.extensions import build_loggers
 from densevit.training.run.folder import RunFolder, check_wanted
 from densevit.training.run.inputs import Inputs
-from densevit.training.run.low_scores import LowScores
 from densevit.training.run.output import FINISHED, finish, show_complete, start
 from densevit.training.run.plan import Plan
 from densevit.training.run.resuming import RunCheckpoint, run_of, without_checkpoint
@@ -210,7 +209,7 @@ def run_callbacks(
         # writes the losses of a step and the metrics; before the checkpoint of this step
         StepMetrics(),
         # prints speed, loss and metrics, and reads the losses that are written
-        ProgressLines(get_console(), LowScores(plan, folder)),
+        ProgressLines(get_console()),
         # the bar of a terminal or notebook
         *plan.trainer.callbacks,  # type: ignore[attr-defined]  # set by a connector
         # those of the method, the config and the caller; before the checkpoint, which has their states

@@ -1,15 +1,17 @@
 """Files and terminal output at the start and the end of a run."""
 
 import math
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich import get_console
-from rich.console import RenderableType
+from rich.table import Table
 
 from densevit import config as configs
 from densevit.atomic_io import replaced_file
@@ -18,9 +20,9 @@ from densevit.errors import counted, one_line
 from densevit.evaluation import metrics_file
 from densevit.evaluation.metrics_table import metrics_table
 from densevit.inference.loading import load
-from densevit.model.parameter_groups import method_parameters
+from densevit.model.parameter_groups import ParameterRate, method_parameters
 from densevit.reporting.report import write_report
-from densevit.terminal import text_console
+from densevit.terminal import table, text_console
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.stop_signals import StopSignals
@@ -35,13 +37,12 @@ from densevit.training.run.folder import RunFolder
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.training.run.next_commands import next_commands
 from densevit.training.run.plan import Plan
-from densevit.training.run.rates_table import rates_line, rates_table
-from densevit.training.run.start_hints import start_hints
 from densevit.weights import licences, model_file
 from densevit.weights.weights_table import weights_line, weights_table
 
 FINISHED = ("config.yaml", "model.safetensors", "metrics.json", "report.html")  # of a complete run
 _LOG_WIDTH = 120
+_ALMOST_EMPTY = 0.01  # of a main metric
 _INPUT = ("data.image_size", "data.transforms")
 _OTHER_INPUT = (
     "The best epoch is chosen among epochs before and after, although their images may differ in size. To start a "
@@ -52,7 +53,7 @@ _EXTEND = "To train longer: densevit train --resume {} trainer.max_images=N, wit
 
 
 def start(plan: Plan, folder: RunFolder) -> None:
-    """Writes config.yaml and prints the model, the data, the budget and hints."""
+    """Writes config.yaml and prints the model, the data and the budget."""
     path, config, console = folder.path, plan.config, get_console()
     if plan.trainer.is_global_zero:
         if not plan.is_complete:
@@ -72,17 +73,12 @@ def start(plan: Plan, folder: RunFolder) -> None:
             console.print(weights_line(fit))
             for warning in fit.warnings:
                 console.print(f"Warning: {warning}", style="yellow")
-        tables: list[RenderableType] = [weights_table(fit) for fit in plan.loaded]
-        if len({rate.lr for rate in plan.rates}) > 1:
-            console.print(rates_line(plan.rates))
-            tables.append(rates_table(plan.rates))
-        if tables:
-            console.print(f"in full: {_log(plan, tables, path / 'log.txt')}")
+        _log(plan, path / "log.txt")
+        if plan.loaded:
+            console.print(f"in full: {path / 'log.txt'}")
         for line in announcement(plan, path):
             console.print(line)
         if plan.checkpoint is None:
-            for line in start_hints(config, plan.data, plan.model.backbone.input_size):
-                console.print(line)
             check_budget(plan.budget, config)
             if not folder.new:
                 console.print(f"{path} has no checkpoint yet: training starts again from the beginning.")
@@ -92,13 +88,26 @@ def start(plan: Plan, folder: RunFolder) -> None:
         logger.log_hyperparams(config.model_dump())
 
 
-def _log(plan: Plan, tables: Sequence[RenderableType], path: Path) -> Path:
-    """Appends the tables of a start to the run's log. Returns its path."""
+def _log(plan: Plan, path: Path) -> None:
+    """Appends the loaded tensors and the learning rates of a start to the run's log."""
     step = 0 if plan.checkpoint is None else plan.checkpoint.step
     with path.open("a", encoding="utf-8") as file:
         log = text_console(file=file, width=_LOG_WIDTH)
+        tables = [*map(weights_table, plan.loaded), rates_table(plan.rates)]
         log.print(f"{datetime.now():%Y-%m-%d %H:%M:%S}, step {step:,}", *tables, sep="\n")
-    return path
+
+
+def rates_table(rates: Sequence[ParameterRate]) -> Table:
+    """One row per group of the optimiser, named by its first parameter, and of the frozen parameters."""
+    groups: dict[tuple[Any, ...], list[ParameterRate]] = {}
+    for rate in rates:
+        key = (None, 0.0) if rate.lr is None else (rate.lr, rate.weight_decay, *rate.options.items())
+        groups.setdefault(key, []).append(rate)
+    rows = []
+    for (lr, decay, *_), group in groups.items():
+        number = sum(rate.parameter.numel() for rate in group)
+        rows.append([group[0].name, "frozen" if lr is None else f"{lr:.3g}", f"{decay:g}", f"{number:,}"])
+    return table(rows, ["first parameter", "learning rate", "weight decay", "number"], right=range(1, 4))
 
 
 def _prepare(plan: Plan, folder: RunFolder) -> None:
@@ -262,6 +271,10 @@ def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int], si
         metrics = metrics_file.read(folder / "metrics.json")
         if metrics:
             get_console().print(metrics_table(metrics), soft_wrap=False)
+        mains = [f"{name}/{one.main}" for name, one in plan.evaluators.items() if one.main not in one.lower_is_better]
+        low = [f"{name} is {metrics[name]:.2g}" for name in mains if metrics.get(name, 1.0) < _ALMOST_EMPTY]
+        if low:
+            get_console().print(f"{', '.join(low)}: `densevit doctor {shlex.quote(str(folder))}` explains it.")
     get_console().print("   ".join(files))
 
 

@@ -17,6 +17,7 @@ IMBALANCE = 100.0  # ratio of the most and the least frequent class
 LONG = 4.0  # ratio of an image's sides
 SATURATED, CLIPPED = 0.01, 0.05  # shares of an image's pixels
 TINY = 8.0  # pixels of the model's input
+OTHER_SIZE = 4.0  # ratio of the objects' sizes in two splits
 _MOST_PAIRS = 1000
 
 
@@ -178,3 +179,16 @@ def differing_classes(train: SplitStatistics, val: SplitStatistics) -> list[str]
     """Messages for target keys of which only one split is labelled."""
     lacking = [key for key in train.provides if key not in val.provides]
     return [f"{train.split} is labelled with {listed(lacking)}, {val.split} is not"] if lacking else []
+
+
+def differing_sizes(train: SplitStatistics, val: SplitStatistics) -> list[str]:
+    """Messages for target keys whose objects differ in size between the splits, as shares of the image."""
+    texts = []
+    for key, named in train.measures.items():
+        sides = named.get("relative side", ()), val.measures.get(key, {}).get("relative side", ())
+        if all(map(len, sides)):
+            medians = [float(np.median(of_split)) for of_split in sides]
+            if max(medians) > OTHER_SIZE * min(medians):
+                shares = " and ".join(f"{median:.1%}" for median in medians)
+                texts.append(f"{key}: the median side is {shares} of the image's in {train.split} and {val.split}")
+    return texts

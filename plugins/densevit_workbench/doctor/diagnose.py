@@ -165,6 +165,10 @@ def _compare(data: Data, diagnosis: Diagnosis, files: dict[str, list[str]]) -> N
         train, val = diagnosis.splits["train"], diagnosis.splits[data.section.split]
         fix = "Label both, or leave the head out."
         examination.report("warning", "only one split is labelled", checks.differing_classes(train, val), fix)
+        fix = "Validate on images like those of the training, of the same source and cut in the same way."
+        examination.report(
+            "warning", "the splits have objects of different sizes", checks.differing_sizes(train, val), fix
+        )
     diagnosis.findings += examination.findings
 
 

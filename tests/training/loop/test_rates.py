@@ -167,3 +167,19 @@ def test_untrainable_configurations_raise_and_layer_decay_without_effect_is_a_wa
         warnings.simplefilter("error")
         rates_of(model_of(Wrapped()))
         rates_of(model_of(), layer_decay=0.7)
+
+
+def test_the_log_has_a_row_for_each_group_and_one_for_frozen_parameters() -> None:
+    from densevit.training.run.output import rates_table
+
+    model = model_of()
+    model.backbone.first.requires_grad_(False)
+    rates = rates_of_section(model, OptimSection(backbone_lr=0.1, weight_decay=0.05), 1.0)
+    columns = [map(str, column.cells) for column in rates_table(rates).columns]
+    assert list(zip(*columns, strict=True)) == [
+        ("backbone.scale", "0.1", "0", "3"),
+        ("backbone.first.weight", "frozen", "0", "8"),
+        ("backbone.second.weight", "0.1", "0.05", "4"),
+        ("heads.boxes.offsets.weight", "1", "0.05", "8"),
+        ("heads.boxes.offsets.bias", "1", "0", "4"),
+    ]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from densevit.cli import main
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError
+from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Batch
 from densevit.model import DenseModel
 from densevit_scenes.dataset import Scenes
@@ -55,15 +57,31 @@ def test_a_file_and_a_resumed_run_with_callbacks_train_as_a_mapping(run: "Run", 
 
 
 @pytest.mark.integration
-def test_pretrained_weights_and_rates_are_a_line_each_and_tables_in_the_log(run: "Run", tmp_path: Path, capsys) -> None:
+def test_pretrained_weights_are_a_line_and_a_table_of_the_log_and_rates_another(
+    run: "Run", tmp_path: Path, capsys
+) -> None:
     overrides = [*SHORT, f"weights={run.path}", "optim.backbone_lr=1e-5"]
     tuned = densevit.fit(yaml.safe_load(SEGMENTATION), overrides, run_dir=tmp_path / "tuned")
     lines, log = capsys.readouterr().out.splitlines(), (tuned.path / "log.txt").read_text()
     count = len(weights(run.path))
     assert sum(f"weights: {run.path}" in line and f"{count} tensors loaded" in line for line in lines) == 1, lines
-    assert sum(line.startswith("learning rates: backbone 1e-05, heads.") for line in lines) == 1
-    assert f"in full: {tuned.path / 'log.txt'}" in lines and not any("backbone.*" in line for line in lines)
-    assert f"loaded  {count}" in log and "backbone.*" in log and ", step 0" in log
+    assert f"in full: {tuned.path / 'log.txt'}" in lines and not any("first parameter" in line for line in lines)
+    assert f"loaded  {count}" in log and ", step 0" in log
+    assert re.search(r"first parameter .*\nbackbone\.\S+ +1e-05 ", log)
+
+
+@pytest.mark.parametrize(("score", "low"), [(0.0, True), (0.009, True), (0.01, False), (float("nan"), False)])
+@pytest.mark.integration
+def test_an_almost_empty_score_is_one_line_that_names_doctor(score, low, tmp_path, monkeypatch, capsys) -> None:
+    computed = SemanticSegmentation.compute
+    monkeypatch.setattr(SemanticSegmentation, "compute", lambda self: {**computed(self), "mIoU": score})
+    path = tmp_path / "my run"
+    densevit.fit(yaml.safe_load(SEGMENTATION), SHORT, run_dir=path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "explains it" in line]
+    assert lines == ([f"surfaces/mIoU is {score:.2g}: `densevit doctor '{path}'` explains it."] if low else [])
+    if score == 0.009:
+        diagnosis = densevit.diagnose(path)
+        assert diagnosis.splits.keys() == {"train", "val"} and diagnosis.cost is not None
 
 
 def test_a_run_has_its_path_metrics_model_and_tables(run: "Run") -> None:

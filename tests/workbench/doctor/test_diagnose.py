@@ -216,6 +216,18 @@ def test_shared_files_of_both_splits_are_leakage(tmp_path: Path):
 
 
 @pytest.mark.integration
+def test_causes_of_a_score_near_zero_are_named(tmp_path: Path):
+    """Objects of other sizes in the splits: sides of 8 and 33 px in images of 64 x 48; few images, random weights."""
+    for split, side, first in (("train", 8, 0), ("val", 33, 100)):
+        write_coco(tmp_path, split, [box(n, n, [4, 4, side, side], n + 1) for n in range(3)], images=3, first=first)
+    data = [f"data={{name: coco, root: {tmp_path}, image_size: 64}}", "data.batch_size=1"]
+    found = {one.title: one for one in densevit.diagnose("detr_swin", data).findings}
+    sizes = found["the splits have objects of different sizes"]
+    assert sizes.examples == ("boxes: the median side is 14.4% and 59.5% of the image's in train and val",)
+    assert found["random weights"].examples == ("with only 3 training images",)
+
+
+@pytest.mark.integration
 def test_a_config_is_checked_and_its_cost_counted(tmp_path: Path):
     overrides = ["data.train_length=6", "data.val_length=2", "data.image_size=64", "trainer.max_images=80"]
     diagnosis = densevit.diagnose("scenes/setr_swin", overrides)
