@@ -274,7 +274,7 @@ def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int], si
         mains = [f"{name}/{one.main}" for name, one in plan.evaluators.items() if one.main not in one.lower_is_better]
         low = [f"{name} is {metrics[name]:.2g}" for name in mains if metrics.get(name, 1.0) < _ALMOST_EMPTY]
         if low:
-            get_console().print(f"{', '.join(low)}: `densevit doctor {shlex.quote(str(folder))}` explains it.")
+            get_console().print(f"{', '.join(low)}: `densevit doctor {shlex.quote(str(folder))}` names likely causes.")
     get_console().print("   ".join(files))
 
 

@@ -77,8 +77,8 @@ def test_an_almost_empty_score_is_one_line_that_names_doctor(score, low, tmp_pat
     monkeypatch.setattr(SemanticSegmentation, "compute", lambda self: {**computed(self), "mIoU": score})
     path = tmp_path / "my run"
     densevit.fit(yaml.safe_load(SEGMENTATION), SHORT, run_dir=path)
-    lines = [line for line in capsys.readouterr().out.splitlines() if "explains it" in line]
-    assert lines == ([f"surfaces/mIoU is {score:.2g}: `densevit doctor '{path}'` explains it."] if low else [])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "names likely causes" in line]
+    assert lines == ([f"surfaces/mIoU is {score:.2g}: `densevit doctor '{path}'` names likely causes."] if low else [])
     if score == 0.009:
         diagnosis = densevit.diagnose(path)
         assert diagnosis.splits.keys() == {"train", "val"} and diagnosis.cost is not None

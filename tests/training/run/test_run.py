@@ -47,7 +47,7 @@ def test_run_folder_is_complete_loads_and_reproduces(trained: Callable[..., Path
 
     model = densevit.load(run)
     assert [c.name for c in model.classes["detection"]][:2] == ["ball", "box"]
-    predictions = model.predict([torch.zeros(50, 70, 3, dtype=torch.uint8).numpy()])[0]
+    predictions = model.predict([torch.zeros(50, 70, 3, dtype=torch.uint8).numpy()], 0)[0]
     assert predictions["boxes"].shape == (8, 4)
 
     again = train(configs.load(run / "config.yaml"), tmp_path / "again")  # the resolved config is complete
