@@ -1,12 +1,11 @@
 """Examines a data set before a training; writes a page.
 
 Files, annotations, classes, duplicates, and the effect of augmentation. The HTML page has all numbers, findings and
-augmented samples. Exit code 1 if there are errors. With --environment, prints versions, devices and CPU features
+augmented samples. Exit code 1 if there are errors. With --environment, prints versions and devices
 instead, for bug reports.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from densevit.errors import ConfigError
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="FILE", type=Path, help="the page, a new file (default: ./doctor.html, or the next free name)"
     )
     parser.add_argument(
-        "--environment", action="store_true", help="print versions, devices and CPU features; takes no data or config"
+        "--environment", action="store_true", help="print versions and devices; takes no data or config"
     )
 
 
@@ -68,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _environment(args: argparse.Namespace) -> int:
+    from densevit import terminal
     from densevit_workbench.doctor import environment
 
     given = [args.source, *args.overrides, args.images != IMAGES and "--images", args.out and "--out"]
@@ -77,13 +77,12 @@ def _environment(args: argparse.Namespace) -> int:
             f"--environment examines the installation, and neither data nor a config. Fix: leave out "
             f"{', '.join(map(repr, unused))}, or examine the data in a second command."
         )
-    found = environment.examine()
-    args.output.show(environment.table(found))
-    if args.output.quiet and not args.output.json:
-        for problem in found.problems:
-            args.output.problem(f"problem: {problem}")
-    args.output.result(dataclasses.asdict(found))
-    return 1 if found.problems else 0
+    rows, problems = environment.examine()
+    args.output.show(terminal.table([*map(list, rows.items())], right=(), no_wrap=(0,)))
+    for problem in problems:
+        args.output.problem(f"problem: {problem}")
+    args.output.result({"environment": rows, "problems": problems})
+    return 1 if problems else 0
 
 
 def _count(text: str) -> int | None:
