@@ -31,13 +31,13 @@ from socket import SHUT_WR
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-import tifffile
 import torch
 
 import densevit
 from densevit.channels import Channels
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import open_image
+from densevit.data.io.tiff_channels import opened_tiff
 
 MAX_BYTES = 32 * 2**20  # of the files of a request
 MAX_PIXELS = 32 * 2**20  # a file of a few kilobytes can expand to gigabytes of pixels
@@ -56,7 +56,7 @@ def pixels_of(image: bytes, channels: Channels) -> int:
         return 0
     with naming_file("the body", "image", len(image)):
         if not channels.is_rgb and image.startswith((b"II", b"MM")):
-            with tifffile.TiffFile(io.BytesIO(image)) as tiff:
+            with opened_tiff(io.BytesIO(image)) as tiff:
                 return tiff.series[0].size // len(channels.names)
         with open_image(io.BytesIO(image)) as opened:
             return opened.width * opened.height
@@ -282,6 +282,7 @@ def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") ->
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: also for other machines")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(arguments)
@@ -291,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(str(error)) from None
     if predictor.device.type == "cuda":
         predictor.half()
-    with server(predictor, args.port) as serving:
+    with server(predictor, args.port, args.host) as serving:
         print(f"http://{serving.server_name}:{serving.server_port}")
         serving.serve_forever()
 
