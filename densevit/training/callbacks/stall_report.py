@@ -12,7 +12,7 @@ class StallReport(lightning.Callback):
     """Writes the stacks of all threads to stderr once if no batch of a training or validation ends for a time. Training
     continues.
 
-    seconds: without the end of a batch; None: no report.
+    seconds: the longest time between the ends of two batches; None: no report.
     """
 
     def __init__(self, seconds: float | None) -> None:
