@@ -138,8 +138,8 @@ class TrainerSection(Section):
     """For a loss or gradient that is not finite: `stop` ends the training and names the first non-finite layer; `skip`
     leaves out the step and counts it."""
     stall_after: Duration | None = "10min"
-    """If no training or validation step ends within this time, such as `30s`, `5min` or `1h`, stderr shows what the
-    training waits for. `null`: never."""
+    """If no training or validation batch ends within this time, such as `30s`, `5min` or `1h`, stderr shows the stacks
+    of all threads. `null`: never."""
     sync_batchnorm: bool = False
     """Compute the statistics of batch norm over all processes, on NVIDIA GPUs."""
     keep_checkpoints: Count | None = 2

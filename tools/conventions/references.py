@@ -18,8 +18,6 @@ QUOTED = {
     "docs/development/faults.md": (
         ("training/loop/finite_check.py", "the loss or a gradient is not finite"),
         ("training/loop/first_non_finite.py", "The first non-finite "),
-        ("training/loop/stall.py", "no step has finished for "),
-        ("training/loop/stall.py", "Training continues to wait."),
     ),
 }
 

@@ -60,15 +60,14 @@ class ChildObserver(threading.Thread):
                 os._exit(_EXIT_CODE)
 
 
-class Peers:
-    """The host and process id of each rank."""
+class Peers(lightning.Callback):
+    """The host and process id of each rank, which the processes exchange before they begin."""
 
     def __init__(self) -> None:
         self.processes: list[tuple[str, int]] = []  # host and process id, by rank
 
-    def exchange(self, trainer: lightning.Trainer) -> None:
-        """Exchanges them between all processes, once."""
-        if trainer.world_size > 1 and not self.processes:
+    def setup(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
+        if trainer.world_size > 1:
             processes: list[Any] = [None] * trainer.world_size
             distributed.all_gather_object(processes, (socket.gethostname(), os.getpid()))
             self.processes = processes
@@ -97,12 +96,14 @@ def prepare_launcher(trainer: lightning.Trainer) -> None:
 
 
 @contextmanager
-def watching(trainer: lightning.Trainer, peers: Peers) -> Iterator[None]:
+def watching(trainer: lightning.Trainer) -> Iterator[None]:
     """Replaces the error of a collective operation by TrainingError if a process has ended.
 
     The first remaining process of each machine raises it; the others exit with the same code and without a message.
     KeyboardInterrupt, which Lightning converts to SystemExit, is raised as such.
     """
+    peers = Peers()
+    trainer.callbacks.insert(0, peers)  # type: ignore[attr-defined]  # set by a connector
     try:
         yield
     except DensevitError:

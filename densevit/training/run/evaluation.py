@@ -16,7 +16,6 @@ from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
 from densevit.training.callbacks.predictions import PredictionWriter, Write
 from densevit.training.callbacks.progress import EvaluationProgress
-from densevit.training.callbacks.waiting import Waiting
 from densevit.training.loop.class_mapping import ClassMapping, map_classes
 from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.data_module import DenseDataModule
@@ -90,10 +89,9 @@ class EvaluationPlan:
         if self.trainer.compile:
             model.compile()
         module = DenseModule(self.predictor, None, evaluators, mappings=self.mappings)
-        waiting = Waiting()
-        callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)]), waiting]
+        callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)])]
         trainer = build_trainer(self.trainer, callbacks=callbacks, enable_progress_bar=False)
-        with watching(trainer, waiting.peers), tf32(self.trainer.tf32):
+        with watching(trainer), tf32(self.trainer.tf32):
             trainer.validate(module, datamodule=DenseDataModule(self.data), verbose=False)
         return Evaluation(module.metrics, evaluators, module.indices)
 

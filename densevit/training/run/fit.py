@@ -29,16 +29,16 @@ from densevit.terminal import use_text_console
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.checkpointing import Checkpointing, Stopped
 from densevit.training.callbacks.progress import CONSOLE, LogFile, ProgressLines
+from densevit.training.callbacks.stall_report import StallReport
 from densevit.training.callbacks.step_metrics import StepMetrics
 from densevit.training.callbacks.stop_signals import StopSignals, requeue
 from densevit.training.callbacks.validation_interval import ValidationInterval
-from densevit.training.callbacks.waiting import Waiting
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.ema import ExponentialMovingAverage
 from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.lightning_logging import silence_lightning
-from densevit.training.loop.peers import Peers, watching
+from densevit.training.loop.peers import watching
 from densevit.training.loop.precision import flushed_denormals, tf32
 from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint, translated_errors
 from densevit.training.run.extensions import build_loggers
@@ -137,16 +137,14 @@ def _fit(
         return Run(path)
     folder = RunFolder.open(plan.trainer, name, path, resumed=resumed)
     finite_check = FiniteCheck(skip=config.trainer.non_finite == "skip")
-    stall_after = config.trainer.stall_after
-    waiting = Waiting(None if stall_after is None else seconds_of(stall_after))
     best = BestModel(folder.path, plan.best_epoch(), plan.data.val, config.trainer.patience)
     errors = translated_errors(folder.path, config, finite_check.describe_batch, resume_with)
     with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
-        plan.trainer.callbacks = run_callbacks(plan, folder.path, best, waiting, signals)  # type: ignore[attr-defined]
+        plan.trainer.callbacks = run_callbacks(plan, folder.path, best, signals)  # type: ignore[attr-defined]
         plan.trainer.loggers = build_loggers(config.trainer, folder.path, loggers)
         start(plan, folder)
         module = _module(plan, finite_check)
-        stopped_by = _train(plan, module, waiting.peers, folder.path, signals, resume_with)
+        stopped_by = _train(plan, module, folder.path, signals, resume_with)
         finish(plan, folder.path, best, module.indices, bool(stopped_by), signals, resume_with)
     return Run(folder.path, stopped_by)
 
@@ -189,19 +187,18 @@ def _use_console() -> None:
     use_text_console(**CONSOLE, quiet=quiet, stderr=stderr, file=LogFile(stderr))
 
 
-def run_callbacks(
-    plan: Plan, folder: Path, best: BestModel, waiting: Waiting, signals: StopSignals
-) -> list[lightning.Callback]:
+def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignals) -> list[lightning.Callback]:
     """The callbacks of a run, in the order in which Lightning calls them; `loop/step.py` has what precedes them.
 
-    best, waiting, signals: used after the training too.
+    best, signals: used after the training too.
     """
     section, budget = plan.config.trainer, plan.budget
     every = section.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
+    stall = section.stall_after
     return [
-        # measures the time of steps, before the other callbacks add theirs
-        waiting,
+        # reports a step that does not finish; first, so that the time of the other callbacks counts
+        StallReport(None if stall is None else seconds_of(stall)),
         # saves the best model after a validation; before Checkpointing, whose checkpoints name the best epoch
         best,
         # ends the training and starts validations; before Checkpointing, which asks whether training ends
@@ -235,15 +232,13 @@ def _module(plan: Plan, finite_check: FiniteCheck) -> DenseModule:
     )
 
 
-def _train(
-    plan: Plan, module: DenseModule, peers: Peers, folder: Path, signals: StopSignals, resume_with: str | None
-) -> int:
+def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, resume_with: str | None) -> int:
     """Runs Lightning's training loop. Returns the number of the signal that stopped it; 0 if none did."""
     trainer, console, stopped_by = plan.trainer, get_console(), 0
     path = None if plan.checkpoint is None else plan.checkpoint.path
     signals.install()
     try:
-        with resumable_errors(folder, resume_with), watching(trainer, peers), tf32(plan.config.trainer.tf32):
+        with resumable_errors(folder, resume_with), watching(trainer), tf32(plan.config.trainer.tf32):
             trainer.fit(module, datamodule=DenseDataModule(plan.data), ckpt_path=path, weights_only=True)
     except Stopped:
         stopped_by = signals.received

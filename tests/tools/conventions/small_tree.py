@@ -115,8 +115,7 @@ FILES = {
     "\n## Packages\n\n| packages | |\n|---|---|\n| `training` | trains |\n| `data` | loads |\n| `config` | keys |\n",
     "docs/development/faults.md": "# Faults\n\n## Tested faults\n\n| fault | test |\n|---|---|\n"
     + "".join(f"| fault {i} | `tests/test_net.py::test_net` |\n" for i in range(101))
-    + "\n## Messages\n\nthe loss or a gradient is not finite. The first non-finite output\n\n"
-    "no step has finished for 1 s. Training continues to wait.\n",
+    + "\n## Messages\n\nthe loss or a gradient is not finite. The first non-finite output\n",
     "docs/troubleshooting.md": "# Errors\n\n"
     + "### Error\n\n```console\n$ densevit train x\nno\n```\n\n" * 20
     + "is full, found no space in /dev/shm, the loss or a gradient is not\nfinite, is too little to learn\n",
@@ -147,8 +146,6 @@ FILES = {
     "densevit/training/__init__.py": '"""Training."""\n\nfrom densevit.training.run import Net, fit\n',
     "densevit/training/loop/__init__.py": "",
     "densevit/training/loop/first_non_finite.py": '"""Search."""\n\nTEXT = "The first non-finite "\n',
-    "densevit/training/loop/stall.py": '"""Stall."""\n\n'
-    'TEXT = "no step has finished for 1 s. Training continues to wait."\n',
     "densevit/training/loop/finite_check.py": '"""Check."""\n\nTEXT = "the loss or a gradient is not finite"\n',
     "densevit/training/run/__init__.py": '"""Runs."""\n\nfrom densevit.data.loading import dataloader\n\n\n'
     'class Net:\n    """A net."""\n\n\ndef fit():\n    """Trains."""\n',
