@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import densevit
-from densevit.weights.state import image_header
+from densevit.weights.state import read_header
 
 if TYPE_CHECKING:
     from densevit_backbones.timm import Timm
@@ -163,7 +163,7 @@ def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
     resumed = densevit.fit(resume=run, overrides=["trainer.max_steps=2"])
     assert resumed.model.model.licences == {"timm:resnet18": timm.create_model("resnet18").pretrained_cfg["license"]}
     assert "# licence of timm:resnet18: " in (run / "config.yaml").read_text()
-    assert "timm:resnet18" in image_header(run / "model.safetensors")["licences"]
+    assert "timm:resnet18" in read_header(run / "model.safetensors")["licences"]
     # Neither does its model file, which keeps the option for a training with its config.
     assert densevit.load(run).model.architecture.backbone.options["pretrained"] is True
     with pytest.raises(densevit.DensevitError, match="the download failed"):

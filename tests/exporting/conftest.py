@@ -27,7 +27,9 @@ def program(made_once: Any) -> Path:
         pixels = comparison.example_images((150, 211), 1, 5)[0]
         Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / "image.png")
         predictor = program_predictor()
-        threshold = float(predictor.predict(torch.from_numpy(pixels)).scores[30]) - 2e-3  # one level of pixels
+        threshold = (
+            float(predictor.predict(torch.from_numpy(pixels), threshold=0).scores[30]) - 2e-3
+        )  # one level of pixels
         options: Any = {"resize": True, "postprocess": True, "threshold": {"x": threshold}}
         exported = densevit.export(predictor, folder / "model.onnx", **options)
         description = {"classes": {"x": NAMES}, "threshold": threshold, "differences": exported.differences}

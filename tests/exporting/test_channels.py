@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import tifffile
 import torch
@@ -75,6 +74,8 @@ def test_files_leave_out_missing_pixels_as_predict_does(tmp_path: Path):
     resizing, path = Resizing(Fixed(64)), tmp_path / "resizing.onnx"
     program = files._traced(resizing, [torch.zeros(13, 2, 421, 453)])
     files.converted(program, ["images"], ["resized"]).save(path)
+    import onnxruntime  # late: not all tests of this file need it
+
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     for size in SIZES:

@@ -210,7 +210,7 @@ def refuses_evaluation_with_openvino(loaded: Predictor) -> None:
 def test_a_file_makes_the_predictions_of_predict(tmp_path: Path):
     predictor = small_predictor(CELLS)
     image = torch.from_numpy(comparison.example_images((150, 211), 1, 5)[0])
-    expected = predictor.predict(image)
+    expected = predictor.predict(image, threshold=0)
     threshold = float(expected.scores[30]) - 1e-6
     exported = densevit.export(predictor, tmp_path / "x.onnx", postprocess=True, threshold={"x": threshold})
     assert exported.difference <= 1e-4 and exported.differences["objects"] == 0
@@ -235,7 +235,7 @@ def test_a_program_needs_no_inputs_but_the_image_and_gets_the_objects_above_the_
     assert [one.name for one in session.get_inputs()] == ["images"]
     differences = json.loads((program / "model.json").read_text())["differences"]
     assert max(differences.values()) <= 1e-4 and differences["objects"] == 0
-    expected, loaded = program_predictor().predict(program / "image.png"), densevit.load(program / "model.onnx")
+    expected, loaded = program_predictor().predict(program / "image.png", 0), densevit.load(program / "model.onnx")
     of_file = loaded.predict(program / "image.png", threshold=0)
     torch.testing.assert_close(of_file.scores, expected.scores, rtol=0, atol=2e-3)  # one level of brightness
     refuses_evaluation_with_openvino(loaded)

@@ -11,7 +11,7 @@ from densevit.cli import main
 from densevit.model import DenseModel
 from densevit.weights import hub, layouts, licences, preprocessing
 from densevit.weights.pretrained import load_pretrained
-from densevit.weights.state import image_header
+from densevit.weights.state import read_header
 
 CARD = "---\nlanguage: en\nlicense: {}\ntags:\n- vision\n---\n# A model\n\nlicense: of the text\n"
 NC = "cc-by-nc-4.0"
@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 
 def licences_of(path):
-    return json.loads(image_header(path / "model.safetensors")["licences"])
+    return json.loads(read_header(path / "model.safetensors")["licences"])
 
 
 def test_licence_of_a_card_stays_with_the_backbone_and_with_models_that_start_from_it(folder, tmp_path, capsys):

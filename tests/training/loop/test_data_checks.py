@@ -12,7 +12,6 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.errors import DataError
 from densevit.targets import RunLengthMasks
 from densevit.training.loop.data_checks import check_batch
-from densevit.training.run.plan import Plan
 from tests.training.loop.test_dense_module import Images, module_of
 
 
@@ -68,6 +67,8 @@ def test_validation_images_of_another_type_are_reported_at_the_start(train, val,
                 file = tmp_path / name / split / f"{number}.tif"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 tifffile.imwrite(file, pixels, photometric="minisblack", planarconfig=None if name == "labels" else 1)
+    from densevit.training.run.plan import Plan  # late: it imports Lightning
+
     data = {"name": "label_maps", "root": str(tmp_path), "classes": ["a", "b"], "channels": [*"rgbn"], **keys}
     config = configs.from_mapping(
         {

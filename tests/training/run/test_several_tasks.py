@@ -70,7 +70,7 @@ def test_all_tasks_of_a_mix_are_trained_evaluated_and_reported(mixed: Path) -> N
 def test_one_backbone_pass_predicts_all_tasks_and_evaluation_repeats_the_metrics(mixed: Path, tmp_path: Path) -> None:
     model, calls = densevit.load(mixed), []
     model.backbone.register_forward_hook(lambda module, given, out: calls.append(len(given[0])))
-    [found] = model.predict([torch.zeros(50, 70, 3, dtype=torch.uint8).numpy()])
+    [found] = model.predict([torch.zeros(50, 70, 3, dtype=torch.uint8).numpy()], threshold=0)
     assert calls == [1] and found.keys() == {"boxes", "surfaces", "depth"}
     assert found["boxes"]["boxes"].shape == (8, 4)
     assert found["surfaces"]["semantic"].shape == found["depth"]["depth"].shape == (50, 70)
