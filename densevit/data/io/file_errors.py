@@ -33,7 +33,10 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
     except Image.UnidentifiedImageError as error:
         check_unpacked(path)
         found = f"{_size(path, size)}; {error}"
-        raise UnreadableFileError(f"{path} is not an image, or has a format unknown to Pillow ({found}).") from None
+        what, fix = "is not an image, or has a format unknown to Pillow", ""
+        if str(error).startswith(("it begins with b'II", "it begins with b'MM")):
+            what, fix = "is a TIFF that Pillow does not read", " Fix: save it with 8 or 16 bits, or in float32."
+        raise UnreadableFileError(f"{path} {what} ({found}).{fix}") from None
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, BadZipFile and more
         found = _size(path, size)
         fix = (

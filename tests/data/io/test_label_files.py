@@ -71,6 +71,7 @@ def test_files_without_exact_labels_are_named(tmp_path):
     whole = grey_png(np.random.default_rng(0).integers(0, 9, (200, 200)), 8)
     (tmp_path / "cut.png").write_bytes(whole[:4000])
     (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "wide.tif").write_bytes(tiff((2, 2), bytes(32), 64))
     for name, facts in {
         "deep.png": "16 bits per channel; expected 8",
         "deep.tif": "16 bits per channel; expected 8",
@@ -79,6 +80,7 @@ def test_files_without_exact_labels_are_named(tmp_path):
         "negative.tif": "-1 to 2",
         "cut.png": "cannot be read",
         "text.png": "no image",
+        "wide.tif": "a TIFF that Pillow does not read .* 8 or 16 bits",
         "gone.png": "no such",
     }.items():
         with pytest.raises(DataError, match=rf"{name}.*{facts}"):
