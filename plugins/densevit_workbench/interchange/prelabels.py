@@ -72,9 +72,9 @@ def prelabels(
     names = names_below([image["file_name"] for image in images])
     annotations: list[dict[str, Any]] = []
     for entry in entries:
-        if "category_id" not in entry or entry.get("score", 1.0) < threshold:
+        if not {"category_id", "bbox", "segmentation"} & entry.keys() or entry.get("score", 1.0) < threshold:
             continue
-        image_id, category = entry.get("image_id"), entry["category_id"]
+        image_id, category = entry.get("image_id"), entry.get("category_id")
         if category not in ids or image_id not in number:
             raise DataError(
                 f"An object has the category_id {category!r} and the image_id {image_id!r}; expected a class of the "

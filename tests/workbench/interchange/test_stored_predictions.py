@@ -343,10 +343,10 @@ def test_edited_predictions_are_one_line(edit, message, tmp_path: Path) -> None:
             stored.read(image)
 
 
-@pytest.mark.parametrize("change", [{"category_id": 77}, {"category_id": [3]}, {"image_id": 99}])
+@pytest.mark.parametrize("change", [{"category_id": 77}, {"category_id": [3]}, {"category_id": None}, {"image_id": 99}])
 def test_prelabels_of_edited_predictions_are_one_line(change: dict[str, Any]) -> None:
     images = [{"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}]
     entry = {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.9}
     assert len(prelabels(images, [entry], CLASSES, 0.5)["annotations"]) == 1
     with pytest.raises(DataError, match=r"^[^\n]*Fix: correct it, or predict again\.$"):
-        prelabels(images, [entry | change], CLASSES, 0.5)
+        prelabels(images, [{key: value for key, value in (entry | change).items() if value is not None}], CLASSES, 0.5)
