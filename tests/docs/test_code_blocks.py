@@ -34,7 +34,11 @@ WORDS = {
     "docs/own-data.md": {"CONFIG": "configs/panoptic_swin.yaml", "RUN": "runs/start-detector"},
 }
 # Python code: what is replaced, and by what.
-EDITS = {r"max_steps=[\d_]+": 'max_steps=2, accelerator="cpu"', r'device="cuda"': 'device="cpu"'}
+EDITS = {
+    r"max_steps=[\d_]+": 'max_steps=2, accelerator="cpu"',
+    r"val_check_interval=\d+": "val_check_interval=2",
+    r'device="cuda"': 'device="cpu"',
+}
 # Packages that a block needs if it has this text.
 NEEDED = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),

@@ -60,7 +60,7 @@ PATHS = {
     "folder": "It is a folder without a config.yaml",
     "fifo": "It is neither a file nor a folder",
     "loop": "there is no config file 'loop'",
-    "": "there is no config file",
+    "": "a path is empty",
     "tiny.yml": "Did you mean 'tiny.yaml'",
     "large.yaml": "a config file is text of at most",
     "n" * 300: "File name too long",

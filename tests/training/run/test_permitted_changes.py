@@ -8,7 +8,6 @@ import pytest
 from densevit.config import Config
 from densevit.evaluation import metrics_file
 from densevit.evaluation.miou import SemanticSegmentation
-from densevit.training.run.resuming import _CHANGEABLE, _FIXED, _can_change
 from tests.training.runs import SEGMENTATION, checkpoint, resume, rows
 
 
@@ -55,6 +54,8 @@ WALK |= SELECTION | {"heads.surfaces.weight": "0.5", "heads.surfaces.inference":
 
 
 def test_the_walk_has_every_key() -> None:
+    from densevit.training.run.resuming import _CHANGEABLE, _FIXED, _can_change  # late: it imports Lightning
+
     assert {pattern.split(".")[0] for pattern in _CHANGEABLE} == {*CHANGES, "heads"}
     for name, changes in CHANGES.items():
         keys = Config.model_fields[name].annotation.model_fields  # type: ignore[union-attr]
