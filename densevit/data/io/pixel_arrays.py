@@ -50,7 +50,8 @@ def of_array(image: np.ndarray | Tensor, channels: Channels, name: str) -> np.nd
     if not values.size:
         raise DataError(f"{name} has no pixels: its shape is {shape}.")
     if channels.is_rgb:
-        values = np.broadcast_to(_as_8_bits(values, name, kind), (*values.shape[:2], 3))
+        values = _as_8_bits(values, name, kind)
+        values = values if values.shape[2] == 3 else np.repeat(values, 3, axis=2)
     elif values.dtype.kind == "f" and channels.dtype == "float32":
         channels = replace(channels, stored="")  # values of files of integers, of which missing ones are NaN
     with naming_file(name, "image", values.nbytes):
