@@ -221,7 +221,11 @@ CONTENTS: tuple[tuple[str, bytes | str, str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("file", "content", "says"), CONTENTS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    CONTENTS,
+    ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else str(value)[:40],
+)
 def test_invalid_weights_are_refused(
     tmp_path: Path, tiny: str, tiny_run: Path, refused: Refused, file: str, content: bytes | str, says: str
 ) -> None:
