@@ -134,9 +134,9 @@ class TrainerSection(Section):
     loggers: Annotated[tuple[PluginSection, ...] | None, BeforeValidator(as_sections)] = None
     """Lightning loggers besides `metrics.csv`: `tensorboard`, `wandb`, `mlflow`, or `{name: module:Class, options}`.
     `null`: `tensorboard` if it is installed."""
-    non_finite: Literal["stop", "skip"] = "stop"
-    """For a loss or gradient that is not finite: `stop` ends the training and names the first non-finite layer; `skip`
-    leaves out the step and counts it."""
+    detect_anomaly: bool = False
+    """Check the output of each layer and its gradient, which is slow; the first that is not finite ends the training
+    with the layer's name. For a resumed run that was ended by such a value."""
     stall_after: Duration | None = "10min"
     """If no training or validation batch ends within this time, such as `30s`, `5min` or `1h`, stderr shows the stacks
     of all threads. `null`: never."""

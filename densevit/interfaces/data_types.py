@@ -107,11 +107,28 @@ class Batch(_Batch, total=False):
     """images: (B, 3, H, W) uint8, padded to one size. padding_mask: (B, H, W) bool, True = padding.
 
     skipped: the reason for each image that was left out because its file cannot be read. Absent if there is none.
-    step_targets: the targets of all batches of the optimiser step. Absent unless gradients accumulate.
     other_views: the batches of a training method with several views: one of the second views of the images, one of the
         third views, and so on; each is padded to a size of its own. Absent with one view.
     """
 
     other_views: "list[Batch]"
     skipped: list[str]
-    step_targets: list[list[Targets]]
+
+
+@dataclass(frozen=True)
+class OptimizerStep:
+    """The batches of one optimiser step, over which gradients are averaged. targets: theirs, on the CPU, from which
+    losses count their normalisers before the first forward pass."""
+
+    batches: tuple[Batch, ...]
+    targets: tuple[list[Targets], ...]
+
+    @classmethod
+    def of(cls, *batches: Batch) -> "OptimizerStep":
+        """The step of these batches."""
+        return cls(batches, tuple(batch["targets"] for batch in batches))
+
+    @property
+    def image_ids(self) -> list[int | str]:
+        """The ids of the images in this process."""
+        return [target.get("image_id", index) for targets in self.targets for index, target in enumerate(targets)]

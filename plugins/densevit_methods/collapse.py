@@ -41,12 +41,11 @@ class Collapse(lightning.Callback):
             pooled = features[-1].detach().float().mean((2, 3))  # (B, C)
             self._variance.append(torch.stack([pooled.var(0).sum(), pooled.square().mean(0).sum()]))
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
+        module: Any = pl_module
         tenth = min(9, 10 * max(0, trainer.global_step - 1) // max(1, self._steps))
         if tenth in (0, 9):
-            sums, part = self._terms[tenth > 0], outputs["terms"]
+            sums, part = self._terms[tenth > 0], module.record.terms
             self._batches[tenth > 0] += 1
             for name, value in part.items():
                 sums[name] = sums[name] + value if name in sums else value.clone()

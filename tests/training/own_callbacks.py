@@ -1,18 +1,14 @@
 """Callbacks and loggers of the tests. Tests import them where they need them: Lightning takes seconds to import."""
 
-import copy
 import os
 from pathlib import Path
 from typing import Any
 
-import pytest
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
-
-from densevit.training.loop.finite_check import FiniteCheck
 
 
 class Quit(lightning.Callback):
@@ -24,33 +20,6 @@ class Quit(lightning.Callback):
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         if trainer.global_step == self.step:
             os._exit(9)
-
-
-class Undo(lightning.Callback):
-    """Undoes one optimiser step: weights, buffers and the optimiser's state are those before it."""
-
-    def __init__(self, step: int) -> None:
-        self.step, self.saved = step, None
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step - 1 and self.saved is None:
-            states = pl_module.state_dict(), trainer.optimizers[0].state_dict()
-            self.saved = copy.deepcopy(states)
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step == self.step and self.saved[1] is not None:
-            pl_module.load_state_dict(self.saved[0])
-            trainer.optimizers[0].load_state_dict(self.saved[1])
-            self.saved = None, None
-
-
-class Late(FiniteCheck):
-    """As on a GPU: the flag is read one step later, and the fused optimiser skips the update by it."""
-
-    def stop_or_skip(self, optimizer, norm):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("densevit.training.loop.finite_check._skips_itself", lambda optimizer: True)
-            super().stop_or_skip(optimizer, norm)
 
 
 class Started(lightning.Callback):

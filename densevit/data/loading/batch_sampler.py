@@ -148,9 +148,9 @@ class TrainBatches(Sampler[list[SampleKey]]):
         """The position at which the next iteration begins."""
         return self._start
 
-    def advance(self) -> None:
-        """Counts a consumed batch. The start is reset here, as a DataLoader may create the iterator twice."""
-        self.position, self._start = self.position + 1, 0
+    def advance(self, batches: int = 1) -> None:
+        """Counts consumed batches. The start is reset here, as a DataLoader may create the iterator twice."""
+        self.position, self._start = self.position + batches, 0
 
     @property
     def sampler(self) -> "TrainBatches":

@@ -3,6 +3,7 @@
 import errno
 import gc
 import itertools
+import math
 import os
 import pickle
 import re
@@ -25,7 +26,7 @@ from densevit.data.sample_checks import check_sample, name_of
 from densevit.data.transforms.phases import Phase, final_phase_start
 from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform, checked_values, image_size
 from densevit.errors import DataError, DensevitError, UnreadableFileError, one_line, warn_once
-from densevit.interfaces import Batch, Dataset, Sample
+from densevit.interfaces import Batch, Dataset, OptimizerStep, Sample
 from densevit.targets.types import TargetTypes
 
 _TINY = 64  # images; fewer are loaded without worker processes
@@ -193,9 +194,8 @@ class Loader(data.DataLoader[Any]):
 
     final_start: the fraction of the training at which the final phase starts; None: there is none. training_steps:
     returns the number of optimiser steps of the training; None: unknown, and the final phase is not reached.
-    batches_per_step: returns the number of batches of an optimiser step. If it is above 1, the batches of a step are
-    fetched together, and each has `step_targets`, a list of the targets of all of them, for losses that are divided by
-    the counts of the step. seconds_waited: time spent waiting for batches, over all iterations.
+    batches_per_step: the number of batches of an optimiser step. If it is set, the loader yields `OptimizerStep`s; the
+    last one of an epoch may have fewer batches. seconds_waited: time spent waiting for batches, over all iterations.
 
     Prefetched batches do not count as consumed. `state_dict`, `load_state_dict` and `set_epoch` are those of its
     `TrainBatches`; a loader for evaluation has no state.
@@ -223,32 +223,24 @@ class Loader(data.DataLoader[Any]):
         )
         self._batches = batches
         self.final_start = final_start
-        self.batches_per_step: Callable[[], int] = lambda: 1
+        self.batches_per_step: int | None = None
         self.training_steps: Callable[[], int | None] = lambda: None
         self.seconds_waited = 0.0
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        return self._counted()
+    def __len__(self) -> int:
+        return math.ceil(super().__len__() / (self.batches_per_step or 1))
 
-    def _counted(self) -> Iterator[Any]:
-        fetched, training = self._fetched(), isinstance(self._batches, TrainBatches)
-        position = self._batches.start if isinstance(self._batches, TrainBatches) else 0
-        while True:
-            size = self.batches_per_step() if training else 1
-            step = list(itertools.islice(fetched, size - position % size))  # Lightning steps at multiples in the epoch
-            if not step:
-                return
-            targets = [batch["targets"] for batch in step]
-            for batch in step:
-                if isinstance(self._batches, TrainBatches):
-                    self._batches.advance()
-                position += 1
-                yield batch if size == 1 else {**batch, "step_targets": targets}
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        fetched = self._fetched()
+        while batches := tuple(itertools.islice(fetched, self.batches_per_step or 1)):
+            if isinstance(self._batches, TrainBatches):
+                self._batches.advance(len(batches))
+            yield batches[0] if self.batches_per_step is None else OptimizerStep.of(*batches)
 
     def _fetched(self) -> Iterator[Any]:
         # created at the first batch: a trainer that resumes requests the iterator before it sets the epoch
         if self.final_start is not None and isinstance(self._batches, TrainBatches):
-            steps, lengths = self.training_steps(), (len(self._batches), self.batches_per_step())
+            steps, lengths = self.training_steps(), (len(self._batches), self.batches_per_step or 1)
             self._batches.final_from = None if steps is None else final_phase_start(self.final_start, steps, *lengths)
         batches: Iterator[Any] | None = None
         pin = self.pin_memory

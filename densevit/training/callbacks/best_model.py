@@ -41,22 +41,22 @@ class BestModel(lightning.Callback):
         trainer.should_stop = trainer.should_stop or self.exhausted  # of a resumed run
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, DenseModule) and pl_module.evaluators is not None
+        assert isinstance(pl_module, DenseModule) and pl_module.validation.evaluators is not None
         if trainer.state.fn != "fit":
             return
-        improved = self.best_epoch.improves(pl_module.metrics)
+        improved = self.best_epoch.improves(pl_module.validation.metrics)
         trainer.should_stop = trainer.should_stop or self.exhausted
         if not improved:
             return
-        thresholds = {name: evaluator.score_threshold() for name, evaluator in pl_module.evaluators.items()}
+        thresholds = {name: evaluator.score_threshold() for name, evaluator in pl_module.validation.evaluators.items()}
         model = pl_module.saved_model
         model.score_thresholds = {name: score for name, score in thresholds.items() if score is not None}
-        for name, evaluator in pl_module.evaluators.items():
+        for name, evaluator in pl_module.validation.evaluators.items():
             if evaluator.threshold is not None:
                 evaluator.threshold = model.default_thresholds.get(name, DEFAULT_THRESHOLD)
         self.written = {
             "step": trainer.global_step,
-            "metrics": dict(pl_module.metrics),
+            "metrics": dict(pl_module.validation.metrics),
             "thresholds": dict(model.score_thresholds),
         }
         state = full_state_dict(model)
@@ -70,8 +70,10 @@ class BestModel(lightning.Callback):
                 stacklevel=1,  # the caller is Lightning, whose warnings are not shown
             )
         model_file.save(model, self.folder / _MODEL, pl_module.config, state, trainer.global_step)
-        metrics_file.write(pl_module.metrics, self.folder / _METRICS)
-        write_tables(pl_module.evaluators, self.folder, image_names(self.dataset, pl_module.indices))
+        metrics_file.write(pl_module.validation.metrics, self.folder / _METRICS)
+        write_tables(
+            pl_module.validation.evaluators, self.folder, image_names(self.dataset, pl_module.validation.indices)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {**self.best_epoch.state_dict(), **self.written}

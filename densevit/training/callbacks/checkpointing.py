@@ -37,7 +37,6 @@ class Checkpointing(lightning.Callback):
         self.checkpoint_every, self.keep, self.signals = checkpoint_every, keep, signals
         self._saved_step: int | None = None  # the step of last.ckpt
         self._stopping = self._due = False
-        self._last_step = -1
         self._saved_at = 0.0
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -45,7 +44,7 @@ class Checkpointing(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.signals.install()  # again: Lightning has installed its own handlers
-        self._last_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._saved_at = time.monotonic()
         resumed_from = trainer.ckpt_path
         if resumed_from is not None and Path(resumed_from).name == "last.ckpt":
             self._saved_step = trainer.global_step
@@ -54,9 +53,7 @@ class Checkpointing(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self._last_step:  # gradients accumulate
-            return
-        self._last_step, self.signals.begun = step, True
+        self.signals.begun = True
         received, (due,) = self.signals.agree(self._is_due(step))
         self._due = self._due or due
         stopped = trainer.should_stop and step < self.budget.steps  # by another callback

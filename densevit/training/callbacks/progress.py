@@ -182,7 +182,7 @@ class ProgressLines(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, DenseModule)
-        self.images += len(batch["images"]) * trainer.world_size
+        self.images += len(pl_module.record.image_ids) * trainer.world_size
         if not trainer.is_global_zero:
             return
         if not self._estimated:
@@ -226,14 +226,14 @@ class ProgressLines(lightning.Callback):
             self.console.print(f"{speed(measured)}: {duration(left)} left, without validations")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, DenseModule) and pl_module.evaluators is not None
+        assert isinstance(pl_module, DenseModule) and pl_module.validation.evaluators is not None
         if not trainer.is_global_zero:
             return
         parts = [f"epoch {trainer.current_epoch + 1}", f"step {trainer.global_step}"]
         training = trainer.state.fn == "fit"
         parts += self._state(trainer) if training else []
-        for name, evaluator in pl_module.evaluators.items():
-            parts.append(f"{name}/{evaluator.main} {pl_module.metrics[f'{name}/{evaluator.main}']:.3f}")
+        for name, evaluator in pl_module.validation.evaluators.items():
+            parts.append(f"{name}/{evaluator.main} {pl_module.validation.metrics[f'{name}/{evaluator.main}']:.3f}")
         self._print([*parts, *(self._left(trainer, pl_module) if training else [])])
 
     def _state(self, trainer: lightning.Trainer) -> list[str]:

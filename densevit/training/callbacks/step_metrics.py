@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from torch import Tensor
 
 from densevit.losses.distributed import mean_over_processes
 from densevit.training.loop.dense_module import DenseModule
@@ -16,51 +15,35 @@ from densevit.training.loop.dense_module import DenseModule
 
 class StepMetrics(lightning.Callback):
     """Logs every `log_every_n_steps`-th optimiser step: the loss and its terms, averaged over processes and accumulated
-    batches, the learning rates, the gradient norm, the number of skipped steps if the run skips them, and speed
-    and memory as `system/*`. Logs the metrics after each validation.
+    batches, the learning rates, the gradient norm, and speed and memory as `system/*`. Logs the metrics after each
+    validation.
 
     The device is synchronised at these steps only. Lightning itself logs after all callbacks, so that a run killed
     after its checkpoint would lose that row.
     """
 
     def __init__(self) -> None:
-        self._last_step = -1
-        self._terms: Tensor | None = None  # summed over the batches of a step, if several
         self._speed = Speed()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._last_step, self._terms = trainer.global_step, None
         self._speed.start(trainer)
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, DenseModule)
-        self._speed.images += len(batch["images"]) * trainer.world_size
-        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
-        stepped, self._last_step = step != self._last_step, step
-        terms, accumulate = outputs["terms"], trainer.accumulate_grad_batches
-        if accumulate > 1:
-            summed = torch.stack([value.float() for value in terms.values()]) / accumulate
-            summed = summed if self._terms is None else self._terms + summed
-            self._terms = None if stepped else summed
-        if not stepped or step % every:
+        record, every = pl_module.record, trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        self._speed.images += len(record.image_ids) * trainer.world_size
+        if record.number % every:
             return
-        if accumulate > 1:
-            values = torch.cat([summed.sum()[None], summed])
-        else:
-            values = torch.stack([value.float() for value in (outputs["loss"], *terms.values())])
-        named = zip(("loss", *terms), mean_over_processes(values).tolist(), strict=True)
+        values = mean_over_processes(torch.stack([record.loss, *record.terms.values()])).tolist()
+        named = zip(("loss", *record.terms), values, strict=True)
         metrics = {f"train/{name}": value for name, value in named}
-        metrics |= {"train/lr": pl_module.learning_rate, "epoch": trainer.current_epoch}
-        if pl_module.finite_check is not None and pl_module.finite_check.skip:
-            metrics["train/skipped_steps"] = pl_module.finite_check.skipped
+        metrics |= {"train/lr": record.learning_rate, "epoch": trainer.current_epoch}
         metrics |= {f"train/lr/{name}": lr for name, lr in learning_rates(trainer.optimizers[0], pl_module).items()}
-        if pl_module.gradient_norm is not None:
-            metrics["train/gradient_norm"] = float(pl_module.gradient_norm)
+        assert record.gradient_norm is not None
+        metrics["train/gradient_norm"] = float(record.gradient_norm)
         metrics |= self._speed.metrics(trainer)
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step - 1)
+            logger.log_metrics(metrics, record.number - 1)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._speed.pause()
@@ -68,7 +51,7 @@ class StepMetrics(lightning.Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._speed.resume()
         assert isinstance(pl_module, DenseModule)
-        defined = {name: value for name, value in pl_module.metrics.items() if not math.isnan(value)}
+        defined = {name: value for name, value in pl_module.validation.metrics.items() if not math.isnan(value)}
         for logger in trainer.loggers:  # with the number of completed steps; Lightning's own is one less
             logger.log_metrics({"epoch": trainer.current_epoch, **defined}, trainer.global_step)
 

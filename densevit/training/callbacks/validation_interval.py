@@ -17,7 +17,6 @@ class ValidationInterval(lightning.Callback):
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self._last_step = -1
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -32,8 +31,6 @@ class ValidationInterval(lightning.Callback):
 
     def _schedule(self, trainer: lightning.Trainer) -> None:
         step = trainer.global_step
-        stepped = step != self._last_step  # False while gradients accumulate
-        self._last_step = step
-        trainer.val_check_batch = 1 if stepped and self.budget.validates_after(step) else _NEVER
+        trainer.val_check_batch = 1 if self.budget.validates_after(step) else _NEVER
         # Lightning's max_steps is not used: a run resumed at the end of an epoch would skip the next one.
         trainer.should_stop = trainer.should_stop or step >= self.budget.steps

@@ -1,7 +1,7 @@
 """Checks of the data: whether heads can learn from it, the format of batches; and of the losses of a method."""
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,10 +24,17 @@ _TARGET = {  # the keys of every target
 }
 
 
-def check_heads(data: Data, model: DenseModel) -> None:
-    """Raises ConfigError if a head needs labels that the training data lacks, or its `check` fails."""
-    check_needs({f"heads.{name} ({model.plugin_name(name)})": head for name, head in model.heads.items()}, data)
-    check_learnable(data, model)
+def check_splits(data: Data, model: DenseModel, method: Method | None) -> None:
+    """Checks the images and classes of a data set's splits, and that the model's heads can learn from its labels.
+
+    method: None for an evaluation, of `val` only.
+    """
+    for dataset in (data.val,) if method is None else (data.train, data.val):
+        check_channels(dataset, model)
+        check_classes(dataset, model)
+    if method is not None and method.needs_labels:
+        check_needs({f"heads.{name} ({model.plugin_name(name)})": head for name, head in model.heads.items()}, data)
+        check_learnable(data, model)
 
 
 def check_learnable(data: Data, model: DenseModel) -> None:
@@ -61,14 +68,9 @@ def check_needs(heads: Mapping[str, Head | type[Head]], data: Data) -> None:
             )
 
 
-def check_classes(dataset: Dataset, model: DenseModel, mapped: Collection[str] = ()) -> None:
-    """Raises DataError if the classes of a split differ from those that a head was trained on, or their order.
-
-    mapped: heads whose classes are mapped to those of the data.
-    """
+def check_classes(dataset: Dataset, model: DenseModel) -> None:
+    """Raises DataError if the classes of a split differ from those that a head was trained on, or their order."""
     for head, trained in model.classes.items():
-        if head in mapped:
-            continue
         kind = model.heads[head]
         expected, found = [c.name for c in trained], [c.name for c in kind.classes_from(dataset)]
         if expected != found:

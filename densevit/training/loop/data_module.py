@@ -16,6 +16,7 @@ from densevit.data.loading.dataloader import Loader
 from densevit.errors import ConfigError
 from densevit.interfaces import Method
 from densevit.model import DenseModel
+from densevit.training.loop.data_checks import check_splits
 
 
 class DenseDataModule(lightning.LightningDataModule):
@@ -26,13 +27,18 @@ class DenseDataModule(lightning.LightningDataModule):
 
     data: a config, or its section `data`: as a `DataSection`, a mapping, or a section file such as
     configs/data/coco.yaml; or a `Data`. seed: the seed of the order and the augmentation; None: that of a config,
-    else 0.
+    else 0. batches_per_step: the training loader yields `OptimizerStep`s of this number of batches, as in `fit`; None:
+    batches, of which a `DenseModule` collects the Trainer's `accumulate_grad_batches`.
     """
 
     def __init__(
-        self, data: Config | DataSection | Mapping[str, Any] | str | Path | Data, seed: int | None = None
+        self,
+        data: Config | DataSection | Mapping[str, Any] | str | Path | Data,
+        seed: int | None = None,
+        batches_per_step: int | None = None,
     ) -> None:
         super().__init__()
+        self._batches_per_step = batches_per_step
         self._is_checked = isinstance(data, Data)
         if isinstance(data, Mapping | str | Path):
             data = configs.section("data", data, "DenseDataModule")
@@ -44,8 +50,8 @@ class DenseDataModule(lightning.LightningDataModule):
         self.data = data
 
     def setup(self, stage: str) -> None:
-        """Checks the splits, unless a `Data` was given. Raises DataError if labels are missing or the splits have
-        different classes."""
+        """Checks the splits, unless a `Data` was given. Raises DataError or ConfigError if labels are missing, or the
+        splits do not match each other or the model."""
         module = self.trainer.lightning_module if self.trainer is not None else None
         model, method = getattr(module, "model", None), getattr(module, "method", None)
         labels = True
@@ -61,11 +67,13 @@ class DenseDataModule(lightning.LightningDataModule):
             self.data.check_splits(labels)
         elif not self._is_checked and labels:
             self.data.val.check_labels()
+        if not self._is_checked and isinstance(model, DenseModel):
+            check_splits(self.data, model, method if stage == "fit" else None)
 
     def train_dataloader(self) -> Loader:
         loader, trainer = self.data.train_loader(*self._process()), self.trainer
+        loader.batches_per_step = self._batches_per_step
         if trainer is not None:
-            loader.batches_per_step = lambda: trainer.accumulate_grad_batches
             loader.training_steps = lambda: _training_steps(trainer)
         return _sharded(loader)
 

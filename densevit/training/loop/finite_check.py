@@ -1,266 +1,123 @@
-"""The check of an optimiser step for finite values: training stops before the update, or skips the step.
-
-Each optimiser step has a flag on the device: whether the loss of one of its batches, or the norm of the gradients, is
-not finite, in any process. On the CPU it is read before the update. On a GPU, reading it would synchronise. There the
-fused Adam and AdamW take the flag as `found_inf`, as from a gradient scaler, and skip the update if it is set; the flag
-is copied to the host asynchronously and read one step later. Other optimisers on a GPU synchronise.
-
-With 16-mixed, the gradient scaler skips steps whose gradients overflow and lowers its scale, so only a non-finite loss
-and a scale that is too small are faults.
-"""
+"""Ends a training at the first optimiser step whose loss or gradient is not finite, before its update."""
 
 import inspect
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import pytorch_lightning as lightning
 import torch
-from rich import get_console
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
 
-from densevit.errors import TrainingError, counted, one_line
-from densevit.interfaces import Batch, Method
+from densevit.errors import TrainingError
 from densevit.losses.distributed import process_count
-from densevit.model import DenseModel
-from densevit.training.loop.first_non_finite import find_in_batches, image_ids, random_state
-from densevit.training.loop.sharding import full_tensor
+from densevit.training.loop.step import StepRecord
 
-_MIN_SCALE = 1e-4  # of fp16 gradient scaling, as fairseq's --min-loss-scale
-_EXIT_CODE = 2  # of processes other than rank 0, which reports for all
-
-
-@dataclass
-class _Step:
-    """The state that repeats an optimiser step. number: counted from 1. training: the modules in training mode.
-    buffers: the buffers of these modules, each with its value before the step."""
-
-    number: int
-    random_state: dict[str, Tensor]
-    training: list[nn.Module]
-    buffers: list[tuple[Tensor, Tensor]]
-    batches: list[Batch] = field(default_factory=list)
-    terms: list[dict[str, Tensor]] = field(default_factory=list)
+_MIN_SCALE = 1e-4  # of fp16's gradient scaling, as fairseq's --min-loss-scale
+_STEPS = 50  # between two looks at it, which wait for the GPU
 
 
 class FiniteCheck:
-    """Stops training at a non-finite loss or gradient, or skips the step.
+    """A flag on the device that stays set once the loss, or the norm of the gradients, is not finite in any process.
 
-    `TrainingStep` calls `begin_batch` and `add_loss` for each batch, and `check` before the update.
+    It is read before the update. On a GPU, reading it would synchronise: the fused Adam and AdamW take it as
+    `found_inf`, as from a gradient scaler, and leave the weights as they are while it is set; it is copied
+    asynchronously and read one step later. `read` waits for it: before a validation, a checkpoint and the end.
 
-    skip: skips such steps: weights, buffers and the optimiser's state are unchanged, and the schedule continues.
+    With 16-mixed, the scaler leaves out steps whose gradients overflow; faults are a loss that is not finite, and a
+    scale that is too small.
     """
 
-    def __init__(self, skip: bool = False) -> None:
-        self.skip = skip
-        self._step: _Step | None = None
-        self._pending: list[tuple[_Step, Tensor, Any]] = []  # a step, its flag on the host, and the event of the copy
-        self._flag: Tensor | None = None  # 1 if a loss of this step is not finite
-        self._found: Tensor | None = None  # 1 once a step was not finite
-        self._skipped: Tensor | None = None
-        self._skipped_before = 0  # in a resumed run
+    def __init__(self) -> None:
+        self._flag: Tensor | None = None
+        self._unread: list[tuple[StepRecord, Tensor, Any]] = []  # the flag on the host, and the event of its copy
 
-    @property
-    def skipped(self) -> int:
-        """The number of skipped steps."""
-        return self._skipped_before + (0 if self._skipped is None else int(self._skipped))
-
-    def describe_batch(self) -> str:
-        """Describes the current batch by the number and size of its images; "" between two steps."""
-        if self._step is None or not self._step.batches:
-            return ""
-        images = self._step.batches[-1]["images"]
-        return f"{len(images)} images of {images.shape[2]}x{images.shape[3]}"
-
-    # ---- a training ----
-
-    def start(self, module: lightning.LightningModule, model: DenseModel, method: Method) -> None:
-        """Begins a training of a module, which has this model and method."""
-        self._module, self._trainer, self._model, self._method = module, module.trainer, model, method
-        self._step, self._pending = None, []
-        self._flag, self._found, self._skipped = (torch.zeros((), device=module.device) for _ in range(3))
-
-    def resume(self, skipped: int) -> None:
-        """Sets the number of steps that a resumed run has skipped."""
-        self._skipped_before = skipped
-
-    def finish(self) -> None:
-        """Reads all flags and prints the number of skipped steps."""
-        self.read()
-        if self.skipped and self._trainer.is_global_zero:
-            get_console().print(
-                f"{counted(self.skipped, 'step')} of {self._trainer.global_step:,} skipped because of a non-finite "
-                "loss or gradient (trainer.non_finite)."
-            )
-
-    # ---- the step ----
-
-    def begin_batch(self, batch: Batch) -> None:
-        """Keeps what repeats the step. batch: the batch, on the CPU."""
-        if self._step is None:
-            training = [module for module in self._module.modules() if module.training]
-            buffers = [(x, x.detach().clone()) for module in training for x in module.buffers(recurse=False)]
-            number = self._trainer.global_step + 1
-            self._step = _Step(number, random_state(self._module.device), training, buffers)
-        self._step.batches.append(batch)
-
-    def add_loss(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
-        """Adds the loss of a batch. terms: its terms, for the report."""
-        assert self._step is not None and self._flag is not None
-        self._step.terms.append(terms)
-        self._flag = torch.maximum(self._flag, _is_broken(loss.detach()))
-
-    def stop_or_skip(self, optimizer: Optimizer, norm: Tensor) -> None:
-        """Stops the training or skips the step if it is not finite, before its update. norm: the norm of all gradients
-        before clipping."""
-        assert self._step is not None and self._flag is not None and self._found is not None
-        step, flag = self._step, self._flag
-        self._step, self._flag = None, torch.zeros_like(flag)
-        scaler = self._trainer.scaler
-        if scaler is None:
-            flag = torch.maximum(flag, _is_broken(norm))
+    def check(self, optimizer: Any, record: StepRecord, scaler: torch.amp.GradScaler | None) -> None:
+        """Raises TrainingError if this step, or on a GPU the one before it, is not finite. scaler: that of 16-mixed."""
+        assert record.gradient_norm is not None
+        values = [record.loss] if scaler is not None else [record.loss, record.gradient_norm]
+        broken = (~torch.stack([value.isfinite() for value in values]).all()).float()
+        self._flag = broken if self._flag is None else torch.maximum(self._flag, broken)
         if process_count() > 1:
-            distributed.all_reduce(flag, distributed.ReduceOp.MAX)
-        if scaler is None and _skips_itself(optimizer):
-            self._update_later(optimizer, step, flag)
-        elif bool(flag):
-            if not self.skip:
-                self._stop(step)
-            optimizer.zero_grad(set_to_none=True)  # torch's optimisers leave parameters without gradients unchanged
-            for buffer, before in step.buffers:
-                buffer.copy_(before)
-            self._count(flag)
-        elif scaler is not None and step.number % self._trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._check_scale(scaler.get_scale(), step)
-
-    def _check_scale(self, scale: float, step: _Step) -> None:
-        if scale < _MIN_SCALE:
-            self._stop(step, f"the gradients overflow in fp16, even at a loss scale of {scale:.2g}")
-
-    def _update_later(self, optimizer: Any, step: _Step, flag: Tensor) -> None:
-        """Lets the optimiser's kernels skip the update, and reads the flag of the previous step."""
-        if self.skip:
-            optimizer.found_inf = flag
-            for buffer, before in step.buffers:
-                buffer.copy_(torch.where(flag.bool(), before, buffer))
-            self._count(flag)
-            return
-        assert self._found is not None
-        self._found = torch.maximum(self._found, flag)  # later updates are skipped too
-        optimizer.found_inf = self._found
-        host = torch.zeros((), pin_memory=flag.is_cuda).copy_(self._found, non_blocking=True)
-        event = torch.cuda.Event() if flag.is_cuda else None
-        if event is not None:
-            event.record()
-        self._pending.append((step, host, event))
-        self.read(later=1)
+            distributed.all_reduce(self._flag, distributed.ReduceOp.MAX)
+        if scaler is None and skips_itself(optimizer):
+            optimizer.found_inf = self._flag
+            host = torch.empty((), pin_memory=self._flag.is_cuda).copy_(self._flag, non_blocking=True)
+            event = torch.cuda.Event() if self._flag.is_cuda else None
+            if event is not None:
+                event.record()
+            self._unread.append((record, host, event))
+            self.read(later=1)
+        elif bool(self._flag):
+            _stop(record)
+        elif scaler is not None and record.number % _STEPS == 0 and (scale := scaler.get_scale()) < _MIN_SCALE:
+            _stop(record, f"the gradients overflow in fp16, even at a loss scale of {scale:.2g}")
 
     def read(self, later: int = 0) -> None:
-        """Stops if the flag of a step is set. The latest `later` steps, which may still be running, are not read."""
-        while len(self._pending) > later:
-            step, host, event = self._pending.pop(0)
+        """Raises TrainingError if the flag of a step is set. later: the latest steps, which are not read."""
+        while len(self._unread) > later:
+            record, host, event = self._unread.pop(0)
             if event is not None:
                 event.synchronize()
             if bool(host):
-                self._stop(step)
-
-    def _count(self, flag: Tensor) -> None:
-        assert self._skipped is not None
-        self._skipped = self._skipped + flag
-
-    # ---- the report ----
-
-    def _stop(self, step: _Step, reason: str = "") -> None:
-        """Finds the layer and raises TrainingError; the processes other than rank 0 exit."""
-        self._module.zero_grad(set_to_none=True)  # frees memory for the repetition
-        _restore(step)
-        terms = [{name: float(term) for name, term in terms.items()} for terms in step.terms]
-        broken = next((i for i, found in enumerate(terms) if not _are_finite(found)), None)
-        found, layer = self._layer(step)
-        _restore(step)
-        report: dict[str, Any] = {
-            "rank": self._trainer.global_rank,
-            "layer": layer,
-            "terms": terms[broken or 0] if terms else {},
-            "images": [image for batch in step.batches for image in image_ids(batch)],
-            "concerned": found or broken is not None,
-        }
-        reports: list[Any] = [report]
-        if process_count() > 1:
-            reports = [None] * process_count()
-            distributed.all_gather_object(reports, report)
-        if self._trainer.global_rank:
-            sys.exit(_EXIT_CODE)
-        raise TrainingError(_message(step.number, [r for r in reports if r["concerned"]] or reports[:1], reason))
-
-    def _layer(self, step: _Step) -> tuple[bool, str]:
-        """Repeats the step in this process. Returns whether a value is not finite, and the text for the report."""
-        if any(isinstance(p, DTensor) for p in self._module.parameters()):
-            return False, "The layer is not searched for in a sharded model"  # all processes would have to repeat it
-        device = self._module.device
-        try:
-            with torch.inference_mode(False), self._trainer.precision_plugin.forward_context():
-                batches = [self._module.transfer_batch_to_device(batch, device, 0) for batch in step.batches]
-                found = find_in_batches(self._model, self._method, batches, step.random_state, device)
-        except Exception as error:  # such as out of memory: the report is more important
-            return False, f"A repetition of the step failed: {one_line(error).rstrip('.')}"
-        return bool(found.what), str(found) if found.what else "In a repetition of the step, all values are finite"
+                _stop(record)
 
 
-def _message(number: int, reports: Sequence[dict[str, Any]], reason: str) -> str:
-    parts = [f"Optimiser step {number:,}: {reason or 'the loss or a gradient is not finite'}."]
-    for report in reports:
-        process = f", in process {report['rank']}" if process_count() > 1 else ""
-        terms = ", ".join(f"{name} {value:.4g}" for name, value in report["terms"].items())
-        images = ", ".join(map(repr, report["images"][:16])) + (" ..." if len(report["images"]) > 16 else "")
-        parts.append(f"{report['layer']}{process}. Losses: {terms}. Images: {images}.")
-    parts.append(
-        "Fix: lower optim.lr, set optim.warmup or trainer.clip_grad_norm, check these images, or skip such steps with "
-        "trainer.non_finite=skip."
+def _stop(record: StepRecord, reason: str = "the loss or a gradient is not finite") -> None:
+    """Raises TrainingError in rank 0, which names the images of all processes; the others exit."""
+    terms = ", ".join(f"{name} {float(term):.4g}" for name, term in record.terms.items())
+    images = ", ".join(map(repr, record.image_ids[:16])) + (" ..." if len(record.image_ids) > 16 else "")
+    reports: list[str] = [f"Losses: {terms}. Images: {images}."]
+    if process_count() > 1:
+        [local], reports = reports, [""] * process_count()
+        distributed.all_gather_object(reports, f"Process {distributed.get_rank()}: {local}")
+        if distributed.get_rank():
+            raise SystemExit(2)
+    raise TrainingError(
+        f"Optimiser step {record.number:,}: {reason}. {' '.join(reports)} Fix: lower optim.lr, set optim.warmup or "
+        "trainer.clip_grad_norm, or check these images; a run that is resumed with trainer.detect_anomaly=true names "
+        "the layer."
     )
-    return " ".join(parts)
 
 
-def _restore(step: _Step) -> None:
-    """Restores the buffers and training modes before the step; a validation may have started."""
-    for buffer, before in step.buffers:
-        buffer.copy_(before)
-    for module in step.training:
-        module.training = True
-
-
-def gradient_norm(module: nn.Module) -> Tensor:
-    """Computes the norm of all gradients of a module."""
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    if not gradients:
-        return torch.zeros((), device=next(module.parameters()).device)
-    return full_tensor(torch.nn.utils.get_total_norm(gradients))
-
-
-def _is_broken(x: Tensor) -> Tensor:
-    """Returns 1 if x is not finite, else 0, on its device."""
-    return (~full_tensor(x).isfinite()).float()
-
-
-def _are_finite(terms: dict[str, float]) -> bool:
-    return all(torch.tensor(value).isfinite() for value in terms.values())
-
-
-def _is_adam(optimizer: Any) -> bool:
-    """Whether an optimiser has the `step` of torch's Adam or AdamW, which torch may have wrapped."""
-    step = inspect.unwrap(type(optimizer).step)
-    return any(step is inspect.unwrap(kind.step) for kind in (torch.optim.Adam, torch.optim.AdamW))
-
-
-def _skips_itself(optimizer: Any) -> bool:
-    """Whether the optimiser's kernels on a GPU skip the update if `found_inf` is set."""
-    optimizer = getattr(optimizer, "optimizer", optimizer)
-    if not _is_adam(optimizer):  # SGD would leave its first momentum undefined
+def skips_itself(optimizer: Any) -> bool:
+    """Whether the optimiser's kernels leave out the update while `found_inf` is set: torch's fused Adam or AdamW on a
+    GPU. SGD would leave its first momentum undefined."""
+    step = inspect.unwrap(type(optimizer).step)  # torch may have wrapped it
+    if not any(step is inspect.unwrap(kind.step) for kind in (torch.optim.Adam, torch.optim.AdamW)):
         return False
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return all(group["fused"] for group in optimizer.param_groups) and all(
         p.is_cuda and not isinstance(p, DTensor) for p in parameters
     )
+
+
+def detect_anomaly(module: nn.Module) -> None:
+    """Lets the first module with an output, or a gradient of its input, that is not finite raise TrainingError.
+
+    Each check waits for the device. Tensors without gradient are not checked: attention masks have infinities.
+    """
+    for name, part in module.named_modules():
+        part.register_forward_hook(partial(_check_module, f"{name} ({type(part).__name__})"))
+
+
+def _check_module(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    for x in _tensors(output):
+        _check_finite(f"output of {name}", x)
+    for x in _tensors(inputs):
+        x.register_hook(partial(_check_finite, f"gradient of the input of {name}"))
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The tensors with gradient in the inputs or the output of a module."""
+    if isinstance(output, Tensor):
+        return [output] if output.requires_grad else []
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else ()
+    return [x for part in parts for x in _tensors(part)]
+
+
+def _check_finite(what: str, x: Tensor) -> None:
+    if not bool(x.isfinite().all()):
+        raise TrainingError(
+            f"trainer.detect_anomaly: the first value that is not finite is in the {what}, {x.dtype} {tuple(x.shape)}: "
+            f"{int(x.isnan().sum()):,} NaN and {int(x.isinf().sum()):,} infinities of {x.numel():,} values."
+        )

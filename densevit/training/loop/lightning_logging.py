@@ -9,6 +9,8 @@ def silence_lightning() -> None:
     """Hides Lightning's tips, its notes on hardware, and its warnings about deliberate settings."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # The line about a process that has ended, before Lightning ends the others.
+    logging.getLogger("lightning_fabric.strategies.launchers").setLevel(logging.INFO)
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,7 +1,7 @@
 """The learning rate schedule, and that of the weight decay."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -54,11 +54,13 @@ class Schedule(LambdaLR):
         super().step(epoch)
         self._set_weight_decay()
 
-    def restart(self, groups: list[dict[str, Any]]) -> None:
-        """Replaces the initial rates and decays by those of other groups, and sets those of the current step."""
+    def restart(self, groups: list[dict[str, Any]], options: Mapping[str, Any]) -> None:
+        """Replaces the initial rates and decays by those of other groups, and sets those of the current step. options:
+        of the optimiser, which replace those of all groups."""
         self.base_lrs = [group["lr"] for group in groups]
         factor = self.lr_lambdas[0](self.last_epoch)
         for group, initial in zip(self.optimizer.param_groups, groups, strict=True):
+            group |= {key: value for key, value in options.items() if key in group}
             group |= {"initial_lr": initial["lr"], "lr": initial["lr"] * factor}
             group["initial_weight_decay"] = initial["weight_decay"]
         self._set_weight_decay()

@@ -58,6 +58,12 @@ def rates_of(
     )
 
 
+def current_groups(rates: Sequence[ParameterRate], model: DenseModel, method: nn.Module) -> list[dict[str, Any]]:
+    """Returns the parameter groups of rates with the current parameters, by name: sharding replaces the parameters."""
+    parameters = {**dict(method.named_parameters("method")), **dict(model.named_parameters())}
+    return parameter_groups([rate._replace(parameter=parameters[rate.name]) for rate in rates])
+
+
 def build_optimizer(
     section: OptimSection, groups: list[dict[str, Any]], lr: float, gradient_scaling: bool = False
 ) -> Optimizer:

@@ -14,14 +14,12 @@ from typing import Any
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed import checkpoint as distributed_checkpoint
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -32,7 +30,6 @@ from densevit.config import Config
 from densevit.errors import ConfigError, TrainingError, one_line
 from densevit.model import DenseModel
 from densevit.training.loop.precision import resolve
-from densevit.training.loop.shard_files import SafePlanner, ShardReader, ShardWriter
 
 STRATEGY = "fsdp2"
 METADATA = "meta.pt"  # Lightning's name for the file of all values that are not tensors
@@ -42,8 +39,7 @@ _LEAST = 10_000  # parameters of the smallest block that is sharded separately; 
 class ShardedStrategy(ModelParallelStrategy):
     """Lightning's strategy with one data-parallel group of all processes, which see different images.
 
-    A checkpoint is a folder in which each process writes its own part, by `torch.distributed.checkpoint`; it is read
-    without pickle.
+    A checkpoint is a folder in which each process writes its own part, by `torch.distributed.checkpoint`.
     """
 
     def setup_environment(self) -> None:
@@ -66,11 +62,7 @@ class ShardedStrategy(ModelParallelStrategy):
             shutil.rmtree(unfinished, ignore_errors=True)
         self.barrier()
         try:
-            state = {"state_dict": checkpoint.pop("state_dict")}
-            state |= {f"optimizer_{i}": x for i, x in enumerate(checkpoint.pop("optimizer_states", []))}
-            distributed_checkpoint.save(state, storage_writer=ShardWriter(unfinished))
-            if self.is_global_zero:
-                torch.save(checkpoint, unfinished / METADATA)
+            super().save_checkpoint(checkpoint, unfinished)
         except CheckpointException as error:
             rank, (cause, _) = next(iter(error.failures.items()))
             kept = " The previous checkpoint is unchanged." if path.exists() else ""
@@ -84,26 +76,6 @@ class ShardedStrategy(ModelParallelStrategy):
             shutil.rmtree(previous, ignore_errors=True)
         self.barrier()
 
-    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Loads a checkpoint like Lightning's method, but without pickle."""
-        path = Path(self.broadcast(checkpoint_path))
-        assert self.model is not None
-        state: dict[str, Any] = {"state_dict": get_model_state_dict(self.model)}
-        _load(state, path)
-        self.model.load_state_dict(state["state_dict"])
-        for i, optimizer in enumerate(self.optimizers):
-            state = {f"optimizer_{i}": get_optimizer_state_dict(self.model, optimizer)}
-            _load(state, path)
-            options = StateDictOptions(cpu_offload=True)
-            set_optimizer_state_dict(self.model, optimizer, state[f"optimizer_{i}"], options=options)
-        content: dict[str, Any] = torch.load(path / METADATA, weights_only=True)
-        return content
-
-
-def _load(state: dict[str, Any], path: Path) -> None:
-    """Loads the tensors and values of a state in place."""
-    distributed_checkpoint.load(state, storage_reader=ShardReader(path), planner=SafePlanner())
-
 
 def previous_of(path: Path) -> Path:
     """Returns the path of the previous checkpoint while its successor is renamed."""
@@ -113,9 +85,12 @@ def previous_of(path: Path) -> Path:
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """Returns the values that are not tensors in a folder of `ShardedStrategy`, and the tensors' shapes by name.
 
-    Raises ValueError if the index is damaged, or a file is missing or shorter than the index says.
+    Raises ValueError if a file is shorter than the index says.
     """
-    index = ShardReader(path).read_metadata()
+    index = FileSystemReader(path).read_metadata()
+    for part in index.storage_data.values():
+        if (size := (path / part.relative_path).stat().st_size) < (end := part.offset + part.length):
+            raise ValueError(f"{part.relative_path} has {size} bytes of {end}")
     content = torch.load(path / METADATA, map_location="cpu", weights_only=True)
     shapes = {
         name.removeprefix("state_dict."): tuple(entry.size)

@@ -21,10 +21,6 @@ class SkippedImages:
         self.count = 0
         self._named: set[str] = set()
 
-    def reset(self) -> None:
-        """Resets the count; images that were named are not named again."""
-        self.count = 0
-
     def add(self, batch: Mapping[str, Any]) -> None:
         """Adds the skipped images of a batch."""
         for reason in batch.get("skipped", ()):
@@ -34,11 +30,11 @@ class SkippedImages:
                 warnings.warn(f"{reason} The image is left out (data.on_error: skip).", stacklevel=2)
 
     def report(self, where: str, device: torch.device) -> int:
-        """Returns the count over all processes, which must all call this; rank 0 warns.
+        """Returns the count over all processes since the last report, which all must call; rank 0 warns.
 
         where: the part of the training in the message, such as "epoch 3".
         """
-        total = int(sum_over_processes(torch.tensor(self.count, device=device)))
+        total, self.count = int(sum_over_processes(torch.tensor(self.count, device=device))), 0
         if total and getattr(rank_zero_only, "rank", 0) == 0:
             counted = f"{total} image{'s were' if total > 1 else ' was'}"
             warnings.warn(

@@ -12,7 +12,6 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from densevit.atomic_io import replaced_file
 from densevit.config import TrainerSection
 from densevit.errors import ConfigError, TrainingError
-from densevit.training.loop.peers import prepare_launcher
 from densevit.training.loop.precision import trainer_arguments
 from densevit.training.loop.sharding import STRATEGY, ShardedStrategy
 from densevit.weights.state import write_torch
@@ -60,7 +59,6 @@ def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer
         )
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # XLA has its own
         trainer.strategy.checkpoint_io = DirectCheckpointIO()
-    prepare_launcher(trainer)
     return trainer
 
 

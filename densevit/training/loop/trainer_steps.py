@@ -6,7 +6,9 @@ import pytorch_lightning as lightning
 
 from densevit.config import OptimSection
 from densevit.errors import ConfigError
+from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_module import DenseDataModule
+from densevit.training.loop.optim import learning_rate
 
 
 def optimizer_steps(trainer: lightning.Trainer, section: OptimSection) -> int:
@@ -33,6 +35,13 @@ def _steps_of_data_module(trainer: lightning.Trainer) -> int | None:
     batches = data.data.batches_per_epoch(trainer.world_size)
     steps = math.ceil(batches / trainer.accumulate_grad_batches) * max(1, int(trainer.max_epochs))
     return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+
+
+def learning_rate_of(trainer: lightning.Trainer, section: OptimSection, budget: Budget | None) -> float:
+    """Returns the learning rate of a run with a budget, or of a fit of a user's Trainer. Raises as `images_per_step`."""
+    if budget is not None:
+        return learning_rate(section, budget.images_per_step)
+    return learning_rate(section, images_per_step(trainer) if section.lr is None else 0)
 
 
 def images_per_step(trainer: lightning.Trainer) -> int:

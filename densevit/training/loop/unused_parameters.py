@@ -8,6 +8,7 @@ from torch import nn
 
 from densevit.interfaces import Batch, LossContext, Method
 from densevit.model import DenseModel
+from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.training.loop.method import Supervised
 
 
@@ -50,13 +51,14 @@ def _blank(model: DenseModel, height: int, width: int) -> Batch:
 
 
 def without_unused(
-    state: Mapping[str, Any], before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
+    state: Mapping[str, Any], rates_before: Sequence[ParameterRate], rates_after: Sequence[ParameterRate]
 ) -> dict[str, Any]:
     """Removes unused parameters from the state of an optimiser; the state has no values for them.
 
     Needed when a run that was started with one process, which trains all parameters, is resumed with several.
-    before, after: the parameter groups before and after `freeze_unused`.
+    rates_before, rates_after: the learning rates before and after `freeze_unused`.
     """
+    before, after = parameter_groups(rates_before), parameter_groups(rates_after)
     places = {id(p): i for i, p in enumerate([p for group in before for p in group["params"]])}
     of_parameter = {i: group for group in state["param_groups"] for i in group["params"]}
     values: dict[int, Any] = {}

@@ -3,7 +3,7 @@
 import errno
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from densevit.config import Config
 from densevit.data.loading.dataloader import worker_failure
 from densevit.errors import DensevitError, TrainingError, one_line
+from densevit.losses.distributed import process_count
 
 _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
@@ -21,12 +22,9 @@ _DISK_ERRORS = (
 
 
 @contextmanager
-def translated_errors(
-    folder: Path, config: Config, batch: Callable[[], str] = str, command: str | None = None
-) -> Iterator[None]:
-    """Raises TrainingError, with the command to resume, if a file cannot be written, another process has ended, memory
-    runs out, or a batch norm receives one value per channel. batch: describes the batch of the current step; "" if
-    there is none. command: the command to resume; None: densevit's.
+def translated_errors(folder: Path, config: Config, command: str | None = None) -> Iterator[None]:
+    """Raises TrainingError, with the command to resume, if a file cannot be written, memory runs out, or a batch norm
+    receives one value per channel, or if another process has ended. command: the command to resume; None: densevit's.
     """
     try:
         yield
@@ -38,8 +36,8 @@ def translated_errors(
     except TrainingError as error:
         reason = str(error)
     except RuntimeError as error:
-        out_of_memory = memory_failure(error, config, batch())
-        failure = worker_failure(error)
+        out_of_memory = memory_failure(error, config)
+        failure = worker_failure(error) or peer_failure(error)
         if failure is None and not out_of_memory:
             raise
         reason = out_of_memory or str(failure)
@@ -81,7 +79,14 @@ def removed_on_error(trainer: lightning.Trainer, folder: Path, new: bool) -> Ite
         raise
 
 
-def memory_failure(error: RuntimeError, config: Config, batch: str) -> str:
+def peer_failure(error: RuntimeError) -> str | None:
+    """Returns one line for the error of a collective operation if another process has ended; None for others."""
+    if process_count() == 1 or not re.search("gloo|nccl|connection (closed|reset|refused)", str(error), re.IGNORECASE):
+        return None
+    return f"Another of {process_count()} processes has ended; its message, if any, is above ({one_line(error)})."
+
+
+def memory_failure(error: RuntimeError, config: Config) -> str:
     """Returns one line with the fix for torch's out-of-memory error of a GPU or the CPU; "" for other errors."""
     text = one_line(error)
     if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator: can't allocate memory" not in text:
@@ -90,7 +95,7 @@ def memory_failure(error: RuntimeError, config: Config, batch: str) -> str:
     requested = re.search(r"[Tt]ried to allocate [\d.,]+ \w+", text)
     total = re.search(r"total capacity of [\d.,]+ \w+", text)
     size = "the default" if config.data.image_size is None else str(config.data.image_size)
-    facts = [batch or f"a batch of {config.data.batch_size}, data.image_size {size}"]
+    facts = [f"a batch of {config.data.batch_size}, data.image_size {size}"]
     facts += [match[0][0].lower() + match[0][1:] for match in (requested, total) if match is not None]
     half, accumulate = max(1, config.data.batch_size // 2), config.trainer.accumulate
     fixes = ["a smaller data.image_size"]

@@ -22,7 +22,6 @@ from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.loop.lightning_logging import silence_lightning
-from densevit.training.loop.peers import watching
 from densevit.training.loop.precision import tf32
 from densevit.training.loop.trainer import build_trainer, processes
 from densevit.training.run.fit import Run
@@ -91,9 +90,9 @@ class EvaluationPlan:
         module = DenseModule(self.predictor, None, evaluators, mappings=self.mappings)
         callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)])]
         trainer = build_trainer(self.trainer, callbacks=callbacks, enable_progress_bar=False)
-        with watching(trainer), tf32(self.trainer.tf32):
+        with tf32(self.trainer.tf32):
             trainer.validate(module, datamodule=DenseDataModule(self.data), verbose=False)
-        return Evaluation(module.metrics, evaluators, module.indices)
+        return Evaluation(module.validation.metrics, evaluators, module.validation.indices)
 
 
 def evaluate(

@@ -36,9 +36,8 @@ from densevit.training.callbacks.validation_interval import ValidationInterval
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.ema import ExponentialMovingAverage
-from densevit.training.loop.finite_check import FiniteCheck
+from densevit.training.loop.finite_check import detect_anomaly
 from densevit.training.loop.lightning_logging import silence_lightning
-from densevit.training.loop.peers import watching
 from densevit.training.loop.precision import flushed_denormals, tf32
 from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint, translated_errors
 from densevit.training.run.extensions import build_loggers
@@ -136,16 +135,15 @@ def _fit(
         show_complete(plan, path)
         return Run(path)
     folder = RunFolder.open(plan.trainer, name, path, resumed=resumed)
-    finite_check = FiniteCheck(skip=config.trainer.non_finite == "skip")
     best = BestModel(folder.path, plan.best_epoch(), plan.data.val, config.trainer.patience)
-    errors = translated_errors(folder.path, config, finite_check.describe_batch, resume_with)
+    errors = translated_errors(folder.path, config, resume_with)
     with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
         plan.trainer.callbacks = run_callbacks(plan, folder.path, best, signals)  # type: ignore[attr-defined]
         plan.trainer.loggers = build_loggers(config.trainer, folder.path, loggers)
         start(plan, folder)
-        module = _module(plan, finite_check)
+        module = _module(plan)
         stopped_by = _train(plan, module, folder.path, signals, resume_with)
-        finish(plan, folder.path, best, module.indices, bool(stopped_by), signals, resume_with)
+        finish(plan, folder.path, best, module.validation.indices, bool(stopped_by), signals, resume_with)
     return Run(folder.path, stopped_by)
 
 
@@ -217,9 +215,9 @@ def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignal
     ]
 
 
-def _module(plan: Plan, finite_check: FiniteCheck) -> DenseModule:
+def _module(plan: Plan) -> DenseModule:
     section = plan.config.trainer
-    return DenseModule(
+    module = DenseModule(
         Predictor(plan.model, plan.config),
         plan.config.optim,
         plan.evaluators,
@@ -228,8 +226,10 @@ def _module(plan: Plan, finite_check: FiniteCheck) -> DenseModule:
         rates=plan.rates,
         checkpoint_rates=plan.checkpoint_rates,
         ema=None if section.ema is None else ExponentialMovingAverage(section.ema, section.ema_warmup),
-        finite_check=finite_check,
     )
+    if section.detect_anomaly:
+        detect_anomaly(module)
+    return module
 
 
 def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, resume_with: str | None) -> int:
@@ -238,14 +238,17 @@ def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, 
     path = None if plan.checkpoint is None else plan.checkpoint.path
     signals.install()
     try:
-        with resumable_errors(folder, resume_with), watching(trainer), tf32(plan.config.trainer.tf32):
-            trainer.fit(module, datamodule=DenseDataModule(plan.data), ckpt_path=path, weights_only=True)
+        with resumable_errors(folder, resume_with), tf32(plan.config.trainer.tf32):
+            data = DenseDataModule(plan.data, batches_per_step=plan.config.trainer.accumulate)
+            trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except Stopped:
         stopped_by = signals.received
-    except KeyboardInterrupt:
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):  # which Lightning converts
+            raise
         if trainer.is_global_zero:
             console.print(f"Stopped immediately.{resume_hint(folder, resume_with)}")
-        raise
+        raise KeyboardInterrupt from None
     signals.install()  # again: Lightning has restored the previous handlers
     signals.begun = True  # including a resumed run that has no steps left
     if stopped_by == getattr(signal, "SIGUSR1", -1) and trainer.is_global_zero:

@@ -232,7 +232,6 @@ def _trainer(config: Config, callbacks: Sequence[lightning.Callback]) -> lightni
         max_epochs=-1,  # the budget ends the training
         check_val_every_n_epoch=None,
         gradient_clip_val=section.clip_grad_norm,
-        accumulate_grad_batches=section.accumulate,
         log_every_n_steps=section.log_every,
         enable_progress_bar=bool(bars) and console.is_terminal,
         num_sanity_val_steps=0,

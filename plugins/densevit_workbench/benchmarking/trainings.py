@@ -144,7 +144,7 @@ class _Facts(lightning.Callback):
         module = getattr(trainer, "datamodule", None)  # Lightning sets it in `fit`
         assert isinstance(module, DenseDataModule)
         assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
-        data, evaluators = module.data, pl_module.evaluators or {}
+        data, evaluators = module.data, pl_module.validation.evaluators or {}
         self.found = {
             "images": pl_module.budget.images,
             "lr": learning_rate(pl_module.optim, pl_module.budget.images_per_step),

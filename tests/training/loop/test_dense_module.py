@@ -182,11 +182,13 @@ def test_a_plain_trainer_and_a_plain_loader_train_validate_and_log(tmp_path: Pat
     module = module_of(optim={"lr": 1e-2, "schedule": "constant"})
     trainer.fit(module, loader(4, shuffle=True), loader(5))
     assert (trainer.current_epoch, stop.wait_count) == (3, 2)
-    assert module.metrics == reference(module.model, 5)
-    assert trainer.callback_metrics["map/mIoU"].item() == module.metrics["map/mIoU"]  # all bits of a float64
-    assert best.best_model_score.item() >= module.metrics["map/aAcc"]
+    assert module.validation.metrics == reference(module.model, 5)
+    assert trainer.callback_metrics["map/mIoU"].item() == module.validation.metrics["map/mIoU"]  # all bits of a float64
+    assert best.best_model_score.item() >= module.validation.metrics["map/aAcc"]
     written = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
-    assert "train/loss" in written and "train/map/l2" in written and repr(module.metrics["map/mIoU"]) in written
+    assert (
+        "train/loss" in written and "train/map/l2" in written and repr(module.validation.metrics["map/mIoU"]) in written
+    )
 
 
 def test_the_schedule_covers_the_trainers_steps_and_the_rate_follows_the_batch_size() -> None:
@@ -197,13 +199,13 @@ def test_the_schedule_covers_the_trainers_steps_and_the_rate_follows_the_batch_s
 
         class Rates(lightning.Callback):
             def on_train_batch_end(self, trainer, pl_module, *_) -> None:
-                seen.append(pl_module.learning_rate)  # noqa: B023
+                seen.append(pl_module.record.learning_rate)  # noqa: B023
 
         trainer_of(**limits, callbacks=[Rates()], limit_val_batches=0).fit(module, loader(4))
         assert seen == pytest.approx([0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)])
     module = module_of(optim={"lr_per_256": 256.0, "schedule": "constant"})
     trainer_of(max_steps=1, accumulate_grad_batches=2, limit_val_batches=0).fit(module, loader(4))
-    assert module.learning_rate == 4.0
+    assert module.record.learning_rate == 4.0
 
 
 def own_loader(data: Any) -> Loader:
@@ -263,7 +265,7 @@ def test_a_run_resumed_within_an_epoch_takes_its_next_batch(tmp_path: Path) -> N
         return module
 
     module = fit(None, ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1))
-    assert set(module.metrics) >= {"map/mIoU", "map/aAcc"}
+    assert set(module.validation.metrics) >= {"map/mIoU", "map/aAcc"}
     assert Predictor(module.model).data == DenseDataModule(SCENES).data.section  # also of a model built from its parts
     whole, seen[:] = list(seen), []
     fit(tmp_path / "step=2.ckpt")
@@ -321,8 +323,10 @@ def test_each_image_counts_once_in_two_processes_with_a_distributed_sampler(tmp_
             module = module_of(classes, optim={"lr": 1e-2})
             data = {"datamodule": DenseDataModule(SCENES)} if name == "ours" else {}
             trainer.fit(module, *(() if data else (loader(4), loader(5))), **data)
-            logged = {key: value.item() for key, value in trainer.callback_metrics.items() if key in module.metrics}
-            found[name] = {"metrics": module.metrics, "logged": logged, "trained": trained}
+            logged = {
+                key: value.item() for key, value in trainer.callback_metrics.items() if key in module.validation.metrics
+            }
+            found[name] = {"metrics": module.validation.metrics, "logged": logged, "trained": trained}
             torch.save(module.model.state_dict(), tmp_path / f"{name}-{rank}.pt")
         (tmp_path / f"{rank}.json").write_text(json.dumps(found))
 
@@ -333,7 +337,7 @@ def test_each_image_counts_once_in_two_processes_with_a_distributed_sampler(tmp_
         module.model.load_state_dict(torch.load(tmp_path / f"{name}-0.pt"))
         if name == "ours":
             trainer_of().validate(module, datamodule=DenseDataModule(SCENES), verbose=False)
-        alone = module.metrics if name == "ours" else reference(module.model, 5)
+        alone = module.validation.metrics if name == "ours" else reference(module.model, 5)
         for rank in ranks:
             assert repr(rank[name]["metrics"]) == repr(rank[name]["logged"]) == repr(alone)
         for epoch in (slice(0, 2), slice(2, 4)):

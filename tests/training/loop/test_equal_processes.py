@@ -155,8 +155,8 @@ def test_sharded_training_matches_one_process_and_resumes(runs: Path) -> None:
     assert_equal_losses(runs / "adamw", run)
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", f"step-{BREAK}.ckpt"}
     shards = sorted(path.name for path in (run / "checkpoints" / "last.ckpt").iterdir())
-    assert shards == ["__0_0.distcp", "__1_0.distcp", "index.json", "meta.pt"]  # no pickled .metadata
-    sizes = [(run / "checkpoints" / "last.ckpt" / name).stat().st_size for name in shards[:2]]
+    assert shards == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
+    sizes = [(run / "checkpoints" / "last.ckpt" / name).stat().st_size for name in shards[1:3]]
     assert min(sizes) > 0.4 * sum(sizes)  # each process has written its part
     # The first validation is the best of both: none detects anything.
     states = [load_file(runs / name / "model.safetensors") for name in ("adamw", "sharded")]
@@ -172,7 +172,7 @@ def test_damaged_and_unfinished_shards_are_recognised(runs: Path, tmp_path: Path
     last = tmp_path / "checkpoints" / "last.ckpt"
     shutil.copytree(runs / "sharded" / "checkpoints" / "last.ckpt", last)
     shutil.copytree(last, last.with_suffix(".partial"))
-    (last.with_suffix(".partial") / "index.json").unlink()
+    (last.with_suffix(".partial") / ".metadata").unlink()
     assert RunCheckpoint(tmp_path).step == STEPS  # of the complete one
     with pytest.raises(ConfigError, match=r"trainer\.strategy=ddp: .* is a folder of shards.*trainer\.strategy=fsdp2"):
         RunCheckpoint(tmp_path).check_strategy("ddp")

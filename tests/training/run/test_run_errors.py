@@ -31,8 +31,11 @@ CPU = (
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (torch.OutOfMemoryError(CUDA), "GPU is full (2 images of 16x16; tried to allocate 2.53 GiB; total capacity of"),
-        (RuntimeError(CPU), "CPU is full (2 images of 16x16; tried to allocate 8 bytes)."),
+        (
+            torch.OutOfMemoryError(CUDA),
+            "GPU is full (a batch of 2, data.image_size 16; tried to allocate 2.53 GiB; total",
+        ),
+        (RuntimeError(CPU), "CPU is full (a batch of 2, data.image_size 16; tried to allocate 8 bytes)."),
     ],
     ids=["GPU", "CPU"],
 )

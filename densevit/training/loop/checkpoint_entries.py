@@ -1,0 +1,46 @@
+"""What a training adds to Lightning's checkpoints: the random states, the config, and what `load` builds the model
+from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from densevit import config as configs
+from densevit.inference.predictor import Predictor
+from densevit.losses.distributed import process_count
+from densevit.model import DenseModel
+from densevit.weights import checkpoint_io, model_file
+from densevit.weights.state import FORMAT
+
+
+def entries(predictor: Predictor, model: DenseModel, prefix: str, device: torch.device) -> dict[str, Any]:
+    """The entries of a checkpoint. model: the one that is saved. prefix: the name of its tensors in the state dict."""
+    found: dict[str, Any] = {"random_state": _random_states(device), "format_version": FORMAT}
+    if predictor.config is not None:
+        found["config"] = configs.dump(predictor.config)
+    if predictor.sections is not None and model.heads:
+        found[checkpoint_io.ENTRIES] = model_file.entries(model, predictor.sections)
+        found[checkpoint_io.SAVED_MODEL] = prefix
+    found["classes"] = {head: [c.name for c in classes] for head, classes in predictor.model.classes.items()}
+    return found
+
+
+def _random_states(device: torch.device) -> list[dict[str, Tensor]]:
+    """The states of torch's generators of the CPU and of the device, in each process."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    states: list[Any] = [state]
+    if process_count() > 1:
+        states = [None] * process_count()
+        distributed.all_gather_object(states, state)
+    return states
+
+
+def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Sets the generators of this process."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
