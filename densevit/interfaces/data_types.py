@@ -117,8 +117,8 @@ class Batch(_Batch, total=False):
 
 @dataclass(frozen=True)
 class OptimizerStep:
-    """The batches of one optimiser step, over which gradients are averaged. targets: theirs, on the CPU, from which
-    losses count their normalisers before the first forward pass."""
+    """The batches of one optimiser step, over which gradients are averaged. targets: the targets of each batch, which
+    stay on the CPU: losses count their normalisers before the first forward pass."""
 
     batches: tuple[Batch, ...]
     targets: tuple[list[Targets], ...]

@@ -46,6 +46,7 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     walks.named_places_exist,
     walks.walks_are_in_the_order_of_the_code,
     walks.a_step_is_in_the_order_of_the_code,
+    walks.walks_are_short,
     references.faults_have_tests,
     references.quoted_messages_exist,
     results.figures_are_those_of_results_json,

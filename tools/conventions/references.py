@@ -17,7 +17,7 @@ QUOTED = {
     ),
     "docs/development/faults.md": (
         ("training/loop/finite_check.py", "the loss or a gradient is not finite"),
-        ("training/loop/first_non_finite.py", "The first non-finite "),
+        ("training/loop/finite_check.py", "the first value that is not finite"),
     ),
 }
 

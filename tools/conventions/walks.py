@@ -12,8 +12,10 @@ from tools.conventions.tree import Problem, Row, Tree, rows
 
 PAGE = "docs/development/architecture.md"
 WALKS, IN_A_STEP = "Four walks", "In each step"
-FIT, TRAINING_STEP = "densevit/training/run/fit.py", "densevit/training/loop/step.py"
+FIT, MODULE = "densevit/training/run/fit.py", "densevit/training/loop/dense_module.py"
 CALLBACKS = "densevit/training/callbacks/"
+AFTER_VALIDATION = {"BestModel"}  # of the callbacks
+MOST_FILES, LONGEST = {"A config through `fit`": 9, IN_A_STEP: 6}, 300
 WORDS = {"True"}  # no names of densevit
 
 
@@ -69,15 +71,30 @@ def walks_are_in_the_order_of_the_code(tree: Tree) -> Iterator[Problem]:
 
 
 def a_step_is_in_the_order_of_the_code(tree: Tree) -> Iterator[Problem]:
-    """The hooks are those of the list in `loop/step.py`, and the callbacks those of `run_callbacks`, in their order."""
+    """The hooks of the module are in the order of its file, and the callbacks in that of `run_callbacks`."""
     steps = _walks(tree).get(IN_A_STEP, [])
     line = steps[0][0] if steps else 1
+    hooks = [p.name for _, p in steps if p.file == MODULE]
+    callbacks = [p.name for _, p in steps if p.file.startswith(CALLBACKS)]
     for noun, place, listed, expected in (
-        ("hooks", TRAINING_STEP, [p.name for _, p in steps if p.file == TRAINING_STEP], _hooks(tree)),
-        ("callbacks", FIT, [p.name for _, p in steps if p.file.startswith(CALLBACKS)], _callbacks(tree)),
+        ("hooks", MODULE, hooks, sorted(hooks, key=list(definitions(tree, MODULE)).index)),
+        ("callbacks", FIT, callbacks, [name for name in _callbacks(tree) if name not in AFTER_VALIDATION]),
     ):
-        if listed != expected:
+        if not listed or listed != expected:
             yield Problem(PAGE, line, f"the {noun} are {', '.join(listed)}", f"write {', '.join(expected)}, as {place}")
+
+
+def walks_are_short(tree: Tree) -> Iterator[Problem]:
+    """A walk names few files, and none of those of the first two is long."""
+    for heading, most in MOST_FILES.items():
+        places = _walks(tree).get(heading, [])
+        files = sorted({place.file for _, place in places})
+        line = places[0][0] if places else 1
+        if len(files) > most:
+            yield Problem(PAGE, line, f"{heading!r} has {len(files)} files", f"let a reader open {most}")
+        for file in files:
+            if (length := len(tree.text(file).splitlines())) > LONGEST:
+                yield Problem(PAGE, line, f"{heading!r} leads to {file} with {length} lines", f"at most {LONGEST}")
 
 
 def _walks(tree: Tree) -> dict[str, list[tuple[int, Place]]]:
@@ -98,13 +115,6 @@ def _places(tree: Tree, row: Row) -> Iterator[Place]:
         for name in re.findall(r"`([\w.]+)`", names) if tree.exists(file) else []:
             if name in definitions(tree, file):
                 yield Place(file, name)
-
-
-def _hooks(tree: Tree) -> list[str]:
-    """The methods of `TrainingStep` that the numbered list in its file names, in this order."""
-    text = ast.get_docstring(tree.module(TRAINING_STEP)) or ""
-    names = (f"TrainingStep.{name}" for name in re.findall(r"^\d+\. `(\w+)`", text, re.MULTILINE))
-    return [name for name in names if name in definitions(tree, TRAINING_STEP)]
 
 
 def _callbacks(tree: Tree) -> list[str]:

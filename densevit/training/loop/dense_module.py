@@ -45,10 +45,10 @@ class DenseModule(lightning.LightningModule):
 
     Metrics are logged as HEAD/METRIC after each validation, the same in all processes, in float64.
 
-    optim: the config section `optim`, or a mapping of its keys. The schedule covers the Trainer's steps. evaluators: by
-    head, after `Evaluator.prepare`; None: those of the model's config, by default named like the tasks. inference:
-    windows and test-time augmentation in validation, by head; None: those of the predictor. method: the training
-    method; None: supervised. mappings: the class mappings of heads whose classes are not the data's, in an evaluation.
+    optim: the config section `optim`, or a mapping of its keys. The schedule covers the Trainer's steps. evaluators:
+    the evaluator of each head, after `Evaluator.prepare`; None: those of the model's config. inference: windows and
+    test-time augmentation in validation, by head; None: those of the predictor. method: the training method; None:
+    supervised. mappings: the class mappings of heads whose classes are not the data's, in an evaluation.
 
     The rest is for a run of `fit`. budget: its length. rates: the learning rates of all parameters. checkpoint_rates:
     those of the run's checkpoint, which may have trained other parameters. ema: validation and the saved model use it.
@@ -129,7 +129,7 @@ class DenseModule(lightning.LightningModule):
         record.learning_rate = max(group["lr"] for group in optimizer.param_groups)
         by_value = trainer.gradient_clip_algorithm == "value"
         record.gradient_norm = clip_gradients(self, trainer.gradient_clip_val, by_value)
-        self._finite_check.check(optimizer, record, trainer.scaler)
+        self._finite_check.stop_unless_finite(optimizer, record, trainer.scaler)
 
     def _losses(self, batch: Batch, context: LossContext) -> Losses:
         self._skipped_images.add(batch)
@@ -235,8 +235,7 @@ class DenseModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         if self._resumed:  # learning rates, weight decays and options are those of the config
-            [schedule] = [config.scheduler for config in self.trainer.lr_scheduler_configs]
-            cast(Schedule, schedule).restart(self._groups(), options_in_groups(self.trainer.optimizers[0]))
+            cast(Schedule, self.lr_schedulers()).restart(self._groups(), options_in_groups(self.trainer.optimizers[0]))
         states, self._random_states, self._resumed = self._random_states, None, False
         if states and self.trainer.global_rank < len(states):
             restore_random_state(states[self.trainer.global_rank], self.device)

@@ -31,7 +31,7 @@ class FiniteCheck:
         self._flag: Tensor | None = None
         self._unread: list[tuple[StepRecord, Tensor, Any]] = []  # the flag on the host, and the event of its copy
 
-    def check(self, optimizer: Any, record: StepRecord, scaler: torch.amp.GradScaler | None) -> None:
+    def stop_unless_finite(self, optimizer: Any, record: StepRecord, scaler: torch.amp.GradScaler | None) -> None:
         """Raises TrainingError if this step, or on a GPU the one before it, is not finite. scaler: that of 16-mixed."""
         assert record.gradient_norm is not None
         values = [record.loss] if scaler is not None else [record.loss, record.gradient_norm]

@@ -56,7 +56,7 @@ class Schedule(LambdaLR):
 
     def restart(self, groups: list[dict[str, Any]], options: Mapping[str, Any]) -> None:
         """Replaces the initial rates and decays by those of other groups, and sets those of the current step. options:
-        of the optimiser, which replace those of all groups."""
+        other values of the optimiser's groups, such as `betas`."""
         self.base_lrs = [group["lr"] for group in groups]
         factor = self.lr_lambdas[0](self.last_epoch)
         for group, initial in zip(self.optimizer.param_groups, groups, strict=True):

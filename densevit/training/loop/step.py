@@ -15,8 +15,8 @@ from densevit.training.loop.sharding import full_tensor, sharded_modules
 class StepRecord:
     """An optimiser step in this process, for callbacks.
 
-    number: counted from 1. image_ids: of all batches. terms: the loss terms, means over the batches. learning_rate: the
-    largest of all parameter groups. gradient_norm: the norm of all gradients before clipping.
+    number: counted from 1. image_ids: the images of all batches. terms: the loss terms, means over the batches.
+    learning_rate: the largest of all parameter groups. gradient_norm: the norm of all gradients before clipping.
     """
 
     number: int

@@ -38,7 +38,7 @@ def _steps_of_data_module(trainer: lightning.Trainer) -> int | None:
 
 
 def learning_rate_of(trainer: lightning.Trainer, section: OptimSection, budget: Budget | None) -> float:
-    """Returns the learning rate of a run with a budget, or of a fit of a user's Trainer. Raises as `images_per_step`."""
+    """Returns the learning rate of a run, which has a budget, or of a fit of a user's Trainer (`images_per_step`)."""
     if budget is not None:
         return learning_rate(section, budget.images_per_step)
     return learning_rate(section, images_per_step(trainer) if section.lr is None else 0)

@@ -31,8 +31,9 @@ from densevit.training.loop.validation_loss import ValidationLoss, image_losses,
 class Validation:
     """Validates a model. `start`, then `add` for each batch, then `finish`.
 
-    evaluators: by head; None: built at the first start. metrics: those of the last validation, the same in all
-    processes. indices: the data set index of each of its images by image id, if the loader is densevit's.
+    evaluators: the evaluator of each head; None until the first start, if none are given. metrics: those of the last
+    validation, the same in all processes. indices: the data set index of each of its images by image id, if the loader
+    is densevit's.
     """
 
     def __init__(

@@ -108,14 +108,14 @@ FILES = {
     + "\n### A training\n\n| step | where |\n|---|---|\n| all | `train` in `densevit/training/run/fit.py` |\n"
     + "".join(f"| part {i} | `part_{i}` in `densevit/training/run/fit.py` |\n" for i in range(8))
     + "\n### In each step\n\n| step | where |\n|---|---|\n"
-    "| losses | `TrainingStep.training_step` in `densevit/training/loop/step.py` |\n"
-    "| update | `TrainingStep.optimizer_step` in `densevit/training/loop/step.py` |\n"
+    "| losses | `DenseModule.training_step` in `densevit/training/loop/dense_module.py` |\n"
+    "| update | `DenseModule.on_end` in `densevit/training/loop/dense_module.py` |\n"
     "| waits | `Waiting` in `densevit/training/callbacks/waiting.py` |\n"
     "| saves | `Saving` in `densevit/training/callbacks/waiting.py` |\n"
     "\n## Packages\n\n| packages | |\n|---|---|\n| `training` | trains |\n| `data` | loads |\n| `config` | keys |\n",
     "docs/development/faults.md": "# Faults\n\n## Tested faults\n\n| fault | test |\n|---|---|\n"
     + "".join(f"| fault {i} | `tests/test_net.py::test_net` |\n" for i in range(101))
-    + "\n## Messages\n\nthe loss or a gradient is not finite. The first non-finite output\n",
+    + "\n## Messages\n\nthe loss or a gradient is not finite. trainer.detect_anomaly: the first value that is not finite\n",
     "docs/troubleshooting.md": "# Errors\n\n"
     + "### Error\n\n```console\n$ densevit train x\nno\n```\n\n" * 20
     + "is full, found no space in /dev/shm, the loss or a gradient is not\nfinite, is too little to learn\n",
@@ -145,16 +145,14 @@ FILES = {
     "densevit/data/loading/dataloader.py": '"""Loader."""\n\nTEXT = "found no space in /dev/shm"\n',
     "densevit/training/__init__.py": '"""Training."""\n\nfrom densevit.training.run import Net, fit\n',
     "densevit/training/loop/__init__.py": "",
-    "densevit/training/loop/first_non_finite.py": '"""Search."""\n\nTEXT = "The first non-finite "\n',
-    "densevit/training/loop/finite_check.py": '"""Check."""\n\nTEXT = "the loss or a gradient is not finite"\n',
+    "densevit/training/loop/finite_check.py": '"""Check."""\n\nTEXT = "the loss or a gradient is not finite"\nMORE = "the first value that is not finite"\n',
     "densevit/training/run/__init__.py": '"""Runs."""\n\nfrom densevit.data.loading import dataloader\n\n\n'
     'class Net:\n    """A net."""\n\n\ndef fit():\n    """Trains."""\n',
     "densevit/training/callbacks/__init__.py": "",
     "densevit/training/callbacks/waiting.py": '"""Two."""\n\n\nclass Waiting:\n    """1."""\n\n\n'
     'class Saving:\n    """2."""\n',
-    "densevit/training/loop/step.py": '"""A step.\n\n1. `training_step`: losses\n2. `update` of Lightning\n'
-    '3. `optimizer_step`\n"""\n\n\nclass TrainingStep:\n    """Hooks."""\n\n'
-    "    def optimizer_step(self):\n        pass\n\n    def training_step(self):\n        pass\n",
+    "densevit/training/loop/dense_module.py": '"""A step."""\n\n\nclass DenseModule:\n    """Hooks."""\n\n'
+    "    def training_step(self):\n        pass\n\n    def on_end(self):\n        pass\n",
     "densevit/training/run/fit.py": '"""Trains."""\n\nfrom densevit.training.callbacks.waiting import Saving, Waiting\n'
     "\n\ndef train(model):\n    started = part_0(part_1 and [])\n    if started:\n        _parts(model)\n\n\n"
     "def _parts(model):\n    model.part_7()\n"

@@ -23,6 +23,10 @@ NOTEBOOK = "docs/tutorials/one.ipynb"
 ERRORS = "densevit/training/run/errors.py"
 LONG = "word " * 25
 TRAINING, DATA = "| `training` | trains |\n", "| `data` | loads |\n"
+LOSSES, UPDATE = (
+    f"| {noun} | `DenseModule.{name}` in `densevit/training/loop/dense_module.py` |\n"
+    for noun, name in (("losses", "training_step"), ("update", "on_end"))
+)
 THIRD, FOURTH = (f"| part {i} | `part_{i}` in `densevit/training/run/fit.py` |\n" for i in (3, 4))
 ERROR = '"output_type": "error",\n "ename": "E",\n "evalue": "e",\n "traceback": []\n}, {'
 CHECK = '"""Errors."""\ndef check_x(config):\n    {}\n'
@@ -155,7 +159,10 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
         (ARCHITECTURE, THIRD, "", "7 steps follow"),
     ],
     "walks.a_step_is_in_the_order_of_the_code": [
-        ("densevit/training/loop/step.py", "1. `training_step`: losses", "1. losses", "the hooks are TrainingStep.")
+        (ARCHITECTURE, LOSSES + UPDATE, UPDATE + LOSSES, "the hooks are DenseModule.on_end, DenseModule.training_step"),
+    ],
+    "walks.walks_are_short": [
+        ("densevit/training/loop/dense_module.py", "def on_end", "\n" * 300 + "    def on_end", "with 311 lines"),
     ],
     "words.words_are_the_standard_ones": [(API, "a net |", "a net for Pictures |", "7: the word 'Pictures'")],
     "words.modules_are_named_by_their_subject": [
