@@ -90,8 +90,7 @@ class DenseModule(lightning.LightningModule):
         self._checked: set[str] = set()  # the stages whose first batch is checked
         self._skipped_images = SkippedImages()
         self._finite_check = FiniteCheck()
-        self._random_states: list[Any] | None = None  # of a checkpoint
-        self._resumed = False
+        self._random_states: list[Any] | None = None  # of a checkpoint, until training starts
 
     # ---- an optimiser step ----
 
@@ -234,10 +233,10 @@ class DenseModule(lightning.LightningModule):
             self.ema.start(averaged_state(self.model, self.method))
 
     def on_train_start(self) -> None:
-        if self._resumed:  # learning rates, weight decays and options are those of the config
+        states, self._random_states = self._random_states, None
+        if states is not None:  # learning rates, weight decays and options are those of the config
             cast(Schedule, self.lr_schedulers()).restart(self._groups(), options_in_groups(self.trainer.optimizers[0]))
-        states, self._random_states, self._resumed = self._random_states, None, False
-        if states and self.trainer.global_rank < len(states):
+        if states is not None and self.trainer.global_rank < len(states):
             restore_random_state(states[self.trainer.global_rank], self.device)
 
     def on_train_batch_start(self, batch: OptimizerStep, batch_idx: int) -> None:
@@ -294,7 +293,7 @@ class DenseModule(lightning.LightningModule):
         check_format(checkpoint.get("format_version", "1"), str(source))  # format 1 has no number
         if self.ema is not None:
             self.ema.load(checkpoint)
-        self._random_states, self._resumed = checkpoint["random_state"], True
+        self._random_states = checkpoint["random_state"]
         self.saved_model.score_thresholds = model_file.score_thresholds(checkpoint.get(checkpoint_io.ENTRIES, {}))
         if self._checkpoint_rates is not None and self._rates is not None and checkpoint.get("optimizer_states"):
             [state] = checkpoint["optimizer_states"]
