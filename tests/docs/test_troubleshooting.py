@@ -47,7 +47,6 @@ def write_coco(root: Path, width: int = 20, file_name: str = "{}.jpg") -> None:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders and files of the page."""
     root = tmp_path_factory.mktemp("world")
-    write_image(root / "only_images" / "a.jpg")
     write_coco(root / "my_folder")
     write_coco(root / "other_images", file_name="img_{}.jpg")
     write_coco(root / "other_boxes", width=-3)
@@ -57,11 +56,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_map(root / "maps" / "labels" / split / "a.png", 9, np.uint8)
         write_map(root / "binary" / "labels" / split / "a.png", 0, np.uint8, 255)
         write_map(root / "depth_maps" / "depth" / split / "a.png", 2500, np.uint16)
-    write_image(root / "labelme_set" / "a.jpg")
-    (root / "labelme_set" / "a.json").write_text('{"shapes": [], "imagePath": "a.jpg"}')
     (root / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     (root / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
-    (root / "run").mkdir()
     (root / "run" / "config.yaml").write_text("seed: 0")
     model = densevit.create_model({"name": "resnet", "depth": 18}, {"x": {"name": "setr"}}, ["a"])
     densevit.save(model, root / "model.safetensors")

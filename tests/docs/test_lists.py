@@ -1,0 +1,45 @@
+"""Lists of pages have what is registered or declared, and each page says how to install."""
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+
+from densevit import cli, registry
+from tests.docs.test_code_blocks import PAGES, PROJECT, run_blocks
+
+DOCS = PROJECT / "docs"
+
+
+def first_cells(page: Path) -> set[str]:
+    """The inline code in the first cells of a page's tables."""
+    rows = re.findall(r"^\| (.+?) \|", page.read_text(), re.MULTILINE)
+    return {code for cell in rows for code in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_commands_page_has_the_commands() -> None:
+    codes = first_cells(DOCS / "commands.md")
+    listed = {match[0] for code in codes if (match := re.match(r"[a-z]+( [a-z]+)?(?= |$)", code))}
+    assert listed == set(registry.find("commands"))
+
+
+@pytest.mark.parametrize("group", ["data", "predictions"])
+def test_help_of_a_group_has_its_commands(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([group, "--help"]) == 0
+    listed = re.findall(rf"^  ({group} \w+)  ", capsys.readouterr().out, re.MULTILINE)
+    assert listed == [name for name in registry.find("commands") if name.startswith(f"{group} ")]
+
+
+def test_install_page_has_the_extras() -> None:
+    parser = configparser.ConfigParser()
+    parser.read(PROJECT / "setup.cfg")
+    assert first_cells(DOCS / "install.md") == set(parser["options.extras_require"])
+
+
+def test_pages_with_commands_link_the_install_page() -> None:
+    """And no page installs densevit from an index, which does not have it."""
+    pages = {name: (PROJECT / name).read_text() for name in PAGES if "development" not in name}
+    commands = [name for name in pages if any(block.language == "bash" for block in run_blocks(name))]
+    assert not [name for name in commands if "install.md" not in pages[name] and name != "docs/install.md"]
+    assert not [name for name, text in pages.items() if re.search(r"pip install '?densevit\b(?! @)", text)]
