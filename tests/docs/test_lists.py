@@ -5,8 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from densevit import cli, registry
+from densevit.config import Config, yaml_io
+from densevit.config.data_schema import DataSection
+from densevit.config.model_schema import BackboneSection, HeadSection, InferenceSection
+from densevit.config.training_schema import OptimSection, TrainerSection
 from tests.docs.test_code_blocks import PAGES, PROJECT, run_blocks
 
 DOCS = PROJECT / "docs"
@@ -43,3 +48,30 @@ def test_pages_with_commands_link_the_install_page() -> None:
     commands = [name for name in pages if any(block.language == "bash" for block in run_blocks(name))]
     assert not [name for name in commands if "install.md" not in pages[name] and name != "docs/install.md"]
     assert not [name for name, text in pages.items() if re.search(r"pip install '?densevit\b(?! @)", text)]
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "At the top": Config,
+    "backbone": BackboneSection,
+    "heads.NAME": HeadSection,
+    "data": DataSection,
+    "optim": OptimSection,
+    "trainer": TrainerSection,
+    "inference": InferenceSection,
+}
+DERIVED = ("evaluation", "lr")  # defaults that depend on other keys
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_config_page_has_the_defaults(section: str) -> None:
+    text = (DOCS / "config.md").read_text().partition(f"### {section}\n")[2].partition("\n##")[0]
+    rows = re.findall(r"^\| (`[^|]+) \|([^|]*)\|", text, re.MULTILINE)
+    assert rows
+    for keys, cell in rows:
+        written = yaml_io.parse(f"[{cell.replace('`', '')}]", "config.md")
+        for key, value in zip(
+            re.findall(r"`(\w+)`", keys), written * 4 if len(written) == 1 else written, strict=False
+        ):
+            default = SECTIONS[section].model_fields[key].get_default(call_default_factory=True)
+            default = getattr(default, "name", default)
+            assert key in DERIVED or value == (list(default) if isinstance(default, tuple) else default), key
