@@ -46,8 +46,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def installed_by(text: str) -> list[str]:
-    """The extras and packages in the `pip install` commands of a page."""
-    return [
+    """The extras and packages in the `pip install` commands of a page, and the extras that it names."""
+    extras = [f".[{name}]" for name in re.findall(r"\bextra\b[^`\n]{0,25}`(\w+)`", text)]
+    return extras + [
         word
         for line in re.findall(r"pip install ([^`\n#&]+)", text)
         for before, word in itertools.pairwise(["", *shlex.split(line)])
@@ -72,6 +73,6 @@ def test_page_runs_with_what_it_installs(name: str, tree: Path) -> None:
 
 def test_installed_packages_of_a_page() -> None:
     text = (
-        "`pip install -e '.[tiff]'`\npip install timm nano-weights  # small\npip install -e mynet && pip install -e .\n"
+        "needs the extra `hub`, `pip install -e '.[tiff]'`\npip install timm weights  # small\npip install -e mynet\n"
     )
-    assert installed_by(text) == [".[tiff]", "timm", "nano-weights"]
+    assert installed_by(text) == [".[hub]", ".[tiff]", "timm", "weights"]
