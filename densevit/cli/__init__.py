@@ -9,7 +9,7 @@ import argparse
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or given[0] in ("-h", "--help"):
-        print(_overview())
+        print(_overview(registry.find("commands")))
         return 0 if given else 2
     if given[0] == "--version":
         print(f"densevit {densevit.__version__}")
@@ -43,7 +43,10 @@ def _main(argv: Sequence[str] | None) -> int:
         words = 2 if " ".join(given[:2]) in commands else 1
         name, rest = " ".join(given[:words]), given[words:]
         if name not in commands:
-            below = [one for one in commands if one.startswith(f"{name} ")]
+            below = {one: plugin for one, plugin in commands.items() if one.startswith(f"{name} ")}
+            if below and given[1:2] in (["-h"], ["--help"]):
+                print(_overview(below))
+                return 0
             hint = f" There are {' and '.join(below)}." if below else did_you_mean(name, commands)
             if "train" not in commands:  # entry points are read when the package is installed
                 hint = " The commands of densevit are not installed. Fix: `pip install -e .` in its clone."
@@ -122,8 +125,7 @@ def command(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     return module, parser
 
 
-def _overview() -> str:
-    commands = registry.find("commands")
+def _overview(commands: Mapping[str, registry.Plugin]) -> str:
     width = max(map(len, commands)) + 2
     lines = [f"  {name:{width}}{registry.first_line(plugin)}" for name, plugin in commands.items()]
     last = "densevit COMMAND --help describes a command; all have --quiet and --json."

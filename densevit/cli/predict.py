@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from densevit.inference.image_sizes import ImageSize
 
 EXAMPLES = """examples:
-  densevit predict runs/mine street.jpg
+  densevit predict runs/mine examples/coffee.jpg
   densevit predict runs/mine photos 'more/**/*.jpg' clip.mp4 --out found --threshold 0.3
   densevit predict runs/mine clip.mp4 --video --out found
   densevit predict runs/mine photos --out found --resume

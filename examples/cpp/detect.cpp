@@ -2,8 +2,8 @@
 //
 //     densevit export runs/detr_swin --resize --postprocess --out model.onnx
 //     cmake -B build -D ONNXRUNTIME_ROOT=/opt/onnxruntime && cmake --build build
-//     magick street.jpg -auto-orient street.ppm    # this example reads and writes PPM only, to need no other library
-//     build/detect model.onnx street.ppm drawn.ppm
+//     magick ../coffee.jpg -auto-orient coffee.ppm    # PPM only, to need no other library
+//     build/detect model.onnx coffee.ppm drawn.ppm
 //
 // Prints a line per detected object: class, score and box (left, top, right, bottom) in pixels of the image, separated
 // by tabs.

@@ -2,7 +2,7 @@
 //
 //     densevit export runs/detr_swin --resize --postprocess --out model.onnx --json > model.json
 //     npm install --ignore-scripts
-//     node detect.js model.onnx model.json street.jpg drawn.png
+//     node detect.js model.onnx model.json ../coffee.jpg drawn.png
 //
 // Prints one JSON object per detected object: class, score and box, in pixels of the image (left, top, right, bottom).
 

@@ -313,7 +313,7 @@ class Page:
             self.install(configparser_of(file)["metadata"]["name"], entry_points(file.read_text()))
         else:
             assert target != "densevit", "densevit is in no package index: pip install -e '.[extra]'"
-            assert all(re.fullmatch(r"[\w.-]+", one) for one in (*arguments[:-1], target)), f"cannot install {target}"
+            assert all(re.fullmatch(r"[\w.:/-]+", one) for one in (*arguments[:-1], target)), f"cannot install {target}"
 
     def install(self, name: str, groups: Mapping[str, Mapping[str, str]]) -> None:
         """Puts the metadata of a distribution on sys.path, as installed by pip."""

@@ -53,7 +53,7 @@ def scenes_and_test(folder: Path) -> None:
 def photos(folder: Path, count: int = 2) -> None:
     folder.mkdir()
     for name in string.ascii_lowercase[:count]:
-        street(folder / f"{name}.jpg")
+        photo(folder / f"{name}.jpg")
 
 
 def animals(folder: Path) -> None:
@@ -61,19 +61,13 @@ def animals(folder: Path) -> None:
         for name in ("cat", "dog"):
             (folder / split / name).mkdir(parents=True)
             for number in ("1", "22"):
-                street(folder / split / name / f"{number}.jpg")
+                photo(folder / split / name / f"{number}.jpg")
 
 
-def street(file: Path) -> None:
+def photo(file: Path) -> None:
     rng = np.random.default_rng(len(file.stem))
     image = rng.integers(0, 255, (15, 20, 3), dtype=np.uint8).repeat(10, axis=0).repeat(10, axis=1)
     Image.fromarray(image).save(file)
-
-
-def aerial(file: Path) -> None:
-    """Larger than a window of 640."""
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 255, (7, 10, 3), dtype=np.uint8).repeat(100, axis=0).repeat(100, axis=1)).save(file)
 
 
 def traffic(folder: Path) -> None:

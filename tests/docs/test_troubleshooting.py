@@ -21,11 +21,11 @@ def write_image(path: Path) -> None:
     Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(path)
 
 
-def write_map(path: Path, value: int, dtype: type, quarter: int | None = None) -> None:
-    """A map of one value, or of another one in its first quarter."""
+def write_binary_map(path: Path) -> None:
+    """A map of 0, with 255 in its first quarter."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = np.full((60, 80), value, dtype)
-    values[:15] = value if quarter is None else quarter
+    values = np.zeros((60, 80), np.uint8)
+    values[:15] = 255
     Image.fromarray(values).save(path)
 
 
@@ -47,22 +47,14 @@ def write_coco(root: Path, width: int = 20, file_name: str = "{}.jpg") -> None:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders and files of the page."""
     root = tmp_path_factory.mktemp("world")
-    write_image(root / "only_images" / "a.jpg")
     write_coco(root / "my_folder")
     write_coco(root / "other_images", file_name="img_{}.jpg")
     write_coco(root / "other_boxes", width=-3)
     for split in ("train", "val"):
-        for name in ("maps", "binary", "depth_maps"):
-            write_image(root / name / "images" / split / "a.jpg")
-        write_map(root / "maps" / "labels" / split / "a.png", 9, np.uint8)
-        write_map(root / "binary" / "labels" / split / "a.png", 0, np.uint8, 255)
-        write_map(root / "depth_maps" / "depth" / split / "a.png", 2500, np.uint16)
-    write_image(root / "labelme_set" / "a.jpg")
-    (root / "labelme_set" / "a.json").write_text('{"shapes": [], "imagePath": "a.jpg"}')
+        write_image(root / "binary" / "images" / split / "a.jpg")
+        write_binary_map(root / "binary" / "labels" / split / "a.png")
     (root / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     (root / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
-    (root / "run").mkdir()
-    (root / "run" / "config.yaml").write_text("seed: 0")
     model = densevit.create_model({"name": "resnet", "depth": 18}, {"x": {"name": "setr"}}, ["a"])
     densevit.save(model, root / "model.safetensors")
     return root

@@ -20,7 +20,6 @@ from densevit.config import Config, yaml_io
 from densevit.registry.trust import modules_in
 from tests.docs.code_blocks import SHORTER, Block, Page, entry_points, run_command
 from tests.docs.made_files import (
-    aerial,
     animals,
     coco,
     depth_maps,
@@ -32,7 +31,6 @@ from tests.docs.made_files import (
     pickled,
     scenes,
     scenes_and_test,
-    street,
     traffic,
     vehicles,
 )
@@ -152,8 +150,6 @@ class World:
         self.here: dict[str, Callable[[Path], object]] = {  # in the working directory
             "photos": photos,
             "IMAGES": photos,
-            "street.jpg": street,
-            "aerial.jpg": aerial,
             "detr-r50-e632da11.pth": lambda file: self._converted("coco_r50", file, "detr"),
             "model_final_3c8ec9.pkl": pickled,
             "kmax_r50.pth": kmax,

@@ -56,6 +56,8 @@ def test_invalid_path_is_refused(refused: Refused, arguments: tuple[str, ...]) -
 
 WRONG: dict[tuple[str, ...], str] = {
     ("nope",): "there is no command 'nope'",
+    ("data", "nope"): "There are data convert and data prelabel.",
+    ("train", "--resume", "empty"): "there is no empty/checkpoints/last.ckpt",
     ("evaluate", "empty"): "empty/model.safetensors: no such file. Name a file, or a folder with one of",
     ("evaluate", "run", "optim.lr=1"): "a run is evaluated as it was trained",
     ("evaluate", "run", "--out", "file"): "file is a file. Fix: name a new folder",

@@ -39,6 +39,7 @@ OF_COCO: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "annotations over-long": ([f"data.annotations={'a' * 5000}"], ("'coco'", "File name too long")),
     "images elsewhere": (["data.images=nowhere"], ("nowhere",)),
     "an unknown split": (["data.split=test"], ("'test'", "Looked for")),
+    "labelme's format": (["data={name: labelme, root: .}"], ("labelme's format", "densevit data convert labelme")),
 }
 OF_MIX: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "no sets": (["data.sets=[]"], ("data.sets",)),

@@ -90,6 +90,10 @@ OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "a baseline of depth": (["data.stereo={baseline: 1, focal: 1}"], ("data.stereo", "disparity")),
     "invalid of text": (["data.invalid=[a]"], ("data.invalid",)),
     "valid elsewhere": (["data.valid=nowhere"], ("nowhere",)),
+    "labels elsewhere": (
+        ["data.labels=nowhere/{split}"],
+        ("no folder nowhere/train", "Name the labels with data.labels"),
+    ),
     "labels of a split": (["data.labels={train: labels/train}"], ("data.labels has no split 'val', only train",)),
     "seconds below zero": (["data.seconds=-1"], ("data.seconds is -1",)),
     "metric of text": (["data.metric=sometimes"], ("data.metric", "'sometimes'")),

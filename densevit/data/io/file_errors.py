@@ -39,9 +39,7 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
         raise UnreadableFileError(f"{path} {what} ({found}).{fix}") from None
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, BadZipFile and more
         found = _size(path, size)
-        fix = (
-            "Fix: pip install 'densevit[tiff]'." if "imagecodecs" in str(error) else "Is the file damaged or cut short?"
-        )
+        fix = "Fix: pip install imagecodecs." if "imagecodecs" in str(error) else "Is the file damaged or cut short?"
         raise UnreadableFileError(f"{path} cannot be read: {error} ({found}). {fix}") from error
 
 

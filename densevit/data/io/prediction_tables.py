@@ -42,7 +42,7 @@ def check_pyarrow(source: str) -> None:
         import pyarrow.parquet  # noqa: F401
     except ModuleNotFoundError:
         raise DensevitError(
-            f"{source} needs the package pyarrow, which is not installed: pip install 'densevit[parquet]'."
+            f"{source} needs the package pyarrow, which is not installed: pip install pyarrow."
         ) from None
 
 

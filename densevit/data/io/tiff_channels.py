@@ -59,7 +59,7 @@ def opened_tiff(source: Any) -> Any:
     try:
         import tifffile  # late: most images are no TIFF
     except ImportError:
-        raise DataError("this TIFF needs the package tifffile. Fix: pip install 'densevit[tiff]'.") from None
+        raise DataError("this TIFF needs the package tifffile. Fix: pip install tifffile imagecodecs.") from None
     return tifffile.TiffFile(source)
 
 

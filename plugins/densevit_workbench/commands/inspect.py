@@ -9,8 +9,8 @@ from pathlib import Path
 from densevit.cli.evaluate import MODEL, add_trust
 
 EXAMPLES = """examples:
-  densevit inspect runs/detr_swin street.jpg
-  densevit inspect runs/setr_vit street.jpg --at 120,80 --out street
+  densevit inspect runs/detr_swin examples/coffee.jpg
+  densevit inspect runs/setr_vit examples/coffee.jpg --at 120,80 --out coffee
 """
 
 
