@@ -55,11 +55,11 @@ def check_backbone(config: Config) -> None:
     rank, section = config._sources.rank, config.backbone
     if section.source is None or rank(("backbone", "weights")) <= rank(("backbone", "name")):
         return
+    weights, name = (_shown(config, ("backbone", key)) for key in ("weights", "name"))
     command = f"densevit train {config._sources.of(())} ... backbone.name={section.name} backbone.weights="
     raise ConfigError(
-        f"{_shown(config, ('backbone', 'weights'))} is of another backbone than "
-        f"{_shown(config, ('backbone', 'name'))}. Fix: {command}SOURCE, a file, timm:NAME or torchvision:NAME; or, from "
-        f"random weights, {command}{RANDOM}."
+        f"{weights} is of another backbone than {name}. Fix: {command}SOURCE, a file, timm:NAME or torchvision:NAME; "
+        f"or, from random weights, {command}{RANDOM}."
     )
 
 

@@ -106,7 +106,7 @@ def test_another_backbone_without_weights_is_an_error_with_both_commands(path: P
 
 
 COMMANDS = {
-    f"{path.stem} {part['backbone.name'] if 'backbone.name' in part else 'unchanged'}": (path, part)
+    f"{path.stem} {part.get('backbone.name', 'unchanged')}": (path, part)
     for path in RECIPES
     for command in re.findall(
         r"^#   densevit train (?!.*mynet)\S+ (.*)$", path.read_text().replace("\\\n#       ", ""), re.M
