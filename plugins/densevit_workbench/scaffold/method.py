@@ -54,4 +54,5 @@ CONFIG = """\
 #   densevit train detr_swin backbone.weights=runs/$name
 base: pretrain/simmim_swin
 method: {name: $name}
+trainer: {max_images: 16000}
 """
