@@ -195,8 +195,8 @@ PAGES = [
     ("backbone mynet", "own-backbone", ("mynet/__init__.py", "configs/mynet.yaml")),
     ("head myhead", "own-head", ("configs/myhead.yaml",)),
     ("head fcn --task segmentation", "own-head", ("fcn/__init__.py", "configs/fcn.yaml")),
-    ("method mymethod", "own-method", ("mymethod/__init__.py", "configs/mymethod.yaml")),
-    ("task mytask", "own-target", ("mytask/target.py", "configs/mytask.yaml")),
+    ("method mymethod", "own-method", ("mymethod/__init__.py",)),
+    ("task mytask", "own-target", ("configs/mytask.yaml",)),
     ("task mytask", "own-evaluator", ("mytask/evaluation.py",)),
 ]
 
@@ -209,10 +209,9 @@ def test_docs_show_the_generated_code(project, tmp_path):
         text = (project / "docs" / f"{page}.md").read_text()
         for file in files:
             assert (folder / file).read_text() in text, f"{file}: the page shows another text"
-    [head] = re.findall(
-        r"```text\n(    def __init__.*?)```", (project / "docs" / "own-target.md").read_text(), re.DOTALL
-    )
-    assert head in (tmp_path / "mytask" / "mytask" / "head.py").read_text()
+    parts = re.findall(r"```text\n(.*?)```", (project / "docs" / "own-target.md").read_text(), re.DOTALL)
+    for file, part in zip(("target", "head"), parts, strict=True):
+        assert part in (tmp_path / "mytask" / "mytask" / f"{file}.py").read_text()
 
 
 def test_pages_have_the_same_entry_points_for_setup_cfg_and_pyproject(project):
