@@ -5,6 +5,7 @@ python -m tests.heads.backbones_and_heads: writes the tables.
 
 import functools
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -43,7 +44,7 @@ BACKBONES: dict[str, tuple[str, Mapping[str, Any]]] = {  # by name on the page: 
     "`s2_mlp`": ("s2_mlp", NANO),
 }
 SIZE = (64, 96)
-YES, NECK = "yes", "with the neck `simple_pyramid`"
+YES, NECK = "yes", "with `simple_pyramid`"
 
 
 @functools.cache
@@ -99,8 +100,8 @@ def outcome(backbone: str, head: str) -> str:
 def reason(error: Exception) -> str:
     """The reason of a refusal, without the names of the classes and without the fix."""
     text = one_line(error).partition(" Fix:")[0].rstrip(".")
-    text = re.sub(r"^heads\.head(:? \(\w+\)|:)? ?", "the head ", text)
-    return re.sub(r"backbone [A-Z]\w+", "this one", text)
+    text = re.sub(r"^heads\.head(:? \(\w+\)|:)? ?", "The head ", text)
+    return re.sub(r"backbone [A-Z]\w+", "this backbone", text)
 
 
 def walk(backbones: Iterable[str] = BACKBONES) -> dict[str, dict[str, str]]:
@@ -122,7 +123,8 @@ def tables(outcomes: Mapping[str, Mapping[str, str]]) -> str:
     for row, heads in sorted(rows.items(), key=lambda pair: -len(pair[1])):
         cells = [cell if cell in (YES, NECK) else f"refused ({reasons.index(cell) + 1})" for cell in row]
         lines.append(f"| {', '.join(heads)} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "Refused:", "", *(f"{i}. {text}." for i, text in enumerate(reasons, 1))])
+    notes = [textwrap.fill(f"{i}. {text}.", 120, subsequent_indent="   ") for i, text in enumerate(reasons, 1)]
+    return "\n".join([*lines, "", "Refused:", "", *notes])
 
 
 def main() -> None:
