@@ -1,4 +1,4 @@
-"""densevit: dense prediction with any backbone under any head; both are plugins.
+"""densevit: detection, segmentation and depth with interchangeable backbones and heads, which are plugins.
 
 Importing densevit is cheap: each public name is imported when it is first used.
 """

@@ -1,4 +1,4 @@
-"""Checks of your own backbone or head, for tests and `densevit check`; each name is imported when it is first used."""
+"""Checks of your own backbone, head or method, for tests and `densevit check`. Names are imported at first use."""
 
 from typing import Any
 
@@ -10,7 +10,9 @@ _NAMES = (
     "backbone_checks",
     "check_backbone",
     "check_head",
+    "check_method",
     "head_checks",
+    "method_checks",
     "random_targets",
 )
 __all__ = [*_NAMES]

@@ -12,6 +12,7 @@ from typing import Any
 from densevit.config.model_schema import BackboneSection, HeadSection, ModelSections
 from densevit.config.schema import Config
 from densevit.config.sources import ARGUMENT, TYPED, Key, Source
+from densevit.config.values import RANDOM
 from densevit.errors import ConfigError
 
 _WHOLE: Key = ("weights",)
@@ -46,6 +47,26 @@ def use_argument(sections: Config | ModelSections, weights: str) -> None:
     ):
         if is_given:
             raise _conflict(sections, _WHOLE, ("backbone", name))
+
+
+def check_backbone(config: Config) -> None:
+    """Raises ConfigError if the weights of the backbone are those of a file that another source names a backbone over,
+    as in `paper/coco backbone.name=mynet`."""
+    rank, section = config._sources.rank, config.backbone
+    if section.source is None or rank(("backbone", "weights")) <= rank(("backbone", "name")):
+        return
+    weights, name = (_shown(config, ("backbone", key)) for key in ("weights", "name"))
+    command = f"densevit train {config._sources.of(())} ... backbone.name={section.name} backbone.weights="
+    raise ConfigError(
+        f"{weights} is of another backbone than {name}. Fix: {command}SOURCE, a file, timm:NAME or torchvision:NAME; "
+        f"or, from random weights, {command}{RANDOM}."
+    )
+
+
+def check_parts(sections: ModelSections) -> None:
+    """Raises ConfigError if the backbone would load weights in its constructor and from `weights`."""
+    if sections.backbone.weights is not None and _is_pretrained(sections.backbone.options):
+        raise _conflict(sections, ("backbone", "weights"), ("backbone", "pretrained"))
 
 
 def note_replaced(sections: Config | ModelSections, part: Key, what: str) -> None:

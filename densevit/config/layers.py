@@ -18,6 +18,7 @@ from densevit.errors import ConfigError
 from densevit.paths import user_path
 
 COMMAND_LINE = "command line"
+WEIGHTS: Key = ("backbone", "weights")
 _ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {  # the last one given wins
     ("optim",): (("lr", "lr_per_256"), ("warmup", "warmup_steps")),
     ("trainer",): (BUDGETS,),
@@ -122,9 +123,16 @@ def check_evaluation_overrides(overrides: Sequence[str]) -> None:
 
 
 def over(parent: Layer, child: Layer) -> Layer:
-    """The parent updated with the child, key by key."""
-    values = _merged(parent.values, child.values, (), child.replaced)
-    return Layer(values, parent.sources | child.sources, parent.replaced | child.replaced)
+    """The parent updated with the child, key by key.
+
+    A section file of a backbone without weights leaves the parent's, which `initial_weights.check_backbone` refuses.
+    """
+    values, sources = _merged(parent.values, child.values, (), child.replaced), parent.sources | child.sources
+    source = parent.sources.get(WEIGHTS)
+    if source is not None and WEIGHTS[:1] in child.replaced and WEIGHTS not in child.sources:
+        values["backbone"]["weights"] = parent.values["backbone"]["weights"]
+        sources[WEIGHTS] = source._replace(rank=max(source.rank, BASE))
+    return Layer(values, sources, parent.replaced | child.replaced)
 
 
 def _merged(parent: Mapping[str, Any], child: Mapping[str, Any], path: Key, replaced: set[Key]) -> dict[str, Any]:

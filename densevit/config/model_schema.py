@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from densevit.channels import Channels
 from densevit.config.data_schema import DataSection
 from densevit.config.values import (
+    RANDOM,
     Count,
     Factor,
     Frozen,
@@ -52,7 +53,7 @@ class BackboneSection(OpenSection):
     """A plugin's name (`densevit plugins` lists them) or `module:Class`."""
     weights: Source | None = None
     """Pretrained weights of the backbone: a file or folder of densevit's or another project's, or `timm:NAME`,
-    `torchvision:NAME`, `hf:ORG/NAME`. `null`: random weights."""
+    `torchvision:NAME`, `hf:ORG/NAME`. `random` or `null`: random weights; only `random` permits frozen ones."""
     weights_allow: Patterns = ()
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as `[norm.*]`."""
     channels: Annotated[Channels | None, BeforeValidator(_as_channels)] = None
@@ -72,6 +73,13 @@ class BackboneSection(OpenSection):
     """Trains low-rank adapters in place of the backbone's parameters: `{rank: 8, alpha: 16, targets: ['*']}`.
     `null`: none."""
 
+    @field_validator("weights_allow")
+    @classmethod
+    def _has_weights(cls, patterns: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if patterns and info.data.get("weights") == RANDOM:
+            raise ValueError(f"{list(patterns)} has no effect, as backbone.weights is {RANDOM}. Fix: set it to [].")
+        return patterns
+
     @field_validator("lora")
     @classmethod
     def _freezes_the_rest(cls, lora: LoraSection | None, info: ValidationInfo) -> LoraSection | None:
@@ -82,6 +90,11 @@ class BackboneSection(OpenSection):
                 "backbone.freeze out; backbone.lora.targets selects the layers with adapters."
             )
         return lora
+
+    @property
+    def source(self) -> str | None:
+        """The source of pretrained weights; None: random."""
+        return None if self.weights == RANDOM else self.weights
 
     @property
     def architecture(self) -> "BackboneArchitecture":

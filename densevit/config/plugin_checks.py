@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from densevit import registry
-from densevit.config import named_classes
+from densevit.config import initial_weights, named_classes
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import HeadSection
 from densevit.config.schema import Config
@@ -24,6 +24,7 @@ def check_plugins(config: Config) -> None:
     Raises ConfigError with a line for each invalid key, with its file or override.
     """
     check_head_names(config, config._sources)
+    initial_weights.check_backbone(config)
     _raise([*_of_model(config), *_of_data(config), *_of_training(config)])
 
 

@@ -12,7 +12,7 @@ from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, EvaluationSection, Heads, InferenceSection, ModelSections
 from densevit.config.sources import Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
-from densevit.config.values import Int, Patterns, PluginSection, Section, Source
+from densevit.config.values import RANDOM, Int, Patterns, PluginSection, Section, Source
 
 if TYPE_CHECKING:
     from densevit.model.architecture import Architecture
@@ -63,7 +63,7 @@ class Config(Section):
         options = self.backbone.options
         given, pretrained = self.backbone.weights or self.weights, options.get("pretrained")
         if given or not pretrained:
-            return given or "random"
+            return given or RANDOM
         return pretrained if isinstance(pretrained, str) else f"{options.get('model', self.backbone.name)}, pretrained"
 
     @property

@@ -131,6 +131,7 @@ Factor = Annotated[Float, Field(gt=0)]
 PluginName = Annotated[str, WrapValidator(_name)]
 ModuleClass = Annotated[PluginName, BeforeValidator(_module_class)]
 Source = Annotated[str, Field(min_length=1)]
+RANDOM = "random"  # the value of `backbone.weights` for random weights on purpose
 Duration = Annotated[str, BeforeValidator(_duration)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]

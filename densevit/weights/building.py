@@ -10,7 +10,8 @@ from torch import nn
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, ModelSections
-from densevit.config.initial_weights import use_argument
+from densevit.config.initial_weights import check_parts, use_argument
+from densevit.config.values import RANDOM
 from densevit.data.build import build_data
 from densevit.data.channel_statistics import use_channels
 from densevit.data.datasets.coco_json import color_of
@@ -61,6 +62,7 @@ def build_with_weights(
             {"backbone": _section(backbone), "heads": {name: _section(head) for name, head in heads.items()}},
             "create_model",
         )
+        check_parts(sections)
     if weights is not None:
         use_argument(sections, str(weights))
     architecture = sections.architecture
@@ -105,14 +107,14 @@ def create_backbone(
     """Builds a backbone by its plugin name. options: arguments of its constructor.
 
     weights: pretrained weights as in `backbone.weights`, which also set mean, std, the channels of the images and the
-    options with which another project's code computes; None: random weights.
+    options with which another project's code computes; None or "random": random weights.
     weights_allow: name patterns of tensors that may be missing, unexpected or of another shape.
     Its layers are those of the papers; a model's are replaced by faster ones with the same results
     (`densevit.layers.fast.replacement.replace_layers`).
     """
     if weights is not None and options.get("pretrained") is True:
         raise ConfigError(f"create_backbone: weights={weights} and pretrained=True are given. Fix: omit one.")
-    if weights is None:
+    if weights in (None, RANDOM):
         return build.build_backbone(name, **options)
     checkpoint = read(weights)
     images = channels_of(checkpoint)

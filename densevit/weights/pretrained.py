@@ -39,7 +39,7 @@ def read_files(sections: Config | ModelSections) -> dict[str, Checkpoint]:
 
 def _sources_of(sections: Config | ModelSections) -> dict[str, str]:
     """The weights that the sections name, each once, and the first key that names them."""
-    named = {"weights": sections.weights, "backbone.weights": sections.backbone.weights}
+    named = {"weights": sections.weights, "backbone.weights": sections.backbone.source}
     named |= {f"heads.{name}.weights": section.weights for name, section in sections.heads.items()}
     keys: dict[str, str] = {}
     for key, source in named.items():
@@ -78,8 +78,8 @@ def load_pretrained(
     notes = set_layout_options(model, sections, _part_weights(model, sections, checkpoint_of))
     if sections.weights is not None:
         fits.append(fit_model(model, checkpoint_of(sections.weights), sections.weights_allow))
-    if sections.backbone.weights is not None:
-        fits.append(fit_backbone(model, checkpoint_of(sections.backbone.weights), sections.backbone.weights_allow))
+    if sections.backbone.source is not None:
+        fits.append(fit_backbone(model, checkpoint_of(sections.backbone.source), sections.backbone.weights_allow))
     for name, section in sections.heads.items():
         if section.weights is not None:
             fits += _fit_head(model, name, checkpoint_of(section.weights), section.weights_allow)
@@ -92,7 +92,7 @@ def load_pretrained(
     for source in _sources_of(sections):
         model.licences |= translated[source].licences
     for found in of_backbone:
-        source = cast(str, sections.weights if sections.backbone.weights is None else sections.backbone.weights)
+        source = cast(str, sections.weights if sections.backbone.source is None else sections.backbone.source)
         found.notes += _set_normalisation(model, sections.backbone, checkpoint_of(source))
     for found in fits:
         if found.stem:
@@ -118,7 +118,7 @@ def _part_weights(
         return sections.weights if any(key.startswith(prefix) for key in whole.tensors) else own
 
     parts = []
-    if (source := source_of(sections.backbone.weights, None)) is not None:
+    if (source := source_of(sections.backbone.source, None)) is not None:
         complete = source in (sections.weights, *(head.weights for head in sections.heads.values()))
         parts.append(PartWeights("backbone", "backbone", checkpoint_of(source), complete))
     for name, section in sections.heads.items():

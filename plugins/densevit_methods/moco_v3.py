@@ -28,7 +28,7 @@ class MoCoV3(Unlabelled):
     replace the transform of `data.transforms`.
 
     The paper does not train the patch embedding of a ViT, which makes the training stable (section 4.1):
-    `backbone: {freeze: [stem.*]}`.
+    `backbone: {freeze: [stem.*], weights: random}`.
 
     image_size: side of the crops in pixels. scale: their share of the image's area (ViT: from 0.08, ResNet: from 0.2).
     temperature: 0.2 for ViT, 1 for ResNet. momentum: rises to 1 by a cosine. hidden, width: the hidden and the output

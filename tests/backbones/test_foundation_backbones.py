@@ -40,7 +40,9 @@ def test_every_row_is_reproduced(page, tool):
 
 @pytest.mark.integration
 def test_run_of_a_frozen_foundation_backbone(tool, tmp_path):
-    run = train(tool.config_of("DINOv2 with registers", "deformable_detr", freeze=True), tmp_path / "run")
+    run = train(
+        tool.config_of("DINOv2 with registers", "deformable_detr", freeze=True, weights="random"), tmp_path / "run"
+    )
     assert densevit.load(run).predict(torch.zeros(3, 50, 60, dtype=torch.uint8)) is not None
 
 

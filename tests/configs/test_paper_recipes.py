@@ -10,10 +10,13 @@ import densevit
 from densevit import config as configs
 from densevit.config import BackboneSection, Config
 from densevit.data.loading.batch_sampler import TrainBatches
+from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.optim import learning_rate, rates_of
+from densevit.weights.building import build_model
 from densevit.weights.label_sets import coco_classes, segmentation_classes
+from densevit.weights.pretrained import load_pretrained
 from tests.configs.generated import make_coco, make_depth_maps, make_label_maps
 from tests.configs.published import full_model, one_step
 from tests.configs.test_steps import SMALL_DETR
@@ -50,7 +53,8 @@ class Tiny(densevit.Backbone):
         return features
 
 
-OWN = f"backbone.name={__name__}:Tiny"
+NAME = f"backbone.name={__name__}:Tiny"
+OWN = f"{NAME} backbone.weights=random"
 
 
 CLASSES: dict[str, dict[str, list[Class]]] = {
@@ -69,7 +73,7 @@ def small(recipe: str, root: Path) -> list[str]:
     return [*SMALL[recipe], f"data.root={root}", "data.num_workers=0", f"data.image_size={SIZES[recipe]}"]
 
 
-@pytest.mark.parametrize("backbone", [OWN, "backbone.name=timm backbone.model=convnext_atto"])
+@pytest.mark.parametrize("backbone", [OWN, "backbone.name=timm backbone.model=convnext_atto backbone.weights=random"])
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_another_backbone_has_its_own_options_and_the_protocol(path: Path, backbone: str) -> None:
     """Nothing of the published backbone is left: no frozen norms, layers, statistics or rates of single layers."""
@@ -84,11 +88,68 @@ def test_another_backbone_has_its_own_options_and_the_protocol(path: Path, backb
         assert rate.lr == (backbone_lr if rate.name.startswith("backbone.") else lr), rate.name
 
 
+def overrides_in(text: str) -> list[str]:
+    """Of the numbers of images and devices."""
+    return re.findall(r"(?:data|trainer)\.(?:batch_size|devices|accumulate)=\d+", text)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_another_backbone_without_weights_is_an_error_with_both_commands(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"name: {__name__}:Tiny\n")
+    for override in (NAME, f"backbone={tmp_path / 'mine.yaml'}"):
+        with pytest.raises(ConfigError) as caught:
+            configs.check_plugins(configs.load(path, [override]))
+        command = f"densevit train {path} ... {NAME} backbone.weights="
+        assert f"{command}SOURCE" in str(caught.value) and f"{command}random" in str(caught.value)
+        configs.check_plugins(configs.load(path, [override, "backbone.weights=mine.pth"]))
+    configs.check_plugins(configs.load(path, ["backbone=convnext_tiny"]))  # it has weights of its own
+
+
+COMMANDS = {
+    f"{path.stem} {part.get('backbone.name', 'unchanged')}": (path, part)
+    for path in RECIPES
+    for command in re.findall(
+        r"^#   densevit train (?!.*mynet)\S+ (.*)$", path.read_text().replace("\\\n#       ", ""), re.M
+    )
+    for part in [dict(override.split("=", 1) for override in command.split())]
+}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_weights_of_a_reference_row_load_completely(name: str, tmp_path: Path) -> None:
+    """Random tensors of the library's structure stand for the published ones."""
+    import timm
+    import torchvision
+
+    path, overrides = COMMANDS[name]
+    config = configs.load(path, [f"{key}={value}" for key, value in overrides.items()])
+    configs.check_plugins(config)
+    built = build_model(config, CLASSES[path.stem], pretrained=False)
+    if config.backbone.name == "timm":  # timm loads them
+        assert config.backbone.options["model"] in timm.list_pretrained() and config.backbone.options["pretrained"]
+        return
+    library, _, source = str(config.backbone.weights).partition(":")
+    if library == "timm":
+        assert source in timm.list_pretrained()
+        model = timm.create_model(source)
+    else:
+        model = torchvision.models.get_model(*source.split("/")[:1])
+        assert torchvision.models.get_weight(f"ResNet50_Weights.{source.split('/')[1]}")
+    torch.save(model.state_dict(), tmp_path / "published.pth")
+    config.backbone.weights = str(tmp_path / "published.pth")
+    [fit] = load_pretrained(built, config)
+    assert not fit.missing
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_one_gpu_and_eight_train_the_same_steps_of_16_images(path: Path) -> None:
-    """The overrides for eight GPUs are those in the recipe's first lines."""
+    """The overrides for eight GPUs are those in the recipe's first lines, and of COCO those of the SLURM job."""
     [line] = re.findall(r"^# On eight GPUs.*$", path.read_text(), re.MULTILINE)
-    of_eight = re.findall(r"(?:data|trainer)\.(?:batch_size|devices|accumulate)=\d+", line)
+    of_eight = overrides_in(line)
+    if path.stem == "coco":
+        job = Path("examples/paper_coco.sbatch").read_text()
+        assert overrides_in(job) == of_eight and "--ntasks-per-node=8\n#SBATCH --gpus-per-node=8" in job
     for overrides, devices, steps in zip(([], of_eight), (1, 8), STEPS[path.stem], strict=True):
         config = configs.load(path, overrides)
         assert config.trainer.devices == devices
@@ -101,5 +162,5 @@ def test_one_gpu_and_eight_train_the_same_steps_of_16_images(path: Path) -> None
 @pytest.mark.integration
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
-    step = one_step(configs.load(path, [OWN, *small(path.stem, tmp_path / "data"), "data.batch_size=2"]))
+    step = one_step(configs.load(path, [*OWN.split(), *small(path.stem, tmp_path / "data"), "data.batch_size=2"]))
     assert all(parameter.grad is not None for parameter in step.model.parameters())

@@ -23,6 +23,7 @@ SMALL_MASKS = ("transformer.width=32", "transformer.decoder_layers=2", "transfor
 SMALL_VIT = ("backbone.variant=nano", "trainer.accelerator=cpu", "trainer.precision=32")
 DC5 = "backbone.dilation=true data.batch_size=1 trainer.accumulate=64"
 SWIN = "backbone.name=swin backbone.variant="
+SWIN_L = "backbone.weights=timm:swin_large_patch4_window12_384.ms_in22k"
 
 
 def detr(size: str, backbone: str, *options: str) -> list[str]:
@@ -56,7 +57,7 @@ SMALLER: dict[str, list[str]] = {
     "coco/deformable_detr_r50 heads.detection.box_refinement=true": detr("[96, 160]", "backbone.depth=18"),
     "coco/deformable_detr_r50_two_stage": detr("[96, 160]", "backbone.depth=18"),
     "coco/dino_r50_12ep": detr("[96, 160]", "backbone.depth=18"),
-    f"coco/dino_r50_12ep {SWIN}large backbone.window_size=12": detr("[96, 160]", "backbone.variant=nano"),
+    f"coco/dino_r50_12ep {SWIN}large {SWIN_L} backbone.window_size=12": detr("[96, 160]", "backbone.variant=nano"),
     "coco/rtdetr_r50": RTDETR,
     "coco/dfine_n": DFINE,
     "coco/dfine_l": [*DFINE, "data.multi_scale=[64, 96]"],

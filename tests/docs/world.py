@@ -18,7 +18,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.config import Config, yaml_io
 from densevit.registry.trust import modules_in
-from tests.docs.code_blocks import SHORTER, Block, Page, entry_points, run_command
+from tests.docs.code_blocks import SHORTER, Block, Page, run_command
 from tests.docs.made_files import (
     animals,
     coco,
@@ -178,10 +178,6 @@ class World:
         (page.folder / "runs").mkdir()
         for name in ("configs", "tools", "examples", "setup.cfg"):
             (page.folder / name).symlink_to(self.project / name)
-        if page.blocks[0].page == "docs/own-method.md":  # the distribution that the page shows a part of
-            distribution = self.project / "examples/plugins/methods"
-            shutil.copytree(distribution / "mymethods", page.folder / "mymethods")
-            page.install("mymethods", entry_points((distribution / "setup.cfg").read_text()))
 
     def place(self, page: Page, block: Block) -> None:
         """Links what the block names, unless an earlier block has made it."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from densevit import config as configs
 from densevit.data.build import build_data
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, DensevitError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit.weights import model_file
@@ -54,19 +54,21 @@ def test_integer_freezes_the_first_depths():
         build({"freeze": 9})
 
 
-def test_parts_that_are_frozen_without_weights_are_a_warning(recwarn: pytest.WarningsRecorder):
-    from densevit.training.run.config_checks import check_model
+def test_parts_that_are_frozen_without_weights_are_an_error_before_the_data_is_read():
+    from densevit.training.run.inputs import Inputs
 
     def check(**backbone: Any) -> None:
-        config = config_of(backbone)
-        data = build_data(config)
-        check_model(config, data, build_model(config, data.train))
+        Inputs.of(configs.with_overrides(config_of(backbone), ["data.name=coco", "data.root=missing"]))
 
-    check()
-    check(freeze=1, weights="swin.safetensors")  # read later
-    assert not recwarn.list
-    with pytest.warns(UserWarning, match=r"\d+ of [\d,]+ parameters of the backbone are frozen, .* backbone\.weights"):
-        check(freeze=1)
+    for allowed in ({}, {"freeze": 1, "weights": "swin.safetensors"}, {"freeze": 1, "weights": "random"}):
+        with pytest.raises(DensevitError, match="missing"):  # the data
+            check(**allowed)
+    for frozen in ({"freeze": 1}, {"freeze": True}, {"lora": {"rank": 2}}):
+        with pytest.raises(ConfigError, match=r"[\d,]+ of [\d,]+ parameters .* frozen, .* backbone\.weights=random"):
+            check(**frozen)
+    resnet = {"name": "resnet", "depth": 18, "frozen_stages": 1}
+    with pytest.raises(ConfigError, match="frozen"):
+        Inputs.of(configs.from_mapping({**config_of().model_dump(), "backbone": resnet}))
 
 
 def test_patterns_freeze_matching_parameters():
@@ -164,7 +166,7 @@ def test_no_folder_for_invalid_patterns(tmp_path: Path) -> None:
     for sections in (
         {"backbone": {"freeze": ["stem.*"]}},
         {"optim": {"lr_factors": {"heads.surface.*": 2}}},
-        {"backbone": {"freeze": True}, "head": {"freeze": True}},
+        {"backbone": {"freeze": True, "weights": "random"}, "head": {"freeze": True}},
     ):
         with pytest.raises(ConfigError, match=r"no parameter matches|at least one must be trained"):
             train(config_of(**sections), tmp_path / "wrong")

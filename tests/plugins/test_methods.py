@@ -1,7 +1,6 @@
 """Training methods of a third-party distribution, installed as by pip: SimMIM, SimSiam and feature distillation."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,19 +127,6 @@ def test_methods_are_listed_and_their_options_checked() -> None:
         densevit.fit("simmim.yaml", ["method.mask_rate=0.5"])
     with pytest.raises(ConfigError, match="heads is empty; the method 'supervised' trains heads"):
         densevit.fit("simmim.yaml", ["method={name: supervised}"])
-
-
-def test_docs_show_the_tested_class(project: Path, tmp_path: Path) -> None:
-    page = (project / "docs" / "own-method.md").read_text()
-    blocks = re.findall(r"```(\w+)\n(.*?)```", page, flags=re.DOTALL)
-    [code] = [text for language, text in blocks if language == "python"]
-    assert code == (project / "examples" / "plugins" / "methods" / "mymethods" / "simmim.py").read_text()
-    [entry_points] = [text for language, text in blocks if language == "ini"]
-    assert entry_points in (project / "examples" / "plugins" / "methods" / "setup.cfg").read_text()
-    (tmp_path / "simmim.yaml").write_text(next(text for language, text in blocks if language == "yaml"))
-    config, detector = configs.load(tmp_path / "simmim.yaml"), configs.load("detr_swin")
-    configs.check_plugins(config)
-    assert config.heads == {} and config.backbone == detector.backbone
 
 
 # ---- two views, distillation ----

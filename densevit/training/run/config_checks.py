@@ -17,7 +17,10 @@ from densevit.errors import ConfigError, DensevitError, PluginError, counted, di
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Evaluator, Head
 from densevit.model import DenseModel, inference_by_head
+from densevit.model.build import backbone_from
+from densevit.model.freezing import freeze_backbone
 from densevit.model.lora import adapted_layers
+from densevit.model.meta_device import built_on_meta
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_learnable
 from densevit.training.loop.evaluators import METHOD, flat_metrics
@@ -31,25 +34,27 @@ def check_model(config: Config, data: Data, model: DenseModel) -> None:
     if registry.load("methods", config.method.name).needs_labels:
         check_learnable(data, model)
     _check_input_size(config, data.val_transform, model)
-    _check_frozen(config, model)
-
-
-def _check_frozen(config: Config, model: DenseModel) -> None:
-    """Warns if a part of the backbone is frozen but no weights are loaded for it. Raises ConfigError for wrong targets
-    of adapters."""
-    section = config.backbone
-    lora = section.architecture.lora
+    lora = config.backbone.architecture.lora
     if lora is not None:
         adapted_layers(model.backbone, lora)  # raises for targets that it lacks
+
+
+def check_frozen(config: Config) -> None:
+    """Raises ConfigError if a part of the backbone is frozen but no weights are loaded for it, unless they are
+    `random`. Called before the data is read; builds the backbone without values."""
+    section = config.backbone
     if config.weights or section.weights or section.options.get("pretrained"):
         return
-    parameters = list(model.backbone.parameters())
-    frozen = sum(parameter.numel() for parameter in parameters if lora or not parameter.requires_grad)
+    own = section.architecture
+    backbone = built_on_meta(lambda: backbone_from(own, pretrained=False))
+    freeze_backbone(backbone, own.freeze)
+    parameters = list(backbone.parameters())
+    frozen = sum(parameter.numel() for parameter in parameters if own.lora or not parameter.requires_grad)
     if frozen:
-        warnings.warn(
+        raise ConfigError(
             f"{frozen:,} of {sum(map(Tensor.numel, parameters)):,} parameters of the backbone are frozen, but no "
-            "weights are loaded: they stay random. Fix: set backbone.weights to a checkpoint.",
-            stacklevel=2,
+            "weights are loaded: they would stay random. Fix: backbone.weights=SOURCE, a file, timm:NAME or "
+            "torchvision:NAME; or, on purpose, backbone.weights=random."
         )
 
 

@@ -6,7 +6,7 @@ from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data, build_data
 from densevit.training.loop.data_checks import check_needs
-from densevit.training.run.config_checks import kinds_of_heads
+from densevit.training.run.config_checks import check_frozen, kinds_of_heads
 from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.pretrained import read_files
 
@@ -20,6 +20,8 @@ class Inputs(NamedTuple):
     @classmethod
     def of(cls, config: Config, pretrained: bool = True) -> "Inputs":
         """Raises ConfigError, PluginError, DataError or WeightsError. pretrained: whether weights are read."""
+        if pretrained:
+            check_frozen(config)
         return cls(_data(config), read_files(config) if pretrained else {})
 
 

@@ -173,7 +173,9 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
     yield from filter(None, (data.val.conversion, data.val.division))
     yield plan.budget.describe(len(data.train))
     yield from _phases(config.data, plan.budget.steps)
-    yield f"{trainer.world_size} x {hardware}, {trainer.precision}; writing to {folder}/"
+    available = 0 if device.type == "cpu" else torch.accelerator.device_count()
+    unused = f", of {available} (trainer.devices={config.trainer.devices})" if available > trainer.world_size else ""
+    yield f"{trainer.world_size} x {hardware}{unused}, {trainer.precision}; writing to {folder}/"
 
 
 def _phases(section: DataSection, steps: int) -> Iterator[str]:

@@ -1,9 +1,10 @@
-"""Checks a backbone or head of one's own.
+"""Checks a backbone, head or training method of one's own.
 
 Shapes, gradients, precisions, state, options and more. Exit code 1 if a check fails.
 """
 
 import functools
+import importlib
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,16 +17,17 @@ if TYPE_CHECKING:
 
     from densevit_workbench.testing.results import CheckResult
 
-KINDS = ("backbone", "head")
+KINDS = ("backbone", "head", "method")
 
 EXAMPLES = """examples:
   densevit check backbone my_net width=96
   densevit check head my_package:MyHead --skip bfloat16
+  densevit check method my_method noise=0.2
 """
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("kind", choices=KINDS, metavar="backbone|head", help="kind of plugin")
+    parser.add_argument("kind", choices=KINDS, metavar="|".join(KINDS), help="kind of plugin")
     parser.add_argument("name", metavar="NAME", help="a plugin's name, or module:Class")
     parser.add_argument("options", metavar="key=value", nargs="*", help="the constructor's options, as in a config")
     parser.add_argument("--skip", metavar="CHECK", action="append", default=[], help="leave out this check; repeatable")
@@ -38,15 +40,11 @@ def run(args: Namespace) -> int:
     plugin: Callable[..., Any] = registry.load(group, args.name)
     factory = functools.partial(plugin, **options)
 
-    from densevit_workbench.testing.backbones import backbone_checks
-    from densevit_workbench.testing.heads import head_checks
     from densevit_workbench.testing.results import messages
 
+    module = importlib.import_module(f"densevit_workbench.testing.{group}")
     try:
-        if args.kind == "backbone":
-            checks = backbone_checks(factory, skip=args.skip)
-        else:
-            checks = head_checks(factory, skip=args.skip)
+        checks = getattr(module, f"{args.kind}_checks")(factory, skip=args.skip)
     except ValueError as error:
         raise ConfigError(f"--skip: {error}") from None
     shown = not (args.output.quiet or args.output.json)

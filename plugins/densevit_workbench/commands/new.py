@@ -1,6 +1,7 @@
 """Writes a template of a plugin distribution.
 
-A backbone, a head or a task (data set, target type, head and evaluator) that installs, passes its test and trains.
+A backbone, a head, a training method or a task (data set, target type, head and evaluator) that installs, passes its
+test and trains.
 """
 
 import argparse
@@ -13,12 +14,13 @@ EXAMPLES = """examples:
   densevit new backbone my_net
   densevit new head my_head --out ~/projects
   densevit new head my_head --task segmentation
+  densevit new method my_method
   densevit new task my_task
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=("backbone", "head", "task"), help="kind of plugin")
+    parser.add_argument("kind", choices=("backbone", "head", "method", "task"), help="kind of plugin")
     parser.add_argument("name", metavar="NAME", help="name of the plugin, its package and its folder: my_net")
     parser.add_argument(
         "--out", type=Path, default=Path(), metavar="DIR", help="parent of the new folder NAME (default: here)"

@@ -13,7 +13,7 @@ from densevit.errors import DensevitError
 from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_needs
-from densevit.training.run.config_checks import check_budget, check_model, kinds_of_heads
+from densevit.training.run.config_checks import check_budget, check_frozen, check_model, kinds_of_heads
 from densevit.weights.building import build_model
 from densevit_workbench.model_cost import model_cost
 
@@ -49,6 +49,7 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, examination: Ex
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
+            check_frozen(config)
             if registry.load("methods", config.method.name).needs_labels:
                 check_needs(kinds_of_heads(config), data)
             model = build_model(config, data.train, pretrained=False)

@@ -9,7 +9,7 @@ from string import Template
 
 import densevit
 from densevit.errors import PluginError
-from densevit_workbench.scaffold import backbone, head, segmentation_head, task
+from densevit_workbench.scaffold import backbone, head, method, segmentation_head, task
 from densevit_workbench.scaffold.names import class_name
 
 
@@ -96,6 +96,7 @@ def _module_kind(group: str, module: str, config: str) -> Kind:
 KINDS = {
     "backbone": _module_kind("backbones", backbone.MODULE, backbone.CONFIG),
     "head": _module_kind("heads", head.MODULE, head.CONFIG),
+    "method": _module_kind("methods", method.MODULE, method.CONFIG),
     "task": Kind(task.POINTS, task.MODULES, task.CONFIG, task.TEST, task.README),
 }
 HEADS = {  # by task

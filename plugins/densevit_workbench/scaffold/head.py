@@ -106,8 +106,8 @@ CONFIG = """\
 # $cls on a Swin, on the built-in scenes:
 #   densevit train configs/$name.yaml
 # On COCO, on a ResNet-50 for 12 epochs, with a width and a number of predictions for its 80 classes:
-#   densevit train coco/dino_r50_12ep data.root=~/coco backbone.weights=torchvision:resnet50/IMAGENET1K_V1 \\
-#       heads.detection.name=$name heads.detection.width=256 heads.detection.num_predictions=300
+#   densevit train coco/dino_r50_12ep data.root=~/coco heads.detection.name=$name \\
+#       heads.detection.width=256 heads.detection.num_predictions=300
 base: detr_swin
 heads:
   detection: {name: $name}

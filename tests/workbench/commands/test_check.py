@@ -69,6 +69,11 @@ def test_a_head_is_checked_beside_broken_plugins_of_others(install, capsys):
     assert "32 of 32 checks passed" in captured.out and "licence" not in captured.out + captured.err
 
 
+def test_a_method_is_checked(capsys):
+    assert main(["check", "method", "simmim", "patch=16"]) == 0
+    assert "10 of 10 checks passed" in capsys.readouterr().out
+
+
 def test_command_line_error_returns_2(own, capsys):
     for arguments, said in {
         "own widht=4": "backbone.widht is not an option of 'own'. Did you mean 'width'?",

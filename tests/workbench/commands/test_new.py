@@ -1,7 +1,9 @@
 """`densevit new` writes a distribution that installs, passes its own test and trains without changes."""
 
+import configparser
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -36,7 +38,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         assert (out / name).is_dir()
     assert main(["new", "head", "ownmap", "--task", "segmentation", "--out", str(out)]) == 0
     assert main(["new", "task", "owntask", "--out", str(out)]) == 0
-    others = {"segmentation head": out / "ownmap", "task": out / "owntask"}
+    assert main(["new", "method", "ownway", "--out", str(out)]) == 0
+    others = {"segmentation head": out / "ownmap", "task": out / "owntask", "method": out / "ownway"}
     return {kind: out / name for kind, _, name, _ in CASES} | others
 
 
@@ -92,7 +95,7 @@ def test_generated_tests_pass(site, written):
     """All in one process."""
     folders = [str(folder) for folder in written.values()]
     said = json.loads(run("-c", TEST, *folders, cwd=site, PYTHONPATH=os.pathsep.join([str(site), *folders])))
-    for kind, count in {"backbone": 1, "head": 1, "segmentation head": 1, "task": 4}.items():
+    for kind, count in {"backbone": 1, "head": 1, "segmentation head": 1, "task": 4, "method": 1}.items():
         assert f"{count} passed" in said[str(written[kind])]
 
 
@@ -107,6 +110,16 @@ def test_a_distribution_installs_under_its_name_and_its_config_trains(kind, name
     sections = [f"data={tmp_path / 'data.yaml'}", "trainer.max_steps=2", "trainer.accelerator=cpu"]
     assert main(["train", str(file), *sections, "--run-dir", str(tmp_path / "run")]) == 0
     assert "detection/AP" in json.loads((tmp_path / "run" / "metrics.json").read_text())
+
+
+@pytest.mark.integration
+def test_a_method_s_config_pretrains_a_backbone(written, installed, tmp_path):
+    file, short = written["method"] / "configs" / "ownway.yaml", ["trainer.max_images=4", "trainer.accelerator=cpu"]
+    small = ["data.train_length=4", "data.val_length=2", "data.batch_size=2", "data.num_workers=0"]
+    assert main(["train", str(file), *small, *short, "--run-dir", str(tmp_path / "run")]) == 0
+    assert "method/loss" in json.loads((tmp_path / "run" / "metrics.json").read_text())
+    detector = config.load("detr_swin", [f"backbone.weights={tmp_path / 'run'}"]).backbone
+    assert detector.architecture == config.load(file).backbone.architecture
 
 
 def test_generated_code_is_formatted_and_linted(written, tmp_path):
@@ -178,17 +191,38 @@ def test_nothing_is_overwritten(tmp_path, capsys):
     assert "own_net cannot be written: Not a directory." in capsys.readouterr().err
 
 
-PAGES = {
-    "backbone mynet": ("own-backbone", ("mynet/__init__.py", "configs/mynet.yaml")),
-    "head myhead": ("own-head", ("configs/myhead.yaml",)),
-    "head fcn --task segmentation": ("own-head", ("fcn/__init__.py", "configs/fcn.yaml")),
-    "task mytask": ("own-target", ("mytask/target.py", "mytask/evaluation.py", "configs/mytask.yaml")),
-}
+PAGES = [
+    ("backbone mynet", "own-backbone", ("mynet/__init__.py", "configs/mynet.yaml")),
+    ("head myhead", "own-head", ("configs/myhead.yaml",)),
+    ("head fcn --task segmentation", "own-head", ("fcn/__init__.py", "configs/fcn.yaml")),
+    ("method mymethod", "own-method", ("mymethod/__init__.py",)),
+    ("task mytask", "own-target", ("configs/mytask.yaml",)),
+    ("task mytask", "own-evaluator", ("mytask/evaluation.py",)),
+]
 
 
 def test_docs_show_the_generated_code(project, tmp_path):
-    for words, (page, files) in PAGES.items():
-        assert main(["new", *words.split(), "--out", str(tmp_path)]) == 0
+    for words, page, files in PAGES:
+        folder = tmp_path / words.split()[1]
+        if not folder.is_dir():
+            assert main(["new", *words.split(), "--out", str(tmp_path)]) == 0
         text = (project / "docs" / f"{page}.md").read_text()
         for file in files:
-            assert (tmp_path / words.split()[1] / file).read_text() in text, f"{file}: the page shows another text"
+            assert (folder / file).read_text() in text, f"{file}: the page shows another text"
+    parts = re.findall(r"```text\n(.*?)```", (project / "docs" / "own-target.md").read_text(), re.DOTALL)
+    for file, part in zip(("target", "head"), parts, strict=True):
+        assert part in (tmp_path / "mytask" / "mytask" / f"{file}.py").read_text()
+
+
+def test_pages_have_the_same_entry_points_for_setup_cfg_and_pyproject(project):
+    tomllib = pytest.importorskip("tomllib")
+    pages = [page for page in sorted(project.glob("docs/own-*.md")) if "```toml" in page.read_text()]
+    assert {"backbone", "head", "target", "method", "optimizer"} == {page.stem[4:] for page in pages}
+    for page in pages:
+        ini, toml = (re.findall(rf"```{name}\n(.*?)```", page.read_text(), re.DOTALL)[0] for name in ("ini", "toml"))
+        setup = configparser.ConfigParser()
+        setup.read_string(ini)
+        points = {}
+        for group, lines in setup["options.entry_points"].items():
+            points[group] = dict(line.split(" = ") for line in lines.strip().splitlines())
+        assert tomllib.loads(toml)["project"]["entry-points"] == points, page

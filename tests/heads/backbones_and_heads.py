@@ -1,0 +1,137 @@
+"""Which backbones work with which heads: a training step of each pair, and the tables of docs/backbones-and-heads.md.
+
+python -m tests.heads.backbones_and_heads: writes the tables.
+"""
+
+import functools
+import re
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from densevit import registry
+from densevit.errors import DensevitError, one_line
+from densevit.interfaces import Class, Dataset
+from densevit.model import Architecture, DenseModel, build_from_architecture
+from densevit.model.architecture import BackboneArchitecture, HeadArchitecture, NeckArchitecture
+from densevit.targets.types import TargetTypes
+from densevit_workbench.testing.targets import random_targets
+from tests.heads.cases import CASES
+
+PAGE = Path("docs/backbones-and-heads.md")
+BEGIN, END = "<!-- tables: python -m tests.heads.backbones_and_heads -->", "<!-- end of the tables -->"
+NANO: Mapping[str, Any] = MappingProxyType({"variant": "nano"})
+BACKBONES: dict[str, tuple[str, Mapping[str, Any]]] = {  # by name on the page: the plugin and options
+    "`swin`": ("swin", {**NANO, "window_size": 4}),
+    "`mvit`": ("mvit", NANO),
+    "`resnet`": ("resnet", {"depth": 18}),
+    "`mit`": ("mit", {}),
+    "timm's ConvNeXt": ("timm", {"model": "convnext_atto"}),
+    "timm's ViT": ("timm", {"model": "vit_tiny_patch16_224"}),
+    "`vit`": ("vit", NANO),
+    "`windowed_vit`": ("windowed_vit", NANO),
+    "`attention_resnet`": ("attention_resnet", {"depth": 26, "width": 0.125}),
+    "`cycle_mlp`": ("cycle_mlp", NANO),
+    "`cvt`": ("cvt", NANO),
+    "`vision_longformer`": ("vision_longformer", {**NANO, "window_size": 2}),
+    "`ceit`": ("ceit", NANO),
+    "`deep_vit`": ("deep_vit", NANO),
+    "`local_vit`": ("local_vit", NANO),
+    "`s2_mlp`": ("s2_mlp", NANO),
+}
+SIZE = (64, 96)
+YES, NECK = "yes", "with `simple_pyramid`"
+
+
+@functools.cache
+def batch_of(needs: tuple[str, ...]) -> dict[str, Any]:
+    """Two images, the second padded, with random labels."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.zeros(2, *SIZE, dtype=torch.bool)
+    mask[1, :, 64:] = True
+    targets = [
+        random_targets(needs, size, 4, generator, 3, i, types=TargetTypes()) for i, size in enumerate((SIZE, (64, 64)))
+    ]
+    images = torch.randint(256, (2, 3, *SIZE), generator=generator, dtype=torch.uint8)
+    return {"images": images, "padding_mask": mask, "targets": targets}
+
+
+def trained(backbone: str, head: str, neck: str | None) -> DenseModel:
+    """The model of a pair after the gradients of a step. Raises an error of densevit where they do not fit."""
+    plugin, options = BACKBONES[backbone]
+    case = next(case for case in CASES.values() if case.head == head)
+    necks = None if neck is None else NeckArchitecture(neck, {"width": 16})
+    architecture = Architecture(
+        BackboneArchitecture(plugin, dict(options)), {"head": HeadArchitecture(head, dict(case.options), neck=necks)}
+    )
+    kind = registry.load("heads", head)
+    classes = tuple(Class(f"class {i}", i + 1, (i, i, i), thing=i != 1) for i in range(4))
+    torch.manual_seed(0)
+    model = build_from_architecture(architecture, {"head": () if kind.task == "depth" else classes})
+    batch = batch_of(kind.needs)
+    if "check" in vars(kind):
+        checked = Dataset()
+        checked.classes = {str(kind.task): classes}
+        model.heads["head"].check(checked)
+    losses = model.loss(model(batch), batch["targets"])
+    total = torch.stack([*losses.values()]).sum()
+    total.backward()
+    assert total.isfinite() and any(p.grad is not None and p.grad.any() for p in model.backbone.parameters())
+    return model
+
+
+def outcome(backbone: str, head: str) -> str:
+    """`YES`, `NECK`, or why the pair is refused."""
+    refused = ""
+    for neck, works in ((None, YES), ("simple_pyramid", NECK)):
+        try:
+            trained(backbone, head, neck)
+        except (DensevitError, ValueError) as error:
+            refused = refused or reason(error)
+        else:
+            return works
+    return refused
+
+
+def reason(error: Exception) -> str:
+    """The reason of a refusal, without the names of the classes and without the fix."""
+    text = one_line(error).partition(" Fix:")[0].rstrip(".")
+    text = re.sub(r"^heads\.head(:? \(\w+\)|:)? ?", "The head ", text)
+    return re.sub(r"backbone [A-Z]\w+", "this backbone", text)
+
+
+def walk(backbones: Iterable[str] = BACKBONES) -> dict[str, dict[str, str]]:
+    """The outcome of each pair, by head and backbone."""
+    heads = sorted({case.head for case in CASES.values()})
+    return {head: {backbone: outcome(backbone, head) for backbone in backbones} for head in heads}
+
+
+def tables(outcomes: Mapping[str, Mapping[str, str]]) -> str:
+    """The table of outcomes, in which equal rows and equal columns are one, and the reasons of refusals."""
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for backbone in next(iter(outcomes.values())):
+        columns.setdefault(tuple(row[backbone] for row in outcomes.values()), []).append(backbone)
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for head, row in outcomes.items():
+        rows.setdefault(tuple(row[group[0]] for group in columns.values()), []).append(f"`{head}`")
+    reasons = list(dict.fromkeys(cell for row in rows for cell in row if cell not in (YES, NECK)))
+    lines = [f"| | {' | '.join(map(', '.join, columns.values()))} |", f"|{'---|' * (len(columns) + 1)}"]
+    for row, heads in sorted(rows.items(), key=lambda pair: -len(pair[1])):
+        cells = [cell if cell in (YES, NECK) else f"refused ({reasons.index(cell) + 1})" for cell in row]
+        lines.append(f"| {', '.join(heads)} | {' | '.join(cells)} |")
+    notes = [textwrap.fill(f"{i}. {text}.", 120, subsequent_indent="   ") for i, text in enumerate(reasons, 1)]
+    return "\n".join([*lines, "", "Refused:", "", *notes])
+
+
+def main() -> None:
+    """Writes the tables into the page."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{tables(walk())}\n\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    main()
