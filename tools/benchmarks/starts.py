@@ -4,9 +4,9 @@
 
 EfficientNet-Lite0 on BCCD, CamVid, depth maps of Middlebury Stereo, rendered scenes (instances, panoptic) and crops of
 their objects (classifier), seed 0, one run after the other. Runs are in OUT/runs: finished ones are not repeated,
-interrupted ones are resumed. The scores of finished runs are written to docs/results.json, where the images per second
-of an entry stay as they are; `tools/check --write` writes them into pages and configs. Without the folder of a data set
-its recipe is left out; with --report nothing is trained.
+interrupted ones are resumed. The scores of finished runs are written to docs/results.json, where the other fields of an
+entry stay as they are; `tools/check --write` writes them into pages and configs. Without the folder of a data set its
+recipe is left out; with --report nothing is trained.
 """
 
 import argparse
@@ -29,7 +29,9 @@ from tools.conventions.tree import Tree
 ROOT = Path(__file__).resolve().parents[2]
 BACKBONE = "efficientnet_lite0"
 WEIGHTS = {"lite0": (), "random": ("backbone.weights=null", "backbone.freeze=0", "optim.backbone_lr=1e-3")}
-SCENES = "data={{name: scenes, image_size: 160, batch_size: 8, recipe: fixed, train_length: 400, semantic: false, {}}}"
+SCENES = (
+    "data={{name: scenes, image_size: 160, batch_size: 8, transforms: fixed, train_length: 400, semantic: false, {}}}"
+)
 # Of metrics.json, the first decides which weights are better.
 METRICS = ("AP", "AP50", "PQ", "mask_AP", "mask_AP50", "mIoU", "aAcc", "AbsRel", "delta_1.1", "top1")
 
@@ -117,11 +119,12 @@ def entries(name: str, weights: str, run: Path) -> dict[str, dict[str, Any]]:
     scores = {key: [round(metrics[key], 6)] for _, key in found if math.isfinite(metrics[key])}
     steps = max(int(row["step"]) for row in MetricsCsv(run / "metrics.csv").rows() if row.get(found[0][1]))
     config = yaml.safe_load((run / "config.yaml").read_text())
+    key, twin = f"start/{name}, {start.passes} passes", f"start/{name}, {start.passes} passes, random weights"
     is_random = weights == "random"
     entry = {
-        "group": "starts",
-        **({"recipe": f"start/{name}"} if is_random else {"twin": f"start/{name}, random weights"}),
-        "label": "from random weights" if is_random else f"with backbone={BACKBONE} on {start.data}",
+        "group": "starts short",
+        "recipe": f"start/{name}",
+        **({} if is_random else {"twin": twin}),
         "overrides": overrides(name, weights, None),
         "weights": "random" if is_random else "ImageNet",
         "data": start.data,
@@ -130,7 +133,7 @@ def entries(name: str, weights: str, run: Path) -> dict[str, dict[str, Any]]:
         "images": steps * config["data"]["batch_size"],
         "passes": config["trainer"]["max_epochs"],
     }
-    return {f"start/{name}, random weights" if is_random else f"start/{name}": entry}
+    return {twin if is_random else key: entry}
 
 
 def main() -> None:

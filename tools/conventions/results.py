@@ -116,6 +116,8 @@ def fields(tree: Tree, results: Results, name: str) -> dict[str, str]:
     is_named = "recipe" not in entry
     found["recipe"] = f"`{recipe_of(name, entry)}`"
     found["config"] = found["recipe"] if is_named else entry.get("label", name)
+    words = ["densevit train", recipe_of(name, entry), *entry.get("overrides", [])]
+    found["command"] = f"`{' '.join(repr(word) if set('{[*') & set(word) else word for word in words)}`"
     found["held out"], found["data"] = (results["data"][entry["data"]][key] for key in ("held_out", "title"))
     if entry["scores"]:
         found |= {"score": score(entry, 2), "scores": score(entry), **scores_of(entry)}

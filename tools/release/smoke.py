@@ -46,7 +46,7 @@ def check_installation() -> None:
 
 
 def readme() -> None:
-    """The first example of README.md, with few images."""
+    """The first training of README.md and the Python API, with few images."""
     command("train", "detr_swin", "trainer.max_images=32", "data.train_length=64", "data.val_length=8")
     assert (RUN / "report.html").is_file() and (RUN / "model.safetensors").is_file()
     command("scenes", "--out", "labelled", "--split", "val", "--count", "2", "--jpeg", "--quiet")

@@ -86,7 +86,8 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
         (API, "# Names", "# Names" + "\n" * 250, "1: the page has 268 lines"),
         (API, "# Names", "# Names\n\n" + "A line of words.\n" * 31, "3: a passage of 124 words"),
         (API, "| [All](all.md), a net |", f"| {'word ' * 121} |", "7: a passage of 121 words"),
-        (API, "import densevit", "word " * 45_000, "docs without docs/development has 45,"),
+        (API, "import densevit", "word " * 45_000, "docs/(?!development/) has 45,"),
+        ("README.md", "See above.", ("word " * 100 + "\n\n") * 8, "README.md has 80"),
     ],
     "pages.lines_are_wrapped": [(API, "# Names", f"# Names\n\n{LONG}", "3: the line has 125 characters")],
     "pages.links_resolve": [
