@@ -20,7 +20,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -125,24 +124,166 @@ def of_run(run: Path) -> Results:
         for key, value in row.items():
             columns.setdefault(key, []).append(value)
     logged: Parts = {key: "\n".join(x) for key, x in columns.items() if not key.startswith("system/")}
-    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     return {
         "losses": {"train/loss": logged.pop("train/loss")},
         "logged values": logged,
-        "weights": {key: value.numpy() for key, value in state.items()},
+        "weights": {key: value.numpy() for key, value in weights(run).items()},
         "saved model": dict(load_file(run / "model.safetensors")),
     }
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+# ---- predictions ----
+
+PREDICTED = ("detr_swin", "panoptic_swin", "setr_vit", "dpt_swin")  # boxes, masks, maps, depth
+PYTHON = """
+import sys, numpy, torch, densevit
+from pathlib import Path
+for name in sys.argv[1:]:
+    paths = sorted(Path("images").iterdir())
+    results = densevit.load(name, device="cpu").predict(paths, threshold=0.0)
+    values = {f"{path.stem} {key}": getattr(result, key) for path, result in zip(paths, results) for key in result}
+    numpy.savez(f"{name}.npz", **{key: numpy.asarray(value) for key, value in values.items()})
+"""
+
+
+def predictions(tree: Tree) -> Results:
+    """Those of the trainings of PREDICTED, which run first if they have not yet."""
+    (tree.out / "images").mkdir()
+    for i, size in enumerate(SIZES):
+        pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(tree.out / "images" / f"{i}.png")
+    results: Results = {}
+    for name in PREDICTED:
+        if not (tree.out / name).exists():
+            training(name)(tree)
+        tree.python(PYTHON, name)
+        predict, file = ["predict", name, "images", "--device", "cpu", "--out"], f"{name}.onnx"
+        tree.succeeds(
+            [*predict, f"{name} command"],
+            *([*predict, f"{name} three parts", "--part", f"{part}/3"] for part in (1, 2, 3)),
+            ["predictions", "join", f"{name} three parts"],
+            ["export", name, "--out", file, "--canvas", "128x160"],
+            ["predict", file, "images", "--out", f"{name} exported file"],
+        )
+        results[f"{name} Python"] = dict(np.load(tree.out / f"{name}.npz"))
+        for way in ("command", "three parts", "exported file"):
+            results[f"{name} {way}"] = files(tree.out / f"{name} {way}")
+    return results
+
+
+def files(folder: Path) -> Parts:
+    """The maps and texts of predictions."""
+    parts: Parts = {}
+    for path in sorted(folder.rglob("*.*")):
+        if path.suffix in (".png", ".jpg"):
+            parts[str(path.relative_to(folder))] = np.asarray(Image.open(path))
+        elif path.suffix == ".npy":
+            parts[str(path.relative_to(folder))] = np.load(path)
+        elif path.name != "predict.json":  # the settings
+            parts[str(path.relative_to(folder))] = path.read_text()
+    return parts
+
+
+# ---- errors ----
+
+TINY = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads: {depth: {name: dpt, output: sigmoid, max_depth: 60, width: 16, norm: batch}}
+data: {name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 8, val_length: 2, transforms: resize}
+optim: {lr: 1e-2, schedule: cosine, warmup_steps: 2}
+trainer: {max_steps: 12, precision: "32", accelerator: cpu, log_every: 1, checkpoint_every: 1, clip_grad_norm: 1.0,
+          evaluate_every: 0.25, ema: 0.5, accumulate: 2, loggers: []}
+"""
+BAD_INPUTS = (
+    *("nope", "train", "train nope", "train tiny.yaml nope=1", "train tiny.yaml heads.depth.widht=8"),
+    *("train tiny.yaml backbone.name=swim", "train tiny.yaml backbone.variant=huge", "train tiny.yaml optim.lr=-1"),
+    *("train tiny.yaml optim.name=nope", "train tiny.yaml optim.betas=2", "train tiny.yaml optim.schedule=nope"),
+    *("train tiny.yaml trainer.precision=8", "train tiny.yaml trainer.max_epochs=2", "train tiny.yaml trainer.ema=2"),
+    *("train tiny.yaml trainer.monitor=depth/AP", "train tiny.yaml trainer.max_steps=0", "train tiny.yaml data.name=x"),
+    *("train tiny.yaml data.batch_size=0", "train tiny.yaml data.name=coco data.root=empty", "train text.yaml"),
+    *("train tiny.yaml trainer.callbacks=[nope:Nope]", "train tiny.yaml trainer.strategy=nope", "train bad.yaml"),
+    *("train tiny.yaml weights=empty", "train tiny.yaml --run-dir run", "train --resume empty", "train --resume run/x"),
+    *("train tiny.yaml method=nope", "train tiny.yaml trainer.devices=0", "train --resume run optim.name=sgd"),
+    *(
+        "evaluate empty",
+        "evaluate run optim.lr=1",
+        "evaluate run --out text.yaml",
+        "predict run empty",
+        "predict run x",
+    ),
+    *("predict run text.yaml", "predict run bad.png", "predict run . --threshold nan", "predict run . --part 4/3"),
+    *("predict empty .", "predict run . --device nope", "export run --out x.y", "predictions join empty"),
+    *("convert run out", "convert run out.pth --to nope", "check backbone swin varient=tiny", "report empty"),
+)
+
+
+def errors(tree: Tree) -> Results:
+    """What commands print for bad inputs."""
+    (tree.out / "empty").mkdir()
+    for name, text in {"tiny.yaml": TINY, "text.yaml": "text", "bad.yaml": "a: [", "bad.png": "text"}.items():
+        (tree.out / name).write_text(text)
+    made, *printed = tree.commands(
+        ["train", "tiny.yaml", "trainer.max_steps=1", "--run-dir", "run"], *(line.split() for line in BAD_INPUTS)
+    )
+    assert made.startswith("0"), made
+    folders = re.compile("|".join(re.escape(str(folder)) for folder in (tree.root, tree.out)))
+    return {line: {"": folders.sub("FOLDER", text)} for line, text in zip(BAD_INPUTS, printed, strict=True)}
+
+
+# ---- resuming ----
+
+KILLED = """
+import os, sys, densevit
+from pytorch_lightning import Callback
+fit = densevit.fit
+
+class Kill(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), 9)
+
+def in_child(*given, **options):
+    if not os.fork():
+        fit(*given, **options)
+        os._exit(0)
+    os.wait()
+
+in_child("tiny.yaml", run_dir="uninterrupted")
+for step in range(1, 13):
+    in_child("tiny.yaml", run_dir=f"killed-{step}", callbacks=[Kill(step)])
+    in_child(resume=f"killed-{step}")
+"""
+
+
+def resuming(tree: Tree) -> Results:
+    """A training that is killed in step 1 ... 12, before its checkpoint, and resumed: its weights."""
+    (tree.out / "tiny.yaml").write_text(TINY)
+    tree.python(KILLED)
+    expected, results = of_run(tree.out / "uninterrupted"), {}
+    for step in range(1, 13):
+        run = of_run(tree.out / f"killed-{step}")
+        same = all(digest(run[name]) == digest(expected[name]) for name in expected)
+        results[f"after step {step}"] = {**run["weights"], "": f"{'' if same else 'not '}as uninterrupted"}
+    return results
 
 
 # ---- comparison ----
 
 
-def digest(parts: Parts) -> str:
+def digest(parts: Parts, *names: str) -> str:
     hashed = hashlib.sha256()
-    for name, part in sorted(parts.items()):
+    for name in names or sorted(parts):
+        part = parts[name]
         shape = "" if isinstance(part, str) else f"{part.dtype}{part.shape}"
-        hashed.update(f"{name}\0{shape}".encode())
-        hashed.update(part.encode() if isinstance(part, str) else part.tobytes())
+        hashed.update(f"{name}\0{shape}".encode() + (part.encode() if isinstance(part, str) else part.tobytes()))
     return hashed.hexdigest()[:12]
 
 
@@ -153,16 +294,15 @@ def difference(before: Parts, after: Parts) -> str:
     """Where two results differ most, and by how much; empty if they are equal."""
     if names := sorted(before.keys() ^ after.keys()):
         return f"only in one: {', '.join(names)}"
-    found = [
-        (apart(before[name], after[name]), name)
-        for name in before
-        if digest({"": before[name]}) != digest({"": after[name]})
-    ]
+    found = [(apart(before[name], after[name]), name) for name in before if digest(before, name) != digest(after, name)]
     if not found:
         return ""
     most, name = max(found)
-    shown = f"by {most:.3g}" if most < float("inf") else f"{before[name]!s:.200} | {after[name]!s:.200}"
-    return f"{len(found)} of {len(before)} parts, most {name}: {shown}"
+    if most < float("inf"):
+        return f"{len(found)} of {len(before)} parts, most {name}: by {most:.3g}"
+    texts = [" ".join(str(parts[name]).split()) for parts in (before, after)]
+    start = max(next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0) - 40, 0)
+    return f"{len(found)} of {len(before)} parts, as {name}: {' | '.join(text[start : start + 200] for text in texts)}"
 
 
 def apart(before: np.ndarray | str, after: np.ndarray | str) -> float:
@@ -183,7 +323,12 @@ def compare(before: Results, after: Results) -> Iterator[tuple[str, str, str]]:
         yield name, digest(a), difference(a, b)
 
 
-ROWS: dict[str, Callable[[Tree], Results]] = {name: training(name) for name in TRAININGS}
+ROWS: dict[str, Callable[[Tree], Results]] = {
+    **{name: training(name) for name in TRAININGS},
+    "predictions": predictions,
+    "errors": errors,
+    "resuming": resuming,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
