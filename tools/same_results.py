@@ -9,7 +9,6 @@ differs most. The exit status is 1 if anything differs.
 
 import argparse
 import csv
-import hashlib
 import io
 import json
 import os
@@ -17,13 +16,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from result_differences import Parts, Results, compare, digest  # type: ignore[import-not-found]  # beside this file
 from safetensors.numpy import load_file
 
 STEPS, SIZES = 20, ((96, 128), (128, 96), (80, 80), (128, 128), (100, 144))  # of the images to predict
@@ -53,9 +53,6 @@ data:
     few: {{name: scenes, train_length: 100, val_length: 8, per_batch: 2, masks: false}}
     many: {{name: scenes, train_length: 100, val_length: 8, per_batch: 2, seed: 1, provides: []}}
 """
-
-Parts = dict[str, np.ndarray | str]  # what is compared, by name: tensors, maps, texts
-Results = dict[str, Parts]
 
 
 class Tree:
@@ -199,40 +196,35 @@ optim: {lr: 1e-2, schedule: cosine, warmup_steps: 2}
 trainer: {max_steps: 12, precision: "32", accelerator: cpu, log_every: 1, checkpoint_every: 1, clip_grad_norm: 1.0,
           evaluate_every: 0.25, ema: 0.5, accumulate: 2, loggers: []}
 """
-BAD_INPUTS = (
-    *("nope", "train", "train nope", "train tiny.yaml nope=1", "train tiny.yaml heads.depth.widht=8"),
-    *("train tiny.yaml backbone.name=swim", "train tiny.yaml backbone.variant=huge", "train tiny.yaml optim.lr=-1"),
-    *("train tiny.yaml optim.name=nope", "train tiny.yaml optim.betas=2", "train tiny.yaml optim.schedule=nope"),
-    *("train tiny.yaml trainer.precision=8", "train tiny.yaml trainer.max_epochs=2", "train tiny.yaml trainer.ema=2"),
-    *("train tiny.yaml trainer.monitor=depth/AP", "train tiny.yaml trainer.max_steps=0", "train tiny.yaml data.name=x"),
-    *("train tiny.yaml data.batch_size=0", "train tiny.yaml data.name=coco data.root=empty", "train text.yaml"),
-    *("train tiny.yaml trainer.callbacks=[nope:Nope]", "train tiny.yaml trainer.strategy=nope", "train bad.yaml"),
-    *("train tiny.yaml weights=empty", "train tiny.yaml --run-dir run", "train --resume empty", "train --resume run/x"),
-    *("train tiny.yaml method=nope", "train tiny.yaml trainer.devices=0", "train --resume run optim.name=sgd"),
-    *(
-        "evaluate empty",
-        "evaluate run optim.lr=1",
-        "evaluate run --out text.yaml",
-        "predict run empty",
-        "predict run x",
-    ),
-    *("predict run text.yaml", "predict run bad.png", "predict run . --threshold nan", "predict run . --part 4/3"),
-    *("predict empty .", "predict run . --device nope", "export run --out x.y", "predictions join empty"),
-    *("convert run out", "convert run out.pth --to nope", "check backbone swin varient=tiny", "report empty"),
-)
+BAD_INPUTS = """
+nope ; train ; train nope ; train tiny.yaml nope=1 ; train tiny.yaml heads.depth.widht=8 ;
+train tiny.yaml backbone.name=swim ; train tiny.yaml backbone.variant=huge ; train tiny.yaml optim.lr=-1 ;
+train tiny.yaml optim.name=nope ; train tiny.yaml optim.betas=2 ; train tiny.yaml optim.schedule=nope ;
+train tiny.yaml trainer.precision=8 ; train tiny.yaml trainer.max_epochs=2 ; train tiny.yaml trainer.ema=2 ;
+train tiny.yaml trainer.monitor=depth/AP ; train tiny.yaml trainer.max_steps=0 ; train tiny.yaml data.name=x ;
+train tiny.yaml data.batch_size=0 ; train tiny.yaml data.name=coco data.root=empty ; train text.yaml ;
+train tiny.yaml trainer.callbacks=[nope:Nope] ; train tiny.yaml trainer.strategy=nope ; train bad.yaml ;
+train tiny.yaml weights=empty ; train tiny.yaml --run-dir run ; train --resume empty ; train --resume run/x ;
+train tiny.yaml method=nope ; train tiny.yaml trainer.devices=0 ; train --resume run optim.name=sgd ; evaluate empty ;
+evaluate run optim.lr=1 ; evaluate run --out text.yaml ; predict run empty ; predict run x ; predict run text.yaml ;
+predict run bad.png ; predict run . --threshold nan ; predict run . --part 4/3 ; predict empty . ;
+predict run . --device nope ; export run --out x.y ; predictions join empty ; convert run out ;
+convert run out.pth --to nope ; check backbone swin varient=tiny ; report empty
+"""
 
 
 def errors(tree: Tree) -> Results:
     """What commands print for bad inputs."""
+    inputs = [line.strip() for line in BAD_INPUTS.split(";")]
     (tree.out / "empty").mkdir()
     for name, text in {"tiny.yaml": TINY, "text.yaml": "text", "bad.yaml": "a: [", "bad.png": "text"}.items():
         (tree.out / name).write_text(text)
     made, *printed = tree.commands(
-        ["train", "tiny.yaml", "trainer.max_steps=1", "--run-dir", "run"], *(line.split() for line in BAD_INPUTS)
+        ["train", "tiny.yaml", "trainer.max_steps=1", "--run-dir", "run"], *(line.split() for line in inputs)
     )
     assert made.startswith("0"), made
     folders = re.compile("|".join(re.escape(str(folder)) for folder in (tree.root, tree.out)))
-    return {line: {"": folders.sub("FOLDER", text)} for line, text in zip(BAD_INPUTS, printed, strict=True)}
+    return {line: {"": folders.sub("FOLDER", text)} for line, text in zip(inputs, printed, strict=True)}
 
 
 # ---- resuming ----
@@ -273,54 +265,6 @@ def resuming(tree: Tree) -> Results:
         same = all(digest(run[name]) == digest(expected[name]) for name in expected)
         results[f"after step {step}"] = {**run["weights"], "": f"{'' if same else 'not '}as uninterrupted"}
     return results
-
-
-# ---- comparison ----
-
-
-def digest(parts: Parts, *names: str) -> str:
-    hashed = hashlib.sha256()
-    for name in names or sorted(parts):
-        part = parts[name]
-        shape = "" if isinstance(part, str) else f"{part.dtype}{part.shape}"
-        hashed.update(f"{name}\0{shape}".encode() + (part.encode() if isinstance(part, str) else part.tobytes()))
-    return hashed.hexdigest()[:12]
-
-
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-
-
-def difference(before: Parts, after: Parts) -> str:
-    """Where two results differ most, and by how much; empty if they are equal."""
-    if names := sorted(before.keys() ^ after.keys()):
-        return f"only in one: {', '.join(names)}"
-    found = [(apart(before[name], after[name]), name) for name in before if digest(before, name) != digest(after, name)]
-    if not found:
-        return ""
-    most, name = max(found)
-    if most < float("inf"):
-        return f"{len(found)} of {len(before)} parts, most {name}: by {most:.3g}"
-    texts = [" ".join(str(parts[name]).split()) for parts in (before, after)]
-    start = max(next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0) - 40, 0)
-    return f"{len(found)} of {len(before)} parts, as {name}: {' | '.join(text[start : start + 200] for text in texts)}"
-
-
-def apart(before: np.ndarray | str, after: np.ndarray | str) -> float:
-    """The largest difference of numbers; infinite if something else differs."""
-    if isinstance(before, str) and isinstance(after, str):
-        if NUMBER.sub("", before) != NUMBER.sub("", after):
-            return float("inf")
-        before, after = (np.array(NUMBER.findall(text), np.float64) for text in (before, after))
-    if isinstance(before, str) or isinstance(after, str) or before.shape != after.shape or not before.size:
-        return float("inf")
-    return float(np.nan_to_num(np.abs(before.astype(np.float64) - after), nan=np.inf).max())
-
-
-def compare(before: Results, after: Results) -> Iterator[tuple[str, str, str]]:
-    """Yields the name of each thing, its digest before, and the difference."""
-    for name in {**before, **after}:
-        a, b = before.get(name, {}), after.get(name, {})
-        yield name, digest(a), difference(a, b)
 
 
 ROWS: dict[str, Callable[[Tree], Results]] = {

@@ -10,8 +10,8 @@ import pytest
 
 @pytest.fixture
 def same_results(project: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(project))
-    return importlib.import_module("tools.same_results")
+    monkeypatch.syspath_prepend(str(project / "tools"))
+    return importlib.import_module("same_results")
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,10 @@ def same_results(project: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     ],
 )
 def test_difference_names_the_part_that_differs_most(same_results, after, said):
+    differences = importlib.import_module("result_differences")
     before = {"x": np.ones(3, np.float32), "t": "loss 0.5"}
-    assert same_results.difference(before, after) == said
-    assert (same_results.digest(before) == same_results.digest(after)) == (not said)
+    assert differences.difference(before, after) == said
+    assert (differences.digest(before) == differences.digest(after)) == (not said)
 
 
 @pytest.mark.integration
