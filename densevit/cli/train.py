@@ -39,24 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         metavar="RUN",
         type=Path,
-        help="resume this run or checkpoint with the run's own config; trainer.max_steps=N extends a finished one",
+        help="resume this run with its own config, or a checkpoint of it in --run-dir; trainer.max_steps=N extends "
+        "a finished one",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     if args.resume is not None:
         overrides = [given for given in (args.config, *args.overrides) if given is not None]
-        wrong = [given for given in overrides if "=" not in given]
-        if wrong or args.run_dir is not None:
-            given = wrong[0] if wrong else f"--run-dir {args.run_dir}"
-            raise ConfigError(f"--resume {args.resume} uses that folder and its config; remove {given!r}.")
+        if wrong := [given for given in overrides if "=" not in given]:
+            raise ConfigError(f"--resume {args.resume} uses that run's config; remove {wrong[0]!r}.")
         from densevit.training.run.fit import fit
 
-        return _finished(fit(None, overrides, resume=args.resume), args.output)
+        return _finished(fit(None, overrides, resume=args.resume, run_dir=args.run_dir), args.output)
     if args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
-    config.check_plugins(resolved)  # faults are found before Lightning is imported, which takes seconds
     from densevit.training.callbacks.stop_signals import StopSignals
     from densevit.training.run.folder import check_wanted
     from densevit.training.run.inputs import Inputs
@@ -64,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
     run_dir = None if args.run_dir is None else user_path(args.run_dir)
     check_wanted(run_dir)
     with StopSignals() as signals:
-        inputs = Inputs.of(resolved)
+        inputs = Inputs.of(resolved, run_dir, run_name(args.config))
         from densevit.training.run.fit import fit_on
 
-        done = fit_on(inputs, resolved, run_dir, run_name(args.config), signals)
+        done = fit_on(inputs, signals)
     return _finished(done, args.output)
 
 

@@ -37,9 +37,9 @@ def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Pat
     return densevit.fit(config, run_dir=run_dir, name=name).path
 
 
-def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
-    """Resumes a run, and returns its folder."""
-    return densevit.fit(None, overrides, resume=run).path
+def resume(run: Path, overrides: Sequence[str] = (), run_dir: Path | None = None) -> Path:
+    """Resumes a run or a checkpoint, and returns the folder."""
+    return densevit.fit(None, overrides, resume=run, run_dir=run_dir).path
 
 
 def edit(run: Path, old: str, new: str) -> None:

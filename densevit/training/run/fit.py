@@ -45,7 +45,7 @@ from densevit.training.run.folder import RunFolder, check_wanted
 from densevit.training.run.inputs import Inputs
 from densevit.training.run.output import FINISHED, finish, show_complete, start
 from densevit.training.run.plan import Plan
-from densevit.training.run.resuming import RunCheckpoint, run_of, without_checkpoint
+from densevit.training.run.resuming import RunCheckpoint, check_newest, run_of, without_checkpoint
 
 
 @dataclass
@@ -93,48 +93,45 @@ def fit(
 
     The config, the data and the weights are checked before a folder is created. A resumed run continues with the config
     in its folder from its last checkpoint, or from the beginning if it was killed before its first checkpoint;
-    differences from the checkpoint's config are printed.
+    differences from the checkpoint's config are printed. From an earlier checkpoint it continues in a new folder.
 
     config: a file, a shipped config's name, a mapping or a `Config`. overrides: changed keys, as on the command line,
     "optim.lr=1e-4"; those of a resumed run are written to its config.yaml. callbacks, loggers: Lightning's, which are
     added to those of the config. resume: the folder of a run, or one of its checkpoints, instead of a config. run_dir:
-    a new or empty folder; None: the next free runs/NAME. name: NAME; None: the config file's name. resume_with: the
-    command to resume the run in messages, for a program that calls `fit`; None: densevit train --resume FOLDER.
+    a new or empty folder; None: the next free runs/NAME, or the folder of the resumed run. name: NAME; None: the config
+    file's name. resume_with: the command to resume the run in messages, for a program that calls `fit`; None: densevit
+    train --resume FOLDER.
 
     Raises ConfigError, PluginError, DataError or WeightsError for invalid input, including differences that change the
     model, the optimiser or the data set of a resumed run, and TrainingError if training cannot continue.
     """
-    with StopSignals() as signals, flushed_denormals():
-        request = _request(config, overrides, resume, run_dir, name)
-        return _fit(signals, *request, None, callbacks, loggers, resume is not None, resume_with)
+    with StopSignals() as signals:
+        inputs = _inputs(config, overrides, resume, run_dir, name)
+        return fit_on(inputs, signals, callbacks, loggers, resume_with)
 
 
-def fit_on(inputs: Inputs, config: Config, run_dir: Path | None, name: str, signals: StopSignals) -> Run:
-    """`fit` of a config whose inputs are read and whose folder is checked (`check_wanted`). signals: entered."""
-    with flushed_denormals():
-        return _fit(signals, config, run_dir, name, None, inputs)
-
-
-def _fit(
+def fit_on(
+    inputs: Inputs,
     signals: StopSignals,
-    config: Config,
-    path: Path | None,
-    name: str,
-    checkpoint: RunCheckpoint | None,
-    inputs: Inputs | None,
     callbacks: Sequence[lightning.Callback] = (),
     loggers: Sequence[Logger] = (),
-    resumed: bool = False,
     resume_with: str | None = None,
 ) -> Run:
-    keep_freed_memory()
-    silence_lightning()
-    _use_console()
-    plan = Plan.of(config, callbacks, checkpoint, inputs)
+    """`fit` of inputs that are read. signals: entered."""
+    with flushed_denormals():
+        keep_freed_memory()
+        silence_lightning()
+        _use_console()
+        return _run(Plan.of(inputs, callbacks), inputs, signals, loggers, resume_with)
+
+
+def _run(plan: Plan, inputs: Inputs, signals: StopSignals, loggers: Sequence[Logger], resume_with: str | None) -> Run:
+    """Trains, and writes the run folder."""
+    config, path = plan.config, inputs.folder
     if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
         show_complete(plan, path)
         return Run(path)
-    folder = RunFolder.open(plan.trainer, name, path, resumed=resumed)
+    folder = RunFolder.open(plan.trainer, inputs.name, path, resumed=inputs.resumed)
     best = BestModel(folder.path, plan.best_epoch(), plan.data.val, config.trainer.patience)
     errors = translated_errors(folder.path, config, resume_with)
     with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
@@ -147,26 +144,30 @@ def _fit(
     return Run(folder.path, stopped_by)
 
 
-def _request(
+def _inputs(
     config: str | Path | Mapping[str, Any] | Config | None,
     overrides: Sequence[str],
     resume: str | Path | None,
     run_dir: str | Path | None,
     name: str | None,
-) -> tuple[Config, Path | None, str, RunCheckpoint | None]:
-    """Returns the config, the requested folder, its name, and the checkpoint to resume from the arguments of `fit`."""
+) -> Inputs:
+    """Reads the inputs that the arguments of `fit` name."""
     if (config is None) == (resume is None):
         raise ConfigError("fit needs a config or the folder of a run to resume, and not both.")
+    path = None if run_dir is None else user_path(run_dir)
     if resume is not None:
-        if run_dir is not None:
-            raise ConfigError(f"fit: resume={resume} uses that folder. Fix: remove run_dir.")
         resumed = user_path(resume)
-        folder = run_of(resumed)
-        if folder.is_dir():
-            fix = f"Fix: copy the run to a folder that can be written, or train on with weights={folder} in a new run."
-            check_writable(folder, fix=fix)
+        run = run_of(resumed)
+        if path is not None:
+            check_wanted(path)
+        else:
+            check_newest(resumed)
+            if run.is_dir():
+                fix = f"Fix: copy the run to a folder that can be written, or train on with weights={run} in a new run."
+                check_writable(run, fix=fix)
         checkpoint = None if without_checkpoint(resumed) else RunCheckpoint(resumed)
-        return configs.load(folder / "config.yaml", overrides), folder, folder.name, checkpoint
+        config = configs.load(run / "config.yaml", overrides)
+        return Inputs.of(config, path or run, run.name, checkpoint, resumed=path is None)
     if isinstance(config, str | Path):
         name, config = name or run_name(config), configs.load(config, overrides)
     elif isinstance(config, Config):
@@ -174,9 +175,8 @@ def _request(
     else:
         assert config is not None
         config = configs.from_mapping(config, "fit", overrides)
-    path = None if run_dir is None else user_path(run_dir)
     check_wanted(path)
-    return config, path, name or "run", None
+    return Inputs.of(config, path, name or "run")
 
 
 def _use_console() -> None:

@@ -1,7 +1,10 @@
-"""The data and the files of weights of a training, read before Lightning is imported, which takes seconds."""
+"""The inputs of a training, read and checked before Lightning is imported, which takes seconds."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from densevit import config as configs
 from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data, build_data
@@ -10,19 +13,52 @@ from densevit.training.run.config_checks import check_frozen, kinds_of_heads
 from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.pretrained import read_files
 
+if TYPE_CHECKING:  # late: it imports Lightning
+    from densevit.training.run.resuming import RunCheckpoint
 
-class Inputs(NamedTuple):
-    """The data, and the checkpoints of the pretrained weights by source, which `Plan.of` removes: they are large."""
 
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a training starts from, without its model.
+
+    folder: the run folder; None: the next free runs/NAME. resumed: whether the folder is that of a run that continues.
+    checkpoint: the checkpoint to start from; None: from step 0. changed: the keys of the config that differ from the
+    checkpoint's. pretrained: the checkpoints of the pretrained weights by source, which `Plan.of` removes: they are
+    large.
+    """
+
+    config: Config
+    folder: Path | None
+    name: str
+    resumed: bool
+    checkpoint: "RunCheckpoint | None"
+    changed: dict[str, str]
     data: Data
     pretrained: dict[str, Checkpoint]
 
     @classmethod
-    def of(cls, config: Config, pretrained: bool = True) -> "Inputs":
-        """Raises ConfigError, PluginError, DataError or WeightsError. pretrained: whether weights are read."""
-        if pretrained:
+    def of(
+        cls,
+        config: Config,
+        folder: Path | None = None,
+        name: str = "run",
+        checkpoint: "RunCheckpoint | None" = None,
+        resumed: bool = False,
+    ) -> "Inputs":
+        """Raises ConfigError, PluginError, DataError or WeightsError."""
+        configs.check_plugins(config)
+        if checkpoint is None:
             check_frozen(config)
-        return cls(_data(config), read_files(config) if pretrained else {})
+        return cls(
+            config=config,
+            folder=folder,
+            name=name,
+            resumed=resumed,
+            checkpoint=checkpoint,
+            changed={} if checkpoint is None else checkpoint.changes_of(config, folder),
+            data=_data(config),
+            pretrained=read_files(config) if checkpoint is None else {},
+        )
 
 
 def _data(config: Config) -> Data:

@@ -29,7 +29,6 @@ from densevit.training.callbacks.stop_signals import StopSignals
 from densevit.training.loop.method import Supervised
 from densevit.training.loop.optim import learning_rate
 from densevit.training.loop.sharding import full_state_dict
-from densevit.training.run.abandoned import move_abandoned, restore_best
 from densevit.training.run.config_checks import check_budget
 from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.errors import resume_command
@@ -56,7 +55,7 @@ def start(plan: Plan, folder: RunFolder) -> None:
     """Writes config.yaml and prints the model, the data and the budget."""
     path, config, console = folder.path, plan.config, get_console()
     if plan.trainer.is_global_zero:
-        if not plan.is_complete:
+        if folder.new or not plan.is_complete:
             _prepare(plan, folder)
         if plan.changed:
             console.print("Differences from the checkpoint's config:")
@@ -111,13 +110,8 @@ def rates_table(rates: Sequence[ParameterRate]) -> Table:
 
 
 def _prepare(plan: Plan, folder: RunFolder) -> None:
-    """Writes config.yaml. Moves the files of steps after the checkpoint of a resumed run, and removes their metrics."""
+    """Writes config.yaml, and removes the metrics of steps after the checkpoint of a resumed run."""
     path, checkpoint = folder.path, plan.checkpoint
-    if checkpoint is not None:
-        abandoned = move_abandoned(path, checkpoint.path, checkpoint.step)
-        if abandoned is not None:
-            get_console().print(f"The steps after {checkpoint.step:,} are abandoned; their files are in {abandoned}/.")
-        restore_best(path, checkpoint, plan.model, plan.method, plan.config)
     with replaced_file(path / "config.yaml") as temporary:
         temporary.write_text(configs.dump(plan.config, derived_values(plan)), encoding="utf-8")
     (path / "checkpoints").mkdir(exist_ok=True)

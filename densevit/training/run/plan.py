@@ -12,7 +12,6 @@ from pytorch_lightning.callbacks import ProgressBar as LightningBar
 from rich import get_console
 from torch.optim import Optimizer
 
-from densevit import config as configs
 from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
@@ -27,16 +26,15 @@ from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.evaluators import build_evaluators, selecting
 from densevit.training.loop.method import check_method
-from densevit.training.loop.optim import build_optimizer, check_step, learning_rate, rates_of
+from densevit.training.loop.optim import check_step, learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
 from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.config_checks import check_model, check_monitor
 from densevit.training.run.extensions import build_callbacks, check_callbacks
 from densevit.training.run.inputs import Inputs
-from densevit.training.run.resuming import RunCheckpoint, changes
+from densevit.training.run.resuming import RunCheckpoint
 from densevit.weights.building import build_model
-from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.pretrained import load_pretrained
 from densevit.weights.state_dict_loading import Fit
 
@@ -89,27 +87,18 @@ class Plan:
         return best
 
     @classmethod
-    def of(
-        cls,
-        config: Config,
-        callbacks: Sequence[lightning.Callback] = (),
-        checkpoint: RunCheckpoint | None = None,
-        inputs: Inputs | None = None,
-    ) -> "Plan":
-        """Builds and checks the parts in the order of their dependencies.
+    def of(cls, inputs: Inputs, callbacks: Sequence[lightning.Callback] = ()) -> "Plan":
+        """Builds and checks the parts in the order of their dependencies. callbacks: the caller's.
 
-        callbacks: the caller's callbacks. checkpoint: the checkpoint of a resumed run. inputs: those of the config,
-        if they are already read.
         Raises ConfigError, PluginError, DataError or WeightsError for invalid input.
         """
-        changed = _check_config(config, checkpoint)
+        config, checkpoint = inputs.config, inputs.checkpoint
+        check_sharding(config)
         callbacks = build_callbacks(config.trainer, callbacks)
         lightning.seed_everything(config.seed, verbose=False)
         trainer = _trainer(config, callbacks)
-        data, pretrained = Inputs.of(config, checkpoint is None) if inputs is None else inputs
-        model, loaded = _model(config, data, pretrained, checkpoint)
-        pretrained.clear()  # the caller's, which would stay in memory during the training
-        data = data.padded_to(model.multiple)
+        model, loaded = _model(inputs)
+        data = inputs.data.padded_to(model.multiple)
         method = _method(config, model, data)
         evaluators = build_evaluators(model, config, data.val, method)
         metrics = check_monitor(config.trainer.monitor, evaluators, config.trainer.patience)
@@ -122,7 +111,7 @@ class Plan:
         return cls(
             config=config,
             checkpoint=checkpoint,
-            changed=changed,
+            changed=inputs.changed,
             trainer=trainer,
             callbacks=callbacks,
             data=data,
@@ -136,24 +125,9 @@ class Plan:
         )
 
 
-def _check_config(config: Config, checkpoint: RunCheckpoint | None) -> dict[str, str]:
-    """Checks the plugins' options, the strategy and the files of a resumed run, without the data.
-
-    Returns the keys that differ from the checkpoint's config.
-    """
-    configs.check_plugins(config)
-    check_sharding(config)
-    if checkpoint is None:
-        return {}
-    checkpoint.check_strategy(config.trainer.strategy)
-    checkpoint.check_files()
-    return changes(checkpoint.config, config)
-
-
-def _model(
-    config: Config, data: Data, pretrained: Mapping[str, Checkpoint], checkpoint: RunCheckpoint | None
-) -> tuple[DenseModel, list[Fit]]:
+def _model(inputs: Inputs) -> tuple[DenseModel, list[Fit]]:
     """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters."""
+    config, data, checkpoint = inputs.config, inputs.data, inputs.checkpoint
     model = build_model(config, data.train, pretrained=checkpoint is None)
     for dataset in (data.train, data.val):
         check_channels(dataset, model)
@@ -161,7 +135,8 @@ def _model(
     loaded = []
     if checkpoint is None:
         backbone = model.backbone
-        loaded = load_pretrained(model, config, pretrained)
+        loaded = load_pretrained(model, config, inputs.pretrained)
+        inputs.pretrained.clear()  # they would stay in memory during the training
         if model.backbone is not backbone:  # built again, with options of the weights
             check_model(config, data, model)
     else:
@@ -201,7 +176,6 @@ def _rates(
     lr = learning_rate(config.optim, budget.images_per_step)
     rates = checkpoint_rates = rates_of(model, config.optim, lr, method)
     groups = parameter_groups(rates)
-    build_optimizer(config.optim, groups, lr)  # raises for options that it refuses, before anything is written
     if checkpoint is not None:
         checkpoint.check_model(model, method)
     begun_by_several = checkpoint is not None and not checkpoint.has_groups(groups)

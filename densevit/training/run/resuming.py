@@ -93,6 +93,13 @@ class RunCheckpoint:
             self.group_sizes = []
         self.config = configs.from_file(configs.values_of_file(config, str(self.path)), str(self.path))
 
+    def changes_of(self, config: Config, folder: Path | None) -> dict[str, str]:
+        """Returns the differences of a config that resumes from this checkpoint in a folder, see `changes`. Raises for
+        another kind of strategy, and for damaged files of the folder."""
+        self.check_strategy(config.trainer.strategy)
+        self._check_files(folder)
+        return changes(self.config, config)
+
     def check_model(self, model: DenseModel, method: Method) -> None:
         """Raises WeightsError if the model's classes, or its or the method's tensors, differ from the checkpoint's."""
         for name, classes in model.classes.items():
@@ -133,13 +140,13 @@ class RunCheckpoint:
                 f"{fix}; or start a new run with weights=RUN."
             )
 
-    def check_files(self) -> None:
+    def _check_files(self, folder: Path | None) -> None:
         """Raises WeightsError or DataError if the model or the metrics of the best epoch are damaged. Otherwise a run
         without a better epoch would fail only at its end."""
-        if self.best is None:
+        if self.best is None or folder is None:
             return
         for name, read in ((_MODEL, read_header), ("metrics.json", metrics_file.read)):
-            path = self.run / name
+            path = folder / name
             try:
                 if path.exists():
                     read(path)
@@ -179,6 +186,15 @@ def _shapes(state: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, tuple
         place: {key: tuple(x.shape) for key, x in of.items() if key in (*_AS_PARAMETER, _STEP) and torch.is_tensor(x)}
         for place, of in state.items()
     }
+
+
+def check_newest(resumed: Path) -> None:
+    """Raises ConfigError for a checkpoint before the last one of its run."""
+    if _is_checkpoint(resumed) and resumed.name != _LAST:
+        raise ConfigError(
+            f"--resume {resumed}: a run continues in its folder from its last checkpoint only. Fix: add --run-dir NEW "
+            f"to continue from this one in a new folder; or continue the run with --resume {run_of(resumed)}."
+        )
 
 
 def run_of(resumed: Path) -> Path:
@@ -238,7 +254,8 @@ def _another(run: Path, damaged: Path) -> str:
             continue
         with suppress(Exception):  # a damaged pickle may raise any error
             step = int(_read(path)[0]["global_step"])
-            return f"resume from the checkpoint of step {step:,}: densevit train --resume {path}"
+            new = f"{run}-from-{step}"
+            return f"resume from the checkpoint of step {step:,}: densevit train --resume {path} --run-dir {new}"
     return ""
 
 

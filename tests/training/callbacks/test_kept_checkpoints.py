@@ -59,7 +59,9 @@ def test_a_damaged_last_checkpoint_is_recognised_and_the_one_before_offered(dama
     assert main(["train", "--resume", str(run)]) != 0
     before = run / "checkpoints" / "step-2.ckpt"
     [line] = [line for line in capsys.readouterr().err.splitlines() if "last.ckpt" in line]
-    assert line.endswith(f"resume from the checkpoint of step 2: densevit train --resume {before}.")
+    assert line.endswith(
+        f"resume from the checkpoint of step 2: densevit train --resume {before} --run-dir {run}-from-2."
+    )
 
 
 @pytest.mark.integration
@@ -68,11 +70,11 @@ def test_the_checkpoint_before_goes_on_to_the_same_weights(run: Path) -> None:
     whole = load_file(run / "model.safetensors")
     for name in ("last.ckpt", "step-2.ckpt"):
         cut_short(run / "checkpoints" / name)
-    with pytest.raises(WeightsError, match=r"step 1: densevit train --resume .*step-1\.ckpt"):
+    with pytest.raises(WeightsError, match=r"step 1: densevit train --resume .*step-1\.ckpt --run-dir .*-from-1"):
         resume(run)
-    assert resume(run / "checkpoints" / "step-1.ckpt") == run
-    assert steps_in(run) == {"last.ckpt": 3, "step-1.ckpt": 1, "step-2.ckpt": 2}
-    assert_same(load_file(run / "model.safetensors"), whole)
+    new = resume(run / "checkpoints" / "step-1.ckpt", run_dir=run.with_name("new"))
+    assert steps_in(new) == {"last.ckpt": 3, "step-2.ckpt": 2}
+    assert_same(load_file(new / "model.safetensors"), whole)
 
 
 def test_without_another_checkpoint_the_fix_is_to_train_anew(run: Path) -> None:

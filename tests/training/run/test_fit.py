@@ -100,7 +100,6 @@ def test_wrong_arguments_are_one_line_each() -> None:
     for arguments, message in (
         ({}, "fit needs a config or the folder of a run to resume, and not both"),
         ({"config": "seg.yaml", "resume": "run"}, "and not both"),
-        ({"resume": "run", "run_dir": "other"}, r"resume=run .*Fix: remove run_dir"),
         ({"config": {"sed": 1}}, r"fit: sed .*'seed'"),
         ({"config": {}, "overrides": ["optim.lr=fast"]}, r"command line: optim\.lr .* number"),
     ):

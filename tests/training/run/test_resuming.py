@@ -8,6 +8,7 @@ import resource
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from densevit.evaluation import metrics_file
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.weights.model_file import load_model
 from tests.training.process_groups import child, linux, wait_for
-from tests.training.runs import TINY, assert_same, assert_same_run, checkpoint, edit, resume, train, weights
+from tests.training.runs import TINY, assert_same, assert_same_run, checkpoint, edit, recorded, resume, train, weights
 
 pytestmark = pytest.mark.usefixtures("no_drawings")
 
@@ -97,10 +98,48 @@ def test_a_wrong_clock_changes_neither_a_training_nor_its_resuming(tmp_path, mon
     monkeypatch.setattr(time, "time", lambda: next(clock))
     kept = [*overrides, "trainer.keep_checkpoints=4", "trainer.checkpoint_every=1"]
     wrong = train(configs.from_mapping(yaml.safe_load(TINY), overrides=kept), tmp_path / "wrong")
-    resume(wrong / "checkpoints" / "step-2.ckpt")
+    new = resume(wrong / "checkpoints" / "step-2.ckpt", run_dir=tmp_path / "new")
     assert next(clock) < 86_400.0 - 2 * 3600.0  # it was read
-    assert_same(weights(wrong), weights(right))
+    assert_same(weights(new), weights(right))
     assert (wrong / "metrics.json").read_text() == (right / "metrics.json").read_text()
+
+
+# ---- an earlier checkpoint, and nothing to train ----
+
+
+def files_of(run: Path) -> dict[str, tuple[bytes, int]]:
+    files = [path for path in sorted(run.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(run)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.mark.integration
+def test_an_earlier_checkpoint_continues_in_a_new_folder_to_the_same_weights(copied_run, tmp_path, capsys):
+    """The run stays as it is, the average included; the best epoch is one of the new folder."""
+    overrides = ["trainer.max_steps=4", "trainer.evaluate_every=0.25", "trainer.keep_checkpoints=4", "trainer.ema=0.5"]
+    run, new = copied_run(TINY, overrides), tmp_path / "new"
+    before, earlier = files_of(run), run / "checkpoints" / "step-2.ckpt"
+    assert main(["train", "--resume", str(earlier)]) == 2
+    assert (
+        f"Fix: add --run-dir NEW to continue from this one in a new folder; or continue the run with --resume {run}."
+        in (capsys.readouterr().err)
+    )
+    with pytest.warns(UserWarning, match="the next validation counts as the best"):
+        assert main(["train", "--resume", str(earlier), "--run-dir", str(new)]) == 0
+    assert files_of(run) == before
+    for key in ("state_dict", "current_model_state"):
+        assert_same(checkpoint(new)[key], checkpoint(run)[key])
+    assert recorded(new) == [row for row in recorded(run) if int(row["step"]) >= 2 + (not row["train/loss"])]
+    assert main(["train", "--resume", str(run), "--run-dir", str(tmp_path / "longer"), "trainer.max_steps=5"]) == 0
+    assert checkpoint(tmp_path / "longer")["global_step"] == 5 and files_of(run) == before
+
+
+@pytest.mark.integration
+def test_a_resume_that_trains_nothing_changes_no_file(copied_run: Callable[..., Path]) -> None:
+    run = copied_run(TINY, ["trainer.max_steps=2"])
+    (run / "report.html").touch()  # of a complete run
+    before = files_of(run)
+    resume(run, ["trainer.log_every=7"])
+    assert files_of(run) == before
 
 
 # ---- edited configs and changed checkpoints ----
@@ -291,24 +330,12 @@ def test_damaged_file_of_the_best_epoch_is_named_before_training(stopped, name, 
 
 @pytest.mark.integration
 def test_without_the_files_of_the_best_epoch_the_next_one_is_the_best(stopped, monkeypatch):
-    (stopped / "checkpoints" / "step-1.ckpt").unlink()  # of the best epoch
     (stopped / "model.safetensors").unlink()
     monkeypatch.setattr(BestEpoch, "beats", lambda *_: False)
     with pytest.warns(UserWarning, match=r"has no model\.safetensors of its best epoch"):
         resume(stopped)
     assert "detection/AP" in metrics_file.read(stopped / "metrics.json")
     assert load_model(stopped).heads
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("name", ["model.safetensors", "metrics.json"])
-def test_the_files_of_the_best_epoch_are_written_again_from_its_checkpoint(stopped, name, monkeypatch):
-    state, metrics = load_model(stopped).state_dict(), (stopped / "metrics.json").read_text()
-    (stopped / name).unlink()
-    monkeypatch.setattr(BestEpoch, "beats", lambda *_: False)
-    resume(stopped)
-    assert (stopped / "metrics.json").read_text() == metrics
-    assert_same(load_model(stopped).state_dict(), state)
 
 
 @pytest.mark.integration
