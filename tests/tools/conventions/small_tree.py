@@ -115,7 +115,7 @@ FILES = {
     "\n## Packages\n\n| packages | |\n|---|---|\n| `training` | trains |\n| `data` | loads |\n| `config` | keys |\n",
     "docs/development/faults.md": "# Faults\n\n## Tested faults\n\n| fault | test |\n|---|---|\n"
     + "".join(f"| fault {i} | `tests/test_net.py::test_net` |\n" for i in range(101))
-    + "\n## Messages\n\nthe loss or a gradient is not finite. trainer.detect_anomaly: the first value that is not finite\n",
+    + "\n## Messages\n\nthe loss or a gradient is not finite. the first value that is not finite\n",
     "docs/troubleshooting.md": "# Errors\n\n"
     + "### Error\n\n```console\n$ densevit train x\nno\n```\n\n" * 20
     + "is full, found no space in /dev/shm, the loss or a gradient is not\nfinite, is too little to learn\n",
@@ -145,7 +145,8 @@ FILES = {
     "densevit/data/loading/dataloader.py": '"""Loader."""\n\nTEXT = "found no space in /dev/shm"\n',
     "densevit/training/__init__.py": '"""Training."""\n\nfrom densevit.training.run import Net, fit\n',
     "densevit/training/loop/__init__.py": "",
-    "densevit/training/loop/finite_check.py": '"""Check."""\n\nTEXT = "the loss or a gradient is not finite"\nMORE = "the first value that is not finite"\n',
+    "densevit/training/loop/finite_check.py": '"""Check."""\n\nTEXT = "the loss or a gradient is not finite"\n'
+    'LAYER = "the first value that is not finite"\n',
     "densevit/training/run/__init__.py": '"""Runs."""\n\nfrom densevit.data.loading import dataloader\n\n\n'
     'class Net:\n    """A net."""\n\n\ndef fit():\n    """Trains."""\n',
     "densevit/training/callbacks/__init__.py": "",

@@ -26,7 +26,7 @@ STRATEGIES = {
 
 
 def scaled(precision: str, *_: str) -> dict[str, object]:
-    """The arguments of Lightning's Trainer with a gradient scaler for the CPU, which Lightning itself does not offer."""
+    """The arguments of Lightning's Trainer, with a gradient scaler for the CPU, which it does not offer."""
     from pytorch_lightning.plugins.precision import MixedPrecision
 
     if precision == "32":
