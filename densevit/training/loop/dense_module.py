@@ -105,7 +105,8 @@ class DenseModule(lightning.LightningModule):
         def gradients() -> None:
             optimizer.zero_grad()
             for batch in step.batches:
-                reduce_gradients(self.trainer.strategy.model, on=batch is step.batches[-1])
+                if len(step.batches) > 1:
+                    reduce_gradients(self.trainer.strategy.model, on=batch is step.batches[-1])
                 losses = self._losses(batch, context)
                 self.record.add(losses, len(step.batches))
                 self.manual_backward(torch.stack(list(losses.values())).sum() / len(step.batches))
@@ -166,8 +167,7 @@ class DenseModule(lightning.LightningModule):
         return self.budget is None and bool(self.trainer.loggers)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        stage = str(self.trainer.state.stage)
-        if stage not in self._checked:
+        if (stage := str(self.trainer.state.stage)) not in self._checked:
             check_batch(batch.batches[0] if isinstance(batch, OptimizerStep) else batch, self.model.channels)
             self._checked.add(stage)
         return batch
