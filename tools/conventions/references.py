@@ -10,10 +10,9 @@ STEP = re.compile(r"((?:`[\w.]+`(?: and |, ))*`[\w.]+`) in `([\w/]+\.py)`")
 # Messages that pages quote without a command: the file of the message, and its text.
 QUOTED = {
     "docs/troubleshooting.md": (
-        ("training/run/errors.py", "is full ("),
+        ("training/run/errors.py", "The memory is full"),
         ("data/loading/dataloader.py", "found no space in /dev/shm"),
         ("training/loop/finite_check.py", "the loss or a gradient is not finite"),
-        ("training/run/config_checks.py", "is too little to learn"),
     ),
     "docs/development/faults.md": (
         ("training/loop/finite_check.py", "the loss or a gradient is not finite"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import distributed
 
 from densevit.atomic_io import check_writable, next_free_folder
-from densevit.errors import ConfigError, DensevitError
+from densevit.errors import ConfigError, DensevitError, has_surrogates
 from densevit.file_lock import FileLock
 
 if TYPE_CHECKING:  # late: Lightning takes seconds to import
@@ -111,6 +111,11 @@ def _locked(folder: Path) -> FileLock:
 
 def choose(name: str, wanted: Path | None) -> Path:
     """Creates the run folder: `wanted`, which must be new or unused, or the next free `runs/NAME`."""
+    if has_surrogates(str(wanted or name)):
+        raise ConfigError(
+            f"--run-dir {wanted or name}: the name is not valid UTF-8, which model files need. Fix: name another "
+            "folder."
+        )
     with _creating(wanted or Path("runs") / name):
         if wanted is not None:
             check_unused(wanted)

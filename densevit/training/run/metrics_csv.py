@@ -57,7 +57,7 @@ class MetricsCsv(Logger):
         """Returns all rows as text, without an incomplete last line of a killed run."""
         return [row for row in self._read() if None not in (*row, *row.values()) and (row["step"] or "").isdecimal()]
 
-    def _read(self) -> csv.DictReader[str]:
+    def _read(self) -> "csv.DictReader[str]":
         if not self.path.is_file():
             return csv.DictReader([])
         with self.path.open(newline="", encoding="utf-8", errors="replace") as file:

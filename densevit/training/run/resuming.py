@@ -56,11 +56,12 @@ class RunCheckpoint:
         folder = run_of(run)
         self.is_sharded = self.path.is_dir()
         if not self.path.exists():
-            fix = _another(folder, self.path) or "name the folder of a run that has written a checkpoint"
+            fix = "name the folder of a run that has written a checkpoint"
             if is_unused(folder):
                 fix = f"nothing was trained in it; start the run with densevit train CONFIG --run-dir {folder}"
             elif (folder / _MODEL).is_file():
-                fix += f"; it has a model: densevit train CONFIG weights={folder} trains it in a new run"
+                fix = f"it has a model: densevit train CONFIG weights={folder} trains it in a new run"
+            fix = _another(folder, self.path) or fix
             raise WeightsError(f"--resume {run}: there is no {self.path}. Fix: {fix}.")
         try:
             content, self.shapes = _read(self.path)

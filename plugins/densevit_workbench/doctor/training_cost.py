@@ -58,7 +58,7 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, examination: Ex
             data = data.padded_to(model.multiple)
             budget = Budget.of(config.trainer, data.batches_per_epoch(), config.data.batch_size, 1)
             check_model(config, data, model)
-            _check_budget(budget, config)
+            check_budget(budget, config)
         except DensevitError as error:
             examination.report("error", "the config cannot be trained on this data", [str(error)])
             return None
@@ -70,7 +70,7 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, examination: Ex
     return _counted(model, data, sizes, budget, examination)
 
 
-def _check_budget(budget: Budget, config: Config) -> None:
+def check_budget(budget: Budget, config: Config) -> None:
     """Warns if the training is too short to learn anything, with the least sufficient value."""
     start = "random" if config.initial_weights == "random" else "pretrained"
     least = _MIN_STEPS[start]
