@@ -109,7 +109,7 @@ def learning_rates(optimizer: torch.optim.Optimizer, module: torch.nn.Module) ->
     if len(rates) < 2:
         return {}
     parts = {
-        initial: commonpath([name.replace(".", "/") for name in group_names]).replace("/", ".")
+        initial: ".".join(commonpath([name.replace(".", "/") for name in group_names]).split("/")[:2])
         for initial, group_names in members.items()
     }
     is_unique = all(parts.values()) and len(set(parts.values())) == len(rates)

@@ -62,6 +62,8 @@ def _origin(plan: Plan, folder: RunFolder) -> Iterator[str]:
         yield from plan.config.set_aside
         if not folder.new:
             yield f"{folder.path} has no checkpoint yet: training starts again from the beginning."
+    elif plan.checkpoint.step >= plan.budget.steps:
+        yield _all_trained(plan, folder.path)
     for fit in plan.loaded:
         yield weights_line(fit)
         yield from (f"Warning: {warning}" for warning in fit.warnings)
@@ -156,10 +158,14 @@ def show_complete(plan: Plan, folder: Path) -> None:
         if plan.checkpoint.step < plan.budget.steps:
             console.print(_ended_early(plan.best_epoch(), plan.checkpoint.step, plan))
         else:
-            longer = f"densevit train --resume {folder} trainer.max_images=N, with a larger N"
-            console.print(f"{folder} has trained all of its {plan.budget.steps:,} steps. To train longer: {longer}.")
+            console.print(_all_trained(plan, folder))
         if metrics := metrics_file.read(folder / "metrics.json"):
             console.print(metrics_table(metrics), soft_wrap=False)
+
+
+def _all_trained(plan: Plan, folder: Path) -> str:
+    longer = f"densevit train --resume {folder} trainer.max_images=N, with a larger N"
+    return f"{folder} has trained all of its {plan.budget.steps:,} steps. To train longer: {longer}."
 
 
 def _ended_early(best: BestEpoch, step: int, plan: Plan) -> str:
