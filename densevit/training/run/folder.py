@@ -60,15 +60,7 @@ class RunFolder:
 
     @classmethod
     def _open(cls, name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
-        if resumed and wanted is not None:
-            return cls(wanted, new=False)
-        folder = cls(choose(name, wanted), new=True)
-        try:
-            check_unused(folder.path)  # another training may have run in it meanwhile
-        except ConfigError:
-            folder.close()
-            raise
-        return folder
+        return cls(wanted, new=False) if resumed and wanted is not None else cls(choose(name, wanted), new=True)
 
     @classmethod
     def _broadcast(cls, trainer: "lightning.Trainer", name: str, wanted: Path | None, resumed: bool) -> "RunFolder":

@@ -70,7 +70,8 @@ class RunCheckpoint:
             self.classes = {head: [str(name) for name in names] for head, names in content["classes"].items()}
             self.licences = licences(content.get(checkpoint_io.ENTRIES, {}))
             optimizers = content.get("optimizer_states") or [{"param_groups": []}]
-            self.group_sizes = [len(group["params"]) for group in optimizers[0]["param_groups"]]
+            groups = [] if self.is_sharded else optimizers[0]["param_groups"]  # shards have states by parameter name
+            self.group_sizes = [len(group["params"]) for group in groups]
             self.without_average = {key: tuple(x.shape) for key, x in content.get("current_model_state", {}).items()}
             best: dict[str, Any] = content.get("callbacks", {}).get("BestModel", {})
             self.best = None if best.get("best") is None else best
@@ -84,8 +85,6 @@ class RunCheckpoint:
                 f"({safe_unpickler.reason(error)}). No code in it was run. Fix: {another or _ANEW}."
             ) from error
         self.run = folder
-        if self.is_sharded:  # optimiser states are stored by parameter name
-            self.group_sizes = []
         self.config = configs.from_file(configs.values_of_file(config, str(self.path)), str(self.path))
 
     def changes_of(self, config: Config) -> dict[str, str]:
