@@ -55,18 +55,15 @@ def run(args: argparse.Namespace) -> int:
     if args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
-    from densevit.training.callbacks.stop_signals import StopSignals
     from densevit.training.run.folder import check_wanted
     from densevit.training.run.inputs import Inputs
 
     run_dir = None if args.run_dir is None else user_path(args.run_dir)
     check_wanted(run_dir)
-    with StopSignals() as signals:
-        inputs = Inputs.of(resolved, run_dir, run_name(args.config))
-        from densevit.training.run.fit import fit_on
+    inputs = Inputs.of(resolved, run_dir, run_name(args.config))
+    from densevit.training.run.fit import fit_on
 
-        done = fit_on(inputs, signals)
-    return _finished(done, args.output)
+    return _finished(fit_on(inputs), args.output)
 
 
 def _finished(run: "Run", output: "Output") -> int:

@@ -4,15 +4,13 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from densevit import registry
-from densevit.channels import RGB, Channels
-from densevit.config import Config, DataSection, data_options
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
-from densevit.data.datasets.mapped_classes import MappedClasses
+from densevit.config import Config, DataSection
+from densevit.data.datasets.dataset_validation import Scan
+from densevit.data.datasets.mapped_classes import MappedClasses, class_order
 from densevit.data.loading.batch_sampler import (
     EvaluationBatches,
     SampleKey,
@@ -24,53 +22,24 @@ from densevit.data.loading.batch_sampler import (
 )
 from densevit.data.loading.dataloader import Loader, TransformedDataset, workers_for
 from densevit.data.loading.repeat_factors import RepeatedIndices, SupportsImageClasses, repeat_factors
+from densevit.data.splits import build_split
+from densevit.data.transforms.building import build_training_transform, build_transforms
 from densevit.data.transforms.copy_paste import CopyPaste
 from densevit.data.transforms.phases import Phase, transforms_at
 from densevit.data.transforms.resizing import (
     EvaluationTransform,
     TrainingTransform,
     WithoutAugmentation,
-    build_evaluation_transform,
     create_transforms,
 )
-from densevit.errors import ConfigError, DataError
+from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Method, Sample, Transforms
 from densevit.layers.padding import padded
-from densevit.registry.options import takes
 from densevit.targets.types import TargetTypes
 
 if TYPE_CHECKING:
     from densevit.data.transforms.augmentation import Augmentation
     from densevit.data.transforms.image_mixing import ImageMixing
-
-
-def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
-    """Builds one split of a data set by its plugin name."""
-    dataset: Dataset = registry.create("datasets", name, split, options=options, where=f"dataset {name!r}")
-    return dataset
-
-
-def build_split(section: DataSection, split: str, scan: Scan = STRICT_SCAN) -> Dataset:
-    """Builds one split of a config's data section. Raises PluginError for a wrong option, ConfigError for channels that
-    differ from those of a data set with its own, and DataError for wrong files."""
-    name, given = section.name, section.given_channels
-    offered = {"scan": scan, "channels": given}
-    dataset: Dataset = registry.create(
-        "datasets", name, split, options=data_options(section), where="data", offered=offered
-    )
-    own = dataset.channels
-    same = given.is_rgb or (
-        given.names == own.names
-        and given.range in ((), own.range)
-        and given.nodata in (None, own.nodata)
-        and given.display in ((), own.display)
-    )
-    if not same and not takes(registry.load("datasets", name), "channels"):
-        raise ConfigError(
-            f"data.channels, range, nodata or display: the data set {name!r} has channels of its own ({own}). Fix: "
-            "leave them out."
-        )
-    return dataset
 
 
 def build_data(config: Config, multiple: int = 32) -> "Data":
@@ -79,29 +48,6 @@ def build_data(config: Config, multiple: int = 32) -> "Data":
     multiple: batches are padded to multiples of it. Raises ConfigError and PluginError for a wrong option.
     """
     return Data(config.data, config.seed, multiple)
-
-
-def build_transforms(section: DataSection) -> "tuple[Augmentation | WithoutAugmentation, EvaluationTransform]":
-    """Builds the training and the evaluation transform of a config's data section."""
-    evaluation = build_evaluation_transform(section)
-    return _training_transform(section, evaluation.transforms, evaluation.transforms), evaluation
-
-
-def _training_transform(
-    section: DataSection, transforms: Transforms, reference: Transforms, channels: Channels = RGB
-) -> "Augmentation | WithoutAugmentation":
-    """Builds the training transform. reference: the transforms of evaluation. channels: those of the images. Raises
-    ConfigError for flips of images that are not augmented."""
-    if not transforms.augments:
-        if section.vertical_flip:
-            raise ConfigError(
-                f"data.vertical_flip: the transforms {section.transforms.name!r} do not augment images. Fix: leave it "
-                "out, or set other data.transforms, such as fixed."
-            )
-        return WithoutAugmentation(EvaluationTransform(transforms), reference)
-    from densevit.data.transforms.augmentation import Augmentation  # late: albumentations takes a second to import
-
-    return Augmentation(transforms, section.vertical_flip, reference, channels)
 
 
 class Data:
@@ -132,7 +78,7 @@ class Data:
         return self._augmented(self.section, self.val_transform.transforms)
 
     def _augmented(self, section: DataSection, transforms: Transforms) -> "Augmentation | WithoutAugmentation":
-        return _training_transform(section, transforms, self.val_transform.transforms, self.train.channels)
+        return build_training_transform(section, transforms, self.val_transform.transforms, self.train.channels)
 
     @cached_property
     def config_transform(self) -> TrainingTransform:
@@ -351,32 +297,3 @@ class Data:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         workers = workers_for(self.section.num_workers, len(prepared), processes)
         return Loader(prepared, batches, self.multiple, workers, final_start)
-
-
-def class_order(
-    expected: Mapping[str, Sequence[Class]],
-    given: Mapping[str, Sequence[Class]],
-    name: str,
-    expected_name: str = "train",
-) -> dict[str, list[int]]:
-    """Returns the indices of a split's classes in the order of another split's, for the tasks whose orders differ.
-
-    Classes are the same if their ids and names are. expected, given: classes by task; name: the split of `given`.
-    Raises DataError if the splits have different classes.
-    """
-    order: dict[str, list[int]] = {}
-    for task in sorted(expected.keys() | given.keys()):
-        wanted, found = ([(c.file_id, c.name) for c in side.get(task, ())] for side in (expected, given))
-        if sorted(wanted) != sorted(found):
-            only = [
-                f"only in {split}: {', '.join(f'{title!r} (id {file_id})' for file_id, title in sorted(own)[:5])}"
-                for split, own in ((expected_name, {*wanted} - {*found}), (name, {*found} - {*wanted}))
-                if own
-            ]
-            raise DataError(
-                f"The splits {expected_name} and {name} have different classes for {task}; {'; '.join(only)}. "
-                "Give both annotation files the same categories, including those without objects in a split."
-            )
-        if wanted != found:
-            order[task] = [found.index(one) for one in wanted]
-    return order

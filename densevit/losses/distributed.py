@@ -1,7 +1,11 @@
-"""Reductions over all processes of torch.distributed."""
+"""Reductions and collections over all processes of torch.distributed."""
+
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
+
+T = TypeVar("T")
 
 
 def process_count() -> int:
@@ -25,6 +29,15 @@ def sum_over_processes(x: Tensor) -> Tensor:
     x = x.clone()
     distributed.all_reduce(x)
     return x
+
+
+def of_all_processes(value: T) -> list[T]:
+    """The values of all processes, in the order of their ranks. They are pickled."""
+    if process_count() == 1:
+        return [value]
+    values: list[T | None] = [None] * process_count()
+    distributed.all_gather_object(values, value)
+    return values  # type: ignore[return-value]  # each is set
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:

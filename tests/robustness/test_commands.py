@@ -161,13 +161,9 @@ def test_resuming_with_an_invalid_metrics_csv_is_refused(tmp_path: Path) -> None
     from densevit.errors import DataError
     from densevit.training.run.metrics_csv import MetricsCsv
 
-    for content, says in (
-        (b"\0\xff\xfe", "utf-8"),
-        (b"a,b\n1,2\n", "no column `step`"),
-        (b'step,"' + b"x" * 200_000 + b'"\n', "field larger than field limit"),
-    ):
+    for content in (b"\0\xff\xfe\n", b"a,b\n1,2\n"):
         (tmp_path / "metrics.csv").write_bytes(content)
-        with pytest.raises(DataError, match=rf"metrics.csv: is not the metrics table of a run: .*{says}"):
+        with pytest.raises(DataError, match="metrics.csv: has no column `step`, so it is not of a run. Fix: move it"):
             MetricsCsv(tmp_path / "metrics.csv")
         assert (tmp_path / "metrics.csv").read_bytes() == content
 

@@ -29,8 +29,8 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
 from densevit.config import Config, load
-from densevit.data.build import build_transforms
 from densevit.data.io.images import read_image
+from densevit.data.transforms.building import build_transforms
 from densevit.interfaces import Class
 from densevit.model import build_from_architecture
 from densevit.targets.types import TargetTypes

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample
 from densevit.targets.class_mapping import with_classes
 from densevit.targets.types import TargetTypes
@@ -44,3 +45,32 @@ class MappedClasses(Dataset):
 
     def sizes(self) -> np.ndarray | None:
         return self.dataset.sizes()
+
+
+def class_order(
+    expected: Mapping[str, Sequence[Class]],
+    given: Mapping[str, Sequence[Class]],
+    name: str,
+    expected_name: str = "train",
+) -> dict[str, list[int]]:
+    """Returns the indices of a split's classes in the order of another split's, for the tasks whose orders differ.
+
+    Classes are the same if their ids and names are. expected, given: classes by task; name: the split of `given`.
+    Raises DataError if the splits have different classes.
+    """
+    order: dict[str, list[int]] = {}
+    for task in sorted(expected.keys() | given.keys()):
+        wanted, found = ([(c.file_id, c.name) for c in side.get(task, ())] for side in (expected, given))
+        if sorted(wanted) != sorted(found):
+            only = [
+                f"only in {split}: {', '.join(f'{title!r} (id {file_id})' for file_id, title in sorted(own)[:5])}"
+                for split, own in ((expected_name, {*wanted} - {*found}), (name, {*found} - {*wanted}))
+                if own
+            ]
+            raise DataError(
+                f"The splits {expected_name} and {name} have different classes for {task}; {'; '.join(only)}. "
+                "Give both annotation files the same categories, including those without objects in a split."
+            )
+        if wanted != found:
+            order[task] = [found.index(one) for one in wanted]
+    return order

@@ -39,9 +39,6 @@ class Checkpointing(lightning.Callback):
         self._stopping = self._due = False
         self._saved_at = 0.0
 
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.signals.install()
-
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.signals.install()  # again: Lightning has installed its own handlers
         self._saved_at = time.monotonic()
@@ -53,7 +50,6 @@ class Checkpointing(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        self.signals.begun = True
         received, (due,) = self.signals.agree(self._is_due(step))
         self._due = self._due or due
         stopped = trainer.should_stop and step < self.budget.steps  # by another callback

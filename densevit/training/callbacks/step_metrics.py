@@ -97,8 +97,8 @@ class Speed:
 
 def learning_rates(optimizer: torch.optim.Optimizer, module: torch.nn.Module) -> dict[str, float]:
     """Returns the current learning rates by part of the model, such as `backbone`, if there are several rates. A part
-    is the common prefix of the names of the parameters with one rate; if two prefixes are equal, parts are named by
-    their initial rates."""
+    is the common prefix of the names of the parameters with one rate; if a prefix is empty or two are equal, parts are
+    named by their initial rates."""
     names = {id(p): name.removeprefix("model.") for name, p in module.named_parameters()}
     members: dict[float, list[str]] = {}
     rates: dict[float, float] = {}
@@ -109,14 +109,11 @@ def learning_rates(optimizer: torch.optim.Optimizer, module: torch.nn.Module) ->
     if len(rates) < 2:
         return {}
     parts = {
-        initial: commonpath([name.replace(".", "/") for name in group_names]).replace("/", ".")
+        initial: ".".join(commonpath([name.replace(".", "/") for name in group_names]).split("/")[:2])
         for initial, group_names in members.items()
     }
-    short = {initial: ".".join(part.split(".")[:2]) for initial, part in parts.items()}  # "heads.detection"
-    for names_of in (short, parts, {initial: f"{initial:g}" for initial in rates}):
-        if all(names_of.values()) and len(set(names_of.values())) == len(rates):
-            break
-    return {names_of[initial]: rates[initial] for initial in rates}
+    is_unique = all(parts.values()) and len(set(parts.values())) == len(rates)
+    return {parts[initial] if is_unique else f"{initial:g}": rate for initial, rate in rates.items()}
 
 
 def _peak_memory(device: torch.device) -> float:

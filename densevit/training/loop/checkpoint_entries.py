@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from densevit import config as configs
 from densevit.inference.predictor import Predictor
-from densevit.losses.distributed import process_count
+from densevit.losses.distributed import of_all_processes
 from densevit.model import DenseModel
 from densevit.weights import checkpoint_io, model_file
 from densevit.weights.state import FORMAT
@@ -32,11 +32,7 @@ def _random_states(device: torch.device) -> list[dict[str, Tensor]]:
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
-    states: list[Any] = [state]
-    if process_count() > 1:
-        states = [None] * process_count()
-        distributed.all_gather_object(states, state)
-    return states
+    return of_all_processes(state)
 
 
 def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:

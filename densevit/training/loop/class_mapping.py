@@ -88,7 +88,8 @@ def map_classes(
                 )
     for old in given.keys() - used:
         names = list(dict.fromkeys(c.name for classes in model.classes.values() for c in classes))
-        hint, lists = _hint(old, names), _both(names, _all(dataset))
+        of_data = list(dict.fromkeys(c.name for classes in dataset.classes.values() for c in classes))
+        hint, lists = _hint(old, names), _both(names, of_data)
         raise DataError(f"The mapping of {old!r}: the model has no class {old!r}.{hint} {lists}")
     _add_parts(dataset, mappings, kept)
     if kept:
@@ -100,22 +101,16 @@ def _mapping(
     head: str, task: str, trained: Sequence[Class], found: Sequence[Class], given: Mapping[str, str | None]
 ) -> ClassMapping:
     names, lists = [c.name for c in found], _both([c.name for c in trained], [c.name for c in found])
-    plain: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        plain.setdefault(_plain(name), []).append(index)
+    plain = [_plain(name) for name in names]
 
     def index_of(name: str) -> int | None:
-        if name in given:
-            new = given[name]
-            if new is not None and new not in names:
-                raise DataError(
-                    f"The mapping {name!r} to {new!r}: the data has no class {new!r}.{_hint(new, names)} {lists}"
-                )
+        new = given.get(name, name)
+        if new is None or new in names:
             return None if new is None else names.index(new)
-        if name in names:
-            return names.index(name)
-        same = plain.get(_plain(name), [])
-        return same[0] if len(same) == 1 else None
+        if name in given:
+            hint = _hint(new, names)
+            raise DataError(f"The mapping {name!r} to {new!r}: the data has no class {new!r}.{hint} {lists}")
+        return plain.index(_plain(name)) if plain.count(_plain(name)) == 1 else None
 
     mapping = ClassMapping(tuple(trained), tuple(found), tuple(index_of(c.name) for c in trained))
     if not mapping.kept:
@@ -137,10 +132,6 @@ def _add_parts(dataset: Dataset, mappings: Mapping[str, ClassMapping], kept: dic
 
 def _plain(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
-
-
-def _all(dataset: Dataset) -> list[str]:
-    return list(dict.fromkeys(c.name for classes in dataset.classes.values() for c in classes))
 
 
 def _hint(name: str, names: Sequence[str]) -> str:

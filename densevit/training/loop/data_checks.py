@@ -1,6 +1,5 @@
 """Checks of the data: whether heads can learn from it, the format of batches; and of the losses of a method."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,21 +37,15 @@ def check_splits(data: Data, model: DenseModel, method: Method | None) -> None:
 
 
 def check_learnable(data: Data, model: DenseModel) -> None:
-    """Raises ConfigError if the `check` of a head fails on the training data. Its warnings name the head too."""
+    """Raises ConfigError if the `check` of a head fails on the training data."""
     for name, head in model.heads.items():
-        where = f"heads.{name} ({model.plugin_name(name)})"
         try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                head.check(data.train)
-            for warning in caught:
-                warnings.warn(f"{where}: {warning.message}", warning.category, stacklevel=2)
+            head.check(data.train)
         except ConfigError as error:
-            note = f" The data set is {data.section.name!r}."
-            if not data.train.metric:
-                keys = ", ".join(_keys_set_to_false("metric", data.section.options, "data"))
-                note = f" The data set is {data.section.name!r} ({keys or 'metric'}: false)."
-            raise ConfigError(f"{where} {error}{note}") from None
+            keys = ", ".join(_keys_set_to_false("metric", data.section.options, "data")) or "metric"
+            off = "" if data.train.metric else f" ({keys}: false)"
+            where = f"heads.{name} ({model.plugin_name(name)})"
+            raise ConfigError(f"{where} {error} The data set is {data.section.name!r}{off}.") from None
 
 
 def check_needs(heads: Mapping[str, Head | type[Head]], data: Data) -> None:
@@ -102,40 +95,30 @@ def check_batch(batch: Any, channels: Channels = RGB) -> None:
         raise DataError(f"The loader's first batch lacks {', '.join(lacking)}; found: {found}. {_BATCH}")
     images, mask, targets = batch["images"], batch["padding_mask"], batch["targets"]
     dtype, depth = getattr(torch, channels.dtype), len(channels.names)
-    if not isinstance(images, Tensor) or images.dtype != dtype or images.ndim != 4 or images.shape[1] != depth:
-        meaning = "RGB" if channels.is_rgb else str(channels)
-        raise DataError(
-            f"The loader's first batch: images is {_kind(images)}; {channels.dtype} (B, {depth}, H, W), {meaning}, is "
-            "expected."
-        )
+    valid = isinstance(images, Tensor) and images.dtype == dtype and images.ndim == 4 and images.shape[1] == depth
+    meaning = "RGB" if channels.is_rgb else str(channels)
+    _expect(valid, f"images is {_kind(images)}; {channels.dtype} (B, {depth}, H, W), {meaning}, is expected")
     shape = (len(images), *images.shape[2:])
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
-        raise DataError(
-            f"The loader's first batch: padding_mask is {_kind(mask)}; bool {shape}, True = padding, is expected."
-        )
-    if not isinstance(targets, Sequence) or len(targets) != len(images):
-        count = f" of {len(targets)}" if isinstance(targets, Sequence) else ""
-        raise DataError(
-            f"The loader's first batch: targets is a {type(targets).__name__}{count}; a list of {len(images)} dicts, "
-            "one per image, is expected."
-        )
+    valid = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == shape
+    _expect(valid, f"padding_mask is {_kind(mask)}; bool {shape}, True = padding, is expected")
+    is_list = isinstance(targets, Sequence)
+    found = f"targets is a {type(targets).__name__}{f' of {len(targets)}' if is_list else ''}"
+    valid = is_list and len(targets) == len(images)
+    _expect(valid, f"{found}; a list of {len(images)} dicts, one per image, is expected")
     for index, target in enumerate(targets):
-        if not isinstance(target, Mapping):
-            raise DataError(
-                f"The loader's first batch: targets[{index}] is a {type(target).__name__}; a dict is expected."
-            )
+        where = f"targets[{index}]"
+        _expect(isinstance(target, Mapping), f"{where} is a {type(target).__name__}; a dict is expected")
         for key, meaning in _TARGET.items():
-            if key not in target:
-                raise DataError(
-                    f"The loader's first batch: targets[{index}] lacks {key!r}; found: {', '.join(target) or 'nothing'}"
-                    f". Fix: set it to {meaning}."
-                )
+            _expect(key in target, f"{where} lacks {key!r}; found: {', '.join(target)}. Fix: set it to {meaning}")
         size, limit = tuple(map(int, target["size"])), tuple(images.shape[2:])
-        if len(size) != 2 or any(not 0 < side <= most for side, most in zip(size, limit, strict=True)):
-            raise DataError(
-                f"The loader's first batch: targets[{index}]['size'] is {size} in a batch of {limit}. Fix: set it to "
-                f"{_TARGET['size']}."
-            )
+        valid = len(size) == 2 and all(0 < side <= most for side, most in zip(size, limit, strict=True))
+        fix = f"Fix: set it to {_TARGET['size']}"
+        _expect(valid, f"{where}['size'] is {size} in a batch of {limit}. {fix}")
+
+
+def _expect(valid: bool, problem: str) -> None:
+    if not valid:
+        raise DataError(f"The loader's first batch: {problem}.")
 
 
 def check_losses(losses: Any, method: Method) -> None:

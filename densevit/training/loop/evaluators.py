@@ -3,14 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import distributed
-
 from densevit import registry
 from densevit.config import Config, EvaluationSection
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Class, Dataset, Evaluator, Method
-from densevit.losses.distributed import process_count
+from densevit.losses.distributed import of_all_processes, process_count
 from densevit.model import DenseModel
 from densevit.training.loop.class_mapping import ClassMapping
 from densevit.training.loop.probes import build_probes
@@ -39,8 +37,8 @@ def build_evaluators(
     Heads with `evaluation: null` get a `ValidationLoss`; if the model has no heads, so does a method that implements
     `validation_losses`. With a method, the probes of the config are added.
 
-    dataset: the validation split. mappings: the mappings of heads whose classes are not the
-    data's. Raises ConfigError if there is no evaluator, or it cannot evaluate its head on the data.
+    dataset: the validation split. mappings: the mappings of heads whose classes are not the data's. Raises ConfigError
+    if there is no evaluator, or it cannot evaluate its head on the data.
     """
     evaluators: dict[str, Evaluator] = {}
     for name, head in model.heads.items():
@@ -90,9 +88,7 @@ def selecting(evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
 def join_processes(evaluator: Evaluator) -> None:
     """Merges the evaluator's states of all processes in each process."""
     if process_count() > 1:
-        states: list[object] = [None] * process_count()
-        distributed.all_gather_object(states, evaluator.state())
-        evaluator.merge(states)
+        evaluator.merge(of_all_processes(evaluator.state()))
 
 
 def add_indices(indices: dict[int | str, int], new: Iterable[tuple[int | str, int]]) -> None:
@@ -109,12 +105,8 @@ def add_indices(indices: dict[int | str, int], new: Iterable[tuple[int | str, in
 
 def joined_indices(local_indices: dict[int | str, int]) -> dict[int | str, int]:
     """Merges the indices of all processes in each process; see `add_indices`."""
-    if process_count() == 1:
-        return local_indices
-    every: list[Any] = [None] * process_count()
-    distributed.all_gather_object(every, local_indices)
     joined: dict[int | str, int] = {}
-    for indices in every:
+    for indices in of_all_processes(local_indices):
         add_indices(joined, indices.items())
     return joined
 

@@ -1,17 +1,15 @@
 """Optimisers, and the learning rate and weight decay of each parameter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from densevit import config as configs
 from densevit import registry
 from densevit.config import OptimSection
 from densevit.config.plugin_checks import check_optimizer
-from densevit.errors import ConfigError, one_line
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.layers.precision import keep_state_types
 from densevit.model import DenseModel
@@ -80,32 +78,6 @@ def build_optimizer(
     )
     keep_state_types(optimizer)
     return optimizer
-
-
-def check_step(section: OptimSection, groups: Sequence[Mapping[str, Any]], device: torch.device) -> None:
-    """Raises ConfigError unless the optimiser can do a step on tiny parameters of these groups: with dense gradients
-    and one call of the closure, and without other calls, such as of methods `train` and `eval`."""
-    parameters: list[Tensor] = [nn.Parameter(torch.ones(2, 2, device=device)) for _ in groups]
-    tiny = [{**group, "params": [parameter]} for group, parameter in zip(groups, parameters, strict=True)]
-    optimizer, losses = build_optimizer(section, tiny, lr=1e-4), []
-
-    @torch.enable_grad()
-    def closure() -> Any:  # as Lightning's
-        losses.append(torch.stack(parameters).square().sum())
-        losses[-1].backward()
-        return losses[-1]
-
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            optimizer.step(closure)
-        reason = "" if len(losses) == 1 else f"calls the closure {len(losses)} times, expected once"
-    except Exception as error:  # a plugin may raise any
-        reason = f"fails: {one_line(error).rstrip('.')}"
-    if reason:
-        raise ConfigError(
-            f"optim.name: a step of {section.name} with dense gradients {reason}. Fix: use an optimiser whose step "
-            "needs nothing else, such as optim.name=adamw."
-        )
 
 
 def options_in_groups(optimizer: Optimizer) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, 
 from densevit.layers.fast.hardware import supports_bf16
 
 
-class _Half(HalfPrecision):
+class _CastsModelOnly(Precision):
     """Casts the model only. Images stay uint8 until the model normalises them, targets are never cast, and tensors
     created in the forward pass keep the default dtype."""
 
@@ -23,15 +23,12 @@ class _Half(HalfPrecision):
         yield
 
 
-class _Double(DoublePrecision):
-    """Casts the model only, like `_Half`."""
+class _Half(_CastsModelOnly, HalfPrecision):
+    """bf16-true."""
 
-    def convert_input(self, data: Any) -> Any:
-        return data
 
-    @contextmanager
-    def forward_context(self) -> Iterator[None]:
-        yield
+class _Double(_CastsModelOnly, DoublePrecision):
+    """64-true."""
 
 
 def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, Any]:

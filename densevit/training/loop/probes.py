@@ -1,10 +1,9 @@
 """Features of images for the evaluators of `probes`: means of the backbone's coarsest map over each image."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from densevit import registry
 from densevit.config import Config
@@ -12,7 +11,7 @@ from densevit.errors import ConfigError, DataError
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Batch, Dataset, Predictions
 from densevit.layers.pooling import masked_mean
-from densevit.losses.distributed import process_count
+from densevit.losses.distributed import of_all_processes, process_count
 from densevit.model import DenseModel
 
 _KEY, _TASK = "image_class", "classification"
@@ -65,8 +64,7 @@ def fit_probes(probes: Iterable[FeatureProbe], batches: Iterable[Batch], feature
             if label is not None and int(label) >= 0:
                 rows[target["image_id"]] = (feature, int(label), target["dataset_index"])
     if process_count() > 1:
-        every: list[Any] = [None] * process_count()
-        distributed.all_gather_object(every, {name: (row.cpu(), *rest) for name, (row, *rest) in rows.items()})
+        every = of_all_processes({name: (row.cpu(), label, index) for name, (row, label, index) in rows.items()})
         device = next((row.device for row, *_ in rows.values()), torch.device("cpu"))
         rows = {name: (row.to(device), *rest) for each in every for name, (row, *rest) in each.items()}
     if not rows:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from densevit.data.loading.dataloader import TransformedDataset
 from densevit.losses.distributed import sum_over_processes
 
 SKIPPED = "skipped"  # the name of their count in the metrics: `skipped/images`
@@ -46,5 +45,4 @@ class SkippedImages:
 def may_skip(loaders: Any) -> bool:
     """Whether one of a trainer's loaders skips unreadable images."""
     several = loaders if isinstance(loaders, Sequence) else [loaders]
-    datasets = [getattr(loader, "dataset", None) for loader in several]
-    return any(isinstance(dataset, TransformedDataset) and dataset.on_error == "skip" for dataset in datasets)
+    return any(getattr(getattr(loader, "dataset", None), "on_error", None) == "skip" for loader in several)

@@ -3,8 +3,6 @@
 `Plan.of` calls each of them once. An evaluation calls `model.inference_by_head`, then `map_classes`.
 """
 
-import math
-import warnings
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -13,7 +11,7 @@ from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
 from densevit.data.transforms.resizing import EvaluationTransform
-from densevit.errors import ConfigError, DensevitError, PluginError, counted, did_you_mean, one_line
+from densevit.errors import ConfigError, DensevitError, PluginError, did_you_mean, one_line
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Evaluator, Head
 from densevit.model import DenseModel, inference_by_head
@@ -21,11 +19,8 @@ from densevit.model.build import backbone_from
 from densevit.model.freezing import freeze_backbone
 from densevit.model.lora import adapted_layers
 from densevit.model.meta_device import built_on_meta
-from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_learnable
 from densevit.training.loop.evaluators import METHOD, flat_metrics
-
-_MIN_STEPS = {"random": 1000, "pretrained": 100}  # with fewer, a model learns next to nothing in any shipped recipe
 
 
 def check_model(config: Config, data: Data, model: DenseModel) -> None:
@@ -88,48 +83,18 @@ def _metrics_without_images(name: str, evaluator: Evaluator) -> dict[str, float]
     where = f"{f'heads.{name}' if is_head else name}: {type(evaluator).__name__}.compute()"
     try:
         metrics = evaluator.compute()
+        main = getattr(evaluator, "main", None)
+        problem = f"returns {', '.join(metrics) or 'nothing'}, without its main metric {main!r}"
+        if main in metrics:
+            return metrics
     except DensevitError:
         raise
     except Exception as error:
-        raise PluginError(
-            f"{where} fails without images: {type(error).__name__}: {one_line(error)}. It is called before training "
-            "to get the names of the metrics. Fix: without images, return all metrics as nan."
-        ) from error
-    main = getattr(evaluator, "main", None)
-    if main not in metrics:
-        raise PluginError(
-            f"{where} returns {', '.join(metrics) or 'nothing'}, without its main metric {main!r}. It is called before "
-            "training to get the names of the metrics. Fix: without images, return all metrics as nan, including the "
-            "main one."
-        )
-    return metrics
-
-
-def check_budget(budget: Budget, config: Config) -> None:
-    """Warns if the training is too short to learn anything, with the least sufficient value."""
-    start = "random" if config.initial_weights == "random" else "pretrained"
-    least = _MIN_STEPS[start]
-    if budget.steps < least:
-        section = config.trainer
-        [key] = [name for name in ("max_steps", "max_images", "max_epochs") if getattr(section, name) is not None]
-        needed = {
-            "max_steps": least,
-            "max_images": least * budget.images_per_step,
-            "max_epochs": math.ceil(least / budget.steps_per_epoch),
-        }[key]
-        steps = "" if key == "max_steps" else f" is {counted(budget.steps, 'optimiser step')} of this data set and"
-        warnings.warn(
-            f"trainer.{key}={getattr(section, key)}{steps} is too little to learn from {start} weights, "
-            f"which takes {least:,} steps or more. Fix: set trainer.{key}={needed} or keep the recipe's budget.",
-            stacklevel=2,
-        )
-    warmup = config.optim.warmup_steps
-    if warmup is not None and warmup >= budget.steps > 1:
-        warnings.warn(
-            f"optim.warmup_steps={warmup} is all of the {budget.steps} optimiser steps: the learning rate "
-            "never reaches its full value. Fix: set optim.warmup, a fraction of the training, such as 0.03.",
-            stacklevel=2,
-        )
+        problem = f"fails without images: {type(error).__name__}: {one_line(error)}"
+    raise PluginError(
+        f"{where} {problem}. It is called before training to get the names of the metrics. Fix: without images, return "
+        "all metrics as nan, including the main one."
+    )
 
 
 def _check_input_size(config: Config, evaluation: EvaluationTransform, model: DenseModel) -> None:

@@ -22,49 +22,21 @@ _DISK_ERRORS = (
 
 
 @contextmanager
-def translated_errors(folder: Path, config: Config, command: str | None = None) -> Iterator[None]:
-    """Raises TrainingError, with the command to resume, if a file cannot be written, memory runs out, or a batch norm
-    receives one value per channel, or if another process has ended. command: the command to resume; None: densevit's.
+def resumable_errors(folder: Path, config: Config, command: str | None = None) -> Iterator[None]:
+    """Raises TrainingError if a file cannot be written, memory runs out, or another process has ended. Adds the command
+    to resume to it, to errors of data and plugins, and as a note to any other exception. command: None: densevit's.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno is None or isinstance(error, BrokenPipeError):
-            raise  # not an error of the system, or stdout is closed
-        problem = " cannot be written" if error.errno in _DISK_ERRORS else ""
-        reason = f"{error.filename or folder}{problem}: {error.strerror}."
-    except TrainingError as error:
-        reason = str(error)
-    except RuntimeError as error:
-        out_of_memory = memory_failure(error, config)
-        failure = worker_failure(error) or peer_failure(error)
-        if failure is None and not out_of_memory:
-            raise
-        reason = out_of_memory or str(failure)
-    except ValueError as error:
-        if not (reason := single_value_failure(error, config)):
-            raise
-    else:
-        return
-    raise TrainingError(reason + resume_hint(folder, command))
-
-
-@contextmanager
-def resumable_errors(folder: Path, command: str | None) -> Iterator[None]:
-    """Adds the command to resume to errors of data and plugins during training, and as a note to any other exception.
-    command: the command to resume; None: densevit's.
-    """
-    try:
-        yield
-    except TrainingError:  # see `translated_errors`
-        raise
     except DensevitError as error:
         error.args = (f"{error}{resume_hint(folder, command)}",)
         raise
     except Exception as error:
-        hint = resume_hint(folder, command).strip()
+        hint = resume_hint(folder, command)
+        if reason := _reason(error, folder, config):
+            raise TrainingError(f"{reason}{hint}") from error
         if hint and hasattr(error, "add_note"):  # Python 3.11
-            error.add_note(hint)
+            error.add_note(hint.strip())
         raise
 
 
@@ -79,56 +51,39 @@ def removed_on_error(trainer: lightning.Trainer, folder: Path, new: bool) -> Ite
         raise
 
 
-def peer_failure(error: RuntimeError) -> str | None:
-    """Returns one line for the error of a collective operation if another process has ended; None for others."""
-    if process_count() == 1 or not re.search("gloo|nccl|connection (closed|reset|refused)", str(error), re.IGNORECASE):
-        return None
-    return f"Another of {process_count()} processes has ended; its message, if any, is above ({one_line(error)})."
-
-
-def memory_failure(error: RuntimeError, config: Config) -> str:
-    """Returns one line with the fix for torch's out-of-memory error of a GPU or the CPU; "" for other errors."""
-    text = one_line(error)
-    if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator: can't allocate memory" not in text:
+def _reason(error: Exception, folder: Path, config: Config) -> str:
+    """Returns one line for an error of the system, of memory, of a loader's process or of another process of the
+    training; "" for others."""
+    if isinstance(error, OSError):
+        if error.errno is None or isinstance(error, BrokenPipeError):
+            return ""  # not an error of the system, or stdout is closed
+        problem = " cannot be written" if error.errno in _DISK_ERRORS else ""
+        return f"{error.filename or folder}{problem}: {error.strerror}."
+    if not isinstance(error, RuntimeError):
         return ""
-    device = "the CPU" if "CPUAllocator" in text else "the GPU"
-    requested = re.search(r"[Tt]ried to allocate [\d.,]+ \w+", text)
-    total = re.search(r"total capacity of [\d.,]+ \w+", text)
-    size = "the default" if config.data.image_size is None else str(config.data.image_size)
-    facts = [f"a batch of {config.data.batch_size}, data.image_size {size}"]
-    facts += [match[0][0].lower() + match[0][1:] for match in (requested, total) if match is not None]
-    half, accumulate = max(1, config.data.batch_size // 2), config.trainer.accumulate
-    fixes = ["a smaller data.image_size"]
-    if config.data.batch_size > 1:
-        fixes.insert(0, f"data.batch_size={half} with trainer.accumulate={accumulate * config.data.batch_size // half}")
-    if not config.backbone.options.get("checkpointing"):
-        fixes.append("backbone.checkpointing=true, which recomputes activations in the backward pass")
-    if config.trainer.precision in ("32", "64"):
-        fixes.append("trainer.precision=bf16-mixed")
-    return f"The memory of {device} is full ({'; '.join(facts)}). Fix: set {', or '.join(fixes)}."
+    return _memory_failure(error, config) or str(worker_failure(error) or "") or _peer_failure(error)
 
 
-def single_value_failure(error: ValueError, config: Config) -> str:
-    """Returns one line with the fix for torch's error that a batch norm has one value per channel; "" for others."""
-    match = re.search(
-        r"^Expected more than 1 value per channel when training, got input size (?:torch.Size\()?(.*\])", str(error)
-    )
-    if match is None:
+def _memory_failure(error: RuntimeError, config: Config) -> str:
+    if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator: can't allocate memory" not in str(error):
         return ""
+    size, accumulate = config.data.batch_size, config.trainer.accumulate
+    half = max(1, size // 2)
     return (
-        f"A batch norm got an input of size {match[1]}, one value per channel, which has no variance, with "
-        f"data.batch_size={config.data.batch_size}. Fix: set data.batch_size=2 or more, or a larger data.image_size, "
-        "or a norm that does not depend on the batch, such as norm=group or norm=frozen of that backbone or head."
+        f"The memory is full with data.batch_size={size}. Fix: set data.batch_size={half} with "
+        f"trainer.accumulate={accumulate * size // half}, a smaller data.image_size, trainer.precision=bf16-mixed, or "
+        "backbone.checkpointing=true, which recomputes activations in the backward pass."
     )
+
+
+def _peer_failure(error: RuntimeError) -> str:
+    if process_count() == 1 or not re.search("gloo|nccl|connection (closed|reset|refused)", str(error), re.IGNORECASE):
+        return ""
+    return f"Another of {process_count()} processes has ended; its message, if any, is above ({one_line(error)})."
 
 
 def resume_hint(folder: Path, command: str | None) -> str:
     """Returns a sentence with the command to resume the run; "" without a checkpoint. command: None: densevit's."""
     if not (folder / "checkpoints" / "last.ckpt").exists():
         return ""
-    return f" Resume from the last checkpoint with: {command or resume_command(folder)}"
-
-
-def resume_command(folder: Path) -> str:
-    """Returns densevit's command to resume the run."""
-    return f"densevit train --resume {folder}"
+    return f" Resume from the last checkpoint with: {command or f'densevit train --resume {folder}'}"

@@ -18,23 +18,14 @@ _ALSO_MONITORED = ("train/loss", "epoch", "step")  # besides the metrics
 
 
 def build_callbacks(section: TrainerSection, given: Sequence[lightning.Callback] = ()) -> list[lightning.Callback]:
-    """Builds the callbacks of the config and appends the given ones. Raises ConfigError if two have the same state
-    key."""
+    """Builds the callbacks of the config and appends the given ones."""
     callbacks: list[lightning.Callback] = []
     for index, named in enumerate(section.callbacks):
         kind = named_classes.load("callback", named.name)
         where = f"trainer.callbacks.{index}"
         options = named_classes.check_callback(named, where)
         callbacks.append(registry.construct(kind, named.name, options=options, where=where))
-    callbacks += given
-    keys = [callback.state_key for callback in callbacks if _is_stateful(callback)]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ConfigError(
-                f"trainer.callbacks: two callbacks have the same state_key, {key}, so a checkpoint cannot distinguish "
-                "them. Fix: give them different options, or remove one."
-            )
-    return callbacks
+    return [*callbacks, *given]
 
 
 def check_callbacks(callbacks: Iterable[lightning.Callback], metrics: Iterable[str]) -> None:
@@ -47,7 +38,7 @@ def check_callbacks(callbacks: Iterable[lightning.Callback], metrics: Iterable[s
             raise ConfigError(
                 f"trainer.callbacks: {name} monitors {monitor!r}, which is not a metric.{did_you_mean(monitor, names)}"
             )
-        if _is_stateful(callback):
+        if type(callback).state_dict is not lightning.Callback.state_dict:
             memory = io.BytesIO()
             try:
                 torch.save(callback.state_dict(), memory)
@@ -78,7 +69,3 @@ def build_loggers(section: TrainerSection, folder: Path, given: Sequence[Logger]
             kind = named_classes.load("logger", named.name)
             loggers.append(registry.construct(kind, named.name, options=options, where=where))
     return [*loggers, *given]
-
-
-def _is_stateful(callback: lightning.Callback) -> bool:
-    return type(callback).state_dict is not lightning.Callback.state_dict

@@ -1,6 +1,5 @@
 """`fit`: a training run from config to report."""
 
-import signal
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,10 +27,10 @@ from densevit.reporting.report import overview
 from densevit.terminal import use_text_console
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.checkpointing import Checkpointing, Stopped
-from densevit.training.callbacks.progress import CONSOLE, LogFile, ProgressLines
+from densevit.training.callbacks.progress import CONSOLE, ProgressLines
 from densevit.training.callbacks.stall_report import StallReport
 from densevit.training.callbacks.step_metrics import StepMetrics
-from densevit.training.callbacks.stop_signals import StopSignals, requeue
+from densevit.training.callbacks.stop_signals import StopSignals
 from densevit.training.callbacks.validation_interval import ValidationInterval
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
@@ -39,7 +38,7 @@ from densevit.training.loop.ema import ExponentialMovingAverage
 from densevit.training.loop.finite_check import detect_anomaly
 from densevit.training.loop.lightning_logging import silence_lightning
 from densevit.training.loop.precision import flushed_denormals, tf32
-from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint, translated_errors
+from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint
 from densevit.training.run.extensions import build_loggers
 from densevit.training.run.folder import RunFolder, check_wanted
 from densevit.training.run.inputs import Inputs
@@ -105,42 +104,39 @@ def fit(
     Raises ConfigError, PluginError, DataError or WeightsError for invalid input, including differences that change the
     model, the optimiser or the data set of a resumed run, and TrainingError if training cannot continue.
     """
-    with StopSignals() as signals:
-        inputs = _inputs(config, overrides, resume, run_dir, name)
-        return fit_on(inputs, signals, callbacks, loggers, resume_with)
+    return fit_on(_inputs(config, overrides, resume, run_dir, name), callbacks, loggers, resume_with)
 
 
 def fit_on(
     inputs: Inputs,
-    signals: StopSignals,
     callbacks: Sequence[lightning.Callback] = (),
     loggers: Sequence[Logger] = (),
     resume_with: str | None = None,
 ) -> Run:
-    """`fit` of inputs that are read. signals: entered."""
+    """`fit` of inputs that are read."""
     with flushed_denormals():
         keep_freed_memory()
         silence_lightning()
-        _use_console()
-        return _run(Plan.of(inputs, callbacks), inputs, signals, loggers, resume_with)
+        use_text_console(**CONSOLE, quiet=get_console().quiet, stderr=get_console().stderr)
+        return _run(Plan.of(inputs, callbacks), inputs, loggers, resume_with)
 
 
-def _run(plan: Plan, inputs: Inputs, signals: StopSignals, loggers: Sequence[Logger], resume_with: str | None) -> Run:
+def _run(plan: Plan, inputs: Inputs, loggers: Sequence[Logger], resume_with: str | None) -> Run:
     """Trains, and writes the run folder."""
     config, path = plan.config, inputs.folder
     if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
         show_complete(plan, path)
         return Run(path)
     folder = RunFolder.open(plan.trainer, inputs.name, path, resumed=inputs.resumed)
-    best = BestModel(folder.path, plan.best_epoch(), plan.data.val, config.trainer.patience)
-    errors = translated_errors(folder.path, config, resume_with)
+    best, signals = BestModel(folder.path, plan.best_epoch(), plan.data.val, config.trainer.patience), StopSignals()
+    errors = resumable_errors(folder.path, config, resume_with)
     with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
         plan.trainer.callbacks = run_callbacks(plan, folder.path, best, signals)  # type: ignore[attr-defined]
         plan.trainer.loggers = build_loggers(config.trainer, folder.path, loggers)
         start(plan, folder)
         module = _module(plan)
         stopped_by = _train(plan, module, folder.path, signals, resume_with)
-        finish(plan, folder.path, best, module.validation.indices, bool(stopped_by), signals, resume_with)
+        finish(plan, folder.path, best, module.validation.indices, bool(stopped_by), resume_with)
     return Run(folder.path, stopped_by)
 
 
@@ -177,12 +173,6 @@ def _inputs(
         config = configs.from_mapping(config, "fit", overrides)
     check_wanted(path)
     return Inputs.of(config, path, name or "run")
-
-
-def _use_console() -> None:
-    """Sets rich's global console to that of the progress bar, so that lines are printed above the bar."""
-    quiet, stderr = get_console().quiet, get_console().stderr
-    use_text_console(**CONSOLE, quiet=quiet, stderr=stderr, file=LogFile(stderr))
 
 
 def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignals) -> list[lightning.Callback]:
@@ -234,23 +224,17 @@ def _module(plan: Plan) -> DenseModule:
 
 def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, resume_with: str | None) -> int:
     """Runs Lightning's training loop. Returns the number of the signal that stopped it; 0 if none did."""
-    trainer, console, stopped_by = plan.trainer, get_console(), 0
+    data = DenseDataModule(plan.data, batches_per_step=plan.config.trainer.accumulate)
     path = None if plan.checkpoint is None else plan.checkpoint.path
-    signals.install()
     try:
-        with resumable_errors(folder, resume_with), tf32(plan.config.trainer.tf32):
-            data = DenseDataModule(plan.data, batches_per_step=plan.config.trainer.accumulate)
-            trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+        with signals, tf32(plan.config.trainer.tf32):
+            plan.trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except Stopped:
-        stopped_by = signals.received
+        return signals.received
     except SystemExit as error:
         if not isinstance(error.__context__, KeyboardInterrupt):  # which Lightning converts
             raise
-        if trainer.is_global_zero:
-            console.print(f"Stopped immediately.{resume_hint(folder, resume_with)}")
+        if plan.trainer.is_global_zero:
+            get_console().print(f"Stopped immediately.{resume_hint(folder, resume_with)}")
         raise KeyboardInterrupt from None
-    signals.install()  # again: Lightning has restored the previous handlers
-    signals.begun = True  # including a resumed run that has no steps left
-    if stopped_by == getattr(signal, "SIGUSR1", -1) and trainer.is_global_zero:
-        console.print(requeue())  # immediately after the checkpoint: the job may end before the report is written
-    return stopped_by
+    return 0

@@ -2,9 +2,8 @@
 
 import os
 import socket
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ from densevit.file_lock import FileLock
 
 if TYPE_CHECKING:  # late: Lightning takes seconds to import
     import pytorch_lightning as lightning
-    from pytorch_lightning.plugins.environments import ClusterEnvironment
 
 LOCK = ".lock"
 _LEFT = {LOCK, "config.yaml.partial"}  # files left by a run that was killed before it wrote its config
@@ -49,8 +47,11 @@ class RunFolder:
         if is_child and parent == str(os.getppid()):
             return cls(Path(path), not resumed, lock=False)
         external = environment is not None and environment.creates_processes_externally
-        if trainer.num_nodes > 1 and environment is not None:
-            _check_address(trainer, environment, external)
+        if trainer.num_nodes > 1 and not external and "MASTER_ADDR" not in os.environ:
+            raise ConfigError(
+                f"trainer.num_nodes={trainer.num_nodes}: the address of the other machines is unknown. Fix: start with "
+                "torchrun --nnodes or srun on each machine, or set MASTER_ADDR, MASTER_PORT and NODE_RANK there."
+            )
         if external and trainer.world_size > 1:
             return cls._broadcast(trainer, name, wanted, resumed)
         folder = cls._open(name, wanted, resumed)
@@ -59,15 +60,7 @@ class RunFolder:
 
     @classmethod
     def _open(cls, name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
-        if resumed and wanted is not None:
-            return cls(wanted, new=False)
-        folder = cls(choose(name, wanted), new=True)
-        try:
-            check_unused(folder.path)  # another training may have run in it meanwhile
-        except ConfigError:
-            folder.close()
-            raise
-        return folder
+        return cls(wanted, new=False) if resumed and wanted is not None else cls(choose(name, wanted), new=True)
 
     @classmethod
     def _broadcast(cls, trainer: "lightning.Trainer", name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
@@ -104,23 +97,8 @@ def _locked(folder: Path) -> FileLock:
             f"{folder}: is in use by {holder}. Fix: wait until it ends, or stop it with Ctrl-C, which saves a "
             "checkpoint."
         ) from None
-    with suppress(OSError):  # on a full disk the lock does not name its holder
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     return lock
-
-
-def _check_address(trainer: "lightning.Trainer", environment: "ClusterEnvironment", external: bool) -> None:
-    """Raises ConfigError if the address of the main process is not set. The first process of each machine prints that
-    it waits for the others."""
-    if not external and "MASTER_ADDR" not in os.environ:
-        raise ConfigError(
-            f"trainer.num_nodes={trainer.num_nodes}: the address of the other machines is unknown. Fix: start with "
-            "torchrun --nnodes or srun on each machine, or set MASTER_ADDR, MASTER_PORT and NODE_RANK there."
-        )
-    if environment.local_rank() == 0:
-        where = f"{environment.main_address}:{environment.main_port}"
-        text = f"waiting up to 30 minutes for all {trainer.world_size} processes at {where}"
-        print(text, file=sys.stderr, flush=True)
 
 
 def choose(name: str, wanted: Path | None) -> Path:

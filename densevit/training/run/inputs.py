@@ -55,7 +55,7 @@ class Inputs:
             name=name,
             resumed=resumed,
             checkpoint=checkpoint,
-            changed={} if checkpoint is None else checkpoint.changes_of(config, folder),
+            changed={} if checkpoint is None else checkpoint.changes_of(config),
             data=_data(config),
             pretrained=read_files(config) if checkpoint is None else {},
         )

@@ -9,7 +9,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from densevit.atomic_io import replaced_file
-from densevit.errors import DataError, one_line
+from densevit.errors import DataError
 
 
 class MetricsCsv(Logger):
@@ -21,25 +21,9 @@ class MetricsCsv(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self.columns: list[str] = []
-        if path.is_file():
-            self.columns = self._header()
-
-    def _header(self) -> list[str]:
-        """Returns the columns, none if the file is empty. Raises DataError for any file but a table with `step`."""
-        problem = "no column `step`"
-        try:
-            with self.path.open(newline="", encoding="utf-8") as file:
-                columns = list(csv.DictReader(file).fieldnames or [])
-            if not columns or "step" in columns:
-                self.rows()
-                return columns
-        except (ValueError, csv.Error) as error:
-            problem = one_line(error)
-        raise DataError(
-            f"{self.path}: is not the metrics table of a run: {problem}. Fix: move it away; the run continues without "
-            "it."
-        )
+        self.columns = list(self._read().fieldnames or [])
+        if self.columns and "step" not in self.columns:
+            raise DataError(f"{path}: has no column `step`, so it is not of a run. Fix: move it away.")
 
     @property
     def name(self) -> str:
@@ -71,15 +55,13 @@ class MetricsCsv(Logger):
 
     def rows(self) -> list[dict[str, str]]:
         """Returns all rows as text, without an incomplete last line of a killed run."""
+        return [row for row in self._read() if None not in (*row, *row.values()) and (row["step"] or "").isdecimal()]
+
+    def _read(self) -> "csv.DictReader[str]":
         if not self.path.is_file():
-            return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            lines = [line.replace("\0", "") for line in file if line.endswith("\n")]
-        return [
-            row
-            for row in csv.DictReader(lines)
-            if None not in (*row, *row.values()) and (row["step"] or "").isdecimal()
-        ]
+            return csv.DictReader([])
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+            return csv.DictReader([line.replace("\0", "") for line in file if line.endswith("\n")])
 
     def remove_after(self, step: int) -> None:
         """Removes the rows after the checkpoint of this step; a resumed run writes them again.

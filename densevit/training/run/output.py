@@ -1,10 +1,8 @@
 """Files and terminal output at the start and the end of a run."""
 
-import math
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from rich.table import Table
 
 from densevit import config as configs
 from densevit.atomic_io import replaced_file
-from densevit.config import DataSection, yaml_io
+from densevit.config import Config
 from densevit.errors import counted, one_line
 from densevit.evaluation import metrics_file
 from densevit.evaluation.metrics_table import metrics_table
@@ -25,16 +23,13 @@ from densevit.reporting.report import write_report
 from densevit.terminal import table, text_console
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
-from densevit.training.callbacks.stop_signals import StopSignals
 from densevit.training.loop.method import Supervised
 from densevit.training.loop.optim import learning_rate
 from densevit.training.loop.sharding import full_state_dict
-from densevit.training.run.config_checks import check_budget
 from densevit.training.run.drawn_images import draw_images
-from densevit.training.run.errors import resume_command
+from densevit.training.run.errors import resume_hint
 from densevit.training.run.folder import RunFolder
 from densevit.training.run.metrics_csv import MetricsCsv
-from densevit.training.run.next_commands import next_commands
 from densevit.training.run.plan import Plan
 from densevit.weights import licences, model_file
 from densevit.weights.weights_table import weights_line, weights_table
@@ -42,49 +37,38 @@ from densevit.weights.weights_table import weights_line, weights_table
 FINISHED = ("config.yaml", "model.safetensors", "metrics.json", "report.html")  # of a complete run
 _LOG_WIDTH = 120
 _ALMOST_EMPTY = 0.01  # of a main metric
-_INPUT = ("data.image_size", "data.transforms")
-_OTHER_INPUT = (
-    "The best epoch is chosen among epochs before and after, although their images may differ in size. To start a "
-    "separate run from these weights: densevit train CONFIG weights={}"
-)
-_OTHER_METRICS = "The best epoch so far was selected by other metrics: the next validation counts as the best."
-_EXTEND = "To train longer: densevit train --resume {} trainer.max_images=N, with a larger N."
 
 
 def start(plan: Plan, folder: RunFolder) -> None:
     """Writes config.yaml and prints the model, the data and the budget."""
-    path, config, console = folder.path, plan.config, get_console()
     if plan.trainer.is_global_zero:
         if folder.new or not plan.is_complete:
             _prepare(plan, folder)
-        if plan.changed:
-            console.print("Differences from the checkpoint's config:")
-            for key, change in plan.changed.items():
-                console.print(f"  {key}: {change}")
-            if any(key.startswith(_INPUT) for key in plan.changed):
-                console.print(_OTHER_INPUT.format(path))
-            if plan.metrics_changed:
-                console.print(_OTHER_METRICS)
-        if plan.checkpoint is None:
-            for line in config.set_aside:
-                console.print(line)
-        for fit in plan.loaded:
-            console.print(weights_line(fit))
-            for warning in fit.warnings:
-                console.print(f"Warning: {warning}", style="yellow")
-        _log(plan, path / "log.txt")
-        if plan.loaded:
-            console.print(f"in full: {path / 'log.txt'}")
-        for line in announcement(plan, path):
-            console.print(line)
-        if plan.checkpoint is None:
-            check_budget(plan.budget, config)
-            if not folder.new:
-                console.print(f"{path} has no checkpoint yet: training starts again from the beginning.")
-        elif plan.checkpoint.step >= plan.budget.steps:
-            console.print(_all_trained(plan, path))
+        _log(plan, folder.path / "log.txt")
+        for line in (*_origin(plan, folder), *announcement(plan, folder.path)):
+            get_console().print(line)
     for logger in plan.trainer.loggers:
-        logger.log_hyperparams(config.model_dump())
+        logger.log_hyperparams(plan.config.model_dump())
+
+
+def _origin(plan: Plan, folder: RunFolder) -> Iterator[str]:
+    """Yields lines on what the training starts from: weights, or a checkpoint and the differences from its config."""
+    if plan.changed:
+        yield "Differences from the checkpoint's config:"
+        yield from (f"  {key}: {change}" for key, change in plan.changed.items())
+    if plan.metrics_changed:
+        yield "The best epoch so far was selected by other metrics: the next validation counts as the best."
+    if plan.checkpoint is None:
+        yield from plan.config.set_aside
+        if not folder.new:
+            yield f"{folder.path} has no checkpoint yet: training starts again from the beginning."
+    elif plan.checkpoint.step >= plan.budget.steps:
+        yield _all_trained(plan, folder.path)
+    for fit in plan.loaded:
+        yield weights_line(fit)
+        yield from (f"Warning: {warning}" for warning in fit.warnings)
+    if plan.loaded:
+        yield f"in full: {folder.path / 'log.txt'}"
 
 
 def _log(plan: Plan, path: Path) -> None:
@@ -149,12 +133,6 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
     what = f"{config.backbone.name} -> {heads}" if heads else config.backbone.name
     how = "" if isinstance(plan.method, Supervised) else f", method {config.method.name}"
     trained = sum(rate.parameter.numel() for rate in plan.rates if rate.lr is not None)
-    device = trainer.strategy.root_device
-    hardware = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type}, {torch.get_num_threads()} threads"
-    )
     yield f"{what}{how}, {trained / 1e6:.2f} M trained parameters"
     for source, licence in plan.model.backbone.licences.items():  # those of `weights` are in their report
         yield licences.line(source, licence)
@@ -162,49 +140,41 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
     images = f"{len(data.train):,} training images, {len(data.val):,} validation images"
     yield f"{config.data.title}: {images}{size}"
     if not data.train.channels.is_rgb:
-        colors = data.val_transform.transforms.recoloring not in ("none", [])
-        yield f"channels: {plan.model.channels}" + ("; colours are not changed" if colors else "")
+        yield f"channels: {plan.model.channels}"
     yield from filter(None, (data.val.conversion, data.val.division))
     yield plan.budget.describe(len(data.train))
-    yield from _phases(config.data, plan.budget.steps)
-    available = 0 if device.type == "cpu" else torch.accelerator.device_count()
-    unused = f", of {available} (trainer.devices={config.trainer.devices})" if available > trainer.world_size else ""
-    yield f"{trainer.world_size} x {hardware}{unused}, {trainer.precision}; writing to {folder}/"
-
-
-def _phases(section: DataSection, steps: int) -> Iterator[str]:
-    """Yields lines on the sizes of multi-scale training and on the final phase."""
-    if section.multi_scale is not None:
-        sizes = sorted(set(section.multi_scale))
-        drawn = f"{sizes[0]}" if len(sizes) == 1 else f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"
-        yield f"multi-scale: each batch has one of {drawn}"
-    if section.final_phase is not None:
-        changed = yaml_io.write_line(section.final_phase.options)
-        first = math.ceil(section.final_phase.start * steps) + 1
-        yield f"final phase: {changed} from step {first:,} of {steps:,}"
+    device = trainer.strategy.root_device
+    hardware = f"cpu, {torch.get_num_threads()} threads"
+    if device.type != "cpu":
+        hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    yield f"{trainer.world_size} x {hardware}, {trainer.precision}; writing to {folder}/"
 
 
 def show_complete(plan: Plan, folder: Path) -> None:
     """Prints the metrics of a run without steps left. Writes nothing."""
     if plan.trainer.is_global_zero:
         assert plan.checkpoint is not None
-        step = plan.checkpoint.step
-        ended = _ended(_without_a_better(plan.best_epoch()), step, plan)
-        get_console().print(ended if step < plan.budget.steps else _all_trained(plan, folder))
+        console = get_console()
+        if plan.checkpoint.step < plan.budget.steps:
+            console.print(_ended_early(plan.best_epoch(), plan.checkpoint.step, plan))
+        else:
+            console.print(_all_trained(plan, folder))
         if metrics := metrics_file.read(folder / "metrics.json"):
-            get_console().print(metrics_table(metrics), soft_wrap=False)
-
-
-def _without_a_better(best: BestEpoch) -> str:
-    return f"{counted(best.stale, 'validation')} without a better {' and '.join(best.monitored)} (trainer.patience)"
-
-
-def _ended(cause: str, step: int, plan: Plan) -> str:
-    return f"{cause} ended the training at step {step:,} of {plan.budget.steps:,}."
+            console.print(metrics_table(metrics), soft_wrap=False)
 
 
 def _all_trained(plan: Plan, folder: Path) -> str:
-    return f"{folder} has trained all of its {plan.budget.steps:,} steps. {_EXTEND.format(folder)}"
+    longer = f"densevit train --resume {folder} trainer.max_images=N, with a larger N"
+    return f"{folder} has trained all of its {plan.budget.steps:,} steps. To train longer: {longer}."
+
+
+def _ended_early(best: BestEpoch, step: int, plan: Plan) -> str:
+    """One line on a training that `trainer.patience` or another callback has ended."""
+    patience, cause = plan.config.trainer.patience, "A callback"
+    if patience is not None and best.stale >= patience:
+        monitored = " and ".join(best.monitored)
+        cause = f"{counted(best.stale, 'validation')} without a better {monitored} (trainer.patience)"
+    return f"{cause} ended the training at step {step:,} of {plan.budget.steps:,}."
 
 
 def finish(
@@ -213,7 +183,6 @@ def finish(
     best: BestModel,
     indices: Mapping[int | str, int],
     stopped: bool,
-    signals: StopSignals,
     resume_with: str | None = None,
 ) -> None:
     """Prints why the training ended and the commands that follow, and writes the visualizations and the report.
@@ -233,53 +202,50 @@ def finish(
         return
     console, step = get_console(), plan.trainer.global_step
     if not stopped and step < plan.budget.steps:
-        cause = _without_a_better(best.best_epoch) if best.exhausted else "A callback"
-        console.print(_ended(cause, step, plan))
+        console.print(_ended_early(best.best_epoch, step, plan))
     if best.best_epoch.stale:
         later = counted(best.best_epoch.stale, "later validation")
         console.print(f"The model and the metrics are those of the best epoch; no improvement in {later}.")
-    _write_report(plan, folder, indices, signals)
+    _write_report(plan, folder, indices)
     if stopped:
-        console.print(f"Stopped. Resume with: {resume_with or resume_command(folder)}")
+        console.print(f"Stopped.{resume_hint(folder, resume_with)}")
     elif resume_with is None:
-        for line in next_commands(plan.config, plan.model, folder):
+        for line in _next_commands(plan.config, folder):
             console.print(line)
 
 
-def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int], signals: StopSignals) -> None:
+def _next_commands(config: Config, folder: Path) -> Iterator[str]:
+    run = shlex.quote(str(folder))
+    yield "Next:"
+    if config.heads:
+        yield from (f"  densevit evaluate {run}", f"  densevit predict {run} IMAGE", f"  densevit export {run}")
+    else:
+        yield f"  densevit train CONFIG backbone.weights={run}"
+    for key in ("max_epochs", "max_images", "max_steps"):
+        if (number := getattr(config.trainer, key)) is not None:
+            yield f"  densevit train --resume {run} trainer.{key}={2 * number}"
+
+
+def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int]) -> None:
     """Writes the visualizations and the report, and prints the metrics and the files.
 
-    The training is complete and saved, so failures are warnings with the command that repeats the output. A signal
-    stops the drawing.
+    The training is complete and saved, so a failure is a warning with the command that repeats the output.
     """
-    files = [f"model: {folder / 'model.safetensors'}"]
-    with _warning("The report was not written", f"densevit report {folder}"):
-        write_report(folder)  # first without visualizations, which take longer
-        files.append(f"report: {folder / 'report.html'}")
-    again = f"densevit evaluate {folder}"
-    if plan.config.heads:
-        with _warning("The visualizations were not written", again), signals.interrupting():
-            draw_images(load(folder), plan.data, folder, indices)
-            files.append(f"visualizations: {folder / 'predictions'}/")
-        with _warning("The report was not written", f"densevit report {folder}"):
-            write_report(folder)
-    with _warning("The metrics cannot be read", again):
-        metrics = metrics_file.read(folder / "metrics.json")
-        if metrics:
-            get_console().print(metrics_table(metrics), soft_wrap=False)
-        mains = [f"{name}/{one.main}" for name, one in plan.evaluators.items() if one.main not in one.lower_is_better]
-        low = [f"{name} is {metrics[name]:.2g}" for name in mains if metrics.get(name, 1.0) < _ALMOST_EMPTY]
-        if low:
-            get_console().print(f"{', '.join(low)}: `densevit doctor {shlex.quote(str(folder))}` names likely causes.")
-    get_console().print("   ".join(files))
-
-
-@contextmanager
-def _warning(what: str, command: str) -> Iterator[None]:
-    """Turns an error into a warning. command: the command that repeats the failed output."""
+    console = get_console()
     try:
-        yield
-    except BrokenPipeError:  # stdout is closed; the files are written
+        write_report(folder)  # first without visualizations, which take longer
+        if plan.config.heads:
+            draw_images(load(folder), plan.data, folder, indices)
+            write_report(folder)
+    except BrokenPipeError:  # stdout is closed
         raise
-    except Exception as error:  # from a plugin's `draw`, a full disk, a damaged file, a signal
-        warnings.warn(f"{what}: {one_line(error)}. To try again: {command}", stacklevel=3)
+    except Exception as error:  # from a plugin's `draw`, a full disk, a damaged file
+        again = f"densevit evaluate {folder}"
+        warnings.warn(f"The report is not complete: {one_line(error)}. To try again: {again}", stacklevel=2)
+    if metrics := metrics_file.read(folder / "metrics.json"):
+        console.print(metrics_table(metrics), soft_wrap=False)
+    mains = [f"{name}/{one.main}" for name, one in plan.evaluators.items() if one.main not in one.lower_is_better]
+    low = [f"{name} is {metrics[name]:.2g}" for name in mains if metrics.get(name, 1.0) < _ALMOST_EMPTY]
+    if low:
+        console.print(f"{', '.join(low)}: `densevit doctor {shlex.quote(str(folder))}` names likely causes.")
+    console.print(f"model: {folder / 'model.safetensors'}   report: {folder / 'report.html'}")

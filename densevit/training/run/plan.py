@@ -10,7 +10,6 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import ProgressBar as LightningBar
 from rich import get_console
-from torch.optim import Optimizer
 
 from densevit import registry
 from densevit.config import Config
@@ -26,7 +25,7 @@ from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.evaluators import build_evaluators, selecting
 from densevit.training.loop.method import check_method
-from densevit.training.loop.optim import check_step, learning_rate, rates_of
+from densevit.training.loop.optim import learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
 from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
@@ -107,7 +106,6 @@ class Plan:
         budget = Budget.of(config.trainer, batches, config.data.batch_size, trainer.world_size)
         method.check_steps(budget.steps)
         rates, checkpoint_rates = _rates(config, model, method, budget, checkpoint, trainer.world_size > 1)
-        check_step(config.optim, parameter_groups(rates), trainer.strategy.root_device)
         return cls(
             config=config,
             checkpoint=checkpoint,
@@ -186,9 +184,6 @@ def _rates(
         checkpoint_rates, groups = rates, parameter_groups(rates)
     if checkpoint is not None:
         checkpoint.check_groups(groups)
-        kind = registry.load("optimizers", config.optim.name)
-        if any(base.__module__.startswith("torch.optim.") and base is not Optimizer for base in kind.__mro__):
-            checkpoint.check_optimizer(groups, model, method)
     return rates, checkpoint_rates
 
 
@@ -199,7 +194,7 @@ def _trainer(config: Config, callbacks: Sequence[lightning.Callback]) -> lightni
         if console.is_terminal:
             bars = [TerminalBar(console_kwargs=CONSOLE | TEXT)]
         elif console.is_jupyter:
-            bars = [NotebookBar()]
+            bars = [NotebookBar(refresh_rate=10)]  # showing a loss waits for the GPU
     return build_trainer(
         section,
         callbacks=bars,
@@ -207,7 +202,7 @@ def _trainer(config: Config, callbacks: Sequence[lightning.Callback]) -> lightni
         check_val_every_n_epoch=None,
         gradient_clip_val=section.clip_grad_norm,
         log_every_n_steps=section.log_every,
-        enable_progress_bar=bool(bars) and console.is_terminal,
+        enable_progress_bar=bool(bars),
         num_sanity_val_steps=0,
         default_root_dir=os.devnull,  # Lightning looks for its own checkpoints there; nothing is written
     )

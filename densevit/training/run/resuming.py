@@ -11,8 +11,7 @@ import torch
 
 from densevit import config as configs
 from densevit.config import Config
-from densevit.errors import ConfigError, DensevitError, WeightsError
-from densevit.evaluation import metrics_file
+from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Method
 from densevit.model import DenseModel
 from densevit.registry.options import shown
@@ -21,7 +20,7 @@ from densevit.training.loop.sharding import STRATEGY, previous_of, read_checkpoi
 from densevit.training.run.folder import is_unused
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.weights import checkpoint_io, safe_unpickler
-from densevit.weights.state import check_format, licences, read_header
+from densevit.weights.state import check_format, licences
 
 _CHANGEABLE = (
     "data.*",
@@ -34,8 +33,6 @@ _CHANGEABLE = (
     "optim.*",
 )
 _MODEL, _LAST = "model.safetensors", "last.ckpt"
-_AS_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")  # torch's names
-_STEP = "step"
 _ANEW = "copy it again, or train again with the run's config.yaml"
 _FIXED = ("data.name", "optim.name", "optim.backbone_lr", "optim.layer_decay", "optim.lr_factors.*")
 
@@ -59,13 +56,12 @@ class RunCheckpoint:
         folder = run_of(run)
         self.is_sharded = self.path.is_dir()
         if not self.path.exists():
-            fix = _another(folder, self.path)
-            if not fix:
-                fix = "name the folder of a run that has written a checkpoint"
-                if is_unused(folder):
-                    fix = f"nothing was trained in it; start the run with densevit train CONFIG --run-dir {folder}"
-                if (folder / _MODEL).is_file():
-                    fix += f"; it has a model: densevit train CONFIG weights={folder} trains it in a new run"
+            fix = "name the folder of a run that has written a checkpoint"
+            if is_unused(folder):
+                fix = f"nothing was trained in it; start the run with densevit train CONFIG --run-dir {folder}"
+            elif (folder / _MODEL).is_file():
+                fix = f"it has a model: densevit train CONFIG weights={folder} trains it in a new run"
+            fix = _another(folder, self.path) or fix
             raise WeightsError(f"--resume {run}: there is no {self.path}. Fix: {fix}.")
         try:
             content, self.shapes = _read(self.path)
@@ -74,8 +70,8 @@ class RunCheckpoint:
             self.classes = {head: [str(name) for name in names] for head, names in content["classes"].items()}
             self.licences = licences(content.get(checkpoint_io.ENTRIES, {}))
             optimizers = content.get("optimizer_states") or [{"param_groups": []}]
-            self.group_sizes = [len(group["params"]) for group in optimizers[0]["param_groups"]]
-            self.optimizer_shapes = {} if self.is_sharded else _shapes(optimizers[0].get("state", {}))
+            groups = [] if self.is_sharded else optimizers[0]["param_groups"]  # shards have states by parameter name
+            self.group_sizes = [len(group["params"]) for group in groups]
             self.without_average = {key: tuple(x.shape) for key, x in content.get("current_model_state", {}).items()}
             best: dict[str, Any] = content.get("callbacks", {}).get("BestModel", {})
             self.best = None if best.get("best") is None else best
@@ -89,15 +85,12 @@ class RunCheckpoint:
                 f"({safe_unpickler.reason(error)}). No code in it was run. Fix: {another or _ANEW}."
             ) from error
         self.run = folder
-        if self.is_sharded:  # optimiser states are stored by parameter name
-            self.group_sizes = []
         self.config = configs.from_file(configs.values_of_file(config, str(self.path)), str(self.path))
 
-    def changes_of(self, config: Config, folder: Path | None) -> dict[str, str]:
-        """Returns the differences of a config that resumes from this checkpoint in a folder, see `changes`. Raises for
-        another kind of strategy, and for damaged files of the folder."""
+    def changes_of(self, config: Config) -> dict[str, str]:
+        """Returns the differences of a config that resumes from this checkpoint, see `changes`. Raises ConfigError for
+        another kind of strategy."""
         self.check_strategy(config.trainer.strategy)
-        self._check_files(folder)
         return changes(self.config, config)
 
     def check_model(self, model: DenseModel, method: Method) -> None:
@@ -140,19 +133,6 @@ class RunCheckpoint:
                 f"{fix}; or start a new run with weights=RUN."
             )
 
-    def _check_files(self, folder: Path | None) -> None:
-        """Raises WeightsError or DataError if the model or the metrics of the best epoch are damaged. Otherwise a run
-        without a better epoch would fail only at its end."""
-        if self.best is None or folder is None:
-            return
-        for name, read in ((_MODEL, read_header), ("metrics.json", metrics_file.read)):
-            path = folder / name
-            try:
-                if path.exists():
-                    read(path)
-            except DensevitError as error:
-                raise type(error)(f"{error} Or remove it: the next validation then writes it again.") from None
-
     def check_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Raises ConfigError if the optimiser's parameter groups differ from those of the checkpoint, for example
         because a changed `weight_decay` or `lr` splits or merges groups."""
@@ -163,29 +143,6 @@ class RunCheckpoint:
                 f"the optimiser of {self.path} has {self.group_sizes}. Fix: keep optim.weight_decay above 0 or at 0 as "
                 "it was, and optim.lr equal to optim.backbone_lr only if it was."
             )
-
-    def check_optimizer(self, groups: Sequence[Mapping[str, Any]], model: DenseModel, method: Method) -> None:
-        """Raises WeightsError if a state tensor of the optimiser has another shape than its parameter, which fused
-        kernels do not check. For optimisers derived from torch's; others may have tensors of any shape."""
-        parts = {"method": method, "model": model}
-        names = {id(p): f"{part}.{name}" for part in parts for name, p in parts[part].named_parameters()}
-        for place, parameter in enumerate(p for group in groups for p in group["params"]):
-            for key, shape in self.optimizer_shapes.get(place, {}).items():
-                expected = () if key == _STEP else tuple(parameter.shape)
-                if shape != expected:
-                    raise WeightsError(
-                        f"{self.path}: the optimiser's {key} of {names[id(parameter)]} has shape {shape}; expected "
-                        f"{expected}. Fix: {_another(self.run, self.path) or _ANEW}."
-                    )
-
-
-def _shapes(state: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, tuple[int, ...]]]:
-    """Returns the shapes of an optimiser's state tensors by parameter index: those shaped like the parameter, and
-    `step`."""
-    return {
-        place: {key: tuple(x.shape) for key, x in of.items() if key in (*_AS_PARAMETER, _STEP) and torch.is_tensor(x)}
-        for place, of in state.items()
-    }
 
 
 def check_newest(resumed: Path) -> None:

@@ -3,7 +3,6 @@
 import shutil
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,9 +115,7 @@ def _trial_loss(case: Case, folder: Path, budget: int | None, rate: float) -> fl
     shutil.rmtree(folder, ignore_errors=True)
     trial = _Trial()
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*is too little to learn")  # as intended
-            run = fit(config, run_dir=folder, callbacks=[trial], resume_with=AGAIN)
+        run = fit(config, run_dir=folder, callbacks=[trial], resume_with=AGAIN)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if run.stopped_by:

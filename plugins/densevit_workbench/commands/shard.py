@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from densevit.atomic_io import check_writable
-    from densevit.data.build import build_split
+    from densevit.data.splits import build_split
     from densevit_workbench.interchange.shard_writer import write_shards
 
     section = _data_section(args.source, args.overrides)

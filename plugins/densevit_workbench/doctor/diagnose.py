@@ -10,10 +10,11 @@ import numpy as np
 
 from densevit import registry
 from densevit.config import DataSection
-from densevit.data.build import Data, class_order
+from densevit.data.build import Data
 from densevit.data.channel_statistics import measured
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.examination import Examination, Finding
+from densevit.data.datasets.mapped_classes import class_order
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.errors import ConfigError, DataError, DensevitError
 from densevit.interfaces import Dataset

@@ -1,5 +1,6 @@
 """The cost of a training: parameters, multiply-adds and the budget."""
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -9,14 +10,15 @@ from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
 from densevit.data.datasets.examination import Examination
-from densevit.errors import DensevitError
+from densevit.errors import DensevitError, counted
 from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_needs
-from densevit.training.run.config_checks import check_budget, check_frozen, check_model, kinds_of_heads
+from densevit.training.run.config_checks import check_frozen, check_model, kinds_of_heads
 from densevit.weights.building import build_model
 from densevit_workbench.model_cost import model_cost
 
+_MIN_STEPS = {"random": 1000, "pretrained": 100}  # with fewer, a model learns next to nothing in any shipped recipe
 FEW_IMAGES = 5000  # with fewer, models trained from random weights score far below pretrained ones
 PASSES = 3  # multiply-adds of a training step in forward passes: the backward pass costs as much as two
 
@@ -66,6 +68,33 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, examination: Ex
         fix = "Pretrained weights train better: backbone=efficientnet_lite0, or a recipe such as start/detector."
         examination.report("note", "random weights", [f"with only {len(data.train):,} training images"], fix)
     return _counted(model, data, sizes, budget, examination)
+
+
+def check_budget(budget: Budget, config: Config) -> None:
+    """Warns if the training is too short to learn anything, with the least sufficient value."""
+    start = "random" if config.initial_weights == "random" else "pretrained"
+    least = _MIN_STEPS[start]
+    if budget.steps < least:
+        section = config.trainer
+        [key] = [name for name in ("max_steps", "max_images", "max_epochs") if getattr(section, name) is not None]
+        needed = {
+            "max_steps": least,
+            "max_images": least * budget.images_per_step,
+            "max_epochs": math.ceil(least / budget.steps_per_epoch),
+        }[key]
+        steps = "" if key == "max_steps" else f" is {counted(budget.steps, 'optimiser step')} of this data set and"
+        warnings.warn(
+            f"trainer.{key}={getattr(section, key)}{steps} is too little to learn from {start} weights, "
+            f"which takes {least:,} steps or more. Fix: set trainer.{key}={needed} or keep the recipe's budget.",
+            stacklevel=2,
+        )
+    warmup = config.optim.warmup_steps
+    if warmup is not None and warmup >= budget.steps > 1:
+        warnings.warn(
+            f"optim.warmup_steps={warmup} is all of the {budget.steps} optimiser steps: the learning rate "
+            "never reaches its full value. Fix: set optim.warmup, a fraction of the training, such as 0.03.",
+            stacklevel=2,
+        )
 
 
 def _counted(

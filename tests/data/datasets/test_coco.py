@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit.data.build import create_dataset
 from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_json import color_of
 from densevit.data.datasets.mapped_classes import MappedClasses
+from densevit.data.splits import create_dataset
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import DataError

@@ -13,8 +13,8 @@ from PIL import Image
 from densevit.cli import main
 from densevit.cli.input_images import find_images
 from densevit.cli.prediction_files import PredictionFiles
-from densevit.data.build import create_dataset
 from densevit.data.image_names import drawing_names, image_names
+from densevit.data.splits import create_dataset
 from densevit.errors import DataError, DensevitError
 from densevit.interfaces import Class, Dataset
 

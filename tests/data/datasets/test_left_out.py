@@ -10,9 +10,9 @@ from PIL import Image
 
 from densevit import registry
 from densevit.cli.input_images import find_images
-from densevit.data.build import create_dataset
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.examination import Examination, Finding
+from densevit.data.splits import create_dataset
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 

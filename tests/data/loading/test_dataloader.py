@@ -12,9 +12,9 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from densevit.config import DataSection
-from densevit.data.build import build_transforms
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
 from densevit.data.loading.dataloader import Loader, TransformedDataset, _PickledBatch, _received, workers_for
+from densevit.data.transforms.building import build_transforms
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample
 from densevit.targets import RunLengthMasks

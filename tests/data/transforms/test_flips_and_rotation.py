@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.build import build_transforms
 from densevit.data.transforms.augmentation import Augmentation, vflip
+from densevit.data.transforms.building import build_transforms
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Frame, Sample, Transforms
 from densevit.targets.keypoints import Keypoints

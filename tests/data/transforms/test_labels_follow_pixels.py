@@ -11,8 +11,9 @@ from torchvision.ops import box_iou
 
 from densevit import registry
 from densevit.config import DataSection, from_mapping
-from densevit.data.build import Data, build_transforms
+from densevit.data.build import Data
 from densevit.data.transforms.augmentation import Augmentation
+from densevit.data.transforms.building import build_transforms
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.recoloring import Recoloring, movement, recolored
 from densevit.data.transforms.resized_crop import ResizedCrop

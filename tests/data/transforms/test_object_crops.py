@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.build import build_transforms
+from densevit.data.transforms.building import build_transforms
 from densevit.data.transforms.crop import window_around
 from densevit.interfaces import Sample
 

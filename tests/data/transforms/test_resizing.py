@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from densevit.config import DataSection
-from densevit.data.build import build_transforms
 from densevit.data.transforms.augmentation import Augmentation
+from densevit.data.transforms.building import build_transforms
 from densevit.data.transforms.crop import Crop
 from densevit.data.transforms.detr import Detr
 from densevit.data.transforms.fixed import Fixed

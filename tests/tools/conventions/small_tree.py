@@ -118,7 +118,7 @@ FILES = {
     + "\n## Messages\n\nthe loss or a gradient is not finite. the first value that is not finite\n",
     "docs/troubleshooting.md": "# Errors\n\n"
     + "### Error\n\n```console\n$ densevit train x\nno\n```\n\n" * 20
-    + "is full, found no space in /dev/shm, the loss or a gradient is not\nfinite, is too little to learn\n",
+    + "The memory is full, found no space in /dev/shm, the loss or a gradient is not\nfinite\n",
     "docs/results.md": "# Results\n\nAP 0.512<!-- AP of fcn -->\n\n<!-- results: detection; config, AP, time -->\n\n"
     "| config | AP | time |\n|---|---|---|\n| `fcn` | 0.512 | 7.0 min |\n\n<!-- end of results -->\n",
     "docs/results.json": json.dumps(RESULTS),
@@ -160,8 +160,7 @@ FILES = {
     + "".join(f"    part_{i}()\n" for i in range(1, 8))
     + "".join(f"\n\ndef part_{i}():\n    pass\n" for i in range(8))
     + "\n\ndef run_callbacks(saving: Saving, others):\n    return [Waiting(), saving, *others]\n",
-    "densevit/training/run/errors.py": '"""Errors."""\n\nTEXT = "the disk is full ("\n',
-    "densevit/training/run/config_checks.py": '"""Checks."""\n\nTEXT = "is too little to learn"\n',
+    "densevit/training/run/errors.py": '"""Errors."""\n\nTEXT = "The memory is full"\n',
     "plugins/densevit_heads/__init__.py": "",
     "plugins/densevit_heads/fcn.py": '"""FCN."""\n\nfrom densevit import Net\nfrom densevit.interfaces import Head\n',
     "plugins/densevit_papers/__init__.py": "",

@@ -121,7 +121,9 @@ CHANGES: dict[str, list[tuple[Any, ...]]] = {
     "references.faults_have_tests": [
         (FAULTS, "0 | `tests/test_net.py::test_net`", "1 | `no.py::test_a`", "7: no.py has no", "8: the fault")
     ],
-    "references.quoted_messages_exist": [(TROUBLES, "is full, ", "", "1: the message 'is full (' is missing")],
+    "references.quoted_messages_exist": [
+        (TROUBLES, "The memory is full, ", "", "1: the message 'The memory is full' is missing")
+    ],
     "results.figures_are_those_of_results_json": [
         (RESULTS, "| 7.0 min", "| 8.0 min", "9: the figures are not those of docs/results.json: | `fcn` | 0.512 | 7.0"),
         (CONFIG, "0.010", "0.011", "3: the figures are not those of docs/results.json: #  0.010 (seeds 0, 1, 2)."),

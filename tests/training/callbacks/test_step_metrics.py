@@ -1,7 +1,5 @@
 """What metrics.csv and loggers get: learning rates by part, gradient norm, speed, data wait and memory."""
 
-import re
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,20 +58,6 @@ def test_speed_leaves_out_validations_and_counts_the_wait(monkeypatch: pytest.Mo
     assert found["system/images_per_second"] == 10 and found["system/data_wait"] == 0.25
     clock.now = 202.0
     assert speed.metrics(trainer)["system/data_wait"] == 0
-
-
-def test_remaining_time_is_that_of_all_steps_left_and_its_end_has_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    from densevit.training.callbacks.progress import RemainingTime, remaining_text
-
-    clock = SimpleNamespace(now=50.0)
-    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
-    remaining = RemainingTime()
-    remaining.start(100)  # a resumed run
-    assert remaining.seconds(101, 500) is None
-    clock.now = 70.0
-    assert remaining.seconds(110, 500) == 2 * 390
-    assert re.fullmatch(r"1 min, ends (\d\d:\d\d|\d\d \w+ \d\d:\d\d)", remaining_text(60))
-    assert re.fullmatch(r"50:00 h, ends \d\d \w+ \d\d:\d\d", remaining_text(50 * 3600))
 
 
 def test_trackers_have_short_names_and_mlflow_writes_to_the_run_unless_a_server_is_named(monkeypatch):

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import densevit
 from densevit.config import DataSection, OptimSection
-from densevit.data.build import build_transforms
 from densevit.data.loading.batch_sampler import EvaluationBatches, collate
 from densevit.data.loading.dataloader import Loader, TransformedDataset
+from densevit.data.transforms.building import build_transforms
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.inference.loading import create_model, load

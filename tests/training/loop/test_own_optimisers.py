@@ -1,19 +1,15 @@
 """Optimisers and schedules of other packages, named as module:Class with options."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.optim import Optimizer
 
 from densevit import config as configs
-from densevit.config import OptimSection
 from densevit.errors import ConfigError, PluginError
-from densevit.training.loop.optim import check_step
 from tests.training.loop.test_optim import factors
-from tests.training.runs import TINY, assert_same, checkpoint, resume, train, weights
+from tests.training.runs import TINY, assert_same, checkpoint, resume, weights
 
 
 def triangle(step: int, steps: int, peak: float = 0.5) -> float:
@@ -54,20 +50,6 @@ class Exact(torch.optim.Optimizer):
         return loss
 
 
-class ScheduleFree(Exact):
-    """As those of the package schedulefree."""
-
-    is_training = False
-
-    def train(self) -> None:
-        self.is_training = True
-
-    def step(self, closure: Any) -> Any:
-        if not self.is_training:
-            raise Exception("Not in train mode. Call train() and eval().")
-        return super().step(closure)
-
-
 OWN = "torch.optim:NAdam"
 
 
@@ -93,32 +75,6 @@ def test_a_wrong_entry_is_one_line_before_data_is_read(tiny: Path, overrides: li
     with pytest.raises(ConfigError, match=rf"^(command line|.*tiny\.yaml): .*{message}") as raised:
         configs.check_plugins(configs.load(tiny, overrides))
     assert "\n" not in str(raised.value)
-
-
-REFUSED = {
-    "LBFGS": "calls the closure 20 times, expected once",
-    "SparseAdam": "fails: SparseAdam does not support dense",
-}
-OPTIMIZERS = [name for name, kind in vars(torch.optim).items() if isinstance(kind, type) and kind is not Optimizer]
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimisers_of_torch_train_or_are_refused(name: str) -> None:
-    """With one group: two are already an error of the constructor of LBFGS."""
-    section = OptimSection(name=f"torch.optim:{name}", weight_decay=0.0)
-    groups = [{"params": [torch.nn.Parameter(torch.ones(8, 8))], "lr": 1e-3, "weight_decay": 0.0}]
-    context: Any = nullcontext()
-    if name in REFUSED:
-        context = pytest.raises(ConfigError, match=rf"^optim\.name: a step of torch\.optim:{name} .*{REFUSED[name]}")
-    with context:
-        check_step(section, groups, torch.device("cpu"))
-
-
-def test_a_step_that_needs_more_is_refused_before_the_training(tiny: Path) -> None:
-    config, run = configs.load(tiny, [f"optim.name={__name__}:ScheduleFree"]), tiny.parent / "run"
-    with pytest.raises(ConfigError, match=r"^optim\.name: .* fails: Not in train mode\. .* Fix: .*adamw\.$"):
-        train(config, run)
-    assert not run.exists()
 
 
 def test_a_new_name_drops_the_options_of_the_old_one(tiny: Path) -> None:

@@ -63,8 +63,6 @@ def test_callbacks_are_built_and_checked_before_training() -> None:
     assert isinstance(callback, EarlyStopping) and callback.mode == "max"  # that of the package pytorch_lightning
     with pytest.raises(PluginError, match=r"trainer\.callbacks\.0: .* cannot be built .*min, max, got up"):
         build_callbacks(section(callbacks=[{**named, "mode": "up"}]))
-    with pytest.raises(ConfigError, match=r"two callbacks have the same state_key, EarlyStopping\{'monitor': 'a'"):
-        build_callbacks(section(), [EarlyStopping("a"), EarlyStopping("a", patience=9)])
     with pytest.raises(ConfigError, match=r"EarlyStopping monitors 'a/APP', .* 'a/AP'\?"):
         check_callbacks([EarlyStopping("a/APP")], ["a/AP"])
     with pytest.raises(ConfigError, match=r"the state_dict of Unreadable cannot be read back"):

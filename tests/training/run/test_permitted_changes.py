@@ -44,7 +44,7 @@ CHANGES = {
         "num_nodes": None, "strategy": None, "tf32": "true", "sync_batchnorm": None, "compile": None,
         "precision": "bf16-true", "clip_grad_norm": "0.1", "accumulate": "2", "evaluate_every": None,
         "checkpoint_every": "1", "replace_layers": "false", "monitor": "surfaces/mIoU", "patience": "5", "ema": "0.9",
-        "ema_warmup": None, "log_every": "1", "callbacks": None, "loggers": "[]", "non_finite": "skip",
+        "ema_warmup": None, "log_every": "1", "callbacks": None, "loggers": "[]", "detect_anomaly": "true",
         "stall_after": "null", "keep_checkpoints": "1", "channels_last": "true",
     },
 }  # fmt: skip

@@ -174,18 +174,6 @@ def test_mismatched_classes_or_tensors_are_named(stopped: Path) -> None:
         resume(stopped)
 
 
-@pytest.mark.parametrize(("key", "expected"), [("exp_avg", r"\(\d+(, \d+)*,?\)"), ("step", r"\(\)")])
-def test_optimizer_tensor_of_another_shape_is_named(stopped, key, expected, monkeypatch):
-    """torch's fused kernels do not check it, and end the process by SIGSEGV."""
-    content = checkpoint(stopped)
-    content["optimizer_states"][0]["state"][3][key] = torch.zeros(2, 2, 2)
-    torch.save(content, stopped / "checkpoints" / "last.ckpt")
-    monkeypatch.setattr("pytorch_lightning.Trainer.fit", None)  # must not be reached
-    said = rf"last\.ckpt: .*{key} of model\.[\w.]+ has shape \(2, 2, 2\); expected {expected}\. Fix"
-    with pytest.raises(WeightsError, match=said):
-        resume(stopped)
-
-
 # ---- the folder ----
 
 
@@ -315,17 +303,6 @@ def test_failing_rename_preserves_the_previous_checkpoint(stopped: Path, monkeyp
 
 
 # ---- the files of the best epoch ----
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "metrics.json", "metrics.csv"])
-def test_damaged_file_of_the_best_epoch_is_named_before_training(stopped, name, monkeypatch):
-    damaged = b"step,epoch\n\xff\xfe\n" if name == "metrics.csv" else (stopped / name).read_bytes()[:-20]
-    (stopped / name).write_bytes(damaged)
-    monkeypatch.setattr("pytorch_lightning.Trainer.fit", None)  # must not be reached
-    said = rf"{re.escape(str(stopped / name))}: .*(remove it|move it away)"
-    with pytest.raises((WeightsError, DataError), match=said):
-        resume(stopped)
-    assert (stopped / name).read_bytes() == damaged
 
 
 @pytest.mark.integration

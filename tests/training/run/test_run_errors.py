@@ -28,35 +28,16 @@ CPU = (
 )
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (
-            torch.OutOfMemoryError(CUDA),
-            "GPU is full (a batch of 2, data.image_size 16; tried to allocate 2.53 GiB; total",
-        ),
-        (RuntimeError(CPU), "CPU is full (a batch of 2, data.image_size 16; tried to allocate 8 bytes)."),
-    ],
-    ids=["GPU", "CPU"],
-)
-def test_full_memory_is_one_line_with_the_fix(error, expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(CUDA), RuntimeError(CPU)], ids=["GPU", "CPU"])
+def test_full_memory_is_one_line_with_the_fix(error, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "tiny.yaml").write_text(POISONED)
     monkeypatch.setattr(Poison, "forward", Mock(side_effect=error))
     with pytest.raises(TrainingError) as raised:
         densevit.fit(tmp_path / "tiny.yaml", ["data.batch_size=2", "trainer.accumulate=3"], run_dir=tmp_path / "r")
     said = str(raised.value)
-    assert said.startswith(f"The memory of the {expected}") and "\n" not in said
-    assert "Fix: set data.batch_size=1 with trainer.accumulate=6" in said and "trainer.precision=bf16-mixed" in said
+    assert said.startswith("The memory is full with data.batch_size=2. Fix: set data.batch_size=1 with ")
+    assert "trainer.accumulate=6, " in said and "trainer.precision=bf16-mixed" in said and "\n" not in said
     assert not (tmp_path / "r").exists()  # before its first step
-
-
-@pytest.mark.integration
-def test_a_batch_norm_of_one_value_is_one_line_with_the_fix(tmp_path: Path):
-    (tmp_path / "small.yaml").write_text(TINY)
-    small = ["backbone={name: resnet, depth: 18}", "heads.surfaces={name: setr, norm: group}", "data.batch_size=1"]
-    said = r"^A batch norm got an input of size \[1, 512, 1, 1\].*data.batch_size=2 or"
-    with pytest.raises(TrainingError, match=said):
-        densevit.fit(tmp_path / "small.yaml", small, run_dir=tmp_path / "r")
 
 
 IN_WORKER = """Caught RuntimeError in DataLoader worker process 0.
@@ -135,13 +116,13 @@ def test_error_of_a_plugin_in_training_has_the_command_below_its_traceback(tmp_p
 
 
 def test_failing_network_disk_is_one_line(tmp_path: Path):
-    from densevit.training.run.errors import translated_errors
+    from densevit.training.run.errors import resumable_errors
 
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     config = configs.from_mapping(yaml.safe_load(TINY))
     for number in (errno.ESTALE, errno.EXDEV, errno.ETIMEDOUT):
-        with pytest.raises(TrainingError) as raised, translated_errors(tmp_path, config):
+        with pytest.raises(TrainingError) as raised, resumable_errors(tmp_path, config):
             raise OSError(number, os.strerror(number), "runs/a/metrics.csv")
         assert str(raised.value) == (
             f"runs/a/metrics.csv: {os.strerror(number)}. Resume from the last checkpoint with: densevit train "

@@ -20,7 +20,8 @@ from pycocotools import mask as rle
 
 from densevit.cli import main
 from densevit.config import DataSection
-from densevit.data.build import Data, create_dataset
+from densevit.data.build import Data
+from densevit.data.splits import create_dataset
 from densevit.errors import DataError, UnreadableFileError
 from densevit_workbench.interchange.shard_records import decode
 from densevit_workbench.interchange.shard_records import write as write_record

@@ -1,0 +1,39 @@
+"""Builds one split of a data set, by its plugin name or from a config's section `data`."""
+
+from typing import Any
+
+from densevit import registry
+from densevit.config import DataSection, data_options
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
+from densevit.errors import ConfigError
+from densevit.interfaces import Dataset
+from densevit.registry.options import takes
+
+
+def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
+    """Builds one split of a data set by its plugin name."""
+    dataset: Dataset = registry.create("datasets", name, split, options=options, where=f"dataset {name!r}")
+    return dataset
+
+
+def build_split(section: DataSection, split: str, scan: Scan = STRICT_SCAN) -> Dataset:
+    """Builds one split of a config's data section. Raises PluginError for a wrong option, ConfigError for channels that
+    differ from those of a data set with its own, and DataError for wrong files."""
+    name, given = section.name, section.given_channels
+    offered = {"scan": scan, "channels": given}
+    dataset: Dataset = registry.create(
+        "datasets", name, split, options=data_options(section), where="data", offered=offered
+    )
+    own = dataset.channels
+    same = given.is_rgb or (
+        given.names == own.names
+        and given.range in ((), own.range)
+        and given.nodata in (None, own.nodata)
+        and given.display in ((), own.display)
+    )
+    if not same and not takes(registry.load("datasets", name), "channels"):
+        raise ConfigError(
+            f"data.channels, range, nodata or display: the data set {name!r} has channels of its own ({own}). Fix: "
+            "leave them out."
+        )
+    return dataset

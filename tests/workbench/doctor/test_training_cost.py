@@ -1,0 +1,33 @@
+"""Warnings of doctor about a budget that is too small."""
+
+import re
+import warnings
+
+import pytest
+
+from densevit import config as configs
+from densevit.training.loop.budget import Budget
+from densevit_workbench.doctor.training_cost import check_budget
+
+RECIPE = {"backbone": {"name": "resnet"}, "heads": {"d": {"name": "dpt"}}, "data": {"name": "scenes"}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["trainer.max_epochs=4"], r"max_epochs=4 is 100 optimiser steps.*1,000 steps.*max_epochs=40 "),
+        (["trainer.max_steps=20"], r"max_steps=20 is too little.*max_steps=1000 "),
+        (["trainer.max_images=400"], r"max_images=400 is 50 optimiser steps.*max_images=8000 "),
+        (["trainer.max_steps=20", "weights=somewhere"], r"pretrained weights.*max_steps=100 "),
+        (["trainer.max_steps=1000", "optim.warmup_steps=1000"], r"warmup_steps=1000 is all of the 1000.*optim.warmup"),
+        (["trainer.max_images=8000"], None),
+        (["trainer.max_steps=100", "backbone.weights=somewhere"], None),
+    ],
+)
+def test_too_small_budget_warns_with_the_value_to_set(overrides: list[str], expected: str | None) -> None:
+    made = configs.from_mapping({**RECIPE, "trainer": {"max_images": 28000}}, overrides=overrides)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_budget(Budget.of(made.trainer, 25, 8, 1), made)
+    said = [str(warning.message) for warning in caught]
+    assert not said if expected is None else re.search(expected, *said)
