@@ -14,9 +14,6 @@ from densevit.paths import check_unpacked, user_path
 from densevit.registry.options import nearest
 
 _LARGEST = 64 * 2**20  # bytes of a config file
-_DEEPEST = 100  # levels of nesting
-_MOST_NODES = 100_000  # values that aliases may expand to
-_TOO_DEEP = f"values are nested more than {_DEEPEST} levels deep"
 
 
 def find_file(name: str, source: str = "", folder: Path | None = None, section: str = "") -> Path:
@@ -98,7 +95,7 @@ def parse(text: str, source: str, lines: bool = False) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: {_one_line(str(error))}.") from None
     except RecursionError:
-        raise ConfigError(f"{source}: {_TOO_DEEP}.") from None
+        raise ConfigError(f"{source}: values are nested too deep.") from None
     except (
         ValueError,
         LookupError,
@@ -124,11 +121,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # as PyYAML has it
 
     def construct_document(self, node: yaml.Node) -> Any:
-        distinct: dict[int, tuple[int, int]] = {}
-        size, _ = _expanded(node, distinct, ())
-        if size > _MOST_NODES and size > 10 * len(distinct):
-            problem = f"its aliases expand to {size:,} values; at most {_MOST_NODES:,} are allowed"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        self.deep_construct = True  # then an alias to a value that contains it raises
         return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -158,29 +151,6 @@ class _Loader(yaml.SafeLoader):
 def _is_empty(node: yaml.Node) -> bool:
     """Whether a value is left out, as opposed to `null`."""
     return isinstance(node, yaml.ScalarNode) and node.value == "" and node.style is None
-
-
-def _expanded(node: yaml.Node, results: dict[int, tuple[int, int]], above: tuple[int, ...]) -> tuple[int, int]:
-    """The number of values in a node with all aliases expanded, and their levels of nesting.
-
-    results: the results of visited nodes. above: the ancestors of the node. Raises ConstructorError for a value that
-    contains itself, and for too many levels.
-    """
-    if id(node) in above:
-        problem = "an alias refers to a value that contains it"
-        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-    if id(node) not in results:
-        below: list[yaml.Node] = []
-        if isinstance(node, yaml.MappingNode):
-            below = [part for pair in node.value for part in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            below = node.value
-        children = [_expanded(child, results, (*above, id(node))) for child in below]
-        levels = 1 + max((depth for _, depth in children), default=0)
-        if levels > _DEEPEST:
-            raise yaml.constructor.ConstructorError(None, None, _TOO_DEEP, node.start_mark)
-        results[id(node)] = 1 + sum(size for size, _ in children), levels
-    return results[id(node)]
 
 
 class _Dumper(yaml.SafeDumper):
