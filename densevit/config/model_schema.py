@@ -201,10 +201,10 @@ class HeadSection(PluginSection):
 
 def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
     for name in heads:
-        if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
-            raise ValueError(f"{name!r} is not a valid name for a head: use letters, digits, _ and -.")
-        if len(name) > 100:  # it is part of file names
-            raise ValueError(f"{name[:20]}... is not a valid name for a head: {len(name)} letters, 100 are allowed.")
+        if not re.fullmatch(r"[A-Za-z_][\w-]{0,99}", name):  # it is part of file names
+            raise ValueError(
+                f"{name[:100]!r} is not a valid name for a head: use letters, digits, _ and -, at most 100."
+            )
     return heads
 
 
