@@ -86,7 +86,7 @@ class BackboneSection(OpenSection):
         frozen = info.data.get("freeze", False)  # an invalid value is reported separately
         if lora is not None and frozen:
             raise ValueError(
-                f"adapters are trained in a frozen backbone, and backbone.freeze is {_value(frozen)}. Leave "
+                "adapters are trained in a frozen backbone, and backbone.freeze is set. Leave "
                 "backbone.freeze out; backbone.lora.targets selects the layers with adapters."
             )
         return lora
@@ -161,10 +161,6 @@ class InferenceSection(Section):
 
 def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else sides
-
-
-def _value(frozen: bool | int | tuple[str, ...]) -> str:
-    return str(list(frozen) if isinstance(frozen, tuple) else frozen).lower()
 
 
 def _shown(sides: int | tuple[int, int]) -> str:

@@ -120,8 +120,8 @@ class _Loader(yaml.SafeLoader):
         lines: dict[str, int] = {}
         for key, value in node.value:
             if node.flow_style and ":" in str(key.value) and _is_empty(value):
-                name, _, rest = key.value.partition(":")
-                problem = f"{key.value!r} needs a space after the colon: write {{{name}: {rest}}}"
+                spaced = key.value.replace(":", ": ", 1)
+                problem = f"{key.value!r} needs a space after the colon: write {{{spaced}}}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                 found = f", not {key.value}" if isinstance(key, yaml.ScalarNode) else ""
