@@ -92,18 +92,17 @@ def _in_file(path: Path, trust: bool) -> Checkpoint:
         raise WeightsError(f"{path}: {_without_tensors(content)}")
     entries: dict[str, str] = {}
     if "pytorch-lightning_version" in content:
-        entries = _header(content.get(ENTRIES))
+        given = content.get(ENTRIES)
+        entries = (
+            {key: value for key, value in given.items() if type(key) is type(value) is str}
+            if isinstance(given, Mapping)
+            else {}
+        )
         prefix = f"{content.get(SAVED_MODEL, 'model')}."
         if entries:  # a method's own tensors are left out
             tensors = {name: value for name, value in tensors.items() if name.startswith(prefix)}
         tensors = _unwrapped(tensors, (prefix,))
     return Checkpoint(tensors, "", entries, preprocessing.of_checkpoint(content))
-
-
-def _header(entries: Any) -> dict[str, str]:
-    """The header of a model file in a Lightning checkpoint; empty if there is none."""
-    given = entries if isinstance(entries, Mapping) else {}
-    return {key: value for key, value in given.items() if isinstance(key, str) and isinstance(value, str)}
 
 
 def _opened(content: Any, depth: int = 0) -> dict[str, Tensor]:
@@ -138,8 +137,6 @@ def _without_tensors(content: Any) -> str:
     found = f"a {type(content).__name__}"
     if isinstance(content, Mapping) and not isinstance(content, torch_checkpoint.Inert):
         found = f"the keys {', '.join(map(str, list(content)[:8]))}" if content else "nothing"
-    if any(name.startswith("torch.nn.modules.") for name in objects):
-        found += ": a pickled model, not its state_dict"
     pickled = f", with objects that were not loaded: {', '.join(objects)}" if objects else ""
     return (
         f"no state dict, but {found}{pickled}. Expected tensors by name, at the top level or under 'model' or "
