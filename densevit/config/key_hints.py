@@ -2,8 +2,9 @@
 
 from densevit.config.data_schema import DataSection
 from densevit.config.training_schema import OptimSection, TrainerSection
+from densevit.config.values import Section
 
-_SECTIONS = {"trainer": TrainerSection, "optim": OptimSection, "data": DataSection}
+_SECTIONS: dict[str, type[Section]] = {"trainer": TrainerSection, "optim": OptimSection, "data": DataSection}
 _OF_OTHERS = {  # Ultralytics' names, and a name that several sections have
     "epochs": "trainer.max_epochs",
     "imgsz": "data.image_size",

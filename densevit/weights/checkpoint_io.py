@@ -92,12 +92,8 @@ def _in_file(path: Path, trust: bool) -> Checkpoint:
         raise WeightsError(f"{path}: {_without_tensors(content)}")
     entries: dict[str, str] = {}
     if "pytorch-lightning_version" in content:
-        given = content.get(ENTRIES)
-        entries = (
-            {key: value for key, value in given.items() if type(key) is type(value) is str}
-            if isinstance(given, Mapping)
-            else {}
-        )
+        if isinstance(given := content.get(ENTRIES), Mapping):
+            entries = {key: text for key, text in given.items() if isinstance(key, str) and isinstance(text, str)}
         prefix = f"{content.get(SAVED_MODEL, 'model')}."
         if entries:  # a method's own tensors are left out
             tensors = {name: value for name, value in tensors.items() if name.startswith(prefix)}
