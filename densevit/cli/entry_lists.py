@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from densevit.evaluation.csv_cells import FORM, READ_FORM, escaped, unescaped
+from densevit.evaluation.csv_options import FORM, READ_FORM
 
 JSON_END = "\n]\n"
 
@@ -45,7 +45,7 @@ class JsonList:
 
 
 class CsvTable:
-    """Writes a CSV file with the columns of its first row; text that a spreadsheet would execute is escaped.
+    """Writes a CSV file with the columns of its first row.
 
     kept: the argument of `JsonList`.
     """
@@ -58,8 +58,7 @@ class CsvTable:
         if kept and path.is_file():
             names = {str(image_id) for image_id in kept}
             with path.open(**READ_FORM) as file:
-                read = (row for row in csv.DictReader(file) if None not in row.values())
-                rows = ({key: unescaped(row[key]) for key in row} for row in read)
+                rows = (row for row in csv.DictReader(file) if None not in row.values())
                 self.extend(row for row in rows if row["image_id"] in names)
         self.flush()
         partial.replace(path)
@@ -74,7 +73,7 @@ class CsvTable:
         for row in rows:
             self.begin(row)
             assert self._writer is not None
-            self._writer.writerow({key: escaped(value) for key, value in row.items()})
+            self._writer.writerow(row)
 
     def flush(self) -> None:
         self._file.flush()

@@ -38,7 +38,8 @@ def add_trust(parser: ArgumentParser) -> None:
         metavar="MODULE",
         action="append",
         default=[],
-        help="import this module if the model file names classes of it; modules in a run folder's config need no trust",
+        help="import this module if the model file names classes of it, and run the code of a .pth file; modules in a "
+        "run folder's config need no trust",
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from densevit.cli.input_images import ImageFile
-from densevit.evaluation.csv_cells import FORM, READ_FORM, escaped, unescaped
+from densevit.evaluation.csv_options import FORM, READ_FORM
 
 _COLUMNS = ("image", "reason")
 
@@ -42,7 +42,7 @@ class FailedImages:
             rows = csv.writer(file)
             if not file.tell():
                 rows.writerow(_COLUMNS)
-            rows.writerow([escaped(image.file_name), escaped(str(error))])
+            rows.writerow([image.file_name, str(error)])
 
     def remove(self, image: ImageFile) -> None:
         self.reasons.pop(image.file_name, None)
@@ -55,7 +55,7 @@ class FailedImages:
         with partial.open("w", **FORM) as file:
             rows = csv.writer(file)
             rows.writerow(_COLUMNS)
-            rows.writerows([escaped(name), escaped(reason)] for name, reason in self.reasons.items())
+            rows.writerows(self.reasons.items())
         partial.replace(self.path)
 
 
@@ -64,4 +64,4 @@ def read_failed(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     with path.open(**READ_FORM) as file:  # the last row of a killed process may have no reason
-        return {unescaped(row[0]): unescaped(row[1]) for row in csv.reader(file) if len(row) == len(_COLUMNS)}
+        return {row[0]: row[1] for row in csv.reader(file) if len(row) == len(_COLUMNS)}

@@ -13,7 +13,7 @@ from densevit.cli.prediction_files import SETTINGS, read_settings, write_setting
 from densevit.cli.prediction_parts import COMPLETE, DIVISION, PARTS, Part, remove_parts
 from densevit.data.io.prediction_tables import IMAGES, part_files
 from densevit.errors import DensevitError
-from densevit.evaluation.csv_cells import FORM, READ_FORM
+from densevit.evaluation.csv_options import FORM, READ_FORM
 from densevit.inference import loading
 
 

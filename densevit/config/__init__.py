@@ -4,8 +4,8 @@ User documentation: `docs/config.md`.
 """
 
 from densevit.config.data_schema import DataSection
-from densevit.config.layers import check_evaluation_overrides
 from densevit.config.loading import dump, from_file, from_mapping, load, values_of_file, with_overrides
+from densevit.config.merging import check_evaluation_overrides
 from densevit.config.model_schema import (
     BackboneSection,
     EvaluationSection,

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from densevit.config import initial_weights, layers, yaml_io
+from densevit.config import initial_weights, merging, yaml_io
 from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
 from densevit.config.sources import OWN, Source, Sources
@@ -23,14 +23,14 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     """
     if isinstance(source, Mapping):
         return from_mapping(source, "config", overrides)
-    file = layers.source_of(yaml_io.find_file(str(source)))
-    return _loaded(layers.read(Path(file.name), rank=file.rank), file, overrides)
+    file = merging.source_of(yaml_io.find_file(str(source)))
+    return _loaded(merging.read(Path(file.name), rank=file.rank), file, overrides)
 
 
 def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
     """The config of a mapping, such as a parsed `dump`, merged over its `base` if it has one. source: the origin of the
     mapping, for messages."""
-    return _loaded(layers.of_mapping(values, source), Source(source, OWN), overrides)
+    return _loaded(merging.of_mapping(values, source), Source(source, OWN), overrides)
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
@@ -38,7 +38,7 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     the precedence of overrides (see `initial_weights`)."""
     if not overrides:
         return _settled(config.model_copy(deep=True))
-    layer = layers.with_overrides(layers.Layer(config.model_dump(), dict(config._sources.by_key)), overrides)
+    layer = merging.with_overrides(merging.Layer(config.model_dump(), dict(config._sources.by_key)), overrides)
     return _settled(_validated(layer.values, Sources(layer.sources, [*config.set_aside])))
 
 
@@ -57,7 +57,7 @@ def values_of_file(text: str, source: str, trust: Collection[str] = (), run: Pat
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: its config should be keys and values, not a {type(values).__name__}.")
     file = None if run is None else run / "config.yaml"
-    own = modules_in(layers.read(file).values) if file is not None and modules_in(values) and file.is_file() else set()
+    own = modules_in(merging.read(file).values) if file is not None and modules_in(values) and file.is_file() else set()
     return names_in_file(values, source, trust, own)
 
 
@@ -75,8 +75,8 @@ def dump(config: Config | ModelSections, comments: Mapping[str, str] | None = No
     return text
 
 
-def _loaded(layer: layers.Layer, source: Source, overrides: Sequence[str]) -> Config:
-    layer = layers.with_overrides(layer, overrides)
+def _loaded(layer: merging.Layer, source: Source, overrides: Sequence[str]) -> Config:
+    layer = merging.with_overrides(layer, overrides)
     return _settled(_validated(layer.values, Sources({(): source, **layer.sources})))
 
 

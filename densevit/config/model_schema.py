@@ -86,7 +86,7 @@ class BackboneSection(OpenSection):
         frozen = info.data.get("freeze", False)  # an invalid value is reported separately
         if lora is not None and frozen:
             raise ValueError(
-                f"adapters are trained in a frozen backbone, and backbone.freeze is {_value(frozen)}. Leave "
+                "adapters are trained in a frozen backbone, and backbone.freeze is set. Leave "
                 "backbone.freeze out; backbone.lora.targets selects the layers with adapters."
             )
         return lora
@@ -163,10 +163,6 @@ def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else sides
 
 
-def _value(frozen: bool | int | tuple[str, ...]) -> str:
-    return str(list(frozen) if isinstance(frozen, tuple) else frozen).lower()
-
-
 def _shown(sides: int | tuple[int, int]) -> str:
     return str(sides if isinstance(sides, int) else list(sides))
 
@@ -201,10 +197,10 @@ class HeadSection(PluginSection):
 
 def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
     for name in heads:
-        if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
-            raise ValueError(f"{name!r} is not a valid name for a head: use letters, digits, _ and -.")
-        if len(name) > 100:  # it is part of file names
-            raise ValueError(f"{name[:20]}... is not a valid name for a head: {len(name)} letters, 100 are allowed.")
+        if not re.fullmatch(r"[A-Za-z_][\w-]{0,99}", name):  # it is part of file names
+            raise ValueError(
+                f"{name[:100]!r} is not a valid name for a head: use letters, digits, _ and -, at most 100."
+            )
     return heads
 
 

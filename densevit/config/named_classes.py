@@ -13,7 +13,6 @@ from densevit.config.values import PluginSection
 from densevit.errors import PluginError
 from densevit.registry import options as signatures
 from densevit.registry.options import OptionError
-from densevit.registry.trust import NameInFile
 
 BUILT_IN_LOGGERS = ("csv", "tensorboard")
 _TRACKERS = {  # short names of Lightning's loggers, whose packages have the same names
@@ -25,10 +24,9 @@ _BASES = {
     "logger": "pytorch_lightning.loggers:Logger",
 }
 _EXAMPLES = {
-    "callback": ("pytorch_lightning.callbacks", "EarlyStopping"),
-    "logger": ("pytorch_lightning.loggers", "WandbLogger"),
+    "callback": "pytorch_lightning.callbacks:EarlyStopping",
+    "logger": "pytorch_lightning.loggers:WandbLogger",
 }
-_LIGHTNING = "lightning.pytorch"  # another package with the same classes as pytorch_lightning
 
 
 def load(noun: str, name: str) -> Any:
@@ -38,16 +36,9 @@ def load(noun: str, name: str) -> Any:
     """
     if noun == "logger":
         name = _TRACKERS.get(name, name)
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        home, example = _EXAMPLES[noun]
-        example = name if hasattr(importlib.import_module(home), name) else example
-        known = (*BUILT_IN_LOGGERS, *_TRACKERS) if noun == "logger" else ()
-        hint = signatures.nearest(name, known)
-        raise PluginError(f"There is no {noun} {name!r}.{hint} Write module:Class, as in {home}:{example}.")
-    if module == _LIGHTNING or module.startswith(f"{_LIGHTNING}."):
-        same = f"pytorch_lightning{module.removeprefix(_LIGHTNING)}{colon}{attribute}"
-        name = name.renamed(same) if isinstance(name, NameInFile) else same
+    if ":" not in name:
+        hint = signatures.nearest(name, (*BUILT_IN_LOGGERS, *_TRACKERS) if noun == "logger" else ())
+        raise PluginError(f"There is no {noun} {name!r}.{hint} Write module:Class, as in {_EXAMPLES[noun]}.")
     found = registry.import_object(noun, name)
     if noun == "schedule":
         if not callable(found) or (isinstance(found, type) and "__call__" not in dir(found)):
@@ -61,7 +52,7 @@ def load(noun: str, name: str) -> Any:
     if not (isinstance(found, type) and issubclass(found, base)):
         what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
         other = f" It belongs to the package lightning; densevit uses {base.__module__.partition('.')[0]}."
-        is_other = isinstance(found, type) and any(c.__module__.startswith(_LIGHTNING) for c in found.__mro__)
+        is_other = isinstance(found, type) and any(c.__module__.startswith("lightning.") for c in found.__mro__)
         raise PluginError(
             f"The {noun} {name!r} is {what}, which is not a {_BASES[noun].replace(':', '.')}."
             f"{other if is_other else ''}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from densevit import registry
-from densevit.config import layers
+from densevit.config import merging
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import InferenceSection, ModelSections
 from densevit.config.schema import Config
@@ -27,7 +27,7 @@ def section(name: str, values: Mapping[str, Any] | str | Path, source: str, over
     of the values, for messages. overrides: `backbone.key=value`."""
     given = values if isinstance(values, Mapping) else {}
     files = [] if isinstance(values, Mapping) else [f"{name}={values}"]
-    layer = layers.with_overrides(layers.Layer({name: dict(given)}), [*files, *overrides])
+    layer = merging.with_overrides(merging.Layer({name: dict(given)}), [*files, *overrides])
     sources = Sources({(): Source(source, OWN), **layer.sources})
     fields: dict[str, Any] = {name: (Config.model_fields[name].annotation, ...)}
     kind = pydantic.create_model(name, __base__=Section, **fields)

@@ -122,7 +122,7 @@ class TrainerSection(Section):
     patience: Count | None = None
     """Early stopping: ends the training after this many validations in a row without a better `monitor`. `null`: trains
     for the whole budget."""
-    ema: Decay = None
+    ema: Decay | None = None
     """Decay of the exponential moving average of the weights, which is then evaluated and saved. `null`: none."""
     ema_warmup: Count | None = None
     """Warm-up of `ema` in optimiser steps: the decay of step n is `ema * (1 - exp(-n / ema_warmup))`, as in RT-DETR

@@ -55,7 +55,7 @@ def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources, 
             case "extra_forbidden":
                 known = sorted(_section_at(top, key[:-1]).model_fields)
                 section = f" of {'.'.join(key[:-1])}" if key[1:] else ""
-                meant = "" if key[1:] else key_hints.hint(dotted, values.get(dotted))
+                meant = "" if key[1:] else key_hints.hint(dotted)
                 text = f"{dotted} is not a key{section}.{meant or nearest(key[-1], known)} Keys: {', '.join(known)}."
             case "missing":
                 text = f"{dotted} is missing."

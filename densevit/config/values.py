@@ -113,18 +113,12 @@ def _scales(value: Any) -> Any:
     return scales
 
 
-def _decay(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"give the decay of the average, such as 0.999, or null, not {str(value).lower()}.")
-    return value
-
-
 Int = Annotated[int, BeforeValidator(_whole), Field(ge=-(2**63), lt=2**63)]
 Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Count = Annotated[Int, Field(ge=1)]
 Rate = Annotated[Float, Field(ge=0, le=1e6)]
 Momentum = Annotated[Float, Field(ge=0, lt=1)]
-Decay = Annotated[Annotated[Float, Field(gt=0, lt=1)] | None, BeforeValidator(_decay)]
+Decay = Annotated[Float, Field(gt=0, lt=1)]
 Factor = Annotated[Float, Field(gt=0)]
 
 

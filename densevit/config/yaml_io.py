@@ -9,14 +9,11 @@ from typing import Any
 
 import yaml
 
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, one_line
 from densevit.paths import check_unpacked, user_path
 from densevit.registry.options import nearest
 
 _LARGEST = 64 * 2**20  # bytes of a config file
-_DEEPEST = 100  # levels of nesting
-_MOST_NODES = 100_000  # values that aliases may expand to
-_TOO_DEEP = f"values are nested more than {_DEEPEST} levels deep"
 
 
 def find_file(name: str, source: str = "", folder: Path | None = None, section: str = "") -> Path:
@@ -38,11 +35,8 @@ def find_file(name: str, source: str = "", folder: Path | None = None, section: 
         if candidate_name in shipped:
             return shipped[candidate_name]
     prefix = f"{source}: " if source else ""
-    reason = ""
-    if path.is_dir():
-        reason = " It is a folder without a config.yaml."
-    elif path.exists():
-        reason = " It is neither a file nor a folder."
+    reason = " It is neither a file nor a folder." if path.exists() else ""
+    reason = " It is a folder without a config.yaml." if path.is_dir() else reason
     neighbours = [str(path.parent / other.name) for other in sorted(path.parent.glob("*.yaml"))]
     names = [other for other in shipped if other.rpartition("/")[0] == section]
     hint = nearest(str(path), neighbours) or nearest(within.name, [PurePosixPath(other).name for other in names])
@@ -93,19 +87,14 @@ def parse(text: str, source: str, lines: bool = False) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark and lines else ""
-        problem = _one_line(error.problem or error.context or "invalid YAML")
-        raise ConfigError(f"{source}{where}: {problem}.") from None
+        problem = error.problem or error.context or "invalid YAML"
+        raise ConfigError(f"{source}{where}: {' '.join(problem.split())}.") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: {_one_line(str(error))}.") from None
+        raise ConfigError(f"{source}: {one_line(error)}.") from None
     except RecursionError:
-        raise ConfigError(f"{source}: {_TOO_DEEP}.") from None
-    except (
-        ValueError,
-        LookupError,
-        AttributeError,
-        TypeError,
-    ) as error:  # an explicit tag with an invalid value: !!int x
-        raise ConfigError(f"{source}: a value does not fit its tag ({_one_line(str(error))}).") from None
+        raise ConfigError(f"{source}: values are nested too deep.") from None
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # !!float x, or a number of 5,000 digits
+        raise ConfigError(f"{source}: a value does not fit its tag ({one_line(error)}).") from None
 
 
 def write(values: dict[str, Any]) -> str:
@@ -124,19 +113,15 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # as PyYAML has it
 
     def construct_document(self, node: yaml.Node) -> Any:
-        distinct: dict[int, tuple[int, int]] = {}
-        size, _ = _expanded(node, distinct, ())
-        if size > _MOST_NODES and size > 10 * len(distinct):
-            problem = f"its aliases expand to {size:,} values; at most {_MOST_NODES:,} are allowed"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        self.deep_construct = True  # then an alias to a value that contains it raises
         return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
         for key, value in node.value:
             if node.flow_style and ":" in str(key.value) and _is_empty(value):
-                name, _, rest = key.value.partition(":")
-                problem = f"{key.value!r} needs a space after the colon: write {{{name}: {rest}}}"
+                spaced = key.value.replace(":", ": ", 1)
+                problem = f"{key.value!r} needs a space after the colon: write {{{spaced}}}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                 found = f", not {key.value}" if isinstance(key, yaml.ScalarNode) else ""
@@ -147,40 +132,10 @@ class _Loader(yaml.SafeLoader):
             lines[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
-    def construct_integer(self, node: yaml.ScalarNode) -> int:
-        try:
-            return int(node.value)
-        except ValueError:  # 1__0, or more digits than Python's limit
-            found = node.value if len(node.value) <= 40 else f"{node.value[:40]}... of {len(node.value):,} digits"
-            raise yaml.constructor.ConstructorError(None, None, f"{found} is not a number", node.start_mark) from None
-
 
 def _is_empty(node: yaml.Node) -> bool:
     """Whether a value is left out, as opposed to `null`."""
     return isinstance(node, yaml.ScalarNode) and node.value == "" and node.style is None
-
-
-def _expanded(node: yaml.Node, results: dict[int, tuple[int, int]], above: tuple[int, ...]) -> tuple[int, int]:
-    """The number of values in a node with all aliases expanded, and their levels of nesting.
-
-    results: the results of visited nodes. above: the ancestors of the node. Raises ConstructorError for a value that
-    contains itself, and for too many levels.
-    """
-    if id(node) in above:
-        problem = "an alias refers to a value that contains it"
-        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-    if id(node) not in results:
-        below: list[yaml.Node] = []
-        if isinstance(node, yaml.MappingNode):
-            below = [part for pair in node.value for part in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            below = node.value
-        children = [_expanded(child, results, (*above, id(node))) for child in below]
-        levels = 1 + max((depth for _, depth in children), default=0)
-        if levels > _DEEPEST:
-            raise yaml.constructor.ConstructorError(None, None, _TOO_DEEP, node.start_mark)
-        results[id(node)] = 1 + sum(size for size, _ in children), levels
-    return results[id(node)]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -205,13 +160,9 @@ for _tag, _pattern, _first in (
     ("merge", r"<<", ["<"]),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_FLOAT})$"), list("-+.0123456789"))
 _Dumper.add_representer(list, _Dumper.represent_short_list)
 _Dumper.add_representer(tuple, _Dumper.represent_short_list)
 _Dumper.add_multi_representer(str, _Dumper.represent_str)  # a subclass
 _Dumper.add_multi_representer(Path, _Dumper.represent_path)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
-from densevit.evaluation.csv_cells import FORM, READ_FORM, escaped, unescaped
+from densevit.evaluation.csv_options import FORM, READ_FORM
 from densevit.interfaces import Evaluator, Plot, Table
 
 PLOTS, IMAGES, LOWER, THRESHOLDS = "plots.json", "images", "lower_is_better.json", "thresholds.json"
@@ -76,16 +76,16 @@ def _plot(x: str, y: str, curves: Mapping[str, list[list[float]]], unit_axes: bo
 
 
 def write(table: Table, path: Path) -> None:
-    """Writes a table's rows. Text that a spreadsheet would run is written as `csv_cells.escaped` has it."""
+    """Writes a table's rows."""
     with replaced_file(path) as temporary, temporary.open("w", **FORM) as file:
-        csv.writer(file).writerows([escaped(cell) for cell in row] for row in table)
+        csv.writer(file).writerows(table)
 
 
 def read(path: Path) -> list[list[str]]:
     """Reads the rows of a file written by `write`, as text."""
     try:
         with path.open(**READ_FORM) as file:
-            return [[unescaped(cell) for cell in row] for row in csv.reader(file)]
+            return [*csv.reader(file)]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: expected a table as CSV; found: {error}") from error
 

@@ -75,7 +75,8 @@ def load(
 
     device: "cuda", "cuda:1", "mps", "cpu" ...; "auto": an accelerator if there is one; None: the CPU.
     trust: modules whose classes the file may name as `module:Class`. Installed plugins, and modules named in the
-    config.yaml of a run folder, need no trust. No other code is imported, and no code in the file is run.
+    config.yaml of a run folder, need no trust. With any, a .pth file of another project is read by its own code;
+    without, no code in the file is run.
     runtime: what runs ONNX files: "onnxruntime" or "openvino"; None: "onnxruntime".
     Raises WeightsError if there is no complete model, for a module that is not trusted, and for a backbone without
     heads.
@@ -93,7 +94,7 @@ def load_any(source: str | Path, trust: Collection[str] = (), runtime: str | Non
         raise DensevitError(f"{source}: runtime {runtime} is for exported files, NAME.onnx. Fix: leave it out.")
     if model_file.is_model_file(source):
         return LoadedModel(*model_file.load(source, trust), foreign=False)
-    checkpoint = checkpoint_io.read(source)
+    checkpoint = checkpoint_io.read(source, trust=bool(trust))
     if checkpoint.header.get("format") == "densevit":  # published
         model, sections = model_file.from_state(checkpoint.tensors, checkpoint.header, str(source), trust)
         return LoadedModel(model, sections, foreign=False)

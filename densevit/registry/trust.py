@@ -27,10 +27,6 @@ class NameInFile(str):
     def __getnewargs__(self) -> tuple[str, str, bool]:  # type: ignore[override]
         return str(self), self.file, self.trusted
 
-    def renamed(self, name: str) -> "NameInFile":
-        """This class under another name."""
-        return NameInFile(name, self.file, self.trusted)
-
 
 def names_in_file(values: Any, file: str, trust: Collection[str] = (), config_modules: Collection[str] = ()) -> Any:
     """The values of a file, with each `module:Class` as a `NameInFile`.

@@ -1,4 +1,4 @@
-"""Reads checkpoints from files, folders and published names into state dicts, without running code from them."""
+"""Reads checkpoints from files, folders and published names into state dicts, by default without running their code."""
 
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from densevit.errors import WeightsError, one_line
 from densevit.paths import user_path
-from densevit.weights import file_kinds, hub, preprocessing, safe_unpickler
+from densevit.weights import file_kinds, hub, preprocessing, torch_checkpoint
 from densevit.weights.state import read_safetensors
 
 # Keys under which projects save the state dict. The first that contains tensors is opened, recursively.
@@ -41,24 +41,24 @@ class Checkpoint:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def read(source: str | Path, instead: str = "") -> Checkpoint:
+def read(source: str | Path, instead: str = "", trust: bool = False) -> Checkpoint:
     """Reads a checkpoint.
 
     source: a .pth, .pt, .pyth, .bin, .npz or .safetensors file; a run folder or a Hugging Face Hub folder, with shards
     or without; `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]` or
-        `package:NAME[/FILE]`. instead: the argument of `hub.fetch`.
+        `package:NAME[/FILE]`. instead: the argument of `hub.fetch`. trust: the argument of `torch_checkpoint.load`.
     Raises WeightsError with what was found and the fix.
     """
     if not hub.is_published(source):
-        return _at(user_path(source), str(source))
+        return _at(user_path(source), str(source), trust)
     found = hub.fetch(str(source), instead)
     if isinstance(found.weights, Path):
-        read = _at(found.weights, str(source))
+        read = _at(found.weights, str(source), trust)
         return Checkpoint(read.tensors, str(source), read.header, {**read.metadata, **found.metadata})
     return Checkpoint(found.weights, str(source), metadata=found.metadata)
 
 
-def _at(path: Path, source: str) -> Checkpoint:
+def _at(path: Path, source: str, trust: bool) -> Checkpoint:
     if path.is_dir():
         files = [path / name for name in _IN_FOLDER if (path / name).is_file()]
         if not files:
@@ -72,38 +72,33 @@ def _at(path: Path, source: str) -> Checkpoint:
             f"{', '.join(hub.FORMS)}."
         )
     try:
-        found = Checkpoint(_sharded(path), "") if path.name.endswith(_INDEX) else _in_file(path)
+        found = Checkpoint(_sharded(path, trust), "") if path.name.endswith(_INDEX) else _in_file(path, trust)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error}).") from error
     metadata = preprocessing.of_folder(path.parent) if path.name in _IN_FOLDER else {}
     return Checkpoint(_unwrapped(found.tensors, _WRAPPERS), source, found.header, metadata | found.metadata)
 
 
-def _in_file(path: Path) -> Checkpoint:
+def _in_file(path: Path, trust: bool) -> Checkpoint:
     kind = file_kinds.kind(path)
     if kind == "safetensors":
         tensors, header = read_safetensors(path)
         return Checkpoint(tensors, "", header)
     if kind == "npz":
         return Checkpoint(_arrays(path), "")
-    content = safe_unpickler.load(path)
+    content = torch_checkpoint.load(path, trust)
     tensors = _opened(content)
     if not tensors:
         raise WeightsError(f"{path}: {_without_tensors(content)}")
     entries: dict[str, str] = {}
     if "pytorch-lightning_version" in content:
-        entries = _header(content.get(ENTRIES))
+        if isinstance(given := content.get(ENTRIES), Mapping):
+            entries = {key: text for key, text in given.items() if isinstance(key, str) and isinstance(text, str)}
         prefix = f"{content.get(SAVED_MODEL, 'model')}."
         if entries:  # a method's own tensors are left out
             tensors = {name: value for name, value in tensors.items() if name.startswith(prefix)}
         tensors = _unwrapped(tensors, (prefix,))
     return Checkpoint(tensors, "", entries, preprocessing.of_checkpoint(content))
-
-
-def _header(entries: Any) -> dict[str, str]:
-    """The header of a model file in a Lightning checkpoint; empty if there is none."""
-    given = entries if isinstance(entries, Mapping) else {}
-    return {key: value for key, value in given.items() if isinstance(key, str) and isinstance(value, str)}
 
 
 def _opened(content: Any, depth: int = 0) -> dict[str, Tensor]:
@@ -133,13 +128,11 @@ def _without_tensors(content: Any) -> str:
     """The error message for a checkpoint without a state dict: what it contains and the fix."""
     values = [content, *content.values()] if isinstance(content, Mapping) else [content]
     objects = sorted(
-        {f"{type(v).__module__}.{type(v).__qualname__}" for v in values if isinstance(v, safe_unpickler.Inert)}
+        {f"{type(v).__module__}.{type(v).__qualname__}" for v in values if isinstance(v, torch_checkpoint.Inert)}
     )
     found = f"a {type(content).__name__}"
-    if isinstance(content, Mapping) and not isinstance(content, safe_unpickler.Inert):
+    if isinstance(content, Mapping) and not isinstance(content, torch_checkpoint.Inert):
         found = f"the keys {', '.join(map(str, list(content)[:8]))}" if content else "nothing"
-    if any(name.startswith("torch.nn.modules.") for name in objects):
-        found += ": a pickled model, not its state_dict"
     pickled = f", with objects that were not loaded: {', '.join(objects)}" if objects else ""
     return (
         f"no state dict, but {found}{pickled}. Expected tensors by name, at the top level or under 'model' or "
@@ -147,7 +140,7 @@ def _without_tensors(content: Any) -> str:
     )
 
 
-def _sharded(index: Path) -> dict[str, Tensor]:
+def _sharded(index: Path, trust: bool) -> dict[str, Tensor]:
     """The tensors of all shards in an index, read from its folder. Raises WeightsError if one is missing."""
     file_of = preprocessing.weight_map(index)
     files = sorted(set(file_of.values()))
@@ -159,7 +152,7 @@ def _sharded(index: Path) -> dict[str, Tensor]:
         )
     tensors: dict[str, Tensor] = {}
     for name in files:
-        tensors |= _in_file(index.parent / name).tensors
+        tensors |= _in_file(index.parent / name, trust).tensors
     lost = sorted(file_of.keys() - tensors.keys())
     if lost:
         raise WeightsError(

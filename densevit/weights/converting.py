@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from densevit import config as configs
-from densevit.config import BackboneSection, Config, DataSection, ModelSections, layers
+from densevit.config import BackboneSection, Config, DataSection, ModelSections, merging
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
 from densevit.model import Architecture, DenseModel, build_from_architecture, classes_by_head
@@ -140,7 +140,7 @@ def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes
     data = values["data"]
     if "name" in others.get("data", {}):  # another data set
         data = {key: value for key, value in data.items() if key in DataSection.model_fields}
-    changed = layers.over(layers.Layer({"data": data}), layers.Layer({"data": others.get("data", {})}))
+    changed = merging.over(merging.Layer({"data": data}), merging.Layer({"data": others.get("data", {})}))
     return {**values, **others, **changed.values, **sections}
 
 

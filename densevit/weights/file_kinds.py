@@ -30,9 +30,12 @@ def kind(path: Path) -> Kind:
     if not head:
         raise _invalid(path, f"an empty file, {size}")
     if re.match(rb"\s*<(!doctype )?html", head, re.IGNORECASE):
-        raise _web_page(path, head)
+        title = re.search(r"<title>\s*(.*?)\s*</title>", head.decode("utf-8", "replace"), re.IGNORECASE | re.DOTALL)
+        fix = "Download the file itself: use `resolve` in place of `blob` in a Hugging Face address, `raw` on GitHub"
+        raise _invalid(path, "an HTML page" + (f" ({title[1][:_SHOWN]!r})" if title else ""), fix)
     if head.startswith(b"version https://git-lfs"):
-        raise _git_lfs_pointer(path, head)
+        fix = "Run `git lfs pull` in its repository, or download the file"
+        raise _invalid(path, "a git-LFS pointer, not the file", fix)
     if path.suffix == ".safetensors":
         return "safetensors"  # the reader reports what is wrong with it
     if re.match(rb"\x80[\x02-\x05]", head) and len(head) >= 16:
@@ -55,27 +58,9 @@ def _zip_kind(path: Path, size: str) -> Kind:
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise _invalid(path, f"a truncated or corrupt zip archive, {size}") from error
     files = {name.split("/")[-1] for name in names}
-    if "constants.pkl" in files:
-        fix = "Open it with torch.jit.load and save its state_dict() with torch.save"
-        raise _invalid(path, "a TorchScript archive, which contains code", fix)
     if "data.pkl" in files:
         return "torch"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
     inside = ", ".join(names[:3]) or "nothing"
     raise _invalid(path, f"a zip archive without data.pkl; it holds {inside}", "Unpack it and name a file in it")
-
-
-def _web_page(path: Path, head: bytes) -> WeightsError:
-    title = re.search(r"<title>\s*(.*?)\s*</title>", head.decode("utf-8", "replace"), re.IGNORECASE | re.DOTALL)
-    return _invalid(
-        path,
-        "an HTML page" + (f" ({title[1][:_SHOWN]!r})" if title else ""),
-        "Download the file itself: use `resolve` in place of `blob` in a Hugging Face address, `raw` on GitHub",
-    )
-
-
-def _git_lfs_pointer(path: Path, head: bytes) -> WeightsError:
-    size = re.search(rb"(?m)^size (\d+)", head)
-    target = f" to a file of {int(size[1]):,} bytes" if size else ""
-    return _invalid(path, f"a git-LFS pointer{target}", "Run `git lfs pull` in its repository, or download the file")

@@ -5,7 +5,6 @@ Each is downloaded and cached by its own library; an installed package has its o
 download with its size and folder. If it fails, the error names the file and what to do without a network.
 """
 
-import difflib
 import http.client
 import os
 import re
@@ -22,6 +21,7 @@ from rich import get_console
 from torch import Tensor
 
 from densevit.errors import WeightsError, did_you_mean
+from densevit.registry.options import nearest
 from densevit.weights import packages, preprocessing
 from densevit.weights.licences import UNKNOWN, line, permits_commercial_use
 
@@ -69,7 +69,7 @@ def _timm(source: str, name: str, instead: str) -> Published:
         raise WeightsError(_not_installed(source, "timm", "timm")) from error
     model, _, tag = name.partition(".")
     if not timm.is_model(model):
-        raise WeightsError(f"{source}: timm has no model {model!r}.{_near(model, timm.list_models())}")
+        raise WeightsError(f"{source}: timm has no model {model!r}.{nearest(model, timm.list_models())}")
     known = [known.partition(".")[2] for known in timm.list_pretrained(f"{model}.*")] if tag else []
     if tag and tag not in known:
         raise WeightsError(f"{source}: timm's {model} has no weights {tag!r}.{did_you_mean(tag, known)}")
@@ -105,11 +105,7 @@ def timm_arguments(source: str, config: Any, instead: str) -> dict[str, Any]:
     wanted = config.hf_hub_filename
     files = dict.fromkeys([str(Path(wanted).with_suffix(".safetensors")), wanted] if wanted else HUB_FILES[::2])
     hub.announce(config.license, files)
-    file = next(filter(None, map(hub.get, files)), None)
-    if file is None:
-        error = hub.unreachable or FileNotFoundError(f"{hub.name} has no {' or '.join(files)}")
-        raise WeightsError(_failed(source, error, [_hub_address(hub.name, next(iter(files)))], instead)) from error
-    return {"pretrained_cfg_overlay": {"file": str(file)}}
+    return {"pretrained_cfg_overlay": {"file": str(hub.first(files))}}
 
 
 def timm_repository(source: str, name: str, pretrained: bool, instead: str) -> None:
@@ -118,9 +114,7 @@ def timm_repository(source: str, name: str, pretrained: bool, instead: str) -> N
     source: the name in messages. name: ORG/NAME. pretrained: whether timm will load its weights: announces them.
     """
     hub = _Repository(source, name, instead)
-    if hub.get(preprocessing.CONFIG) is None:
-        error = hub.unreachable or FileNotFoundError(f"{name} has no {preprocessing.CONFIG}")
-        raise WeightsError(_failed(source, error, [_hub_address(name, preprocessing.CONFIG)], instead)) from error
+    hub.first([preprocessing.CONFIG])
     if pretrained:
         hub.announce(None, HUB_FILES[::2])
 
@@ -133,7 +127,7 @@ def _torchvision(source: str, name: str, instead: str) -> Published:
 
     model, _, wanted = name.partition("/")
     if model not in models.list_models():
-        raise WeightsError(f"{source}: torchvision has no model {model!r}.{_near(model, models.list_models())}")
+        raise WeightsError(f"{source}: torchvision has no model {model!r}.{nearest(model, models.list_models())}")
     known = list(models.get_model_weights(model))
     if not known:
         raise WeightsError(f"{source}: torchvision has no weights for {model}.")
@@ -156,8 +150,9 @@ def _torchvision(source: str, name: str, instead: str) -> Published:
 
 def _length(address: str) -> int:
     """The bytes of a file that a server announces, 0 if none. Raises OSError after TIMEOUT; torch waits for minutes."""
-    request = urllib.request.Request(address, headers={"User-Agent": "torch.hub"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(address, headers={"User-Agent": "torch.hub"}), timeout=TIMEOUT
+    ) as answer:
         return int(answer.headers.get("Content-Length") or 0)
 
 
@@ -180,11 +175,9 @@ def _hugging_face(source: str, name: str, instead: str) -> Published:
     if weights is None:
         raise WeightsError(_not_there(source, hub.name, wanted))
     shards = set(preprocessing.weight_map(weights).values()) if weights.name.endswith(".index.json") else set()
+    hub.instead = f"put it beside {weights}"
     for shard in sorted(shards):
-        if hub.get(shard) is None:
-            lost = hub.unreachable or FileNotFoundError(f"{hub.name} has no {shard}")
-            beside = f"put it beside {weights}"
-            raise WeightsError(_failed(source, lost, [_hub_address(hub.name, shard)], beside))
+        hub.first([shard])
     described = [hub.get(file) for file in (preprocessing.CONFIG, *preprocessing.PREPROCESSORS, preprocessing.CARD)]
     folder = next((file.parent for file in described if file is not None), None)
     metadata = preprocessing.of_folder(folder) if folder is not None else {}
@@ -221,8 +214,7 @@ class _Repository:
         if not self._was_tried:
             self._size(file)
         try:
-            offline = self.unreachable is not None
-            return Path(self._library.hf_hub_download(self.name, file, local_files_only=offline))
+            return Path(self._library.hf_hub_download(self.name, file, local_files_only=self.unreachable is not None))
         except self._errors.GatedRepoError as error:  # a subclass of RepositoryNotFoundError
             raise WeightsError(self._gated()) from error
         except self._errors.RepositoryNotFoundError as error:
@@ -243,6 +235,17 @@ class _Repository:
                 raise WeightsError(self._gated()) from error
             self.unreachable = self.unreachable or error
         return None
+
+    def first(self, files: Iterable[str]) -> Path:
+        """The cached path of the first of these files that the repository has. Raises WeightsError for none."""
+        files = list(files)
+        file = next(filter(None, map(self.get, files)), None)
+        if file is None:
+            error = self.unreachable or FileNotFoundError(f"{self.name} has no {' or '.join(files)}")
+            raise WeightsError(
+                _failed(self.source, error, [_hub_address(self.name, files[0])], self.instead)
+            ) from error
+        return file
 
     def announce(self, licence: str | None, files: Iterable[str]) -> None:
         """Announces the download of the first of these files that the repository has, and warns of a restricted
@@ -303,13 +306,6 @@ def _not_there(source: str, repository: str, wanted: str) -> str:
     return f"{source}: the repository {repository} {verb} {lacks}.{listed or f' Name a file: hf:{repository}/FILE.'}"
 
 
-# ---- installed packages ----
-
-
-def _package(source: str, name: str, instead: str) -> Published:
-    return Published(*packages.weights_file(source, name))
-
-
 # ---- messages ----
 
 
@@ -325,7 +321,7 @@ def _announce(source: str, address: str, size: int, folder: Path, instead: str) 
     if not get_console().quiet:
         of_size = f" ({size / 1e6:,.1f} MB)" if size else ""
         said = f"{source} is not in the cache: downloading {address}{of_size} into {folder}."
-        print(f"{said} {_without(instead)}", file=sys.stderr)
+        print(f"{said} Without a network: {instead}.", file=sys.stderr)
 
 
 def _failed(source: str, error: BaseException, addresses: Sequence[str], instead: str) -> str:
@@ -333,11 +329,9 @@ def _failed(source: str, error: BaseException, addresses: Sequence[str], instead
     files = f"The file: {addresses[0]}"
     if len(addresses) > 1:
         files = f"The files, for one folder: {addresses[0]}, with {' and '.join(addresses[1:])} if they exist"
-    return f"{source}: not in the cache, and the download failed ({_reason(error)}). {_without(instead)} {files}"
-
-
-def _without(instead: str) -> str:
-    return f"Without a network: {instead}."
+    return (
+        f"{source}: not in the cache, and the download failed ({_reason(error)}). Without a network: {instead}. {files}"
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -345,10 +339,9 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _near(name: str, known: Sequence[str]) -> str:
-    """A hint with the nearest of many names."""
-    nearest = difflib.get_close_matches(name, known, n=3)
-    return f" Did you mean {' or '.join(nearest)}?" if nearest else ""
-
-
-_SOURCES = {"timm": _timm, "torchvision": _torchvision, "hf": _hugging_face, "package": _package}
+_SOURCES = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "hf": _hugging_face,
+    "package": lambda source, name, instead: Published(*packages.weights_file(source, name)),
+}

@@ -107,7 +107,9 @@ def translate_back(state: StateDict, layout: CheckpointLayout) -> tuple[dict[str
     Raises ValueError if tensors do not fit the layout.
     """
     special = layout.special
-    lines = tuple(Line(ours, theirs, _inverted(change)) for theirs, ours, change in layout.lines)
+    lines = tuple(
+        Line(ours, theirs, change and Change(change.inverse, change.forward)) for theirs, ours, change in layout.lines
+    )
     state = {name: x for name, x in state.items() if name not in special.zero_biases or bool(x.any())}
     inverse = CheckpointLayout(layout.name, (), lines, layout.describe, special=SpecialTensors(special.missing))
     back = translate(state, inverse)
@@ -287,7 +289,3 @@ def _name(name: str) -> _Name:
 def _kind(key: str) -> str:
     """The key with # for each number and slot, the same for all blocks: `blocks.#.norm#.weight`."""
     return re.sub(r"(?:\{\w+\}|[0-9])+", "#", key)
-
-
-def _inverted(change: Change | None) -> Change | None:
-    return None if change is None else Change(change.inverse, change.forward)

@@ -148,11 +148,6 @@ def is_model_file(source: str | Path) -> bool:
         return False
 
 
-def load_model(run: str | Path, trust: Collection[str] = ()) -> DenseModel:
-    """The model of a run folder or a model file; see `load`."""
-    return load(run, trust).model
-
-
 def load(run: str | Path, trust: Collection[str] = ()) -> ModelFile:
     """The model of a run folder or a model file, in evaluation mode on the CPU, and its sections.
 
@@ -230,10 +225,7 @@ def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbon
     """The backbone of a run or of a file from `save_backbone`, in evaluation mode, and what it was built from."""
     state, entries, path = _read(run)
     check_format(entries.get("format_version"), str(path))
-    try:
-        values = configs.values_of_file(entries["config"], str(path), trust, _folder(run))["backbone"]
-    except KeyError as error:
-        raise WeightsError(f"{path}: its header is corrupt ({error}). Copy it again.") from error
+    values = configs.values_of_file(entries.get("config", ""), str(path), trust, _folder(run)).get("backbone")
     if not isinstance(values, dict):  # a text would name a section's file
         raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
     built = configs.section("backbone", values, str(path)).architecture

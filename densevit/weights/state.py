@@ -15,7 +15,6 @@ from torch import Tensor
 from densevit.errors import WeightsError
 
 FORMAT = "2"  # of model files and of checkpoints for resuming; it rises when those of before are no longer read
-_READER = "ddbb1ccf"  # the last commit that reads format 1, of before 0.1.0
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -64,10 +63,7 @@ def write_torch(content: Any, path: Path) -> None:
 def check_format(version: Any, source: str) -> None:
     """Raises WeightsError unless the `format_version` of a model file or of a checkpoint is `FORMAT`."""
     if version != FORMAT:
-        fix = f"Fix: use commit {_READER} of densevit, the last that reads it, or train again."
-        raise WeightsError(
-            f"{source}: format version {version}, expected {FORMAT}. {fix if version == '1' else 'Update densevit.'}"
-        )
+        raise WeightsError(f"{source}: format version {version}, expected {FORMAT}. Update densevit, or train again.")
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -58,19 +58,16 @@ def test_a_damaged_file_is_reported(tmp_path: Path, text: str):
         tables_file.read_plots(tmp_path)
 
 
-FORMULAS = ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "＝1", "'=1", "''@a"]
-HARMLESS = ["cat", "-5", "+0.5", "'quoted'", "a=b", "", "'"]
+TEXTS = ["=cmd|' /C calc'!A0", "-2+3", "\t=1", "\r=1", "'=1", "-5", "'quoted'", "a,b", "a\nb", ""]
 NO_UTF8 = os.fsdecode(b"a\xff.png")  # the name of a file
 
 
-def test_text_that_a_spreadsheet_runs_is_written_with_an_apostrophe_and_read_back(tmp_path: Path):
-    texts = [*FORMULAS, *HARMLESS]
-    tables_file.write([["class", "AP"], *([text, -0.5] for text in texts)], tmp_path / "classes-pets.csv")
+def test_cells_are_written_as_they_are_and_read_back(tmp_path: Path):
+    tables_file.write([["class", "AP"], *([text, -0.5] for text in TEXTS)], tmp_path / "classes-pets.csv")
     with (tmp_path / "classes-pets.csv").open(newline="", encoding="utf-8") as file:
         written = [row[0] for row in csv.reader(file)][1:]
-    assert written == [*(f"'{text}" for text in FORMULAS), *HARMLESS]
-    assert [row[0] for row in tables_file.read(tmp_path / "classes-pets.csv")][1:] == texts
-    assert tables_file.read_values(tmp_path / "classes-pets.csv")[1] == [FORMULAS[0], -0.5]
+    assert written == TEXTS == [row[0] for row in tables_file.read(tmp_path / "classes-pets.csv")][1:]
+    assert tables_file.read_values(tmp_path / "classes-pets.csv")[1] == [TEXTS[0], -0.5]
 
 
 def test_names_of_files_that_are_no_utf8_are_written_as_the_bytes_they_are(tmp_path: Path):

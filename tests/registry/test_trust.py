@@ -173,7 +173,7 @@ def test_classes_of_a_mixed_data_set_and_of_lightning_need_trust(payload, monkey
     with pytest.raises(PluginError) as error:
         densevit.evaluate(predictor)
     refused(error, file, "payload:Data")
-    config = densevit.load(naming({"trainer.callbacks": [{"name": "lightning.pytorch.callbacks:Timer"}]})).config
+    config = densevit.load(naming({"trainer.callbacks": [{"name": "pytorch_lightning.callbacks:Timer"}]})).config
     with pytest.raises(ConfigError, match=r"Timer' is named in theirs.safetensors.*trust=\['pytorch_lightning"):
         densevit.fit(config, ["trainer.max_steps=2"])  # after overrides and a copy
 

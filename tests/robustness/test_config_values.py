@@ -50,7 +50,7 @@ SCHEMA = {
     "trainer.evaluate_every=1.5": "a whole number of epochs",
     "trainer.checkpoint_every=0s": "a valid integer or a time such as 30s, 5min or 1h, not '0s'",
     "trainer.ema=1": "less than 1",
-    "trainer.ema=true": "trainer.ema: give the decay of the average, such as 0.999, or null, not true.",
+    "trainer.ema=true": "trainer.ema should be a valid number, not true.",
     "inference.scales=[]": "is empty: give at least one value",
 }  # fmt: skip
 

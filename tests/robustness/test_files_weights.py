@@ -39,7 +39,7 @@ HTML = b"<!DOCTYPE html><html><title>Log in</title>"
 NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is an empty file, 0 bytes"),
     "web page": (HTML, "is an HTML page ('Log in')"),
-    "git-LFS pointer": (LFS, "is a git-LFS pointer to a file of 123,456 bytes"),
+    "git-LFS pointer": (LFS, "is a git-LFS pointer"),
     "text": (b"hello", "is not a checkpoint: 5 bytes, the first are b'hello'"),
     "part of a zip": (b"PK\x03\x04" + bytes(100), "is a truncated or corrupt zip archive, 104 bytes"),
     "bare pickle": (b"\x80\x04}q\x00." + bytes(20), "is a bare pickle"),

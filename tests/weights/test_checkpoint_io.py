@@ -211,7 +211,7 @@ def zipped(**files: bytes) -> bytes:
 
 REFUSED = {  # content, file name, facts
     "empty": (b"", "w.pth", r"is an empty file, 0 bytes\. Expected a \.pth.*Download it again"),
-    "pointer": (POINTER, "w.safetensors", r"git-LFS pointer to a file of 346,334,829 bytes.*git lfs pull"),
+    "pointer": (POINTER, "w.safetensors", r"git-LFS pointer, not the file.*git lfs pull"),
     "page": (PAGE, "w.npz", r"an HTML page \('Google Drive - Quota exceeded'\).*Download the file itself"),
     "page without a title": (b"<html><body>", "w.pth", r"an HTML page\. Expected"),
     "detectron2": (pickle.dumps({"model": {"w": np.ones(9)}}), "w.pkl", r"a bare pickle, not made.*section Pickles"),

@@ -34,9 +34,9 @@ def assert_state(found, expected=STATE) -> None:
         ("hf: ", "the name is empty"),
         ("hf:bert", r"hf:bert: no repository name\. Expected hf:ORG/NAME"),
         ("hf:a--b/c d", "'a--b/c d' is not a repository name"),
-        ("torchvision:resnet51", r"no model 'resnet51'\. Did you mean resnet"),
+        ("torchvision:resnet51", r"no model 'resnet51'\. Did you mean 'resnet"),
         ("torchvision:resnet50/IMAGENET1K_V3", r"no weights 'IMAGENET1K_V3'\. Did you mean 'IMAGENET1K_V"),
-        ("timm:test_vjt", r"no model 'test_vjt'\. Did you mean test_vit"),
+        ("timm:test_vjt", r"no model 'test_vjt'\. Did you mean 'test_vit"),
         ("timm:test_vit.r16_in1k", r"no weights 'r16_in1k'\. Did you mean 'r160_in1k'"),
     ],
 )

@@ -16,7 +16,8 @@ from densevit.weights import layouts, pretrained
 from densevit.weights.building import build_model
 from densevit.weights.class_rows import class_tensors
 from densevit.weights.key_mapping import Line
-from densevit.weights.model_file import load_model, save
+from densevit.weights.model_file import load as load_file
+from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
 from densevit.weights.weights_table import weights_line, weights_table
 
@@ -161,7 +162,7 @@ def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     assert built.mean == built.std == config.backbone.mean == config.backbone.std == model.backbone.mean == HALF
     assert model.mean.flatten().tolist() == [127.5] * 3
     save(model, tmp_path / "model.safetensors")
-    loaded = load_model(tmp_path, [__name__])
+    loaded = load_file(tmp_path, [__name__]).model
     assert torch.equal(loaded.mean, model.mean) and torch.equal(loaded.std, model.std)
     again, config = model_of({"weights": str(tmp_path)})
     load_pretrained(again, config)

@@ -19,7 +19,7 @@ from densevit.training.callbacks.checkpointing import numbered_checkpoints
 from densevit.training.loop.sharding import STRATEGY, previous_of, read_checkpoint
 from densevit.training.run.folder import is_unused
 from densevit.training.run.metrics_csv import MetricsCsv
-from densevit.weights import checkpoint_io, safe_unpickler
+from densevit.weights import checkpoint_io, torch_checkpoint
 from densevit.weights.state import check_format, licences
 
 _CHANGEABLE = (
@@ -82,7 +82,7 @@ class RunCheckpoint:
             another = _another(folder, self.path)
             raise WeightsError(
                 f"{self.path}: not a complete checkpoint of tensors and plain values "
-                f"({safe_unpickler.reason(error)}). No code in it was run. Fix: {another or _ANEW}."
+                f"({torch_checkpoint.reason(error)}). No code in it was run. Fix: {another or _ANEW}."
             ) from error
         self.run = folder
         self.config = configs.from_file(configs.values_of_file(config, str(self.path)), str(self.path))

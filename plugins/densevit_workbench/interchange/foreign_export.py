@@ -153,7 +153,7 @@ def _source(source: str | Path, trust: Collection[str]) -> _Source:
     header = read_safetensors(file)[1] if file.is_file() and file.suffix == ".safetensors" else {}
     if header.get("part") == "backbone":
         return _Source(str(source), *model_file.load_backbone(source, trust), None)
-    model = model_file.load_model(source, trust)
+    model = model_file.load(source, trust).model
     assert model.architecture is not None
     return _Source(str(source), model.backbone, model.architecture.backbone, model)
 

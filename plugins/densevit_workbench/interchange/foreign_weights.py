@@ -13,9 +13,11 @@ from densevit.weights.checkpoint_io import read
 from densevit.weights.converting import Converted, convert_checkpoint
 
 
-def convert(source: str | Path, layout: str | None = None, overrides: Sequence[str] = ()) -> Converted:
-    """Reads a checkpoint and builds its model; see `convert_checkpoint`."""
-    checkpoint = read(source)
+def convert(
+    source: str | Path, layout: str | None = None, overrides: Sequence[str] = (), trust: bool = False
+) -> Converted:
+    """Reads a checkpoint and builds its model; see `convert_checkpoint`. trust: whether its code is run."""
+    checkpoint = read(source, trust=trust)
     if checkpoint.header.get("format") == "densevit":
         raise WeightsError(
             f"{source}: is already in densevit's layout. For another project's layout, name it with --to."

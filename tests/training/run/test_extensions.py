@@ -58,9 +58,9 @@ def test_callbacks_are_built_and_checked_before_training() -> None:
     from densevit.training.run.extensions import build_callbacks, check_callbacks
     from tests.training.own_callbacks import Seen, Unreadable
 
-    named = {"name": "lightning.pytorch.callbacks:EarlyStopping", "monitor": "a", "mode": "max"}
+    named = {"name": "pytorch_lightning.callbacks:EarlyStopping", "monitor": "a", "mode": "max"}
     [callback] = build_callbacks(section(callbacks=[named]))
-    assert isinstance(callback, EarlyStopping) and callback.mode == "max"  # that of the package pytorch_lightning
+    assert isinstance(callback, EarlyStopping) and callback.mode == "max"
     with pytest.raises(PluginError, match=r"trainer\.callbacks\.0: .* cannot be built .*min, max, got up"):
         build_callbacks(section(callbacks=[{**named, "mode": "up"}]))
     with pytest.raises(ConfigError, match=r"EarlyStopping monitors 'a/APP', .* 'a/AP'\?"):

@@ -21,7 +21,7 @@ from densevit.data.loading.dataloader import TransformedDataset
 from densevit.errors import ConfigError, DataError, TrainingError, WeightsError
 from densevit.evaluation import metrics_file
 from densevit.training.callbacks.best_epoch import BestEpoch
-from densevit.weights.model_file import load_model
+from densevit.weights.model_file import load as load_file
 from tests.training.process_groups import child, linux, wait_for
 from tests.training.runs import TINY, assert_same, assert_same_run, checkpoint, edit, recorded, resume, train, weights
 
@@ -312,7 +312,7 @@ def test_without_the_files_of_the_best_epoch_the_next_one_is_the_best(stopped, m
     with pytest.warns(UserWarning, match=r"has no model\.safetensors of its best epoch"):
         resume(stopped)
     assert "detection/AP" in metrics_file.read(stopped / "metrics.json")
-    assert load_model(stopped).heads
+    assert load_file(stopped).model.heads
 
 
 @pytest.mark.integration

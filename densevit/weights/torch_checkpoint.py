@@ -1,0 +1,82 @@
+"""Reads the files of `torch.save` with torch's weights-only loader, with placeholders for other objects.
+
+The loader refuses files that refer to classes: the `argparse.Namespace` of a training script, a logger's buffer, a
+numpy scalar. Here an empty class takes the place of each.
+"""
+
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._weights_only_unpickler as unpickler
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from densevit.errors import WeightsError
+
+
+class _Equal(type):
+    """A class that equals `dict`: torch adds items to an object only if its class is in a list with dict."""
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other or other is dict
+
+    __hash__ = type.__hash__
+
+
+class Inert(dict[Any, Any], metaclass=_Equal):
+    """Placeholder for an object, in a subclass with its name. Keeps the items of a dict; all else is dropped."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]  # it may be a dict key
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def load(path: Path, trust: bool = False) -> Any:
+    """The content of a torch checkpoint, zip or legacy, on the CPU; objects are `Inert`.
+
+    trust: whether the file's own classes are imported, and its code is run. Raises WeightsError for a file that is not
+    read, with the classes in it.
+    """
+    names: list[str] = []
+    try:
+        names = [] if trust else _unknown_names(path)
+        with path.open("rb") as file, warnings.catch_warnings(), safe_globals([_placeholder(name) for name in names]):
+            warnings.simplefilter("ignore")
+            return torch.load(file, "cpu", weights_only=not trust, encoding="latin1")  # for bytes of Python 2
+    except Exception as error:  # a corrupt pickle raises anything
+        classes = f", with {', '.join(names[:5])} in it" if names else ""
+        raise WeightsError(
+            f"{path}: cannot be read ({path.stat().st_size:,} bytes{classes}): {reason(error)}. "
+            "Copy or download it again. If it is complete and you trust it, densevit.load(..., trust=[MODULE]) and "
+            "--trust MODULE run its code to read it; or save its state_dict() with torch.save in its own project."
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """The first line of a loader's error message, without torch's advice."""
+    if isinstance(error, pickle.UnpicklingError) and isinstance(error.__context__, pickle.UnpicklingError):
+        error = error.__context__
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].partition(". Please")[0].strip().rstrip(".")
+
+
+def _unknown_names(path: Path) -> list[str]:
+    """The classes and functions that a file refers to and torch does not allow by itself."""
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            return sorted(get_unsafe_globals_in_checkpoint(path))
+        file.seek(0)  # legacy: the magic number, the version, facts of the machine, and the content
+        names = set().union(*[unpickler.get_globals_in_pkl(file) for _ in range(4)])
+    return sorted(names - unpickler._get_allowed_globals().keys())
+
+
+def _placeholder(name: str) -> tuple[Any, str]:
+    """An empty class of this name, as `safe_globals` takes it."""
+    module, _, short = name.rpartition(".")
+    return _Equal(short, (Inert,), {"__module__": module, "__qualname__": short}), name

@@ -1,0 +1,115 @@
+"""Code in checkpoints is never run, whatever objects they contain, and tensors are still read."""
+
+import argparse
+import builtins
+import contextlib
+import functools
+import os
+import pathlib
+import pickle
+import re
+import subprocess
+import sys
+import tarfile
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from densevit.errors import WeightsError
+from densevit.weights.checkpoint_io import read
+
+STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0])}
+
+
+def save(content, path: Path, legacy: bool = False, protocol: int = 2) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
+    return path
+
+
+def assert_state(tensors) -> None:
+    assert tensors.keys() == STATE.keys()
+    for name, value in STATE.items():
+        assert torch.equal(tensors[name], value)
+
+
+both = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+
+
+# ---- malicious files ----
+
+
+class Call:
+    """Calls a function with arguments when unpickled."""
+
+    def __init__(self, function, *arguments, state=None) -> None:
+        self.call = function, arguments
+        self.state = state
+
+    def __reduce__(self):
+        return (*self.call, self.state) if self.state is not None else self.call
+
+
+def touch(path) -> None:
+    Path(path).touch()
+
+
+ATTACKS = {
+    "os.system": lambda file: Call(os.system, f"touch {file}"),  # of a module that no checkpoint needs
+    "subprocess": lambda file: Call(subprocess.check_call, ["touch", str(file)]),
+    "exec": lambda file: Call(exec, f"open({str(file)!r}, 'w')"),  # a builtin
+    "getattr": lambda file: Call(getattr, pathlib.Path(file), "touch"),  # allowed, as another function
+    "import": lambda file: Call(builtins.__import__, "antigravity"),
+    "partial": lambda file: Call(functools.partial(touch, str(file))),
+    "map": lambda file: Call(list, Call(map, touch, [str(file)])),
+    "touch": lambda file: Call(touch, str(file)),  # of any module
+    "state": lambda file: Call(argparse.Namespace, state={"f": Call(touch, str(file))}),
+    "storage": lambda file: Call(torch.storage._load_from_bytes, pickle.dumps(Call(touch, str(file)))),  # a pickle
+}
+PLACES = {
+    "alone": lambda trap: trap,
+    "beside": lambda trap: {"args": trap, "state_dict": STATE},
+    "nested": lambda trap: {"model": STATE, "meta": {"hooks": [({"a": trap},)]}},
+}
+
+
+@pytest.mark.filterwarnings("error")
+@both
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_malicious_files_are_inert_or_refused(attack, legacy, tmp_path):
+    for place, put in PLACES.items():
+        target = tmp_path / f"touched_{place}"
+        path = save(put(ATTACKS[attack](target)), tmp_path / f"{place}.pth", legacy)
+        try:
+            tensors = read(path).tensors
+        except WeightsError as error:
+            assert (attack in ("os.system", "subprocess", "partial") or place == "alone") and str(path) in str(error), (
+                place
+            )
+            assert attack != "os.system" or re.search(r"with (posix|nt)\.system in it", str(error))
+        else:
+            assert_state(tensors)
+            assert place != "alone"
+        assert not target.exists() and "antigravity" not in sys.modules, place
+    if attack not in ("getattr", "import", "partial", "map"):  # the test is meaningful: torch runs the last file
+        with contextlib.suppress(Exception), warnings.catch_warnings():  # after its effect
+            warnings.simplefilter("ignore")
+            torch.load(path, weights_only=False)
+        assert target.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.SYMTYPE])
+def test_tar_archive_is_refused_and_not_extracted(kind, tmp_path, monkeypatch):
+    """Of torch before 0.2, which would extract `storages` and open it: a FIFO has no end."""
+    magic = "\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."  # the file's kind is recognised by it
+    path = tmp_path / "weights.pth"
+    with tarfile.open(path, "w", encoding="latin1", format=tarfile.GNU_FORMAT) as archive:
+        for name in (magic, "storages"):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = (kind if name == "storages" else tarfile.REGTYPE), "/dev/zero"
+            archive.addfile(member)
+    monkeypatch.setattr(tarfile.TarFile, "extract", lambda *given, **options: pytest.fail("extracted"))
+    with pytest.raises(WeightsError, match=r"weights\.pth: cannot be read"):
+        read(path)
