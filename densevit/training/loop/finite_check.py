@@ -9,7 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from densevit.errors import TrainingError
-from densevit.losses.distributed import process_count
+from densevit.losses.distributed import of_all_processes, process_count
 from densevit.training.loop.step import StepRecord
 
 _MIN_SCALE = 1e-4  # of fp16's gradient scaling, as fairseq's --min-loss-scale
@@ -66,10 +66,9 @@ def _stop(record: StepRecord, reason: str = "the loss or a gradient is not finit
     """Raises TrainingError in rank 0, which names the images of all processes; the others exit."""
     terms = ", ".join(f"{name} {float(term):.4g}" for name, term in record.terms.items())
     images = ", ".join(map(repr, record.image_ids[:16])) + (" ..." if len(record.image_ids) > 16 else "")
-    reports: list[str] = [f"Losses: {terms}. Images: {images}."]
+    reports = [f"Losses: {terms}. Images: {images}."]
     if process_count() > 1:
-        [local], reports = reports, [""] * process_count()
-        distributed.all_gather_object(reports, f"Process {distributed.get_rank()}: {local}")
+        reports = of_all_processes(f"Process {distributed.get_rank()}: {reports[0]}")
         if distributed.get_rank():
             raise SystemExit(2)
     raise TrainingError(

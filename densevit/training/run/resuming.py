@@ -80,9 +80,10 @@ class RunCheckpoint:
             raise
         except Exception as error:  # a damaged pickle may raise any error
             another = _another(folder, self.path)
+            safe = "" if self.is_sharded else "No code in it was run. "
             raise WeightsError(
                 f"{self.path}: not a complete checkpoint of tensors and plain values "
-                f"({torch_checkpoint.reason(error)}). No code in it was run. Fix: {another or _ANEW}."
+                f"({torch_checkpoint.reason(error)}). {safe}Fix: {another or _ANEW}."
             ) from error
         self.run = folder
         self.config = configs.from_file(configs.values_of_file(config, str(self.path)), str(self.path))

@@ -52,26 +52,6 @@ def test_malicious_last_checkpoint_is_refused_and_not_run(legacy, tmp_path):
     assert not target.exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "strategy"), [("last.ckpt", "fsdp2"), ("last.previous", "auto"), ("step-2.ckpt", "fsdp2")]
-)
-def test_pickled_index_of_shards_is_refused_and_not_run(name, strategy, tmp_path):
-    """Also while an alternative to a damaged checkpoint is searched for."""
-    run, target = tmp_path / "run", tmp_path / "touched"
-    shards = run / "checkpoints" / name
-    shards.mkdir(parents=True)
-    (run / "config.yaml").write_text(TINY.replace("max_steps: 1", f"max_steps: 1, strategy: {strategy}"))
-    (shards / ".metadata").write_bytes(pickle.dumps(Trap(target)))
-    torch.save({"global_step": 1, "state_dict": {}}, shards / "meta.pt")
-    if name == "step-2.ckpt":
-        (shards.parent / "last.ckpt").write_bytes(b"damaged")
-    with pytest.raises(
-        WeightsError, match=r"last\.(ckpt|previous): not a complete .*(it has no index\.json, only torch's)?"
-    ):
-        runs.resume(run)
-    assert not target.exists()
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
 def test_checkpoint_that_is_a_fifo_or_has_values_of_other_types_is_refused(tmp_path):
     from densevit.training.run.resuming import RunCheckpoint
