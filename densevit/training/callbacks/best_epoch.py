@@ -48,6 +48,10 @@ class BestEpoch:
         self.best, self.stale = new, 0
         return True
 
+    def exhausts(self, patience: int | None) -> bool:
+        """Returns whether training stops because `patience` validations have not improved."""
+        return patience is not None and self.stale >= patience
+
     def beats(self, new: dict[str, float], best: dict[str, float]) -> bool:
         """Returns whether the monitored metrics of an epoch are better than those of the best epoch."""
         if len(new) == 1:

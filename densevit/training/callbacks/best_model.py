@@ -32,20 +32,15 @@ class BestModel(lightning.Callback):
         self.folder, self.best_epoch, self.dataset, self.patience = folder, best_epoch, dataset, patience
         self.written: dict[str, Any] = {}  # of the best epoch: its step, all metrics and the thresholds
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether training stops because `patience` is exceeded."""
-        return self.patience is not None and self.best_epoch.stale >= self.patience
-
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        trainer.should_stop = trainer.should_stop or self.exhausted  # of a resumed run
+        trainer.should_stop = trainer.should_stop or self.best_epoch.exhausts(self.patience)  # of a resumed run
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, DenseModule) and pl_module.validation.evaluators is not None
         if trainer.state.fn != "fit":
             return
         improved = self.best_epoch.improves(pl_module.validation.metrics)
-        trainer.should_stop = trainer.should_stop or self.exhausted
+        trainer.should_stop = trainer.should_stop or self.best_epoch.exhausts(self.patience)
         if not improved:
             return
         thresholds = {name: evaluator.score_threshold() for name, evaluator in pl_module.validation.evaluators.items()}

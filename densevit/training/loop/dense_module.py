@@ -102,6 +102,7 @@ class DenseModule(lightning.LightningModule):
         context = self._loss_context(step)  # the normalisers of all batches and processes
         self.record = StepRecord(self.trainer.global_step + 1, step.image_ids)
 
+        @torch.enable_grad()  # a user's optimiser may call it without
         def gradients() -> None:
             optimizer.zero_grad()
             for batch in step.batches:
@@ -195,9 +196,7 @@ class DenseModule(lightning.LightningModule):
 
     def configure_model(self) -> None:
         """Shards the model for training with `fsdp2`. In an evaluation, each process has the entire model."""
-        if self._trainer is None:  # in `load_from_checkpoint`
-            return
-        strategy = self.trainer.strategy
+        strategy = self._trainer and self._trainer.strategy  # no trainer in `load_from_checkpoint`
         if isinstance(strategy, ShardedStrategy) and self.trainer.state.fn == "fit":
             shard_model(self.model, strategy.device_mesh["data_parallel"])
 

@@ -66,7 +66,7 @@ def fit_probes(probes: Iterable[FeatureProbe], batches: Iterable[Batch], feature
     if process_count() > 1:
         every = of_all_processes({name: (row.cpu(), label, index) for name, (row, label, index) in rows.items()})
         device = next((row.device for row, *_ in rows.values()), torch.device("cpu"))
-        rows = {name: (row.to(device), label, i) for each in every for name, (row, label, i) in each.items()}
+        rows = {name: (row.to(device), label, index) for each in every for name, (row, label, index) in each.items()}
     if not rows:
         raise DataError("probes: no training image has a class. Fix: label some of them, or remove the probes.")
     ordered = sorted(rows.values(), key=lambda row: row[2])

@@ -170,8 +170,8 @@ def _all_trained(plan: Plan, folder: Path) -> str:
 
 def _ended_early(best: BestEpoch, step: int, plan: Plan) -> str:
     """One line on a training that `trainer.patience` or another callback has ended."""
-    patience, cause = plan.config.trainer.patience, "A callback"
-    if patience is not None and best.stale >= patience:
+    cause = "A callback"
+    if best.exhausts(plan.config.trainer.patience):
         monitored = " and ".join(best.monitored)
         cause = f"{counted(best.stale, 'validation')} without a better {monitored} (trainer.patience)"
     return f"{cause} ended the training at step {step:,} of {plan.budget.steps:,}."
@@ -190,13 +190,12 @@ def finish(
     indices: data set indices of the validation images by image id. stopped: whether a signal stopped the training.
     resume_with: the command to resume, see `fit`.
     """
-    unfinished = best.best_epoch.best is None  # stopped before the first validation: saves the current weights
-    model = plan.method.saved_model(plan.model)
-    state = full_state_dict(model) if unfinished else {}  # a collective operation of all processes
-    if unfinished and plan.trainer.is_global_zero:
-        model_file.save(model, folder / "model.safetensors", plan.config, state, plan.trainer.global_step)
-        metrics_file.write({}, folder / "metrics.json")
-    if unfinished:
+    if best.best_epoch.best is None:  # stopped before the first validation: saves the current weights
+        model = plan.method.saved_model(plan.model)
+        state = full_state_dict(model)  # a collective operation of all processes
+        if plan.trainer.is_global_zero:
+            model_file.save(model, folder / "model.safetensors", plan.config, state, plan.trainer.global_step)
+            metrics_file.write({}, folder / "metrics.json")
         plan.trainer.strategy.barrier()  # `Run.metrics` reads the file in all processes
     if not plan.trainer.is_global_zero:
         return

@@ -67,11 +67,8 @@ class Plan:
     @property
     def is_complete(self) -> bool:
         """Whether a resumed run has nothing to train: no steps are left, or `trainer.patience` is exhausted."""
-        if self.checkpoint is None:
-            return False
-        patience = self.config.trainer.patience
-        exhausted = patience is not None and self.best_epoch().stale >= patience
-        return exhausted or self.checkpoint.step >= self.budget.steps
+        exhausted = self.best_epoch().exhausts(self.config.trainer.patience)
+        return self.checkpoint is not None and (exhausted or self.checkpoint.step >= self.budget.steps)
 
     @property
     def metrics_changed(self) -> bool:

@@ -161,6 +161,7 @@ FILES = {
     + "".join(f"\n\ndef part_{i}():\n    pass\n" for i in range(8))
     + "\n\ndef run_callbacks(saving: Saving, others):\n    return [Waiting(), saving, *others]\n",
     "densevit/training/run/errors.py": '"""Errors."""\n\nTEXT = "The memory is full"\n',
+    "densevit/training/run/config_checks.py": '"""Checks."""\n\nTEXT = "wrong"\n',
     "plugins/densevit_heads/__init__.py": "",
     "plugins/densevit_heads/fcn.py": '"""FCN."""\n\nfrom densevit import Net\nfrom densevit.interfaces import Head\n',
     "plugins/densevit_papers/__init__.py": "",
