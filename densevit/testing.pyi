@@ -4,6 +4,8 @@ from densevit_workbench.testing.backbones import backbone_checks as backbone_che
 from densevit_workbench.testing.backbones import check_backbone as check_backbone
 from densevit_workbench.testing.heads import check_head as check_head
 from densevit_workbench.testing.heads import head_checks as head_checks
+from densevit_workbench.testing.methods import check_method as check_method
+from densevit_workbench.testing.methods import method_checks as method_checks
 from densevit_workbench.testing.results import CheckFailed as CheckFailed
 from densevit_workbench.testing.results import CheckResult as CheckResult
 from densevit_workbench.testing.targets import random_targets as random_targets

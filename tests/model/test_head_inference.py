@@ -103,7 +103,7 @@ def test_each_head_has_its_own_options_in_prediction_and_validation():
     config = configs.from_mapping({**values, "inference": {"window": 24}})
     predictor = Predictor(model, config)
     sections = {"segmentation": Inference(window=24), "depth": Inference(flip=True)}
-    assert predictor.inference == DenseModule(predictor).inference == sections
+    assert predictor.inference == DenseModule(predictor).validation.inference == sections
     batch = batch_of(model, (41, 54))
     found = model.infer(batch, sections)
     for name, key in (("segmentation", "semantic"), ("depth", "depth")):

@@ -44,7 +44,7 @@ class Validation:
         inference: Mapping[str, Inference],
         mappings: Mapping[str, ClassMapping],
     ) -> None:
-        self._config, self._method, self._inference, self._mappings = config, method, dict(inference), mappings
+        self._config, self._method, self.inference, self._mappings = config, method, dict(inference), mappings
         self.evaluators: dict[str, Evaluator] | None = None if evaluators is None else dict(evaluators)
         self.metrics: dict[str, float] = {}
         self.indices: dict[int | str, int] = {}
@@ -85,7 +85,7 @@ class Validation:
         assert self.evaluators is not None
         self._skipped.add(batch)
         model = self._predicting
-        inference = {name: options for name, options in self._inference.items() if name in model.heads}
+        inference = {name: options for name, options in self.inference.items() if name in model.heads}
         outputs = model.infer(batch, inference) if model.heads else {}
         for name, mapping in self._mappings.items():
             types = TargetTypes(model.target_types.get(name))

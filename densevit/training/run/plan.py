@@ -25,7 +25,7 @@ from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.evaluators import build_evaluators, selecting
 from densevit.training.loop.method import check_method
-from densevit.training.loop.optim import learning_rate, rates_of
+from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
 from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
@@ -171,6 +171,8 @@ def _rates(
     lr = learning_rate(config.optim, budget.images_per_step)
     rates = checkpoint_rates = rates_of(model, config.optim, lr, method)
     groups = parameter_groups(rates)
+    for group in groups:  # raises for values that the optimiser refuses, before anything is written
+        build_optimizer(config.optim, [{**group, "params": [torch.zeros(2, 2)]}], lr)
     if checkpoint is not None:
         checkpoint.check_model(model, method)
     begun_by_several = checkpoint is not None and not checkpoint.has_groups(groups)
