@@ -14,6 +14,7 @@ def silence_lightning() -> None:
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # fp16's scaler left out the first
         warnings.filterwarnings(
             "ignore", message="Grad strides do not match bucket view strides"
         )  # caused by 1x1 kernels

@@ -1,6 +1,7 @@
 """NaN in the loss or a gradient: the report, what is not written after it, and the layer's name on request."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from densevit import registry
 from densevit.errors import DensevitError, TrainingError
 from densevit.losses.matching import finite_costs
 from tests.training.process_groups import group, linux
-from tests.training.runs import assert_same, weights
+from tests.training.runs import assert_same, interrupted_after, weights
 
 pytestmark = pytest.mark.usefixtures("no_drawings")
 POISONED = """
@@ -65,6 +66,7 @@ CASES = {
     "before a checkpoint": ["trainer.checkpoint_every=1"],
     "before a validation": ["trainer.evaluate_every=0.1666"],
     "in the last step": [],
+    "at a signal": [],
 }
 
 
@@ -76,7 +78,8 @@ def test_nothing_is_written_after_the_fault(case, late, poisoned, tmp_path, monk
     given = ["backbone.where=gradient", *CASES[case], f"trainer.max_steps={step if case == 'in the last step' else 6}"]
     if late:
         monkeypatch.setattr("densevit.training.loop.finite_check.skips_itself", lambda optimizer: True)
-    with pytest.raises(TrainingError, match=rf"^Optimiser step {step}: .*'grey3'"):
+    signal = interrupted_after(step) if case == "at a signal" else nullcontext()
+    with signal, pytest.raises(TrainingError, match=rf"^Optimiser step {step}: .*'grey3'"):
         poisoned(*given)
     for path in (tmp_path / "run").rglob("*.ckpt"):
         content = torch.load(path, weights_only=True)
