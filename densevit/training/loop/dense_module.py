@@ -100,11 +100,11 @@ class DenseModule(lightning.LightningModule):
             return None
         optimizer, schedule = cast(LightningOptimizer, self.optimizers()), cast(Schedule, self.lr_schedulers())
         context = self._loss_context(step)  # the normalisers of all batches and processes
-        self.record = StepRecord(self.trainer.global_step + 1, step.image_ids)
 
         @torch.enable_grad()  # a user's optimiser may call it without
         def gradients() -> None:
             optimizer.zero_grad()
+            self.record = StepRecord(self.trainer.global_step + 1, step.image_ids)
             for batch in step.batches:
                 if len(step.batches) > 1:
                     reduce_gradients(self.trainer.strategy.model, on=batch is step.batches[-1])
