@@ -40,12 +40,12 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, trained
     whole, killed = trained(TINY, ["trainer.max_steps=2"]), tmp_path / "killed"
     (killed / "checkpoints").mkdir(parents=True)
     (killed / "config.yaml").write_text((whole / "config.yaml").read_text())
-    (killed / "metrics.csv").write_text("step,train/loss\n1,9.5\n")
+    (killed / "metrics.csv").write_text("step,train/loss\n1,98765.5\n")
     capsys.readouterr()
     assert main(["train", "--resume", str(killed)]) == 0
     assert f"{killed} has no checkpoint yet: training starts again from the beginning." in capsys.readouterr().out
     assert_same(weights(whole), weights(killed))
-    assert "9.5" not in (killed / "metrics.csv").read_text()
+    assert "98765.5" not in (killed / "metrics.csv").read_text()
     assert main(["train", "--resume", str(killed)]) == 0
     assert f"{killed} has trained all of its 2 steps. To train longer: densevit" in capsys.readouterr().out
 
