@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from PIL import Image
 
-from densevit.errors import DataError, UnreadableFileError
+from densevit.errors import DataError, UnreadableFileError, one_line
 from densevit.paths import check_unpacked
 
 
@@ -40,7 +40,7 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, BadZipFile and more
         found = _size(path, size)
         fix = "Fix: pip install imagecodecs." if "imagecodecs" in str(error) else "Is the file damaged or cut short?"
-        raise UnreadableFileError(f"{path} cannot be read: {error} ({found}). {fix}") from error
+        raise UnreadableFileError(f"{path} cannot be read: {one_line(error)} ({found}). {fix}") from error
 
 
 def check_regular(path: str | os.PathLike[str], subject: str = "") -> None:

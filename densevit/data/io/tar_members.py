@@ -11,8 +11,6 @@ from densevit.data.io.file_errors import naming_file
 from densevit.errors import DataError
 from densevit.paths import check_unpacked
 
-RECORD_OWNER = "densevit shard"  # of the files of a record; no user's name has a space
-_RECORD = re.compile(r"\d{9}\.")  # of `densevit shard`: NUMBER.jpg, then the label map, NUMBER.png, and other files
 _KEY = re.compile(r"(?:.*/)?[^./]*")  # of a name in WebDataset: up to the first dot of the file
 _CHUNK = 1 << 20
 
@@ -34,21 +32,17 @@ class TarMember(NamedTuple):
 def find_members(path: str, suffixes: tuple[str, ...]) -> dict[str, TarMember]:
     """Returns the files of a tar with these suffixes by name, in its order, without hidden ones.
 
-    Of a record of `densevit shard`, only the first is returned: the image, not the label map. Of other tars all are,
-    with a warning of those that may be masks or depth. Links have the content of their file; a name that occurs again,
-    as in joined tars, is NAME#2. Warns of links to no such file. Raises UnreadableFileError if the tar is compressed,
+    Links have the content of their file; a name that occurs again, as in joined tars, is NAME#2. Warns of links to no
+    such file, and of images that may be masks or depth of others. Raises UnreadableFileError if the tar is compressed,
     damaged or cut short.
     """
     found: dict[str, TarMember | str] = {}  # text: the file that a link names
-    previous = ""  # the last record of `densevit shard`
     check_unpacked(path, tar_allowed=True)
     with naming_file(path, "tar file"), open(path, "rb") as file:
         for header in _headers(file):
             folder, _, name = header.name.rpartition("/")
-            record = _RECORD.match(name) if header.uname == RECORD_OWNER else None
-            if name.startswith(".") or not name.lower().endswith(suffixes) or (record and record[0] == previous):
+            if name.startswith(".") or not name.lower().endswith(suffixes):
                 continue
-            previous = record[0] if record else ""
             key, count = header.name, 1
             while key in found:
                 count += 1

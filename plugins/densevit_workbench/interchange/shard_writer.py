@@ -1,92 +1,99 @@
 """Writes a data set as tar shards with an index; `densevit_workbench.interchange.shards` reads them."""
 
+import io
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
+from pydantic import TypeAdapter
+from torch import Tensor
 
+from densevit.channels import RGB, Channels
+from densevit.data.io.images import read_image
 from densevit.data.loading.repeat_factors import SupportsImageClasses
 from densevit.data.sample_checks import check_sample
 from densevit.errors import DataError
-from densevit.interfaces import Dataset
+from densevit.interfaces import Dataset, Sample
+from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
-from densevit_workbench.interchange.shard_records import INDEX, RECORDS, VERSION, WITH_CHANNELS, encode, write
+from densevit_workbench.interchange.shards import INDEX, SHARD, Header
 
 
-def write_shards(dataset: Dataset, folder: Path, split: str, size: int) -> Iterator[int]:
-    """Writes one split. Yields the index of each image after it is written.
+def write_shards(dataset: Dataset, folder: Path, size: int) -> Iterator[int]:
+    """Writes a split. Yields the index of each image after it is written.
 
-    folder/SPLIT/000000.tar, ...: the records in the data set's order; a shard ends after `size` bytes.
-    folder/SPLIT/records.npz: for each record its shard, its first byte and its length in it, and its image's size; and
-    the data set's `object_counts` and `image_classes`, if it has them.
-    folder/index.json: for each split its shards with their numbers of records and bytes, the classes, the keys that are
-    labelled, and channels other than RGB of 8 bits. Splits written earlier are kept.
+    folder/000000.tar, ...: the records in the data set's order; a shard ends after `size` bytes.
+    folder/index.npz: `header`, see `Header`; `records` (N, 5), for each image its shard, the first byte and the length
+    of its record there, its height and its width; `object_counts` and `image_classes` of the data set, if it has them.
 
-    Raises DataError for target keys whose type is not the registered one of that name, and for invalid samples.
+    The same data set gives the same bytes: times and owners of files are left out. Raises DataError for target keys
+    whose type is not the registered one of that name, and for invalid samples.
     """
     types = TargetTypes.of(dataset)
     own = [key for key in dataset.provides if type(types.get(key)) is not type(TargetTypes().get(key))]
     if own:
         raise DataError(f"The target {own[0]!r} has a custom type, which shards cannot store.")
-    place = folder / split
-    place.mkdir(parents=True)
-    shards: list[dict[str, Any]] = []
-    rows: list[tuple[int, int, int, int, int]] = []
-    index = 0
+    folder.mkdir(parents=True)
+    index, shards, records = 0, list[int](), list[tuple[int, ...]]()
     while index < len(dataset):
-        name = f"{len(shards):06}.tar"
-        begin = index
-        with open(place / name, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            while index < len(dataset) and (index == begin or file.tell() < size):
-                sample, start = dataset[index], file.tell()
+        path = folder / SHARD.format(len(shards))
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            while index < len(dataset) and tar.offset < size:
+                sample, start = dataset[index], tar.offset
                 check_sample(sample, dataset, index, types, dataset.channels)
-                write(tar, f"{index:09}", encode(sample, _path(dataset, index), dataset.channels))
-                height, width = sample["image"].shape[1:]
-                rows.append((len(shards), start, file.tell() - start, height, width))
+                source = str(dataset.path(index)) if hasattr(dataset, "path") else None
+                write_record(tar, f"{index:09}", sample, source, dataset.channels)
+                records.append((len(shards), start, tar.offset - start, *sample["image"].shape[1:]))
                 yield index
                 index += 1
-        shards.append({"name": f"{split}/{name}", "records": index - begin, "bytes": (place / name).stat().st_size})
-    columns = np.array(rows, np.int64)
-    arrays = {"shard": columns[:, 0], "first": columns[:, 1], "length": columns[:, 2], "sizes": columns[:, 3:]}
-    pairs = dataset.image_classes() if isinstance(dataset, SupportsImageClasses) else None
-    known = {"object_counts": dataset.object_counts(), "image_classes": pairs}
-    arrays |= {key: value for key, value in known.items() if value is not None}
-    np.savez(place / RECORDS, **arrays)  # type: ignore[arg-type]
-    described = {
-        "images": len(dataset),
-        "provides": list(dataset.provides),
-        "metric": dataset.metric,
-        "unlabelled": _unlabelled(dataset),
-        "classes": {
-            task: [{"name": c.name, "id": c.file_id, "color": c.color, "thing": c.thing} for c in classes]
-            for task, classes in dataset.classes.items()
-        },
-        "shards": shards,
+        shards.append(path.stat().st_size)
+    header = Header(tuple(shards), tuple(dataset.provides), dataset.classes, dataset.channels, dataset.metric)
+    arrays = {
+        "header": np.frombuffer(TypeAdapter(Header).dump_json(header), np.uint8),
+        "records": np.array(records, np.int64),
+        "object_counts": dataset.object_counts(),
+        "image_classes": dataset.image_classes() if isinstance(dataset, SupportsImageClasses) else None,
     }
-    if not dataset.channels.is_rgb:
-        described["channels"] = asdict(dataset.channels)
-    file_of_index = folder / INDEX
-    splits = json.loads(file_of_index.read_text())["splits"] if file_of_index.exists() else {}
-    splits |= {split: described}
-    version = WITH_CHANNELS if any("channels" in one for one in splits.values()) else VERSION
-    document = {"version": version, "splits": splits}
-    file_of_index.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    np.savez(folder / INDEX, **{key: array for key, array in arrays.items() if array is not None})
 
 
-def _path(dataset: Dataset, index: int) -> str | None:
-    """Returns the file of an image, if the data set has a method `path`."""
-    path = getattr(dataset, "path", None)
-    return None if path is None else str(path(index))
+def write_record(
+    tar: tarfile.TarFile, name: str, sample: Sample, path: str | None = None, channels: Channels = RGB
+) -> None:
+    """Appends the files NAME.jpg (or another suffix), NAME.json and NAME.npz of a sample.
+
+    The image keeps the bytes of its file; it is a PNG if it has none (path: None), or the data set changes what it
+    reads of it. json: the targets that are no arrays, such as `image_id`. npz: the others, masks as COCO's
+    run-length codes; of other channels than RGB of 8 bits also the `image` (H, W, C).
+    """
+    pixels = sample["image"].permute(1, 2, 0).numpy()
+    arrays = {
+        key: np.array(value.codes(), "S") if isinstance(value, RunLengthMasks) else value.numpy()
+        for key, value in sample["targets"].items()
+        if isinstance(value, RunLengthMasks | Tensor)
+    }
+    files: dict[str, bytes] = {}
+    if channels.is_rgb:
+        suffix, files[suffix] = _image(pixels, path)
+    else:
+        arrays["image"] = pixels
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    targets = {key: value for key, value in sample["targets"].items() if key not in arrays}
+    files |= {"json": json.dumps(targets).encode(), "npz": buffer.getvalue()}
+    for suffix, content in files.items():
+        member = tarfile.TarInfo(f"{name}.{suffix}")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
 
 
-def _unlabelled(dataset: Dataset) -> str | None:
-    """Returns the error of the data set's `check_labels`; None without one."""
-    try:
-        dataset.check_labels()
-    except DataError as error:
-        return str(error)
-    return None
+def _image(pixels: np.ndarray, path: str | None) -> tuple[str, bytes]:
+    """Returns suffix and content of an image's file. pixels: (H, W, 3), as the data set reads it."""
+    if path is not None:
+        data = Path(path).read_bytes()
+        if np.array_equal(read_image(data, name=path), pixels):
+            return Path(path).suffix[1:].lower(), data
+    return "png", cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()

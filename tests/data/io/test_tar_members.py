@@ -13,7 +13,7 @@ from PIL import Image
 
 from densevit.data.io.tar_members import find_members
 from densevit.errors import UnreadableFileError
-from densevit_workbench.interchange.shard_records import encode, write
+from densevit_workbench.interchange.shard_writer import write_record
 
 SUFFIXES = (".jpg", ".png")
 
@@ -57,7 +57,7 @@ def test_only_the_image_of_a_record_of_a_shard_is_listed(tmp_path: Path):
             image = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
             labels, depth = torch.from_numpy(rng.integers(0, 3, (5, 7), dtype=np.uint8)), torch.rand(5, 7)
             targets = {"image_id": index, "semantic": labels, "depth": depth}
-            write(tar, f"{index:09}", encode({"image": image, "targets": targets}, str(file)))
+            write_record(tar, f"{index:09}", {"image": image, "targets": targets}, str(file))
             contents.append(file.read_bytes())
     members = find_members(str(shard), SUFFIXES)
     assert [*members] == ["000000000.jpg", "000000001.png", "000000002.jpg"]
