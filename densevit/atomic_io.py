@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder appears complete or not at all, also if several processes write at once."""
+"""Atomic writes and locks: a file or folder appears complete or not at all, also if several processes write at once."""
 
 import itertools
 import os
@@ -11,7 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NoReturn
 
-from densevit.errors import DensevitError, WeightsError
+from filelock import FileLock, Timeout
+
+from densevit.errors import ConfigError, DensevitError, WeightsError
+
+LOCK = ".lock"
+"""The file in a folder that the process which writes to it has locked."""
 
 
 def check_free(out: Path, fix: str = "Name another path.") -> None:
@@ -24,13 +29,18 @@ def check_free(out: Path, fix: str = "Name another path.") -> None:
 
 def check_new_folder(folder: Path, hint: str = "") -> None:
     """Raises DensevitError unless a folder is new or empty, so that no file in it is overwritten. hint: another fix."""
-    if folder.is_dir() and not any(folder.iterdir()):
+    if is_empty(folder):
         check_writable(folder)
     elif folder.exists():
         reason = "is not empty" if folder.is_dir() else "is a file"
         raise DensevitError(f"{folder} {reason}. Fix: name a new folder, or remove this one first{hint}.")
     else:
         check_free(folder)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder exists and has no files, except the lock of a process that may have been killed."""
+    return folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())
 
 
 def check_writable(folder: Path, out: Path | None = None, fix: str = "Name another path.") -> None:
@@ -111,6 +121,29 @@ def replaced_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Creates a folder if it does not exist, and locks it. If the folder is empty at the end, it is removed.
+
+    Raises ConfigError if another process has locked it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"{folder}: another process is writing to it. Fix: wait until it ends, or name another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):  # not empty
+            folder.rmdir()
 
 
 def next_free_folder(path: Path) -> Path:

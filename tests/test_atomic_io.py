@@ -1,7 +1,6 @@
 """Atomic writes and locks: several processes at once, and failures in the middle."""
 
 import errno
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,9 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from densevit.atomic_io import atomic_file, atomic_folder, next_free_folder, replaced_file, write_next_free
-from densevit.errors import ConfigError, WeightsError
-from densevit.file_lock import FileLock, locked_folder
+from densevit.atomic_io import (
+    atomic_file,
+    atomic_folder,
+    check_new_folder,
+    locked_folder,
+    next_free_folder,
+    replaced_file,
+    write_next_free,
+)
+from densevit.errors import ConfigError, DensevitError, WeightsError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="locks and forks as POSIX has them")
 
@@ -109,46 +115,6 @@ def test_sigterm_has_its_handler_again_after_writing(tmp_path: Path) -> None:
             signal.signal(signal.SIGTERM, before)
 
 
-def test_lock_survives_that_its_file_is_opened_and_closed(tmp_path: Path) -> None:
-    """A POSIX lock (fcntl) is lost then."""
-    path = tmp_path / ".lock"
-    lock = FileLock(path)
-    path.read_text()
-    assert is_locked_for_another_process(path)
-    lock.release()
-    lock.release()
-    assert not is_locked_for_another_process(path)
-
-
-@posix
-def test_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
-    path = tmp_path / ".lock"
-    lock = FileLock(path)
-    context = multiprocessing.get_context("fork")
-    end = context.Event()
-    worker = context.Process(target=end.wait)
-    worker.start()
-    lock.release()
-    assert not is_locked_for_another_process(path)
-    end.set()
-    worker.join(20)
-
-
-def is_locked_for_another_process(path: Path) -> bool:
-    def attempt() -> None:
-        try:
-            FileLock(path)
-        except BlockingIOError:
-            os._exit(7)
-        os._exit(0)
-
-    process = multiprocessing.get_context("fork").Process(target=attempt)
-    process.start()
-    process.join(20)
-    assert process.exitcode in (0, 7)
-    return process.exitcode == 7
-
-
 @posix
 def test_folder_is_held_by_one_writer_and_removed_if_empty(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "out"
@@ -162,3 +128,12 @@ def test_folder_is_held_by_one_writer_and_removed_if_empty(tmp_path: Path) -> No
     with locked_folder(tmp_path / "empty"):
         pass
     assert not (tmp_path / "empty").exists()
+
+
+def test_the_lock_of_a_killed_process_is_no_content(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    check_new_folder(tmp_path)
+    with locked_folder(tmp_path):
+        (tmp_path / "a").touch()
+    with pytest.raises(DensevitError, match="is not empty"):
+        check_new_folder(tmp_path)

@@ -96,8 +96,7 @@ def evaluate(
     the results are without --out; None: they are not written. change: returns the evaluation that is run in place of
     the model's.
     """
-    from densevit.atomic_io import check_new_folder, check_writable
-    from densevit.file_lock import locked_folder
+    from densevit.atomic_io import check_new_folder, check_writable, locked_folder
 
     if args.out is not None:
         check_new_folder(args.out)

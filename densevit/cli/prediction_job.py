@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from densevit.atomic_io import check_new_folder, check_writable, next_free_folder, sigterm_unwinds
+from densevit.atomic_io import check_new_folder, check_writable, locked_folder, next_free_folder, sigterm_unwinds
 from densevit.channels import Channels
 from densevit.cli.frame_counts import FRAME_COUNTS, keep_counts
 from densevit.cli.input_images import ImageFile, find_images
@@ -28,7 +28,6 @@ from densevit.config import InferenceSection, section
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.prediction_tables import check_pyarrow
 from densevit.errors import DensevitError
-from densevit.file_lock import locked_folder
 from densevit.inference import loading
 from densevit.inference.image_sizes import requested_size
 

@@ -25,7 +25,7 @@ ROWS = (
     ("interfaces",),
     ("losses",),
     ("layers",),
-    ("channels", "errors", "terminal", "progress", "allocator", "atomic_io", "file_lock", "paths"),
+    ("channels", "errors", "terminal", "progress", "allocator", "atomic_io", "paths"),
 )
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 FOR_TRAINING = ("predictor", "loading", "file_model")

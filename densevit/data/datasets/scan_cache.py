@@ -9,21 +9,17 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
+from densevit.atomic_io import replaced_file
 from densevit.data.datasets.dataset_validation import Scan, for_each
 from densevit.paths import user_path
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,14 +54,25 @@ def cached_scan(
         return make()
     digest = hashlib.sha256(json.dumps([FORMAT, os.getcwd(), *key]).encode()).hexdigest()[:32]
     entry = cache_folder() / f"{key[0]}-{digest}.npz"
-    with _locked(entry):
+    with ExitStack() as stack:
+        try:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(entry.with_suffix(".lock")))
+        except OSError as error:
+            _warn(entry, error)
+            return make()
         found = _read(entry, files_of)
         if found is not None:
             return found
         unreadable_before = len(scan.unreadable)
         arrays = make()
         if len(scan.unreadable) == unreadable_before:
-            _write(entry, arrays | {_STAMPS: _stamps(files_of(arrays))})
+            stored = arrays | {_STAMPS: _stamps(files_of(arrays))}
+            try:
+                with replaced_file(entry) as partial, partial.open("wb") as file:
+                    np.savez(file, **stored)  # type: ignore[arg-type]
+            except OSError as error:
+                _warn(entry, error)
     return arrays
 
 
@@ -109,46 +116,9 @@ def _read(entry: Path, files_of: Callable[[Arrays], Sequence[str]]) -> Arrays | 
     return arrays if np.array_equal(stamps, _stamps(files)) else None
 
 
-def _write(entry: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an entry atomically, or warns."""
-    partial = None
-    try:
-        with NamedTemporaryFile(dir=entry.parent, prefix=entry.stem, suffix=".partial", delete=False) as file:
-            partial = file.name
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, entry)
-    except OSError as error:
-        if partial is not None and os.path.exists(partial):
-            os.unlink(partial)
-        _warn(entry, error)
-
-
 def _warn(entry: Path, error: OSError) -> None:
     warnings.warn(
         f"The scan of the data set cannot be cached in {entry.parent} ({error.strerror or error}); each start repeats "
         "it. Fix: set the environment variable DENSEVIT_CACHE to a folder that can be written, or to off.",
         stacklevel=2,
     )
-
-
-@contextmanager
-def _locked(entry: Path) -> Iterator[None]:
-    """Waits for another process that creates this entry. The system unlocks the file when its process ends."""
-    if fcntl is None:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        yield
-        return
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(entry.with_suffix(".lock"), "wb")  # noqa: SIM115  # closed below
-    except OSError:  # a read-only folder may still hold entries
-        yield
-        return
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:  # a network file system without locks
-            _warn(entry, error)
-        yield

@@ -3,11 +3,13 @@
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
 
+from densevit.atomic_io import atomic_folder, replaced_file
 from densevit.training.callbacks.stop_signals import StopSignals
 from densevit.training.loop.budget import Budget
 
@@ -112,18 +114,15 @@ def _keep_as(path: Path, name: Path) -> None:
     if not path.exists():
         return
     _remove(name)
-    partial = name.with_suffix(".partial")
     for copy in (os.link, shutil.copyfile):
-        _remove(partial)
-        try:
+        with suppress(OSError):
             if path.is_file():
-                copy(path, partial)
+                with replaced_file(name) as file:
+                    copy(path, file)
             else:  # a sharded checkpoint
-                shutil.copytree(path, partial, copy_function=copy)
-            partial.rename(name)
+                with atomic_folder(name) as folder:
+                    shutil.copytree(path, folder, copy_function=copy, dirs_exist_ok=True)
             return
-        except OSError:
-            _remove(partial)
 
 
 def _remove(checkpoint: Path) -> None:

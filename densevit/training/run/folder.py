@@ -7,16 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
 from torch import distributed
 
-from densevit.atomic_io import check_writable, next_free_folder
+from densevit.atomic_io import LOCK, check_writable, next_free_folder
 from densevit.errors import ConfigError, DensevitError, has_surrogates
-from densevit.file_lock import FileLock
 
 if TYPE_CHECKING:  # late: Lightning takes seconds to import
     import pytorch_lightning as lightning
 
-LOCK = ".lock"
 _LEFT = {LOCK, "config.yaml.partial"}  # files left by a run that was killed before it wrote its config
 _RUN_DIR = "DENSEVIT_RUN_DIR"  # set for child processes: the id of this process and the folder
 
@@ -89,9 +88,10 @@ class RunFolder:
 
 def _locked(folder: Path) -> FileLock:
     path = folder / LOCK
+    lock = FileLock(path)
     try:
-        lock = FileLock(path)
-    except BlockingIOError:
+        lock.acquire(timeout=0)
+    except Timeout:
         holder = path.read_text(encoding="utf-8").strip() or "another process"
         raise ConfigError(
             f"{folder}: is in use by {holder}. Fix: wait until it ends, or stop it with Ctrl-C, which saves a "

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 
 from densevit import progress
-from densevit.atomic_io import check_writable
+from densevit.atomic_io import check_writable, locked_folder
 from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, DensevitError, one_line
-from densevit.file_lock import locked_folder
 from densevit.inference.loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_architecture, classes_by_head

@@ -32,8 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from densevit.atomic_io import check_new_folder
-    from densevit.file_lock import locked_folder
+    from densevit.atomic_io import check_new_folder, locked_folder
     from densevit.inference.loading import load
     from densevit_workbench.inspection.inspect import inspect
 

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from densevit import registry
-    from densevit.file_lock import locked_folder
+    from densevit.atomic_io import locked_folder
     from densevit_workbench.interchange.dataset_writer import empty_folder, write_split
 
     lengths = {} if args.count is None else {"train_length": args.count, "val_length": args.count}

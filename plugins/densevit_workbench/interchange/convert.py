@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from densevit.atomic_io import atomic_folder
 from densevit.channels import RGB, Channels
 from densevit.data.io.channel_files import channel_paths
 from densevit.errors import ConfigError, DataError, did_you_mean
@@ -21,7 +22,7 @@ from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, 
 from densevit_workbench.interchange.coco import read_coco
 from densevit_workbench.interchange.faults import Faults
 from densevit_workbench.interchange.labelme import read_labelme
-from densevit_workbench.interchange.paths import check_paths, reserve
+from densevit_workbench.interchange.paths import check_paths
 from densevit_workbench.interchange.splitting import merge_classes, split_again
 from densevit_workbench.interchange.voc import read_voc
 from densevit_workbench.interchange.yolo import read_yolo
@@ -69,7 +70,7 @@ def convert_dataset(
     if origin is not None and format != "voc":
         raise ConfigError(f"origin: only coordinates of voc may count from 0 or 1, not those of {format}.")
     source, out = user_path(source), user_path(out)
-    partial = check_paths(source, out)
+    check_paths(source, out)
     faults = Faults(skip_unreadable, outside_paths, strict)
     given = READERS[format](source, faults, channels, **({} if origin is None else {"origin": origin}))
     faults.warn_of_left_out(source)
@@ -81,19 +82,9 @@ def convert_dataset(
     splits = splits or (None if {"train", "val"} <= given.splits.keys() else DEFAULT_SPLITS)
     if splits:
         given = split_again(given, splits, seed, channels)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    reserve(partial)
-    try:
+    with atomic_folder(out) as folder:
         for split, images in given.splits.items():
-            _write_split(given, split, images, partial, source, track, channels or RGB)
-        if out.exists():
-            raise ConfigError(
-                f"{out} exists: another process has created it in the meantime. Fix: name another folder."
-            )
-        os.replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+            _write_split(given, split, images, folder, source, track, channels or RGB)
     return replace(given, left_out=tuple(faults.left_out))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from densevit.atomic_io import check_writable
+from densevit.atomic_io import check_writable, is_empty
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Targets
 from densevit.targets.objects import InstanceMasks, xywh
@@ -16,7 +16,7 @@ from densevit.targets.objects import InstanceMasks, xywh
 
 def empty_folder(folder: Path) -> Path:
     """Creates an empty folder for a data set. Raises DataError if the path exists and is not an empty folder."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and not is_empty(folder):
         raise DataError(f"{folder} exists and is not an empty folder. Name another one, or remove it.")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -175,7 +175,6 @@ def _count_scan(folder: str, calls: Any) -> None:
     assert scan_cache.cached_scan(STRICT_SCAN, ["test"], make, lambda _: [])["numbers"].tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.skipif(scan_cache.fcntl is None, reason="file locks are of POSIX")
 def test_of_several_processes_one_scans(tmp_path):
     context = multiprocessing.get_context("fork")
     calls = context.Value("i", 0)

@@ -159,7 +159,7 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, format: str, file: str
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("coco in there", "there exists. Fix: "),
+        ("coco in there", "there is not empty. Name another path"),
         ("coco nothing out", "there is no such file or folder"),
         ("coco ther out", "Did you mean 'there'?"),
         ("coco in out --merge cra=car", "no class 'cra'. Did you mean 'car'?"),
@@ -172,7 +172,7 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, format: str, file: str
 def test_mistakes_of_the_user_are_errors(tmp_path: Path, monkeypatch, capsys, arguments: str, message: str):
     monkeypatch.chdir(tmp_path)
     coco(tmp_path / "in", 8)
-    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "x").mkdir(parents=True)
     assert main(["data", "convert", *arguments.split()]) == 2
     assert message in capsys.readouterr().err
     assert main(["data"]) == main(["data", "convrt"]) == 2
