@@ -20,8 +20,9 @@ from densevit.data.loading.batch_sampler import (
     TrainBatches,
     aspect_groups,
 )
-from densevit.data.loading.dataloader import Loader, TransformedDataset, workers_for
+from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.data.loading.repeat_factors import RepeatedIndices, SupportsImageClasses, repeat_factors
+from densevit.data.loading.worker_processes import workers_for
 from densevit.data.splits import build_split
 from densevit.data.transforms.building import build_training_transform, build_transforms
 from densevit.data.transforms.copy_paste import CopyPaste

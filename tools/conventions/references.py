@@ -11,7 +11,7 @@ STEP = re.compile(r"((?:`[\w.]+`(?: and |, ))*`[\w.]+`) in `([\w/]+\.py)`")
 QUOTED = {
     "docs/troubleshooting.md": (
         ("training/run/errors.py", "The memory is full"),
-        ("data/loading/dataloader.py", "found no space in /dev/shm"),
+        ("data/loading/worker_processes.py", "found no space in /dev/shm"),
         ("training/loop/finite_check.py", "the loss or a gradient is not finite"),
     ),
     "docs/development/faults.md": (

@@ -1,46 +1,37 @@
 """Resumable data loader: transforms samples in worker processes and continues at any batch."""
 
-import errno
-import gc
 import itertools
 import math
-import os
-import pickle
-import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from multiprocessing.reduction import ForkingPickler
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 from torch.utils import data
 
-from densevit.channels import RGB, Channels
-from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
+from densevit.channels import RGB
+from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches
+from densevit.data.loading.worker_processes import (
+    Collate,
+    PickledBatch,
+    Skipped,
+    original_message,
+    start_worker,
+    worker_failure,
+)
 from densevit.data.sample_checks import check_sample, name_of
 from densevit.data.transforms.phases import Phase, final_phase_start
 from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform, checked_values, image_size
-from densevit.errors import DataError, DensevitError, UnreadableFileError, one_line, warn_once
-from densevit.interfaces import Batch, Dataset, OptimizerStep, Sample
+from densevit.errors import DataError, DensevitError, UnreadableFileError, warn_once
+from densevit.interfaces import Dataset, OptimizerStep, Sample
 from densevit.targets.types import TargetTypes
 
-_TINY = 64  # images; fewer are loaded without worker processes
-_MOST_WORKERS = 8
-_SMALL = 1 << 16  # bytes
 _CHECK_SECONDS = 5
 _MOST_UNREADABLE = 100  # images in a row
-
-
-class Skipped(NamedTuple):
-    """An image that is left out of a batch, and why. counts: False for a repeat in evaluation."""
-
-    reason: str
-    counts: bool
 
 
 class TransformedDataset(data.Dataset[Sample]):
@@ -213,7 +204,7 @@ class Loader(data.DataLoader[Any]):
         super().__init__(
             dataset,
             batch_sampler=batches,
-            collate_fn=_Collate(multiple, num_workers > 0, dataset.channels),
+            collate_fn=Collate(multiple, num_workers > 0, dataset.channels),
             num_workers=num_workers,
             worker_init_fn=start_worker,
             multiprocessing_context="fork" if forks else None,
@@ -243,26 +234,19 @@ class Loader(data.DataLoader[Any]):
             steps, lengths = self.training_steps(), (len(self._batches), self.batches_per_step or 1)
             self._batches.final_from = None if steps is None else final_phase_start(self.final_start, steps, *lengths)
         batches: Iterator[Any] | None = None
-        pin = self.pin_memory
         while True:
             since = time.perf_counter()
             try:
-                if batches is None:
-                    batches = super().__iter__()
+                batches = super().__iter__() if batches is None else batches
                 batch = next(batches)
-                received = batch.received() if isinstance(batch, _PickledBatch) else _received(batch, pin)
+                received = batch.received() if isinstance(batch, PickledBatch) else batch
             except StopIteration:
                 return
             except DensevitError as error:
-                message = _original_message(error)
-                if message == str(error):
-                    raise
-                raise type(error)(message) from None
+                message = original_message(error)
+                raise error if message == str(error) else type(error)(message) from None
             except (RuntimeError, OSError) as error:
-                failure = worker_failure(error)
-                if failure is None:
-                    raise
-                raise failure from None
+                raise worker_failure(error) or error from None
             self.seconds_waited += time.perf_counter() - since
             yield received
 
@@ -279,143 +263,3 @@ class Loader(data.DataLoader[Any]):
         """Makes the next iteration continue at the state's position."""
         if isinstance(self._batches, TrainBatches) and state:
             self._batches.load_state_dict(state)
-
-
-def workers_for(setting: "int | str", length: int, processes: int = 1) -> int:
-    """Returns the number of worker processes of a loader: the setting, or, for "auto", by the machine's cores.
-
-    processes: training processes on this machine.
-    """
-    if not isinstance(setting, str):
-        return setting
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if length < _TINY:
-        return 0
-    # On a CPU, a worker takes time from training: 52 images per second instead of 58 on two cores.
-    spare = cores // processes - 1 if torch.accelerator.is_available() else cores // processes // 4
-    return max(0, min(_MOST_WORKERS, spare))
-
-
-class _Collate:
-    """Collates samples; in worker processes it also pickles the batch for transfer to the parent."""
-
-    def __init__(self, multiple: int, ships: bool, channels: Channels) -> None:
-        self.multiple, self.ships, self.channels = multiple, ships, channels
-
-    def __call__(self, samples: list[Any]) -> Any:
-        skipped = [sample.reason for sample in samples if isinstance(sample, Skipped) and sample.counts]
-        samples = [sample for sample in samples if not isinstance(sample, Skipped)]
-        views = zip(*samples, strict=True) if isinstance(samples[0], list) else [samples]
-        batch, *others = [collate(view, self.multiple, self.ships, self.channels) for view in views]
-        if others:
-            batch["other_views"] = others
-        if skipped:
-            batch["skipped"] = skipped
-        return _PickledBatch(batch) if self.ships else batch
-
-
-class _PickledBatch:
-    """A batch that is pickled in its worker process, where large tensors move into shared memory.
-
-    The worker's queue would do so in a thread of its own, which prints an error and drops the batch, and the parent
-    would wait for ever. Raises DataError, which reaches the parent.
-    """
-
-    def __init__(self, batch: Batch) -> None:
-        try:
-            self._pickled = bytes(ForkingPickler.dumps(_shipped(batch)))
-        except Exception as error:
-            failure = worker_failure(error)
-            if failure is None:
-                failure = DataError(
-                    f"A batch cannot be passed from a data loader's process: {_unpicklable(batch)}{one_line(error)}. "
-                    "Fix: let data set and transforms return tensors, arrays, numbers and strings, or set "
-                    "data.num_workers=0."
-                )
-            raise failure from error
-
-    def received(self) -> Any:
-        """Returns the batch, in the parent."""
-        return _received(pickle.loads(self._pickled))
-
-    def pin_memory(self) -> Any:
-        """Returns the batch in pinned memory. Called by the loader's thread that pins."""
-        return _received(pickle.loads(self._pickled), pin=True)
-
-
-def _unpicklable(batch: Batch) -> str:
-    """Returns the name of the first target that cannot be pickled, for the start of a message; "" if there is none."""
-    for targets in batch["targets"]:
-        for key, value in targets.items():
-            try:
-                ForkingPickler.dumps(value)
-            except Exception:
-                return f"target {key!r}: "
-    return ""
-
-
-def _shipped(value: Any) -> Any:
-    """Converts small tensors to arrays: a tensor sent between processes costs a file descriptor; a batch has many."""
-    if isinstance(value, torch.Tensor):
-        return value.numpy() if value.nbytes < _SMALL else value
-    if isinstance(value, dict):
-        return {key: _shipped(item) for key, item in value.items()}
-    return [_shipped(item) for item in value] if isinstance(value, list) else value
-
-
-def _received(value: Any, pin: bool = False) -> Any:
-    """Inverse of `_shipped`; pins the memory of tensors for a GPU."""
-    if isinstance(value, np.ndarray):
-        value = torch.from_numpy(value)
-    if isinstance(value, torch.Tensor):
-        return value.pin_memory() if pin else value
-    if isinstance(value, dict):
-        return {key: _received(item, pin) for key, item in value.items()}
-    return [_received(item, pin) for item in value] if isinstance(value, list) else value
-
-
-def worker_failure(error: Exception) -> DataError | None:
-    """Returns a one-line error for errors about killed workers, shared memory and open files, or else None.
-
-    torch raises the first from a signal handler, at any point of the program.
-    """
-    text = str(error)
-    memory = re.search(r"unable to (?:allocate shared memory|write to file|mmap|resize file)[^\n]*/torch_[^\n]*", text)
-    is_semaphore = isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
-    if memory is not None or is_semaphore:
-        reason = text if memory is None else memory[0].rstrip(".")
-        return DataError(
-            f"A data loader's process found no space in /dev/shm, through which batches are passed ({reason}). Fix: "
-            "give a container more with --shm-size=8g, or reduce data.num_workers (0 needs none), data.batch_size or "
-            "data.image_size."
-        )
-    if "items of ancdata" in text or "Too many open files" in text:
-        return DataError(
-            "The data loader's processes have too many open files. Fix: raise the limit with ulimit -n 65536, or "
-            "reduce data.num_workers (0 loads in the training process)."
-        )
-    found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(?: is killed by signal: ([^.]+))?", str(error))
-    if found is None:
-        return None
-    how = f"was killed by the signal {found[2].strip()!r}" if found[2] else "ended without a message"
-    cause = "as happens when memory runs out"
-    if "shared memory" in str(error) or "Bus error" in str(error):
-        cause = "as /dev/shm is full; give a container more with --shm-size"
-    return DataError(
-        f"A data loader's process ({found[1]}) {how}, {cause}. Fix: reduce data.num_workers (0 loads in the training "
-        "process), data.batch_size or data.image_size."
-    )
-
-
-def start_worker(worker: int) -> None:
-    """`worker_init_fn` of loaders: the process uses one thread and shares its parent's memory."""
-    cv2.setNumThreads(0)  # the processes are the parallelism
-    torch.set_num_threads(1)
-    gc.freeze()  # collecting would write to, and so copy, every page that holds one of the parent's objects
-
-
-def _original_message(error: DensevitError) -> str:
-    """Returns the error's message without the worker's traceback that torch adds."""
-    name = re.escape(f"{type(error).__module__}.{type(error).__qualname__}: ")
-    parts = re.split(f"^{name}", str(error), flags=re.MULTILINE)
-    return parts[-1].rstrip("\n")

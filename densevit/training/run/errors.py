@@ -11,7 +11,7 @@ import pytorch_lightning as lightning
 import torch
 
 from densevit.config import Config
-from densevit.data.loading.dataloader import worker_failure
+from densevit.data.loading.worker_processes import worker_failure
 from densevit.errors import DensevitError, TrainingError, one_line
 from densevit.losses.distributed import process_count
 

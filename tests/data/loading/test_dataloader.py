@@ -13,7 +13,8 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from densevit.config import DataSection
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
-from densevit.data.loading.dataloader import Loader, TransformedDataset, _PickledBatch, _received, workers_for
+from densevit.data.loading.dataloader import Loader, TransformedDataset
+from densevit.data.loading.worker_processes import PickledBatch, _received, workers_for
 from densevit.data.transforms.building import build_transforms
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample
@@ -77,7 +78,7 @@ def same(one: Any, other: Any) -> bool:
 
 def test_results_do_not_depend_on_workers(monkeypatch):
     """Small targets are passed otherwise than large ones."""
-    monkeypatch.setattr("densevit.data.loading.dataloader._SMALL", 300)  # label maps are larger, boxes smaller
+    monkeypatch.setattr("densevit.data.loading.worker_processes._SMALL", 300)  # label maps are larger, boxes smaller
     for make, num_workers in ((train_loader, 2), (val_loader, 1)):
         assert same(list(make(num_workers)), list(make(0)))
     dataset = train_loader(0).dataset
@@ -276,6 +277,6 @@ def test_tensors_and_arrays_are_pinned_for_a_gpu(monkeypatch):
     pinned: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self), self)[1])
     batch = {"images": torch.zeros(2), "targets": [{"boxes": np.ones((1, 4)), "labels": np.zeros(1), "image_id": 3}]}
-    received = pin_memory(_PickledBatch({key: _received(value) for key, value in batch.items()}))  # torch's thread does
+    received = pin_memory(PickledBatch({key: _received(value) for key, value in batch.items()}))  # torch's thread does
     assert [tuple(x.shape) for x in pinned] == [(2,), (1, 4), (1,)]
     assert received["targets"][0]["boxes"].tolist() == [[1, 1, 1, 1]] and received["targets"][0]["image_id"] == 3

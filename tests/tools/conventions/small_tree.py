@@ -142,7 +142,7 @@ FILES = {
     + "".join(f'\n\nclass {name}(Section):\n    """A section."""\n' for name in SECTIONS),
     "densevit/data/__init__.py": "",
     "densevit/data/loading/__init__.py": "",
-    "densevit/data/loading/dataloader.py": '"""Loader."""\n\nTEXT = "found no space in /dev/shm"\n',
+    "densevit/data/loading/worker_processes.py": '"""Loader."""\n\nTEXT = "found no space in /dev/shm"\n',
     "densevit/training/__init__.py": '"""Training."""\n\nfrom densevit.training.run import Net, fit\n',
     "densevit/training/loop/__init__.py": "",
     "densevit/training/loop/finite_check.py": '"""Check."""\n\nTEXT = "the loss or a gradient is not finite"\n'

@@ -12,7 +12,8 @@ import yaml
 
 import densevit
 from densevit import config as configs
-from densevit.data.loading.dataloader import TransformedDataset, worker_failure
+from densevit.data.loading.dataloader import TransformedDataset
+from densevit.data.loading.worker_processes import worker_failure
 from densevit.errors import TrainingError, UnreadableFileError
 from tests.training.loop.test_finite_check import POISONED
 from tests.training.poisoned import Poison
@@ -53,9 +54,9 @@ KILLED = "DataLoader worker (pid 52) is killed by signal: "
         (IN_WORKER.format("unable to write to file </torch_421_3091_0>: No space left on device (28)"), "--shm-size"),
         (IN_WORKER.format("unable to allocate shared memory(shm) for file </torch_7_1_0>: Success (0)"), "--shm-size"),
         (f"{KILLED}Bus error. It is possible that dataloader's workers are out of shared memory. Please try to raise "
-         "your shared memory limit.", r"process \(52\) .*'Bus error', as /dev/shm is full; .* --shm-size"),
-        (f"{KILLED}Killed. ", r"process \(52\) was .*when memory runs out"),
-        ("DataLoader worker (pid(s) 52, 53) exited unexpectedly", r"process \(52, 53\) ended without a message"),
+         "your shared memory limit.", r"found no space in /dev/shm.*\(pid 52\).*Bus error.* --shm-size"),
+        (f"{KILLED}Killed. ", r"was killed, as happens when memory runs out \(.*\(pid 52\)"),
+        ("DataLoader worker (pid(s) 52, 53) exited unexpectedly", r"was killed, .*\(pid\(s\) 52, 53\)"),
         ("received 0 items of ancdata", "too many open files.*ulimit -n"),
     ],
 )  # fmt: skip
