@@ -37,12 +37,16 @@ class TrainingError(DensevitError):
     """Training cannot continue, e.g. because another process has ended or the disk is full."""
 
 
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Returns " Did you mean 'x'?", with a leading space; empty if none of these names is similar."""
+    matches = difflib.get_close_matches(name, list(names), n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Returns " Did you mean 'x'? Known: x, y.", with the closest of these names and all of them; "" without names."""
     ordered = sorted(set(names))
-    nearest = difflib.get_close_matches(name, ordered, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return f"{hint} Known: {', '.join(ordered)}." if ordered else hint
+    return f"{nearest(name, ordered)} Known: {', '.join(ordered)}." if ordered else ""
 
 
 def one_line(error: BaseException) -> str:
@@ -68,6 +72,12 @@ def counted(count: int, noun: str) -> str:
     """A number with its noun, such as "1 class" or "2,000 classes"."""
     plural = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
+
+
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """Joins the first names to a text such as "a, b, c, ..."."""
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:most]) + (", ..." if len(texts) > most else "")
 
 
 def has_surrogates(text: str) -> bool:

@@ -1,11 +1,10 @@
 """Progress on stderr: for a loop a bar in a terminal or a notebook, otherwise a line every half minute; for long steps
-a bar in a terminal, otherwise lines."""
+lines."""
 
 import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 from densevit.errors import printable
@@ -33,34 +32,17 @@ def track(items: Iterable[T], description: str, total: int, quiet: bool = False)
         yield from _lines(items, description, total)
 
 
-@contextmanager
-def steps(description: str, total: int, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Yields a function to call with the name of each of `total` long steps when it begins, such as "tracing".
-
-    Shows in a terminal a bar with the name and the elapsed seconds, otherwise a line for each step.
-    """
+def steps(description: str, total: int, quiet: bool = False) -> Callable[[str], None]:
+    """Returns a function to call with the name of each of `total` long steps when it begins, such as "tracing". It
+    prints a line."""
     started = itertools.count(1)
-    if quiet:
-        yield lambda name: None
-    elif sys.stderr.isatty():
-        from rich.markup import escape
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        from densevit.terminal import text_console
+    def begin(name: str) -> None:
+        if not quiet:
+            text = printable(f"{description}, step {next(started)} of {total}: {name}")
+            print(text, file=sys.stderr, flush=True)
 
-        columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-        with Progress(*columns, TimeElapsedColumn(), console=text_console(stderr=True), transient=True) as progress:
-            task = progress.add_task(escape(printable(description)), total=total)
-
-            def show(name: str) -> None:
-                text = escape(printable(f"{description}: {name}"))
-                progress.update(task, completed=next(started) - 1, description=text)
-
-            yield show
-    else:
-        yield lambda name: print(
-            f"{printable(description)}, step {next(started)} of {total}: {printable(name)}", file=sys.stderr, flush=True
-        )
+    return begin
 
 
 def _lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:

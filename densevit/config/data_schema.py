@@ -22,8 +22,8 @@ from densevit.config.values import (
     as_section,
     as_tuple,
 )
+from densevit.errors import nearest
 from densevit.paths import user_path
-from densevit.registry.options import nearest
 
 CHANNELS = ("channels", "range", "nodata", "display")
 """The keys of `data` that describe the channels of images."""

@@ -10,7 +10,7 @@ from typing import Any
 from densevit import registry
 from densevit.config.training_schema import OptimSection
 from densevit.config.values import PluginSection
-from densevit.errors import PluginError
+from densevit.errors import PluginError, nearest
 from densevit.registry import options as signatures
 from densevit.registry.options import OptionError
 
@@ -37,7 +37,7 @@ def load(noun: str, name: str) -> Any:
     if noun == "logger":
         name = _TRACKERS.get(name, name)
     if ":" not in name:
-        hint = signatures.nearest(name, (*BUILT_IN_LOGGERS, *_TRACKERS) if noun == "logger" else ())
+        hint = nearest(name, (*BUILT_IN_LOGGERS, *_TRACKERS) if noun == "logger" else ())
         raise PluginError(f"There is no {noun} {name!r}.{hint} Write module:Class, as in {_EXAMPLES[noun]}.")
     found = registry.import_object(noun, name)
     if noun == "schedule":

@@ -10,8 +10,8 @@ from densevit.config import key_hints
 from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
 from densevit.config.sources import Sources
-from densevit.errors import ConfigError
-from densevit.registry.options import nearest, shown, wanted, wrong_numbers
+from densevit.errors import ConfigError, nearest
+from densevit.registry.options import shown, wanted, wrong_numbers
 
 Model = TypeVar("Model", bound=BaseModel)
 

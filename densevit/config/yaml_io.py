@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
-from densevit.errors import ConfigError, one_line
+from densevit.errors import ConfigError, nearest, one_line
 from densevit.paths import check_unpacked, user_path
-from densevit.registry.options import nearest
 
 _LARGEST = 64 * 2**20  # bytes of a config file
 

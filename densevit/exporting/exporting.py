@@ -107,16 +107,16 @@ def export(
     with atomic_file(path) as partial:
         header = header_of(plan.predictor, plan.graph.canvas, resize, plan.thresholds)
         count = (half is not None) + files.count_steps(path, resize) + 1 + _comparisons(plan) + 1 + options.int8
-        with steps(f"Exporting to {path}", count, quiet) as begin:
-            precision = program = None
-            if half is not None:
-                precision, program = _half_precision(plan, half, begin)
-                header["half"] = precision.as_json()
-            written = _write(plan, partial, precision, program, header, begin)
-            exported = _compared(plan, path, partial, precision, written, begin)
-            if int8 is not None:
-                exported = _quantized(plan, exported, partial, int8, begin)
-                files.replace_header(partial, header)
+        begin = steps(f"Exporting to {path}", count, quiet)
+        precision = program = None
+        if half is not None:
+            precision, program = _half_precision(plan, half, begin)
+            header["half"] = precision.as_json()
+        written = _write(plan, partial, precision, program, header, begin)
+        exported = _compared(plan, path, partial, precision, written, begin)
+        if int8 is not None:
+            exported = _quantized(plan, exported, partial, int8, begin)
+            files.replace_header(partial, header)
         if evaluate is not None:
             exported = replace(exported, evaluation=_evaluated(plan.predictor, partial, evaluate, data))
         if exported.quantization is not None:

@@ -1,7 +1,14 @@
 """Box format conversions, IoU and generalised IoU."""
 
+from collections.abc import Container
+
 import torch
 from torch import Tensor
+
+
+def has_objects(target: Container[str]) -> bool:
+    """Whether an image is labelled with objects, possibly none."""
+    return "boxes" in target and "labels" in target
 
 
 def to_corners(boxes: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from densevit.errors import DensevitError
 from densevit.layers.precision import autocast_off
-from densevit.losses.boxes import overlaps, to_centres, to_corners
+from densevit.losses.boxes import has_objects, overlaps, to_centres, to_corners
 from densevit.losses.distributed import to_device
 
 
@@ -35,8 +35,8 @@ class Objects(NamedTuple):
         Images without these keys have no objects. Does not synchronise with the device: counts, sizes and image
         indices are created on the CPU.
         """
-        labelled = [target for target in targets if "boxes" in target and "labels" in target]
-        counts = [len(target["boxes"]) if "boxes" in target and "labels" in target else 0 for target in targets]
+        labelled = [target for target in targets if has_objects(target)]
+        counts = [len(target["boxes"]) if has_objects(target) else 0 for target in targets]
         names = [target.get("image_id", i) for i, target in enumerate(targets)]
         if not any(counts):
             empty = torch.zeros(0, dtype=torch.long, device=device)

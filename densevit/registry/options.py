@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from densevit.errors import PluginError
+from densevit.errors import PluginError, nearest
 from densevit.registry.trust import with_names_of
 
 # Positional arguments that densevit passes, before the user's options.
@@ -142,12 +142,6 @@ def default_of(plugin: Callable[..., Any], given: tuple[str, ...], path: Sequenc
             raise LookupError(name)
         value = getattr(value, name)
     return value
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Returns " Did you mean 'x'?", with a leading space; empty if none of these names is similar."""
-    matches = difflib.get_close_matches(name, list(names), n=1)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
 def wanted(problems: Iterable[Mapping[str, Any]]) -> str:

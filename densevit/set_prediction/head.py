@@ -15,6 +15,7 @@ from densevit.interfaces import (
     Predictions,
     Targets,
 )
+from densevit.losses.boxes import has_objects
 from densevit.losses.context import Counts
 from densevit.set_prediction.labelled import object_counts
 from densevit.set_prediction.limits import MAX_QUERIES, QueryLimit, check_classes, check_counts
@@ -63,7 +64,7 @@ class SetPredictionHead(Head):
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `label`, `l1`, `giou` of the last layer, `auxiliary` (sum of the others), and the further terms of
         the criterion."""
-        names = [t.get("image_id", i) for i, t in enumerate(targets) if "boxes" in t and "labels" in t]
+        names = [t.get("image_id", i) for i, t in enumerate(targets) if has_objects(t)]
         self._limit.check_batch(object_counts(targets), names)
         return self.criterion.losses(outputs, targets, context)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Targets
+from densevit.losses.boxes import has_objects
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, Objects
 
@@ -24,7 +25,7 @@ class Labelled(NamedTuple):
     def of(cls, targets: list[Targets], device: torch.device, objects: Objects | None = None) -> "Labelled":
         """Selects the labelled images. objects: the objects of all targets, if already collected."""
         objects = Objects.of(targets, device) if objects is None else objects
-        labelled = [i for i, target in enumerate(targets) if "boxes" in target and "labels" in target]
+        labelled = [i for i, target in enumerate(targets) if has_objects(target)]
         if len(labelled) == len(targets):
             return cls(objects, None)
         images = to_device(torch.tensor(labelled, dtype=torch.long), objects.boxes.device)
@@ -41,4 +42,4 @@ class Labelled(NamedTuple):
 
 def object_counts(targets: list[Targets]) -> list[int]:
     """The number of objects of each labelled image."""
-    return [len(target["boxes"]) for target in targets if "boxes" in target and "labels" in target]
+    return [len(target["boxes"]) for target in targets if has_objects(target)]

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from densevit import registry
+from densevit.errors import listed
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
 from densevit.model.meta_device import built_on_meta
 from densevit.weights.head_protocols import SupportsClassRows
 from densevit.weights.state_dict_loading import Adapted
-
-_NAMED = 5  # classes in a note
 
 
 @dataclass
@@ -67,8 +66,7 @@ def match_classes(model: DenseModel, name: str, state: Mapping[str, Tensor], the
         found.adapted.append(Adapted(key, tuple(state[key].shape), tuple(rows.shape), how))
     new = [one for index, one in enumerate(ours) if index not in pairs]
     if found.tensors and new:
-        listed = ", ".join(new[:_NAMED]) + (f" and {len(new) - _NAMED} more" if new[_NAMED:] else "")
-        found.notes = [f"Classes of head {name!r} that these weights lack: {listed}."]
+        found.notes = [f"Classes of head {name!r} that these weights lack: {listed(new)}."]
     return found
 
 

@@ -20,8 +20,7 @@ import torch
 from rich import get_console
 from torch import Tensor
 
-from densevit.errors import WeightsError, did_you_mean
-from densevit.registry.options import nearest
+from densevit.errors import WeightsError, did_you_mean, nearest
 from densevit.weights import packages, preprocessing
 from densevit.weights.licences import UNKNOWN, line, permits_commercial_use
 

@@ -1,6 +1,5 @@
 """Loads a state dict all-or-nothing; reports adapted, missing and unexpected tensors."""
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.errors import WeightsError
+from densevit.errors import WeightsError, listed, nearest
 
 WARNING = "Warning: "
-LISTED = 10  # names in a message; of more, the first three
+LISTED = 10  # names in a message
 
 
 class Adapted(NamedTuple):
@@ -119,11 +118,11 @@ def fit(
     problems = []
     missing, unexpected = ([name for name in names if not may(name)] for names in (found.missing, found.unexpected))
     if missing:
-        problems.append(f"{len(missing)} tensors are missing ({_some(missing)})")
+        problems.append(f"{len(missing)} tensors are missing ({listed(missing, LISTED)})")
     if unexpected:
-        nearest = difflib.get_close_matches(unexpected[0], missing, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        problems.append(f"{len(unexpected)} are not the model's ({_some(unexpected)}{hint})")
+        problems.append(
+            f"{len(unexpected)} are not the model's ({listed(unexpected, LISTED)}){nearest(unexpected[0], missing)}"
+        )
     if misshapen:
         name = misshapen[0]
         shapes = f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
@@ -215,7 +214,3 @@ def _adapted(module: nn.Module, name: str, tensor: Tensor, own: Tensor) -> tuple
 def _counts_batches(name: str) -> bool:
     """Whether a key is batch norm's counter, which frozen norms lack and inference does not use."""
     return name.rpartition(".")[2] == "num_batches_tracked"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names if len(names) <= LISTED else [*names[:3], "..."])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from densevit import DenseModel, create_model, load
-from densevit.errors import ConfigError, DensevitError, WeightsError
+from densevit.errors import ConfigError, DensevitError, WeightsError, listed
 
 
 def load_teacher(source: str) -> DenseModel:
@@ -81,11 +81,8 @@ def class_rows(names: Sequence[str], model: DenseModel, head: str) -> Tensor:
     missing = [one.name for one in model.classes[head] if one.name not in index]
     if missing:
         raise ConfigError(
-            f"heads.{head}: the teacher lacks {len(missing)} of {len(model.classes[head])} classes: {_first(missing)}. "
-            f"It has {_first(names)}. Fix: use a teacher that predicts them, or rename the classes of the data."
+            f"heads.{head}: the teacher lacks {len(missing)} of {len(model.classes[head])} classes: "
+            f"{listed(missing, 3)}. It has "
+            f"{listed(names, 3)}. Fix: use a teacher that predicts them, or rename the classes of the data."
         )
     return torch.tensor([index[one.name] for one in model.classes[head]], dtype=torch.int64)
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from densevit.data.build import Data
-from densevit.errors import DataError, did_you_mean
+from densevit.errors import DataError, listed, nearest
 from densevit.interfaces import Class, Dataset, Predictions, TargetType
 from densevit.model import DenseModel
 from densevit.targets.class_mapping import with_classes
@@ -89,7 +89,7 @@ def map_classes(
     for old in given.keys() - used:
         names = list(dict.fromkeys(c.name for classes in model.classes.values() for c in classes))
         of_data = list(dict.fromkeys(c.name for classes in dataset.classes.values() for c in classes))
-        hint, lists = _hint(old, names), _both(names, of_data)
+        hint, lists = nearest(old, names), _both(names, of_data)
         raise DataError(f"The mapping of {old!r}: the model has no class {old!r}.{hint} {lists}")
     _add_parts(dataset, mappings, kept)
     if kept:
@@ -108,7 +108,7 @@ def _mapping(
         if new is None or new in names:
             return None if new is None else names.index(new)
         if name in given:
-            hint = _hint(new, names)
+            hint = nearest(new, names)
             raise DataError(f"The mapping {name!r} to {new!r}: the data has no class {new!r}.{hint} {lists}")
         return plain.index(_plain(name)) if plain.count(_plain(name)) == 1 else None
 
@@ -134,15 +134,8 @@ def _plain(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
-def _hint(name: str, names: Sequence[str]) -> str:
-    """Suggests the nearest name, if any. The message lists all names separately."""
-    return did_you_mean(name, names).partition(" Known:")[0]
-
-
 def _both(trained: Sequence[str], found: Sequence[str]) -> str:
-    return f"Classes of the data: {_listed(found)}. Classes of the model: {_listed(trained)}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" ... ({len(names)})" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more if names else "none"
+    return (
+        f"Classes of the data: {listed(found, LISTED) or 'none'}. Classes of the model: "
+        f"{listed(trained, LISTED) or 'none'}."
+    )

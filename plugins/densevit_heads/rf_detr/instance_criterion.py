@@ -7,6 +7,7 @@ from torch import Tensor
 
 from densevit.interfaces import LossContext, Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
+from densevit.losses.boxes import has_objects
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, Objects, assign, costs
 from densevit.set_prediction.labelled import Labelled
@@ -47,7 +48,7 @@ class InstanceCriterion(GroupCriterion):
         """
         logits, boxes, groups = self.of_groups(outputs, labelled)
         objects, generator = labelled.objects, outputs["generator"]
-        chosen = [target for target in targets if "boxes" in target and "labels" in target]
+        chosen = [target for target in targets if has_objects(target)]
         embeddings, pixels = outputs["mask_layers"]
         matches: Matches | None = None
         with autocast_off(logits.device):

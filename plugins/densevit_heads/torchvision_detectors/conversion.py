@@ -7,6 +7,7 @@ from torch import Tensor
 
 from densevit.interfaces import Predictions, Targets
 from densevit.layers.tracing import as_tensor
+from densevit.losses.boxes import has_objects
 from densevit.losses.distributed import to_device
 
 Size = tuple[int, int]
@@ -14,7 +15,7 @@ Size = tuple[int, int]
 
 def labelled_images(targets: list[Targets]) -> list[int]:
     """The indices of the images with `boxes` and `labels`."""
-    return [i for i, target in enumerate(targets) if "boxes" in target and "labels" in target]
+    return [i for i, target in enumerate(targets) if has_objects(target)]
 
 
 def select(x: Tensor, images: Sequence[int]) -> Tensor:
