@@ -24,6 +24,8 @@ from densevit.errors import DataError, counted
 SUFFIXES = (".npy", ".exr")
 """Suffixes of images with other channels, besides those of RGB images."""
 _NPY, _EXR = b"\x93NUMPY", b"v/1\x01"
+OTHER_FORMATS = (*TIFF_MAGIC, _NPY, _EXR)
+"""How the content of files begins that Pillow does not read, or not all of."""
 _EXR_NAMES = {"R": "red", "G": "green", "B": "blue"}
 _COLOR_TYPE_OF_PNG = 25  # the byte of a PNG: grey, RGB, grey with alpha, RGB with alpha
 _PNG_ORDERS = {0: [0], 2: [2, 1, 0], 4: [0, 3], 6: [2, 1, 0, 3]}  # of OpenCV's channels; grey with alpha is BGRA

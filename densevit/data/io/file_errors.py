@@ -30,13 +30,12 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
             f"{path} does not fit into this machine's memory. Fix: cut it into tiles; or, for label maps or depth of a "
             "TIFF, densevit predict --window, which reads it by rows."
         ) from None
-    except Image.UnidentifiedImageError as error:
+    except Image.UnidentifiedImageError:
         check_unpacked(path)
-        found = f"{_size(path, size)}; {error}"
-        what, fix = "is not an image, or has a format unknown to Pillow", ""
-        if str(error).startswith(("it begins with b'II", "it begins with b'MM")):
-            what, fix = "is a TIFF that Pillow does not read", " Fix: save it with 8 or 16 bits, or in float32."
-        raise UnreadableFileError(f"{path} {what} ({found}).{fix}") from None
+        raise UnreadableFileError(
+            f"{path} is not an image, or has a format that Pillow does not read ({_size(path, size)}). Fix: save it as "
+            "PNG."
+        ) from None
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, BadZipFile and more
         found = _size(path, size)
         fix = "Fix: pip install imagecodecs." if "imagecodecs" in str(error) else "Is the file damaged or cut short?"

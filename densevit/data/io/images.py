@@ -15,7 +15,14 @@ from torch import Tensor
 
 from densevit.channels import FULL_RANGES, RGB, Channels, PixelType
 from densevit.data.io import rgb_files
-from densevit.data.io.channel_files import StoredPixels, channel_paths, decode_channels, joined, pixel_type
+from densevit.data.io.channel_files import (
+    OTHER_FORMATS,
+    StoredPixels,
+    channel_paths,
+    decode_channels,
+    joined,
+    pixel_type,
+)
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.pixel_arrays import of_array, of_pil, undecoded_content
 from densevit.data.io.rgb_files import Header, apply_orientation
@@ -63,7 +70,7 @@ def image_header(path: str | os.PathLike[str], channels: Channels = RGB) -> Head
     Of JPEG, PNG and WebP files of RGB only the first and last bytes are read, others are decoded. Damage inside a file
     is detected when it is decoded.
     """
-    if not channels.is_rgb:
+    if not channels.is_rgb or os.fspath(path).lower().endswith((".tif", ".tiff")):
         parts = _stored(path, channels)
         with naming_file(path, "image"):
             return Header(joined(parts, channels, upright=False).shape[:2], parts[0].orientation)
@@ -118,7 +125,13 @@ def _stored(path: str | os.PathLike[str], channels: Channels) -> list[StoredPixe
 
 
 def _decoded(data: bytes, channels: Channels) -> StoredPixels:
-    return StoredPixels(*rgb_files.decode(data)) if channels.is_rgb else decode_channels(data, channels.names)
+    if channels.is_rgb:
+        try:
+            return StoredPixels(*rgb_files.decode(data))
+        except Image.UnidentifiedImageError:  # tifffile, for example, reads more compressions than Pillow
+            if not data.startswith(OTHER_FORMATS):
+                raise
+    return decode_channels(data, channels.names)
 
 
 def _content(file: Any, name: str) -> tuple[bytes, str]:

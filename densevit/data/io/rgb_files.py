@@ -19,7 +19,6 @@ from PIL import ExifTags, Image
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import open_image
 from densevit.data.io.tiff import OTHER_CHANNELS, channel_bits, is_miniswhite
-from densevit.data.io.tiff_channels import decode_rgb_tiff
 from densevit.errors import DataError
 
 _JPEG = ("JPEG", "MPO")
@@ -43,41 +42,29 @@ class Header(NamedTuple):
 
 def decode(data: bytes) -> tuple[np.ndarray, int]:
     """Decodes an image file's content to (H, W, 3) uint8, RGB, and its EXIF orientation, which is not applied."""
-    try:
-        with open_image(io.BytesIO(data)) as image:
-            orientation = _header(image).orientation
-            check_bits(image)
-            if _is_deep(image, data):
-                pixels = _decode_deep(image, data)
-            else:
-                fast = _decode_fast(image, data)
-                pixels = to_rgb(image) if fast is None else fast
-            if image.format == "PNG" and _END_OF_PNG not in data:  # which Pillow does not check
-                raise DataError("it is a PNG without an end. Is the file cut short?")
-    except Image.UnidentifiedImageError:
-        other = decode_rgb_tiff(data)
-        if other is None:
-            raise
-        return other
+    with open_image(io.BytesIO(data)) as image:
+        orientation = _header(image).orientation
+        check_bits(image)
+        if _is_deep(image, data):
+            pixels = _decode_deep(image, data)
+        else:
+            fast = _decode_fast(image, data)
+            pixels = to_rgb(image) if fast is None else fast
+        if image.format == "PNG" and _END_OF_PNG not in data:  # which Pillow does not check
+            raise DataError("it is a PNG without an end. Is the file cut short?")
     return pixels, orientation
 
 
 def header(path: str | os.PathLike[str]) -> tuple[Header, bool]:
     """Returns an image's header, and whether its file has its format's end marker; False for formats that only decoding
     can check."""
-    with naming_file(path, "image"), open(path, "rb") as file:
-        try:
-            with open_image(file) as image:
-                found = _header(image)
-                length = file.seek(0, os.SEEK_END)
-                file.seek(max(0, length - _TAIL))
-                tail = file.read()
-                file.seek(0)
-                return found, _is_whole(image.format, file.read(12), tail, length)
-        except Image.UnidentifiedImageError:
-            file.seek(0)
-            pixels, orientation = decode(file.read())
-            return Header((pixels.shape[0], pixels.shape[1]), orientation), True
+    with naming_file(path, "image"), open(path, "rb") as file, open_image(file) as image:
+        found = _header(image)
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - _TAIL))
+        tail = file.read()
+        file.seek(0)
+        return found, _is_whole(image.format, file.read(12), tail, length)
 
 
 def _header(image: Image.Image) -> Header:

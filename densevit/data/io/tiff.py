@@ -1,11 +1,9 @@
 """Checks of TIFF files that Pillow does not make: pages, bands, and bits per channel."""
 
-from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from densevit.errors import DataError
 
@@ -14,20 +12,21 @@ OTHER_CHANNELS = "Fix: name its channels in data.channels, as in [red, green, bl
 ONE_MAP = "Fix: save a file with one page and one channel, the map."  # of labels and depth
 _KIND = 254  # NewSubfileType
 _NO_PAGE = 1 | 4  # its bits for a reduced version and a transparency mask
-_BIG = 43  # the version of BigTIFF, with a longer header
 _ALPHA = ((), (1,), (2,))  # ExtraSamples: none, and alpha, associated or not
 
 
-def check_single_page(image: Image.Image, file: IO[bytes], fix: str) -> None:
+def check_single_page(image: Image.Image, fix: str) -> None:
     """Raises DataError for a TIFF with several pages. Previews and transparency masks are not pages.
 
-    image: just opened. file: its content, whose directories are read. fix: the end of the message.
+    image: just opened. fix: the end of the message.
     """
-    if not getattr(image, "is_animated", False):
+    if image.format != "TIFF" or not getattr(image, "is_animated", False):
         return
-    position = file.tell()
-    pages = sum(not directory.get(_KIND, 0) & _NO_PAGE for directory in _directories(file))
-    file.seek(position)
+    pages = 0
+    for number in range(image.n_frames):  # type: ignore[attr-defined]
+        image.seek(number)
+        pages += not _tags(image).get(_KIND, 0) & _NO_PAGE
+    image.seek(0)
     if pages > 1:
         raise DataError(f"it has {pages} pages; expected 1. {fix}")
 
@@ -61,17 +60,3 @@ def stored_values(image: Image.Image) -> np.ndarray:
 
 def _tags(image: Image.Image) -> Any:
     return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
-
-
-def _directories(file: IO[bytes]) -> Iterator[ImageFileDirectory_v2]:
-    """Yields the tags of each page."""
-    file.seek(0)
-    header = file.read(8)
-    if header[2] == _BIG:
-        header += file.read(8)
-    tags, seen = ImageFileDirectory_v2(header), set[int]()
-    while tags.next and tags.next not in seen:
-        seen.add(tags.next)
-        file.seek(tags.next)
-        tags.load(file)
-        yield tags

@@ -1,4 +1,4 @@
-"""Decodes TIFF files with any bands and types by tifffile, and describes those that Pillow does not read."""
+"""Decodes TIFF files with any bands and types by tifffile."""
 
 import io
 from contextlib import suppress
@@ -8,11 +8,9 @@ import numpy as np
 from PIL import ExifTags
 
 from densevit.data.io.large_images import check_size
-from densevit.data.io.tiff import OTHER_CHANNELS, TIFF_MAGIC
-from densevit.errors import DataError, counted
+from densevit.errors import DataError
 
 _GDAL_NODATA = 42113  # the tag
-_OTHERS = ((b"\x93NUMPY", "an NPY"), (b"v/1\x01", "an EXR"))
 
 
 def decode_tiff(data: bytes, count: int) -> tuple[np.ndarray, int, float | None]:
@@ -34,24 +32,6 @@ def decode_tiff(data: bytes, count: int) -> tuple[np.ndarray, int, float | None]
         planes = [np.moveaxis(one.asarray(), (height, width), (0, 1)) for one in pages]
     values = np.concatenate([plane.reshape(*plane.shape[:2], -1) for plane in planes], axis=2)
     return displayed_values(values, page), int(page.tags.valueof(ExifTags.Base.Orientation, 1)), nodata_of(page)
-
-
-def decode_rgb_tiff(data: bytes) -> tuple[np.ndarray, int] | None:
-    """Decodes a TIFF that Pillow does not read, such as one with LERC, to (H, W, 3) uint8, and its orientation.
-
-    None for files that are no TIFF. Raises DataError for other channels than grey or RGB of 8 bits, and for NPY and EXR
-    files, which it describes.
-    """
-    other = next((kind for magic, kind in _OTHERS if data.startswith(magic)), None)
-    if other is not None:
-        raise DataError(f"it is {other} file. {OTHER_CHANNELS}")
-    if not data.startswith(TIFF_MAGIC):
-        return None
-    values, orientation, _ = decode_tiff(data, 3)
-    if values.dtype != np.uint8 or values.shape[2] not in (1, 3):
-        kind = f"{counted(values.shape[2], 'channel')} of {values.dtype}"
-        raise DataError(f"it is a TIFF of {kind}; expected grey or RGB of 8 bits. {OTHER_CHANNELS}")
-    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3))), orientation
 
 
 def opened_tiff(source: Any) -> Any:

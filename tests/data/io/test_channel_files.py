@@ -258,13 +258,12 @@ def test_a_tiff_that_pillow_does_not_read_is_read_or_described(compression, tmp_
         count = 2 * (values.size // (H * W))
         for read in (read_image, image_header):
             with pytest.raises(
-                DataError, match=rf"a\.tif: it is a TIFF of {count} channels of {dtype}; .* data\.channels"
+                DataError, match=rf"a\.tif: it has {count} channels; expected 3: .* data\.channels"
             ):
                 read(path)
         assert read_image(path, Channels(_named("", count).names, "", ())).shape == (H, W, count)
     np.save(tmp_path / "a.npy", pixels)
-    with pytest.raises(DataError, match=r"a\.npy: it is an NPY file\. Fix: name its channels in data\.channels"):
-        read_image(tmp_path / "a.npy")
+    assert np.array_equal(read_image(tmp_path / "a.npy"), pixels)
 
 
 def test_rgb_of_8_bits_is_read_as_before(tmp_path):

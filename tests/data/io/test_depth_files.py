@@ -3,7 +3,6 @@
 import io
 import os
 import sys
-import types
 from pathlib import Path
 
 import cv2
@@ -111,11 +110,11 @@ WRONG = {
     "text.npy": (npy(np.array([["a", "b"]])), "it holds <U1; expected numbers"),
     "empty.npy": (npy(np.zeros((0, 4))), r"shape \(0, 4\)"),
     "cut.npz": (npz(depth=DEPTH)[:-30], "cannot be read"),
-    "cut.pfm": (pfm(DEPTH, "-1")[:-1], "47 of 48 bytes"),
-    "colours.pfm": (b"PF\n2 1\n-1\n" + bytes(24), r"PFM in colours"),
+    "cut.pfm": (pfm(DEPTH, "-1")[:-1], "cannot be read: buffer is smaller"),
+    "colours.pfm": (b"PF\n2 1\n-1\n" + bytes(24), "not a PFM of one number per pixel"),
     "none.pfm": (b"P5 2 2 255\n", "not a PFM"),
-    "noise.pfm": (bytes(range(65, 91)) * 20, "no header|not a PFM header"),
-    "none.exr": (b"no", "it is not an EXR file"),
+    "noise.pfm": (bytes(range(65, 91)) * 20, "not a PFM"),
+    "none.exr": (b"no", "cannot be read"),
     "a.bin": (b"", "is not a depth file; expected one of .png"),
 }
 
@@ -123,9 +122,8 @@ WRONG = {
 def test_invalid_file_error_names_file_and_reason(tmp_path):
     for name, (data, message) in WRONG.items():
         (tmp_path / name).write_bytes(data)
-        look = depth_size_of if name == "none.exr" else read_depth
         with pytest.raises(DataError, match=f"{name}.*{message}"):
-            look(tmp_path / name)
+            read_depth(tmp_path / name)
     with pytest.raises(DataError, match=r"gone\.png: there is no such depth file"):
         depth_size_of(tmp_path / "gone.png")
 
@@ -133,14 +131,10 @@ def test_invalid_file_error_names_file_and_reason(tmp_path):
 # ---- EXR ----
 
 
-def test_values_of_exr_files_need_a_package_and_their_size_none(tmp_path, monkeypatch):
+def test_exr_files_need_a_package(tmp_path, monkeypatch):
     write_exr(tmp_path / "a.exr", {"Z": DEPTH})
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
-    assert depth_size_of(tmp_path / "a.exr") == (3, 4)
     with pytest.raises(DataError, match=r"a\.exr: EXR files need .*pip install 'OpenEXR>=3\.3'"):
-        read_depth(tmp_path / "a.exr")
-    monkeypatch.setitem(sys.modules, "OpenEXR", types.ModuleType("OpenEXR"))
-    with pytest.raises(DataError, match=r"too old; expected 3\.3"):
         read_depth(tmp_path / "a.exr")
 
 
