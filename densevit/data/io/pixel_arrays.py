@@ -13,8 +13,7 @@ from densevit.data.io.file_errors import naming_file
 from densevit.data.io.rgb_files import orientation_of, to_rgb
 from densevit.errors import DataError
 
-_ARRAY = "(H, W, 3) or (H, W)"
-_TENSOR = "(3, H, W), (1, H, W) or (H, W)"
+_SHAPES = {"an array": "(H, W, 3) or (H, W)", "a tensor": "(3, H, W), (1, H, W) or (H, W)"}
 
 
 def undecoded_content(image: Image.Image) -> bytes | None:
@@ -41,12 +40,11 @@ def of_array(image: np.ndarray | Tensor, channels: Channels, name: str) -> np.nd
     """(H, W, C) of an array (H, W) or (H, W, C), or of a tensor (H, W) or (C, H, W)."""
     kind = "an array" if isinstance(image, np.ndarray) else "a tensor"
     shape = tuple(image.shape)
-    if channels.is_rgb and not (len(shape) == 2 or (len(shape) == 3 and shape[_axis(image)] in (1, 3))):
-        expected = _ARRAY if kind == "an array" else _TENSOR
-        raise DataError(f"{name} is {kind} of shape {shape}. Expected {expected}, in RGB.{_fix(image)}")
     if len(shape) not in (2, 3):
         raise DataError(f"{name} is {kind} of shape {shape}. Expected two or three dimensions, of {channels}.")
-    values = np.atleast_3d(_as_array(image))
+    values = np.atleast_3d(_as_array(image))  # (H, W, C)
+    if channels.is_rgb and values.shape[2] not in (1, 3):
+        raise DataError(f"{name} is {kind} of shape {shape}. Expected {_SHAPES[kind]}, in RGB.")
     if not values.size:
         raise DataError(f"{name} has no pixels: its shape is {shape}.")
     if channels.is_rgb:
@@ -58,29 +56,12 @@ def of_array(image: np.ndarray | Tensor, channels: Channels, name: str) -> np.nd
         return _for_torch(joined([StoredPixels(values)], channels))
 
 
-def _axis(image: np.ndarray | Tensor) -> int:
-    """The axis of the channels."""
-    return 2 if isinstance(image, np.ndarray) else 0
-
-
 def _as_array(image: np.ndarray | Tensor) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return image
     image = image.detach().cpu()
     image = image.float() if image.is_floating_point() else image  # numpy has no bfloat16
     return image.numpy() if image.ndim == 2 else image.permute(1, 2, 0).numpy()
-
-
-def _fix(image: np.ndarray | Tensor) -> str:
-    """What makes RGB of an array or a tensor of a wrong shape."""
-    shape, axis = tuple(image.shape), _axis(image)
-    if len(shape) != 3:
-        return ""
-    if shape[2 - axis] in (1, 3):
-        return " Fix: image.permute(2, 0, 1)." if axis == 0 else " Fix: image.transpose(1, 2, 0), or pass a tensor."
-    if shape[axis] == 4:
-        return f" Fix: remove the fourth channel, {'image[:3]' if axis == 0 else 'image[..., :3]'}."
-    return ""
 
 
 def _for_torch(pixels: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ from densevit.data.io.large_images import check_size
 from densevit.errors import DataError
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
-_SAME_RATE = 0.02  # relative difference; the times of frames are rounded
 _LARGEST_RATE = 1000.0  # frames per second; a larger number is the unit of times, in files without a rate
 _NO_FRAME = "no frame could be read; expected a video that OpenCV can decode."
 
@@ -41,18 +40,10 @@ def count_frames(path: Path) -> int:
 
 
 def frame_rate(path: Path) -> float | None:
-    """Returns the frames per second of a video: the header's, or the mean by the times of its frames where both differ,
-    as with a variable rate; None if the file has neither."""
-    video, times = _opened(path), list[float]()
-    try:
-        header = float(video.get(cv2.CAP_PROP_FPS)) if video.isOpened() else 0.0
-        while video.grab():
-            times.append(float(video.get(cv2.CAP_PROP_POS_MSEC)))
-    finally:
-        video.release()
-    latest = max(times, default=0.0)  # in MPEG the last frame may have the time 0
-    mean = 1000 * times.index(latest) / (latest - times[0]) if latest > 0 and latest > times[0] else header
-    rate = header if abs(header - mean) <= _SAME_RATE * mean else mean
+    """Returns the frames per second of a video by its header; None if it has no such number."""
+    video = _opened(path)
+    rate = float(video.get(cv2.CAP_PROP_FPS)) if video.isOpened() else 0.0
+    video.release()
     return rate if 0 < rate <= _LARGEST_RATE else None
 
 

@@ -257,9 +257,7 @@ def test_a_tiff_that_pillow_does_not_read_is_read_or_described(compression, tmp_
         )
         count = 2 * (values.size // (H * W))
         for read in (read_image, image_header):
-            with pytest.raises(
-                DataError, match=rf"a\.tif: it has {count} channels; expected 3: .* data\.channels"
-            ):
+            with pytest.raises(DataError, match=rf"a\.tif: it has {count} channels; expected 3: .* data\.channels"):
                 read(path)
         assert read_image(path, Channels(_named("", count).names, "", ())).shape == (H, W, count)
     np.save(tmp_path / "a.npy", pixels)
