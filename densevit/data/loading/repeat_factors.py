@@ -37,8 +37,8 @@ class RepeatedIndices:
     An image with the factor 1.3 occurs once or twice, 1.3 times on average over the epochs: the fractional parts are
     rounded stochastically in each epoch. Rounding is systematic, by one random offset to the cumulative sum of the
     fractions in random order: all epochs have the same length, the rounded sum of the factors. With independent draws
-    per image, as in detectron2, their lengths differ. The fractions are scaled, to 1 at most, so that their sum is an
-    integer; the averages therefore differ from the factors, by less than 1 image in the sum over all images.
+    per image, as in detectron2, their lengths differ. The fractions are scaled so that their sum is an integer; the
+    averages therefore differ from the factors, by less than 1 image in the sum over all images.
 
     factors: (N,), at least 1. An epoch depends only on the factors, the seed and its number.
     """
@@ -51,27 +51,12 @@ class RepeatedIndices:
         rng = np.random.default_rng([self.seed, epoch, _STREAM])
         order = rng.permutation(len(self.factors))
         whole = np.floor(self.factors[order])
-        fractions = self.factors[order] - whole
-        total = round(np.cumsum(fractions)[-1])
-        sure = _scaled_to_one(fractions, total)
-        whole[sure] += 1
-        fractions[sure], total = 0, total - np.count_nonzero(sure)
-        sums = np.cumsum(fractions)
-        sums = sums * (total / sums[-1]) if total else np.zeros_like(sums)
+        sums = np.cumsum(self.factors[order] - whole)
+        total = round(sums[-1])
+        sums = sums * (total / max(sums[-1], 1e-9))
         sums[-1] = total  # without rounding errors
         extra = np.diff(np.floor(sums + rng.random()), prepend=0)
         return np.repeat(order, (whole + extra).astype(np.int64))
-
-
-def _scaled_to_one(fractions: np.ndarray, total: int) -> np.ndarray:
-    """(N,) bool: which fractions are clipped to 1 when all are scaled to the sum `total`."""
-    sure = np.zeros(len(fractions), bool)
-    while True:
-        rest = np.where(sure, 0, fractions)
-        more = rest * (total - np.count_nonzero(sure)) > rest.sum()
-        if not more.any():
-            return sure
-        sure |= more
 
 
 _STREAM = 1  # of random numbers; the generator that shuffles the epoch has another
