@@ -13,26 +13,17 @@ MAX_POINTS = 300
 def read_curves(path: Path) -> dict[str, Points]:
     """Reads each column of a metrics.csv as points (step, value), in the order of columns.
 
-    Empty and non-finite cells are skipped, and so are rows without a step, which a killed run may leave.
+    Empty and non-finite cells are skipped, and so is the last row if it has no end, as of a killed run.
     """
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.DictReader(line.replace("\0", "") for line in file)
+        reader = csv.DictReader(line.replace("\0", "") for line in file if line.endswith("\n"))
         curves: dict[str, Points] = {name: [] for name in reader.fieldnames or () if name not in ("step", "epoch")}
         for row in reader:
-            step = _number(row.get("step"))
             for name, points in curves.items():
-                value = _number(row.get(name))
-                if step is not None and value is not None:
-                    points.append((step, value))
+                value = float(row[name] or "nan")
+                if math.isfinite(value):
+                    points.append((float(row["step"]), value))
     return {name: points for name, points in curves.items() if points}
-
-
-def _number(cell: str | None) -> float | None:
-    try:
-        value = float(cell or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def downsampled(points: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> Points:

@@ -7,7 +7,7 @@ scheme; `svg_file` writes them into a separate file. Titles and legends of plots
 import io
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +20,6 @@ from densevit.reporting.curves import downsampled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.transforms import BboxBase
 
 Points = Sequence[tuple[float, float]]
 WIDTH, HEIGHT = 320, 170  # of a plot, in CSS pixels
@@ -41,11 +40,6 @@ COLORS = {  # light, dark
     "c7": ("#7a5c3e", "#c9a47f"),
     "c8": ("#6b7785", "#aab4c0"),
     "c9": ("#6c8f1f", "#b6d75a"),
-}
-CLASSES = {  # of `templates/style.css`, in place of frequent styles
-    "m": f"font-size: {FONT}px; text-anchor: middle; fill: var(--soft)",
-    "e": f"font-size: {FONT}px; text-anchor: end; fill: var(--soft)",
-    "g": "fill: none; stroke: var(--line); stroke-linecap: square",
 }
 SERIES = 10  # colours of curves in one plot, c0 to c9
 MAX_NUMBERED, MAX_NAMED = 24, 80  # classes of a matrix with numbers, with names
@@ -78,20 +72,8 @@ def lines(
 
 
 @lru_cache(maxsize=128)  # the report of a run is written without its visualizations, and again with them
-def _lines(
-    curves: tuple[tuple[str, tuple[tuple[float, float], ...]], ...],
-    x: str,
-    y: str,
-    unit_axes: bool,
-    names: tuple[str, ...],
-) -> str:
-    figure = _figure_of_curves(bool(x), bool(y))
-    [axes] = figure.axes
-    for line in tuple(axes.lines):
-        line.remove()
-    axes.relim()
-    axes.autoscale()
-    with _style():
+def _lines(curves: tuple[tuple[str, Points], ...], x: str, y: str, unit_axes: bool, names: tuple[str, ...]) -> str:
+    def draw(axes: "Axes") -> None:
         for name, points in curves:
             few = downsampled(points)
             style = "o-" if len(few) < MARKED_POINTS else "-"
@@ -101,15 +83,8 @@ def _lines(
         elif 0 <= (low := min(points[0][0] for _, points in curves)) < axes.dataLim.x1 / 5:
             axes.set_xlim(left=min(0, low))
         _label(axes, x, y)
-        svg = _saved(figure)
-    return _for_page(svg, WIDTH, HEIGHT + 14 * bool(x))
 
-
-@lru_cache(maxsize=4)  # reused: a plot takes longer with new axes and ticks
-def _figure_of_curves(has_x: bool, has_y: bool) -> "Figure":
-    bottom, top = BOTTOM + 14 * has_x, TOP + 12 * has_y
-    with _style():
-        return _figure(WIDTH, HEIGHT + 14 * has_x, LEFT, RIGHT, top, bottom)
+    return _svg(draw, WIDTH, HEIGHT + 14 * bool(x), top=TOP + 12 * bool(y), bottom=BOTTOM + 14 * bool(x))
 
 
 def histogram(values: Sequence[float] | np.ndarray, bins: int = 40) -> str:
@@ -174,6 +149,8 @@ def _scatter(panels: Sequence[Panel]) -> tuple[str, float, float]:
             xs, ys = ([point[n] for point in panel.points] for n in (0, 1))
             axes.set_xscale("log")
             axes.plot(xs, ys, "o", color=color(0), markersize=6)
+            for x, y, text in panel.points:
+                axes.annotate(text, (x, y), (8, 0), textcoords="offset pixels", fontsize=FONT, color=SOFT, va="center")
             axes.margins(x=0.15, y=0.15)
             axes.set_title(panel.title, color=INK, loc="left", fontsize=FONT + 1.5)
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -181,38 +158,7 @@ def _scatter(panels: Sequence[Panel]) -> tuple[str, float, float]:
             _label(axes, panel.x, "")
         for unused in figure.axes[len(panels) :]:
             unused.remove()
-        figure.draw_without_rendering()  # computes the layout, which the labels need
-        figure.set_layout_engine("none")
-        for panel, axes in zip(panels, figure.axes, strict=True):
-            _place_labels(axes, panel.points)
         return _saved(figure), per_row * width, rows * height
-
-
-def _place_labels(axes: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
-    """Labels each point at the place near it where the label covers the least of points and other labels."""
-    from matplotlib.transforms import Bbox
-
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in (axes.transData.transform(point[:2]) for point in points)]
-    offsets = [(8.0 * side, 13.0 * n) for n in (0, 1, -1, 2, -2, 3, -3) for side in (1, -1)]
-    for x, y, text in points:
-        label = axes.annotate(
-            text, (x, y), offsets[0], textcoords="offset pixels", fontsize=FONT, color=SOFT, va="center"
-        )
-        boxes = {}
-        for offset in offsets:
-            label.xyann = offset
-            label.set_horizontalalignment("left" if offset[0] > 0 else "right")
-            boxes[offset] = label.get_window_extent()
-        best = min(offsets, key=lambda offset: _covered(boxes[offset], taken, axes.bbox))
-        label.xyann = best
-        label.set_horizontalalignment("left" if best[0] > 0 else "right")
-        taken.append(boxes[best])
-
-
-def _covered(box: "BboxBase", others: Sequence["BboxBase"], axes: "BboxBase") -> float:
-    """The area of `box` in others; large for a box that leaves the axes to the left or right."""
-    shared = [both for other in others if (both := box.intersection(box, other)) is not None]
-    return 1e6 * (box.x0 < axes.x0 or box.x1 > axes.x1) + sum(both.width * both.height for both in shared)
 
 
 def heat_map(names: Sequence[str], shares: np.ndarray) -> str:
@@ -221,13 +167,7 @@ def heat_map(names: Sequence[str], shares: np.ndarray) -> str:
     The opacity is the share; for red its square root, so that a few per cent are visible. Up to 24 classes have
     numbers in per cent, up to 80 have names.
     """
-    return _heat_map(tuple(names), np.asarray(shares, np.float64).tobytes())
-
-
-@lru_cache(maxsize=8)
-def _heat_map(names: tuple[str, ...], shares_in_bytes: bytes) -> str:
     count = len(names)
-    shares = np.frombuffer(shares_in_bytes).reshape(count, count)
     numbered, named = count <= MAX_NUMBERED, count <= MAX_NAMED
     side = 30 if numbered else max(9, min(24, MATRIX_WIDTH // count)) if named else max(1, MATRIX_WIDTH // count)
     font = 10.5 if numbered else max(7.0, min(10.5, 0.8 * side))
@@ -263,13 +203,6 @@ def _whole_per_cent(share: float) -> str:
     return ">99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
 
 
-def short(value: float) -> str:
-    """A short tick label: 0.25, 1e-05, 20k."""
-    if 10_000 <= abs(value) < 1e7:
-        return f"{value / 1000:.4g}k"
-    return f"{value:.4g}" if abs(value) >= 1e-12 else "0"
-
-
 def svg_file(title: str, plot: Plot) -> str:
     """A plot with its title and legend as an SVG file, light and dark."""
     from matplotlib.figure import Figure
@@ -277,24 +210,20 @@ def svg_file(title: str, plot: Plot) -> str:
     curves = {name: points for name, points in plot.curves.items() if points}
     height = HEIGHT + 40 + 16 * len(curves)
     with _style():
-        figure = Figure((WIDTH / 72, height / 72), dpi=72)
-        axes = figure.add_axes(_place(WIDTH, height, LEFT, RIGHT, 32, BOTTOM + 18 + 16 * len(curves)))
-        for n, (name, points) in enumerate(curves.items()):
+        figure = Figure((WIDTH / 72, height / 72), dpi=72, layout="constrained")
+        axes = figure.subplots()
+        for n, points in enumerate(curves.values()):
             axes.plot(*zip(*downsampled(points), strict=True), color=color(n), linewidth=1.6)
-            y = (16 * (len(curves) - n) - 8) / height
-            figure.text(LEFT / WIDTH, y, "■", color=color(n), fontsize=FONT, va="center")
-            figure.text((LEFT + 14) / WIDTH, y, name, color=SOFT, fontsize=FONT, va="center")
         if plot.unit_axes:
             axes.set(xlim=(0, 1), ylim=(0, 1))
-        figure.text(4 / WIDTH, 1 - 12 / height, title, color=INK, fontsize=FONT + 1.5, va="center")
+        figure.suptitle(title, color=INK, fontsize=FONT + 1.5)
+        figure.legend(axes.lines, curves, loc="outside lower left", frameon=False, labelcolor=SOFT)
         _label(axes, plot.x, plot.y)
         return _as_file(_saved(figure), WIDTH, height)
 
 
 def _label(axes: "Axes", x: str, y: str) -> None:
-    """Labels the axes and formats their ticks."""
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, place: short(value))
+    """Labels the axes."""
     if x:
         axes.set_xlabel(x, color=SOFT, fontsize=FONT)
     if y:
@@ -312,32 +241,20 @@ def _svg(
     fixed: bool = False,
 ) -> str:
     """Draws axes with these margins and returns an SVG element for a page. fixed: it is not scaled to its place."""
-    with _style():
-        figure = _figure(width, height, left, right, top, bottom)
-        draw(figure.axes[0])
-        svg = _saved(figure)
-    return _for_page(svg, width, height, fixed)
-
-
-def _figure(width: float, height: float, left: float, right: float, top: float, bottom: float) -> "Figure":
-    """A figure with empty axes."""
     from matplotlib.figure import Figure
 
-    figure = Figure((width / 72, height / 72), dpi=72)
-    figure.add_axes(_place(width, height, left, right, top, bottom))
-    return figure
+    with _style():
+        figure = Figure((width / 72, height / 72), dpi=72)
+        sides = (width - left - right) / width, (height - top - bottom) / height
+        draw(figure.add_axes((left / width, bottom / height, *sides)))
+        svg = _saved(figure)
+    return _for_page(svg, width, height, fixed)
 
 
 def _for_page(svg: str, width: float, height: float, fixed: bool = False) -> str:
     svg = re.sub(r"<[^>]*>", lambda tag: _page_tag(tag[0]), svg)
     size = f' width="{width:g}" height="{height:g}" class="fixed"' if fixed else ""
     return f'<svg viewBox="0 0 {width:g} {height:g}"{size} aria-hidden="true">{svg}</svg>'
-
-
-def _place(
-    width: float, height: float, left: float, right: float, top: float, bottom: float
-) -> tuple[float, float, float, float]:
-    return left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height
 
 
 @contextmanager
@@ -363,6 +280,7 @@ STYLE: dict[Any, Any] = {
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
     "axes.labelpad": 2,
+    "axes.formatter.useoffset": False,
     "font.size": FONT,
     "grid.color": LINE,
     "grid.linewidth": 1.0,
@@ -381,43 +299,19 @@ STYLE: dict[Any, Any] = {
 
 
 def _saved(figure: "Figure") -> str:
-    """The content of the figure's SVG, without what a page does not need: metadata, unused ids, clipping, fonts,
-    long numbers."""
-    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
-        patch.set_visible(False)
+    """The content of the figure's SVG, without metadata, and without styles, which would apply to the whole page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
-    unused = r"<!--.*?-->|<metadata>.*?</metadata>|<style type.*?</style>|<clipPath.*?</clipPath>"
-    svg = re.sub(unused, "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<defs>\s*</defs>", "", svg)
-    referenced = set(re.findall(r'href="#([\w.-]+)"', svg))
-    svg = re.sub(r"<[^>]*>", lambda tag: _short_tag(tag[0], referenced), svg)  # texts stay as they are
-    svg = re.sub(r">\s*\n\s*<", "><", svg).replace("<g/>", "").strip()
-    while True:
-        shorter = re.sub(r"<g>((?:(?!</?g\b).)*)</g>", r"\1", svg)
-        if shorter == svg:
-            return svg
-        svg = shorter
-
-
-def _short_tag(tag: str, referenced: Collection[str]) -> str:
-    tag = tag.replace("xlink:href", "href")
-    tag = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in referenced else "", tag)
-    tag = re.sub(r"font(?:-family)?: [^;\"]*'[^;\"]*;? ?", "", tag)  # the page's
-    tag = re.sub(r' transform="rotate\(-0 [^"]*"| clip-path="[^"]*"', "", tag)
-    tag = re.sub(r"base64,[^\"]*", lambda found: re.sub(r"\s", "", found[0]), tag)
-    return re.sub(r"\s*\n\s*", " ", re.sub(r"(\d\.\d)\d+", r"\1", tag))  # coordinates with one decimal
+    return re.sub(r"<metadata>.*?</metadata>|<style type.*?</style>", "", svg, flags=re.DOTALL)
 
 
 def _page_tag(tag: str) -> str:
-    """A tag with the page's variables in place of colours, and its classes in place of frequent styles."""
+    """A tag with the page's variables in place of colours."""
     for name, (light, _) in COLORS.items():
         tag = tag.replace(light, f"var(--{name})")
-    for name, style in CLASSES.items():
-        tag = tag.replace(f'style="{style}"', f'class="{name}"')
-    return tag
+    return tag.replace("xlink:href", "href")
 
 
 def _as_file(svg: str, width: float, height: float) -> str:
@@ -427,8 +321,8 @@ def _as_file(svg: str, width: float, height: float) -> str:
         for light, dark in COLORS.values()
         for kind in ("fill", "stroke")
     )
-    rules = f"text {{ font-family: system-ui, sans-serif; }} @media (prefers-color-scheme: dark) {{ {dark}}}"
+    rules = f"text {{ font-family: system-ui, sans-serif !important; }} @media (prefers-color-scheme: dark) {{ {dark}}}"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
-        f'height="{height:g}"><style>{rules}</style>{svg}</svg>\n'
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"><style>{rules}</style>{svg}</svg>\n'
     )

@@ -47,7 +47,7 @@ def test_page_shows_all_parts_of_a_run(run: Path):
     captions = page.texts[page.texts.index("Visualizations") + 1 : page.texts.index("Config")]
     assert captions == ["a", "b", "large"] and "onfusion" not in "".join(page.texts)
     assert len(page.links) == 3 and all(link.startswith("data:image/jpeg;base64,") for link in page.links)
-    assert not re.search(r"https?://|url\(|@import", (run / "report.html").read_text())
+    assert not re.search(r"https?://|url\((?!#)|@import", (run / "report.html").read_text())
     images = [base64.b64decode(link.split(",")[1]) for link in page.links]
     assert images[1] == (run / "predictions" / "b.jpg").read_bytes() and max(map(len, images)) < 100_000
 
@@ -101,8 +101,7 @@ def test_truncated_files_do_not_affect_other_parts(run: Path):
     assert "metrics.csv holds no numbers yet." in page.texts
 
 
-def test_many_images_are_sampled_per_head(run: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses images of more than twice as many pixels
+def test_many_images_are_sampled_per_head(run: Path):
     assert len(written(run).links) == 3
     for head in "wxyz":
         for n in range(8):
