@@ -164,7 +164,7 @@ def main() -> None:
     table = Table(
         title=f"Latency at batch 1, {options.size} x {options.size}, fp32, CPU with {options.threads} threads",
         caption=f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}; median of {options.rounds} "
-        "interleaved rounds; ratio: to densevit's recipe in the same runtime, above 1 is slower",
+        "interleaved rounds; ratio to densevit's recipe in the same runtime, above 1 is slower",
     )
     for heading in ("model", "runtime"):
         table.add_column(heading)
