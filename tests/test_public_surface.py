@@ -1,4 +1,4 @@
-"""The public names exist. That pages list them and that each has a docstring are checks of tools/conventions."""
+"""The public names exist and have docstrings. That pages list them is a test of tests/docs."""
 
 import ast
 from pathlib import Path

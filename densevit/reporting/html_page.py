@@ -48,6 +48,8 @@ def missing(text: str) -> Text:
 
 @dataclass
 class Heading(Part):
+    """A heading within a section."""
+
     kind = "heading"
     text: str
 
@@ -76,6 +78,8 @@ class Cell:
 
 @dataclass
 class Table(Part):
+    """A table with one header row."""
+
     kind = "table"
     header: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
@@ -176,6 +180,8 @@ class FindingPart(Part):
 
 @dataclass
 class Section:
+    """A section of the page: a title and its parts."""
+
     title: str
     parts: Sequence[Part]
 

@@ -25,6 +25,8 @@ _RESIZING: Literal["bicubic"] = "bicubic"  # of positions, as the authors' fine-
 
 
 class Variant(NamedTuple):
+    """The sizes of one of the paper's models."""
+
     width: int
     depth: int
     heads: int

@@ -32,6 +32,8 @@ _KEY_STRIDE = 2  # of the convolutions before keys and values
 
 
 class Variant(NamedTuple):
+    """The sizes of one of the paper's models."""
+
     widths: tuple[int, ...]
     heads: tuple[int, ...]
     blocks: tuple[int, ...]

@@ -15,6 +15,8 @@ from densevit.weights.state import count
 
 
 class Variant(NamedTuple):
+    """The sizes of one of the paper's models."""
+
     widths: tuple[int, ...]
     blocks: tuple[int, ...]
     expansions: tuple[int, ...]

@@ -19,6 +19,8 @@ _EXPANSION = 4  # of the feed-forward networks
 
 
 class Variant(NamedTuple):
+    """The sizes of one of the paper's models."""
+
     width: int
     depth: int
     heads: int

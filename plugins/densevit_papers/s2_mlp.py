@@ -13,6 +13,8 @@ from densevit_papers.plain_vit import feature_blocks
 
 
 class Variant(NamedTuple):
+    """The sizes of one of the paper's models."""
+
     width: int
     depth: int
     norm: Literal["layer", "affine"]

@@ -1,48 +1,36 @@
-"""Foundation backbones of timm under the heads: docs/development/timm.md's table, and complete runs."""
+"""Foundation backbones of timm under the heads: a run of a frozen one, and the norms of its maps."""
 
-import sys
+from typing import Any
 
 import pytest
 import torch
 
 import densevit
+from densevit import config as configs
 from densevit.errors import ConfigError
 from tests.training.runs import train
 
 
-@pytest.fixture(scope="module")
-def tool(project):
-    """The module tools/foundation_table.py."""
-    sys.path.insert(0, str(project / "tools"))
-    try:
-        import foundation_table
-
-        yield foundation_table
-    finally:
-        sys.path.remove(str(project / "tools"))
-
-
-@pytest.fixture(scope="module")
-def page(project, tool):
-    """The rows of the page's table by backbone."""
-    text = (project / "docs/development/timm.md").read_text()
-    table = text.partition(tool.BEGIN)[2].partition(tool.END)[0].strip()
-    header = tool.header()
-    assert table.startswith(header.strip())
-    lines = [f"{line}\n" for line in table.splitlines()[2:]]
-    return {line.split("|")[1].strip(): line for line in lines}
-
-
-@pytest.mark.slow
-def test_every_row_is_reproduced(page, tool):
-    assert {backbone: tool.row(backbone) for backbone in tool.FOUNDATION} == page
+def config_of(backbone: dict[str, Any], head: dict[str, Any], side: int = 64) -> configs.Config:
+    """A training of one step."""
+    return configs.from_mapping({
+        "backbone": {"name": "timm", "feature_norm": True, **backbone},
+        "heads": {"head": head},
+        "data": {"name": "scenes", "image_size": side, "batch_size": 2, "num_workers": 0}
+        | {"train_length": 2, "val_length": 1},
+        "optim": {"lr": 1e-3},
+        "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu", "log_every": 1},
+    })  # fmt: skip
 
 
 @pytest.mark.integration
-def test_run_of_a_frozen_foundation_backbone(tool, tmp_path):
-    run = train(
-        tool.config_of("DINOv2 with registers", "deformable_detr", freeze=True, weights="random"), tmp_path / "run"
-    )
+def test_run_of_a_frozen_foundation_backbone(tmp_path):
+    vit = {"model": "vit_small_patch14_reg4_dinov2.lvd142m", "freeze": True, "weights": "random"}
+    vit |= {"model_args": {"depth": 4, "embed_dim": 128, "num_heads": 2}}
+    head = {"name": "deformable_detr", "num_queries": 6}
+    head |= {"transformer": {"encoder_layers": 1, "decoder_layers": 1, "feedforward": 32, "width": 32, "num_heads": 2}}
+    head |= {"neck": {"name": "simple_pyramid", "width": 16, "pyramid_strides": (7, 14, 28)}}
+    run = train(config_of(vit, head), tmp_path / "run")
     assert densevit.load(run).predict(torch.zeros(3, 50, 60, dtype=torch.uint8)) is not None
 
 
@@ -103,8 +91,9 @@ def test_feature_norm_is_new_where_a_model_has_none(name, model_args, randomise)
 # ---- invalid input ----
 
 
-def test_data_of_another_size_than_the_fixed_one_is_an_error(tool, tmp_path):
-    config = tool.config_of("Hiera", "setr")
-    config.data.image_size = 96
+def test_data_of_another_size_than_the_fixed_one_is_an_error(tmp_path):
+    hiera = {"model": "hiera_tiny_224.mae", "image_size": 64}
+    hiera |= {"model_args": {"embed_dim": 48, "num_heads": 1, "stages": (1, 1, 2, 1)}}
+    config = config_of(hiera, {"name": "setr", "width": 16, "auxiliary": [], "norm": "group"}, side=96)
     with pytest.raises(ConfigError, match=r"64x64 only, but data\.image_size is 96.*data\.image_size=\[64,64\]"):
         train(config, tmp_path / "run")

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+import densevit
 from densevit import cli, registry
 from densevit.config import Config, yaml_io
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, HeadSection, InferenceSection
 from densevit.config.training_schema import OptimSection, TrainerSection
+from densevit.weights import layouts
 from tests.docs.test_code_blocks import PAGES, PROJECT, run_blocks
 
 DOCS = PROJECT / "docs"
@@ -82,3 +84,50 @@ def test_config_page_has_the_defaults(section: str) -> None:
             default = SECTIONS[section].model_fields[key].get_default(call_default_factory=True)
             default = getattr(default, "name", default)
             assert key in DERIVED or value == (list(default) if isinstance(default, tuple) else default), key
+
+
+def test_index_names_the_plugins() -> None:
+    """By themselves or by their page."""
+    text = (DOCS / "index.md").read_text()
+    names = {name for group in ("backbones", "necks", "heads", "datasets") for name in ours(group)}
+    assert not [name for name in names if f"`{name}`" not in text and f"({name}.md)" not in text]
+
+
+def test_papers_page_names_the_plugins_and_their_files() -> None:
+    text = (DOCS / "papers.md").read_text()
+    plugins = [plugin for group in ("backbones", "heads", "methods") for plugin in ours(group).values()]
+    papers = [plugin.name for plugin in plugins if plugin.value.startswith("densevit_papers.")]
+    assert papers and not [name for name in papers if f"`{name}`" not in text]
+    assert all((PROJECT / "plugins/densevit_papers" / file).is_file() for file in re.findall(r"`(\w+\.py)`", text))
+
+
+def test_weights_page_lists_the_layouts() -> None:
+    """Each with its variants, in the third column of the table."""
+    section = (DOCS / "weights.md").read_text().partition("## What loads\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)", section, re.MULTILINE)
+    found = [layouts.find(name) for name in ours("checkpoints")]
+    expected = {name for layout in found for name in (layout.name, *(variant.name for variant in layout.variants))}
+    assert {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)} == expected
+
+
+def test_index_of_the_reference_lists_the_names_of_its_pages() -> None:
+    """tests/docs/test_site.py: each public name is on a page."""
+    rows = re.findall(r"^\| \[.+\]\((\w+\.md)\) \|(.*)\|$", (DOCS / "reference/index.md").read_text(), re.MULTILINE)
+    pages = {page.name: page.read_text() for page in (DOCS / "reference").glob("*.md") if page.name != "index.md"}
+    names = {name: re.findall(r"^::: densevit\.(\w+)$", text, re.MULTILINE) for name, text in pages.items()}
+    assert {page: {*re.findall(r"`(\w+)`", cell)} for page, cell in rows} == {k: {*v} for k, v in names.items()}
+    assert sorted(name for documented in names.values() for name in documented) == densevit.__all__
+
+
+def test_names_of_densevit_on_pages_are_public() -> None:
+    """Or modules, or groups of entry points."""
+    modules = {path.stem for path in (PROJECT / "densevit").iterdir()}
+    groups = re.findall(r"^densevit\.(\w+) =$", (PROJECT / "setup.cfg").read_text(), re.MULTILINE)
+    for page in (PROJECT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("reference/*.md")):
+        names = {*re.findall(r"\bdensevit\.([A-Za-z_]+)", page.read_text())}
+        assert names <= {*densevit.__all__, *modules, *groups}, page
+
+
+def ours(group: str) -> dict[str, registry.Plugin]:
+    """The built-in plugins of a group."""
+    return {name: plugin for name, plugin in registry.find(group).items() if plugin.origin.startswith("densevit ")}

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ import pytest
 
 TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
 JUPYTER = ("JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")  # the user's kernels and history
+TRACES = re.compile(r"(?<![\w.:/])/(tmp|home|root|Users|usr|opt|work|mnt)/|[━╸]|UserWarning")
 SMALLER = {  # data sets of a few images
     "depth": {"--count 80": "--count 8"},
     "own_detector": {"--count 200 --size 192": "--count 20 --size 96"},
@@ -94,6 +96,17 @@ def wrote(run: Callable[..., Any], name: str, files: tuple[str, ...], said: tupl
     assert all(one in text for one in said), text
     for metrics in folder.glob("runs/*/metrics.json"):
         assert all(value is None or np.isfinite(value) for value in json.loads(metrics.read_text()).values())
+
+
+@pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_saved_notebook_holds_the_outputs_of_one_run(path: Path) -> None:
+    """In order, without errors, timestamps, progress bars and paths of a machine."""
+    cells = code_cells(read(path.stem))
+    assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
+    assert not [cell for cell in cells if "execution" in cell.metadata]
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert not TRACES.search("\n".join(text for cell in cells for text in texts(cell)))
+    assert f"test_{path.stem}" in globals() and path.stat().st_size < 600_000
 
 
 @pytest.mark.integration

@@ -1,9 +1,8 @@
-"""tools/benchmarks: pages have the tables and plots of their results, the parts for a GPU run, and configs load."""
+"""tools/benchmarks: the parts for a GPU run on a CPU, a comparison gives its table, and configs load."""
 
 import importlib
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,19 +12,6 @@ import pytest
 from densevit import config
 
 SLOW_PARTS = [pytest.param(part, marks=pytest.mark.slow) for part in ("correctness", "recipes", "steps", "syncs")]
-
-
-def test_the_page_has_the_tables_and_the_plot_of_the_results(project, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(project / "tools" / "benchmarks"))
-    convergence, options = (importlib.import_module(name) for name in ("convergence", "detection_options"))
-    folder = project / "docs/development"
-    found, compared = (json.loads((folder / f"{name}.json").read_text()) for name in ("convergence", options.__name__))
-    page = (folder / "convergence.md").read_text()
-    assert " ".join(convergence.report(found, tmp_path).split()) in " ".join(page.split())  # the page wraps its lines
-    drawn, shown = ((place / "convergence.svg").read_text() for place in (tmp_path, folder))
-    for part in (r">([^<]+)</text>", r"stroke: (#\w+); stroke-width: 2.5"):  # matplotlib's versions differ in digits
-        assert re.findall(part, drawn) == re.findall(part, shown) != []
-    assert options.table(compared) in page
 
 
 @pytest.mark.integration
@@ -40,6 +26,22 @@ def test_all_cases_of_a_part_run_on_a_cpu(part: str, project: Path, tmp_path: Pa
     assert all(row["values"] or row["error"].startswith("left out") for row in content["rows"])
     table = (tmp_path / "table.md").read_text()
     assert all(f"| {row['case']} |" in table for row in content["rows"])
+
+
+def test_rounds_alternate_and_ratios_are_of_rounds(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(project / "tools" / "benchmarks"))
+    interleaved = importlib.import_module("interleaved")
+    calls: list[str] = []
+    times = interleaved.measure({name: lambda name=name: calls.append(name) for name in "ab"}, 2)
+    assert calls == ["a", "b"] * 3 and {name: len(of) for name, of in times.items()} == {"a": 2, "b": 2}
+    assert interleaved.ratio({"a": [2.0, 6.0, 12.0], "b": [1.0, 2.0, 2.0]}, "a", "b") == "3.00 (2.00 ... 6.00)"
+
+
+@pytest.mark.integration
+def test_a_comparison_prints_a_row_of_each_case(project: Path) -> None:
+    command = [sys.executable, "tools/benchmarks/matching.py", "--rounds", "1", "--batch", "2", "--queries", "20"]
+    ended = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
+    assert ended.stdout.count("densevit") == 3  # the heading and two kinds of predictions
 
 
 def test_a_start_and_its_twin_differ_in_the_weights_and_the_rate_of_the_backbone(project, monkeypatch):

@@ -2,24 +2,21 @@
 
 They are written out (two matrix products with a softmax between) and fused (torch's `scaled_dot_product_attention`).
 `densevit.layers.fast.attention` uses the first on a CPU and the second on a GPU: the table shows the effect.
-Rounds are interleaved, so that other load slows both equally.
 """
 
-import argparse
 import math
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from interleaved import measure, milliseconds, parsed, parser, ratio, show, table
 from torch import Tensor
 from torch.nn import functional as F
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None]  # query, key, value and bias
 Form = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+WIDTH = 32  # of a head
 
 
 class Case(NamedTuple):
@@ -60,10 +57,10 @@ def fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Ten
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
-def make_inputs(case: Case, width: int, device: torch.device, dtype: torch.dtype) -> Inputs:
+def make_inputs(case: Case, device: str, dtype: torch.dtype) -> Inputs:
     """Query, key and value, (batch, heads, length, width), and the bias."""
     lengths = (case.queries, case.keys, case.keys)
-    shapes = [(case.batch, case.heads, length, width) for length in lengths]
+    shapes = [(case.batch, case.heads, length, WIDTH) for length in lengths]
     query, key, value = (torch.randn(x, device=device, dtype=dtype, requires_grad=True) for x in shapes)
     if not case.bias:
         return query, key, value, None
@@ -76,64 +73,27 @@ def make_inputs(case: Case, width: int, device: torch.device, dtype: torch.dtype
     return query, key, value, torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
 
 
-def step(form: Form, inputs: Inputs, weight: Tensor) -> float:
-    """Seconds of one forward and backward pass."""
-    _wait(weight.device)
-    start = time.perf_counter()
-    form(*inputs).backward(weight)
-    _wait(weight.device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def measure(
-    case: Case, width: int, rounds: int, device: torch.device, dtype: torch.dtype
-) -> tuple[float, float, float]:
-    """Median milliseconds written out and fused, and the median of the rounds' ratios, fused over written out."""
-    inputs = make_inputs(case, width, device, dtype)
-    weight = torch.randn_like(inputs[0])
-    difference = (written_out(*inputs) - fused(*inputs)).abs().max().item()
-    if difference > (1e-4 if dtype == torch.float32 else 5e-2):
-        raise SystemExit(f"{case.name}, {dtype}: the two forms differ by {difference:g}.")
-    for form in (written_out, fused):
-        step(form, inputs, weight)
-    pairs = [tuple(step(form, inputs, weight) for form in (written_out, fused)) for _ in range(rounds)]
-    medians = [1e3 * statistics.median(seconds) for seconds in zip(*pairs, strict=True)]
-    return medians[0], medians[1], statistics.median(b / a for a, b in pairs)
+def step(form: Form, inputs: Inputs, gradient: Tensor) -> None:
+    form(*inputs).backward(gradient)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--width", type=int, default=32, help="width of a head; %(default)s")
-    parser.add_argument("--rounds", type=int, default=20, help="interleaved repetitions; %(default)s")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's CPU threads; %(default)s")
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(options.threads)
-    devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
-    for device in devices:
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {options.threads} threads"
-        table = Table(
-            title=f"Attention forward and backward, {name}",
-            caption=f"torch {torch.__version__}; ms, median of {options.rounds} interleaved rounds; heads of "
-            f"{options.width}; ratio: fused over written out",
-        )
-        table.add_column("where")
-        table.add_column("bias")
-        for kind in ("fp32", "bf16"):
-            for heading in (f"{kind} written out", "fused", "ratio"):
-                table.add_column(heading, justify="right")
-        for case in CASES:
-            row = [f"{case.name} (batch {case.batch})", case.bias]
-            for dtype in (torch.float32, torch.bfloat16):
-                out, whole, ratio = measure(case, options.width, options.rounds, device, dtype)
-                row += [f"{out:.2f}", f"{whole:.2f}", f"{ratio:.2f}"]
-            table.add_row(*row)
-        Console().print(table)
+    args = parsed(parser(__doc__, rounds=20))
+    headings = ("where", "bias", "written out, ms", "fused, ms", "fused / written out")
+    found = table(f"Attention, forward and backward, heads of {WIDTH}", args, *headings)
+    for case in CASES:
+        for dtype, allowed in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
+            inputs = make_inputs(case, args.device, dtype)
+            name = f"{case.name} (batch {case.batch}), {dtype}"
+            if (difference := (written_out(*inputs) - fused(*inputs)).abs().max().item()) > allowed:
+                raise SystemExit(f"{name}: the two forms differ by {difference:g}.")
+            gradient = torch.randn_like(inputs[0])
+            forms = {form.__name__: partial(step, form, inputs, gradient) for form in (written_out, fused)}
+            times = measure(forms, args.rounds)
+            found.add_row(
+                name, case.bias, *(milliseconds(times, x) for x in forms), ratio(times, "fused", "written_out")
+            )
+    show(found)
 
 
 if __name__ == "__main__":

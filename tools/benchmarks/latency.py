@@ -2,33 +2,27 @@
 
 Batch 1, fp32, random weights, batch norms folded on both sides (`densevit.exporting.deployment`). All models do the
 same work, from a uint8 image to boxes and scores, and are exported to ONNX in the same way, at one size. The
-rounds of the models of a pair are interleaved, in each runtime separately, so that other load slows both equally. Idle
-threads of ONNX Runtime do not spin, because they would slow the other model.
+rounds of a pair are interleaved, in each runtime separately. Idle threads of ONNX Runtime do not spin, because they
+would slow the other model.
 
     python tools/benchmarks/latency.py                                 # the pairs of the table PAIRS
     python tools/benchmarks/latency.py coco/deformable_detr_r50        # a recipe of it
     python tools/benchmarks/latency.py my.yaml coco/dfine_s=none       # recipes without a peer
 """
 
-import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnxruntime
 import torch
+from interleaved import Run, measure, milliseconds, parsed, parser, ratio, show, table
 from latency_peers import CLASSES, PEERS, Detector
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 import densevit
 from densevit.config.yaml_io import shipped_configs
-from densevit.exporting.batch_norm_folding import is_batch_norm
 from densevit.exporting.comparison import example_images
 from densevit.exporting.deployment import deployable, simplified
 from densevit.exporting.graph import ExportedGraph
@@ -39,16 +33,6 @@ PAIRS = {  # densevit's recipe: transformers' model
     "coco/dfine_s": "dfine_small",
     "coco/deformable_detr_r50": "deformable_detr",
 }
-RUNTIMES = ("PyTorch", "ONNX Runtime")
-
-
-class Timed(NamedTuple):
-    """A model in one runtime. run: computes its outputs once. norms: number of batch norms that are left in it."""
-
-    model: str
-    runtime: str
-    run: Callable[[], object]
-    norms: int
 
 
 def own_graph(recipe: str) -> nn.Module:
@@ -64,21 +48,14 @@ def peer_graph(name: str, images: Tensor) -> nn.Module:
     return simplified(Detector(PEERS[name]()), lambda detector: detector(images))
 
 
-def timed(name: str, graph: nn.Module, images: Tensor, runtimes: Sequence[str], threads: int) -> list[Timed]:
-    """The graph in each runtime. Raises SystemExit if the file is wrong."""
-    norms = sum(is_batch_norm(module) for module in graph.modules())
-    found = []
+def runs_of(name: str, graph: nn.Module, images: Tensor, threads: int) -> tuple[Run, Run]:
+    """The graph in each runtime. Raises SystemExit if the ONNX file is wrong."""
     with torch.inference_mode():
         expected = {key: value.numpy() for key, value in graph(images).items()}
-    if "PyTorch" in runtimes:
-        found.append(Timed(name, "PyTorch", torch.inference_mode()(lambda: graph(images)), norms))
-    if "ONNX Runtime" in runtimes:
-        session = onnx_session(graph, images, list(expected), threads)
-        inputs = {"images": images.numpy()}
-        for key, value in zip(expected, session.run(list(expected), inputs), strict=True):
-            check(name, key, value, expected[key])
-        found.append(Timed(name, "ONNX Runtime", lambda: session.run(None, inputs), norms))
-    return found
+    session, inputs = onnx_session(graph, images, list(expected), threads), {"images": images.numpy()}
+    for key, value in zip(expected, session.run(list(expected), inputs), strict=True):
+        check(name, key, value, expected[key])
+    return torch.inference_mode()(lambda: graph(images)), lambda: session.run(None, inputs)
 
 
 def check(name: str, key: str, value: np.ndarray, expected: np.ndarray) -> None:
@@ -108,17 +85,6 @@ def onnx_session(graph: nn.Module, images: Tensor, names: list[str], threads: in
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def measure(models: Sequence[Timed], rounds: int) -> list[list[float]]:
-    """Milliseconds of each round of each model, interleaved, after a warm-up."""
-    times: list[list[float]] = [[] for _ in models]
-    for _ in range(rounds + 1):
-        for own, model in zip(times, models, strict=True):
-            start = time.perf_counter()
-            model.run()
-            own.append(1000 * (time.perf_counter() - start))
-    return [own[1:] for own in times]
-
-
 def pairs_of(requested: Sequence[str]) -> dict[str, str | None]:
     """The peer of each recipe. requested: RECIPE or RECIPE=PEER; none: the shipped recipes of `PAIRS`."""
     if not requested:
@@ -133,48 +99,23 @@ def pairs_of(requested: Sequence[str]) -> dict[str, str | None]:
     return pairs
 
 
-def rows(recipe: str, peer: str | None, options: argparse.Namespace) -> list[tuple[str, ...]]:
-    """The rows of a pair: model, runtime, median ms, and the median of the rounds' ratios of the peer to densevit."""
-    torch.manual_seed(0)
-    images = torch.from_numpy(example_images((options.size, options.size), 1, 0))
-    models = timed(recipe, own_graph(recipe), images, options.runtimes, options.threads)
-    if peer is not None:
-        name = f"transformers {peer}"
-        models += timed(name, peer_graph(peer, images), images, options.runtimes, options.threads)
-    result: list[tuple[str, ...]] = []
-    for runtime in options.runtimes:
-        compared = [model for model in models if model.runtime == runtime]  # densevit's first
-        times = measure(compared, options.rounds)
-        for model, own in zip(compared, times, strict=True):
-            ratio = statistics.median(a / b for a, b in zip(own, times[0], strict=True))
-            left = f" ({model.norms} batch norms)" if model.norms else ""
-            result.append((model.model + left, runtime, f"{statistics.median(own):.1f}", f"{ratio:.2f}"))
-    return result
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("recipes", nargs="*", help="recipes, each with its peer of the table or as RECIPE=PEER")
-    parser.add_argument("--size", type=int, default=640, help="side of the image; %(default)s")
-    parser.add_argument("--rounds", type=int, default=20, help="interleaved repetitions; %(default)s")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of both runtimes; %(default)s")
-    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="runtimes to compare; all")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    table = Table(
-        title=f"Latency at batch 1, {options.size} x {options.size}, fp32, CPU with {options.threads} threads",
-        caption=f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}; median of {options.rounds} "
-        "interleaved rounds; ratio: to densevit's recipe in the same runtime, above 1 is slower",
-    )
-    for heading in ("model", "runtime"):
-        table.add_column(heading)
-    for heading in ("ms", "ratio"):
-        table.add_column(heading, justify="right")
-    for recipe, peer in pairs_of(options.recipes).items():
-        for row in rows(recipe, peer, options):
-            table.add_row(*row)
-        table.add_section()
-    Console().print(table)
+    options = parser(__doc__, rounds=20)
+    options.add_argument("recipes", nargs="*", help="recipes, each with its peer of the table or as RECIPE=PEER")
+    options.add_argument("--size", type=int, default=640, help="side of the image; %(default)s")
+    args = parsed(options)
+    title = f"Latency at batch 1, {args.size} x {args.size}, fp32"
+    headings = ("model", "runtime", "ms", "times densevit's")
+    found = table(title, args, *headings, libraries=("onnxruntime", "transformers"))
+    images = torch.from_numpy(example_images((args.size, args.size), 1, 0))
+    for recipe, peer in pairs_of(args.recipes).items():
+        graphs = {recipe: own_graph(recipe)} | ({f"transformers {peer}": peer_graph(peer, images)} if peer else {})
+        runs = {name: runs_of(name, graph, images, args.threads) for name, graph in graphs.items()}
+        for i, runtime in enumerate(("PyTorch", "ONNX Runtime")):
+            times = measure({name: run[i] for name, run in runs.items()}, args.rounds)
+            for name in times:
+                found.add_row(name, runtime, milliseconds(times, name), ratio(times, name, recipe))
+    show(found)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,18 @@
 
 Both read, flip, resize to a short side of 480 ... 800 (in half of the cases after a resize and a crop), transform the
 boxes and pad batches with a mask. The peer normalises to float, as DETR's code does; densevit returns uint8, which the
-model normalises on its device. Rounds alternate between the two, so that other load affects both. Prints the medians
-and the median ratio.
+model normalises on its device. Prints the medians and the median ratio.
 """
 
-import argparse
 import random
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections import deque
+from collections.abc import Callable
 
 import cv2
 import torch
 import torchvision.transforms.functional as F
+from interleaved import measure, parsed, parser, ratio
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -90,39 +88,38 @@ def start_worker(worker: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="a folder with COCO-format annotations and their images")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--images", type=int, default=80, help="number of images of the data set to read")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch-size", type=int, default=8)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    options = parser(__doc__, rounds=7)
+    options.add_argument("--root", required=True, help="a folder with COCO-format annotations and their images")
+    options.add_argument("--split", default="train")
+    options.add_argument("--images", type=int, default=80, help="number of images of the data set to read")
+    options.add_argument("--batch-size", type=int, default=8)
+    options.set_defaults(threads=1)
+    args = parsed(options)
     cv2.setNumThreads(0)
-    coco = Coco(arguments.split, root=arguments.root, limit=arguments.images)
-    print(f"{len(coco)} images of {arguments.root}, batches of {arguments.batch_size}, {arguments.rounds} rounds each")
+    coco = Coco(args.split, root=args.root, limit=args.images)
+    images = len(coco) // args.batch_size * args.batch_size
+    print(f"{len(coco)} images of {args.root}, batches of {args.batch_size}, {args.rounds} rounds each")
     for workers in (0, 2):
-        ours, theirs = (
-            densevit_epochs(coco, arguments.batch_size, workers),
-            pillow_epochs(coco, arguments.batch_size, workers),
-        )
-        compare(ours, theirs, arguments.rounds, "this process" if workers == 0 else f"{workers} workers")
+        made = {"densevit": densevit_epochs, "Pillow": pillow_epochs}
+        times = measure({name: make(coco, args.batch_size, workers) for name, make in made.items()}, args.rounds)
+        rates = ", ".join(f"{name} {images / statistics.median(times[name]):.0f}" for name in times)
+        print(f"{workers or 'no'} workers: {rates} images per second; ratio {ratio(times, 'Pillow', 'densevit')}")
 
 
-def densevit_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], Iterator[Any]]:
-    """Returns a function that yields an epoch of batches at each call."""
+def densevit_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], None]:
+    """Returns a function that loads an epoch at each call."""
     batches = TrainBatches(len(coco), batch_size, seed=0)
     loader = Loader(TransformedDataset(coco, Augmentation(Detr(None)), train=True), batches, 1, workers)
 
-    def epoch() -> Iterator[Any]:
+    def epoch() -> None:
         loader.set_epoch(batches.epoch + 1)
-        return iter(loader)
+        deque(loader, maxlen=0)
 
     return epoch
 
 
-def pillow_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], Iterator[Any]]:
-    """Returns a function that yields an epoch of the peer's batches at each call."""
+def pillow_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], object]:
+    """The same of the peer."""
     loader = DataLoader(
         PillowTransforms(coco, len(coco)),
         batch_size=batch_size,
@@ -133,26 +130,7 @@ def pillow_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], Ite
         persistent_workers=workers > 0,
         worker_init_fn=start_worker,
     )
-    return lambda: iter(loader)
-
-
-def compare(ours: Callable[[], Iterator[Any]], theirs: Callable[[], Iterator[Any]], rounds: int, where: str) -> None:
-    """Alternates epochs of the two and prints images per second."""
-    rate(ours), rate(theirs)  # starts workers, fills the disk cache
-    pairs = [(rate(ours), rate(theirs)) for _ in range(rounds)]
-    own, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratios = sorted(a / b for a, b in pairs)
-    middle = statistics.median(ratios)
-    print(f"{where}: densevit {own:.0f}, Pillow {peer:.0f} images per second; ratio {middle:.2f}", end=" ")
-    print(f"({ratios[0]:.2f} ... {ratios[-1]:.2f})")
-
-
-def rate(epoch: Callable[[], Iterator[Any]]) -> float:
-    """Images per second over one epoch."""
-    start, images = time.perf_counter(), 0
-    for batch in epoch():
-        images += len(batch["targets"] if isinstance(batch, dict) else batch[2])
-    return images / (time.perf_counter() - start)
+    return lambda: deque(loader, maxlen=0)
 
 
 if __name__ == "__main__":

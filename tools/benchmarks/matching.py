@@ -2,23 +2,18 @@
 
 The usual implementation is DETR's: for each decoder layer one cost matrix of all queries of the batch with all objects
 of the batch, whose diagonal blocks are assigned. The other one has a small matrix for each image and layer. All use the
-same predictions and targets and must find the same assignment. Rounds are interleaved, so that other load slows all of
-them equally.
+same predictions and targets and must find the same assignment.
 """
 
-import argparse
-import importlib.util
-import statistics
-import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from interleaved import Run, measure, milliseconds, parsed, parser, ratio, show, table
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from transformers.loss.loss_for_object_detection import HungarianMatcher
 
 from densevit.interfaces import Targets
 from densevit.losses.matching import Matches, Objects, hungarian
@@ -73,8 +68,6 @@ def image_by_image(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Pai
 
 
 def transformers_matcher(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Pairs:
-    from transformers.loss.loss_for_object_detection import HungarianMatcher
-
     matcher = HungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2)
     theirs = [{"class_labels": target["labels"], "boxes": target["relative"]} for target in targets]
     return [matcher({"logits": logits[i], "pred_boxes": boxes[i]}, theirs) for i in range(len(logits))]
@@ -125,68 +118,37 @@ def our_quadruples(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Qua
     return {(layer, image, query, target - int(first[image])) for layer, image, query, target in found}
 
 
-def unlike_fp32(way: Callable[..., Any], logits: Tensor, boxes: Tensor, targets: list[Targets]) -> float:
-    """The share of pairs that change if bf16 predictions are matched under bf16 autocast instead of fp32."""
-    found = our_quadruples if way is ours else lambda *given: quadruples(way(*given))
-    logits, boxes = logits.bfloat16(), boxes.bfloat16()
-    expected = our_quadruples(logits.float(), boxes.float(), targets)
-    with torch.autocast(logits.device.type, torch.bfloat16):
-        return 1 - len(found(logits, boxes, targets) & expected) / max(len(expected), 1)
+WAYS: dict[str, Callable[[Tensor, Tensor, list[Targets]], Pairs]] = {
+    "one matrix per batch": batch_matrix,
+    "image by image": image_by_image,
+    "transformers' HungarianMatcher": transformers_matcher,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--batch", type=int, default=16, help="images; %(default)s")
-    parser.add_argument("--queries", type=int, default=300, help="%(default)s")
-    parser.add_argument("--classes", type=int, default=91, help="%(default)s")
-    parser.add_argument("--layers", type=int, default=6, help="decoder layers; %(default)s")
-    parser.add_argument("--rounds", type=int, default=30, help="interleaved repetitions; %(default)s")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's CPU threads; %(default)s")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="%(default)s")
-    options = parser.parse_args()
-    torch.manual_seed(options.seed)
-    torch.set_num_threads(options.threads)
-
-    others: dict[str, Callable[[Tensor, Tensor, list[Targets]], Pairs]] = {
-        "one matrix per batch": batch_matrix,
-        "image by image": image_by_image,
-    }
-    if importlib.util.find_spec("transformers"):
-        others["transformers' HungarianMatcher"] = transformers_matcher
-    ways: dict[str, Callable[[Tensor, Tensor, list[Targets]], Any]] = {"densevit": ours, **others}
-    targets = coco_like(options.batch, options.classes, options.device, np.random.default_rng(options.seed))
-    counts = [len(target["labels"]) for target in targets]
-    table = Table(
-        title=f"Matching {options.batch} images, {options.queries} queries, {options.layers} layers, {options.classes} "
-        f"classes, {sum(counts)} objects (at most {max(counts)} in an image)",
-        caption=f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads; median of "
-        f"{options.rounds} interleaved rounds; ratio: median of the rounds' ratios; bf16: pairs that differ from "
-        "fp32's when bf16 predictions are matched under autocast",
-    )
-    for heading in ("predictions", "way", "ms", "times densevit's", "least ms", "bf16"):
-        table.add_column(heading, justify="left" if heading in ("predictions", "way") else "right")
+    options = parser(__doc__, rounds=30)
+    options.add_argument("--batch", type=int, default=16, help="images; %(default)s")
+    options.add_argument("--queries", type=int, default=300, help="%(default)s")
+    options.add_argument("--classes", type=int, default=91, help="%(default)s")
+    options.add_argument("--layers", type=int, default=6, help="decoder layers; %(default)s")
+    args = parsed(options)
+    targets = coco_like(args.batch, args.classes, args.device, np.random.default_rng(0))
+    objects = sum(len(target["labels"]) for target in targets)
+    title = f"Matching {args.batch} images, {args.queries} queries, {args.layers} layers, {objects} objects"
+    found = table(title, args, "way", "predictions", "ms", "times densevit's", libraries=("transformers",))
     for trained in (False, True):
-        made = predictions(options.layers, options.queries, options.classes, targets, trained)
-        logits, boxes = (x.to(options.device) for x in made)
+        made = predictions(args.layers, args.queries, args.classes, targets, trained)
+        logits, boxes = (x.to(args.device) for x in made)
         expected = our_quadruples(logits, boxes, targets)
-        for name, other in others.items():
-            if quadruples(other(logits, boxes, targets)) != expected:
+        for name, way in WAYS.items():
+            if quadruples(way(logits, boxes, targets)) != expected:
                 raise SystemExit(f"{name} finds another assignment.")
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(options.rounds):
-            for name, way in ways.items():
-                start = time.perf_counter()
-                way(logits, boxes, targets)
-                seconds[name].append(time.perf_counter() - start)
-        for name, times in seconds.items():
-            ratio = statistics.median(a / b for a, b in zip(times, seconds["densevit"], strict=True))
-            label = ("of a trained model" if trained else "at random") if name == "densevit" else ""
-            figures = (1e3 * statistics.median(times), ratio, 1e3 * min(times))
-            changed = unlike_fp32(ways[name], logits, boxes, targets)
-            table.add_row(label, name, *(f"{figure:.2f}" for figure in figures), f"{changed:.1%}")
-        table.add_section()
-    Console().print(table)
+        runs: dict[str, Run] = {"densevit": partial(ours, logits, boxes, targets)}
+        times = measure(runs | {name: partial(way, logits, boxes, targets) for name, way in WAYS.items()}, args.rounds)
+        for name in times:
+            label = "of a trained model" if trained else "at random"
+            found.add_row(name, label, milliseconds(times, name), ratio(times, name, "densevit"))
+    show(found)
 
 
 if __name__ == "__main__":

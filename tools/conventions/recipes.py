@@ -1,31 +1,21 @@
 """First lines of configs: the command, and the published score."""
 
+import itertools
 import re
 from collections.abc import Iterator
 
 from tools.conventions.tree import Problem, Tree
 
 SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1", "top-1")
-WITHOUT_SCORES = (
-    "backbone",
-    "benchmark",
-    "data",
-    "papers",
-    "pretrain",
-    "scenes",
-    "start",
-)  # folders; others are published
+# Folders; others are published.
+WITHOUT_SCORES = ("backbone", "benchmark", "data", "papers", "pretrain", "scenes", "start")
 VARIANT = re.compile(r"#   ([\w.]+=\S+(?: [\w.]+=\S+)*): (.+)")
 
 
 def header(tree: Tree, file: str) -> str:
     """The first lines of a config, which are comments, in one line."""
-    lines = []
-    for _, line in tree.lines(file):
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").strip())
-    return " ".join(lines)
+    lines = itertools.takewhile(lambda line: line.startswith("#"), tree.text(file).splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in lines)
 
 
 def variants(text: str) -> dict[str, str]:

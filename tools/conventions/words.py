@@ -4,23 +4,26 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tools.conventions.tree import Problem, Tree
+from tools.conventions.tree import Problem, Tree, line_at
 
-INSTEAD = {
-    **dict.fromkeys(("picture", "pictures"), "image"),
-    **dict.fromkeys(("mend", "mends", "mended", "mending"), "fix"),
-    **dict.fromkeys(("learnt", "unlearnt"), "learned"),
-    **dict.fromkeys(("spoilt",), "noised or damaged"),
-    **dict.fromkeys(("stands twice", "stand twice"), "occurs twice"),
-    **dict.fromkeys(("doubled id", "doubled ids"), "duplicate id"),
-    **dict.fromkeys(("is told", "are told"), "is reported"),
-    **dict.fromkeys(("asked for",), "requested"),
-    **dict.fromkeys(("anew",), "again"),
-    **dict.fromkeys(("unrecorded",), "unsaved"),
-    **dict.fromkeys(("usage option", "usage options"), "runtime option"),
-    **dict.fromkeys(("file an image", "json an image", "line an object"), "one ... per ..."),
+WORDS = {
+    "pictures?": "image",
+    "mend(?:s|ed|ing)?": "fix",
+    "(?:un)?learnt": "learned",
+    "spoilt": "noised or damaged",
+    "stands? twice": "occurs twice",
+    "doubled ids?": "duplicate id",
+    "(?:is|are) told": "is reported",
+    "asked for": "requested",
+    "anew": "again",
+    "unrecorded": "unsaved",
+    "usage options?": "runtime option",
+    "(?:file|json) an image|line an object": "one ... per ...",
 }
-WORD = re.compile(rf"\b({'|'.join(INSTEAD)})\b", re.IGNORECASE)
+WORD = re.compile(rf"\b(?:{'|'.join(WORDS)})\b", re.IGNORECASE)
+FRAGMENT = r"(?:of|for|in|on|at|by|to|from|with|without|before|after|below|per|as|see|theirs)\b"
+# A docstring's first sentence, and a note of a parameter, "top: the most objects in an image", not "top: of an image".
+REFERENCE = re.compile(rf'"""(?:See|As|Of|By) .*|(?:^ *|[.;] )(?:\w+, )*[a-z]\w*: {FRAGMENT}.*', re.MULTILINE)
 UTILITIES = ("utils", "util", "misc", "common", "helpers")
 UNCLEAR = (
     *("quiet", "views", "strips", "likeliest", "kept", "whole", "unused", "averaging", "arrival", "initial", "fitting"),
@@ -35,26 +38,28 @@ NAMES = (
     *("confer", "attend", "think", "pick", "prepared", "picture", "pictures"),
 )
 FOLDERS = ("densevit", "plugins", "configs", "docs", "tools", "examples", "tests")
-SUFFIXES = ("py", "md", "yaml", "html")
-EXCEPT = ("tools/conventions/words.py", "tests/tools/conventions/test_passes.py")  # which name the words
-
-
-def files(tree: Tree) -> list[str]:
-    patterns = [f"{folder}/**/*.{suffix}" for folder in FOLDERS for suffix in SUFFIXES]
-    return [file for file in tree.files("*.md", *patterns) if file not in EXCEPT]
+CODE = ("densevit/**/*.py", "plugins/**/*.py", "tools/**/*.py", "examples/**/*.py")
+EXCEPT = ("tools/conventions/words.py", "tests/tools/test_conventions.py")  # which name the words
 
 
 def words_are_the_standard_ones(tree: Tree) -> Iterator[Problem]:
     """In docstrings, comments, messages, pages and configs."""
-    for file in files(tree):
-        for number, line in tree.lines(file):
-            for match in WORD.finditer(line):
-                yield Problem(file, number, f"the word '{match[0]}'", f"write {INSTEAD[match[0].lower()]}")
+    patterns = [f"{folder}/**/*.{suffix}" for folder in FOLDERS for suffix in ("py", "md", "yaml", "html")]
+    for file in tree.files("*.md", *patterns):
+        for match in WORD.finditer(tree.text(file)) if file not in EXCEPT else ():
+            word = next(word for pattern, word in WORDS.items() if re.fullmatch(pattern, match[0], re.IGNORECASE))
+            yield Problem(file, line_at(match), f"the word '{match[0]}'", f"write {word}")
+
+
+def docstrings_say_what_a_thing_is(tree: Tree) -> Iterator[Problem]:
+    for file in tree.files(*CODE):
+        for match in REFERENCE.finditer(tree.text(file)) if file not in EXCEPT else ():
+            yield Problem(file, line_at(match), f"the docstring has '{match[0].strip()}'", "say what the thing is")
 
 
 def public_names_say_what_they_are(tree: Tree) -> Iterator[Problem]:
     """Names of classes, functions, parameters and fields."""
-    for file in tree.files("densevit/**/*.py", "plugins/**/*.py", "tools/**/*.py", "examples/**/*.py"):
+    for file in tree.files(*CODE):
         for name, line in public_names(tree.module(file).body):
             if name.lower() in NAMES:
                 yield Problem(file, line, f"the name {name}", "name what it is: boxes, row, head_options")

@@ -22,26 +22,15 @@ class Page(NamedTuple):
 
 
 def convert(file: Path) -> Page:
-    """Converts the cells of a notebook (nbformat 4) and their outputs, in their order.
-
-    Of code cells with the tag `remove-input`, only the outputs are shown; cells with `remove-cell` are left out.
-    """
+    """Converts the cells of a notebook (nbformat 4) and their outputs, in their order."""
     notebook = json.loads(file.read_text(encoding="utf-8"))
     parts: list[str] = []
     images: dict[str, bytes] = {}
     for number, cell in enumerate(notebook["cells"], 1):
-        tags, source = cell.get("metadata", {}).get("tags", []), joined(cell["source"])
-        name = f"{file.stem}-{number}"
-        if not source.strip() or "remove-cell" in tags:
-            continue
-        if cell["cell_type"] == "markdown":
-            for title, data in cell.get("attachments", {}).items():
-                source = source.replace(f"(attachment:{title})", f"({_image(data, f'{name}-{title}', images)})")
-            parts.append(source)
-        elif cell["cell_type"] == "code":
-            if "remove-input" not in tags:
-                parts.append(fenced(source, "python"))
-            parts += [_output(output, f"{name}-{i}", images) for i, output in enumerate(cell["outputs"], 1)]
+        source = joined(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else fenced(source, "python"))
+        for i, output in enumerate(cell.get("outputs", []), 1):
+            parts.append(_output(output, f"{file.stem}-{number}-{i}", images))
     return Page("\n\n".join(filter(None, parts)) + "\n", images)
 
 
@@ -49,24 +38,15 @@ def _output(output: Mapping[str, Any], name: str, images: dict[str, bytes]) -> s
     """The Markdown of one output of a code cell."""
     if output["output_type"] == "stream":
         return fenced(joined(output["text"]), "text")
-    if output["output_type"] == "error":
-        return fenced("\n".join(output["traceback"]), "text")
     data = output["data"]
-    if any(kind in data for kind in IMAGES):
+    if kind := next((kind for kind in IMAGES if kind in data), None):
+        content = joined(data[kind])
+        images[name + IMAGES[kind]] = content.encode() if kind == "image/svg+xml" else base64.b64decode(content)
         alternative = re.sub(r"[\[\]]", "", " ".join(joined(data.get("text/plain", "output")).split()))
-        return f"![{alternative}]({_image(data, name, images)})"
+        return f"![{alternative}]({name}{IMAGES[kind]})"
     if "text/markdown" in data:
         return joined(data["text/markdown"])
     return fenced(joined(data.get("text/plain", "")), "text")
-
-
-def _image(data: Mapping[str, Any], name: str, images: dict[str, bytes]) -> str:
-    """Adds the image of an output or an attachment to `images`, and returns its file name."""
-    kind = next(kind for kind in IMAGES if kind in data)
-    file = re.sub(r"[^\w.-]", "_", name).removesuffix(IMAGES[kind]) + IMAGES[kind]
-    content = joined(data[kind])
-    images[file] = content.encode() if kind == "image/svg+xml" else base64.b64decode(content)
-    return file
 
 
 def joined(text: str | Sequence[str]) -> str:
@@ -75,8 +55,7 @@ def joined(text: str | Sequence[str]) -> str:
 
 
 def fenced(text: str, language: str) -> str:
-    """A code block, without terminal colours; of an overwritten line (`\\r`), the last state is shown."""
-    lines = [line.rstrip("\r").rpartition("\r")[2] for line in ANSI.sub("", text).split("\n")]
-    text = "\n".join(lines).strip("\n")
+    """A code block, without terminal colours."""
+    text = ANSI.sub("", text).strip("\n")
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
     return f"{fence}{language}\n{text}\n{fence}" if text else ""

@@ -4,6 +4,8 @@ from typing import Literal, NamedTuple
 
 
 class Variant(NamedTuple):
+    """The sizes of a model of the family."""
+
     width: int
     blocks: tuple[int, int, int, int]
     heads: int  # in the first stage; they double with the width

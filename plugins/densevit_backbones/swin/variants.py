@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 
 class Variant(NamedTuple):
+    """The sizes of a model of the family."""
+
     width: int
     blocks: tuple[int, ...]
     heads: tuple[int, ...]

@@ -208,7 +208,7 @@ class ${cls}Head(densevit.DenseHead):
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        """Of each image the maps (2, h, w), cropped to its `size`, then resized to its `original_size`."""
+        """The maps (2, h, w) of each image, cropped to its `size`, then resized to its `original_size`."""
         predictions = []
         for vectors, target in zip(outputs["vectors"], targets, strict=True):
             maps = self.maps({"vectors": vectors[None]}, target["size"])  # (1, 2, h, w)
@@ -258,7 +258,7 @@ class ${cls}Error(densevit.Evaluator):
         return {"error": float(total / pixels), "below10": float(below / pixels)}
 
     def image_scores(self) -> dict[int | str, float]:
-        """Of each image, higher is better: the report shows the best and the worst images."""
+        """The score of each image, higher is better: the report shows the best and the worst images."""
         return {image: -total / pixels for image, (pixels, total, _) in self.images.items() if pixels}
 
     def reset(self) -> None:
@@ -305,7 +305,7 @@ def labels(*degrees: float) -> np.ndarray:
 
 
 def test_interface() -> None:
-    """As `densevit check head $name`; the package must be installed, for the type of its labels."""
+    """The same as `densevit check head $name`; the package must be installed, for the type of its labels."""
     check_head(${cls}Head)
 
 

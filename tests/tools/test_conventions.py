@@ -1,0 +1,177 @@
+"""Every pass of tools/conventions and every contract on imports refuses a tree that violates it."""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from importlinter.api import read_configuration
+
+PROJECT = Path(__file__).resolve().parents[2]
+ARCHITECTURE = "docs/development/architecture.md"
+RESULTS: dict[str, Any] = {
+    "processors": {"core": {"name": "a core", "kind": "AVX2"}},
+    "data": {"scenes": {"title": "scenes", "held_out": "9 scenes"}},
+    "trainings": {
+        "fcn": {"group": "detection", "data": "scenes", "seeds": [0], "images": 2100}
+        | {"scores": {"detection/AP": [0.512]}, "images_per_second": {"core": 5}},
+        "fcn, three seeds": {"group": "variants", "recipe": "fcn", "label": "three seeds", "data": "scenes"}
+        | {"seeds": [0, 1, 2], "images": 2100, "scores": {"detection/AP": [0.49, 0.5, 0.51]}},
+    },
+}
+PAGE = """# Results
+
+AP 0.512<!-- AP of fcn -->
+
+<!-- results: detection; config, AP, time -->
+
+| config | AP | time |
+|---|---|---|
+| `fcn` | 0.512 | 7.0 min |
+
+<!-- end of results -->
+"""
+CONFIG = (
+    "# FCN.\n# Measured: AP 0.512 (9 scenes, seed 0) after 2,100 images, 7.0 min on a core (AVX2, 5 images/s);"
+    " three seeds: AP 0.500 ±\n#  0.010 (seeds 0, 1, 2).\n# Train it.\nseed: 0\n"
+)
+MEASURED = {"docs/results.json": json.dumps(RESULTS), "docs/results.md": PAGE, "configs/fcn.yaml": CONFIG}
+RECIPE = "# Published, not run here: box AP 0.4\n#   densevit train configs/coco/fcn.yaml data.root=x\n"
+CONTRACT = '[tool.importlinter]\nroot_package = "densevit"\n[[tool.importlinter.contracts]]\nname = "rows"\n'
+CONTRACT += 'type = "layers"\ncontainers = ["densevit"]\nlayers = ["training", "data : config"]\n'
+TABLE = "## Packages\n\n| packages | |\n|---|---|\n| `training` | runs |\n| `data`, `config` | loads |\n\n"
+WALK = "## Four walks\n\n### In each step\n\n| losses | `Net.step` in `densevit/net.py` |\n"
+NET = '"""Nets."""\n\n\nclass Net:\n    """A net."""\n\n    def step(self): ...\n'
+WALKS = {"pyproject.toml": CONTRACT, ARCHITECTURE: TABLE + WALK, "densevit/net.py": NET}
+CHECK = "def check_x(config):\n    {}\n"
+
+# By pass: files that follow it, a file of them with a part and the text in its place, and what is found.
+CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
+    "pages.pages_are_short": [
+        ({"docs/a.md": "# A\n"}, "docs/a.md", "# A", "# A" + "\n" * 250, "docs/a.md:1: the page has 251 lines"),
+        ({"docs/a.md": "# A\n"}, "docs/a.md", "\n", "\n\n" + "word\n" * 121, "docs/a.md:3: a passage of 121 words"),
+        ({"README.md": "# A\n"}, "README.md", "\n", ("word " * 100 + "\n\n") * 8, "docs:1: README.md has 801 words"),
+    ],
+    "pages.commands_are_in_blocks_that_run": [
+        ({"docs/a.md": "```bash\ndensevit train x\n```\n"}, "docs/a.md", "bash", "text", "docs/a.md:1: a command in a")
+    ],
+    "architecture.packages_are_the_layers": [
+        (WALKS, ARCHITECTURE, "`data`, ", "", ":6: the table has config, the contract config, data"),
+        (WALKS, ARCHITECTURE, "| `training` | runs |\n", "", "the table has config, data, the contract training"),
+    ],
+    "architecture.walks_are_short": [
+        (WALKS, ARCHITECTURE, "Net.step", "Net.run", ":10: Net.run is not defined in densevit/net.py"),
+        (WALKS, "densevit/net.py", "\n\n\n", "\n" * 300, ":10: the walk leads to densevit/net.py with 304 lines"),
+    ],
+    "results.figures_are_those_of_results_json": [
+        (MEASURED, "docs/results.md", "| 7.0 min", "| 8.0 min", "docs/results.md:9: the figures are not those of"),
+        (MEASURED, "configs/fcn.yaml", "0.010", "0.011", "configs/fcn.yaml:3: the figures are not those of"),
+        (MEASURED, "docs/results.md", "AP of fcn", "PQ of fcn", "docs/results.md:3: docs/results.json has no 'PQ'"),
+    ],
+    "results.scores_are_not_typed": [
+        (MEASURED, "docs/results.md", "<!-- AP of fcn -->", "", "docs/results.md:3: AP 0.512 is a score of fcn")
+    ],
+    "recipes.untrained_recipes_state_the_published_score": [
+        ({"configs/coco/fcn.yaml": RECIPE}, "configs/coco/fcn.yaml", "Published", "Printed", "no published score")
+    ],
+    "recipes.headers_have_the_command": [
+        ({"configs/coco/fcn.yaml": RECIPE}, "configs/coco/fcn.yaml", "coco/fcn", "coco/fcm", "lines do not have")
+    ],
+    "checks.checks_change_nothing": [
+        ({"densevit/a.py": CHECK.format("config = {}")}, "densevit/a.py", "config =", f"{changed} =", "check_x changes")
+        for changed in ("config.heads['x']", "config.name")
+    ],
+    "words.words_are_the_standard_ones": [
+        ({"docs/a.md": "an image\n"}, "docs/a.md", "image", "Picture", "docs/a.md:1: the word 'Picture'")
+    ],
+    "words.docstrings_say_what_a_thing_is": [
+        ({"densevit/net.py": NET}, "densevit/net.py", "A net.", "See `fit`.", ":5: the docstring has"),
+        ({"densevit/net.py": NET}, "densevit/net.py", "A net.", "A net. top: of an image.", ":5: the docstring has"),
+    ],
+    "words.public_names_say_what_they_are": [
+        ({"densevit/net.py": NET}, "densevit/net.py", "def step", "def own", "densevit/net.py:7: the name own")
+    ],
+    "words.modules_are_named_by_their_subject": [
+        ({"densevit/net.py": NET, "densevit/utils.md": ""}, "densevit/utils.py", "", "", "1: a module called utils")
+    ],
+}
+
+
+@pytest.fixture
+def conventions(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """`conventions("pages")` is a module of tools/conventions."""
+    monkeypatch.syspath_prepend(PROJECT)
+    return lambda name: importlib.import_module(f"tools.conventions.{name}")
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for file, text in files.items():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text(text)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_violation_is_found_and_nothing_before_it(conventions, tmp_path: Path, name: str) -> None:
+    module, function = name.split(".")
+    check, tree = getattr(conventions(module), function), conventions("tree").Tree
+    for i, (files, file, part, text, expected) in enumerate(CASES[name]):
+        root = tmp_path / str(i)
+        write(root, files)
+        assert [*check(tree(root))] == []
+        assert part in files.get(file, "")
+        write(root, {file: files.get(file, "").replace(part, text, 1)})
+        problems = [str(problem) for problem in check(tree(root))]
+        assert any(expected in problem for problem in problems), (expected, problems)
+
+
+def test_every_pass_has_a_case_and_the_command_prints_problems(conventions, tmp_path, monkeypatch, capsys) -> None:
+    main = conventions("__main__")
+    assert {f"{check.__module__.rpartition('.')[2]}.{check.__name__}" for check in main.PASSES} == {*CASES}
+    write(tmp_path, {"docs/a.md": "```text\npip install x\n```\n"})
+    tree = conventions("tree").Tree(tmp_path)
+    monkeypatch.setattr(main, "Tree", lambda root: tree)
+    monkeypatch.setattr(main, "PASSES", (conventions("pages").commands_are_in_blocks_that_run,))
+    assert main.main() == 1
+    problem, last = capsys.readouterr().out.splitlines()
+    assert problem == "docs/a.md:1: a command in a block of text. Fix: make it a block of bash."
+    assert last.endswith(" s, 1 to fix.")
+
+
+def test_writing_corrects_the_figures_and_nothing_else(conventions, tmp_path) -> None:
+    tree, results = conventions("tree").Tree, conventions("results")
+    wrong = {"docs/results.md": PAGE.replace("0.512", "0.6").replace("7.0", "9.0"), "configs/fcn.yaml": CONFIG}
+    write(tmp_path, MEASURED | wrong | {"configs/scenes/a.yaml": "# Not measured.\n"})
+    assert results.write(tree(tmp_path)) == ["docs/results.md"]
+    assert (tmp_path / "docs/results.md").read_text() == PAGE
+    unmeasured = {"group": "detection", "data": "scenes", "seeds": [0], "images": 2100, "scores": {}}
+    further = RESULTS["trainings"]["fcn, three seeds"] | {"headers": []}
+    content = RESULTS | {"trainings": {"fcn": unmeasured, "fcn, three seeds": further}}
+    write(tmp_path, {"docs/results.json": json.dumps(content)})
+    assert results.write(tree(tmp_path)) == ["docs/results.md", "configs/fcn.yaml"]
+    assert "| `fcn` | not measured | not measured |" in (tmp_path / "docs/results.md").read_text()
+    assert (tmp_path / "configs/fcn.yaml").read_text() == "# FCN.\n# Not measured.\n# Train it.\nseed: 0\n"
+
+
+def test_each_row_of_the_packages_refuses_an_import_from_the_row_above(tmp_path: Path) -> None:
+    """By import-linter with the project's contract, on a densevit whose modules each import one that is above them."""
+    configuration = read_configuration(str(PROJECT / "pyproject.toml"))
+    rows = [re.findall(r"\w+", layer) for layer in configuration["contracts_options"][0]["layers"]]
+    above = {part: rows[i - 1][0] for i, row in enumerate(rows) for part in row if i}
+    write(tmp_path, {f"densevit/{part}.py": f"import densevit.{upper}\n" for part, upper in above.items()})
+    write(tmp_path, {"densevit/__init__.py": "", "densevit/cli.py": "", "densevit/unknown.py": ""})
+    contract = (PROJECT / "pyproject.toml").read_text().partition("[[tool.importlinter.contracts]]")[2]
+    text = f'[tool.importlinter]\nroot_package = "densevit"\n[[tool.importlinter.contracts]]{contract}'
+    write(tmp_path, {"pyproject.toml": text.partition('\n[[tool.importlinter.contracts]]\nname = "densevit')[0]})
+    code = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    for part, upper in above.items():
+        assert f"densevit.{part} is not allowed to import densevit.{upper}" in ended.stdout, ended.stdout
+    assert "unknown" in ended.stdout, "a module of no row"
