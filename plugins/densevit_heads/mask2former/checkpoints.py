@@ -208,7 +208,7 @@ def _layout(
         lines=backbone,
         describe=lambda ours: {},
         special=SpecialTensors(no_effect=constants),
-        publishing=Publishing(saved_under="model", licence="MIT (facebookresearch/Mask2Former)"),
+        publishing=Publishing(licence="MIT (facebookresearch/Mask2Former)"),
     )
     return for_task(layout, task, "sem_seg_head.predictor.class_embed.bias", _head_lines(f"heads.{KEYS[task]}"))
 
