@@ -118,7 +118,6 @@ class LayoutOptions:
 class Publishing:
     """What surrounds the tensors where the project publishes a model, and where we do.
 
-    saved_under: the key of the state dict in the project's .pth files; None: the files contain it alone.
     mean, std: RGB, of pixels in 0 ... 1, used in training.
     licence: the licence of the weights that the project publishes, with its source; "": unknown. A function of the
         state dict with their keys and the metadata, if models of one layout have several.
@@ -130,7 +129,6 @@ class Publishing:
         replaces the data set's own options; the name of a data section's file replaces the section. "": no config.
     """
 
-    saved_under: str | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     licence: str | Callable[[StateDict, Metadata], str] = ""
@@ -142,7 +140,7 @@ class Publishing:
 class CheckpointLayout:
     """The format of one project's checkpoints of one architecture (entry-point group `densevit.checkpoints`).
 
-    name: the name of the entry point, and the value of `convert --as` and `--to`: PROJECT-ARCHITECTURE.
+    name: the name of the entry point, and the value of `convert --as`: PROJECT-ARCHITECTURE.
     marks: keys, as in a line, that every such checkpoint has. Among the layouts whose marks are all present, the one
         with the most marks is chosen; one without marks is never recognised.
     lines: the table. Each tensor uses the first line that matches its key, or the first for each part. Our keys are a

@@ -1,7 +1,6 @@
 """Bipartite matching of predictions to objects (DETR, Carion et al. 2020, section 3.1)."""
 
-import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,22 +56,40 @@ class Objects(NamedTuple):
         return self._replace(image=image, counts=counts, names=names)
 
 
-class Matches(NamedTuple):
-    """P pairs of predictions and objects as indices, each (P,): decoder layer, image, query, object among all T."""
+class MatchedPairs(NamedTuple):
+    """The M matched pairs of predictions and objects in each of L layers, in the order of images.
 
-    layer: Tensor
+    image: (M,), the same in all layers. query, target: (L, M), the latter among all T objects.
+    """
+
     image: Tensor
     query: Tensor
     target: Tensor
 
     @classmethod
-    def of(cls, pairs: np.ndarray, objects: Objects) -> "Matches":
-        """pairs: (3, P) on the CPU, as of `assigned_pairs`."""
-        device = objects.boxes.device
-        layer, query, target = torch.zeros(3, 0, dtype=torch.long, device=device)
-        if pairs.size:
-            layer, query, target = to_device(torch.from_numpy(pairs), device)
-        return cls(layer, objects.image[target], query, target)
+    def of_queries(cls, target: Tensor, layers: int) -> "MatchedPairs":
+        """The pairs of the first P queries of one image with their objects, target: (P,), the same in each layer."""
+        query = torch.arange(len(target), device=target.device)
+        return cls(torch.zeros_like(query), query.expand(layers, -1), target.expand(layers, -1))
+
+    @property
+    def layer(self) -> Tensor:
+        """The layers, (L, 1)."""
+        return torch.arange(len(self.query), device=self.query.device)[:, None]
+
+    def to(self, device: torch.device) -> "MatchedPairs":
+        """The pairs on another device."""
+        return MatchedPairs(*(to_device(x, device) for x in self))
+
+    def by_query(self) -> "MatchedPairs":
+        """The pairs in the order of images and of their queries."""
+        order = (self.image * 2**32 + self.query).argsort(1)
+        return self._replace(query=self.query.gather(1, order), target=self.target.gather(1, order))
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sums over the pairs of each layer. values: (L, M). Returns (L,)."""
+        layer = self.layer.expand_as(values)
+        return values.new_zeros(len(values)).index_add(0, layer.flatten(), values.flatten())
 
 
 @dataclass(frozen=True)
@@ -92,18 +109,6 @@ class MatchingCosts:
 PAPER_COSTS = MatchingCosts()
 
 _LARGEST_COST = 1e6  # in place of a cost that is not finite
-
-
-def finite_costs(matrix: np.ndarray, message: Callable[[], str], strict: bool) -> np.ndarray:
-    """Replaces non-finite costs by a large cost, or raises DensevitError with this message if `strict`.
-
-    See `LossContext.finite_costs`.
-    """
-    if np.isfinite(matrix).all():
-        return matrix
-    if strict:
-        raise DensevitError(message())
-    return np.nan_to_num(matrix, nan=_LARGEST_COST, posinf=_LARGEST_COST, neginf=_LARGEST_COST)
 
 
 @torch.no_grad()
@@ -145,49 +150,46 @@ def hungarian(
     weights: MatchingCosts = PAPER_COSTS,
     softmax: bool = True,
     strict: bool = True,
-) -> Matches:
+) -> MatchedPairs:
     """Assigns each object to one query with minimum total cost, per image and layer: `assign` of `costs`."""
-    return assign(costs(logits, boxes, objects, weights, softmax), objects, strict)
+    cost = costs(logits, boxes, objects, weights, softmax)
+    return assign(cost, objects.counts, objects.names, strict).to(logits.device)
 
 
-def assign(cost: Tensor, objects: Objects, strict: bool = True) -> Matches:
+def assign(cost: Tensor, counts: Sequence[int], names: Sequence[int | str], strict: bool = True) -> MatchedPairs:
     """The assignment of objects to queries with minimum total cost, per image and layer (Hungarian algorithm).
 
-    cost: (L, T, Q), copied to the CPU once. Objects in excess of the queries of an image stay unmatched.
-    Raises DensevitError, which names the image, if a cost is not finite and `strict`; see `finite_costs`.
+    cost: (L, T, Q), copied to the CPU once; the pairs are there. counts, names: the number of objects and the id of
+    each image. Objects in excess of the queries of an image stay unmatched.
+    Raises DensevitError, which names the image, if a cost is not finite and `strict`; otherwise such a cost is large:
+    see `LossContext.finite_costs`.
     """
-    return Matches.of(assigned_pairs(cost, objects, strict), objects)
-
-
-def assigned_pairs(cost: Tensor, objects: Objects, strict: bool = True) -> np.ndarray:
-    """The pairs of `assign` on the CPU, (3, P): decoder layer, query, object among all T."""
-    if not any(objects.counts):
-        return np.zeros((3, 0), dtype=np.int64)
     from scipy.optimize import linear_sum_assignment  # half a second
 
     matrix = cost.cpu().numpy()
-    matrix = finite_costs(matrix, functools.partial(_not_finite, matrix, objects), strict)
-    ends = np.cumsum(objects.counts)
-    layers, queries, targets = [], [], []
-    for image, count in enumerate(objects.counts):
-        if not count:
-            continue
-        start = ends[image] - count
-        for layer in range(len(matrix)):
-            rows, columns = linear_sum_assignment(matrix[layer, start : start + count])
-            layers.append(np.full(len(rows), layer))
-            targets.append(rows + start)
-            queries.append(columns)
-    return np.stack([np.concatenate(x) for x in (layers, queries, targets)])
+    if not np.isfinite(matrix).all():
+        if strict:
+            raise DensevitError(_not_finite(matrix, counts, names))
+        matrix = np.nan_to_num(matrix, nan=_LARGEST_COST, posinf=_LARGEST_COST, neginf=_LARGEST_COST)
+    L, _, Q = matrix.shape
+    queries, targets = ([[np.zeros(0, dtype=np.int64)] for _ in range(L)] for _ in range(2))
+    ends = np.cumsum(counts)
+    for start, end in zip(ends - counts, ends, strict=True):
+        for layer in range(L):
+            rows, columns = linear_sum_assignment(matrix[layer, start:end])
+            targets[layer].append(rows + start)
+            queries[layer].append(columns)
+    image = torch.repeat_interleave(torch.tensor([min(count, Q) for count in counts], dtype=torch.long))
+    query, target = (torch.from_numpy(np.stack([np.concatenate(x) for x in side])) for side in (queries, targets))
+    return MatchedPairs(image, query, target)
 
 
-def _not_finite(matrix: np.ndarray, objects: Objects) -> str:
+def _not_finite(matrix: np.ndarray, counts: Sequence[int], names: Sequence[int | str]) -> str:
     """Error message for the first cost in (L, T, Q) that is not finite."""
     layer, target, query = (int(index[0]) for index in np.nonzero(~np.isfinite(matrix)))
-    image = int(objects.image[target])
+    image = int(np.searchsorted(np.cumsum(counts), target, side="right"))
     return (
-        f"Image {objects.names[image]!r}: the matching cost of object {target - sum(objects.counts[:image])} "
-        f"(box {[round(x, 4) for x in objects.boxes[target].tolist()]}, cxcywh) with query {query} of decoder layer "
-        f"{layer} is {matrix[layer, target, query]}. Predictions have diverged, or the box is not finite. Fix: lower "
-        "the learning rate, clip gradients (trainer.clip_grad_norm), or check the annotation."
+        f"Image {names[image]!r}: the matching cost of object {target - sum(counts[:image])} with query {query} of "
+        f"decoder layer {layer} is {matrix[layer, target, query]}. Predictions have diverged, or the annotation is not "
+        "finite. Fix: lower the learning rate, clip gradients (trainer.clip_grad_norm), or check the annotation."
     )

@@ -11,7 +11,7 @@ from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import focal, iou_aware, matchability_aware, varifocal
 from densevit.losses.context import Counts, LossContext
-from densevit.losses.matching import Matches, Objects
+from densevit.losses.matching import MatchedPairs, Objects
 
 Classification = Literal["focal", "varifocal", "varifocal_matched", "mal", "iou_aware"]
 BINARY_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -53,23 +53,21 @@ class LossWeights:
         return {name: getattr(self, name) * term for name, term in terms._asdict().items()}
 
 
-def box_losses(boxes: Tensor, objects: Objects, matches: Matches, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """L1 and GIoU losses of matched boxes, (L,) each, divided by the count, and the IoU of each match, (P,).
+def box_losses(boxes: Tensor, objects: Objects, pairs: MatchedPairs, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """L1 and GIoU losses of matched boxes, (L,) each, divided by the count, and the IoU of each pair, (L, M).
 
     boxes: (L, B, Q, 4) cxcywh, in fp32. Without matches the losses are 0 (connected to the graph).
     """
-    predicted, truth = boxes[matches.layer, matches.image, matches.query], objects.boxes[matches.target]  # (P, 4)
+    predicted, truth = boxes[pairs.layer, pairs.image, pairs.query], objects.boxes[pairs.target]  # (L, M, 4)
     iou, giou = overlaps(to_corners(predicted), to_corners(truth))
-    per_layer = torch.zeros(len(boxes), device=boxes.device)
-    l1 = per_layer.index_add(0, matches.layer, (predicted - truth).abs().sum(-1)) / count
-    return l1, per_layer.index_add(0, matches.layer, 1 - giou) / count, iou
+    return pairs.sums((predicted - truth).abs().sum(-1)) / count, pairs.sums(1 - giou) / count, iou
 
 
 def set_losses(
     logits: Tensor,
     boxes: Tensor,
     objects: Objects,
-    matches: Matches,
+    pairs: MatchedPairs,
     context: LossContext,
     classification: Classification,
     object_count: Tensor | None = None,
@@ -87,13 +85,13 @@ def set_losses(
             object_count = torch.full((), float(len(objects.labels)), device=logits.device)
         [object_count] = context.mean_counts(**{counts_of: object_count})
         count = object_count.clamp(min=context.least_mean())
-        l1, giou, iou = box_losses(boxes.float(), objects, matches, count)
+        l1, giou, iou = box_losses(boxes.float(), objects, pairs, count)
         if classification == "focal":
             quality = torch.ones_like(iou)
         else:
             quality = iou.detach().clamp(min=MIN_QUALITY[classification])
         target = torch.zeros_like(logits)
-        target[matches.layer, matches.image, matches.query, objects.labels[matches.target]] = quality
+        target[pairs.layer, pairs.image, pairs.query, objects.labels[pairs.target]] = quality
         label = BINARY_LOSSES[classification](logits, target).sum((1, 2, 3)) / count
     return SetLosses(label, l1, giou)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from densevit.interfaces import Losses, Outputs, Targets
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.dense_detection import dense_detection
-from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
+from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects, hungarian
 from densevit.losses.set_losses import Classification, LossWeights, set_losses
 from densevit.set_prediction.denoising import NoisedObjects
 from densevit.set_prediction.labelled import Labelled
@@ -50,15 +50,15 @@ class SetCriterion:
         outputs: `layers`, logits (L, B, Q, K) and boxes (L, B, Q, 4) cxcywh; optionally `proposals`, logits (B, S, K)
         and boxes (B, S, 4), as in `proposal_loss`; and in training `objects`, if already collected, `denoising` of
         `DenoisingQueries.split`, and `dense`, the arguments of `dense_detection`.
-        `matches`: those of `match`, if already found.
+        `pairs`: those of `match`, if already found.
         """
         labelled = Labelled.of(targets, outputs["logits"].device, outputs.get("objects"))
         objects = labelled.objects
         logits, boxes = labelled.select(outputs["layers"], dim=1)
-        matches: Matches | None = outputs.get("matches")
-        if matches is not None:  # of all images of the batch
-            matches = labelled.select_matches(matches)
-        terms = self.losses_per_layer(logits, boxes, objects, context, matches)
+        pairs: MatchedPairs | None = outputs.get("pairs")
+        if pairs is not None:  # of all images of the batch
+            pairs = labelled.select_pairs(pairs)
+        terms = self.losses_per_layer(logits, boxes, objects, context, pairs)
         losses = {name: term[-1] for name, term in terms.items()}
         losses["auxiliary"] = torch.stack([term[:-1].sum() for term in terms.values()]).sum()
         if "proposals" in outputs:
@@ -73,7 +73,7 @@ class SetCriterion:
             losses["dense"] = zero if cells is None else self.dense_loss(labelled.select(cells), objects, context)
         return losses
 
-    def match(self, outputs: Outputs, objects: Objects, strict: bool) -> Matches:
+    def match(self, outputs: Outputs, objects: Objects, strict: bool) -> MatchedPairs:
         """Bipartite matching of all layers.
 
         outputs: `layers`, as in `losses`. objects: the objects of all images of the batch. strict: the argument of
@@ -88,16 +88,16 @@ class SetCriterion:
         boxes: Tensor,
         objects: Objects,
         context: LossContext,
-        matches: Matches | None = None,
+        pairs: MatchedPairs | None = None,
         counts_of: str = "objects",
     ) -> Losses:
         """`label`, `l1` and `giou` of each layer, (L,) each. logits: (L, B, Q, K). boxes: (L, B, Q, 4).
 
-        matches: the matches, if they were computed already. counts_of: the argument of `set_losses`.
+        pairs: the matched pairs, if they were computed already. counts_of: the argument of `set_losses`.
         """
-        if matches is None:
-            matches = hungarian(logits, boxes, objects, self.costs, softmax=False, strict=context.finite_costs)
-        terms = set_losses(logits, boxes, objects, matches, context, self.classification, counts_of=counts_of)
+        if pairs is None:
+            pairs = hungarian(logits, boxes, objects, self.costs, softmax=False, strict=context.finite_costs)
+        terms = set_losses(logits, boxes, objects, pairs, context, self.classification, counts_of=counts_of)
         return self.weights.weighted(terms)
 
     def proposal_loss(self, logits: Tensor, boxes: Tensor, objects: Objects, context: LossContext) -> Tensor:
@@ -117,13 +117,10 @@ class SetCriterion:
         others learn "no object" (DINO, section 3.3). Normalised by P, averaged over processes.
         """
         logits, boxes, target = predictions
-        L, P = len(logits), len(target)
-        layer = torch.arange(L, device=target.device).repeat_interleave(P)
-        query = torch.arange(P, device=target.device).repeat(L)
-        matches = Matches(layer, torch.zeros_like(layer), query, target.repeat(L))
-        count = torch.full((), float(P), device=target.device)
+        pairs = MatchedPairs.of_queries(target, len(logits))
+        count = torch.full((), float(len(target)), device=target.device)
         logits, boxes = logits[:, None], boxes[:, None]  # as of one image
-        terms = set_losses(logits, boxes, objects, matches, context, self.classification, count, "denoising")
+        terms = set_losses(logits, boxes, objects, pairs, context, self.classification, count, "denoising")
         return torch.stack([term.sum() for term in self.weights.weighted(terms).values()]).sum()
 
     def dense_loss(self, cells: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:

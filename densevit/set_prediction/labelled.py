@@ -9,7 +9,7 @@ from torch import Tensor
 from densevit.interfaces import Targets
 from densevit.losses.boxes import has_objects
 from densevit.losses.distributed import to_device
-from densevit.losses.matching import Matches, Objects
+from densevit.losses.matching import MatchedPairs, Objects
 
 
 class Labelled(NamedTuple):
@@ -35,9 +35,9 @@ class Labelled(NamedTuple):
         """The values of labelled images; `dim` is the dimension of the batch."""
         return list(values) if self.images is None else [x.index_select(dim, self.images) for x in values]
 
-    def select_matches(self, matches: Matches) -> Matches:
-        """The matches of all images of the batch, with the image's index among the labelled ones."""
-        return matches._replace(image=self.objects.image[matches.target])
+    def select_pairs(self, pairs: MatchedPairs) -> MatchedPairs:
+        """The pairs of all images of the batch, with the image's index among the labelled ones."""
+        return pairs._replace(image=self.objects.image[pairs.target[0]])
 
 
 def object_counts(targets: list[Targets]) -> list[int]:

@@ -1,9 +1,10 @@
-"""Object queries (Carion et al. 2020, section 3.2): what a decoder starts from."""
+"""Object queries (Carion et al. 2020, section 3.2): what a decoder starts from, and what mask queries predict."""
 
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from densevit.layers.precision import autocast_off
 from densevit.layers.selection import SelectTop
 
 
@@ -36,3 +37,19 @@ class TopCells(nn.Module):
         scores = scores.detach().masked_fill(padding, float("-inf"))
         top = self.select_top(scores, count)[..., None]
         return tuple(x.gather(1, top.expand(-1, -1, x.shape[-1])) for x in values)
+
+
+class MaskQueries(NamedTuple):
+    """Predictions from the L = 1 + layers states of the queries; the first are those before the first layer.
+
+    logits: (L, B, Q, K+1), the last class is "no object". embeddings: (L, B, Q, C) fp32; see `mask_logits`.
+    """
+
+    logits: Tensor
+    embeddings: Tensor
+
+
+def mask_logits(embeddings: Tensor, pixels: Tensor) -> Tensor:
+    """Products of mask embeddings (..., Q, C) and per-pixel embeddings (..., C, h, w), in fp32: (..., Q, h, w)."""
+    with autocast_off(pixels.device):
+        return (embeddings.float() @ pixels.float().flatten(-2)).unflatten(-1, pixels.shape[-2:])

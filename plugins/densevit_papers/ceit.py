@@ -294,7 +294,9 @@ WITH_LCA = CheckpointLayout(
         missing={"feature_norms.{i}.*": "a norm of a feature map, which a classifier lacks"},
     ),
     options=LayoutOptions(runtime=("features",)),
-    publishing=Publishing(licence="Apache-2.0 (coeusguo/ceit)", saved_under="model"),
+    publishing=Publishing(
+        licence="Apache-2.0 (coeusguo/ceit)",
+    ),
 )
 AUTHORS = replace(
     WITH_LCA,

@@ -210,5 +210,7 @@ CYCLE_MLP = CheckpointLayout(
             f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)
         },
     ),
-    publishing=Publishing(licence="MIT (ShoufaChen/CycleMLP)", saved_under="model"),
+    publishing=Publishing(
+        licence="MIT (ShoufaChen/CycleMLP)",
+    ),
 )

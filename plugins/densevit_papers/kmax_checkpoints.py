@@ -198,7 +198,6 @@ KMAX_DEEPLAB = CheckpointLayout(
     classes=_classes,
     options=LayoutOptions(project_defaults=("norm_eps", f"{_HEAD}.align_corners")),
     publishing=Publishing(
-        saved_under="model",
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         licence="Apache-2.0 (bytedance/kmax-deeplab)",

@@ -208,5 +208,5 @@ AUTHORS = CheckpointLayout(
         rearrange=added_to_tokens("pos_embed", ("cls_token",)), no_effect={"head.*": "the classification head"}
     ),
     options=LayoutOptions(runtime=("features", "readout")),
-    publishing=Publishing(saved_under="model"),
+    publishing=Publishing(),
 )

@@ -129,5 +129,5 @@ AUTHORS = CheckpointLayout(
             f"{_STAGE}.attention.attn.relative_position_index": "an index of the bias table",
         },
     ),
-    publishing=Publishing(saved_under="net"),
+    publishing=Publishing(),
 )

@@ -34,6 +34,7 @@ from tests.docs.made_files import (
     traffic,
     vehicles,
 )
+from tests.weights.authors_files import write_in_layout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -151,15 +152,15 @@ class World:
         self.here: dict[str, Callable[[Path], object]] = {  # in the working directory
             "photos": photos,
             "IMAGES": photos,
-            "detr-r50-e632da11.pth": lambda file: self._converted("coco_r50", file, "detr"),
+            "detr-r50-e632da11.pth": lambda file: write_in_layout(self.run(*RUNS["coco_r50"]), "detr", file),
             "model_final_3c8ec9.pkl": pickled,
             "kmax_r50.pth": kmax,
         }
         self.published = {
-            "facebook/detr-resnet-50": ("coco_r50", "hf"),
-            "facebook/mask2former-swin-tiny-coco-instance": ("coco_masks", "hf"),
-            "facebook/mask2former-swin-tiny-ade-semantic": ("coco_masks", "hf"),  # tensors of the same names
-            "depth-anything/Depth-Anything-V2-Small-hf": ("depth_anything", "hf"),
+            "facebook/detr-resnet-50": "coco_r50",
+            "facebook/mask2former-swin-tiny-coco-instance": "coco_masks",
+            "facebook/mask2former-swin-tiny-ade-semantic": "coco_masks",  # tensors of the same names
+            "depth-anything/Depth-Anything-V2-Small-hf": "depth_anything",
         }
 
     def page(self, folder: Path, blocks: list[Block], **given: dict[str, str]) -> Page:
@@ -252,8 +253,8 @@ class World:
             and not modules_in(config.model_dump())
         )
 
-    def _converted(self, run: str, out: Path, layout: str) -> None:
-        assert main(["convert", str(self.run(*RUNS[run])), str(out), "--to", layout, "--quiet"]) == 0
+    def _converted(self, run: str, out: Path) -> None:
+        assert main(["convert", str(self.run(*RUNS[run])), str(out), "--to", "hf", "--quiet"]) == 0
 
     def _made(self, name: str, make: Callable[[Path], object]) -> Path:
         return self.made_once(f"docs/{name}", make)
@@ -264,8 +265,8 @@ class World:
         """`huggingface_hub.hf_hub_download`."""
         from huggingface_hub.errors import EntryNotFoundError
 
-        run, layout = self.published[repository]
-        folder = self._made(f"hub/{repository}", lambda out: self._converted(run, out, layout))
+        run = self.published[repository]
+        folder = self._made(f"hub/{repository}", lambda out: self._converted(run, out))
         if not (folder / file).is_file():
             raise EntryNotFoundError(f"404: {file}")
         return str(folder / file)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from densevit.losses.classification import focal, iou_aware, matchability_aware, varifocal
 from densevit.losses.context import LossContext
-from densevit.losses.matching import Matches, MatchingCosts, Objects
+from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects
 from densevit.losses.set_losses import Classification, LossWeights, SetLosses, set_losses
 from densevit_heads.detr.criterion import DetrCriterion
 
@@ -54,25 +54,24 @@ def losses_of(
     logits: Tensor,
     boxes: Tensor,
     objects: Objects,
-    matches: Matches,
+    pairs: MatchedPairs,
     no_object_weight: float = 0.1,
 ) -> SetLosses:
     """The unweighted losses; those with "softmax" and "no object" are of DETR's criterion."""
     if classification != "softmax":
-        return set_losses(logits, boxes, objects, matches, LossContext(), classification)  # type: ignore[arg-type]
+        return set_losses(logits, boxes, objects, pairs, LossContext(), classification)  # type: ignore[arg-type]
     criterion = DetrCriterion(Q, MatchingCosts(), LossWeights(), no_object_weight, auxiliary=True)
-    return criterion.terms(logits, boxes, objects, matches, LossContext())
+    return criterion.terms(logits, boxes, objects, pairs, LossContext())
 
 
 @pytest.fixture
-def batch() -> tuple[Tensor, Tensor, Objects, Matches]:
+def batch() -> tuple[Tensor, Tensor, Objects, MatchedPairs]:
     """Random predictions; three objects in the first image, none in the second, one in the third."""
     logits, boxes = torch.randn(L, B, Q, K + 1), 0.2 + 0.5 * torch.rand(L, B, Q, 4)
     image = torch.tensor([0, 0, 0, 2])
     objects = Objects(0.2 + 0.5 * torch.rand(4, 4), torch.tensor([2, 0, 1, 1]), image, [3, 0, 1], [0, 1, 2])
-    target = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
-    matches = Matches(torch.arange(8) // 4, image[target], torch.tensor([3, 0, 1, 2, 1, 2, 0, 0]), target)
-    return logits.requires_grad_(), boxes.requires_grad_(), objects, matches
+    pairs = MatchedPairs(image, torch.tensor([[3, 0, 1, 2], [1, 2, 0, 0]]), torch.arange(4).repeat(2, 1))
+    return logits.requires_grad_(), boxes.requires_grad_(), objects, pairs
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def batch() -> tuple[Tensor, Tensor, Objects, Matches]:
     ],
 )
 def test_losses_with_iou_targets_match_transformers(
-    batch: tuple[Tensor, Tensor, Objects, Matches], classification: Classification, theirs: str, gamma: float
+    batch: tuple[Tensor, Tensor, Objects, MatchedPairs], classification: Classification, theirs: str, gamma: float
 ):
     """RT-DETR's varifocal, DEIMv2's matchability-aware and LW-DETR's loss, for boxes that overlap their objects."""
     from transformers.loss.loss_deimv2 import Deimv2Loss
@@ -94,27 +93,26 @@ def test_losses_with_iou_targets_match_transformers(
 
     others = {"mal": Deimv2Loss.loss_labels_mal, "iou_aware": LwDetrImageLoss.loss_labels}
     loss = others.get(classification, RTDetrLoss.loss_labels_vfl)
-    logits, boxes, objects, matches = batch
+    logits, boxes, objects, pairs = batch
     logits, boxes = logits[..., :K], boxes.detach()
-    boxes[matches.layer, matches.image, matches.query] = objects.boxes[matches.target] * (0.8 + 0.4 * torch.rand(8, 4))
-    found = set_losses(logits, boxes, objects, matches, LossContext(), classification).label
-    third = set_losses(logits, boxes, objects, matches, LossContext(), classification, torch.tensor(12.0)).label
+    boxes[pairs.layer, pairs.image, pairs.query] = objects.boxes[pairs.target] * (0.8 + 0.4 * torch.rand(L, 4, 4))
+    found = set_losses(logits, boxes, objects, pairs, LossContext(), classification).label
+    third = set_losses(logits, boxes, objects, pairs, LossContext(), classification, torch.tensor(12.0)).label
     torch.testing.assert_close(third, found / 3)  # with three predictions per object, as in denoising
     criterion = SimpleNamespace(num_classes=K, alpha=0.75, mal_alpha=None, gamma=gamma, focal_alpha=0.25)
     for layer in range(L):
-        here = matches.layer == layer
         indices, targets = [], []
         for image in range(B):
-            pairs, own = here & (matches.image == image), objects.image == image
-            indices.append((matches.query[pairs], matches.target[pairs] - sum(objects.counts[:image])))
+            here, own = pairs.image == image, objects.image == image
+            indices.append((pairs.query[layer, here], pairs.target[layer, here] - sum(objects.counts[:image])))
             targets.append({"class_labels": objects.labels[own], "boxes": objects.boxes[own]})
-        at = (matches.image[here], matches.query[here])
+        at = (pairs.image, pairs.query[layer])
         criterion._get_source_permutation_idx = lambda _, at=at: at
         expected = loss(criterion, {"logits": logits[layer], "pred_boxes": boxes[layer]}, targets, indices, 4)
         torch.testing.assert_close(found[layer], expected[theirs])
     learned = batch[1]
     (gradient,) = torch.autograd.grad(
-        set_losses(logits, learned, objects, matches, LossContext(), classification).label.sum(),
+        set_losses(logits, learned, objects, pairs, LossContext(), classification).label.sum(),
         learned,
         allow_unused=True,
     )
@@ -125,14 +123,13 @@ def test_a_varifocal_target_without_overlap_is_background():
     """Equation 2 for q = 0; "varifocal_matched", as RT-DETR, leaves such a pair out of the loss, and "mal" has a lower
     bound of 0.01."""
     objects = Objects(torch.tensor([[0.2, 0.2, 0.1, 0.1]]), torch.tensor([1]), torch.tensor([0]), [1], [0])
-    zero = torch.tensor([0])
+    pairs = MatchedPairs(torch.tensor([0]), *torch.zeros(2, 1, 1, dtype=torch.long))
     logits, boxes = torch.randn(1, 1, 1, K), torch.tensor([0.8, 0.8, 0.1, 0.1]).expand(1, 1, 1, 4)
-    found = set_losses(logits, boxes, objects, Matches(zero, zero, zero, zero), LossContext(), "varifocal").label
+    found = set_losses(logits, boxes, objects, pairs, LossContext(), "varifocal").label
     p = logits.sigmoid()
     background = -(0.75 * p**2 * (1 - p).log())
     torch.testing.assert_close(found, background.sum()[None])
-    matches = Matches(zero, zero, zero, zero)
-    found = set_losses(logits, boxes, objects, matches, LossContext(), "varifocal_matched").label
+    found = set_losses(logits, boxes, objects, pairs, LossContext(), "varifocal_matched").label
     torch.testing.assert_close(found, (background.sum() - background[..., 1].sum())[None])
 
 
@@ -144,7 +141,7 @@ def test_without_objects_boxes_have_no_gradient(classification: str):
     logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
     none = torch.zeros(0, dtype=torch.long)
     objects = Objects(torch.zeros(0, 4), none, none, [0, 0, 0], [0, 1, 2])
-    found = losses_of(classification, logits, boxes, objects, Matches(none, none, none, none))
+    found = losses_of(classification, logits, boxes, objects, MatchedPairs(none, *none.expand(2, L, -1)))
     assert found.l1.tolist() == found.giou.tolist() == [0, 0]
     if classification == "softmax":  # all are "no object", all of one weight
         torch.testing.assert_close(found.label, -logits.log_softmax(-1)[..., -1].mean((1, 2)))
@@ -161,19 +158,19 @@ def test_an_empty_batch_is_0_and_differentiable(classification: str):
     logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
     none = torch.zeros(0, dtype=torch.long)
     objects = Objects(torch.zeros(0, 4), none, none, [], [])
-    found = losses_of(classification, logits[:, []], boxes[:, []], objects, Matches(none, none, none, none))
+    found = losses_of(classification, logits[:, []], boxes[:, []], objects, MatchedPairs(none, *none.expand(2, L, -1)))
     assert [term.tolist() for term in found] == [[0, 0]] * 3
     sum(term.sum() for term in found).backward()
     assert logits.grad.abs().max() == boxes.grad.abs().max() == 0
 
 
 @pytest.mark.parametrize("classification", ["softmax", "mal"])
-def test_losses_are_fp32_under_autocast(batch: tuple[Tensor, Tensor, Objects, Matches], classification: str):
-    logits, boxes, objects, matches = batch
+def test_losses_are_fp32_under_autocast(batch: tuple[Tensor, Tensor, Objects, MatchedPairs], classification: str):
+    logits, boxes, objects, pairs = batch
     logits = (logits if classification == "softmax" else logits[..., :K]).detach().bfloat16()
     boxes = boxes.detach().bfloat16()
-    expected = losses_of(classification, logits.float(), boxes.float(), objects, matches)
+    expected = losses_of(classification, logits.float(), boxes.float(), objects, pairs)
     with torch.autocast("cpu", torch.bfloat16):
-        found = losses_of(classification, logits, boxes, objects, matches)
+        found = losses_of(classification, logits, boxes, objects, pairs)
     for own, theirs in zip(found, expected, strict=True):
         assert own.dtype == torch.float32 and torch.equal(own, theirs)

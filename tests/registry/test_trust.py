@@ -290,7 +290,7 @@ COMMANDS = {
     "predict": ["theirs.safetensors", "image.png", "--out", "out"],
     "inspect": ["theirs.safetensors", "image.png", "--out", "out"],
     "export": ["theirs.safetensors", "--out", "out.pt2"],
-    "convert": ["theirs.safetensors", "out", "--to", "torchvision"],
+    "convert": ["theirs.safetensors", "out", "--to", "hf"],
     "data prelabel": ["theirs.safetensors", "out", "labels.json"],
 }
 
@@ -336,18 +336,18 @@ def test_header_and_checkpoint_read_no_other_config(payload):
 
 
 def test_file_of_a_backbone_imports_no_module_and_reads_no_other_config(payload, monkeypatch):
-    from densevit_workbench.interchange.foreign_export import export
+    from densevit_workbench.interchange.transformers_export import export
 
     file = payload / "b.safetensors"
     model_file.save_backbone(model().backbone, {"name": "payload:Net"}, file)
     on_the_path(payload, monkeypatch)
     with pytest.raises(PluginError) as error:
-        export("b.safetensors", "torchvision")
+        export("b.safetensors", payload / "hf")
     refused(error, "b.safetensors", "payload:Net")
     (payload / "theirs.yaml").write_text("name: resnet\ndepth: 18\n")
     with_header(file, config="backbone: theirs.yaml")
     with pytest.raises(WeightsError, match=r"header is corrupt \(backbone is a str\)"):
-        export(file, "torchvision")
+        export(file, payload / "hf")
 
 
 # ---- paths ----

@@ -6,27 +6,25 @@ import torch
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.errors import WeightsError
 from densevit.weights.building import build_model
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.model_file import save, save_backbone
 from densevit.weights.pretrained import load_pretrained
-from densevit_workbench.interchange.foreign_export import export
 from densevit_workbench.interchange.foreign_weights import convert
+from tests.weights.authors_files import in_layout, write_in_layout
 
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4}
 
 
 @pytest.fixture
 def exported(tmp_path):
-    """`exported(layout, shift)`: an export and its file; without a rule, of a backbone saved before the option was."""
+    """`exported(layout, shift)`: a file in a layout; without a rule, of a backbone saved before the option was."""
 
     def exported(layout, shift=None):
         section = {**SWIN, **({"shift": shift} if shift else {})}
         save_backbone(densevit.create_backbone(**section).eval(), section, tmp_path / "model.safetensors")
-        found = export(tmp_path, layout)
-        found.write(tmp_path / "theirs.pth")
-        return found, str(tmp_path / "theirs.pth")
+        write_in_layout(tmp_path, layout, tmp_path / "theirs.pth")
+        return str(tmp_path / "theirs.pth")
 
     return exported
 
@@ -40,11 +38,8 @@ def exported(tmp_path):
         ("dense", "timm-swin", "per_axis"),
     ],
 )
-def test_an_export_reports_another_shift_which_its_conversion_has(shift, layout, theirs, exported):
-    found, file = exported(layout, shift)
-    notes = [note for note in found.notes if "shift" in note]
-    assert notes == ([f"There, shift is {theirs}: outputs differ for some image sizes."] if theirs else [])
-    converted = convert(file)
+def test_a_conversion_has_the_shift_of_the_layout(shift, layout, theirs, exported):
+    converted = convert(exported(layout, shift))
     assert converted.section.options["shift"] == (theirs or shift or "per_axis")
     assert converted.backbone.stages[2][-1].attention.rule == (theirs or shift or "per_axis")
 
@@ -70,7 +65,7 @@ def loaded(values):
 )
 def test_weights_set_the_shift_of_their_project_unless_the_config_does(own, shift, notes, exported):
     """The window, too, is that of the weights; the config that results gives the same model."""
-    backbone = {"name": "swin", "variant": "nano", "weights": exported("microsoft-swin")[1], **own}
+    backbone = {"name": "swin", "variant": "nano", "weights": exported("microsoft-swin"), **own}
     model, config, found = loaded({"backbone": backbone})
     assert found == notes and config.backbone.options["window_size"] == 4
     assert model.backbone.stages[2][-1].attention.rule == model.architecture.backbone.options["shift"] == shift
@@ -82,7 +77,7 @@ def test_weights_set_the_shift_of_their_project_unless_the_config_does(own, shif
 
 
 def test_a_backbone_created_with_another_shift_warns(exported):
-    file = exported("microsoft-swin")[1]
+    file = exported("microsoft-swin")
     with pytest.warns(UserWarning, match="^backbone.shift is per_axis; microsoft-swin computes with both_axes.$"):
         own = densevit.create_backbone(**SWIN, shift="per_axis", weights=file)
     assert own.stages[2][-1].attention.rule == "per_axis"
@@ -121,18 +116,8 @@ def run(tmp_path):
 @pytest.mark.parametrize(("arithmetic", "layout"), [("std", "dpt-hybrid"), ("variance", "transformers-dpt-hybrid")])
 def test_weight_standardization_round_trips_through_the_config(arithmetic, layout, run, tmp_path):
     source, out, back = run(arithmetic), tmp_path / "out.pth", tmp_path / "back"
-    export(source, layout).write(out)
+    write_in_layout(source, layout, out)
     assert main(["convert", str(out), str(back), "--as", layout]) == 0
     assert configs.load(back).backbone.options.get("weight_standardization", "variance") == arithmetic
-    first, second = torch.load(out, weights_only=True), export(back, layout).tensors
+    first, second = torch.load(out, weights_only=True), in_layout(back, layout)
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-
-
-@pytest.mark.parametrize(("arithmetic", "layout"), [("std", "timm-vit"), ("variance", "dpt-hybrid")])
-def test_other_weight_standardization_raises_or_warns(arithmetic, layout, run):
-    allowed = ["readouts.*"]  # of timm's, which is the backbone alone
-    with pytest.raises(WeightsError, match=f"weight_standardization is '{arithmetic}'"):
-        export(run(arithmetic), layout, allowed)
-    other = {"std": "variance", "variance": "std"}[arithmetic]
-    notes = export(run(arithmetic, spread=1.0), layout, allowed).notes
-    assert f"There, weight_standardization is {other}: outputs differ by less than 0.1%." in notes

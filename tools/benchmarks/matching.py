@@ -16,14 +16,14 @@ from torch import Tensor
 from transformers.loss.loss_for_object_detection import HungarianMatcher
 
 from densevit.interfaces import Targets
-from densevit.losses.matching import Matches, Objects, hungarian
+from densevit.losses.matching import MatchedPairs, Objects, hungarian
 
 SIDE = 640  # of the images, in pixels
 Pairs = list[list[tuple[Sequence[int], Sequence[int]]]]  # of each layer and image: queries, and objects of the image
 Quadruples = set[tuple[int, int, int, int]]  # layer, image, query, object of the image
 
 
-def ours(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Matches:
+def ours(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> MatchedPairs:
     return hungarian(logits, boxes, Objects.of(targets, logits.device))
 
 
@@ -114,8 +114,12 @@ def quadruples(pairs: Pairs) -> Quadruples:
 def our_quadruples(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Quadruples:
     objects = Objects.of(targets, logits.device)
     first = np.cumsum([0, *objects.counts])
-    found = zip(*(x.tolist() for x in ours(logits, boxes, targets)), strict=True)
-    return {(layer, image, query, target - int(first[image])) for layer, image, query, target in found}
+    pairs = ours(logits, boxes, targets)
+    return {
+        (layer, int(image), int(query), int(target - first[image]))
+        for layer in range(len(logits))
+        for image, query, target in zip(pairs.image, pairs.query[layer], pairs.target[layer], strict=True)
+    }
 
 
 WAYS: dict[str, Callable[[Tensor, Tensor, list[Targets]], Pairs]] = {

@@ -165,5 +165,5 @@ DETECTRON2 = CheckpointLayout(
         },
     ),
     options=LayoutOptions(unsaved=("backbone.window_size", "backbone.coarse_global_keys")),
-    publishing=Publishing(saved_under="model"),
+    publishing=Publishing(),
 )

@@ -168,6 +168,6 @@ MICROSOFT_DENSE = CheckpointLayout(
     ),
     options=OPTIONS,
     publishing=Publishing(
-        licence="MIT (SwinTransformer/Swin-Transformer-Semantic-Segmentation)", saved_under="state_dict"
+        licence="MIT (SwinTransformer/Swin-Transformer-Semantic-Segmentation)",
     ),
 )

@@ -207,5 +207,5 @@ DEFORMABLE_DETR = CheckpointLayout(
     classes=_classes,
     special=SpecialTensors(rearrange=prediction_heads("transformer")),
     options=replace(OPTIONS, saved=known_queries),
-    publishing=Publishing(saved_under="model", licence="Apache-2.0 (fundamentalvision/Deformable-DETR)", recipe=recipe),
+    publishing=Publishing(licence="Apache-2.0 (fundamentalvision/Deformable-DETR)", recipe=recipe),
 )

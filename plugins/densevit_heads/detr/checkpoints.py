@@ -156,5 +156,5 @@ DETR = CheckpointLayout(
     describe=describe,
     classes=_classes,
     options=LayoutOptions(unsaved=UNSAVED),
-    publishing=Publishing(saved_under="model", licence="Apache-2.0 (facebookresearch/detr)", recipe=recipe),
+    publishing=Publishing(licence="Apache-2.0 (facebookresearch/detr)", recipe=recipe),
 )

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from densevit.interfaces import Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.context import Counts, LossContext
-from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
+from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects, hungarian
 from densevit.losses.set_losses import LossWeights, SetLosses, box_losses, set_counts
 from densevit.set_prediction.labelled import Labelled
 
@@ -32,21 +32,21 @@ class DetrCriterion:
         """`label`, `l1` and `giou` of the last layer, and `auxiliary`, the sum of the others.
 
         outputs: `layers`, logits (L, B, Q, K+1) and boxes (L, B, Q, 4) cxcywh; optionally the `objects` of the batch,
-        and `matches`, those of `match`.
+        and `pairs`, those of `match`.
         """
         labelled = Labelled.of(targets, outputs["logits"].device, outputs.get("objects"))
         logits, boxes = labelled.select(self._learned(outputs), dim=1)
-        if "matches" in outputs:
-            matches = labelled.select_matches(outputs["matches"])
+        if "pairs" in outputs:
+            pairs = labelled.select_pairs(outputs["pairs"])
         else:
-            matches = hungarian(logits, boxes, labelled.objects, self.costs, strict=context.finite_costs)
-        terms = self.weights.weighted(self.terms(logits, boxes, labelled.objects, matches, context))
+            pairs = hungarian(logits, boxes, labelled.objects, self.costs, strict=context.finite_costs)
+        terms = self.weights.weighted(self.terms(logits, boxes, labelled.objects, pairs, context))
         losses = {name: term[-1] for name, term in terms.items()}
         if self.auxiliary:
             losses["auxiliary"] = torch.stack([term[:-1].sum() for term in terms.values()]).sum()
         return losses
 
-    def match(self, outputs: Outputs, objects: Objects, strict: bool) -> Matches:
+    def match(self, outputs: Outputs, objects: Objects, strict: bool) -> MatchedPairs:
         """The matching with the least cost (equation 1) in each layer that has a loss. objects: those of the batch.
 
         strict: the argument of `assign`.
@@ -54,7 +54,7 @@ class DetrCriterion:
         return hungarian(*self._learned(outputs), objects, self.costs, strict=strict)
 
     def terms(
-        self, logits: Tensor, boxes: Tensor, objects: Objects, matches: Matches, context: LossContext
+        self, logits: Tensor, boxes: Tensor, objects: Objects, pairs: MatchedPairs, context: LossContext
     ) -> SetLosses:
         """The unweighted terms of equation 2, in fp32 regardless of autocast.
 
@@ -64,13 +64,13 @@ class DetrCriterion:
         with autocast_off(logits.device):
             logits, no_object = logits.float(), logits.shape[-1] - 1
             classes = torch.full(logits.shape[:3], no_object, device=logits.device)  # (L, B, Q)
-            classes[matches.layer, matches.image, matches.query] = objects.labels[matches.target]
+            classes[pairs.layer, pairs.image, pairs.query] = objects.labels[pairs.target]
             weight = torch.where(classes == no_object, self.no_object_weight, 1.0)
             cross_entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
             count = torch.full((), float(len(objects.labels)), device=logits.device)
             count, total = context.mean_counts(objects=count, objects_weights=weight.sum((1, 2)))
             label = (cross_entropy * weight).sum((1, 2)) / total.clamp(min=1e-6)
-            l1, giou, _ = box_losses(boxes.float(), objects, matches, count.clamp(min=context.least_mean()))
+            l1, giou, _ = box_losses(boxes.float(), objects, pairs, count.clamp(min=context.least_mean()))
         return SetLosses(label, l1, giou)
 
     def loss_counts(self, objects: list[int]) -> Counts:

@@ -61,5 +61,5 @@ DETR_PANOPTIC = CheckpointLayout(
     describe=describe,
     classes=_classes,
     options=LayoutOptions(unsaved=UNSAVED),
-    publishing=Publishing(saved_under="model", licence=detector.DETR.publishing.licence, recipe=recipe),
+    publishing=Publishing(licence=detector.DETR.publishing.licence, recipe=recipe),
 )

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from densevit.interfaces import Class, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.losses.boxes import to_centres
 from densevit.losses.distributed import to_device
-from densevit.losses.matching import Matches, Objects
+from densevit.losses.matching import Objects
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.limits import check_weights
 from densevit.set_prediction.memory import Memory
@@ -72,7 +72,7 @@ class PanopticMasks(SetPredictionHead):
         """The outputs of the detector, and `masks`, logits (B, Q, h, w) over the padded batch of `padded_size`.
 
         In training with targets, masks of matched queries only, `matched_masks` (P, h, w), with the `segments` that
-        were matched and `matches` of all layers: other masks have no loss.
+        were matched and the matched `pairs` of all layers: other masks have no loss.
         """
         size = (padding_mask.shape[1], padding_mask.shape[2])
         segments = None
@@ -93,10 +93,9 @@ class PanopticMasks(SetPredictionHead):
             masks = self.mask_head(projected, attention.flatten(0, 1), image, features, size)
             return {**outputs, "masks": masks.unflatten(0, (B, Q))}
         objects = Objects.of(segments.targets, attention.device)
-        matches = self.criterion.match(outputs, objects, strict=False)  # in training: see `LossContext.finite_costs`
-        last = _of_last_layer(matches, objects, Q)
-        masks = self.mask_head(projected, attention[last.image, last.query], last.image, features, size)
-        return {**outputs, "objects": objects, "segments": segments, "matches": matches, "matched_masks": masks}
+        pairs = self.criterion.match(outputs, objects, strict=False)  # in training: see `LossContext.finite_costs`
+        masks = self.mask_head(projected, attention[pairs.image, pairs.query[-1]], pairs.image, features, size)
+        return {**outputs, "objects": objects, "segments": segments, "pairs": pairs, "matched_masks": masks}
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         return self.criterion.loss_counts(segment_counts(targets))
@@ -108,14 +107,13 @@ class PanopticMasks(SetPredictionHead):
         if segments is None:
             segments = Segments.of(targets, len(self.classes), outputs["padded_size"], device)
             objects = Objects.of(segments.targets, device)
-            matches = self.criterion.match(outputs, objects, context.finite_costs)
-            outputs = {**outputs, "matches": matches, "objects": objects}
-        objects = outputs["objects"]
-        last = _of_last_layer(outputs["matches"], objects, outputs["logits"].shape[1])
+            pairs = self.criterion.match(outputs, objects, context.finite_costs)
+            outputs = {**outputs, "pairs": pairs, "objects": objects}
+        objects, pairs = outputs["objects"], outputs["pairs"]
         logits = outputs.get("matched_masks")
         if logits is None:
-            logits = outputs["masks"][last.image, last.query]
-        masks, valid = segments.masks(last.image, last.target), segments.valid.index_select(0, last.image)
+            logits = outputs["masks"][pairs.image, pairs.query[-1]]
+        masks, valid = segments.masks(pairs.image, pairs.target[-1]), segments.valid.index_select(0, pairs.image)
         mask, dice = mask_losses(logits, masks, valid, sum(objects.counts), context)
         losses = {} if self.freeze_detector else super().loss(outputs, segments.targets, context)
         return {**losses, "mask": self.mask_weight * mask, "dice": self.dice_weight * dice}
@@ -218,16 +216,3 @@ class DabDetrPanoptic(PanopticMasks, DabDetr):
     ) -> None:
         DabDetr.__init__(self, channels, strides, classes, **(dab_detr or {}))
         self.add_masks(channels, strides, mask_weight, dice_weight, freeze_detector, threshold)
-
-
-def _of_last_layer(matches: Matches, objects: Objects, num_queries: int) -> Matches:
-    """Matches of the last layer only; `hungarian` lists them by image, then by layer. Without a transfer."""
-    counts = torch.tensor([min(count, num_queries) for count in objects.counts])
-    total = int(counts.sum())
-    if not total:
-        return matches
-    layers = len(matches.layer) // total
-    ends = (layers * counts).cumsum(0)
-    starts = torch.repeat_interleave(ends - counts.cumsum(0), counts)
-    last = to_device(starts + torch.arange(total), matches.layer.device)
-    return Matches(*(x[last] for x in matches))

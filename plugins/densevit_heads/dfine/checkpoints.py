@@ -218,7 +218,5 @@ DFINE = CheckpointLayout(
             points_and_scale, points="decoder.decoder.layers.0.cross_attn.num_points_scale", scale="decoder.reg_scale"
         ),
     ),
-    publishing=Publishing(
-        saved_under="model", mean=BLACK, std=WHITE, licence="Apache-2.0 (Peterande/D-FINE)", recipe=recipe
-    ),
+    publishing=Publishing(mean=BLACK, std=WHITE, licence="Apache-2.0 (Peterande/D-FINE)", recipe=recipe),
 )

@@ -1,6 +1,5 @@
 """The criterion: set prediction losses, and global optimal localization self-distillation (GO-LSD, section 4.2)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import to_device
-from densevit.losses.matching import Matches, Objects, assigned_pairs
+from densevit.losses.matching import MatchedPairs, Objects, assign
 from densevit.losses.matching import costs as matching_costs
 from densevit.losses.set_losses import LossWeights, set_losses
 from densevit.set_prediction.criterion import SetCriterion
@@ -85,9 +84,9 @@ class DfineCriterion(SetCriterion):
         logits, boxes, corners = labelled.select(found[:3], dim=1)
         found = LayerOutputs(logits, boxes, corners, initial)
         cost = matching_costs(found.logits, found.boxes, objects, self.costs, softmax=False)
-        pairs = assigned_pairs(cost, objects, context.finite_costs)
-        label = self._labels(found, objects, Matches.of(pairs, objects), context)
-        merged = Matches.of(union(pairs, objects.counts), objects)
+        pairs = assign(cost, objects.counts, objects.names, context.finite_costs)  # on the CPU
+        label = self._labels(found, objects, pairs.to(cost.device), context)
+        merged = union(pairs).to(cost.device)
         counts = context.mean(_query_counts(found, merged))
         terms = self._boxes(found, objects, merged, context, counts[0], counts, counts.sqrt())
 
@@ -107,7 +106,7 @@ class DfineCriterion(SetCriterion):
         self,
         found: LayerOutputs,
         objects: Objects,
-        matches: Matches,
+        pairs: MatchedPairs,
         context: LossContext,
         object_count: Tensor | None = None,
         counts_of: str = "objects",
@@ -117,7 +116,7 @@ class DfineCriterion(SetCriterion):
             found.logits,
             found.boxes,
             objects,
-            matches,
+            pairs,
             context,
             "varifocal_matched",
             object_count=object_count,
@@ -129,19 +128,19 @@ class DfineCriterion(SetCriterion):
         self,
         found: LayerOutputs,
         objects: Objects,
-        matches: Matches,
+        pairs: MatchedPairs,
         context: LossContext,
         count: Tensor,
         query_counts: Tensor,
         query_weights: Tensor,
     ) -> BoxTerms:
-        """matches: the same for all layers. count: the number of matches, a mean over processes.
+        """pairs: the same for all layers, (1, M). count: the number of pairs, a mean over processes.
 
         query_counts, query_weights: the arguments of `decoupled_mean`.
         """
         with autocast_off(found.boxes.device):
-            index = (slice(None), matches.image, matches.query)
-            predicted, truth = found.boxes.float()[index], objects.boxes[matches.target]  # (M, P, 4), (P, 4)
+            index = (slice(None), pairs.image, pairs.query[0])
+            predicted, truth = found.boxes.float()[index], objects.boxes[pairs.target[0]]  # (M, P, 4), (P, 4)
             iou, giou = overlaps(to_corners(predicted), to_corners(truth))  # (M, P)
             corners = found.corners.float().unflatten(-1, (4, -1))  # (L, B, Q, 4, N + 1)
             count = count.clamp(min=context.least_mean())
@@ -173,36 +172,33 @@ class DfineCriterion(SetCriterion):
         query_weights: the weights of the object queries, as in the authors' code.
         """
         found, target = noised
-        M, P, device = len(found.logits), len(target), target.device
-        layer, query = torch.arange(M, device=device).repeat_interleave(P), torch.arange(P, device=device)
-        matches = Matches(layer, torch.zeros_like(layer), query.repeat(M), target.repeat(M))
-        count = torch.full((), float(P), device=device)
-        label = self._labels(found, objects, matches, context, count, "denoising")
-        of_all_layers = Matches(query, torch.zeros_like(query), query, target)
+        count = torch.full((), float(len(target)), device=target.device)
+        pairs = MatchedPairs.of_queries(target, len(found.logits))
+        label = self._labels(found, objects, pairs, context, count, "denoising")
+        of_all_layers = MatchedPairs.of_queries(target, 1)
         [mean_count] = context.mean_counts(denoising=count)
         query_counts = context.mean(_query_counts(found, of_all_layers))
         terms = self._boxes(found, objects, of_all_layers, context, mean_count, query_counts, query_weights)
         return label.sum() + torch.stack([term.sum() for term in terms]).sum()
 
 
-def union(pairs: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+def union(pairs: MatchedPairs) -> MatchedPairs:
     """The union of the matchings of all layers: each query has the object that most layers match it with.
 
     Of several objects with equally many layers it has the first one. An object may have several queries.
-    pairs: (3, P), layer, query and object among all T. counts: number of objects of each image. Returns (3, P'), of
-    layer 0.
+    pairs: those of all layers, on the CPU. Returns pairs of one layer.
     """
-    image = np.repeat(np.arange(len(counts)), counts)[pairs[2]]
-    unique, votes = np.unique(np.stack([image, pairs[1], pairs[2]]), axis=1, return_counts=True)  # sorted by column
+    columns = torch.stack([pairs.image.expand_as(pairs.query), pairs.query, pairs.target]).flatten(1)
+    unique, votes = np.unique(columns.numpy(), axis=1, return_counts=True)  # sorted by column
     order = np.lexsort((-votes, unique[1], unique[0]))  # stable: of equal votes the first object
-    image, query, target = unique[:, order]
-    first = np.ones(len(image), dtype=bool)
+    image, query, target = torch.from_numpy(unique[:, order])
+    first = torch.ones(len(image), dtype=torch.bool)
     first[1:] = (image[1:] != image[:-1]) | (query[1:] != query[:-1])
-    return np.stack([np.zeros_like(query), query, target])[:, first]
+    return MatchedPairs(image[first], query[first][None], target[first][None])
 
 
-def _query_counts(found: LayerOutputs, matches: Matches) -> Tensor:
-    """The numbers of matched and of other queries, (2,). matches: the matches of one layer."""
-    positives, queries = len(matches.query), found.initial.shape[:2].numel()
+def _query_counts(found: LayerOutputs, pairs: MatchedPairs) -> Tensor:
+    """The numbers of matched and of other queries, (2,). pairs: those of one layer."""
+    positives, queries = len(pairs.image), found.initial.shape[:2].numel()
     counts = torch.tensor([positives, queries - positives], dtype=torch.float32)
     return to_device(counts, found.logits.device)

@@ -283,7 +283,7 @@ AUTHORS = _with_tasks(
                 "network.encoder.pixel_std": "the normalisation of pixels",
             }
         ),
-        publishing=Publishing(saved_under="state_dict", licence=_LICENCE),
+        publishing=Publishing(licence=_LICENCE),
     ),
     _authors_head,
     "network.class_head.bias",

@@ -15,15 +15,15 @@ from torch.nn import functional as F
 from densevit.interfaces import Class, LastBlocks, Outputs, Targets
 from densevit.layers.norms import LayerNorm2d
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
-from densevit_heads.eomt.annealing import mask_probabilities
-from densevit_heads.mask2former.mask_classification import (
+from densevit.set_prediction.mask_classification import (
     NUM_POINTS,
     InstanceMasks,
     MaskClassification,
     PanopticMasks,
     SemanticMasks,
 )
-from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
+from densevit.set_prediction.queries import MaskQueries, mask_logits
+from densevit_heads.eomt.annealing import mask_probabilities
 
 NUM_QUERIES = 200
 NUM_BLOCKS = 4

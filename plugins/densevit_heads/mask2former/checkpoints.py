@@ -11,13 +11,13 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Line, Publishing, SpecialTensors, StateDict
+from densevit.set_prediction.mask_classification import MaskClassification
 from densevit.set_prediction.mask_segments import Task
 from densevit.weights.label_sets import instance_classes, panoptic_classes, segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.mask2former.head import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic
-from densevit_heads.mask2former.mask_classification import MaskClassification
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
 
 HEADS: dict[Task, tuple[str, type[MaskClassification]]] = {
@@ -208,7 +208,7 @@ def _layout(
         lines=backbone,
         describe=lambda ours: {},
         special=SpecialTensors(no_effect=constants),
-        publishing=Publishing(saved_under="model", licence="MIT (facebookresearch/Mask2Former)"),
+        publishing=Publishing(licence="MIT (facebookresearch/Mask2Former)"),
     )
     return for_task(layout, task, "sem_seg_head.predictor.class_embed.bias", _head_lines(f"heads.{KEYS[task]}"))
 

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.set_prediction.limits import check_weights
-from densevit_heads.mask2former.mask_classification import (
+from densevit.set_prediction.mask_classification import (
     NUM_POINTS,
     InstanceMasks,
     MaskClassification,
     PanopticMasks,
     SemanticMasks,
 )
+from densevit.set_prediction.queries import mask_logits
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.pixel_decoder import PixelDecoder
-from densevit_heads.mask2former.transformer import MaskedDecoder, mask_logits
+from densevit_heads.mask2former.transformer import MaskedDecoder
 
 NUM_QUERIES = 100
 

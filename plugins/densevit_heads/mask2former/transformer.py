@@ -1,7 +1,5 @@
 """The transformer decoder with masked attention (section 3.2.1)."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,19 +7,9 @@ from torch.nn import functional as F
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.mlp import FeedForward, Mlp
 from densevit.layers.positions import sine_map
-from densevit.layers.precision import autocast_off
+from densevit.set_prediction.queries import MaskQueries, mask_logits
 from densevit_heads.mask2former.options import MaskTransformer
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, Pyramid
-
-
-class MaskQueries(NamedTuple):
-    """Predictions from the L = 1 + layers states of the queries; the first are those before the first layer.
-
-    logits: (L, B, Q, K+1), the last class is "no object". embeddings: (L, B, Q, C) fp32; see `mask_logits`.
-    """
-
-    logits: Tensor
-    embeddings: Tensor
 
 
 class MaskedDecoder(nn.Module):
@@ -63,12 +51,6 @@ class MaskedDecoder(nn.Module):
                 bias = attention_bias(mask_logits(embeddings[-1].detach(), pixels[level]), pyramid.paddings[level])
                 queries = self.layers[i](queries, positions, keys[level], memories[level], bias)
         return MaskQueries(torch.stack(logits), torch.stack(embeddings))
-
-
-def mask_logits(embeddings: Tensor, pixels: Tensor) -> Tensor:
-    """Products of mask embeddings (..., Q, C) and per-pixel embeddings (..., C, h, w), in fp32: (..., Q, h, w)."""
-    with autocast_off(pixels.device):
-        return (embeddings.float() @ pixels.float().flatten(-2)).unflatten(-1, pixels.shape[-2:])
 
 
 def attention_bias(masks: Tensor, padding: Tensor) -> Tensor:

@@ -21,9 +21,11 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.weights.state import count, part
+from densevit_backbones.vit.variants import VARIANTS
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.deformable_detr.checkpoints import CLASS_ROWS
 from densevit_heads.detr.checkpoints import classes_of
+from densevit_heads.detr.transformers_checkpoints import id2label
 from densevit_heads.rf_detr import backbone_checkpoints as vit
 from densevit_heads.rf_detr import projector_checkpoints as projector
 from densevit_heads.rtdetr.checkpoints import mlp
@@ -139,6 +141,47 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
     return "start/rf_detr_masks" if masks else f"coco/rf_detr_{name}", {"data": {"image_size": size}}
 
 
+def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
+    backbone, head = sections["backbone"], sections["heads"]["detection"]
+    neck, transformer = head["neck"], head["transformer"]
+    one_level = tuple(neck["pyramid_strides"]) == (backbone["patch_size"],)
+    if not one_level or neck["norm"] != "layer" or "registers" in backbone:
+        return {}
+    depth = count(state, r"backbone\.blocks\.(\d+)\.norm1\.weight")
+    features = backbone.get("features") or [depth * i // 4 for i in range(1, 5)]
+    config: dict[str, Any] = {
+        "model_type": "rf_detr",
+        "architectures": [
+            "RfDetrForInstanceSegmentation" if head["name"] == "rf_detr_instance" else "RfDetrForObjectDetection"
+        ],
+        "backbone_config": {
+            "model_type": "rf_detr_dinov2",
+            "hidden_size": VARIANTS[backbone["variant"]].width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": VARIANTS[backbone["variant"]].heads,
+            "image_size": backbone["image_size"],
+            "patch_size": backbone["patch_size"],
+            "num_windows": backbone["num_windows"],
+            "out_indices": [*features],
+            "window_block_indexes": [i for i in range(features[-1] + 1) if i not in features],
+        },
+        "hidden_expansion": 0.5,
+        "c2f_num_blocks": neck["num_blocks"],
+        "layer_norm_eps": neck.get("norm_eps", 1e-6),
+        "d_model": transformer["width"],
+        "dropout": transformer["dropout"],
+        "decoder_layers": transformer["decoder_layers"],
+        "decoder_ffn_dim": transformer["feedforward"],
+        "decoder_n_points": head["num_points"],
+        "decoder_self_attention_heads": transformer["num_heads"],
+        "decoder_cross_attention_heads": head["cross_attention_heads"],
+        "num_queries": head["num_queries"],
+        "group_detr": head["num_groups"],
+        "intermediate_size": 4 * transformer["width"],
+    }
+    return {"config.json": config | id2label(classes)}
+
+
 def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
     """metadata: `classes`, by row; the authors' files have none for the last row, which is not trained."""
     rows, names = len(state["class_embed.bias"]), metadata.get("classes", ())
@@ -198,7 +241,7 @@ RF_DETR = CheckpointLayout(
     options=LayoutOptions(
         unsaved=(*vit.UNSAVED, *projector.UNSAVED, *_HEADS), saved=_saved, implied=_IMPLIED, runtime=("drop_path",)
     ),
-    publishing=Publishing(saved_under="model", licence=_licence, recipe=recipe),
+    publishing=Publishing(licence=_licence, config_files=_config, recipe=recipe),
     fits=lambda state, metadata: not _is_base(state, metadata),
 )
 RF_DETR = replace(
@@ -218,7 +261,7 @@ LW_DETR = replace(
     marks=("backbone.0.encoder.pos_embed", *_MARKS),
     lines=(*vit.LW_DETR, *projector.AUTHORS, *LINES),
     special=SpecialTensors(),
-    publishing=Publishing(saved_under="model", licence="Apache-2.0 (Atten4Vis/LW-DETR)"),
+    publishing=Publishing(licence="Apache-2.0 (Atten4Vis/LW-DETR)"),
     variants=(),
     fits=None,
 )

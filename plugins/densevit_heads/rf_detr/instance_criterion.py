@@ -8,13 +8,12 @@ from torch import Tensor
 from densevit.interfaces import LossContext, Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import has_objects
-from densevit.losses.distributed import to_device
-from densevit.losses.matching import Matches, Objects, assign, costs
+from densevit.losses.matching import MatchedPairs, assign, costs
 from densevit.set_prediction.labelled import Labelled
+from densevit.set_prediction.mask_criterion import image_shares, mask_losses
+from densevit.set_prediction.mask_matching import MaskWeights, costs_of_image
+from densevit.set_prediction.mask_points import random_points
 from densevit.set_prediction.mask_segments import Segments
-from densevit_heads.mask2former.criterion import image_shares, mask_losses
-from densevit_heads.mask2former.matching import Pairs, Weights, costs_of_image
-from densevit_heads.mask2former.points import random_points
 from densevit_heads.rf_detr.criterion import GroupCriterion, over_groups
 
 POINT_RATIO = 16  # pixels of a mask for each point
@@ -38,7 +37,7 @@ class InstanceCriterion(GroupCriterion):
     """
 
     mask_stride: int = 4
-    mask_weights: Weights = field(default_factory=Weights)
+    mask_weights: MaskWeights = field(default_factory=MaskWeights)
 
     def terms(self, outputs: Outputs, targets: list[Targets], labelled: Labelled, context: LossContext) -> Losses:
         """The weighted losses (1 + L,), by name.
@@ -50,7 +49,7 @@ class InstanceCriterion(GroupCriterion):
         objects, generator = labelled.objects, outputs["generator"]
         chosen = [target for target in targets if has_objects(target)]
         embeddings, pixels = outputs["mask_layers"]
-        matches: Matches | None = None
+        pairs: MatchedPairs | None = None
         with autocast_off(logits.device):
             [embeddings] = labelled.select([embeddings.float()], dim=1)
             pixels = torch.stack(labelled.select(pixels)).float()
@@ -64,11 +63,12 @@ class InstanceCriterion(GroupCriterion):
                 num_points = max(1, height * width // POINT_RATIO)
                 cost = costs(logits, boxes, objects, self.costs, softmax=False)  # ((1 + L) * G, T, Q)
                 cost = self.with_masks(cost, embeddings, pixels, segments, scales, groups, num_points, generator)
-                matches = assign(cost, objects, context.finite_costs)
-                pairs = pairs_of_layers(matches, objects, len(pixels), groups, logits.shape[2])
+                pairs = assign(cost, objects.counts, objects.names, context.finite_costs)  # on the CPU
+                joined = join_groups(pairs, groups, logits.shape[2])
                 num_points = max(height, num_points)
-                masks = mask_losses(embeddings, pixels, segments, scales, pairs, num_points, generator)  # (2, 1 + L)
-        terms = over_groups(self.losses_per_layer(logits, boxes, objects, context, matches), groups)
+                masks = mask_losses(embeddings, pixels, segments, scales, joined, num_points, generator)  # (2, 1 + L)
+                pairs = pairs.to(logits.device)
+        terms = over_groups(self.losses_per_layer(logits, boxes, objects, context, pairs), groups)
         mask, dice = masks / (groups * count.clamp(min=context.least_mean()))
         return {**terms, "mask": self.mask_weights.mask * mask, "dice": self.mask_weights.dice * dice}
 
@@ -98,13 +98,8 @@ class InstanceCriterion(GroupCriterion):
         return torch.cat(found, dim=1)
 
 
-def pairs_of_layers(matches: Matches, objects: Objects, layers: int, groups: int, num_queries: int) -> Pairs:
-    """The matches with each group as a layer, as those of the layers, whose groups number their queries on."""
-    counts = [groups * min(count, num_queries) for count in objects.counts]
-    query, sizes = matches.query + matches.layer % groups * num_queries, [layers * count for count in counts]
-    query, target = (
-        torch.cat([part.view(layers, n) for part, n in zip(x.split(sizes), counts, strict=True)], dim=1)
-        for x in (query, matches.target)
-    )
-    image = torch.repeat_interleave(torch.tensor(counts))
-    return Pairs(to_device(image, query.device), query, target, counts)
+def join_groups(pairs: MatchedPairs, groups: int, num_queries: int) -> MatchedPairs:
+    """The pairs of layers whose groups are layers, as those of layers whose groups number their queries on."""
+    query = pairs.query.unflatten(0, (-1, groups)) + num_queries * torch.arange(groups)[:, None]  # (1 + L, G, M)
+    image, order = pairs.image.repeat(groups).sort(stable=True)
+    return MatchedPairs(image, query.flatten(1)[:, order], pairs.target.view(len(query), -1)[:, order])

@@ -11,10 +11,10 @@ from densevit.layers.tracing import sides
 from densevit.losses.matching import MatchingCosts
 from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts, check_weights
+from densevit.set_prediction.mask_matching import MaskWeights
 from densevit.set_prediction.mask_predictions import MaskLogits, exported_masks
 from densevit.set_prediction.predictions import class_scores, top_scores
-from densevit_heads.mask2former.matching import Weights
-from densevit_heads.mask2former.transformer import mask_logits
+from densevit.set_prediction.queries import mask_logits
 from densevit_heads.rf_detr.head import COSTS, GroupTransformer, RfDetr
 from densevit_heads.rf_detr.instance_criterion import InstanceCriterion
 from densevit_heads.rf_detr.mask_branch import MaskBranch
@@ -61,7 +61,7 @@ class RfDetrInstance(RfDetr):
             )
         self.scale = strides[0] // mask_stride
         self.mask_branch = MaskBranch(transformer.width, transformer.decoder_layers)
-        weights = Weights(mask=mask_weight, dice=dice_weight)
+        weights = MaskWeights(mask=mask_weight, dice=dice_weight)
         self.criterion = InstanceCriterion(
             costs, loss_weights, "iou_aware", mask_stride=mask_stride, mask_weights=weights
         )

@@ -193,7 +193,6 @@ RTDETR = CheckpointLayout(
     ),
     options=LayoutOptions(unsaved=UNSAVED),
     publishing=Publishing(
-        saved_under="model",
         mean=BLACK,
         std=WHITE,
         licence="Apache-2.0 (lyuwenyu/RT-DETR)",

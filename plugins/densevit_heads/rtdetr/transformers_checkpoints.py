@@ -113,9 +113,9 @@ def _config(
     transformer, encoder = head["transformer"], head["encoder"]
     discrete = head.get("sampling", "grid_sample") == "discrete"
     resnet = _RESNET.publishing.config_files(sections, {}, ()).get("config.json")
-    representable = isinstance(head["num_points"], int) and head["num_levels"] == 3 and (version == 2 or not discrete)
-    if resnet is None or not representable:
+    if resnet is None or not isinstance(head["num_points"], int) or head["num_levels"] != 3:
         return {}
+    version = 2 if discrete else version
     config: dict[str, Any] = {
         "model_type": "rt_detr" if version == 1 else "rt_detr_v2",
         "architectures": ["RTDetrForObjectDetection" if version == 1 else "RTDetrV2ForObjectDetection"],

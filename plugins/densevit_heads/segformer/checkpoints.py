@@ -79,7 +79,7 @@ SEGFORMER = CheckpointLayout(
     classes=_classes("decode_head.linear_pred.bias"),
     special=SpecialTensors(no_effect={"decode_head.conv_seg.*": "a classifier that the head does not use"}),
     options=_NVIDIA.options,
-    publishing=Publishing(saved_under="state_dict", licence=_NVIDIA.publishing.licence, recipe=_recipe),
+    publishing=Publishing(licence=_NVIDIA.publishing.licence, recipe=_recipe),
 )
 TRANSFORMERS = CheckpointLayout(
     name="transformers-segformer",

@@ -1,7 +1,4 @@
-"""Converts another project's weights to a run folder, or back.
-
-With --to, a run becomes that project's weights.
-"""
+"""Converts another project's weights to a run folder, or a run to transformers' files, with `--to hf`."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -19,7 +16,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source", metavar="SRC", help="a file, a folder, timm:NAME, torchvision:NAME or hf:ORG/NAME; with --to a run"
     )
-    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder; with --to a new file, or for hf a folder")
+    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder")
     parser.add_argument(
         "overrides",
         metavar="section.key=value",
@@ -28,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "weights_allow=[PATTERN, ...]",
     )
     parser.add_argument("--as", dest="layout", metavar="LAYOUT", help="the layout of SRC, if it is not recognised")
-    parser.add_argument("--to", metavar="LAYOUT", help="hf, timm, torchvision, detr, or the name of a layout")
+    parser.add_argument("--to", choices=["hf"], help="hf: transformers' files of a run, for from_pretrained")
     add_trust(parser)
 
 
@@ -36,8 +33,8 @@ def run(args: Namespace) -> int:
     from densevit.atomic_io import check_free
     from densevit.errors import ConfigError
     from densevit.weights.weights_table import weights_table
-    from densevit_workbench.interchange.foreign_export import export, written_table
     from densevit_workbench.interchange.foreign_weights import convert, write
+    from densevit_workbench.interchange.transformers_export import export
 
     check_free(args.out)
     if args.to is None:
@@ -50,25 +47,8 @@ def run(args: Namespace) -> int:
         args.output.show(weights_table(found.fit), f"{args.out}: {use}")
         args.output.result({"out": str(args.out), "kind": "backbone" if found.model is None else "run"})
         return 0
-    if args.layout is not None:
-        raise ConfigError("--as is the layout of the input, --to the layout of the output; keep one.")
-    one = export(args.source, args.to, _allowed(args.overrides), args.trust)
-    one.write(args.out)
-    args.output.show(written_table(one, args.source, args.out))
+    if args.layout is not None or args.overrides:
+        raise ConfigError("--to writes a run unchanged. Fix: leave out --as and section.key=value.")
+    args.output.show(*export(args.source, args.out, args.trust), f"{args.out}: a model of transformers")
     args.output.result({"out": str(args.out), "kind": args.to})
     return 0
-
-
-def _allowed(overrides: list[str]) -> list[str]:
-    """The patterns of `weights_allow=[PATTERN, ...]`, the only override for --to."""
-    from densevit.config.yaml_io import parse
-    from densevit.errors import ConfigError
-
-    allowed: list[str] = []
-    for override in overrides:
-        key, _, text = override.partition("=")
-        patterns = parse(text, f"command line: {override}") if key == "weights_allow" else None
-        if not isinstance(patterns, list):
-            raise ConfigError(f"{override}: --to writes a run unchanged. Only weights_allow=[PATTERN, ...] is allowed.")
-        allowed += map(str, patterns)
-    return allowed

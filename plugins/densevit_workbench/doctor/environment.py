@@ -4,7 +4,6 @@ import importlib
 import importlib.metadata
 import os
 import re
-import warnings
 from typing import Any
 
 from densevit import registry
@@ -16,43 +15,33 @@ VARIABLES = (
 )
 """Environment variables that change the computation or its speed."""
 
-_MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "PyYAML": "yaml"}  # others: the distribution's name
-_OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
+_MODULES = ("torch", "torchvision", "pytorch_lightning", "cv2", "simplejpeg", "pycocotools.mask")  # of binary libraries
+_OPENCV = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 _LEFT_OUT = ("pip_packages", "conda_packages", "cpu_info")  # of torch's table
 
 
 def examine() -> tuple[dict[str, str], list[str]]:
     """Returns the environment as rows of a table, and a sentence for each problem, such as a package that cannot be
-    imported. Imports all dependencies, and runs the programs of `torch.utils.collect_env`, which takes seconds."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import looks for updates over the network
-    rows, problems = {"densevit": importlib.metadata.version("densevit")}, []
-    for requirement in importlib.metadata.requires("densevit") or []:
-        name, is_optional = re.split(r"[^\w.-]", requirement, maxsplit=1)[0], "extra ==" in requirement
-        version, problem = _version(name), None if is_optional else _import_problem(name)
-        if version or not is_optional:
-            rows[name] = version or "not installed"
-        if problem:
-            problems.append(
-                f"{name} {version} cannot be imported: {problem}" if version else f"{name} is not installed."
-            )
-    several = [f"{name} {version}" for name in _OPENCV if (version := _version(name))]
-    if len(several) > 1:
-        problems.append(
-            f"{' and '.join(several)} overwrite each other's files, because each contains the module cv2. Fix: "
-            "uninstall them, then install opencv-python-headless."
-        )
+    imported. Runs the programs of `torch.utils.collect_env`, which takes seconds."""
+    installed = {one.name: one.version for one in importlib.metadata.distributions()}
+    names = [re.split(r"[^\w.-]", one, maxsplit=1)[0] for one in importlib.metadata.requires("densevit") or []]
+    rows = {name: installed[name] for name in ("densevit", *names) if name in installed}
     scan = registry.scan()
-    problems += [f"{one.noun} of {one.origin} is hidden: {other.origin} has that name." for one, other in scan.shadowed]
+    problems = [f"{one.noun} of {one.origin} is hidden: {other.origin} has that name." for one, other in scan.shadowed]
     problems += scan.broken
+    if several := [name for name in _OPENCV if name in installed]:
+        problems.append(
+            f"opencv-python-headless and {' and '.join(several)} overwrite each other's files, because each contains "
+            "the module cv2. Fix: uninstall them, then install opencv-python-headless."
+        )
     for plugin in scan.plugins.values():
         if plugin.origin.rpartition(" ")[0] != "densevit":
-            rows[f"plugins of {plugin.origin}"] = ", ".join(
-                one.noun for one in scan.plugins.values() if one.origin == plugin.origin
-            )
+            of_origin = [one.noun for one in scan.plugins.values() if one.origin == plugin.origin]
+            rows[f"plugins of {plugin.origin}"] = ", ".join(of_origin)
     rows |= {name: os.environ[name] for name in VARIABLES if name in os.environ}
-    if _import_problem("torch") is None:
-        rows |= _torch()
-    return rows, problems
+    broken = {module: problem for module in _MODULES if (problem := _import_problem(module))}
+    problems += [f"{module} cannot be imported: {problem}" for module, problem in broken.items()]
+    return (rows if "torch" in broken else rows | _torch()), problems
 
 
 def _torch() -> dict[str, str]:
@@ -71,19 +60,10 @@ def _torch() -> dict[str, str]:
     return rows | {"precision auto": f"{resolve('auto', accelerator)} on {accelerator}"}
 
 
-def _version(name: str) -> str | None:
+def _import_problem(module: str) -> str | None:
+    """The error of an import, or None."""
     try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _import_problem(name: str) -> str | None:
-    """The error of a distribution's import, or None."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            importlib.import_module(_MODULES.get(name, name.replace("-", "_")))
+        importlib.import_module(module)
     except Exception as error:
         return f"{type(error).__name__}: {one_line(error)}"
     return None

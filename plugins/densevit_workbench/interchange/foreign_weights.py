@@ -19,9 +19,7 @@ def convert(
     """Reads a checkpoint and builds its model; see `convert_checkpoint`. trust: whether its code is run."""
     checkpoint = read(source, trust=trust)
     if checkpoint.header.get("format") == "densevit":
-        raise WeightsError(
-            f"{source}: is already in densevit's layout. For another project's layout, name it with --to."
-        )
+        raise WeightsError(f"{source}: is already in densevit's layout. For transformers' files: --to hf.")
     return convert_checkpoint(checkpoint, layout, overrides)
 
 

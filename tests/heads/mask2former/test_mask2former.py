@@ -11,13 +11,14 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset
 from densevit.losses.context import LossContext
 from densevit.model import DenseModel, Inference, inference_by_head
+from densevit.set_prediction import mask_criterion
+from densevit.set_prediction.mask_criterion import MaskCriterion
+from densevit.set_prediction.mask_points import sample
 from densevit.set_prediction.mask_predictions import MaskLogits, instances, panoptic, semantic
 from densevit.set_prediction.mask_segments import Segments
 from densevit.targets import RunLengthMasks
-from densevit_heads.mask2former import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic, criterion
-from densevit_heads.mask2former.criterion import MaskCriterion
+from densevit_heads.mask2former import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
-from densevit_heads.mask2former.points import sample
 from densevit_workbench.testing.targets import random_targets
 from tests.model.small_models import Stem
 
@@ -69,7 +70,7 @@ def test_semantic_loss_is_the_mean_cross_entropy_of_each_segment(monkeypatch: py
     cells, scales = torch.randn(2, 4, 4, 4), torch.tensor([[1.0, 0.5], [0.5, 1.0]])  # of a batch of 32 x 32
     segments = Segments.of(targets, "panoptic", 4, cells.device)
     grids = [torch.cartesian_prod(*((torch.arange(n) + 0.5) / n for n in target["size"])).flip(1) for target in targets]
-    monkeypatch.setattr(criterion, "random_points", lambda *args: torch.stack(grids))  # the centres of all pixels
+    monkeypatch.setattr(mask_criterion, "random_points", lambda *args: torch.stack(grids))  # the centres of all pixels
     found = MaskCriterion("panoptic", 4, 5, 512, 8)._semantic_term(cells, segments, scales, None)
 
     expected = torch.zeros(())

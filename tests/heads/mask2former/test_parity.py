@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
+from densevit.set_prediction import mask_matching, mask_points
+from densevit.set_prediction.queries import mask_logits
 from densevit.targets import RunLengthMasks
-from densevit_heads.mask2former import Mask2FormerInstance, matching, points
+from densevit_heads.mask2former import Mask2FormerInstance
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
-from densevit_heads.mask2former.transformer import mask_logits
 from tests.heads.transformers_pairs import gradients, randomise, renamed, same_gradients
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ def same_points(monkeypatch: pytest.MonkeyPatch, scales: Tensor) -> None:
         return tables[count][image : image + 1]
 
     monkeypatch.setattr(torch, "rand", rand)
-    monkeypatch.setattr(points, "random_points", ours)
-    monkeypatch.setattr(matching, "random_points", ours)
+    monkeypatch.setattr(mask_points, "random_points", ours)
+    monkeypatch.setattr(mask_matching, "random_points", ours)
 
 
 @pytest.mark.filterwarnings("ignore:image 2 has 9 segments")

@@ -16,7 +16,8 @@ from densevit.weights.label_sets import coco_classes
 from densevit.weights.layouts import find, recognise
 from densevit_backbones.vit.variants import VARIANTS, Variant
 from densevit_heads.rf_detr import backbone_checkpoints
-from densevit_workbench.interchange.foreign_weights import convert
+from densevit_workbench.interchange.foreign_weights import convert, write
+from densevit_workbench.interchange.transformers_export import export
 from tests.weights.layouts.models import IMAGENET, assert_same, coco_names, randomised, run
 
 HEAD = "heads.detection"
@@ -106,6 +107,11 @@ def test_outputs_match_transformers(name, tmp_path, padded_batch, written_back):
     assert name != "rf-detr base" or converted.config.data.image_size == 560
     batch = padded_batch(sizes)
     assert_same(ours(batch)["detection"], run(theirs, batch, *IMAGENET), USED)
+    if "lw" not in name:
+        write(converted, tmp_path / "run")
+        export(tmp_path / "run", tmp_path / "hf")
+        again = type(theirs).from_pretrained(tmp_path / "hf").eval()
+        assert_same(ours(batch)["detection"], run(again, batch, *IMAGENET), USED)
 
 
 HEADS = [  # transformers' names of LW-DETR -> the authors'

@@ -11,8 +11,8 @@ from densevit.weights.key_mapping import describe, saved_options, translate
 from densevit.weights.label_sets import coco_classes, instance_classes, objects365_classes
 from densevit.weights.layouts import find, recognise
 from densevit_heads.rtdetr.checkpoints import RTDETR, RTDETRV2
-from densevit_workbench.interchange.foreign_export import export
 from densevit_workbench.interchange.foreign_weights import convert
+from tests.weights.authors_files import write_in_layout
 from tests.weights.layouts import models
 from tests.weights.layouts.models import NONE, THREE_LEVELS, TWO_LEVELS, assert_same, run
 
@@ -209,6 +209,6 @@ def test_a_model_of_the_usual_points_is_restored_from_the_authors_file(layout, t
     section = {"name": head, "transformer": small, "encoder": encoder}
     model = densevit.create_model(backbone, heads={"detection": section}, classes=["a", "b"]).model
     densevit.save(model, tmp_path / "model.safetensors")
-    export(tmp_path / "model.safetensors", layout).write(tmp_path / "out.pth")
+    write_in_layout(tmp_path / "model.safetensors", layout, tmp_path / "out.pth")
     back = convert(tmp_path / "out.pth").model.state_dict()
     assert all(torch.equal(tensor, back[key]) for key, tensor in model.state_dict().items())

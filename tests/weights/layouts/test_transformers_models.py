@@ -15,8 +15,9 @@ import densevit
 from densevit.weights.key_mapping import translate
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, instance_classes
 from densevit.weights.layouts import find, recognise
-from densevit_workbench.interchange.foreign_export import export
 from densevit_workbench.interchange.foreign_weights import convert, write
+from densevit_workbench.interchange.transformers_export import export
+from tests.weights.authors_files import write_in_layout
 from tests.weights.layouts import models
 from tests.weights.layouts.models import HALF, IMAGENET, NONE, assert_same, run
 
@@ -175,7 +176,7 @@ def test_a_folder_of_transformers_computes_the_same(name, tmp_path, randomise, p
         torch.testing.assert_close(beside, theirs.auxiliary_head(fused), atol=1e-4, rtol=1e-4)
     if "convnext" in name:
         write(found, tmp_path / "run")
-        export(tmp_path / "run", "hf").write(tmp_path / "hf")
+        export(tmp_path / "run", tmp_path / "hf")
         again = type(theirs).from_pretrained(tmp_path / "hf").eval()
         torch.testing.assert_close(run(again, batch, *case.pixels).logits, expected.logits, rtol=1e-4, atol=1e-4)
     if "Objects365" in name:
@@ -224,7 +225,7 @@ OURS = {
         {**DEFORMABLE, "box_refinement": True, "two_stage": True}, "deformable-detr", OPTIONS,
     ),
     "rtdetrv2": Ours(
-        "transformers-rtdetrv2", "RTDetrV2ForObjectDetection", "detection", VD,
+        "transformers-rtdetr", "RTDetrV2ForObjectDetection", "detection", VD,
         {"name": "rtdetr", "transformer": NARROW, "encoder": ENCODER, "num_queries": 11, "num_points": 2,
          "sampling": "discrete", "contrastive_denoising": 6}, pixels=NONE,
     ),
@@ -281,14 +282,13 @@ def test_a_model_of_ours_is_exported_with_its_config_and_comes_back(name, tmp_pa
     for parameter in model.heads.parameters():
         parameter.add_(spread * torch.randn_like(parameter))
     densevit.save(model, tmp_path / "model.safetensors")
-    hf = case.layout if name == "rtdetrv2" else "hf"
-    for layout, out, options in ((hf, tmp_path / "hf", ()), (case.authors, tmp_path / "theirs.pth", case.lacking)):
-        if not layout:
-            continue
-        exported = export(tmp_path / "model.safetensors", layout)
-        assert exported.layout.name == (case.layout if layout == "hf" else layout)
-        exported.write(out)
-        back = convert(out, exported.layout.name, options).model
+    export(tmp_path / "model.safetensors", tmp_path / "hf")
+    files = [(tmp_path / "hf", case.layout, ())]
+    if case.authors:
+        write_in_layout(tmp_path / "model.safetensors", case.authors, tmp_path / "theirs.pth")
+        files.append((tmp_path / "theirs.pth", case.authors, case.lacking))
+    for file, layout, options in files:
+        back = convert(file, layout, options).model
         assert back.plugin_name(case.task) == case.head["name"]
         assert all(torch.equal(x, back.state_dict()[key]) for key, x in model.state_dict().items())
     again = getattr(transformers, case.kind).from_pretrained(tmp_path / "hf").eval()

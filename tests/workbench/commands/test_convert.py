@@ -15,6 +15,7 @@ from densevit.weights.checkpoint_io import read
 from densevit.weights.label_sets import coco_classes
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
+from tests.weights.authors_files import write_in_layout
 
 SMALL = {"num_queries": 9, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2}
 SMALL |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
@@ -82,7 +83,7 @@ def test_backbone_import_and_export_round_trip(tmp_path, capsys):
     assert all(torch.equal(one, features[0]) for one in features)
     torch.testing.assert_close(features[0], expected, rtol=1e-4, atol=1e-4)
 
-    run(tmp_path / "ours", tmp_path / "back.pth", "--to", "timm")
+    write_in_layout(tmp_path / "ours", "timm-vit", tmp_path / "back.pth")
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     again = created()
     missing, unexpected = again.load_state_dict(back, strict=False)
@@ -182,15 +183,15 @@ def test_detr_exports_to_transformers_and_facebookresearch(detr, tmp_path, capsy
     run(folder, tmp_path / "run", "data.image_size=[96, 160]")
     ours = densevit.load(tmp_path / "run")
     run(tmp_path / "run", tmp_path / "hf", "--to", "hf")
-    assert "as transformers-detr" in capsys.readouterr().out
+    assert "a model of transformers" in capsys.readouterr().out
     again = DetrForObjectDetection.from_pretrained(tmp_path / "hf").eval()
     pixels = random_image()
     same(ours.predict([pixels], 0)[0], seen(again, folder, pixels), ours, again.config.id2label)
     processor = DetrImageProcessor.from_pretrained(tmp_path / "hf")
     assert list(processor.image_mean) == pytest.approx([0.485, 0.456, 0.406])
 
-    run(tmp_path / "run", tmp_path / "detr.pth", "--to", "detr")
-    official = torch.load(tmp_path / "detr.pth", weights_only=True)["model"]
+    write_in_layout(tmp_path / "run", "detr", tmp_path / "detr.pth")
+    official = torch.load(tmp_path / "detr.pth", weights_only=True)
     assert official["class_embed.bias"].shape == (92,)
     unused = [i for i in range(91) if i not in NAMES]
     assert (official["class_embed.bias"][unused] == -1e4).all() and (official["class_embed.weight"][unused] == 0).all()
@@ -237,8 +238,6 @@ def test_dilation_is_read_from_config_json_or_assumed_with_a_warning(tmp_path, c
     (tmp_path / "hf/model.safetensors").rename(tmp_path / "alone.safetensors")
     run(tmp_path / "alone.safetensors", tmp_path / "assumed", "backbone.dilation=true")
     assert "heads.detection.transformer.num_heads 8" in " ".join(capsys.readouterr().out.split())
-    run(tmp_path / "run", tmp_path / "detr.pth", "--to", "detr")
-    assert "backbone.dilation is true" in " ".join(capsys.readouterr().out.split())
 
 
 def test_convert_overwrites_nothing_and_leaves_no_partial_files(detr, tmp_path, capsys):
@@ -264,38 +263,22 @@ def test_unknown_tensors_raise_unless_allowed(detr, tmp_path, capsys):
 
 
 def test_classes_mistakable_for_coco_raise(tmp_path, capsys):
-    message = refused(capsys, own(tmp_path / "eighty", named(80)), tmp_path / "out.pth", "--to", "detr")
-    assert "would assign other names to its 80 classes: person for thing 0" in message
-    message = refused(capsys, own(tmp_path / "many", named(91)), tmp_path / "out.pth", "--to", "detr")
-    assert "assigns other classes to its rows" in message
-    run(own(tmp_path / "few", named(3)), tmp_path / "out.pth", "--to", "detr")
-    assert len(torch.load(tmp_path / "out.pth", weights_only=True)["model"]["class_embed.bias"]) == 4
+    message = refused(capsys, own(tmp_path / "many", named(91)), tmp_path / "out", "--to", "hf")
+    assert "A DETR with 91 other classes cannot be distinguished from COCO's" in message
+    run(own(tmp_path / "few", named(3)), tmp_path / "out", "--to", "hf")
+    assert len(read(tmp_path / "out").tensors["class_labels_classifier.bias"]) == 4
 
 
 @pytest.mark.parametrize(
-    ("sections", "to", "message"),
+    ("sections", "message"),
     [
-        ({"backbone": {"name": "vit", "variant": "nano", "positions": "rotary"}}, "timm", "positions is 'rotary'"),
-        ({"backbone": {"name": "swin", "variant": "nano"}}, "detr", "detr does not fit this 'swin'"),
-        ({"heads": {"detection": {"name": "dab_detr", "transformer": {"width": 32}}}}, "detr", "no place for"),
-        ({}, "google-vit", "no place for"),
-        ({}, "tim", "unknown layout. Did you mean 'timm'?"),
+        ({"backbone": {"name": "vit", "variant": "nano"}}, "no place for"),
+        ({"heads": {"detection": {"name": "dab_detr", "transformer": {"width": 32}}}}, "no place for"),
+        ({"backbone": {"name": "resnet", "depth": 18, "norm": "group"}}, "transformers has no config"),
     ],
 )
-def test_parts_without_place_in_a_layout_are_named(sections, to, message, tmp_path, capsys):
+def test_models_that_transformers_does_not_have_are_refused(sections, message, tmp_path, capsys):
     source = own(tmp_path / "run", named(3), **sections)
-    assert message in refused(capsys, source, tmp_path / "out.pth", "--to", to)
-    assert not (tmp_path / "out.pth").exists()
-
-
-def test_trained_norms_without_place_raise_unless_allowed(tmp_path, capsys):
-    source = own(tmp_path / "run", named(3), backbone={"name": "swin", "variant": "nano"})
-    run(source, tmp_path / "as-built.pth", "--to", "timm")
-    model = densevit.load(source)
-    with torch.no_grad():
-        model.backbone.feature_norms[0].bias += 1
-    densevit.save(model, source / "model.safetensors")
-    message = refused(capsys, source, tmp_path / "out.pth", "--to", "timm")
-    assert "no place for 1 of" in message and "feature_norms.0.bias" in message
-    run(source, tmp_path / "out.pth", "--to", "timm", "weights_allow=[feature_norms.*]")
-    assert "Only weights_allow" in refused(capsys, source, tmp_path / "x.pth", "--to", "timm", "optim.lr=1")
+    assert message in refused(capsys, source, tmp_path / "out", "--to", "hf")
+    assert not (tmp_path / "out").exists()
+    assert "writes a run unchanged" in refused(capsys, source, tmp_path / "out", "--to", "hf", "optim.lr=1")

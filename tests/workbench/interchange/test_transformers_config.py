@@ -10,7 +10,7 @@ from densevit import config as configs
 from densevit.errors import WeightsError
 from densevit.weights.building import build_model
 from densevit.weights.model_file import save, save_backbone
-from densevit_workbench.interchange.foreign_export import export
+from densevit_workbench.interchange.transformers_export import export
 from tests.exporting.small_models import NAIVE, channel_predictor
 
 VIT = {"name": "vit", "variant": "tiny", "features": (1, 2), "image_size": 64}
@@ -48,7 +48,7 @@ def test_transformers_builds_the_model_from_config_json(case, tmp_path):
 
     section, kind, tokens = CASES[case]
     backbone = make(section, tmp_path / "ours")
-    export(tmp_path / "ours", "hf").write(tmp_path / "hf")
+    export(tmp_path / "ours", tmp_path / "hf")
     assert json.loads((tmp_path / "hf/config.json").read_text())["model_type"] == kind
     theirs, report = AutoModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
     missing = {key for key in report["missing_keys"] if "pooler" not in key and "mask_token" not in key}
@@ -62,13 +62,14 @@ def test_transformers_builds_the_model_from_config_json(case, tmp_path):
     torch.testing.assert_close(last, ours, rtol=1e-4, atol=1e-4)
 
 
-def test_models_unknown_to_transformers_export_tensors_only(tmp_path):
+def test_models_unknown_to_transformers_raise(tmp_path):
     make({"name": "resnet", "depth": 18, "dilation": True}, tmp_path / "ours")
     with pytest.raises(densevit.WeightsError, match="backbone.dilation is True"):
-        export(tmp_path / "ours", "hf")
+        export(tmp_path / "ours", tmp_path / "hf")
     make({**VIT, "registers": 2}, tmp_path / "more")
-    found = export(tmp_path / "more", "hf")
-    assert found.files == {} and found.notes == ["No transformers config represents this model: tensors only."]
+    with pytest.raises(densevit.WeightsError, match="transformers has no config for such a model"):
+        export(tmp_path / "more", tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
 
 
 @torch.no_grad()
@@ -89,7 +90,7 @@ def test_dpt_exports_to_transformers(tmp_path):
     for tensor in model.parameters():
         tensor.add_(torch.randn_like(tensor) * (0.1 if tensor.ndim < 2 else 0.02))
     save(model, tmp_path / "model.safetensors")
-    export(tmp_path, "hf").write(tmp_path / "hf")
+    export(tmp_path, tmp_path / "hf")
     theirs, report = DPTForSemanticSegmentation.from_pretrained(tmp_path / "hf", output_loading_info=True)
     unused = ("fusion_stage.layers.0.residual_layer1", "dpt.layernorm", "pooler")
     assert not [key for key in report["missing_keys"] if not any(part in key for part in unused)]
@@ -104,8 +105,6 @@ def test_dpt_exports_to_transformers(tmp_path):
 
 def test_a_model_of_other_channels_is_refused(tmp_path):
     densevit.save(channel_predictor("uint16", {"maps": NAIVE}), tmp_path / "model.safetensors")
-    expected = (
-        "cannot be exported as hf: its images are red, green, blue, nir, uint16[^\n]* Fix: densevit export[^\n]*$"
-    )
+    expected = "its images are red, green, blue, nir, uint16[^\n]* Fix: densevit export[^\n]*$"
     with pytest.raises(WeightsError, match=expected):
-        export(tmp_path / "model.safetensors", "hf", trust=("tests.exporting.small_models",))
+        export(tmp_path / "model.safetensors", tmp_path / "hf", trust=("tests.exporting.small_models",))

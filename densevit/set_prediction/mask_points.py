@@ -1,4 +1,4 @@
-"""Points at which masks are compared (section 3.3), as in PointRend (Kirillov et al. 2020, section 3.1)."""
+"""Points at which masks are compared, as in PointRend (Kirillov et al. 2020, section 3.1)."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,7 @@
-"""The criterion: bipartite matching, and the losses of matched masks at points (section 3.3 and 4.1)."""
+"""The criterion of mask queries: bipartite matching, and the losses of matched masks at points.
+
+Mask2Former, Cheng et al. 2022, sections 3.3 and 4.1.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -14,12 +17,13 @@ from densevit.interfaces import Dataset, Losses, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.distributed import to_device
+from densevit.losses.matching import MatchedPairs
 from densevit.losses.set_losses import set_counts
 from densevit.set_prediction.limits import QueryLimit
+from densevit.set_prediction.mask_matching import MaskWeights, match
+from densevit.set_prediction.mask_points import OVERSAMPLING, chunks, random_points, sample, uncertain_points
 from densevit.set_prediction.mask_segments import NEEDS, Segments, Task, segment_counts
-from densevit_heads.mask2former.matching import Pairs, Weights, match
-from densevit_heads.mask2former.points import OVERSAMPLING, chunks, random_points, sample, uncertain_points
-from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
+from densevit.set_prediction.queries import MaskQueries, mask_logits
 
 NO_OBJECT_WEIGHT = 0.1
 EPS = 1e-6
@@ -40,7 +44,7 @@ class MaskCriterion:
     num_queries: int
     num_points: int
     stride: int
-    weights: Weights = field(default_factory=Weights)
+    weights: MaskWeights = field(default_factory=MaskWeights)
     semantic_weight: float = 0.0
     _limit: QueryLimit = field(init=False, repr=False)
 
@@ -112,16 +116,16 @@ class MaskCriterion:
         self._limit.check_batch(segments.counts, segments.names)
         scales = image_shares(segments.sizes, pixels, self.stride)
         pairs = match(outputs, pixels, segments, scales, self.num_points, self.weights, generator, context.finite_costs)
+        mask, dice = mask_losses(embeddings, pixels, segments, scales, pairs, self.num_points, generator)
+        pairs = pairs.to(pixels.device)
         classes = torch.full(logits.shape[:3], self.num_classes, device=pixels.device)  # "no object"
-        layer = torch.arange(len(logits), device=pixels.device)[:, None]
-        classes[layer, pairs.image, pairs.query] = segments.labels[pairs.target]
+        classes[pairs.layer, pairs.image, pairs.query] = segments.labels[pairs.target]
         weight = torch.where(classes == self.num_classes, NO_OBJECT_WEIGHT, 1.0)
         if self.task != "instance" and not all(segments.counts):  # a map without segments has no labelled pixel
             weight = weight * to_device(torch.tensor(segments.counts) > 0, pixels.device)[:, None]
         cross_entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
         count = torch.full((), float(len(segments.labels)), device=pixels.device)
         weights, count = _mean_counts(context, weight.sum((1, 2)), count)
-        mask, dice = mask_losses(embeddings, pixels, segments, scales, pairs, self.num_points, generator)
         losses = {"label": (cross_entropy * weight).sum((1, 2)) / weights, "mask": mask / count, "dice": dice / count}
         if cells is not None:
             losses["semantic"] = self._semantic_term(cells.float(), segments, scales, generator) / count
@@ -154,18 +158,20 @@ def mask_losses(
     pixels: Tensor,
     segments: Segments,
     scales: Tensor,
-    pairs: Pairs,
+    pairs: MatchedPairs,
     num_points: int,
     generator: torch.Generator | None,
 ) -> Tensor:
     """Binary cross-entropy and dice of the matched masks of L layers at points, summed over masks: (2, L).
 
     embeddings: (L, B, Q, C). pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), the result of
-    `image_shares`.
+    `image_shares`. pairs: on the CPU.
     """
+    counts = pairs.image.bincount(minlength=len(segments.counts)).tolist()
+    pairs = pairs.to(pixels.device)
     values = len(pairs.image) * max(pixels.shape[-2] * pixels.shape[-1], int(OVERSAMPLING * num_points))
     parts = [
-        _mask_terms(part, embeddings, pixels, segments, scales, pairs, num_points, generator)
+        _mask_terms(part, embeddings, pixels, segments, scales, pairs, counts, num_points, generator)
         for part in chunks(len(embeddings), values)
     ]
     return torch.cat(parts, dim=1)
@@ -177,29 +183,29 @@ def _mask_terms(
     pixels: Tensor,
     segments: Segments,
     scales: Tensor,
-    pairs: Pairs,
+    pairs: MatchedPairs,
+    counts: Sequence[int],
     num_points: int,
     generator: torch.Generator | None,
 ) -> Tensor:
     """Binary cross-entropy and dice of the matched masks of some layers, summed over masks: (2, l).
 
-    pixels: (B, C, h, w), or (L, B, C, h, w) of all layers.
+    pixels: (B, C, h, w), or (L, B, C, h, w) of all layers. counts: pairs per image.
 
     Only values at points are kept for the backward pass, which computes the maps of the matched masks again.
     """
     queries, targets = pairs.query[layers], pairs.target[layers]  # (l, M)
-    layer = torch.arange(layers.start, layers.stop, device=pixels.device)[:, None]
-    matched = embeddings[layer, pairs.image, queries]  # (l, M, C)
+    matched = embeddings[pairs.layer[layers], pairs.image, queries]  # (l, M, C)
     pixels = pixels[layers] if pixels.ndim == 5 else pixels
     if not queries.shape[1]:
         return (matched.sum((1, 2)) + pixels.flatten()[:0].sum()).expand(2, -1)
     scale = scales[pairs.image].repeat(len(queries), 1)  # (l * M, 2)
     with torch.no_grad():
         point_weights = functools.partial(segments.point_weights, targets.flatten())
-        points = uncertain_points(_maps(matched, pixels, pairs.counts), scale, num_points, generator, point_weights)
+        points = uncertain_points(_maps(matched, pixels, counts), scale, num_points, generator, point_weights)
         truth, weight = segments.at(targets.flatten(), points), point_weights(points)  # (l * M, P)
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-    x = checkpoint(_at_points, matched, pixels, pairs.counts, points * scale[:, None], **options)
+    x = checkpoint(_at_points, matched, pixels, counts, points * scale[:, None], **options)
     p = x.sigmoid()
     if weight is None:
         cross_entropy = F.binary_cross_entropy_with_logits(x, truth, reduction="none").mean(1)

@@ -13,10 +13,10 @@ from densevit.interfaces import Class, Dataset, DenseHead, Head, LossContext, Lo
 from densevit.layers.tracing import sides
 from densevit.set_prediction import mask_predictions as prediction
 from densevit.set_prediction.limits import MAX_QUERIES, check_classes, check_counts
+from densevit.set_prediction.mask_criterion import MaskCriterion
 from densevit.set_prediction.mask_predictions import MaskLogits
 from densevit.set_prediction.mask_segments import NEEDS, Task
-from densevit_heads.mask2former.criterion import MaskCriterion
-from densevit_heads.mask2former.transformer import MaskQueries
+from densevit.set_prediction.queries import MaskQueries
 
 NUM_POINTS = 12544  # of masks, in matching and in losses (section 4.1)
 

@@ -1,0 +1,195 @@
+"""Exports a trained model for transformers, checked by reading it back."""
+
+import inspect
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densevit.atomic_io import atomic_folder
+from densevit.channels import RGB
+from densevit.errors import WeightsError
+from densevit.interfaces import CheckpointLayout, Publishing
+from densevit.model import Architecture, DenseModel
+from densevit.paths import user_path
+from densevit.weights import layouts, model_file
+from densevit.weights.converting import Converted
+from densevit.weights.key_mapping import canonical, describe, option_of, translate_back
+from densevit.weights.state import read_safetensors, write_safetensors
+from densevit.weights.weights_table import listed
+from densevit_workbench.interchange.foreign_weights import convert
+
+_TOLERANCE = 1e-3  # of the largest value: two implementations of the same function
+
+
+def export(source: str | Path, out: Path, trust: Collection[str] = ()) -> list[str]:
+    """Writes a folder for `from_pretrained`: model.safetensors, config.json and preprocessor_config.json.
+
+    The folder is read back before it appears: its tensors must be bit-identical and its outputs equal.
+    source: a run folder, a model file, or a converted backbone. trust: the argument of `densevit.load`. Returns what
+    transformers computes differently, a sentence each.
+    Raises WeightsError for a model that transformers does not have.
+    """
+    model = model_of(source, trust)
+    if not model.channels.is_rgb:
+        raise WeightsError(
+            f"{source} cannot be exported for transformers: its images are {model.channels}, and there {RGB}. Fix: "
+            "densevit export, which writes ONNX and pt2 files of any channels."
+        )
+    state, own = by_task(model)
+    candidates: list[tuple[CheckpointLayout, Mapping[str, Tensor]]] = []
+    failed: dict[str, int] = {}  # the reasons, with the number of tensors without a place
+    for layout in layouts.every():
+        if layout.publishing.config_files is Publishing.config_files or layout.is_backbone != (not model.heads):
+            continue
+        try:
+            tensors, unknown = translate_back(state, layout)
+        except ValueError as error:
+            failed[str(error)] = len(state)
+            continue
+        if unknown:
+            failed[f"{layout.name} has no place for {listed(unknown)}."] = len(unknown)
+        elif canonical(tensors, layout) is not None:
+            candidates.append((layout, tensors))
+    candidates.sort(key=lambda one: len(one[0].marks), reverse=True)  # a DeiT has the marks of a ViT and others
+    for layout, tensors in candidates:
+        try:
+            with atomic_folder(out) as folder:
+                return _write(model, state, own, layout, tensors, folder)
+        except WeightsError as error:
+            failed.setdefault(str(error), 0)
+    reason = min(failed, key=failed.__getitem__, default="no such model is there.")
+    raise WeightsError(f"{source} cannot be exported for transformers: {reason}")
+
+
+def model_of(source: str | Path, trust: Collection[str]) -> DenseModel:
+    """The model; for a backbone, one without heads."""
+    path = user_path(source)
+    file = path / "model.safetensors" if path.is_dir() else path
+    header = read_safetensors(file)[1] if file.is_file() and file.suffix == ".safetensors" else {}
+    if header.get("part") != "backbone":
+        return model_file.load(source, trust).model
+    backbone, architecture = model_file.load_backbone(source, trust)
+    return DenseModel(backbone, {}, architecture=Architecture(architecture)).eval()
+
+
+def by_task(model: DenseModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict and the config sections, in which heads are named by task. Of a backbone alone: its own keys."""
+    assert model.architecture is not None
+    backbone = model.architecture.backbone
+    own: dict[str, Any] = {"backbone": {"name": backbone.name, **backbone.options}}
+    if not model.heads:
+        return dict(model.backbone.state_dict()), own
+    tasks = {name: str(head.task) for name, head in model.heads.items()}
+    if len(set(tasks.values())) < len(tasks):
+        raise WeightsError(f"The model has several heads of one task ({', '.join(tasks)}), and transformers' have one.")
+    own["heads"], state = {}, {}
+    for name, head in model.architecture.heads.items():
+        neck = {} if head.neck is None else {"neck": {"name": head.neck.name, **head.neck.options}}
+        own["heads"][tasks[name]] = {"name": head.name, **head.options, **neck}
+    for key, value in model.state_dict().items():
+        kind, _, rest = key.partition(".")
+        name, dot, inner = rest.partition(".")
+        state[f"{kind}.{tasks[name]}{dot}{inner}" if kind in ("heads", "necks") else key] = value
+    return state, own
+
+
+def _write(
+    model: DenseModel,
+    state: dict[str, Tensor],
+    own: dict[str, Any],
+    layout: CheckpointLayout,
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+) -> list[str]:
+    """Writes and reads the files. state, own: those of `by_task`. Returns the differences, see `export`."""
+    described, defaults = describe(tensors, layout), inspect.signature(type(model.backbone)).parameters
+    runtime = [key for key in layout.options.runtime if key in {**described["backbone"], **own["backbone"]}]
+    used = {key: own["backbone"].get(key, defaults[key].default) for key in runtime}
+    sections = _merged(described, _merged(own, {"backbone": used}))
+    classes = next(iter(model.classes.values()), ())
+    files = layout.publishing.config_files(sections, state, classes)
+    if "config.json" not in files:
+        options = ", ".join(f"{name} is {value!r}" for name, value in _others(own, described))
+        raise WeightsError(f"transformers has no config for such a model ({layout.name}; {options}).")
+    labels = {str(row): one.name for row, one in enumerate(classes)}
+    config = ({"id2label": labels} if labels else {}) | files["config.json"]
+    if "id2label" in config:
+        config["label2id"] = {name: int(row) for row, name in config["id2label"].items()}
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": False,  # the model's own config determines the size
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [*model.backbone.mean],
+        "image_std": [*model.backbone.std],
+    }
+    processor |= files.get("preprocessor_config.json", {})
+    written = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    write_safetensors(written, folder / "model.safetensors", {"format": "pt"})
+    for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    back = convert(folder, layout.name, [f"backbone.{key}={json.dumps(value)}" for key, value in used.items()])
+    _check(model, state, own, back)
+    return _differences(described, sections, layout)
+
+
+def _merged(described: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a layout describes, and those of the model, which have priority."""
+    both = {key: _merged(described[key], own[key]) for key in described if isinstance(own.get(key), Mapping)}
+    return {**described, **own, **both}
+
+
+@torch.no_grad()
+def _check(model: DenseModel, state: Mapping[str, Tensor], own: Mapping[str, Any], back: Converted) -> None:
+    """Raises WeightsError unless the model that was read back has the same tensors, classes and outputs."""
+    pixels = torch.randn(1, 3, 72, 104, generator=torch.Generator().manual_seed(0))
+    if back.model is None or back.config is None:
+        again, sections = back.backbone.state_dict(), {"backbone": back.section.options}
+        outputs, theirs = model.backbone(pixels), back.backbone.eval()(pixels)
+    else:
+        again, sections = back.model.state_dict(), back.config.model_dump()
+        for (name, classes), others in zip(model.classes.items(), back.model.classes.values(), strict=True):
+            if (names := [one.name for one in classes]) != [one.name for one in others]:
+                raise WeightsError(f"The classes of {name} would be {listed(one.name for one in others)}, not {names}.")
+        batch: Any = {"images": pixels * 64 + 128, "padding_mask": torch.zeros(1, 72, 104).bool(), "targets": []}
+        outputs, theirs = (
+            [value for head in one(batch).values() for value in head.values() if isinstance(value, Tensor)]
+            for one in (model, back.model)
+        )
+    changed = [name for name, value in again.items() if name in state and not torch.equal(value, state[name])]
+    if changed or [x.shape for x in outputs] != [x.shape for x in theirs] or not all(map(_close, outputs, theirs)):
+        options = ", ".join(f"{name} is {value!r}" for name, value in _others(own, sections))
+        reason = options or listed(changed) or "outputs differ"
+        raise WeightsError(f"Read back, the model would be another one: {reason}.")
+
+
+def _close(x: Tensor, y: Tensor) -> bool:
+    return bool((x - y).abs().max() <= _TOLERANCE * x.abs().max())
+
+
+def _others(own: Mapping[str, Any], sections: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    """The options in `own` that `sections` lacks or has with another value, by full key."""
+    found: list[tuple[str, Any]] = []
+    for key, value in own.items():
+        other = sections.get(key)
+        if isinstance(value, Mapping):
+            found += _others(value, other if isinstance(other, Mapping) else {}, f"{path}{key}.")
+        elif value != other and key != "name":
+            found.append((f"{path}{key}", value))
+    return found
+
+
+def _differences(described: Mapping[str, Any], sections: Mapping[str, Any], layout: CheckpointLayout) -> list[str]:
+    """The options that transformers' code determines, as the layout describes them, where the model has others."""
+    notes = []
+    for name in layout.options.project_defaults:
+        key = name if "." in name else f"backbone.{name}"
+        there = option_of(described, key)
+        if there is not None and there != option_of(sections, key):
+            notes.append(f"There, {key} is {json.dumps(there)}: outputs of some image sizes or padded images differ.")
+    return notes
