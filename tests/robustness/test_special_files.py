@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from densevit.cli.input_images import find_images
+from densevit.inference.input_images import find_images
 from densevit.config import DataSection
 from densevit.data.build import Data
 from densevit.data.io.depth_files import depth_size_of, read_depth

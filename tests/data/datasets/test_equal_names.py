@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from densevit.cli import main
-from densevit.cli.input_images import find_images
+from densevit.inference.input_images import find_images
 from densevit.cli.prediction_files import PredictionFiles
 from densevit.data.image_names import drawing_names, image_names
 from densevit.data.splits import create_dataset

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from densevit import registry
-from densevit.cli.input_images import find_images
+from densevit.inference.input_images import find_images
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.examination import Examination, Finding
 from densevit.data.splits import create_dataset

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from densevit.channels import Channels
-from densevit.cli.input_images import find_images, read_ahead
+from densevit.inference.input_images import find_images, read_ahead
 from densevit.data.channel_statistics import measured
 from densevit.data.io.images import channels_of_files, image_header, read_image
 from densevit.inference.image_inputs import as_sample, find_files, images_of

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit.cli.map_files import MapFiles
+from densevit.inference.map_files import MapFiles
 from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.errors import DataError
 from densevit.evaluation.panoptic import Panoptic

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.cli.input_images import find_images
+from densevit.inference.input_images import find_images
 from densevit.data.datasets.color_tables import read_labelmap
 from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.depth_values import Calibration

@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 
 import densevit
 from densevit.cli import main, parquet_files
-from densevit.cli.input_images import ImageFile
+from densevit.inference.input_images import ImageFile
 from densevit.cli.prediction_files import PredictionFiles
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError
