@@ -280,7 +280,8 @@ def _show(args: Namespace, prediction: "FolderPrediction", counts: "Counts", tot
     more = len(reasons) - _SHOWN_FAILURES
     for problem in reasons[:_SHOWN_FAILURES] + [f"{more:,} more images could not be read."] * (more > 0):
         output.problem(problem)
-    left_out = f"; {len(reasons)} could not be read, see failed.csv" if reasons else ""
+    see = ", see failed.csv" if (args.out / "failed.csv").is_file() else ""
+    left_out = f"; {len(reasons)} could not be read{see}" if reasons else ""
     output.show(f"{args.out}: {counts.images} of {total} images{left_out}")
     for head, (listed, every) in prediction.objects.items():
         path = f"{head}/" if len(prediction.thresholds) > 1 else ""

@@ -17,8 +17,10 @@ from densevit.cli import main
 from densevit.data.io.prediction_tables import IMAGES, OBJECTS, read_images, read_objects
 from densevit.errors import DataError
 from densevit.inference import joining
+from densevit.inference.image_file import ImageFile
 from densevit_workbench.interchange.prelabels import write_prelabels
 from tests.cli.stand_in import CLASSES, StandIn, read
+from tests.inference.written_predictions import write_predictions
 
 COMMAND = ["predict", "run", "a", "b", "--batch-size", "1"]
 BOX = ["x", "y", "width", "height"]
@@ -100,13 +102,11 @@ def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path
     masks[0, 1:3, 2:5] = True
     found = {"masks": masks, "labels": torch.tensor([1, 0]), "scores": torch.tensor([0.5, 0.25])}
     kind = {"image_class": torch.tensor(1), "image_score": torch.tensor(0.5)}
-    files = PredictionFiles(tmp_path, classes, dict.fromkeys(classes, 0.5), parquet=True)
-    images = [ImageFile(Path(f"{n}.png"), str(n), n) for n in (3, 4)]
-    assert files.remaining(images) == images
-    with files:
-        for image, length in zip(images, (0, 2), strict=True):
-            results = {"things": {key: value[:length] for key, value in found.items()}, "kind": kind}
-            files.add(image, np.zeros((4, 6, 3), np.uint8), results)
+    images = [
+        (ImageFile(f"{n}.png", str(n), n), (4, 6), {"things": {k: x[:length] for k, x in found.items()}, "kind": kind})
+        for n, length in ((3, 0), (4, 2))
+    ]
+    write_predictions(tmp_path, classes, images, "parquet")
     rows = pandas.read_parquet(tmp_path / IMAGES)
     assert rows.id.tolist() == [3, 4] and rows["kind/image_class"].tolist() == ["dog", "dog"]
     assert rows["kind/image_score"].tolist() == [0.5, 0.5] and rows.width.tolist() == [6, 6]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,14 +84,15 @@ def killed(*command: str) -> None:
     if child := os.fork():
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
         return
-    write, written = folder_prediction.write_block, list[Path]()
+    write, written, lock = folder_prediction.write_block, list[Path](), threading.Lock()
 
     def write_or_die(file: Path, *given: Any) -> None:
-        if written:
-            file.with_suffix(".partial").write_bytes(b"a beginning")
-            os.kill(os.getpid(), signal.SIGKILL)
-        written.append(file)
-        write(file, *given)
+        with lock:
+            if written:
+                file.with_suffix(".partial").write_bytes(b"a beginning")
+                os.kill(os.getpid(), signal.SIGKILL)
+            written.append(file)
+            write(file, *given)
 
     folder_prediction.write_block = write_or_die
     main([*command])
