@@ -147,26 +147,26 @@ class Batches:
                 batch.append(self._waiting.get())
             for threshold in dict.fromkeys(one.threshold for one in batch):
                 chosen = [one for one in batch if one.threshold == threshold]
-                self._predict([one for one in chosen if one.result.set_running_or_notify_cancel()], threshold)
+                if begun := [one for one in chosen if one.result.set_running_or_notify_cancel()]:
+                    self._predict(begun, threshold)
 
     def _predict(self, batch: Sequence[Waiting], threshold: float | None) -> None:
-        """Predicts a batch; if an image cannot be read, each image alone, so that the error is that of its request."""
-        if not batch:
-            return
-        begin = time.monotonic()
+        """Predicts a batch. The error of an image that cannot be read is that of its request."""
+        begin, images = time.monotonic(), [one.image for one in batch]
         try:
-            found = self.predictor.predict([one.image for one in batch], threshold=threshold, batch_size=MAX_BATCH)
+            found = [*self.predictor.iterate(images, threshold, MAX_BATCH)]
         except Exception as error:  # of any kind: the thread has to go on
-            if len(batch) == 1:
-                batch[0].result.set_exception(error)
-            else:
-                for one in batch:
-                    self._predict([one], threshold)
+            for one in batch:
+                one.result.set_exception(error)
             return
-        for name, number in {"batches": 1, "images": len(batch), "seconds": time.monotonic() - begin}.items():
+        readable = sum(predicted.error is None for predicted in found)
+        for name, number in {"batches": 1, "images": readable, "seconds": time.monotonic() - begin}.items():
             self.counts[name] += number
-        for one, result in zip(batch, found, strict=True):
-            one.result.set_result(result)
+        for one, predicted in zip(batch, found, strict=True):
+            if predicted.error is None:
+                one.result.set_result(predicted.result)
+            else:
+                one.result.set_exception(predicted.error)
 
 
 def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") -> ThreadingHTTPServer:

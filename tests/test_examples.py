@@ -26,6 +26,7 @@ import densevit
 from densevit.channels import RGB
 from densevit.cli import main
 from densevit.exporting.comparison import example_images
+from densevit.inference.iterating import Predicted
 from tests.exporting.small_models import CHANNELS, NAIVE, channel_predictor
 
 pytestmark = pytest.mark.integration
@@ -153,19 +154,21 @@ class Colors:
         self.batches: list[int] = []
         self.default_thresholds: dict[str, float] = {}
         self.model = SimpleNamespace(channels=RGB)
-        self.go_on, self.error = threading.Event(), Exception("no memory")  # of any kind, as runtimes raise
+        self.go_on = threading.Event()
 
-    def predict(self, images: list[bytes], threshold: Any, batch_size: int) -> list[densevit.Result]:
+    def iterate(self, images: list[bytes], threshold: Any, batch_size: int) -> Iterator[Predicted]:
         self.batches.append(len(images))
         self.go_on.wait(20)
-        found = []
         for content in images:
             image = Image.open(io.BytesIO(content))
             if image.getpixel((0, 0)) == (1, 2, 3):
-                raise self.error
+                yield Predicted(content, error=densevit.DataError("damaged"))
+                continue
+            if image.getpixel((0, 0)) == (3, 2, 1):
+                raise Exception("no memory")  # of any kind, as runtimes raise
             level = torch.full((image.height, image.width), float(image.getpixel((0, 0))[0]))
-            found.append(densevit.Result(np.asarray(image), (image.height, image.width), {"d": {"depth": level}}, {}))
-        return found
+            result = densevit.Result(np.asarray(image), (image.height, image.width), {"d": {"depth": level}}, {})
+            yield Predicted(content, np.asarray(image), result)
 
 
 def metrics(port: int) -> dict[str, float]:
@@ -175,7 +178,7 @@ def metrics(port: int) -> dict[str, float]:
 
 
 def test_serving_predicts_waiting_images_as_a_batch(serve: Serve) -> None:
-    """An error of one image does not reach the other requests of its batch."""
+    """An image that cannot be read does not reach the other requests of its batch."""
     _, port = serve(model := Colors())
     answers: dict[int, tuple[int, bytes]] = {}
 
@@ -194,12 +197,14 @@ def test_serving_predicts_waiting_images_as_a_batch(serve: Serve) -> None:
     model.go_on.set()
     for thread in threads:
         thread.join(20)
-    assert model.batches == [1, 4, 1, 1, 1, 1]
+    assert model.batches == [1, 4]
     assert [json.loads(answers[n][1])["d"]["depth"] for n in range(4)] == [[float(n)] * 2 for n in range(4)]
-    assert answers[4] == (500, b"no memory")
+    assert answers[4] == (400, b"damaged")
+    ask(5, (3, 2, 1))
+    assert answers[5] == (500, b"no memory")
     found = metrics(port)
     assert found['densevit_requests_total{status="200"}'] == 4 and found['densevit_requests_total{status="500"}'] == 1
-    assert found["densevit_images_total"] == found["densevit_batches_total"] == 4
+    assert (found["densevit_images_total"], found["densevit_batches_total"]) == (4, 2)
     assert found["densevit_seconds_total"] > 0
 
 

@@ -3,15 +3,26 @@
 Writes a folder of visualizations and predictions: COCO results, CSV, maps, point clouds.
 """
 
+import io
+import math
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densevit.cli.evaluate import MODEL_OR_FILE, add_runtime, add_trust
+from densevit.errors import DensevitError
 
 if TYPE_CHECKING:
+    from densevit.channels import Channels
+    from densevit.inference.blocks import Counts
+    from densevit.inference.folder_prediction import FolderPrediction
+    from densevit.inference.image_file import ImageFile
     from densevit.inference.image_sizes import ImageSize
+
+_INTERRUPTED = 130  # exit status, as of a shell
+_SHOWN_FAILURES = 20  # failed.csv has all
 
 EXAMPLES = """examples:
   densevit predict runs/mine examples/coffee.jpg
@@ -42,7 +53,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue in --out DIR: predicts the images that it does not have, also those that failed",
+        help="continue in --out DIR after an interruption: predicts the images that it does not have, also those that "
+        "can be read now",
     )
     parser.add_argument(
         "--threshold",
@@ -107,14 +119,16 @@ def add_arguments(parser: ArgumentParser) -> None:
         group.add_argument(f"--{name}", type=kind, metavar=form, default=SUPPRESS, help=text)
     group.add_argument("--flip", action=BooleanOptionalAction, default=SUPPRESS, help="also use the flipped image")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: an accelerator)")
-    group = parser.add_argument_group("several processes, which share --out DIR; --resume continues with any number")
-    group.add_argument("--devices", metavar="N", type=int, default=1, help="predict on N devices of this machine")
+    group = parser.add_argument_group("several processes, which share --out DIR")
+    group.add_argument(
+        "--devices", metavar="N", type=int, default=1, help="predict N parts on N devices of this machine"
+    )
     group.add_argument(
         "--part",
         metavar="I/N",
         type=_part,
-        help="predict part I of N, from 1, in a job of an array or on another machine; afterwards: "
-        "densevit predictions join DIR",
+        help="predict part I of N, from 1, in a job of an array or on another machine (default: as torchrun or srun "
+        "say); afterwards: densevit predictions join DIR",
     )
     add_runtime(parser)
     add_trust(parser)
@@ -122,9 +136,165 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs the command. Returns 1 if more images than --max-failed could not be read; the others are processed."""
-    from densevit.cli.prediction_job import run_job  # late: it imports torch
+    from densevit.atomic_io import next_free_folder
+    from densevit.channels import Channels
+    from densevit.cli.prediction_processes import devices_of, predict_on_devices, this_process
+    from densevit.config import InferenceSection, section
+    from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
+    from densevit.inference import loading
+    from densevit.inference.folder_prediction import FolderPrediction, PredictionOptions
+    from densevit.inference.input_images import find_images
+    from densevit.inference.joining import join
+    from densevit.inference.prediction_folder import open_folder
 
-    return run_job(args)
+    process = this_process()
+    part = args.part or (process.rank + 1, process.total)
+    _check(args, part[1] > 1)
+    names = sys.stdin.read() if "-" in args.sources else ""
+
+    def find(channels: "Channels") -> "list[ImageFile]":
+        sys.stdin = io.StringIO(names) if names else sys.stdin
+        return find_images(args.sources, channels)
+
+    images = find(Channels(("any",), "", ()))  # a wrong path is an error before the model is loaded
+    for image in images if args.video else ():
+        if image.frame is None:
+            raise DensevitError(f"--video: {image.file_name} is an image. Fix: name videos only, or leave --video out.")
+    devices = devices_of(args.device, args.devices)
+    inference = {
+        key: getattr(args, key) for key in InferenceSection.model_fields if key != "batch_size" and key in args
+    }
+    alone = {key: value for key, value in inference.items() if key != "stride" or "window" in inference}
+    section("inference", alone, "command line")  # the stride of the model's own window is checked with it
+    device = "cpu" if args.devices > 1 else devices[process.local % len(devices)]
+    predictor = loading.load(args.model, device, args.trust, args.runtime)
+    if predictor.channels.files or any(image.location.lower().endswith(CHANNEL_FILES) for image in images):
+        images = find(predictor.channels)
+    args.out = args.out or next_free_folder(Path("predictions"))
+    options = PredictionOptions(
+        args.model,
+        args.sources,
+        args.threshold,
+        args.min_score,
+        args.focal,
+        inference,
+        args.image_size,
+        args.video,
+        args.format,
+        args.draw,
+        args.batch_size,
+        part if args.devices == 1 else (1, args.devices),
+    )
+    prediction = FolderPrediction(predictor, images, args.out, options)
+    if args.draw is None and prediction.drawn < len(images):
+        args.output.show(
+            f"The first {prediction.drawn} of {len(images):,} images are drawn. For others: --draw all or --draw N"
+        )
+    open_folder(args.out, prediction.settings, args.resume)
+    if args.devices > 1:
+        status = predict_on_devices(args, len(images), devices, names)
+        return status or _show(args, prediction, join(args.out, lambda: prediction.output.maps), len(images))
+    status = _predict(args, prediction)
+    return 0 if status == 1 and process.total > 1 else status  # torchrun ends the other processes if one returns 1
+
+
+def _check(args: Namespace, shares: bool) -> None:
+    """Raises DensevitError for options that are wrong, alone or together. shares: whether it predicts one of several
+    parts."""
+    from densevit.atomic_io import check_new_folder, check_writable
+    from densevit.data.io.prediction_tables import check_pyarrow
+    from densevit.inference.prediction_folder import resume_hint
+    from densevit.inference.scores import check_lowest_score
+
+    focal = 1.0 if args.focal is None else args.focal
+    scores = {"--threshold": args.threshold, "--min-score": args.min_score}
+    wrong = {name: score for name, score in scores.items() if score is not None and not 0 <= score <= 1}
+    problems = (
+        *((True, f"{name} is {score}; a score from 0 to 1 is expected.") for name, score in wrong.items()),
+        (args.batch_size < 1, f"--batch-size is {args.batch_size}; at least 1 is expected."),
+        (args.max_failed < 0, f"--max-failed is {args.max_failed}; a number of images is expected, at least 0."),
+        (not 0 < focal < math.inf, f"--focal is {args.focal}; the focal length in pixels is expected, above 0."),
+        (args.resume and args.out is None, "--resume needs the folder to continue: --out DIR."),
+        (
+            args.resume and args.video,
+            "--resume cannot continue a drawn video. Fix: leave --video out, or name a new folder.",
+        ),
+        (
+            args.draw is not None and args.video,
+            "--draw: with --video, all frames are drawn. Fix: leave --draw or --video out.",
+        ),
+        (args.devices < 1, f"--devices is {args.devices}; at least 1 is expected."),
+        (args.devices > 1 and shares, "A part is predicted by one process. Fix: leave --devices or --part out."),
+        (shares and args.out is None, "Parts are predicted into one folder. Fix: name it with --out DIR."),
+        (
+            args.video and (shares or args.devices > 1),
+            "--video draws the frames in order, by one process. Fix: leave --video out.",
+        ),
+    )
+    for applies, message in problems:
+        if applies:
+            raise DensevitError(message)
+    if args.min_score is not None and args.threshold is not None:
+        check_lowest_score(args.min_score, args.threshold, "--threshold")
+    if args.format == "parquet":
+        check_pyarrow("--format parquet")
+    if args.out and not (args.resume or shares):
+        check_new_folder(args.out, resume_hint(args.out))
+    else:
+        check_writable(args.out or Path.cwd(), fix="Fix: name a folder with --out DIR.")
+
+
+def _predict(args: Namespace, prediction: "FolderPrediction") -> int:
+    """Predicts the images that are left, and shows progress and the predictions per image."""
+    from densevit.inference.joining import join
+    from densevit.inference.result import text_of_image
+
+    output, part, stopped = args.output, prediction.part, False
+    with part.begun(args.resume):
+        left = prediction.left()
+        count = sum(map(len, left.values()))
+        if args.resume:
+            output.show(f"{part} has {part.total - count} of {part.total} images; {count} are left")
+        try:
+            with closing(prediction.predict(left)) as stream:
+                for predicted in output.track(stream, f"Predicting {part}", count):
+                    if predicted.result is not None and (text := text_of_image(predicted.result)):
+                        output.show(f"{predicted.image.file_name}: {text}")
+        except KeyboardInterrupt:
+            stopped = True
+        counts = join(args.out, lambda: prediction.output.maps, False) if part.count == 1 else part.counts
+    if stopped:
+        rest = "drawn/ has these" if args.video else f"Continue with --out {args.out} --resume"
+        output.problem(f"Stopped after {counts.images} of {part.total} images. {rest}")
+        return _INTERRUPTED
+    if part.count > 1:
+        output.show(f"When all parts are complete: densevit predictions join {args.out}")
+    return _show(args, prediction, counts, part.total)
+
+
+def _show(args: Namespace, prediction: "FolderPrediction", counts: "Counts", total: int) -> int:
+    """Shows what was predicted. Returns the exit status. total: the number of images."""
+    from densevit.inference.scores import threshold_origin
+
+    output, reasons = args.output, [failed.reason for failed in counts.failed]
+    more = len(reasons) - _SHOWN_FAILURES
+    for problem in reasons[:_SHOWN_FAILURES] + [f"{more:,} more images could not be read."] * (more > 0):
+        output.problem(problem)
+    see = ", see failed.csv" if (args.out / "failed.csv").is_file() else ""
+    left_out = f"; {len(reasons)} could not be read{see}" if reasons else ""
+    output.show(f"{args.out}: {counts.images} of {total} images{left_out}")
+    for head, (listed, every) in prediction.objects.items():
+        path = f"{head}/" if len(prediction.thresholds) > 1 else ""
+        name = "predictions.json" if args.format == "json" else "objects.parquet"
+        lowest = f" of score {prediction.lowest[head]:g} or more" if prediction.lowest[head] else ""
+        origin = threshold_origin(args.threshold, prediction.output.predictor, head)
+        output.show(
+            f"{path}predictions.csv: the {listed} objects of score {prediction.thresholds[head]:.4g} or more "
+            f"({origin}); {path}{name}: all {every}{lowest}"
+        )
+    result = {"out": str(args.out), "images": counts.images, "threshold": prediction.thresholds, "problems": reasons}
+    output.result(result)
+    return 1 if len(reasons) > args.max_failed else 0
 
 
 def _sides(text: str) -> int | list[int] | None:

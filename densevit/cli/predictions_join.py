@@ -20,9 +20,18 @@ def run(args: Namespace) -> int:
     from densevit.atomic_io import check_writable
 
     check_writable(args.predictions, fix="Fix: make it writable.")  # before slow imports
-    from densevit.cli.joined_predictions import join
+    from densevit.inference import loading
+    from densevit.inference.joining import join
+    from densevit.inference.map_files import MapFiles
+    from densevit.inference.prediction_folder import read_settings
 
-    join(args.predictions, args.trust)
-    args.output.show(f"{args.predictions}: the parts are joined")
-    args.output.result({"out": str(args.predictions)})
+    def maps() -> MapFiles:
+        model = loading.load(read_settings(args.predictions)["model"], "cpu", args.trust)
+        return MapFiles(args.predictions, model.classes, model.target_types)
+
+    counts = join(args.predictions, maps)
+    args.output.show(
+        f"{args.predictions}: {counts.images:,} images are joined; {len(counts.failed):,} could not be read"
+    )
+    args.output.result({"out": str(args.predictions), "images": counts.images, "failed": len(counts.failed)})
     return 0

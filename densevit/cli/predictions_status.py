@@ -14,29 +14,27 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from densevit.cli.prediction_files import read_settings
-    from densevit.cli.prediction_parts import COMPLETE, PARTS, Part
+    from densevit.inference.prediction_folder import parts_of
 
-    settings = read_settings(args.predictions)
-    if PARTS not in settings:
-        args.output.show(f"{args.predictions} has no parts: one process predicts it, or they are joined")
-        args.output.result({"parts": []})
-        return 0
-    count = settings[PARTS]
-    states = [Part(args.predictions, number, count).state() for number in range(1, count + 1)]
-    by_name: dict[str, list[str]] = {}
-    for number, state in enumerate(states, 1):
-        by_name.setdefault(state.name, []).append(str(number))
-    images, failed = sum(state.images for state in states), sum(state.failed for state in states)
-    texts = [f"{len(found)} {name}" + _listed(found) * (name != COMPLETE) for name, found in by_name.items()]
-    total = settings["list"].partition(",")[0]
-    args.output.show(
-        f"{args.predictions}: of {count} parts {', '.join(texts)}; {images:,} of {total} are predicted, {failed:,} "
-        "could not be read"
-    )
-    args.output.result({"parts": [state._asdict() for state in states]})
+    parts, total = [], 0
+    for part in parts_of(args.predictions):
+        counts, total = part.counts, part.images
+        state, failed = part.state(counts), len(counts.failed)
+        parts.append({"part": part.number, "state": state, "images": counts.images, "failed": failed})
+    if not parts:
+        args.output.show(f"{args.predictions}: all images are predicted and joined")
+    else:
+        images, failed = (sum(part[key] for part in parts) for key in ("images", "failed"))
+        new = [str(part["part"]) for part in parts if part["state"] == "not begun"]
+        begun = [f"{part['part']}: {part['state']}" for part in parts if part["state"] not in ("not begun", "complete")]
+        args.output.show(
+            f"{args.predictions}: of {len(parts)} parts {len(parts) - len(new) - len(begun)} complete, "
+            f"{len(begun)} begun{_listed(begun)}, {len(new)} not begun{_listed(new)}; {images:,} of {total:,} images "
+            f"are predicted, {failed:,} could not be read"
+        )
+    args.output.result({"parts": parts})
     return 0
 
 
 def _listed(numbers: list[str]) -> str:
-    return f" ({', '.join(numbers[:_LISTED])}{', ...' if len(numbers) > _LISTED else ''})"
+    return "" if not numbers else f" ({', '.join(numbers[:_LISTED])}{', ...' if len(numbers) > _LISTED else ''})"

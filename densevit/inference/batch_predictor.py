@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from densevit.channels import Channels
 from densevit.errors import DataError, DensevitError
-from densevit.inference.image_inputs import as_sample
 from densevit.inference.image_sizes import ImageSize
 from densevit.inference.loading import device_of, load
 from densevit.inference.prediction_columns import image_columns, object_columns
@@ -74,11 +72,12 @@ class BatchPredictor:
         if all(isinstance(image, str | PathLike) for image in images):
             columns = {column: images} | columns
         predictor = _loaded(str(self.model), self.device, tuple(self.trust), self.runtime)
-        decoded = [_decoded(image, position, predictor.model.channels) for position, image in enumerate(images)]
-        readable = [image for image in decoded if not isinstance(image, DensevitError)]
-        found = iter(self._rows(predictor, readable))
-        rows = [{"error": str(image)} if isinstance(image, DensevitError) else next(found) for image in decoded]
-        filled = {} if readable or not rows else self._rows(predictor, predictor.model.blank_images(1, (64, 64)))[0]
+        options = self.threshold, self.batch_size, self.inference, self.image_size
+        predicted = [*predictor.iterate(images, *options)]
+        rows = [{"error": str(one.error)} if one.result is None else _row(one.result, predictor) for one in predicted]
+        filled: dict[str, Any] = {}
+        if rows and all(one.result is None for one in predicted):  # the columns of an image that can be read
+            filled = _row(predictor.predict(predictor.model.blank_images(1, (64, 64))[0], *options), predictor)
         for row in rows:
             filled = row | filled  # the first row that has a name gives its type
         for name, value in filled.items():
@@ -95,34 +94,22 @@ class BatchPredictor:
             )
         return column
 
-    def _rows(self, predictor: Predictor, images: Any) -> list[dict[str, Any]]:
-        results = predictor.predict(images, self.threshold, self.batch_size, self.inference, self.image_size)
-        return [_row(result, predictor) for result in results]
-
 
 @lru_cache(maxsize=4)
 def _loaded(model: str, device: str, trust: tuple[str, ...], runtime: str | None) -> Predictor:
     return load(model, device_of(device), trust, runtime)
 
 
-def _decoded(image: Any, position: int, channels: Channels) -> Any:
-    """Returns an image as a tensor (C, H, W), or the error for one that cannot be read."""
-    try:
-        return as_sample(image, position, channels)["image"]
-    except DensevitError as error:
-        return error
-
-
 def _row(result: Result, predictor: Predictor) -> dict[str, Any]:
     """Returns the values of an image by column."""
     row: dict[str, Any] = {"image_height": result.size[0], "image_width": result.size[1], "error": ""}
-    for head, found in result.heads.items():
+    for head, found in result.predictions.items():
         classes, types = predictor.classes[head], TargetTypes(predictor.target_types[head])
         values = object_columns(found, classes, types) | image_columns(found, classes, types)
         for key in (key for key in found if key in types and types[key].per == "pixel"):
             files = types[key].encode(as_array(found[key]), classes) or {}
             values |= {f"{key}{suffix}": _as_bytes(content) for suffix, content in files.items()}
-        row |= {f"{head}/{name}" if len(result.heads) > 1 else name: value for name, value in values.items()}
+        row |= {f"{head}/{name}" if len(result.predictions) > 1 else name: value for name, value in values.items()}
     return row
 
 

@@ -20,6 +20,7 @@ from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.images import read_image
 from densevit.errors import DataError, warn_once
 from densevit.inference.downloads import check_scheme, download
+from densevit.inference.image_file import ImageFile
 from densevit.interfaces import Sample
 from densevit.paths import user_path
 
@@ -34,7 +35,7 @@ class VideoFrame(NamedTuple):
     """A frame of a video by its number from 0. pixels: (H, W, 3) uint8."""
 
     path: Path
-    number: int
+    frame: int
     pixels: np.ndarray
 
 
@@ -54,12 +55,12 @@ def as_images(inputs: Any) -> tuple[list[Any], bool]:
 def as_sample(image: Any, image_id: int | str, channels: Channels = RGB) -> Sample:
     """Converts an image to a sample without labels.
 
-    image: a URL, a frame of a video, or what `read_image` reads. channels: those of the model. Raises DataError for
-    other inputs and for unreadable files.
+    image: a URL, a frame of a video, an image of a list, or what `read_image` reads. channels: those of the model.
+    Raises DataError for other inputs and for unreadable files.
     """
     name = f"image {image_id}"
-    if isinstance(image, VideoFrame):
-        image = image.pixels
+    if isinstance(image, VideoFrame | ImageFile):
+        image = image.pixels if isinstance(image, VideoFrame) else image.read(channels)
     if isinstance(image, str):
         _check_no_stream(image)
     if isinstance(image, str) and "://" in image:

@@ -1,30 +1,23 @@
 """The predictor: a model with its evaluation transform and inference options."""
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from densevit.channels import Channels
 from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with, sections_of
-from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError, did_you_mean
-from densevit.inference.image_inputs import VideoFrame, as_images, as_sample, images_of
-from densevit.inference.image_sizes import ImageSize, requested_size, transform_to, warn_of_unused_windows
+from densevit.inference.image_inputs import as_images, images_of
+from densevit.inference.image_sizes import ImageSize, requested_size, transform_to
+from densevit.inference.iterating import ImageLoop, Predicted, evaluation_mode, infer
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, Sample, TargetType
 from densevit.model import DenseModel, Inference, inference_by_head, windows_only
-from densevit.model.sliding_window import ImageRows
-from densevit.model.test_time_augmentation import prediction_strips
-
-BATCHES_AT_ONCE = 4  # batches of a folder or a video that are read together, so that equal sizes can form batches
 
 Threshold = float | Mapping[str, float]
 
@@ -209,39 +202,39 @@ class Predictor:
         Raises DataError for an image that cannot be read, and ConfigError for a size or options that the model cannot
         use. Warns if no image is larger than the window in `inference`.
         """
+        source = images_of(images, self.channels)
+        given, single = as_images(images) if source is None else (source, False)
+        results = _results(self.iterate(given, threshold, batch_size, inference, image_size))
+        if source is not None:
+            return results
+        every = [*results]
+        return every[0] if single else every
+
+    def iterate(
+        self,
+        images: Iterable[Any],
+        threshold: Threshold | None = None,
+        batch_size: int = 8,
+        inference: Mapping[str, Any] | None = None,
+        image_size: ImageSize | None = None,
+        left_out: Callable[[Any], bool] | None = None,
+    ) -> Iterator[Predicted]:
+        """Predicts a stream of images, of which some batches are in memory: yields each with its result, in order, or
+        with the error of an image that cannot be read.
+
+        images: those of `predict`, one by one, and `ImageFile`. left_out: called with each image in a thread; images of
+        which it is true are yielded without result. The others are the arguments of `predict`, and raise its errors at
+        once.
+        """
         thresholds = self._thresholds(threshold)
         if batch_size < 1:
             raise DensevitError(f"predict: batch_size is {batch_size}; at least 1 is expected.")
         options = inference or {}
-        predictor = self.with_inference(options, "predict") if options else self
-        size = requested_size(image_size, options, self.model, predictor.inference)
+        by_head = (self.with_inference(options, "predict") if options else self).inference
+        size = requested_size(image_size, options, self.model, by_head)
         resize = transform_to(size, self.resize)
-        warns = options.get("window") is not None
-        source = images_of(images, self.channels)
-        if source is not None:
-            return predictor._stream(source, thresholds, batch_size, resize, warns)
-        given, single = as_images(images)
-        results = predictor._results(given, thresholds, batch_size, resize)
-        if warns:
-            warn_of_unused_windows(predictor.inference, {result.size for result in results}, resize)
-        return results[0] if single else results
-
-    def _stream(
-        self,
-        images: Iterator[Any],
-        thresholds: Mapping[str, float],
-        batch_size: int,
-        resize: EvaluationTransform | None,
-        warns: bool,
-    ) -> Iterator[Result]:
-        """Yields the results of images in order, some batches at a time. warns: warns if no image exceeds a window."""
-        sizes: set[tuple[int, int]] = set()
-        while chunk := list(islice(images, BATCHES_AT_ONCE * batch_size)):
-            results = self._results(chunk, thresholds, batch_size, resize)
-            sizes.update(result.size for result in results)
-            yield from results
-        if warns:
-            warn_of_unused_windows(self.inference, sizes, resize)
+        loop = ImageLoop(self.model, by_head, resize, thresholds, batch_size, left_out)
+        return loop(images, warns=options.get("window") is not None)
 
     def _thresholds(self, given: Threshold | None) -> dict[str, float]:
         """Returns the score threshold of each head: the given one, or the model's."""
@@ -261,115 +254,21 @@ class Predictor:
         has_windows = head in self.inference and self.inference[head].window is not None
         return has_windows and not isinstance(self.heads[head], DenseHead)
 
-    def _results(
-        self,
-        images: Sequence[Any],
-        thresholds: Mapping[str, float],
-        batch_size: int,
-        resize: EvaluationTransform | None,
-    ) -> list[Result]:
-        multiple = self.model.multiple
-        results: dict[int, Result] = {}
-        pending: dict[int, tuple[Any, tuple[int, int]]] = {}  # the image and its size
-        waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}  # images with equal padded size form batches
-
-        def run(group: Sequence[tuple[int, Sample]]) -> None:
-            for (index, _), by_head in zip(group, self._predictions([sample for _, sample in group]), strict=True):
-                path, frame = _origin(images[index])
-                results[index] = Result(
-                    *pending.pop(index),
-                    by_head,
-                    self.classes,
-                    thresholds,
-                    self.target_types,
-                    path,
-                    frame,
-                    self.channels,
-                )
-
-        with _evaluation_mode(self.model):
-            for index, image in enumerate(images):
-                sample = as_sample(image, index, self.channels)
-                on_disk = isinstance(image, str | os.PathLike) and "://" not in str(image)
-                pending[index] = (
-                    image if on_disk else sample["image"].permute(1, 2, 0).numpy(),
-                    sample["targets"]["original_size"],
-                )
-                sample = sample if resize is None else resize(sample)
-                height, width = sample["image"].shape[1:]
-                size = (-(-height // multiple), -(-width // multiple))
-                group = waiting.setdefault(size, [])
-                group.append((index, sample))
-                if len(group) == batch_size:
-                    run(waiting.pop(size))
-            for group in waiting.values():
-                run(group)
-        return [results[index] for index in range(len(images))]
-
     def infer(self, samples: list[Sample]) -> list[dict[str, Predictions]]:
         """Returns the predictions of each head for each image of a batch, on the CPU.
 
         samples: images as resized for the model, of one padded size.
         """
-        with _evaluation_mode(self.model):
-            return self._predictions(samples)
-
-    @property
-    def streams_maps(self) -> bool:
-        """Whether `predict_strips` takes all heads: heads of maps with windows, without scales. An exported file, which
-        has no architecture, takes no windows."""
-        return self.model.architecture is not None and all(
-            isinstance(head, DenseHead) and self.inference[name].window and self.inference[name].scales == (1.0,)
-            for name, head in self.heads.items()
-        )
-
-    @torch.inference_mode()
-    def predict_strips(self, image: ImageRows, head: str, rows: int) -> Iterator[Predictions]:
-        """Yields the predictions of a head on an image at its own size as strips (..., rows, W) from top to bottom, on
-        the CPU; the last one may have fewer rows. The image and the map are never in memory as a whole.
-
-        image: (C, H, W), on the predictor's device. head: its name, see `streams_maps`.
-        """
-        buffer: Predictions = {}
-        with _evaluation_mode(self.model):
-            for strip in prediction_strips(self.model, image, self.inference[head], head):
-                new = {key: value.cpu() for key, value in strip.items()}
-                buffer = {key: torch.cat([buffer.get(key, x[..., :0, :]), x], dim=-2) for key, x in new.items()}
-                while min(x.shape[-2] for x in buffer.values()) >= rows:
-                    yield {key: x[..., :rows, :] for key, x in buffer.items()}
-                    buffer = {key: x[..., rows:, :] for key, x in buffer.items()}
-        if min(x.shape[-2] for x in buffer.values()):
-            yield buffer
-
-    @torch.inference_mode()
-    def _predictions(self, samples: list[Sample]) -> list[dict[str, Predictions]]:
-        """The result of `infer` of a model in evaluation mode."""
-        batch = collate(samples, self.model.multiple, channels=self.channels)
-        for key in ("images", "padding_mask"):
-            batch[key] = batch[key].to(self.device)
-        by_head = self.model.infer(batch, self.inference)
-        return [
-            {head: {key: _on_cpu(value) for key, value in found[i].items()} for head, found in by_head.items()}
-            for i in range(len(samples))
-        ]
+        with evaluation_mode(self.model):
+            return infer(self.model, self.inference, samples)
 
 
-@contextmanager
-def _evaluation_mode(model: DenseModel) -> Iterator[None]:
-    """Switches the model to evaluation mode and restores its mode afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-def _origin(image: Any) -> tuple[str | os.PathLike[str] | None, int | None]:
-    """Returns the path, video or URL of an image and the frame number, or None for each that is missing."""
-    if isinstance(image, VideoFrame):
-        return image.path, image.number
-    return (image if isinstance(image, str | os.PathLike) else None), None
+def _results(predicted: Iterator[Predicted]) -> Iterator[Result]:
+    """Yields the results. Raises the error of an image that cannot be read."""
+    for one in predicted:
+        if one.result is None:
+            raise one.error or AssertionError
+        yield one.result
 
 
 def dense_model(model: DenseModel | Predictor) -> DenseModel:
@@ -384,7 +283,3 @@ def _with_inference(sections: Config | ModelSections, inference: Mapping[str, In
     given = {name: InferenceSection(**asdict(options)) for name, options in inference.items()}
     changed = {name: sections.heads[name].model_copy(update={"inference": new}) for name, new in given.items()}
     return sections.model_copy(update={"heads": {**sections.heads, **changed}})
-
-
-def _on_cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) else value

@@ -19,8 +19,8 @@ from densevit.data.io.channel_files import as_rgb
 from densevit.data.io.images import read_image
 from densevit.drawing.display import display
 from densevit.drawing.draw import draw
+from densevit.drawing.point_cloud import write_ply
 from densevit.errors import DensevitError
-from densevit.inference.point_cloud import write_ply
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Predictions, TargetType
 from densevit.paths import user_path
 from densevit.targets.objects import InstanceMasks
@@ -80,13 +80,18 @@ class Result(Mapping[str, Any]):
         self._image, self.size, self.classes = image, size, classes
         by_head = threshold if isinstance(threshold, Mapping) else dict.fromkeys(predictions, threshold)
         self.thresholds = {head: score for head, score in by_head.items() if score is not None}
-        self._types = {head: TargetTypes((types or {}).get(head)) for head in predictions}
+        self.types = {head: TargetTypes((types or {}).get(head)) for head in predictions}
         self._predictions = {
-            head: above_threshold(found, self.thresholds.get(head), self._types[head])
+            head: above_threshold(found, self.thresholds.get(head), self.types[head])
             for head, found in predictions.items()
         }
 
     # ---- predictions ----
+
+    @property
+    def predictions(self) -> Mapping[str, Predictions]:
+        """The predictions of each head, by its name."""
+        return self._predictions
 
     @property
     def heads(self) -> "dict[str, Result]":
@@ -112,7 +117,7 @@ class Result(Mapping[str, Any]):
             (head, key, value)
             for head, found in self._predictions.items()
             for key, value in found.items()
-            if key in self._types[head] and self._types[head][key].per == "pixel"
+            if key in self.types[head] and self.types[head][key].per == "pixel"
         ]
         count = Counter(key for _, key, _ in maps)
         return {key if count[key] == 1 else f"{head}/{key}": value for head, key, value in maps}
@@ -153,7 +158,7 @@ class Result(Mapping[str, Any]):
         predictions = {head: self._predictions[head]}
         origin = (self.path, self.frame)
         return Result(
-            self._image, self.size, predictions, classes, self.thresholds, self._types, *origin, self._channels
+            self._image, self.size, predictions, classes, self.thresholds, self.types, *origin, self._channels
         )
 
     def _head_of(self, key: str) -> str:
@@ -186,7 +191,7 @@ class Result(Mapping[str, Any]):
         for head, found in self._predictions.items():
             lowest = self.thresholds.get(head, DEFAULT_THRESHOLD) if threshold is None else threshold
             classes = self.classes.get(head, ())
-            panels.append(Image.fromarray(draw(image, found, classes, lowest, types=self._types[head])))
+            panels.append(Image.fromarray(draw(image, found, classes, lowest, types=self.types[head])))
         canvas = Image.new("RGB", (sum(p.width for p in panels), max(p.height for p in panels)), (255, 255, 255))
         left = 0
         for panel in panels:
@@ -250,7 +255,7 @@ class Result(Mapping[str, Any]):
         of the image's class. Floating-point maps, such as depth, are omitted.
         """
         heads = {
-            head: _as_json(found, self.classes.get(head, ()), self._types[head])
+            head: _as_json(found, self.classes.get(head, ()), self.types[head])
             for head, found in self._predictions.items()
         }
         return json.dumps({"height": self.size[0], "width": self.size[1], "heads": heads}, ensure_ascii=False)
@@ -306,6 +311,19 @@ class SupportsText(Protocol):
 def text_of(target: TargetType, value: Any, classes: Sequence[Class]) -> str | None:
     """A prediction as a few words, see `SupportsText`; None if its type has none."""
     return target.text(value, classes) if isinstance(target, SupportsText) else None
+
+
+def text_of_image(result: Result) -> str:
+    """The predictions per image as text, such as "cat 0.93"; empty if there are none."""
+    texts = []
+    for head, predictions in result.predictions.items():
+        types = result.types[head]
+        values = {
+            key: as_array(value) for key, value in predictions.items() if key in types and types[key].per == "image"
+        }
+        found = (text_of(types[key], value, result.classes[head]) for key, value in values.items())
+        texts.append(" ".join(filter(None, found)))
+    return "; ".join(filter(None, texts))
 
 
 def _imported(package: str, method: str) -> Any:

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from densevit.cli import main
-from densevit.cli.drawn_video import DrawnVideo
 from densevit.data.io.videos import frame_rate
 from densevit.drawing.draw import draw
+from densevit.drawing.drawn_video import DrawnVideo
 from densevit.errors import DensevitError
 from densevit.interfaces import Class
 from tests.cli.stand_in import StandIn, read, write_video
@@ -69,8 +69,8 @@ def test_a_drawn_video_has_the_frames_size_and_rate_of_the_clip(name: str, model
     assert len((out / "predictions.csv").read_text().splitlines()) == 16
 
 
-def test_each_clip_and_head_has_its_video(model: StandIn, tmp_path: Path):
-    model.classes = {"a": model.classes["detection"], "b": model.classes["detection"]}
+def test_each_clip_and_head_has_its_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("densevit.inference.loading.load", lambda *given: StandIn(("a", "b")))
     paths = [str(clip(tmp_path / name, count=n)) for name, n in (("one.mp4", 3), ("two.avi", 4))]
     assert main(["predict", "RUN", *paths, "--video", "--out", str(tmp_path / "found")]) == 0
     for head in "ab":
@@ -100,14 +100,14 @@ def test_the_rate_is_that_of_the_header(tmp_path: Path):
 
 
 def test_an_interrupted_prediction_keeps_a_complete_video(model, tmp_path, monkeypatch, capsys):
-    path, out, predict = clip(tmp_path / "clip.mp4"), tmp_path / "found", model.predict
+    path, out, see = clip(tmp_path / "clip.mp4"), tmp_path / "found", model.see
 
-    def interrupted(images: list[np.ndarray], *given: Any, **options: Any) -> list[Any]:
-        if len(model.batches) == 2:
+    def interrupted(height: int, width: int) -> Any:
+        if len(model.batches) == 9:
             raise KeyboardInterrupt
-        return predict(images, *given, **options)
+        return see(height, width)
 
-    monkeypatch.setattr(model, "predict", interrupted)
+    monkeypatch.setattr(model, "see", interrupted)
     assert main(["predict", "RUN", str(path), "--video", "--out", str(out), "--batch-size", "1"]) == 130
     assert "Stopped after 8 of 15 images. drawn/ has these" in capsys.readouterr().err
     assert [file.name for file in (out / "drawn").iterdir()] == ["clip.mp4"]

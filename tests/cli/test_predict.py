@@ -32,9 +32,11 @@ def test_images_are_drawn_and_predictions_written_for_coco(model, photos, capsys
 
 def test_boxes_of_windows_are_written_from_a_lowest_score(model, photos, monkeypatch, capsys):
     lowest: list[Any] = []
-    predict = model.predict
+    iterate = model.iterate
     monkeypatch.setattr(model, "merges_windows", lambda head: True)
-    monkeypatch.setattr(model, "predict", lambda images, given, *rest, **o: lowest.append(given) or predict(images))
+    monkeypatch.setattr(
+        model, "iterate", lambda images, given, *rest: lowest.append(given) or iterate(images, given, *rest)
+    )
     assert main(["predict", "RUN", "b/cat.png", "--out", "new"]) == 0
     assert "predictions.json: all 2 of score 0.05 or more" in capsys.readouterr().out
     assert main(["predict", "RUN", "b/cat.png", "--out", "low", "--threshold", "0.01"]) == 0

@@ -4,10 +4,6 @@ import csv
 import errno
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -20,13 +16,13 @@ import pytest
 import torch
 
 from densevit.cli import main
-from densevit.cli.background_writer import BackgroundWriter
-from densevit.cli.input_images import ImageFile, find_images
-from densevit.cli.prediction_entries import json_lines
-from densevit.cli.prediction_files import PredictionFiles
-from densevit.data.io.images import read_image
 from densevit.errors import DensevitError
-from densevit.targets.types import TargetTypes, above_threshold
+from densevit.inference.folder_prediction import FolderPrediction, PredictionOptions
+from densevit.inference.image_file import ImageFile
+from densevit.inference.input_images import find_images
+from densevit.inference.iterating import Predicted
+from densevit.inference.object_entries import json_lines
+from densevit.inference.prediction_folder import open_folder
 from tests.cli.stand_in import StandIn, read, write_video
 
 ALL = ["predict", "run", "a", "b", "--batch-size", "1"]
@@ -50,68 +46,62 @@ def failed(folder: str) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def before_encoding(monkeypatch: Patch, called: Callable[[ImageFile], None]) -> None:
-    encode = PredictionFiles.encode
+def before_writing(monkeypatch: Patch, called: Callable[[ImageFile], None]) -> None:
+    """Calls a function before the files of each image are written."""
+    write = FolderPrediction._write
 
-    def patched(self: PredictionFiles, file: ImageFile, *given: Any) -> Any:
-        called(file)
-        return encode(self, file, *given)
+    def patched(self: FolderPrediction, writers: Any, predicted: Predicted) -> Any:
+        called(predicted.image)
+        return write(self, writers, predicted)
 
-    monkeypatch.setattr(PredictionFiles, "encode", patched)
+    monkeypatch.setattr(FolderPrediction, "_write", patched)
 
 
-def test_images_are_encoded_while_the_next_ones_are_predicted(model: StandIn, photos: Path, monkeypatch: Patch):
-    """The first image is encoded only once the second chunk is predicted."""
-    monkeypatch.setattr("densevit.cli.prediction_run.BATCHES_AT_ONCE", 1)
-    predict, second, waited = model.predict, threading.Event(), []
+@pytest.fixture
+def blocks_of_one(monkeypatch: Patch) -> None:
+    for name in ("iterating", "folder_prediction", "prediction_folder"):
+        monkeypatch.setattr(f"densevit.inference.{name}.BATCHES_AT_ONCE", 1)
 
-    def predicted(images: list[np.ndarray], *given: Any, **options: Any) -> list[Any]:
-        if model.batches:
+
+def test_images_are_written_while_the_next_ones_are_predicted(model, photos, blocks_of_one, monkeypatch: Patch):
+    """The first image is written only once the second batch is predicted."""
+    see, second, waited = model.see, threading.Event(), []
+
+    def seen(height: int, width: int) -> Any:
+        if len(model.batches) > 1:
             second.set()
-        return predict(images, *given, **options)
+        return see(height, width)
 
-    monkeypatch.setattr(model, "predict", predicted)
-    before_encoding(monkeypatch, lambda file: waited.append(second.wait(60)))
+    monkeypatch.setattr(model, "see", seen)
+    before_writing(monkeypatch, lambda file: waited.append(second.wait(60)))
     assert main([*ALL, "--out", "found"]) == 0
     assert waited == [True] * 4
 
 
-def test_adding_waits_while_too_many_images_are_not_written():
-    gate, added, order = threading.Event(), list[int](), list[int]()
+def test_predicting_waits_while_a_block_is_not_written(model, photos, blocks_of_one, monkeypatch: Patch):
+    """So that memory does not grow."""
+    gate, yielded = threading.Event(), list[str]()
+    before_writing(monkeypatch, lambda file: gate.wait(60))
+    images = find_images(["a", "b"])
+    prediction = FolderPrediction(model, images, Path("found"), PredictionOptions("run", ["a", "b"], batch_size=1))
+    open_folder(Path("found"), prediction.settings, resume=False)
 
-    class Files:
-        def encode(self, image: ImageFile, *given: Any) -> int:
-            gate.wait(60)
-            return image.place
+    def predict() -> None:
+        with prediction.part.begun(resume=False):
+            yielded.extend(one.image.file_name for one in prediction.predict(prediction.left()))
 
-        def append(self, place: int) -> str:
-            order.append(place)
-            return str(place)
-
-    texts: list[str] = []
-
-    def add() -> None:
-        files: Any = Files()
-        with BackgroundWriter(files, 2, lambda image, text: texts.append(f"{image.name} {text}")) as writer:
-            for n in range(5):
-                writer.add(ImageFile("a", "name", n, place=n), np.zeros((1, 1, 3), np.uint8), {})
-                added.append(n)
-
-    thread = threading.Thread(target=add)
+    thread = threading.Thread(target=predict)
     thread.start()
     thread.join(0.5)
-    assert added == [0, 1], "the third one waits"
+    assert len(yielded) < 3
     gate.set()
     thread.join(60)
-    assert added == order == [0, 1, 2, 3, 4] and texts == [f"name {n}" for n in range(5)]
+    assert yielded == NAMES
 
 
-def test_files_equal_those_of_one_thread(model: StandIn, photos: Path, monkeypatch: Patch):
-    images = find_images(["a", "b"])
-    with PredictionFiles(Path("one"), model.classes, {"detection": 0.5}) as files:
-        for image in images:
-            files.add(image, pixels := read_image(image.path), model.see(*pixels.shape[:2]))
-    before_encoding(monkeypatch, lambda file: time.sleep(0.02 * (4 - file.place)))  # the last is encoded first
+def test_entries_are_in_the_order_of_the_list(model: StandIn, photos: Path, monkeypatch: Patch):
+    assert main([*ALL, "--out", "one"]) == 0
+    before_writing(monkeypatch, lambda file: time.sleep(0.02 * (4 - file.place)))  # the last is written first
     assert main([*ALL, "--out", "found"]) == 0
     assert contents("found") == contents("one")
     assert written("found") == NAMES
@@ -137,8 +127,8 @@ def test_lines_of_entries_are_those_of_json(entries: list[dict[str, Any]]):
         (OSError(errno.ENOSPC, "No space left on device", "found/drawn/b-1.jpg"), "No space left on device"),
     ],
 )
-def test_first_error_of_writing_ends_the_run(model, photos, monkeypatch, capsys, error, message):
-    """The images before it are written, no image after it is, and the run can be continued."""
+def test_first_error_of_writing_ends_the_run(model, photos, blocks_of_one, monkeypatch, capsys, error, message):
+    """The run can be continued, with the files of one that was not stopped."""
 
     def fail(file: ImageFile) -> None:
         if file.file_name == "b/1.jpg":
@@ -147,12 +137,13 @@ def test_first_error_of_writing_ends_the_run(model, photos, monkeypatch, capsys,
             raise DensevitError("another error")
 
     with monkeypatch.context() as patch:
-        before_encoding(patch, fail)
+        before_writing(patch, fail)
         assert main([*ALL, "--out", "found"]) == 2
     said = capsys.readouterr().err
     assert message in said and "another error" not in said
-    assert written("found") == NAMES[:2] and len(read("found/predictions.json")) == 4
+    model.batches.clear()
     assert main([*ALL, "--out", "found", "--resume"]) == 0
+    assert len(model.batches) == 2, "of four images"
     assert main([*ALL, "--out", "once"]) == 0
     assert contents("found") == contents("once")
 
@@ -167,8 +158,8 @@ def test_first_error_of_writing_ends_the_run(model, photos, monkeypatch, capsys,
     ],
 )
 def test_first_images_are_drawn(model, photos, monkeypatch, capsys, options, drawn, line):
-    monkeypatch.setattr("densevit.cli.prediction_run._ALL_DRAWN", 3)
-    monkeypatch.setattr("densevit.cli.prediction_run._FIRST_DRAWN", 1)
+    monkeypatch.setattr("densevit.inference.folder_prediction.ALL_DRAWN", 3)
+    monkeypatch.setattr("densevit.inference.folder_prediction.FIRST_DRAWN", 1)
     assert main([*ALL, "--out", "found", *options]) == 0
     assert sorted(path.name for path in Path("found").glob("drawn/*")) == drawn
     assert line in (said := capsys.readouterr().out) and ("are drawn" in said) == bool(line)
@@ -190,58 +181,20 @@ def test_failures_are_listed_and_tried_again(model: StandIn, photos: Path, capsy
     Path("b/cat.png").write_bytes(good)
     assert main([*ALL, "--out", "found", "--resume", "--max-failed", "1"]) == 0
     assert failed("found") == [head, rows[0]]
+    assert sorted(path.name for path in Path("found").iterdir() if path.is_dir()) == ["drawn", "parts"]
+    Path("b/=1.jpg").write_bytes(good)
+    assert main([*ALL, "--out", "found", "--resume"]) == 0
+    assert not Path("found/failed.csv").exists() and written("found") == sorted([*NAMES, "b/=1.jpg"])
+    assert not Path("found/parts").exists()
+    assert main([*ALL, "--out", "once"]) == 0
+    assert contents("found") == contents("once")
     Path("b/=1.jpg").unlink()
     capsys.readouterr()
-    assert main([*ALL, "--out", "found", "--resume"]) == 0
-    assert not Path("found/failed.csv").exists() and written("found") == NAMES
-
-
-KILLED = """
-import os, signal, sys
-from densevit.cli import main, prediction_run
-from densevit.inference import loading
-from tests.cli.stand_in import StandIn
-
-class Killed(StandIn):
-    def predict(self, images, *given, **options):
-        if sum(self.batches) == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().predict(images, *given, **options)
-
-prediction_run.BATCHES_AT_ONCE = 1
-loading.load = lambda *given: Killed(("detection",))
-main(sys.argv[1:])
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
-def test_a_killed_process_is_continued_with_its_failures(model: StandIn, photos: Path):
-    good = Path("a/1.jpg").read_bytes()
-    Path("a/1.jpg").write_text("no image")
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    process = subprocess.run([sys.executable, "-c", KILLED, *ALL, "--out", "found"], env=environment, check=False)
-    assert process.returncode == -signal.SIGKILL
-    assert [row[0] for row in failed("found")] == ["image", "a/1.jpg"]
-    Path("a/1.jpg").write_bytes(good)
-    assert main([*ALL, "--out", "found", "--resume"]) == 0
-    assert main([*ALL, "--out", "once"]) == 0
-    resumed, once = contents("found"), contents("once")
-    assert sorted(written("found")) == sorted(NAMES) and resumed.keys() == once.keys()
-    lists = {"images.json", "predictions.json", "predictions.csv"}  # in the order in which images were written
-    assert {name: data for name, data in resumed.items() if name not in lists} == {
-        name: data for name, data in once.items() if name not in lists
-    }
-    for name in ("images.json", "predictions.json"):
-        assert sorted(map(str, read(f"found/{name}"))) == sorted(map(str, read(f"once/{name}")))
+    assert main([*ALL, "--out", "found", "--resume"]) == 2, "another list"
+    assert "list is '4 images, " in capsys.readouterr().err
 
 
 def test_objects_below_the_lowest_score_are_in_no_file(model, photos, monkeypatch, capsys):
-    def predict(images: list[np.ndarray], given: dict[str, float], *rest: Any, **options: Any) -> list[Any]:
-        results = [model.see(*image.shape[:2]) for image in images]
-        return [above_threshold(result, given["detection"], TargetTypes()) for result in results]
-
-    monkeypatch.setattr(model, "predict", predict)
     assert main([*ALL, "--out", "found", "--min-score", "0.3"]) == 0
     assert [entry["score"] for entry in read("found/predictions.json")] == [0.75] * 4
     assert "predictions.json: all 4 of score 0.3 or more" in capsys.readouterr().out
@@ -303,8 +256,8 @@ def test_listed_images_are_not_looked_up_and_take_less_than_1_kb(photos: Path, m
 
 
 def test_drawings_maps_and_clouds_of_many_images_are_in_subfolders(photos: Path, monkeypatch: Patch):
-    monkeypatch.setattr("densevit.cli.input_images.MAX_IN_FOLDER", 3)
-    monkeypatch.setattr("densevit.cli.input_images.PER_SUBFOLDER", 2)
+    monkeypatch.setattr("densevit.inference.input_images.MAX_IN_FOLDER", 3)
+    monkeypatch.setattr("densevit.inference.input_images.PER_SUBFOLDER", 2)
 
     class Depth(StandIn):
         def see(self, height: int, width: int) -> Any:

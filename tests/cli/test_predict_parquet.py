@@ -2,11 +2,9 @@
 annotations."""
 
 import json
-import multiprocessing
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,13 +13,14 @@ import pytest
 import torch
 
 import densevit
-from densevit.cli import main, parquet_files
-from densevit.cli.input_images import ImageFile
-from densevit.cli.prediction_files import PredictionFiles
+from densevit.cli import main
 from densevit.data.io.prediction_tables import IMAGES, OBJECTS, read_images, read_objects
 from densevit.errors import DataError
+from densevit.inference import joining
+from densevit.inference.image_file import ImageFile
 from densevit_workbench.interchange.prelabels import write_prelabels
 from tests.cli.stand_in import CLASSES, StandIn, read
+from tests.inference.written_predictions import write_predictions
 
 COMMAND = ["predict", "run", "a", "b", "--batch-size", "1"]
 BOX = ["x", "y", "width", "height"]
@@ -29,7 +28,7 @@ BOX = ["x", "y", "width", "height"]
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_files, "MAX_IMAGES", 1)
+    monkeypatch.setattr(joining, "MAX_IMAGES", 1)
 
 
 def as_text(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
@@ -65,37 +64,18 @@ def test_tables_have_the_images_and_objects_of_the_json_files(model, photos, cap
     assert [image["id"] for image in read_images(Path("numbers", IMAGES))] == [2, 139]
 
 
-def predict_until_killed(images: int) -> None:
-    """Predicts with parts of one image, and is killed with objects of the next one written, but not its image."""
-    write, written = parquet_files._write, []
-
-    def killed(path: Path, table: Any) -> None:
-        if path.parent.name == IMAGES and len(written) == images:
-            os._exit(9)
-        written.extend([path] if path.parent.name == IMAGES else [])
-        write(path, table)
-
-    parquet_files._write = killed
-    main([*COMMAND, "--out", "tables", "--format", "parquet"])
-
-
-def test_a_killed_run_is_continued_and_failed_images_are_tried_again(model, photos, small_parts) -> None:
+def test_failed_images_are_tried_again(model, photos, small_parts) -> None:
     whole = Path("b/cat.png").read_bytes()
     Path("b/cat.png").write_bytes(b"no image")
-    process = multiprocessing.get_context("fork").Process(target=predict_until_killed, args=(2,))
-    process.start()
-    process.join(120)
-    assert process.exitcode == 9
-    assert [len([*Path("tables", name).iterdir()]) for name in (IMAGES, OBJECTS)] == [2, 3]
-    assert main([*COMMAND, "--out", "tables", "--format", "parquet", "--resume"]) == 1
-    assert sum(model.batches) == 3  # its block of the list, so that batches are the same
-    states = pandas.read_parquet(Path("tables", IMAGES)).set_index("id").state.to_dict()
-    assert states.pop("cat.png") == "failed" and [*states.values()] == ["predicted"] * 3
+    for resume in ([], ["--resume"]):
+        assert main([*COMMAND, "--out", "tables", "--format", "parquet", *resume]) == 1
+        states = pandas.read_parquet(Path("tables", IMAGES)).set_index("id").state.to_dict()
+        assert states.pop("cat.png") == "failed" and [*states.values()] == ["predicted"] * 3
     Path("b/cat.png").write_bytes(whole)
     assert main([*COMMAND, "--out", "tables", "--format", "parquet", "--resume"]) == 0
     assert main([*COMMAND, "--out", "jsons"]) == 0
     check_same("tables", "jsons")
-    assert len(pandas.read_parquet(Path("tables", IMAGES))) == 4
+    assert len(pandas.read_parquet(Path("tables", IMAGES))) == len([*Path("tables", IMAGES).iterdir()]) == 4
     assert [*map(str, Path("tables").rglob("*.partial"))] == []
 
 
@@ -110,11 +90,8 @@ def test_the_objects_above_the_threshold_are_annotations_and_prelabels(model: St
         assert targets["labels"].tolist() == [1], "the cat of 0.25 is below the threshold"
         sizes[data.image_name(n)] = targets["boxes"].tolist()[0]
     assert sizes["b/cat.png"] == [1, 2, 53, 40] and sizes["a/1.jpg"] == [1, 2, 50, 40]
-    model_: Any = SimpleNamespace(
-        classes=model.classes, default_thresholds={"detection": 0.2}, fingerprint=model.fingerprint
-    )
     for form in ("json", "parquet"):
-        assert write_prelabels(form, model_, f"{form}.json").objects == 8
+        assert write_prelabels(form, model, f"{form}.json", 0.2).objects == 8
     assert read("parquet.json") == read("json.json")
 
 
@@ -125,13 +102,11 @@ def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path
     masks[0, 1:3, 2:5] = True
     found = {"masks": masks, "labels": torch.tensor([1, 0]), "scores": torch.tensor([0.5, 0.25])}
     kind = {"image_class": torch.tensor(1), "image_score": torch.tensor(0.5)}
-    files = PredictionFiles(tmp_path, classes, dict.fromkeys(classes, 0.5), parquet=True)
-    images = [ImageFile(Path(f"{n}.png"), str(n), n) for n in (3, 4)]
-    assert files.remaining(images) == images
-    with files:
-        for image, length in zip(images, (0, 2), strict=True):
-            results = {"things": {key: value[:length] for key, value in found.items()}, "kind": kind}
-            files.add(image, np.zeros((4, 6, 3), np.uint8), results)
+    images = [
+        (ImageFile(f"{n}.png", str(n), n), (4, 6), {"things": {k: x[:length] for k, x in found.items()}, "kind": kind})
+        for n, length in ((3, 0), (4, 2))
+    ]
+    write_predictions(tmp_path, classes, images, "parquet")
     rows = pandas.read_parquet(tmp_path / IMAGES)
     assert rows.id.tolist() == [3, 4] and rows["kind/image_class"].tolist() == ["dog", "dog"]
     assert rows["kind/image_score"].tolist() == [0.5, 0.5] and rows.width.tolist() == [6, 6]

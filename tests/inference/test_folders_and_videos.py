@@ -10,7 +10,7 @@ from PIL import Image
 
 from densevit.data.io import videos
 from densevit.errors import DataError
-from densevit.inference import predictor as predictors
+from densevit.inference import iterating
 from tests.cli.stand_in import write_video
 from tests.inference.test_predictor import Thirds, predictor_of, random_image
 from tests.model.small_models import Averaged, Mean
@@ -70,13 +70,13 @@ def test_images_are_read_when_they_are_reached(clip: Path, monkeypatch: pytest.M
             yield frame
 
     monkeypatch.setattr(videos, "frames", counted)
-    monkeypatch.setattr(predictors, "BATCHES_AT_ONCE", 1)
+    monkeypatch.setattr(iterating, "BATCHES_AT_ONCE", 1)
     predictor = predictor_of(Averaged(), detection=Mean)
     predictor.model.train()
     results = predictor.predict(str(clip), batch_size=2)
     assert read == []
     next(results)
-    assert read == [0, 1] and predictor.model.training
+    assert read == [0, 1, 2, 3] and predictor.model.training, "one batch ahead"
     assert len(list(results)) == 6 and read == [*range(7)]
 
 

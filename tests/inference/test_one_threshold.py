@@ -92,7 +92,7 @@ def test_evaluators_count_the_objects_of_predict(name: str, case: tuple[DenseMod
 def stand_in(case: tuple[DenseModel, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[StandIn, float]:
     """The command's model, an image, and the folder of its predictions: objects with scores of 0.75 and 0.46."""
     model = StandIn(("cells",))
-    model.score_thresholds = dict(case[0].score_thresholds)
+    model.model.score_thresholds = dict(case[0].score_thresholds)
     see = model.see
 
     def seen(height: int, width: int) -> Any:
@@ -171,7 +171,8 @@ def test_predictions_of_another_model_are_refused(
     assert main([word.replace("RUN", "./RUN") for word in command]) == 0  # the same weights
     settings = json.loads(Path("found/predict.json").read_text())
     Path("found/predict.json").write_text(json.dumps({**settings, "model": "RUN"}))
-    model.fingerprint = "another"
+    model.model.score_thresholds = {}
+    next(model.model.parameters()).data += 1
     assert main([word.replace("RUN", "other") for word in command]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "found has the predictions of another model" in said and "'RUN'" in said and "'other'" in said

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from densevit.cli.input_images import find_images
 from densevit.config import DataSection
 from densevit.data.build import Data
 from densevit.data.io.depth_files import depth_size_of, read_depth
@@ -21,6 +20,7 @@ from densevit.data.io.images import image_header, read_image
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.data.io.videos import VideoFrames, count_frames
 from densevit.errors import DataError, UnreadableFileError
+from densevit.inference.input_images import find_images
 from densevit_workbench.interchange.convert import convert_dataset
 from densevit_workbench.interchange.foreign_layouts import foreign_format
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import densevit
 from densevit.cli import main as densevit_command
-from densevit.cli.input_images import find_images
+from densevit.inference.input_images import find_images
 from densevit.cli.prediction_files import PredictionFiles
 from densevit.data.io.images import read_image
 from densevit.inference import loading

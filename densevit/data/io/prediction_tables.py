@@ -1,4 +1,4 @@
-"""The folders of predictions that `densevit predict` writes, joined or in parts, and their Parquet tables:
+"""The folders of predictions that `densevit predict` writes, and their Parquet tables:
 `images.parquet`, and `objects.parquet` of each head, which are folders of part files."""
 
 import json
@@ -19,19 +19,9 @@ METADATA = b"densevit"  # of the schema of objects: categories and threshold, as
 BOX = ("x", "y", "width", "height")
 
 
-def part_folders(folder: Path) -> list[Path]:
-    """Returns the folders with the lists of predictions: this one; or parts/PART, written by several processes that are
-    not joined yet, in the order of the list of images. The files of single images are in `folder` in both cases."""
-    return [folder] if _has_images(folder) else sorted(filter(_has_images, (folder / "parts").glob("*"))) or [folder]
-
-
-def _has_images(folder: Path) -> bool:
-    return (folder / "images.json").is_file() or is_table(folder / IMAGES)
-
-
 def objects_list(folder: Path, head: str) -> Path | None:
-    """Returns the list of a head's objects in one of `part_folders`: objects.parquet or predictions.json; None: there
-    is none."""
+    """Returns the list of a head's objects in a folder of predictions: objects.parquet or predictions.json; None:
+    there is none."""
     paths = (of_head / name for name in (OBJECTS, "predictions.json") for of_head in (folder / head, folder))
     return next((path for path in paths if path.exists()), None)
 
@@ -85,7 +75,10 @@ def read_images(table: Path) -> list[dict[str, Any]]:
 
 
 def listed_images(folder: Path) -> list[dict[str, Any]]:
-    """Returns the predicted images in one of `part_folders`: `read_images`, or images.json."""
+    """Returns the predicted images in a folder: `read_images`, or images.json. Raises DataError if there is none, as of
+    parts that are not joined."""
+    if (folder / "parts").is_dir() and not any((folder / name).exists() for name in (IMAGES, "images.json")):
+        raise DataError(f"{folder}: its parts are not joined. Fix: densevit predictions join {folder}.")
     table = folder / IMAGES
     return read_images(table) if is_table(table) else list(read_json(folder / "images.json"))
 

@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from densevit.atomic_io import check_writable
 
     check_writable(args.out.absolute().parent, args.out)  # before slow imports
-    from densevit.cli.prediction_run import threshold_origin
     from densevit.inference.loading import load
+    from densevit.inference.scores import threshold_origin
     from densevit_workbench.interchange.prelabels import write_prelabels
 
     model = load(args.model, "cpu", args.trust)

@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from densevit.cli.prediction_files import check_model, read_settings
     from densevit.errors import WeightsError
+    from densevit.inference.prediction_folder import check_model, read_settings
     from densevit.paths import user_path
 
     settings, named, args.runtime = read_settings(args.predictions), args.model, None
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
         )
 
     def change(plan: "EvaluationPlan") -> "EvaluationPlan":
-        from densevit.cli.prediction_run import lowest_scores
         from densevit.inference.predictor import Predictor
+        from densevit.inference.scores import lowest_scores
         from densevit_workbench.interchange.stored_predictions import StoredModel, StoredPredictions
 
         predictor, options = plan.predictor, settings["inference"]

@@ -10,11 +10,11 @@ import numpy as np
 from pycocotools import mask as rle
 
 from densevit.atomic_io import atomic_file
-from densevit.cli.prediction_files import check_model
 from densevit.data.image_names import names_below
-from densevit.data.io.prediction_tables import is_table, listed_images, objects_list, part_folders, read_objects
+from densevit.data.io.prediction_tables import is_table, listed_images, objects_list, read_objects
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError
+from densevit.inference.prediction_folder import check_model
 from densevit.interfaces import Class
 from densevit.paths import user_path
 
@@ -46,9 +46,8 @@ def write_prelabels(
     """
     folder, out = user_path(predictions), user_path(out)
     check_model(folder, source, model.fingerprint)
-    parts = {part: listed_images(part) for part in part_folders(folder)}
-    head, entries = _entries(folder, list(model.classes), parts)
-    images = [image for of_part in parts.values() for image in of_part]
+    images = listed_images(folder)
+    head, entries = _entries(folder, list(model.classes), images)
     lowest = model.default_thresholds[head] if threshold is None else threshold
     document = prelabels(images, entries, model.classes[head], lowest)
     with atomic_file(out) as partial:
@@ -122,17 +121,14 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
     return [((outline + 0.5) / 3).round(2).ravel().tolist() for outline in outlines if len(outline) >= _POINTS]
 
 
-def _entries(
-    folder: Path, heads: Sequence[str], parts: Mapping[Path, list[dict[str, Any]]]
-) -> tuple[str, list[dict[str, Any]]]:
-    """Returns the first head with objects, and its entries. parts: the images of each folder of lists."""
+def _entries(folder: Path, heads: Sequence[str], images: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """Returns the first head with objects, and its entries."""
     for head in heads:
-        lists = [(path, images) for part, images in parts.items() if (path := objects_list(part, head)) is not None]
-        entries: list[dict[str, Any]] = []
-        for path, images in lists:
-            entries += read_objects(path, images) if is_table(path) else read_json(path)
-        if lists and (not entries or any("category_id" in entry for entry in entries)):
-            return head, entries
+        path = objects_list(folder, head)
+        if path is not None:
+            entries = read_objects(path, images) if is_table(path) else read_json(path)
+            if not entries or any("category_id" in entry for entry in entries):
+                return head, entries
     raise DataError(
         f"{folder}: has no predictions.json or objects.parquet with objects. Expected a folder written by `densevit "
         "predict` with a model that detects objects."

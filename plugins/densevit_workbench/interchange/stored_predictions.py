@@ -1,5 +1,6 @@
 """The predictions in a folder of `densevit predict`, read image by image, and a model that returns them."""
 
+import csv
 import json
 import operator
 import os
@@ -14,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from densevit.cli.failed_images import read_failed
-from densevit.cli.map_files import MapFiles, SupportsAnnotationFile
 from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.label_files import read_label
@@ -25,11 +24,12 @@ from densevit.data.io.prediction_tables import (
     object_entries,
     objects_list,
     part_files,
-    part_folders,
     read_part,
 )
 from densevit.data.io.text_files import read_json
 from densevit.errors import ConfigError, DataError, PluginError, one_line
+from densevit.evaluation.csv_options import READ_FORM
+from densevit.inference.map_files import MapFiles, SupportsAnnotationFile
 from densevit.interfaces import Batch, Dataset, Predictions, Targets, TargetType
 from densevit.model import DenseModel, Inference
 from densevit.targets.image_classes import LISTED
@@ -44,7 +44,7 @@ _TABLES = 16  # parts of Parquet tables in memory, each with up to 200,000 objec
 
 
 class StoredPredictions:
-    """Reads the predictions of single images from a folder, whose lists may be in parts that are not joined.
+    """Reads the predictions of single images from a folder.
 
     model: the model of the predictions, whose target types decode the files. images: the entries of images.json, or the
     rows of images.parquet. These and the places of their objects are in memory.
@@ -53,18 +53,15 @@ class StoredPredictions:
     def __init__(self, folder: Path, model: DenseModel) -> None:
         self.folder, self._maps = folder, MapFiles(folder, model.classes, model.target_types)
         self._table = lru_cache(_TABLES)(read_part)
-        self.images: list[dict[str, Any]] = []
+        self.images, ids = (images := listed_images(folder)), {image["id"] for image in images}
         self._places: dict[str, dict[int | str, tuple[Path, int, int]]] = {}
-        for part in part_folders(folder):
-            images = listed_images(part)
-            self.images += images
-            for head in model.classes:
-                path = objects_list(part, head)
-                for file in [] if path is None else part_files(path) if is_table(path) else [path]:
-                    places = {image_id: (file, first, length) for image_id, first, length in _places(file)}
-                    if unknown := [*places.keys() - {image["id"] for image in images}]:
-                        raise DataError(f"{file}: no image of {part} has the id {unknown[0]!r}. {_EDITED}")
-                    self._places.setdefault(head, {}).update(places)
+        for head in model.classes:
+            path = objects_list(folder, head)
+            for file in [] if path is None else part_files(path) if is_table(path) else [path]:
+                places = {image_id: (file, first, length) for image_id, first, length in _places(file)}
+                if unknown := [*places.keys() - ids]:
+                    raise DataError(f"{file}: no image of {folder} has the id {unknown[0]!r}. {_EDITED}")
+                self._places.setdefault(head, {}).update(places)
 
     def read(self, image: Mapping[str, Any]) -> dict[str, Predictions]:
         """Returns the predictions of an image by head, as the model returned them. Without objects, there are empty
@@ -85,9 +82,11 @@ class StoredPredictions:
 
     def missing(self, name: str, which: str) -> DataError:
         """An error for images without a prediction. name: that of the first. which: text."""
-        lists = [read_failed(folder / "failed.csv") for folder in (self.folder, *part_folders(self.folder))]
-        reasons = {os.path.basename(file): reason for failed in lists for file, reason in failed.items()}
-        reason = reasons.get(os.path.basename(name), "")
+        reason, file = "", self.folder / "failed.csv"
+        if file.is_file():
+            with file.open(**READ_FORM) as rows:
+                reasons = {os.path.basename(row["image"]): row["reason"] for row in csv.DictReader(rows)}
+            reason = reasons.get(os.path.basename(name), "")
         return DataError(
             f"{self.folder} has no prediction of {which}; the first is {name}{reason and f' ({reason})'}. Fix: predict "
             "these images too, or evaluate on data without them."

@@ -1,21 +1,18 @@
 """Files of one name in three folders, with different pixels: through readers and writers of images, and back."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from densevit.cli import main
-from densevit.cli.input_images import find_images
-from densevit.cli.prediction_files import PredictionFiles
 from densevit.data.image_names import drawing_names, image_names
 from densevit.data.splits import create_dataset
-from densevit.errors import DataError, DensevitError
+from densevit.errors import DataError
+from densevit.inference.input_images import find_images
 from densevit.interfaces import Class, Dataset
 
 SHADES = {"a": 10, "b": 90, "c": 170}  # of each folder's image
@@ -89,22 +86,6 @@ def test_readers_shards_and_drawings_tell_them_apart(reader, tmp_path):
 
 
 CLASSES = (Class("first", 0, (9, 0, 0)), Class("second", 1, (0, 9, 0)), Class("third", 2, (0, 0, 9)))
-
-
-def test_predictions_of_other_files_of_the_same_name_are_not_continued(tmp_path):
-    """0.png alone has the id 0; two files of this name have their paths as ids."""
-    write_images(tmp_path, "images")
-    pattern = str(tmp_path / "images" / "*" / "0.png")
-    for name in ("b", "c"):
-        (tmp_path / "images" / name).rename(tmp_path / name)
-    given: Any = (tmp_path / "out", {"head": CLASSES}, {"head": 0.5})
-    with PredictionFiles(*given, settings={}, resume=False) as files:
-        [image] = files.remaining(find_images([pattern]))
-        files.add(image, np.asarray(Image.open(image.path)), {"semantic": torch.zeros(SIZE[::-1], dtype=torch.uint8)})
-    shutil.move(tmp_path / "c", tmp_path / "images" / "c")
-    files = PredictionFiles(*given, settings={}, resume=True)
-    with pytest.raises(DensevitError, match=r"has the id 0 for .*a/0\.png, but now .*/0\.png has the id"):
-        files.remaining(find_images([pattern]))
 
 
 def test_frames_of_a_video_are_not_named_like_an_image(tmp_path, monkeypatch):

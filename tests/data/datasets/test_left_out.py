@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from densevit import registry
-from densevit.cli.input_images import find_images
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.examination import Examination, Finding
 from densevit.data.splits import create_dataset
 from densevit.errors import DataError
+from densevit.inference.input_images import find_images
 from densevit.interfaces import Dataset
 
 Layout = tuple[str, dict[str, Any], str]  # name, options, the folder of an image of the training split

@@ -11,10 +11,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from densevit.channels import Channels
-from densevit.cli.input_images import find_images, read_ahead
 from densevit.data.channel_statistics import measured
 from densevit.data.io.images import channels_of_files, image_header, read_image
+from densevit.errors import DataError
 from densevit.inference.image_inputs import as_sample, find_files, images_of
+from densevit.inference.input_images import find_images
 from tests.data.image_sources import (
     SOURCES,
     ImageSource,
@@ -44,16 +45,16 @@ def _file(path: Path, channels: Channels) -> np.ndarray:
         return read_image(file, channels)
 
 
-def _read_ahead(path: Path, channels: Channels) -> object:
-    [image] = find_images([str(path.parent)], None, channels)
-    return next(read_ahead([image], 1, channels))[0][1]
+def _listed(path: Path, channels: Channels) -> object:
+    [image] = find_images([str(path.parent)], channels)
+    return image.read(channels)
 
 
 def _tar(path: Path, channels: Channels) -> object:
     with tarfile.open(path.parent / "images.tar", "w") as tar:
         tar.add(path, path.name)
-    [image] = find_images([str(path.parent / "images.tar")], None, channels)
-    return next(read_ahead([image], 1, channels))[0][1]
+    [image] = find_images([str(path.parent / "images.tar")], channels)
+    return image.read(channels)
 
 
 ONE_FILE = ("bytes", "file", "pil", "tar")
@@ -67,7 +68,7 @@ DOORS: dict[str, Callable[[Path, Channels], object]] = {
         torch.from_numpy(read_image(path, channels)).permute(2, 0, 1), channels
     ),
     "predictor": lambda path, channels: as_sample(path, 0, channels)["image"],
-    "read ahead": _read_ahead,
+    "list": _listed,
     "tar": _tar,
 }
 
@@ -129,10 +130,12 @@ def test_folders_patterns_and_lists_have_each_image_once(kind, tmp_path):
     (tmp_path / "list.txt").write_text("\n".join(map(str, sorted(folder.iterdir()))))
     several = [str(path) for path in sorted(folder.iterdir())]
     for sources in ([str(folder)], [f"{folder}/*"], [str(tmp_path / "list.txt")], several):
-        assert [image.location for image in find_images(sources, None, channels)] == written
+        assert [image.location for image in find_images(sources, channels)] == written
     assert find_files(str(folder), channels) == written
     assert [*map(str, images_of(folder, channels) or ())] == written
     if channels.files:
         Path(written[0].replace("_red", "_nir")).unlink()
-        (_, first), (_, second) = next(read_ahead(find_images([str(folder)], None, channels), 2, channels))
-        assert "0_nir.tif" in str(first) and isinstance(second, np.ndarray)
+        first, second = find_images([str(folder)], channels)
+        with pytest.raises(DataError, match=r"0_nir\.tif"):
+            first.read(channels)
+        assert second.read(channels).ndim == 3

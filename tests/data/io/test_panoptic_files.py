@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit.cli.map_files import MapFiles
 from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.errors import DataError
 from densevit.evaluation.panoptic import Panoptic
+from densevit.inference.map_files import MapFiles
 from densevit.interfaces import Class
 
 CLASSES = (Class("person", 1, (220, 20, 60)), Class("car", 3, (0, 0, 142)), Class("sky", 300, (70, 130, 180), False))
@@ -55,10 +55,11 @@ def test_written_files_are_a_panoptic_data_set_with_a_quality_of_one(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L" if name == "3" else "RGB", (7, 5)).save(tmp_path / f"{name}.png")
     images = {name: {"id": number, "file_name": f"{name}.png"} for number, name in enumerate(expected)}
-    files = MapFiles(tmp_path / "found", {"head": CLASSES})
+    files, annotated = MapFiles(tmp_path / "found", {"head": CLASSES}), []
     for name, ids in expected.items():
-        files.add("head", name, {"panoptic": ids.astype(np.int32)}, images[name])
-    files.finish()
+        entries = files.add("head", name, {"panoptic": ids.astype(np.int32)}, images[name])
+        annotated.append(entries["panoptic"])
+    files.write_annotations("head", "panoptic", annotated)
 
     again = CocoPanoptic("val", str(tmp_path), annotations="found/panoptic.json", segments="found/panoptic", images=".")
     assert again.classes["panoptic"] == CLASSES

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.cli.input_images import find_images
 from densevit.data.datasets.color_tables import read_labelmap
 from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.depth_values import Calibration
 from densevit.data.io.text_files import read_json, read_text
 from densevit.errors import DataError
 from densevit.evaluation import tables_file
+from densevit.inference.input_images import find_images
 from densevit_workbench.interchange.yaml_text import read_yaml_as_text
 
 

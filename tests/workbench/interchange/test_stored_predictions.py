@@ -12,16 +12,17 @@ from PIL import Image
 from pycocotools import mask as rle
 
 import densevit
-from densevit.cli import main, parquet_files
-from densevit.cli.input_images import ImageFile
-from densevit.cli.prediction_files import PredictionFiles
+from densevit.cli import main
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError
+from densevit.inference import joining
+from densevit.inference.image_file import ImageFile
 from densevit.interfaces import LABEL_DIVISOR, Class, Predictions
 from densevit.targets.types import TargetTypes
 from densevit_scenes.objects import THINGS
 from densevit_workbench.interchange.prelabels import prelabels, write_prelabels
 from densevit_workbench.interchange.stored_predictions import StoredPredictions, match_files
+from tests.inference.written_predictions import write_predictions
 
 CLASSES = tuple(Class(name, 3 + n, (n, 9, 9), thing=n < 4) for n, name in enumerate(("a", "[b]", "c", "d", "e", "f")))
 HEADS = {
@@ -57,32 +58,12 @@ def random_predictions(head: str, image: int) -> Predictions:
     return found
 
 
-def write(folder: Path, heads: tuple[str, ...], images: list[int], parquet: bool, more_follows: bool = False) -> None:
-    files = PredictionFiles(
-        folder, dict.fromkeys(heads, CLASSES), dict.fromkeys(heads, 0.5), parquet=parquet, text_ids=True
-    )
-    listed = [ImageFile(f"photos/{n}.jpg", f"{n:04}/x.{n}", f"id {n}, \"'" if n else 0, place=n) for n in images]
-    files.remaining(listed)
-    files.__enter__()
-    for file, n in zip(listed, images, strict=True):
-        results = {head: random_predictions(head, n) for head in heads}
-        pixels = np.zeros((*SIZES[n], 3), np.uint8)
-        files.append(files.encode(file, pixels, results if len(heads) > 1 else results[heads[0]], drawn=False))
-    error = KeyboardInterrupt if more_follows else None
-    files.__exit__(error, None, None)
-
-
-def write_parts(folder: Path, heads: tuple[str, ...], parquet: bool) -> None:
-    """Writes the lists of two parts to folder/parts, and all maps to the folder."""
-    for part, images in enumerate(([0, 1], [2, 3])):
-        write(folder, heads, images, parquet, more_follows=True)
-        for path in [*folder.rglob("images.*"), *folder.rglob("objects.parquet"), *folder.rglob("predictions.*")]:
-            if path.relative_to(folder).parts[0] != "parts":
-                place = folder / "parts" / f"{part:02}" / path.relative_to(folder)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(place)
-    for path in folder.rglob("panoptic.json"):
-        path.unlink()
+def write(folder: Path, heads: tuple[str, ...], parquet: bool) -> None:
+    images = []
+    for n in range(4):
+        file = ImageFile(f"photos/{n}.jpg", f"{n:04}/x.{n}", f"id {n}, \"'" if n or parquet else 0, place=n)
+        images.append((file, SIZES[n], {head: random_predictions(head, n) for head in heads}))
+    write_predictions(folder, dict.fromkeys(heads, CLASSES), images, "parquet" if parquet else "json")
 
 
 def check_equal(found: Predictions, expected: Predictions) -> None:
@@ -95,13 +76,10 @@ def check_equal(found: Predictions, expected: Predictions) -> None:
 
 @pytest.mark.parametrize("heads", [tuple(HEADS), *((head,) for head in HEADS)], ids="-".join)
 @pytest.mark.parametrize("parquet", [False, True])
-@pytest.mark.parametrize("parts", [False, True])
-def test_predictions_are_read_as_they_were_written(heads, parquet, parts, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(parquet_files, "MAX_IMAGES", 3)
-    if parts:
-        write_parts(tmp_path, heads, parquet)
-    else:
-        write(tmp_path, heads, [0, 1, 2, 3], parquet)
+def test_predictions_are_read_as_they_were_written(heads, parquet, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(joining, "MAX_IMAGES", 3)
+    monkeypatch.setattr(joining, "MAX_OBJECTS", 3)
+    write(tmp_path, heads, parquet)
     stored = StoredPredictions(tmp_path, Fake(heads))
     assert [image["file_name"] for image in stored.images] == [f"photos/{n}.jpg" for n in range(4)]
     for n in (2, 0, 3, 1):
@@ -130,16 +108,13 @@ def test_images_are_matched_by_the_ends_of_their_paths(names, files, rows) -> No
     assert match_files(names, files).tolist() == rows
 
 
-@pytest.mark.parametrize("parquet", [False, True])
-def test_prelabels_of_parts_are_those_of_the_joined_folder(parquet: bool, tmp_path: Path) -> None:
+def test_prelabels_of_tables_are_those_of_the_json_files(tmp_path: Path) -> None:
     model: Any = Fake(("people",))
-    model.default_thresholds, model.fingerprint = {"people": 0.3}, "0123456789abcdef"
-    for name in ("parts", "joined"):
-        folder = tmp_path / name
-        write_parts(folder, ("people",), parquet) if name == "parts" else write(folder, ("people",), [*SIZES], parquet)
-        (folder / "predict.json").write_text(json.dumps({"model": "run", "weights": model.fingerprint}))
-        assert write_prelabels(folder, model, tmp_path / f"{name}.json").objects > 0
-    assert (tmp_path / "parts.json").read_text() == (tmp_path / "joined.json").read_text()
+    model.default_thresholds, model.fingerprint = {"people": 0.3}, None
+    for parquet in (False, True):
+        write(tmp_path / str(parquet), ("people",), parquet)
+        assert write_prelabels(tmp_path / str(parquet), model, tmp_path / f"{parquet}.json").objects > 0
+    assert read_json(tmp_path / "True.json") == read_json(tmp_path / "False.json")
 
 
 # ---- the command ----
@@ -334,7 +309,7 @@ def _line(lines: list[str], change: Any) -> list[str]:
     ],
 )
 def test_edited_predictions_are_one_line(edit, message, tmp_path: Path) -> None:
-    write(tmp_path, ("people",), [*SIZES], parquet=False)
+    write(tmp_path, ("people",), parquet=False)
     file = tmp_path / "predictions.json"
     file.write_text("".join(edit(file.read_text().splitlines(keepends=True))))
     with pytest.raises(DataError, match=rf"^[^\n]*predictions\.json[^\n]*{message}[^\n]*Fix: correct it[^\n]*$"):

@@ -142,8 +142,8 @@ def test_images_that_are_not_read_by_rows_are_refused(tmp_path: Path):
 @pytest.fixture
 def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("densevit.cli.map_files.TILE", 32)
-    monkeypatch.setattr("densevit.cli.prediction_run.TILE", 32)
+    monkeypatch.setattr("densevit.inference.map_files.TILE", 32)
+    monkeypatch.setattr("densevit.inference.large_images.TILE", 32)
 
     def run(loaded: Predictor, out: str, *options: str, large: bool = True) -> int:
         monkeypatch.setattr(large_tiff, "LARGE", 1 if large else 1 << 40)
@@ -190,7 +190,7 @@ def test_each_head_has_its_map_and_depth_is_exact(predict):
 
 
 def test_visualization_of_a_large_image_is_decimated(predict, monkeypatch):
-    monkeypatch.setattr("densevit.cli.prediction_files.MAX_SIDE", 40)
+    monkeypatch.setattr("densevit.inference.large_images.MAX_SIDE", 40)
     write(Path("a.tif"), image(BANDS, 117, 131), "tiles")
     seen: list[Any] = []
 
@@ -198,7 +198,7 @@ def test_visualization_of_a_large_image_is_decimated(predict, monkeypatch):
         seen.append((pixels, predictions["semantic"]))
         return np.zeros((4, 4, 3), np.uint8)
 
-    monkeypatch.setattr("densevit.cli.prediction_files.draw", draw)
+    monkeypatch.setattr("densevit.inference.image_writers.draw", draw)
     assert predict(predictor(BANDS, segmentation=Segmenter), "rows", "--window", "48") == 0
     [(pixels, labels)] = seen
     assert np.array_equal(pixels, image(BANDS, 117, 131)[::4, ::4])
@@ -249,7 +249,7 @@ def test_a_damaged_segment_is_reported(predict, capsys):
 )
 def test_other_heads_and_options_read_the_whole_image(heads, options, predict, monkeypatch):
     write(Path("a.tif"), image(BANDS, 117, 131), "tiles")
-    monkeypatch.setattr(Predictor, "predict_strips", None)
+    monkeypatch.setattr("densevit.inference.large_images.predict_strips", None)
     monkeypatch.setattr(Boxes, "predict", lambda self, outputs, targets: [{} for _ in targets])
     model = predictor(BANDS, **heads)
     assert predict(model, "rows", *options) == 0

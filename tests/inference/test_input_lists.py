@@ -1,11 +1,10 @@
-"""The inputs of `densevit predict` that list images: text files, COCO jsons and tars; and kept numbers of frames."""
+"""The inputs of `densevit predict` that list images: text files, COCO jsons and tars."""
 
 import io
 import json
 import os
 import re
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,8 @@ import pytest
 from PIL import Image
 
 from densevit.channels import RGB
-from densevit.cli import main
-from densevit.cli.frame_counts import CountedVideo, keep_counts
-from densevit.cli.input_images import find_images, read_ahead
 from densevit.errors import DataError, DensevitError
-from tests.cli.stand_in import StandIn, read, write_video
+from densevit.inference.input_images import find_images
 
 Patch = pytest.MonkeyPatch
 
@@ -84,10 +80,9 @@ def test_images_of_a_tar_are_those_of_its_files():
     ]
     found = find_images(["*.tar", "set.tar"])
     assert len({one.name for one in found}) == len({one.image_id for one in found}) == len(found) == 4
-    for one, pixels in (pair for chunk in read_ahead(found, 3, RGB) for pair in chunk):
-        np.testing.assert_array_equal(
-            pixels, next(read_ahead(find_images([one.file_name.partition("/")[2]]), 1, RGB))[0][1]
-        )
+    for one in found:
+        [file] = find_images([one.file_name.partition("/")[2]])
+        np.testing.assert_array_equal(one.read(RGB), file.read(RGB))
 
 
 def test_damaged_tar_is_an_error_alone_and_a_failed_image_in_a_list(monkeypatch: Patch):
@@ -97,9 +92,10 @@ def test_damaged_tar_is_an_error_alone_and_a_failed_image_in_a_list(monkeypatch:
     with pytest.raises(DataError, match=r"^cut\.tar cannot be read: empty header .*damaged or cut short\?$"):
         find_images(["1.png", "cut.tar"])
     monkeypatch.setattr("sys.stdin", io.StringIO("cut.tar\n1.png\n"))
-    [(first, error), (second, pixels)] = next(read_ahead(find_images(["-"]), 2, RGB))
-    assert (first.file_name, second.file_name) == ("cut.tar", "1.png") and isinstance(pixels, np.ndarray)
-    assert "empty header" in str(error)
+    first, second = find_images(["-"])
+    assert (first.file_name, second.file_name) == ("cut.tar", "1.png") and second.read(RGB).shape == (6, 8, 3)
+    with pytest.raises(DataError, match="empty header"):
+        first.read(RGB)
     Path("names.md").touch()
     tar_of("none.tar", ["names.md"])
     with pytest.raises(DataError, match=r"^none\.tar: no images in this tar; expected \.jpg"):
@@ -166,50 +162,3 @@ def test_empty_list_is_an_error():
     Path("names.txt").write_text("\n \n")
     with pytest.raises(DataError, match=r"^names\.txt: the list names no image; expected one file"):
         find_images(["names.txt"])
-
-
-def test_frames_are_counted_once(monkeypatch: Patch):
-    counted: list[str] = []
-    monkeypatch.setattr("densevit.data.io.videos.count_frames", lambda path: counted.append(path.name) or 3)
-    for name in ("a.mp4", "b.mp4"):
-        Path(name).touch()
-    file = Path("out/videos.json")
-    find_images(["a.mp4"], file)
-    file.parent.mkdir()
-    for sources in (["a.mp4"], ["a.mp4", "b.mp4"], ["b.mp4"]):
-        found = find_images(sources, file)
-        assert len({one.frame for one in found}) == 3
-        keep_counts((one.video for one in found), file)
-    assert counted == ["a.mp4", "a.mp4", "b.mp4"]
-    times = {name: Path(name).stat().st_mtime_ns for name in ("a.mp4", "b.mp4")}
-    assert json.loads(file.read_text()) == {name: [0, time, 3] for name, time in times.items()}
-    Path("a.mp4").write_bytes(b"1")
-    assert len(find_images(["a.mp4", "b.mp4"], file)) == 6 and counted[3:] == ["a.mp4"]
-    file.write_text('{"a.mp4": 3, "b.mp4": [0, 1, "x"]}')
-    assert len(find_images(["a.mp4", "b.mp4"], file)) == 6 and counted[4:] == ["a.mp4", "b.mp4"]
-    file.write_text("{")
-    with pytest.raises(DataError, match=r"videos\.json is not valid JSON"):
-        find_images(["a.mp4"], file)
-
-
-def test_counts_are_replaced_by_several_writers_at_once():
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: keep_counts([CountedVideo(f"{n}.mp4", n, n, n), None], Path("videos.json")), range(40)))
-    counts = json.loads(Path("videos.json").read_text())
-    assert counts and all(value == [int(name[:-4])] * 3 for name, value in counts.items())
-    assert [path.name for path in Path().iterdir()] == ["videos.json"]
-
-
-def test_a_continued_prediction_does_not_count_frames_again(monkeypatch: Patch):
-    monkeypatch.setattr("densevit.inference.loading.load", lambda *given: StandIn(("detection",)))
-    clip = write_video(Path("clip.avi"), [np.full((48, 64, 3), 20 * n, np.uint8) for n in range(5)])
-    assert main(["predict", "run", "clip.avi", "--out", "found"]) == 0
-    state = clip.stat()
-    assert read("found/videos.json") == {"clip.avi": [state.st_size, state.st_mtime_ns, 5]}
-
-    def fail(path: Path) -> int:
-        raise AssertionError(f"{path} is decoded again")
-
-    monkeypatch.setattr("densevit.data.io.videos.count_frames", fail)
-    assert main(["predict", "run", "clip.avi", "--out", "found", "--resume"]) == 0
-    assert len(read("found/images.json")) == 5

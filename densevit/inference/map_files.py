@@ -62,21 +62,25 @@ class MapFiles:
         """Returns the folder of a head's files."""
         return self.folder / head if len(self.classes) > 1 else self.folder
 
-    def add(self, head: str, name: str, predictions: Predictions, image: Mapping[str, Any] | None = None) -> None:
-        """Writes a head's maps for one image to folder_of(head)/KEY/name.
+    def add(
+        self, head: str, name: str, predictions: Predictions, image: Mapping[str, Any]
+    ) -> dict[str, AnnotatedImage]:
+        """Writes a head's maps for one image to folder_of(head)/KEY/name. Returns its entry in KEY.json, by key.
 
-        image: the `id` and `file_name` in annotation files; both default to the name.
+        image: the `id` and `file_name` in that entry.
         """
+        entries = {}
         for key in self._keys(head, predictions):
             path, value = self.folder_of(head) / key / name, as_array(predictions[key])
-            files = self._encoded(head, key, name, value)
-            if files and ".json" in files and isinstance(self.types[head][key], SupportsAnnotationFile):
+            files = dict(self._encoded(head, key, name, value) or {})
+            if ".json" in files and isinstance(self.types[head][key], SupportsAnnotationFile):
                 height, width = value.shape[-2:]
-                entry = {"id": name, "file_name": name, **(image or {}), "width": width, "height": height}
-                files = {**files, ".json": AnnotatedImage(entry, name, files[".json"])}
-            for suffix, content in (files or {}).items():
+                size = {"width": width, "height": height}
+                entries[key] = AnnotatedImage({**image, **size}, name, files.pop(".json"))
+            for suffix, content in files.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write(path.with_name(path.name + suffix), content)  # `with_suffix` would replace the ".b" of "a.b"
+        return entries
 
     def add_strips(
         self, head: str, name: str, strips: Iterator[Predictions], size: Size, step: int
@@ -137,31 +141,27 @@ class MapFiles:
         suffixes = (".png", ".npy", ".json")
         if any((folder / (Path(name).name + suffix)).exists() for folder in folders for suffix in suffixes):
             name += f"-{checksum(image_id)}"
-        self.add(head, name, predictions, {"id": image_id, "file_name": str(image_id)})
+        entries = self.add(head, name, predictions, {"id": image_id, "file_name": str(image_id)})
+        for key, entry in entries.items():
+            _write(self.folder_of(head) / key / f"{name}.json", entry)
 
-    def finish(self, more_follows: bool = False) -> None:
-        """Joins the annotations of all images, in the order of their ids, in KEY.json.
-
-        more_follows: keeps the annotation file of each image, to be joined with those of further images.
-        """
+    def finish(self) -> None:
+        """Joins the annotations of all images of `add_image` in KEY.json."""
         for head in self.classes:
             for folder in [path for path in self.folder_of(head).glob("*") if path.name in self.types[head]]:
-                kind = self.types[head][folder.name]
-                if not isinstance(kind, SupportsAnnotationFile):
-                    continue
-                paths = [*folder.rglob("*.json")]
-                if not paths:  # joined before
-                    continue
-                images = [AnnotatedImage(*json.loads(path.read_text(encoding="utf-8"))) for path in paths]
-                images.sort(key=lambda entry: (isinstance(entry.image["id"], str), entry.image["id"]))
-                _write(folder.with_suffix(".json"), kind.annotation_file(images, self.classes[head]))
-                for path in [] if more_follows else paths:
-                    path.unlink()
+                if isinstance(self.types[head][folder.name], SupportsAnnotationFile):
+                    paths = [*folder.rglob("*.json")]
+                    images = [AnnotatedImage(*json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+                    self.write_annotations(head, folder.name, images)
+                    for path in paths:
+                        path.unlink()
 
-    def is_joined(self) -> bool:
-        """Whether the folder has joined annotations, to which further images cannot be added."""
-        folders = [self.folder_of(head) / key for head in self.classes for key in self.types[head]]
-        return any(path.with_suffix(".json").is_file() and not [*path.rglob("*.json")] for path in folders)
+    def write_annotations(self, head: str, key: str, images: list[AnnotatedImage]) -> None:
+        """Writes KEY.json, in the order of the images' ids."""
+        kind = self.types[head][key]
+        assert isinstance(kind, SupportsAnnotationFile)
+        images.sort(key=lambda entry: (isinstance(entry.image["id"], str), entry.image["id"]))
+        _write(self.folder_of(head) / f"{key}.json", kind.annotation_file(images, self.classes[head]))
 
     def _encoded(self, head: str, key: str, name: str, value: np.ndarray) -> Any:
         """The map's files by suffix, see `TargetType.encode`."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from densevit.cli.input_images import find_images
 from densevit.errors import DensevitError
 from densevit.inference.image_inputs import as_sample
+from densevit.inference.input_images import find_images
 
 FILES = ("b.jpg", "a.PNG", "notes.md", "._b.jpg", "trip/1.jpg", "trip/2.jpg", "home/1.jpg", "home/000139.jpeg")
 

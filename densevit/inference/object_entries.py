@@ -1,14 +1,16 @@
 """Entries of predictions in COCO's results format, as lines of JSON and rows of a table."""
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from densevit.data.io.prediction_tables import BOX
 from densevit.interfaces import Class, Predictions
 from densevit.targets.types import TargetTypes, as_array
 
 _DIGITS = 4  # decimal places of numbers in a table
-_BOX = ("x", "y", "width", "height")
 
 
 def json_entries(
@@ -44,21 +46,33 @@ def json_lines(entries: Sequence[Mapping[str, Any]]) -> str:
     return ",\n".join(map(json.dumps, entries))
 
 
-def csv_rows(entries: Sequence[Mapping[str, Any]], file_name: str, classes: Sequence[Class]) -> list[dict[str, Any]]:
-    """Returns table rows for entries in COCO's results format: image, class name, numbers, texts and box. Numbers are
-    rounded to four decimal places.
+def table_row(entry: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, Any]:
+    """Returns an entry as a row: `x`, `y`, `width`, `height` of its box, the `class` beside its category, the counts of
+    its run lengths. names: of the classes, by category."""
+    row: dict[str, Any] = {}
+    for key, value in entry.items():
+        row |= dict(zip(BOX, value, strict=True)) if key == "bbox" else {key: value}
+        if key == "category_id":
+            row["class"] = names.get(value, "")
+        elif key == "segmentation":
+            row[key] = value["counts"]
+    return row
 
-    Other values, such as masks, are omitted.
-    """
-    names, rows = {c.file_id: c.name for c in classes}, []
-    for entry in entries:
-        row: dict[str, Any] = {"image": file_name, "image_id": entry["image_id"]}
-        if "category_id" in entry:
-            row["class"] = names.get(entry["category_id"], "")
-        for key, value in entry.items():
-            if key == "bbox":
-                row |= {side: round(number, _DIGITS) for side, number in zip(_BOX, value, strict=True)}
-            elif isinstance(value, int | float | str):
-                row[key] = round(value, _DIGITS) if isinstance(value, float) else value
-        rows.append(row)
-    return rows
+
+def csv_text(rows: Sequence[Mapping[str, Any]], lowest: float, file_name: str) -> str:
+    """Returns rows of `table_row` as CSV with a header, those with at least this score. Columns: image, its id, class,
+    numbers and texts, without masks and lists. Numbers are rounded to four decimal places."""
+    text = io.StringIO()
+    table: csv.DictWriter[str] | None = None
+    for row in rows:
+        if table is None or row.get("score", lowest) >= lowest:
+            first = {"image": file_name} | {key: row[key] for key in ("image_id", "class") if key in row}
+            numbers = {key: round(value, _DIGITS) for key, value in row.items() if isinstance(value, float)}
+            cells = first | {key: value for key, value in row.items() if isinstance(value, int | float | str)} | numbers
+            cells.pop("segmentation", None)
+            if table is None:
+                table = csv.DictWriter(text, [*cells], restval="", extrasaction="ignore")
+                table.writeheader()
+            if row.get("score", lowest) >= lowest:
+                table.writerow(cells)
+    return text.getvalue()

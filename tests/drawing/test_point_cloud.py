@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from densevit.cli import main
+from densevit.drawing.point_cloud import points, write_ply
 from densevit.errors import DensevitError
-from densevit.inference.point_cloud import points, write_ply
 from densevit.inference.result import Result
 from tests.cli.stand_in import StandIn
 

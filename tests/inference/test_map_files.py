@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit.cli.map_files import MapFiles
 from densevit.errors import DataError
+from densevit.inference.map_files import MapFiles
 from densevit.interfaces import Class
 
 CLASSES = (Class("road", 7, (128, 64, 128)), Class("sky", 23, (70, 130, 180)), Class("car", 0, (0, 0, 142)))
 
 
 def write(folder: Path, kind: str, values: Any, classes: tuple[Class, ...] = CLASSES, name: str = "a") -> None:
-    MapFiles(folder, {"head": classes}).add("head", name, {kind: values})
+    MapFiles(folder, {"head": classes}).add("head", name, {kind: values}, {})
 
 
 def test_label_map_has_file_ids_and_class_colours(tmp_path: Path):

@@ -1,5 +1,4 @@
-"""The images of `densevit predict`: found in files, folders, glob patterns, videos, tars, URLs and lists, named, and
-read ahead."""
+"""The images of `densevit predict`: found in files, folders, glob patterns, videos, tars, URLs and lists, and named."""
 
 import glob
 import itertools
@@ -7,28 +6,22 @@ import os
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from densevit.channels import RGB, Channels
-from densevit.cli.background_threads import background_threads
-from densevit.cli.frame_counts import CountedVideo, count_frames, kept_counts
 from densevit.data.datasets.coco_json import images_of, parse_json
 from densevit.data.datasets.coco_layouts import files_of_json
 from densevit.data.datasets.dataset_validation import STRICT_SCAN
 from densevit.data.datasets.image_files import companions
 from densevit.data.io import videos
-from densevit.data.io.images import read_image
 from densevit.data.io.tar_members import TarMember, find_members
 from densevit.data.io.text_files import read_text
-from densevit.errors import DataError, DensevitError
-from densevit.inference.downloads import SCHEMES, download
+from densevit.errors import DataError
+from densevit.inference.downloads import SCHEMES
+from densevit.inference.image_file import ImageFile, Video
 from densevit.inference.image_inputs import find_files, suffixes_of
 from densevit.paths import user_path
 
@@ -38,49 +31,17 @@ MAX_IN_FOLDER = 10_000  # for more images, output files are in subfolders
 PER_SUBFOLDER = 1_000  # images
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """An image file, a frame of a video, an image of a URL, or an image in a tar.
-
-    location: the path of the file, as text: a list of a million images takes a tenth of the memory of `Path` objects.
-    Of an image in a tar, PATH.tar/MEMBER.
-    name: the stem of output files, unique among all images of one call; above 10,000 images below a subfolder for each
-    1,000 images: 0012/NAME for the images from place 12,000 to 12,999.
-    image_id: the id in a COCO json. For other images the file's stem as an integer, as in COCO (000000000139.jpg is
-    139), if it is one and unique; else the file's name, or its path if the name is not unique.
-    frame: the number of a frame of `video`, from 0; its name and id are NAME_000012. url: the address of an image to
-    download, whose path is HOST/FILE. place: the place in the list of all images, from 0.
-    """
-
-    location: str
-    name: str
-    image_id: int | str
-    frame: int | None = None
-    url: str | None = None
-    place: int = 0
-    video: CountedVideo | None = None
-    member: TarMember | None = None
-
-    @property
-    def path(self) -> Path:
-        return Path(self.location)
-
-    @property
-    def file_name(self) -> str:
-        """The file's path or the URL; for a frame with its number, "clip.mp4#12"."""
-        return self.url or self.path.as_posix() + ("" if self.frame is None else f"#{self.frame}")
-
-
 class _Source(NamedTuple):
-    """What a source says of an image. image_id: the id in a COCO json."""
+    """What a source says of an image. image_id: the id in a COCO json. problem: why a line names no image."""
 
     location: str
     url: str | None = None
     image_id: int | str | None = None
     member: TarMember | None = None
+    problem: str | None = None
 
 
-def find_images(sources: Sequence[str], counts: Path | None = None, channels: Channels = RGB) -> list[ImageFile]:
+def find_images(sources: Sequence[str], channels: Channels = RGB) -> list[ImageFile]:
     """Finds the images in files, folders (without subfolders), URLs and patterns such as `photos/**/*.jpg`, without
     duplicates.
 
@@ -88,9 +49,8 @@ def find_images(sources: Sequence[str], counts: Path | None = None, channels: Ch
     sources, one per line, and so has stdin, "-". Images are in the order of the sources, sorted within each folder and
     pattern. URLs are not opened, nor are the images of lists: their names and ids come from the paths only.
 
-    counts: a file with known numbers of frames of videos (see `keep_counts`). channels: those of the model. Raises
-    DataError for a source without images and for streams. A line of a list without images is returned as a file that
-    cannot be read, so that the others are predicted.
+    channels: those of the model. Raises DataError for a source without images and for streams. A line of a list without
+    images is returned as a file that cannot be read, so that the others are predicted.
     """
     found: dict[str, _Source] = {}  # an image for each id of a json
     for source in (one for given in sources for one in _listed(given, channels)):
@@ -98,21 +58,20 @@ def find_images(sources: Sequence[str], counts: Path | None = None, channels: Ch
     others = companions((source.location for source in found.values()), channels)
     listed = [source for source in found.values() if source.location not in others]
     del found
-    kept = kept_counts(counts)
-    clips = {
-        index: count_frames(path, kept) if os.path.exists(path) else CountedVideo(path, 0, 0, 1)  # an error when read
+    clips = {  # the number of frames; 1: an error when it is read
+        index: max(1, videos.count_frames(Path(one.location)))
         for index, one in enumerate(listed)
-        if _is_video(path := one.location) and one == _Source(path)
+        if _is_video(one.location) and one == _Source(one.location)
     }
-    in_subfolders = len(listed) - len(clips) + sum(clip.frames for clip in clips.values()) > MAX_IN_FOLDER
+    in_subfolders = len(listed) - len(clips) + sum(clips.values()) > MAX_IN_FOLDER
     names = _output_names([one.location for one in listed], [*clips])
     images: list[ImageFile] = []
     for index, (source, name, image_id) in enumerate(zip(listed, names, _image_ids(listed), strict=True)):
-        clip, (location, url, _, member) = clips.get(index), source
-        for frame in (None,) if clip is None else range(clip.frames):
+        (location, url, _, member, problem), video = source, Video() if index in clips else None
+        for frame in (None,) if video is None else range(clips[index]):
             place, stem = len(images), name if frame is None else f"{name}_{frame:06}"
-            path, own_id = f"{place // PER_SUBFOLDER:04}/{stem}" if in_subfolders else stem, stem if clip else image_id
-            images.append(ImageFile(location, path, own_id, frame, url, place, clip, member))
+            path, own_id = f"{place // PER_SUBFOLDER:04}/{stem}" if in_subfolders else stem, stem if video else image_id
+            images.append(ImageFile(location, path, own_id, frame, url, place, video, member, problem))
     return images
 
 
@@ -137,8 +96,8 @@ def _of_lines(lines: Iterable[str], title: str, channels: Channels) -> Iterator[
             continue
         try:
             yield from _located(line, channels)
-        except DataError:
-            yield _Source(line)
+        except DataError as error:
+            yield _Source(line, problem=str(error))
     if not count:
         raise DataError(f"{title} names no image; expected one file, folder or pattern per line.")
 
@@ -257,44 +216,3 @@ def _stem(file: str) -> str:
 
 def _is_video(file: str) -> bool:
     return file.lower().endswith(videos.SUFFIXES)
-
-
-def read_ahead(
-    images: Sequence[ImageFile],
-    size: int,
-    channels: Channels,
-    left_out: Callable[[ImageFile], bool] = lambda image: False,
-) -> Iterator[list[tuple[ImageFile, np.ndarray | DensevitError | None]]]:
-    """Yields chunks of images with their pixels (H, W, C) of these channels or an error, None for those left out; reads
-    the next chunk while one is processed. left_out: called in the threads that read."""
-    frames: dict[str, set[int]] = defaultdict(set)
-    for image in images:
-        if image.frame is not None:
-            frames[image.location].add(image.frame)
-    clips = {location: videos.VideoFrames(Path(location), wanted) for location, wanted in frames.items()}
-
-    def read(image: ImageFile) -> np.ndarray | DensevitError | None:
-        try:
-            if left_out(image):
-                return None
-            if image.url is not None:
-                return read_image(download(image.url), channels, name=image.url)
-            if image.member is not None:
-                return read_image(image.member.read(), channels, name=image.file_name)
-            if image.location.lower().endswith((".tar", ".json")):
-                next(_located(image.location, channels))  # raises the error of a list's line
-            if image.frame is not None:
-                return clips[image.location].read(image.frame)
-            return read_image(image.path, channels)
-        except DensevitError as error:
-            return error
-
-    with background_threads((os.cpu_count() or 1) + 1, "read images") as pool:
-
-        def submit(start: int) -> list[tuple[ImageFile, Future[np.ndarray | DensevitError | None]]]:
-            return [(image, pool.submit(read, image)) for image in images[start : start + size]]
-
-        chunk = submit(0)
-        for start in range(size, len(images) + size, size):
-            ready, chunk = chunk, submit(start)
-            yield [(image, pixels.result()) for image, pixels in ready]

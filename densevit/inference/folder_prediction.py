@@ -1,0 +1,207 @@
+"""Predicts a list of images into a folder: they are read, predicted and written at the same time."""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from densevit.errors import DensevitError, has_surrogates
+from densevit.inference.blocks import Counts, Failed, Texts, read_counts, write_block
+from densevit.inference.image_file import ImageFile, open_videos
+from densevit.inference.image_sizes import ImageSize, requested_size
+from densevit.inference.image_texts import image_texts
+from densevit.inference.image_writers import Drawings, DrawnVideos, ImageWriter, OutputFolder, PointClouds, result_of
+from densevit.inference.iterating import BATCHES_AT_ONCE, Predicted, background_threads
+from densevit.inference.large_images import LargePredicted, is_large, predict_large, streams_maps
+from densevit.inference.prediction_folder import PARTS, Part, read_settings
+from densevit.inference.predictor import Predictor
+from densevit.inference.result import Result
+from densevit.inference.scores import check_lowest_score, lowest_scores, threshold_origin
+
+ALL_DRAWN, FIRST_DRAWN = 1_000, 100  # images: the largest number of which all are drawn, and the first of more
+_ENCODERS = 2  # threads that draw and encode
+
+
+@dataclass(frozen=True)
+class PredictionOptions:
+    """The options of `densevit predict`. model, inputs: names, for predict.json. inference: given options. draw: the
+    number of drawn images; None: by the length of the list. part: its number and how many there are."""
+
+    model: str
+    inputs: Sequence[str]
+    threshold: float | None = None
+    min_score: float | None = None
+    focal: float | None = None
+    inference: Mapping[str, Any] = field(default_factory=dict)
+    image_size: ImageSize | None = None
+    video: bool = False
+    format: str = "json"
+    draw: int | None = None
+    batch_size: int = 8
+    part: tuple[int, int] = (1, 1)
+
+
+class FolderPrediction:
+    """Predicts a part of a list of images into a folder, block by block.
+
+    images: the whole list. thresholds: the lowest score of drawn and listed objects, by head; lowest: that of all
+    objects. drawn: the number of images of the list that are drawn. objects: the numbers of predicted objects above the
+    threshold and in total, by head. Raises DensevitError for options that the model cannot use.
+    """
+
+    def __init__(
+        self, predictor: Predictor, images: Sequence[ImageFile], folder: Path, options: PredictionOptions
+    ) -> None:
+        self.options, self.images, self._predictor = options, images, predictor
+        windowed = predictor.with_inference(options.inference) if options.inference else predictor
+        self._size = requested_size(options.image_size, options.inference, predictor.model, windowed.inference)
+        self.thresholds = predictor.default_thresholds
+        if options.threshold is not None:
+            self.thresholds = dict.fromkeys(predictor.classes, options.threshold)
+        for head, score in self.thresholds.items() if options.min_score is not None else ():
+            check_lowest_score(options.min_score or 0, score, threshold_origin(options.threshold, predictor, head))
+        self.lowest = lowest_scores(options.min_score, self.thresholds, windowed)
+        few = options.video or len(images) <= ALL_DRAWN
+        self.drawn = options.draw if options.draw is not None else len(images) if few else FIRST_DRAWN
+        self.part = Part(folder, *options.part, len(images), BATCHES_AT_ONCE * options.batch_size)
+        self.output = OutputFolder(folder, windowed, self.thresholds)
+        self.objects = dict[str, tuple[int, int]]()
+        if options.format == "parquet":
+            self.images = _with_ids_of_one_type(images)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings that the predictions depend on, among them the list of images."""
+        digest, options, predictor = hashlib.sha256(), self.options, self._predictor
+        for image in self.images:
+            digest.update(f"{image.image_id!r} {image.file_name}\n".encode(errors="surrogateescape"))
+        names = {h: [{"id": c.file_id, "name": c.name} for c in classes] for h, classes in predictor.classes.items()}
+        return {
+            "model": options.model,
+            "weights": predictor.fingerprint,
+            "inputs": [*options.inputs],
+            "list": f"{len(self.images)} images, {digest.hexdigest()[:16]}",
+            "threshold": self.thresholds,
+            "min_score": options.min_score,
+            "focal": options.focal,
+            "inference": dict(options.inference),
+            "image_size": self._size,
+            "video": options.video,
+            "format": options.format,
+            "categories": names,
+            "batch_size": options.batch_size,
+            PARTS: self.part.count,
+        }
+
+    def left(self) -> dict[Path, Sequence[ImageFile]]:
+        """Returns the images of the blocks that are not complete, or of which an image can be read now that could not
+        be read before, by the file of the block."""
+        if PARTS not in read_settings(self.part.predictions):  # all are joined
+            return {}
+        blocks = {file: self.images[place] for file, place in self.part.blocks.items()}
+        return {file: images for file, images in blocks.items() if not self._is_done(read_counts(file), images)}
+
+    def _is_done(self, counts: Counts, images: Sequence[ImageFile]) -> bool:
+        failed = {one.image_id for one in counts.failed}
+        again = [image for image in images if image.image_id in failed]
+        open_videos(again)
+        return counts.images + len(again) == len(images) and not any(map(self._is_readable, again))
+
+    def _is_readable(self, image: ImageFile) -> bool:
+        with suppress(DensevitError):
+            image.read(self._predictor.channels)
+            return True
+        return False
+
+    def predict(self, left: Mapping[Path, Sequence[ImageFile]]) -> Iterator[Predicted]:
+        """Predicts the images of these blocks, and yields them in order. At the end, also after an interruption, what
+        was yielded is written. Raises the first error of writing; then its block is not.
+
+        Whole blocks are predicted, so that batches do not depend on where a process ended: in other batches, the last
+        digits differ.
+        """
+        options, stream = self.options, self._stream([image for images in left.values() for image in images])
+        writers: list[ImageWriter] = [DrawnVideos(self.output) if options.video else Drawings(self.output, self.drawn)]
+        writers += [] if options.focal is None else [PointClouds(self.output, options.focal)]
+        pending = deque[Future[Any]]()
+        with background_threads(1 if options.video else _ENCODERS, "write predictions") as pool:
+            try:
+                for file, images in left.items():
+                    failed, texts = list[Failed](), list[Future[Texts]]()
+                    try:
+                        for predicted in islice(stream, len(images)):
+                            image = predicted.image
+                            if predicted.result is None:
+                                failed.append(Failed(image.image_id, image.file_name, str(predicted.error)))
+                            else:
+                                self._count(predicted.result)
+                                texts.append(pool.submit(self._write, writers, predicted))
+                                pending.append(texts[-1])
+                            _wait(pending, self.part.block)
+                            yield predicted
+                    finally:
+                        pending.append(pool.submit(_end_block, file, failed, texts))
+                next(stream, None)  # its end, where it may warn
+            finally:
+                _wait(pending, 0)
+                for writer in writers:
+                    writer.close()
+
+    def _stream(self, images: Sequence[ImageFile]) -> Iterator[Predicted]:
+        """Yields the images with their results, the large ones with their maps written already."""
+        options, windowed = self.options, self.output.predictor
+        rows = options.format == "json" and options.focal is None and not options.video and self._size == "source"
+        large = (lambda image: is_large(image, windowed)) if rows and streams_maps(windowed) else None
+        open_videos(images)
+        given = options.batch_size, options.inference, options.image_size, large
+        for predicted in self._predictor.iterate(images, self.lowest, *given):
+            is_left_out = predicted.result is None and predicted.error is None
+            yield predict_large(predicted.image, self.output) if is_left_out else predicted
+
+    def _count(self, result: Result) -> None:
+        for head, predictions in result.predictions.items():
+            if len(scores := predictions.get("scores", ())):
+                listed, total = self.objects.get(head, (0, 0))
+                above = int((scores >= self.thresholds[head]).sum())
+                self.objects[head] = listed + above, total + len(scores)
+
+    def _write(self, writers: Sequence[ImageWriter], predicted: Predicted) -> Texts:
+        """Writes the files of an image. Returns its texts."""
+        for writer in writers:
+            writer.write(predicted)
+        if isinstance(predicted, LargePredicted):
+            predicted = predicted._replace(result=Result(predicted.image.path, result_of(predicted).size, {}, {}))
+        return image_texts(predicted, self.output, self.options.format)
+
+
+def _wait(pending: deque[Future[Any]], most: int) -> None:
+    """Waits until at most so many are left. Raises the first error."""
+    while pending and (len(pending) > most or pending[0].done()):
+        try:
+            pending.popleft().result()
+        except BaseException:
+            pending.clear()
+            raise
+
+
+def _end_block(file: Path, failed: Sequence[Failed], texts: Sequence[Future[Texts]]) -> None:
+    write_block(file, failed, [one.result() for one in texts])
+
+
+def _with_ids_of_one_type(images: Sequence[ImageFile]) -> Sequence[ImageFile]:
+    """Returns the images with ids that are text if one of them is. Raises DensevitError for a name that is no text."""
+    wrong = next((image.file_name for image in images if has_surrogates(image.file_name)), None)
+    if wrong is not None:
+        raise DensevitError(
+            f"--format parquet: the name {wrong!r} is not UTF-8 text, which Parquet needs. Fix: rename it, or use "
+            "--format json."
+        )
+    if all(isinstance(image.image_id, int) for image in images):
+        return images
+    return [replace(image, image_id=str(image.image_id)) for image in images]

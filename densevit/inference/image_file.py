@@ -1,0 +1,78 @@
+"""An image of a list: a file, a frame of a video, an image of a URL, or an image in a tar."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from densevit.channels import Channels
+from densevit.data.io.images import read_image
+from densevit.data.io.tar_members import TarMember
+from densevit.data.io.videos import VideoFrames
+from densevit.errors import DataError
+from densevit.inference.downloads import download
+
+
+class Video:
+    """A video of which frames are listed. frames: the reader of the frames that `open_videos` was called with."""
+
+    frames: VideoFrames
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image of a list; `read` returns its pixels.
+
+    location: the path of the file, as text: a list of a million images takes a tenth of the memory of `Path` objects.
+    Of an image in a tar, PATH.tar/MEMBER.
+    name: the stem of output files, unique among all images of one call; above 10,000 images below a subfolder for each
+    1,000 images: 0012/NAME for the images from place 12,000 to 12,999.
+    image_id: the id in a COCO json. For other images the file's stem as an integer, as in COCO (000000000139.jpg is
+    139), if it is one and unique; else the file's name, or its path if the name is not unique.
+    frame: the number of a frame of `video`, from 0; its name and id are NAME_000012. url: the address of an image to
+    download, whose path is HOST/FILE. place: the place in the list of all images, from 0. problem: why there is no such
+    image, for a line of a list.
+    """
+
+    location: str
+    name: str
+    image_id: int | str
+    frame: int | None = None
+    url: str | None = None
+    place: int = 0
+    video: Video | None = None
+    member: TarMember | None = None
+    problem: str | None = None
+
+    @property
+    def path(self) -> Path:
+        return Path(self.location)
+
+    @property
+    def file_name(self) -> str:
+        """The file's path or the URL; for a frame with its number, "clip.mp4#12"."""
+        return self.url or self.path.as_posix() + ("" if self.frame is None else f"#{self.frame}")
+
+    def read(self, channels: Channels) -> np.ndarray:
+        """Returns the pixels (H, W, C). Raises DataError if the image cannot be read."""
+        if self.problem is not None:
+            raise DataError(self.problem)
+        if self.url is not None:
+            return read_image(download(self.url), channels, name=self.url)
+        if self.member is not None:
+            return read_image(self.member.read(), channels, name=self.file_name)
+        if self.video is not None and self.frame is not None:
+            return self.video.frames.read(self.frame)
+        return read_image(self.path, channels)
+
+
+def open_videos(images: Iterable[ImageFile]) -> None:
+    """Prepares the videos of these images; each frame can then be read once."""
+    frames: dict[tuple[Video, str], set[int]] = defaultdict(set)
+    for image in images:
+        if image.video is not None and image.frame is not None:
+            frames[image.video, image.location].add(image.frame)
+    for (video, location), wanted in frames.items():
+        video.frames = VideoFrames(Path(location), wanted)

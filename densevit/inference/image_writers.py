@@ -1,0 +1,115 @@
+"""Writers of the files of single images: drawings, drawn videos and point clouds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from densevit.data.io.channel_files import as_rgb
+from densevit.drawing.draw import draw
+from densevit.drawing.drawn_video import DrawnVideo
+from densevit.drawing.point_cloud import write_ply
+from densevit.errors import DensevitError
+from densevit.inference.iterating import Predicted
+from densevit.inference.map_files import MapFiles
+from densevit.inference.predictor import Predictor
+from densevit.inference.result import Result
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """A folder of predictions. thresholds: the lowest score of drawn and listed objects by head."""
+
+    path: Path
+    predictor: Predictor
+    thresholds: Mapping[str, float]
+
+    @cached_property
+    def maps(self) -> MapFiles:
+        return MapFiles(self.path, self.predictor.classes, self.predictor.target_types)
+
+    def file(self, head: str, folder: str, name: str) -> Path:
+        """Returns the path of a head's file, and creates its folder."""
+        path = self.maps.folder_of(head) / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def drawn(self, head: str, predicted: Predicted, frame: bool = False) -> np.ndarray:
+        """The visualization of a head's predictions, (H, W, 3) uint8. frame: of the size of the image."""
+        found, classes, types = result_of(predicted).predictions[head], self.maps.classes[head], self.maps.types[head]
+        options = self.thresholds[head], None, types, frame, self.predictor.channels
+        return draw(predicted.pixels, found, classes, *options)
+
+
+class ImageWriter(Protocol):
+    """Writes the files of single images, of an `ImageFile` with a result each. Several threads may call `write`."""
+
+    def write(self, predicted: Predicted) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def result_of(predicted: Predicted) -> Result:
+    assert predicted.result is not None
+    return predicted.result
+
+
+class Drawings:
+    """Writes drawn/NAME.jpg of the first images of the list. count: their number."""
+
+    def __init__(self, output: OutputFolder, count: int) -> None:
+        self._output, self._count = output, count
+
+    def write(self, predicted: Predicted) -> None:
+        for head in result_of(predicted).predictions if predicted.image.place < self._count else ():
+            path = self._output.file(head, "drawn", f"{predicted.image.name}.jpg")
+            Image.fromarray(self._output.drawn(head, predicted)).save(path, quality=92)
+
+    def close(self) -> None: ...
+
+
+class DrawnVideos:
+    """Writes drawn/NAME.mp4 of each video, whose frames come in order, one video after the other."""
+
+    def __init__(self, output: OutputFolder) -> None:
+        self._output, self._videos = output, dict[str, DrawnVideo]()  # the open one of each head
+
+    def write(self, predicted: Predicted) -> None:
+        name = f"{Path(predicted.image.name).name.rpartition('_')[0]}.mp4"
+        for head in result_of(predicted).predictions:
+            path, video = self._output.file(head, "drawn", name), self._videos.get(head)
+            if video is None or video.path != path:
+                if video is not None:
+                    video.close()
+                video = self._videos[head] = DrawnVideo(path, predicted.image.path)
+            video.add(self._output.drawn(head, predicted, frame=True))
+
+    def close(self) -> None:
+        for video in self._videos.values():
+            video.close()
+
+
+class PointClouds:
+    """Writes clouds/NAME.ply of images with depth. focal: in pixels, the same for all images."""
+
+    def __init__(self, output: OutputFolder, focal: float) -> None:
+        self._output, self._focal = output, focal
+
+    def write(self, predicted: Predicted) -> None:
+        found = result_of(predicted).predictions
+        keys = [key for predictions in found.values() for key in predictions]
+        if "depth" not in keys:
+            raise DensevitError(
+                f"--focal: point clouds need depth in metres, but this model predicts {', '.join(keys)}. Fix: remove "
+                "--focal."
+            )
+        for head in (head for head, predictions in found.items() if "depth" in predictions):
+            path = self._output.file(head, "clouds", f"{predicted.image.name}.ply")
+            image = as_rgb(predicted.pixels, self._output.predictor.channels)
+            write_ply(path, np.asarray(found[head]["depth"].cpu()), image, self._focal)
+
+    def close(self) -> None: ...

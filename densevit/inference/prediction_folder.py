@@ -1,0 +1,170 @@
+"""The folder of `densevit predict`: its settings in predict.json, and its parts, each predicted by one process."""
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from densevit.atomic_io import atomic_file, atomic_folder, check_new_folder
+from densevit.errors import DataError, DensevitError, WeightsError
+from densevit.file_lock import locked_folder
+from densevit.inference.blocks import Counts, read_counts
+from densevit.inference.iterating import BATCHES_AT_ONCE
+
+SETTINGS = "predict.json"
+PARTS = "parts"  # the folder of parts, and the key of their number
+_PROCESS = "process.txt"  # in the folder of a part: what predicts it
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Returns the settings of the predictions in a folder; without `parts` if all are joined and none failed. Raises
+    DensevitError if it has none."""
+    file = folder / SETTINGS
+    if not file.is_file():
+        raise DensevitError(f"{folder} has no {SETTINGS}, and so no predictions that `densevit predict` wrote.")
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: expected the settings of a prediction as JSON; found: {error}") from None
+
+
+def write_settings(file: Path, settings: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def check_model(folder: Path, source: str, fingerprint: str | None) -> dict[str, Any]:
+    """Returns the settings of the predictions in a folder. Raises DensevitError if it has none, and if they are those
+    of another model.
+
+    source: the model's source, for messages. fingerprint: the model's, see `Predictor.fingerprint`; None: unknown.
+    """
+    saved = read_settings(folder)
+    if saved.get("weights") != fingerprint:
+        raise DensevitError(
+            f"{folder} has the predictions of another model: of {saved.get('model')!r}, whose classes or weights are "
+            f"not those of {source!r}. Fix: name that model, or predict with this one into a new folder."
+        )
+    return saved
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raises DensevitError if the folder has no predictions or was written with another model or other settings.
+
+    settings: among them the model's source as `model`, and its fingerprint as `weights`.
+    """
+    saved = check_model(folder, settings["model"], settings["weights"])
+    current = json.loads(json.dumps(settings))
+    ignored = ("model",) if PARTS in saved else ("model", PARTS, "batch_size")
+    changed = [key for key in {**saved, **current} if key not in ignored and saved.get(key) != current.get(key)]
+    if changed:
+        listed = "; ".join(f"{key} is {current.get(key)!r}, was {saved.get(key)!r}" for key in changed)
+        raise DensevitError(
+            f"{folder} was predicted with other settings: {listed}. Fix: predict with those, or name a new folder."
+        )
+
+
+def resume_hint(folder: Path) -> str:
+    """The fix for a folder that is not empty, if its predictions can be continued; empty for another one."""
+    return ", or add --resume to continue in it" if (folder / SETTINGS).is_file() else ""
+
+
+class Part(NamedTuple):
+    """One of `count` parts of a list of images, by its number from 1: a slice of whole blocks.
+
+    predictions: the folder of predictions. images: the number of images in the list. block: that in a block.
+    """
+
+    predictions: Path
+    number: int
+    count: int
+    images: int
+    block: int
+
+    def __str__(self) -> str:
+        return f"{self.predictions}, part {self.number} of {self.count}" if self.count > 1 else str(self.predictions)
+
+    @property
+    def folder(self) -> Path:
+        return self.predictions / PARTS / f"{self.number:0{len(str(self.count))}}-of-{self.count}"
+
+    @property
+    def blocks(self) -> dict[Path, slice]:
+        """The file and the images of each block."""
+        total = -(-self.images // self.block)
+        numbers = range(total * (self.number - 1) // self.count, total * self.number // self.count)
+        slices = {n: slice(n * self.block, min((n + 1) * self.block, self.images)) for n in numbers}
+        return {self.folder / f"{n:07}.jsonl.gz": images for n, images in slices.items()}
+
+    @property
+    def counts(self) -> Counts:
+        """The images that are predicted, and those that cannot be read."""
+        counts = [read_counts(file) for file in self.blocks]
+        return Counts(sum(one.images for one in counts), [failed for one in counts for failed in one.failed])
+
+    def state(self, counts: Counts) -> str:
+        """`complete`, `not begun`, or the process that has begun it. counts: those of the part."""
+        if counts.images + len(counts.failed) == self.total:
+            return "complete"
+        file = self.folder / _PROCESS
+        return file.read_text(encoding="utf-8") if file.is_file() else "not begun"
+
+    @property
+    def total(self) -> int:
+        """The number of its images."""
+        return sum(images.stop - images.start for images in self.blocks.values())
+
+    @contextmanager
+    def begun(self, resume: bool) -> Iterator[None]:
+        """A context in which this process predicts the part. Creates its folder, with the name of the process; not if
+        all parts are joined.
+
+        resume: continues a part that was begun; False: raises DensevitError for one.
+        """
+        process = f"process {os.getpid()} on {socket.gethostname()}"
+        if PARTS not in read_settings(self.predictions):
+            yield
+            return
+        if not self.folder.exists():
+            with atomic_folder(self.folder) as new:
+                (new / _PROCESS).write_text(process, encoding="utf-8")
+        elif not resume:
+            raise DensevitError(f"{self} was begun: {self.state(self.counts)}. Fix: add --resume, if it has ended.")
+        with locked_folder(self.folder):
+            (self.folder / _PROCESS).write_text(process, encoding="utf-8")
+            yield
+
+
+def open_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
+    """Creates a folder of predictions, or checks that it can be continued. Several parts may do so at once.
+
+    settings: those of the prediction, which are saved. resume: whether a part is continued. Raises DensevitError for
+    predictions of another model or with other settings, and for a folder of other files.
+    """
+    has_others = folder.is_dir() and any(not path.name.startswith("predict") for path in folder.iterdir())
+    is_new, alone = not (folder / SETTINGS).is_file(), settings[PARTS] == 1
+    if not (alone and resume):
+        if alone or (is_new and has_others):
+            check_new_folder(folder, resume_hint(folder))
+        with suppress(WeightsError), atomic_file(folder / SETTINGS) as partial:  # unless another part has written it
+            write_settings(partial, settings)
+    check_settings(folder, settings)
+
+
+def parts_of(folder: Path) -> list[Part]:
+    """Returns the parts of a prediction; none if all are joined and none failed."""
+    settings = read_settings(folder)
+    count, images = settings.get(PARTS, 0), int(settings["list"].split()[0])
+    block = BATCHES_AT_ONCE * settings["batch_size"]
+    return [Part(folder, number, count, images, block) for number in range(1, count + 1)]
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes the folders of parts, and nothing else: a head may be called "parts"."""
+    for part in (folder / PARTS).glob("*-of-*"):
+        shutil.rmtree(part)
+    with suppress(OSError):  # none, or that of a head
+        (folder / PARTS).rmdir()
