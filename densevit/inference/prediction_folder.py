@@ -9,9 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from densevit.atomic_io import atomic_file, atomic_folder, check_new_folder
+from densevit.atomic_io import atomic_file, atomic_folder, check_new_folder, locked_folder
 from densevit.errors import DataError, DensevitError, WeightsError
-from densevit.file_lock import locked_folder
 from densevit.inference.blocks import Counts, read_counts
 from densevit.inference.iterating import BATCHES_AT_ONCE
 

@@ -24,10 +24,10 @@ from torch import Tensor
 
 import densevit
 from densevit.cli import main as densevit_command
-from densevit.inference.input_images import find_images
 from densevit.cli.prediction_files import PredictionFiles
 from densevit.data.io.images import read_image
 from densevit.inference import loading
+from densevit.inference.input_images import find_images
 from densevit.inference.predictor import BATCHES_AT_ONCE, Predictor
 from densevit.interfaces import Backbone, Class, Head, Outputs, Predictions, Targets
 from densevit.model import DenseModel
