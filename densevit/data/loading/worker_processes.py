@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 import re
+import signal
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
@@ -48,6 +49,9 @@ def start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the processes are the parallelism
     torch.set_num_threads(1)
     gc.freeze()  # collecting would write to, and so copy, every page that holds one of the parent's objects
+    for number in (signal.SIGINT, signal.SIGUSR1):  # to all processes of a terminal or job: the parent stops
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))  # the parent finishes its step, or has failed to
 
 
 class Collate:

@@ -81,6 +81,25 @@ def test_signal_saves_a_checkpoint_and_sets_the_exit_code(small: Path, tmp_path:
         assert (run / name).is_file(), name
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signal_to_the_process_group_reaches_the_loader_s_processes_too(small, tmp_path, number, capfd):
+    """As by Ctrl-C, `timeout` and `scancel`."""
+    run = tmp_path / "run"
+
+    def train() -> None:
+        os.setsid()
+        os._exit(main(["train", str(small), *ENDLESS, "data.num_workers=2", "--run-dir", str(run)]))
+
+    process = child(train)
+    wait_for(run / "checkpoints" / "last.ckpt", process)
+    assert process.pid is not None
+    os.killpg(process.pid, number)
+    process.join(120)
+    assert process.exitcode == 128 + number
+    assert (run / "model.safetensors").is_file()
+    assert capfd.readouterr().err.count("Stopping after this step") == 1
+
+
 def test_signal_to_one_process_stops_both_at_the_same_step(small: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     overrides = ["trainer.devices=2", "trainer.strategy=ddp", *ENDLESS]
