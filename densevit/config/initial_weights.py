@@ -42,7 +42,7 @@ def use_argument(sections: Model, weights: str) -> Model:
         if given is not None:
             sections.set_aside.append(f"Set aside: weights={given}, for weights={weights} (an argument).")
         sections._sources.by_key[_WHOLE] = Source("an argument", ARGUMENT)
-        return settle(sections)
+        return settle(sections)  # type: ignore[return-value]
     for name, is_given in (
         ("weights", sections.backbone.weights is not None),
         ("pretrained", _is_pretrained(sections.backbone.options)),

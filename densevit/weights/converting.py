@@ -102,12 +102,12 @@ def _backbone(
         if not override.startswith("backbone."):
             raise ConfigError(f"{override}: {translated.source} is only a backbone; only backbone.* can be overridden.")
     section = configs.section("backbone", sections["backbone"], translated.source, overrides)
-    sections = ModelSections(backbone=section, heads={})
-    model = build_from_sections(sections, {})
+    alone = ModelSections(backbone=section, heads={})
+    model = build_from_sections(alone, {})
     if is_bgr(checkpoint):
         bgr_to_rgb(translated, model.backbone)
         model.set_normalisation(translated.mean, translated.std)
-    notes = _other_options(model, sections, translated)
+    notes = _other_options(model, alone, translated)
     fit = fit_backbone(model, translated, section.weights_allow)
     fit.source = translated.source
     fit.notes += notes
