@@ -17,11 +17,11 @@ from densevit.evaluation.csv_options import FORM, READ_FORM
 from densevit.inference import loading
 
 
-def join(folder: Path, trust: Sequence[str] = ()) -> None:
+def join(folder: Path, trust: bool = False) -> None:
     """Joins the lists of all parts in their order, without reading them to memory, and removes those of the parts.
 
-    Nothing is lost if it is stopped: it can be called again. trust: modules that may be imported for the model, which
-    is loaded if it defines the file of all maps, as for panoptic segmentation. Raises DensevitError if a part is not
+    Nothing is lost if it is stopped: it can be called again. trust: the argument of `load` for the model, which is
+    loaded if it defines the file of all maps, as for panoptic segmentation. Raises DensevitError if a part is not
     complete.
     """
     settings = read_settings(folder)

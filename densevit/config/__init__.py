@@ -4,7 +4,7 @@ User documentation: `docs/config.md`.
 """
 
 from densevit.config.data_schema import DataSection
-from densevit.config.loading import dump, from_file, from_mapping, load, values_of_file, with_overrides
+from densevit.config.loading import check_no_code, dump, from_file, from_mapping, load, values_of_file, with_overrides
 from densevit.config.merging import check_evaluation_overrides
 from densevit.config.model_schema import (
     BackboneSection,
@@ -40,6 +40,7 @@ __all__ = [
     "TrainerSection",
     "check_evaluation_overrides",
     "check_evaluation_plugins",
+    "check_no_code",
     "check_plugins",
     "data_options",
     "dump",

@@ -15,7 +15,6 @@ from densevit.config.values import (
     Names,
     OpenSection,
     Pair,
-    PluginName,
     PluginSection,
     Side,
     Sides,
@@ -55,7 +54,7 @@ def data_title(plugin: str, root: Any) -> str:
 class DataSection(OpenSection):
     """The data set, its loader and augmentation, and the data set's own options, such as `root`."""
 
-    name: PluginName
+    name: str
     """A plugin's name or `module:Class`."""
     split: str = "val"
     """The split for validation and `evaluate`, by its name on disk (`test`)."""

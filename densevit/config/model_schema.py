@@ -16,7 +16,6 @@ from densevit.config.values import (
     OpenSection,
     Patterns,
     PerChannel,
-    PluginName,
     PluginSection,
     Rate,
     Section,
@@ -45,7 +44,7 @@ class LoraSection(Section):
 class BackboneSection(OpenSection):
     """The backbone, and its options."""
 
-    name: PluginName
+    name: str
     """A plugin's name (`densevit plugins` lists them) or `module:Class`."""
     weights: Source | None = None
     """Pretrained weights of the backbone: a file or folder of densevit's or another project's, or `timm:NAME`,
@@ -101,7 +100,7 @@ class BackboneSection(OpenSection):
 class EvaluationSection(OpenSection):
     """The evaluator of a head, and its options."""
 
-    name: PluginName | None = None
+    name: str | None = None
     """A plugin's name or `module:Class`. `null`: the evaluator with the name of the head's task."""
 
 

@@ -10,11 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
 )
-
-from densevit.registry.trust import with_names_of
 
 
 def _number(value: Any) -> Any:
@@ -59,16 +55,6 @@ def as_sections(value: Any) -> Any:
     if value is not None and not isinstance(value, list | tuple):
         raise ValueError(f"give a list, as in [{{name: module:Class}}], not {value!r}.")
     return None if value is None else tuple(map(as_section, value))
-
-
-def _module_class(value: Any) -> Any:
-    if isinstance(value, str) and ":" not in value:
-        raise ValueError("a module:Class")  # in a union: the message appends it to the other types
-    return value
-
-
-def _name(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    return with_names_of(value, validate(value))
 
 
 def _size(value: Any) -> Any:
@@ -123,8 +109,6 @@ Decay = Annotated[Float, Field(gt=0, lt=1)]
 Factor = Annotated[Float, Field(gt=0)]
 
 
-PluginName = Annotated[str, WrapValidator(_name)]
-ModuleClass = Annotated[PluginName, BeforeValidator(_module_class)]
 Source = Annotated[str, Field(min_length=1)]
 RANDOM = "random"  # the value of `backbone.weights` for random weights on purpose
 Duration = Annotated[str, BeforeValidator(_duration)]
@@ -162,7 +146,7 @@ class OpenSection(Section):
 class PluginSection(OpenSection):
     """A plugin, and its options."""
 
-    name: PluginName
+    name: str
     """A plugin's name or `module:Class`."""
 
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
@@ -45,7 +45,7 @@ class BatchPredictor:
     inference: Mapping[str, Any] | None = None
     image_size: ImageSize | None = None
     column: str | None = None
-    trust: Sequence[str] = ()
+    trust: bool = False
     runtime: str | None = None
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class BatchPredictor:
         images = columns.pop(column)
         if all(isinstance(image, str | PathLike) for image in images):
             columns = {column: images} | columns
-        predictor = _loaded(str(self.model), self.device, tuple(self.trust), self.runtime)
+        predictor = _loaded(str(self.model), self.device, self.trust, self.runtime)
         decoded = [_decoded(image, position, predictor.model.channels) for position, image in enumerate(images)]
         readable = [image for image in decoded if not isinstance(image, DensevitError)]
         found = iter(self._rows(predictor, readable))
@@ -101,7 +101,7 @@ class BatchPredictor:
 
 
 @lru_cache(maxsize=4)
-def _loaded(model: str, device: str, trust: tuple[str, ...], runtime: str | None) -> Predictor:
+def _loaded(model: str, device: str, trust: bool, runtime: str | None) -> Predictor:
     return load(model, device_of(device), trust, runtime)
 
 

@@ -180,7 +180,7 @@ class BackboneInFile(Backbone):
         return Encoding(self(images), {})
 
 
-def build(file: ExportedFile, trust: Collection[str] = ()) -> tuple[FileModel, ModelSections]:
+def build(file: ExportedFile, trust: bool = False) -> tuple[FileModel, ModelSections]:
     """Builds the model of a file, and the config in its header, or the sections of a model without one.
 
     trust: the argument of `load`. Raises WeightsError if the header lacks what the heads are built from.

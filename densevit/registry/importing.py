@@ -12,15 +12,15 @@ from typing import Any
 
 from densevit.errors import PluginError, did_you_mean, one_line
 from densevit.registry.groups import GROUPS, Plugin
-from densevit.registry.trust import MODULE_CLASS, NameInFile
+
+MODULE_CLASS = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 
 
 def import_plugin(plugin: Plugin) -> Any:
-    """The object that a plugin names. Raises PluginError if it is not trusted, or cannot be imported."""
+    """The object that a plugin names. Raises PluginError if it cannot be imported."""
     if plugin.group != "commands" and not MODULE_CLASS.fullmatch(plugin.value):
         raise PluginError(f"{plugin} is not of the form module:Class, as in my_package.my_module:MyClass.")
-    _check_trusted(plugin)
-    if plugin.name == plugin.value and not isinstance(plugin.value, NameInFile) and os.getcwd() not in sys.path:
+    if plugin.name == plugin.value and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a config's module:Class may be in the working directory
     module, _, attribute = plugin.value.partition(":")
     try:
@@ -36,18 +36,6 @@ def import_plugin(plugin: Plugin) -> Any:
     return found
 
 
-def _check_trusted(plugin: Plugin) -> None:
-    name = plugin.value
-    if isinstance(name, NameInFile) and not name.trusted:
-        module = name.partition(":")[0]
-        raise PluginError(
-            f"{plugin} is named in {name.file}. This file may be from another person, so only installed "
-            f"plugins are imported, and not the module {module!r}, whose code would run. Fix: if the file is from your "
-            f"own run, name the run's folder; if you trust the module, use densevit.load(..., trust=[{module!r}]) or "
-            f"--trust {module}."
-        )
-
-
 def _nearest_attribute(plugin: Plugin, owner: Any, name: str) -> str:
     kinds = type if plugin.group in GROUPS else type | types.FunctionType  # a schedule may be a function
     known = [key for key, value in getattr(owner, "__dict__", {}).items() if isinstance(value, kinds)]
@@ -61,12 +49,6 @@ def _reason(plugin: Plugin, error: BaseException) -> str:
         if module_name == error.name or module_name.startswith(f"{error.name}."):
             if plugin.name != plugin.value:  # named by an entry point
                 return f"there is no module {error.name!r}."
-            if isinstance(plugin.value, NameInFile):
-                return (
-                    f"there is no module {error.name!r} on PYTHONPATH or among the installed packages; the working "
-                    "directory is searched for a config's modules only. Fix: add its folder to PYTHONPATH, or install "
-                    "its package."
-                )
             return (
                 f"there is no module {error.name!r} in the working directory {os.getcwd()}, on PYTHONPATH or among the "
                 "installed packages. Fix: run in its folder, add the folder to PYTHONPATH, or install its package."

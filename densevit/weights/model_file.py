@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -146,11 +146,11 @@ def is_model_file(source: str | Path) -> bool:
         return False
 
 
-def load(run: str | Path, trust: Collection[str] = ()) -> ModelFile:
+def load(run: str | Path, trust: bool = False) -> ModelFile:
     """The model of a run folder or a model file, in evaluation mode on the CPU, and its sections.
 
-    trust: modules that the file may name as `module:Class`; of a folder, its config.yaml is trusted. Raises
-    WeightsError if there is no model, it is incomplete, or names another module.
+    trust: whether the file may name a `module:Class`, whose code then runs; of a folder, its config.yaml may. Raises
+    WeightsError if there is no model, or it is incomplete, and ConfigError for a class without trust.
     """
     state, entries, path = _read(run)
     return from_state(state, entries, str(path), trust, _folder(run))
@@ -160,11 +160,11 @@ def from_state(
     state: Mapping[str, Tensor],
     entries: Mapping[str, str],
     source: str,
-    trust: Collection[str] = (),
+    trust: bool = False,
     run: Path | None = None,
 ) -> ModelFile:
-    """The model of a state dict and the header of its file. source: the file, for messages. trust, run: the arguments
-    of `config.values_of_file`.
+    """The model of a state dict and the header of its file. source: the file, for messages. trust: as of
+    `load`. run: the argument of `config.check_no_code`.
     """
     found = described(entries, source, trust, run)
     try:
@@ -188,15 +188,13 @@ class Description(NamedTuple):
     licences: dict[str, str]
 
 
-def described(
-    entries: Mapping[str, str], source: str, trust: Collection[str] = (), run: Path | None = None
-) -> Description:
+def described(entries: Mapping[str, str], source: str, trust: bool = False, run: Path | None = None) -> Description:
     """Reads a header of `entries`. Parameters as of `from_state`; raises WeightsError for an invalid header."""
     check_format(entries.get("format_version"), source)
     if entries.get("part") == "backbone":
         raise WeightsError(f"{source}: contains only a backbone. Train with `backbone.weights={source}`.")
     try:
-        values = configs.values_of_file(entries["config"], source, trust, run)
+        values = configs.values_of_file(entries["config"], source)
         complete = "trainer" in values
         classes = _classes(entries["classes"])
         thresholds, of_weights = score_thresholds(entries), licences(entries)
@@ -204,6 +202,8 @@ def described(
         raise WeightsError(
             f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
         ) from error
+    if not trust:
+        configs.check_no_code(values, source, run)
     sections = configs.from_file(values, source) if complete else configs.model_sections(values, source)
     thresholds = {name: score for name, score in thresholds.items() if name in sections.heads}
     return Description(sections, classes, thresholds, of_weights)
@@ -217,13 +217,15 @@ def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:
     return found
 
 
-def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbone, BackboneSection]:
+def load_backbone(run: str | Path, trust: bool = False) -> tuple[Backbone, BackboneSection]:
     """The backbone of a run or of a file from `save_backbone`, in evaluation mode, and its section."""
     state, entries, path = _read(run)
     check_format(entries.get("format_version"), str(path))
-    values = configs.values_of_file(entries.get("config", ""), str(path), trust, _folder(run)).get("backbone")
+    values = configs.values_of_file(entries.get("config", ""), str(path)).get("backbone")
     if not isinstance(values, dict):  # a text would name a section's file
         raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
+    if not trust:
+        configs.check_no_code(values, str(path), _folder(run))
     section = configs.section("backbone", values, str(path))
     backbone = backbone_from(section, pretrained=False)
     load_state(backbone, part(state, "backbone."), path)

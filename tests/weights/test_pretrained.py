@@ -162,7 +162,7 @@ def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     assert built.mean == built.std == model.backbone.mean == HALF
     assert model.mean.flatten().tolist() == [127.5] * 3
     save(model, tmp_path / "model.safetensors")
-    loaded = load_file(tmp_path, [__name__]).model
+    loaded = load_file(tmp_path, trust=True).model
     assert torch.equal(loaded.mean, model.mean) and torch.equal(loaded.std, model.std)
     again, config = model_of({"weights": str(tmp_path)})
     load_pretrained(again, config)

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -97,7 +97,7 @@ class _Source:
         return renamed
 
 
-def export(source: str | Path, to: str, allowed: Sequence[str] = (), trust: Collection[str] = ()) -> ForeignExport:
+def export(source: str | Path, to: str, allowed: Sequence[str] = (), trust: bool = False) -> ForeignExport:
     """Exports a run's weights, checked: translated back they are bit-identical, and the outputs are the same.
 
     source: a run folder, a model file, or a converted backbone. to: a layout's name, or a project, "hf", "timm" or
@@ -148,7 +148,7 @@ class _NotRepresentable(WeightsError):  # noqa: N818
         self.distance = distance
 
 
-def _source(source: str | Path, trust: Collection[str]) -> _Source:
+def _source(source: str | Path, trust: bool) -> _Source:
     path = user_path(source)
     file = path / "model.safetensors" if path.is_dir() else path
     header = read_safetensors(file)[1] if file.is_file() and file.suffix == ".safetensors" else {}
