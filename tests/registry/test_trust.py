@@ -247,13 +247,13 @@ def test_own_run_needs_no_trust_but_its_model_file_does(payload, capsys):
     forget()
     with pytest.raises(ConfigError) as error:  # named directly, also where a config.yaml is beside it
         densevit.load(run / "model.safetensors")
-    refused(error, run / "model.safetensors", "payload:Net")
+    refused(error, run / "model.safetensors", "payload:Adam")
     assert type(densevit.load(run).backbone).__module__ == "payload"
     forget()
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("payload:", "other:"))
     with pytest.raises(ConfigError) as error:
         densevit.load(run)
-    refused(error, run / "model.safetensors", "payload:Net")
+    refused(error, run / "model.safetensors", "payload:Adam")
 
 
 # ---- commands ----
