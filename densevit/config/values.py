@@ -104,7 +104,6 @@ Int = Annotated[int, BeforeValidator(_whole), Field(ge=-(2**63), lt=2**63)]
 Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Count = Annotated[Int, Field(ge=1)]
 Rate = Annotated[Float, Field(ge=0, le=1e6)]
-Momentum = Annotated[Float, Field(ge=0, lt=1)]
 Decay = Annotated[Float, Field(gt=0, lt=1)]
 Factor = Annotated[Float, Field(gt=0)]
 

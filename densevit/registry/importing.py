@@ -53,7 +53,7 @@ def _reason(plugin: Plugin, error: BaseException) -> str:
                 f"there is no module {error.name!r} in the working directory {os.getcwd()}, on PYTHONPATH or among the "
                 "installed packages. Fix: run in its folder, add the folder to PYTHONPATH, or install its package."
             )
-        return f"it needs {error.name!r}, which is not installed. {_install_hint(plugin, error.name.partition('.')[0])}"
+        return f"it needs {error.name!r}, which is not installed. Try `pip install {error.name.partition('.')[0]}`."
     return described_error(error, module_name)
 
 
@@ -83,19 +83,3 @@ def _package_root(module: str) -> str:
         spec = None
     locations = [*spec.submodule_search_locations] if spec and spec.submodule_search_locations else []
     return locations[0] if locations else str(spec and spec.origin)
-
-
-def _install_hint(plugin: Plugin, package: str) -> str:
-    """The pip command for a missing package, with an extra of the plugin's distribution if one requires it."""
-    distribution = plugin.origin.rpartition(" ")[0]
-    try:
-        requirements = importlib.metadata.requires(distribution) or []
-    except importlib.metadata.PackageNotFoundError:
-        requirements = []
-    for requirement in requirements:
-        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
-        if extra and re.split(r"[^\w.-]", requirement)[0].replace("-", "_").lower() == package.lower():
-            if distribution == "densevit":  # not in a package index
-                return f"Try `pip install -e '.[{extra[1]}]'` in densevit's clone."
-            return f"Try `pip install '{distribution}[{extra[1]}]'`."
-    return f"Try `pip install {package}`."

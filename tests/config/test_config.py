@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from densevit import config
-from densevit.config import Config, yaml_io
-from densevit.config.data_schema import DataSection, different_keys, evaluated_data
+from densevit.config import Config, DataSection, yaml_io
 from densevit.config.model_schema import InferenceSection, LoraSection
 from densevit.config.values import with_value
 from densevit.errors import ConfigError
@@ -218,18 +217,6 @@ def test_a_data_set_is_named_by_its_folder():
     ):
         section = DataSection(name=name, **options)
         assert (section.folder_name, section.title) == (folder, title)
-
-
-def test_evaluated_data_are_the_keys_that_choose_the_images(tmp_path):
-    coco = {"name": "coco", "root": str(tmp_path), "batch_size": 8, "image_size": 512, "train_images": "a"}
-    expected = {"name": "coco", "split": "val", "root": str(tmp_path.resolve())}
-    assert evaluated_data(coco) == evaluated_data({**coco, "image_size": 640, "root": f"{tmp_path}/"}) == expected
-    assert evaluated_data(DataSection(**coco).model_dump()) == expected
-    other = evaluated_data({**coco, "split": "test", "test_images": "b"})
-    assert different_keys([expected, other]) == ["data.split", "data.test_images"]
-    rendered = {"name": "scenes", "image_size": 96, "train_length": 9}
-    assert evaluated_data(rendered) == {"name": "scenes", "split": "val", "image_size": "[96, 96]"}
-    assert different_keys([expected, expected]) == []
 
 
 def test_keys_of_other_projects_and_keys_without_a_section_name_the_right_key():
