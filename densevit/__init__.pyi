@@ -36,16 +36,7 @@ from densevit.interfaces import Transforms as Transforms
 from densevit.model import DenseModel as DenseModel
 from densevit.model import create_head as create_head
 from densevit.model import create_neck as create_neck
-from densevit.registry import list_backbones as list_backbones
-from densevit.registry import list_checkpoints as list_checkpoints
-from densevit.registry import list_datasets as list_datasets
-from densevit.registry import list_evaluators as list_evaluators
-from densevit.registry import list_heads as list_heads
-from densevit.registry import list_methods as list_methods
-from densevit.registry import list_necks as list_necks
-from densevit.registry import list_optimizers as list_optimizers
-from densevit.registry import list_targets as list_targets
-from densevit.registry import list_transforms as list_transforms
+from densevit.registry import list_plugins as list_plugins
 from densevit.targets.run_length_masks import RunLengthMasks as RunLengthMasks
 from densevit.targets.types import create_target as create_target
 from densevit.training.loop.data_checks import check_batch as check_batch

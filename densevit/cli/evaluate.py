@@ -35,11 +35,9 @@ def add_trust(parser: ArgumentParser) -> None:
     """Adds the flag --trust of commands that take a model."""
     parser.add_argument(
         "--trust",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="import this module if the model file names classes of it, and run the code of a .pth file; modules in a "
-        "run folder's config need no trust",
+        action="store_true",
+        help="import the classes that the model file names as module:Class, and run the code of a .pth file; a run "
+        "folder needs no trust",
     )
 
 

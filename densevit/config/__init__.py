@@ -4,13 +4,14 @@ User documentation: `docs/config.md`.
 """
 
 from densevit.config.data_schema import DataSection
-from densevit.config.loading import dump, from_file, from_mapping, load, values_of_file, with_overrides
+from densevit.config.loading import check_no_code, dump, from_file, from_mapping, load, values_of_file, with_overrides
 from densevit.config.merging import check_evaluation_overrides
 from densevit.config.model_schema import (
     BackboneSection,
     EvaluationSection,
     HeadSection,
     InferenceSection,
+    LoraSection,
     ModelSections,
 )
 from densevit.config.plugin_checks import check_evaluation_plugins, check_plugins
@@ -20,7 +21,6 @@ from densevit.config.sections import (
     inference_with,
     model_sections,
     section,
-    sections_of,
     single_pass,
 )
 from densevit.config.training_schema import OptimSection, TrainerSection
@@ -33,12 +33,14 @@ __all__ = [
     "EvaluationSection",
     "HeadSection",
     "InferenceSection",
+    "LoraSection",
     "ModelSections",
     "OptimSection",
     "PluginSection",
     "TrainerSection",
     "check_evaluation_overrides",
     "check_evaluation_plugins",
+    "check_no_code",
     "check_plugins",
     "data_options",
     "dump",
@@ -48,7 +50,6 @@ __all__ = [
     "load",
     "model_sections",
     "section",
-    "sections_of",
     "single_pass",
     "values_of_file",
     "with_overrides",

@@ -1,7 +1,6 @@
 """The config section of the data."""
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +14,6 @@ from densevit.config.values import (
     Names,
     OpenSection,
     Pair,
-    PluginName,
     PluginSection,
     Side,
     Sides,
@@ -23,7 +21,6 @@ from densevit.config.values import (
     as_tuple,
 )
 from densevit.errors import nearest
-from densevit.paths import user_path
 
 CHANNELS = ("channels", "range", "nodata", "display")
 """The keys of `data` that describe the channels of images."""
@@ -55,7 +52,7 @@ def data_title(plugin: str, root: Any) -> str:
 class DataSection(OpenSection):
     """The data set, its loader and augmentation, and the data set's own options, such as `root`."""
 
-    name: PluginName
+    name: str
     """A plugin's name or `module:Class`."""
     split: str = "val"
     """The split for validation and `evaluate`, by its name on disk (`test`)."""
@@ -184,28 +181,3 @@ def _changed(values: Mapping[str, Any], phase: FinalPhase) -> DataSection:
         problem = error.errors()[0]
         message = problem["msg"].removeprefix("Value error, ")
         raise ValueError(f"{problem['loc'][0]}: {message}") from None
-
-
-def evaluated_data(section: Mapping[str, Any]) -> dict[str, str]:
-    """The keys of a section `data` that determine on which images models are evaluated, with their values as text.
-
-    These are the data set, its split and its options, except options of the training split and `masks`, which selects
-    labels. Rendered data, which has no files, also depends on `image_size`.
-    """
-    excluded = {*DataSection.model_fields, "masks"}.difference(("channels", "nodata"))
-    options = {key: value for key, value in section.items() if key not in excluded}
-    options = {key: value for key, value in options.items() if not key.startswith("train_") and value is not None}
-    if options.get("root"):
-        options["root"] = os.path.realpath(user_path(str(options["root"])))
-    elif "sets" not in options:
-        size = section.get("image_size")
-        options["image_size"] = [size, size] if isinstance(size, int) else [*(size or ())]
-    keys = {"name": section["name"], "split": section.get("split", "val"), **options}
-    return {key: str(value) for key, value in keys.items()}
-
-
-def different_keys(sections: Iterable[Mapping[str, str]]) -> list[str]:
-    """The keys whose values differ between sections, such as "data.root"."""
-    listed = list(sections)
-    keys = dict.fromkeys(key for section in listed for key in section)
-    return [f"data.{key}" for key in keys if len({section.get(key) for section in listed}) > 1]

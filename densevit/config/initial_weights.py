@@ -7,46 +7,49 @@ the smaller rank takes precedence (`Source.rank`); of one rank the whole model d
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from densevit.config.model_schema import BackboneSection, HeadSection, ModelSections
 from densevit.config.schema import Config
-from densevit.config.sources import ARGUMENT, TYPED, Key, Source
-from densevit.config.values import RANDOM
+from densevit.config.sources import ARGUMENT, TYPED, Key, Source, Sources
+from densevit.config.values import RANDOM, with_value
 from densevit.errors import ConfigError
+
+Model = TypeVar("Model", bound=ModelSections)
 
 _WHOLE: Key = ("weights",)
 
 
-def settle(config: Config) -> None:
-    """Changes the config so that no tensor has two sources, whatever their ranks were.
+def settle(config: Config) -> Config:
+    """The config in which no tensor has two sources, whatever their ranks were.
 
     A key that loses is set to null, and `pretrained` to false. Where a part takes precedence over `weights`, these
     become the `weights` of the other parts. Whether a head has two sources is known when the weights are read, see
     `load_pretrained`. Raises ConfigError for two keys on the command line.
     """
-    _settle_pretrained(config)
-    _settle_parts(config)
+    settled = config.model_copy()
+    settled._sources = Sources(dict(config._sources.by_key), [*config.set_aside])
+    return _settle_parts(_settle_pretrained(settled))
 
 
-def use_argument(sections: Config | ModelSections, weights: str) -> None:
-    """Sets `weights`, an argument of a Python function, which takes precedence over all weights of a config.
+def use_argument(sections: Model, weights: str) -> Model:
+    """The sections with `weights`, an argument of a Python function, which precedes all weights of a config.
 
     Raises ConfigError if the sections, other arguments of that function, name weights of the backbone too.
     """
-    given, sections.weights = sections.weights, weights
+    given, sections = sections.weights, sections.model_copy(update={"weights": weights})
     if isinstance(sections, Config):
         if given is not None:
             sections.set_aside.append(f"Set aside: weights={given}, for weights={weights} (an argument).")
         sections._sources.by_key[_WHOLE] = Source("an argument", ARGUMENT)
-        settle(sections)
-        return
+        return settle(sections)  # type: ignore[return-value]
     for name, is_given in (
         ("weights", sections.backbone.weights is not None),
         ("pretrained", _is_pretrained(sections.backbone.options)),
     ):
         if is_given:
             raise _conflict(sections, _WHOLE, ("backbone", name))
+    return sections
 
 
 def check_backbone(config: Config) -> None:
@@ -69,10 +72,10 @@ def check_parts(sections: ModelSections) -> None:
         raise _conflict(sections, ("backbone", "weights"), ("backbone", "pretrained"))
 
 
-def note_replaced(sections: Config | ModelSections, part: Key, what: str) -> None:
+def note_replaced(sections: ModelSections, part: Key, what: str) -> None:
     """Notes that `weights` take precedence over a part's. Raises ConfigError if the user typed both. what: how many of
     the part's tensors are replaced."""
-    if isinstance(sections, ModelSections) or not _precedes(sections, _WHOLE, part):
+    if not isinstance(sections, Config) or not _precedes(sections, _WHOLE, part):
         raise _conflict(sections, _WHOLE, part)
     kept = f"for {_shown(sections, _WHOLE)}"
     sections.set_aside.append(f"Set aside: {what} of {_shown(sections, part)}, {kept}.")
@@ -84,12 +87,12 @@ def allows_part(patterns: tuple[str, ...], part: str) -> bool:
     return any(text.startswith(part) or part.startswith(text) for text in literal)
 
 
-def _settle_pretrained(config: Config) -> None:
+def _settle_pretrained(config: Config) -> Config:
     """Chooses between `weights` and `pretrained` of the backbone, and of backbones among the method's options."""
     backbone, at = config.backbone, ("backbone",)
     if backbone.weights is not None and _is_pretrained(backbone.options) and not backbone.weights_allow:
         kept = "weights" if _precedes(config, (*at, "weights"), (*at, "pretrained")) else "pretrained"
-        _set_aside(config, (*at, "pretrained" if kept == "weights" else "weights"), (*at, kept))
+        config = _set_aside(config, (*at, "pretrained" if kept == "weights" else "weights"), (*at, kept))
     for name, option in config.method.options.items():
         if not (isinstance(option, Mapping) and option.get("weights") is not None and _is_pretrained(option)):
             continue
@@ -97,15 +100,16 @@ def _settle_pretrained(config: Config) -> None:
         if option.get("weights_allow"):
             continue
         if _precedes(config, weights, pretrained):
-            _set_aside(config, pretrained, weights)
+            config = _set_aside(config, pretrained, weights)
         else:
-            _set_aside(config, weights, pretrained)
+            config = _set_aside(config, weights, pretrained)
+    return config
 
 
-def _settle_parts(config: Config) -> None:
+def _settle_parts(config: Config) -> Config:
     """Chooses between `weights` and the weights of the parts."""
     if config.weights is None:
-        return
+        return config
     first = set[str]()  # the parts that take precedence
     backbone: Key | None = None
     if config.backbone.weights is not None or _is_pretrained(config.backbone.options):
@@ -113,16 +117,15 @@ def _settle_parts(config: Config) -> None:
         if not _precedes(config, _WHOLE, backbone):
             first.add("backbone")
         elif not allows_part(config.weights_allow, "backbone."):
-            _set_aside(config, backbone, _WHOLE)
+            config = _set_aside(config, backbone, _WHOLE)
     for name, head in config.heads.items():
         key = ("heads", name, "weights")
         if head.weights is not None and config._sources.rank(key) < config._sources.rank(_WHOLE):
             first.add(name)
-    if first:
-        _distribute(config, first, backbone)
+    return _distribute(config, first, backbone) if first else config
 
 
-def _distribute(config: Config, first: set[str], backbone: Key | None) -> None:
+def _distribute(config: Config, first: set[str], backbone: Key | None) -> Config:
     """Replaces `weights` by the same weights of each part, except those that take precedence."""
     whole, allow, source = config.weights, config.weights_allow, config._sources.by_key.get(_WHOLE)
     parts: dict[Key, BackboneSection | HeadSection] = {("backbone",): config.backbone}
@@ -132,8 +135,9 @@ def _distribute(config: Config, first: set[str], backbone: Key | None) -> None:
         if key[-1] in first:
             continue
         if section.weights is not None:
-            _set_aside(config, (*key, "weights"), _WHOLE)
-        section.weights, section.weights_allow = whole, _of_part(allow, ".".join(key) + ".")
+            config = _set_aside(config, (*key, "weights"), _WHOLE)
+        config = with_value(config, (*key, "weights"), whole)
+        config = with_value(config, (*key, "weights_allow"), _of_part(allow, ".".join(key) + "."))
         if source is not None:
             config._sources.by_key[(*key, "weights")] = source
         loaded.append(".".join((*key, "weights")))
@@ -143,7 +147,7 @@ def _distribute(config: Config, first: set[str], backbone: Key | None) -> None:
     config.set_aside.append(
         f"Set aside in {_shown(config, _WHOLE)}: {' and '.join(sorted(first))}, for {reason}.{rest}"
     )
-    config.weights, config.weights_allow = None, ()
+    return config.model_copy(update={"weights": None, "weights_allow": ()})
 
 
 def _of_part(patterns: tuple[str, ...], part: str) -> tuple[str, ...]:
@@ -167,25 +171,19 @@ def _precedes(config: Config, first: Key, second: Key) -> bool:
     return ranks[0] <= ranks[1]
 
 
-def _conflict(sections: Config | ModelSections, first: Key, second: Key) -> ConfigError:
+def _conflict(sections: ModelSections, first: Key, second: Key) -> ConfigError:
     fix = "keep one; heads.NAME.weights loads a head alone" if first == _WHOLE else "keep one"
     both = f"{_shown(sections, first)} and {_shown(sections, second)}"
     return ConfigError(f"{both} name weights of the same tensors. Fix: {fix}.")
 
 
-def _set_aside(config: Config, key: Key, kept: Key) -> None:
-    """Sets a key to null, or `pretrained` to false, and notes it."""
-    line = f"Set aside: {_shown(config, key)}, for {_shown(config, kept)}."
-    *section, name = key
-    value = False if name == "pretrained" else None
-    if section[0] == "method":
-        setattr(config.method, section[1], {**config.method.options[section[1]], name: value})
-    else:
-        setattr(config.backbone if section == ["backbone"] else config.heads[section[1]], name, value)
-    config.set_aside.append(line)
+def _set_aside(config: Config, key: Key, kept: Key) -> Config:
+    """The config in which a key is null, or `pretrained` false, and a note of it."""
+    config.set_aside.append(f"Set aside: {_shown(config, key)}, for {_shown(config, kept)}.")
+    return with_value(config, key, False if key[-1] == "pretrained" else None)
 
 
-def _shown(sections: Config | ModelSections, key: Key) -> str:
+def _shown(sections: ModelSections, key: Key) -> str:
     """A key with its value and source: backbone.weights=timm:resnet18 (mine.yaml)."""
     value: Any = sections.model_dump()
     for name in key:

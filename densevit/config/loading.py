@@ -1,6 +1,6 @@
 """Loads configs: from files and mappings, with overrides. Writes a config as YAML."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from densevit.config.schema import Config
 from densevit.config.sources import OWN, Source, Sources
 from densevit.config.validation import validated
 from densevit.errors import ConfigError, printable
-from densevit.registry.trust import modules_in, names_in_file
+from densevit.registry.importing import MODULE_CLASS
 
 _LARGEST_IN_FILE = 2**20  # characters of a config in another file: PyYAML takes minutes for megabytes
 
@@ -42,10 +42,9 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     return _settled(_validated(layer.values, Sources(layer.sources, [*config.set_aside])))
 
 
-def values_of_file(text: str, source: str, trust: Collection[str] = (), run: Path | None = None) -> dict[str, Any]:
+def values_of_file(text: str, source: str) -> dict[str, Any]:
     """The values of a config in a file that may be from another person, such as the header of a model file.
 
-    A `module:Class` in it is imported only if its module is in `trust` or in the config.yaml of the folder `run`.
     source: the file, for messages. Raises ConfigError for other YAML than a mapping, and for a text of megabytes.
     """
     if not isinstance(text, str) or len(text) > _LARGEST_IN_FILE:
@@ -56,9 +55,29 @@ def values_of_file(text: str, source: str, trust: Collection[str] = (), run: Pat
     values = yaml_io.parse(text, source)
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: its config should be keys and values, not a {type(values).__name__}.")
+    return values
+
+
+def check_no_code(values: Mapping[str, Any], source: str, run: Path | None = None) -> None:
+    """Raises ConfigError if the values of a file name a `module:Class`, whose code would run, unless the config.yaml of
+    the folder `run` names it too. source: the file, for messages."""
     file = None if run is None else run / "config.yaml"
-    own = modules_in(merging.read(file).values) if file is not None and modules_in(values) and file.is_file() else set()
-    return names_in_file(values, source, trust, own)
+    own = named_classes(merging.read(file).values) if file is not None and file.is_file() else set()
+    if others := sorted(named_classes(values) - own):
+        raise ConfigError(
+            f"{source}: {others[0]!r} is named in this file, which may be from another person: its code would run. "
+            "Fix: if the file is from your own run, name the run's folder; if you trust the file, use densevit.load("
+            "..., trust=True) or --trust."
+        )
+
+
+def named_classes(values: Any) -> set[str]:
+    """All texts `module:Class` in nested values, except the sources of weights, such as timm:NAME."""
+    if isinstance(values, Mapping):
+        return set().union(*(named_classes(value) for key, value in values.items() if key != "weights"))
+    if isinstance(values, list | tuple):
+        return set().union(*map(named_classes, values))
+    return {values} if isinstance(values, str) and MODULE_CLASS.fullmatch(values) else set()
 
 
 def from_file(values: Mapping[str, Any], source: str) -> Config:
@@ -66,7 +85,7 @@ def from_file(values: Mapping[str, Any], source: str) -> Config:
     return _validated(values, Sources({(): Source(source, OWN)}))
 
 
-def dump(config: Config | ModelSections, comments: Mapping[str, str] | None = None) -> str:
+def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> str:
     """The complete config as YAML, which loads to an equal config. comments: derived facts, written at the end."""
     text = yaml_io.write(config.model_dump())
     if comments:
@@ -87,5 +106,4 @@ def _validated(values: Mapping[str, Any], sources: Sources) -> Config:
 
 
 def _settled(config: Config) -> Config:
-    initial_weights.settle(config)
-    return config
+    return initial_weights.settle(config)

@@ -2,18 +2,15 @@
 
 import math
 import re
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
 )
-
-from densevit.registry.trust import with_names_of
 
 
 def _number(value: Any) -> Any:
@@ -58,16 +55,6 @@ def as_sections(value: Any) -> Any:
     if value is not None and not isinstance(value, list | tuple):
         raise ValueError(f"give a list, as in [{{name: module:Class}}], not {value!r}.")
     return None if value is None else tuple(map(as_section, value))
-
-
-def _module_class(value: Any) -> Any:
-    if isinstance(value, str) and ":" not in value:
-        raise ValueError("a module:Class")  # in a union: the message appends it to the other types
-    return value
-
-
-def _name(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    return with_names_of(value, validate(value))
 
 
 def _size(value: Any) -> Any:
@@ -117,13 +104,10 @@ Int = Annotated[int, BeforeValidator(_whole), Field(ge=-(2**63), lt=2**63)]
 Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Count = Annotated[Int, Field(ge=1)]
 Rate = Annotated[Float, Field(ge=0, le=1e6)]
-Momentum = Annotated[Float, Field(ge=0, lt=1)]
 Decay = Annotated[Float, Field(gt=0, lt=1)]
 Factor = Annotated[Float, Field(gt=0)]
 
 
-PluginName = Annotated[str, WrapValidator(_name)]
-ModuleClass = Annotated[PluginName, BeforeValidator(_module_class)]
 Source = Annotated[str, Field(min_length=1)]
 RANDOM = "random"  # the value of `backbone.weights` for random weights on purpose
 Duration = Annotated[str, BeforeValidator(_duration)]
@@ -143,7 +127,7 @@ class Section(BaseModel):
     """A section with fixed keys."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, validate_assignment=True, use_attribute_docstrings=True, protected_namespaces=()
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, protected_namespaces=()
     )
 
 
@@ -161,8 +145,21 @@ class OpenSection(Section):
 class PluginSection(OpenSection):
     """A plugin, and its options."""
 
-    name: PluginName
+    name: str
     """A plugin's name or `module:Class`."""
+
+
+Tree = TypeVar("Tree")
+
+
+def with_value(tree: Tree, key: Sequence[str], value: Any) -> Tree:
+    """A copy of a section, or of a mapping, with another value of a key, as in ("heads", "depth", "weights")."""
+    section: Any = tree
+    name, *inner = key
+    if isinstance(section, Mapping):
+        return cast(Tree, {**section, name: with_value(section[name], inner, value) if inner else value})
+    changed = with_value(getattr(section, name), inner, value) if inner else value
+    return cast(Tree, section.model_copy(update={name: changed}))
 
 
 Named = Annotated[PluginSection, BeforeValidator(_is_section)]

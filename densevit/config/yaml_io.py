@@ -88,12 +88,8 @@ def parse(text: str, source: str, lines: bool = False) -> Any:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark and lines else ""
         problem = error.problem or error.context or "invalid YAML"
         raise ConfigError(f"{source}{where}: {' '.join(problem.split())}.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: {one_line(error)}.") from None
-    except RecursionError:
-        raise ConfigError(f"{source}: values are nested too deep.") from None
-    except (ValueError, LookupError, AttributeError, TypeError) as error:  # !!float x, or a number of 5,000 digits
-        raise ConfigError(f"{source}: a value does not fit its tag ({one_line(error)}).") from None
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{source}: this is not valid YAML ({one_line(error)}).") from None
 
 
 def write(values: dict[str, Any]) -> str:

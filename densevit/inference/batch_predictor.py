@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
@@ -43,7 +43,7 @@ class BatchPredictor:
     inference: Mapping[str, Any] | None = None
     image_size: ImageSize | None = None
     column: str | None = None
-    trust: Sequence[str] = ()
+    trust: bool = False
     runtime: str | None = None
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class BatchPredictor:
         images = columns.pop(column)
         if all(isinstance(image, str | PathLike) for image in images):
             columns = {column: images} | columns
-        predictor = _loaded(str(self.model), self.device, tuple(self.trust), self.runtime)
+        predictor = _loaded(str(self.model), self.device, self.trust, self.runtime)
         options = self.threshold, self.batch_size, self.inference, self.image_size
         predicted = [*predictor.iterate(images, *options)]
         rows = [{"error": str(one.error)} if one.result is None else _row(one.result, predictor) for one in predicted]
@@ -96,7 +96,7 @@ class BatchPredictor:
 
 
 @lru_cache(maxsize=4)
-def _loaded(model: str, device: str, trust: tuple[str, ...], runtime: str | None) -> Predictor:
+def _loaded(model: str, device: str, trust: bool, runtime: str | None) -> Predictor:
     return load(model, device_of(device), trust, runtime)
 
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import DensevitError
@@ -23,7 +24,7 @@ from densevit.inference.image_inputs import VideoFrame, as_sample
 from densevit.inference.image_sizes import warn_of_unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Predictions, Sample
-from densevit.model import DenseModel, Inference
+from densevit.model import DenseModel
 
 BATCHES_AT_ONCE = 4  # batches of a block: images that are read together, so that equal sizes can form batches
 _NICE = 10  # of the system: about a ninth of the time of a core that the main thread wants too
@@ -62,7 +63,7 @@ class ImageLoop:
     """
 
     model: DenseModel
-    inference: Mapping[str, Inference]
+    inference: Mapping[str, InferenceSection]
     resize: EvaluationTransform | None
     thresholds: Mapping[str, float]
     batch_size: int
@@ -161,7 +162,9 @@ def _lower_priority() -> None:
 
 
 @torch.inference_mode()
-def infer(model: DenseModel, inference: Mapping[str, Inference], samples: list[Sample]) -> list[dict[str, Predictions]]:
+def infer(
+    model: DenseModel, inference: Mapping[str, InferenceSection], samples: list[Sample]
+) -> list[dict[str, Predictions]]:
     """Returns the predictions of each head for each image of a batch, on the CPU. model: in evaluation mode."""
     batch = collate(samples, model.multiple, channels=model.channels)
     for key in ("images", "padding_mask"):

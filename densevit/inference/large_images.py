@@ -27,7 +27,7 @@ class LargePredicted(Predicted):
 def streams_maps(predictor: Predictor) -> bool:
     """Whether `predict_strips` takes all heads: heads of maps with windows, without scales. An exported file, which has
     no architecture, takes no windows."""
-    return predictor.model.architecture is not None and all(
+    return predictor.model.sections is not None and all(
         isinstance(head, DenseHead) and predictor.inference[name].window and predictor.inference[name].scales == (1.0,)
         for name, head in predictor.heads.items()
     )

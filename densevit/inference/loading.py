@@ -1,7 +1,7 @@
 """Predictors of new models and of models from any source, and saving them."""
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ class LoadedModel(NamedTuple):
     """
 
     model: DenseModel
-    sections: Config | ModelSections
+    sections: ModelSections
     foreign: bool
 
     @property
@@ -67,26 +67,26 @@ def create_model(
 def load(
     source: str | Path,
     device: str | torch.device | None = None,
-    trust: Collection[str] = (),
+    trust: bool = False,
     runtime: str | None = None,
 ) -> Predictor:
     """Loads the predictor of a run folder, a model file, a checkpoint of another project, `hf:ORG/NAME`, or a file of
     `densevit.export`, whose predictor runs the file on the CPU.
 
     device: "cuda", "cuda:1", "mps", "cpu" ...; "auto": an accelerator if there is one; None: the CPU.
-    trust: modules whose classes the file may name as `module:Class`. Installed plugins, and modules named in the
-    config.yaml of a run folder, need no trust. With any, a .pth file of another project is read by its own code;
-    without, no code in the file is run.
+    trust: True: the classes that the file names as `module:Class` are imported, and a .pth file of another project is
+    read by its own code. False: no code of the file is run. Installed plugins, and classes in the config.yaml of a run
+    folder, need no trust.
     runtime: what runs ONNX files: "onnxruntime" or "openvino"; None: "onnxruntime".
-    Raises WeightsError if there is no complete model, for a module that is not trusted, and for a backbone without
-    heads.
+    Raises WeightsError if there is no complete model, and for a backbone without heads; ConfigError for a class that
+    the file names, without trust.
     """
     target = device_of(device)
     loaded = load_any(source, trust, runtime)
     return Predictor(loaded.model, loaded.sections).to(target)
 
 
-def load_any(source: str | Path, trust: Collection[str] = (), runtime: str | None = None) -> LoadedModel:
+def load_any(source: str | Path, trust: bool = False, runtime: str | None = None) -> LoadedModel:
     """Loads the model of any source of `load`. Warns about options that foreign weights do not determine."""
     if is_exported(source):
         return LoadedModel(*build(open_file(source, runtime), trust), foreign=False)
@@ -94,7 +94,7 @@ def load_any(source: str | Path, trust: Collection[str] = (), runtime: str | Non
         raise DensevitError(f"{source}: runtime {runtime} is for exported files, NAME.onnx. Fix: leave it out.")
     if model_file.is_model_file(source):
         return LoadedModel(*model_file.load(source, trust), foreign=False)
-    checkpoint = checkpoint_io.read(source, trust=bool(trust))
+    checkpoint = checkpoint_io.read(source, trust=trust)
     if checkpoint.header.get("format") == "densevit":  # published
         model, sections = model_file.from_state(checkpoint.tensors, checkpoint.header, str(source), trust)
         return LoadedModel(model, sections, foreign=False)

@@ -1,14 +1,13 @@
 """The predictor: a model with its evaluation transform and inference options."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 
 from densevit.channels import Channels
-from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with, sections_of
+from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError, did_you_mean
@@ -17,7 +16,7 @@ from densevit.inference.image_sizes import ImageSize, requested_size, transform_
 from densevit.inference.iterating import ImageLoop, Predicted, evaluation_mode, infer
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, Sample, TargetType
-from densevit.model import DenseModel, Inference, inference_by_head, windows_only
+from densevit.model import DenseModel, inference_by_head, windows_only
 
 Threshold = float | Mapping[str, float]
 
@@ -26,7 +25,7 @@ class Predictor:
     """Predicts on images, resized as in the model's evaluation.
 
     model: set to evaluation mode during prediction. config: the training config, or the sections of a model without
-    one; None: those of the model's architecture. Images are resized by the config's section `data`, else by the model's
+    one; None: those of the model. Images are resized by the config's section `data`, else by the model's
     `training_data`; without either they keep their size. inference: sliding windows, flips and scales by head, for
     heads that predict maps or boxes; None: those of the config. resize: a transform that replaces the resizing of the
     section `data`.
@@ -42,26 +41,23 @@ class Predictor:
     def __init__(
         self,
         model: DenseModel,
-        config: Config | ModelSections | None = None,
-        inference: Mapping[str, Inference] | None = None,
+        config: ModelSections | None = None,
+        inference: Mapping[str, InferenceSection] | None = None,
         resize: EvaluationTransform | None = None,
     ) -> None:
         self.model = model
         self._resize = EvaluationTransform(Fixed(None)) if resize is None and model.resizes else resize
-        if config is None and model.architecture is not None:
-            config = sections_of(model.architecture)
-        general = config.inference.options if isinstance(config, Config) else Inference()
+        config = model.sections if config is None else config
+        general = InferenceSection() if config is None else config.inference
         default = inference_by_head(model, general, None if config is None else config.inference_by_head)
-        self.inference = default if inference is None else inference_by_head(model, Inference(), inference)
+        self.inference = default if inference is None else inference_by_head(model, InferenceSection(), inference)
         changed = {name: options for name, options in self.inference.items() if options != default[name]}
         self._sections = None if config is None else _with_inference(config, changed)
 
     @property
-    def sections(self) -> Config | ModelSections | None:
+    def sections(self) -> ModelSections | None:
         """The config, or the sections of a model without one; None for a model built from modules in Python."""
-        if isinstance(self._sections, ModelSections):
-            return self._sections.model_copy(update={"data": self.data})
-        return self._sections
+        return self._sections and self._sections.model_copy(update={"data": self.data})
 
     @property
     def config(self) -> Config | None:
@@ -71,10 +67,7 @@ class Predictor:
     @property
     def data(self) -> DataSection | None:
         """The section `data` of the training; None if unknown."""
-        if self.config is not None:
-            return self.config.data
-        values = self.model.training_data
-        return None if values is None else DataSection.model_validate(values)
+        return self.model.training_data if self.config is None else self.config.data
 
     @property
     def resize(self) -> EvaluationTransform | None:
@@ -173,7 +166,7 @@ class Predictor:
         inference = {name: inference_with(before, options, source) for name, before in self.inference.items()}
         dense = [name for name in inference if isinstance(self.heads[name], DenseHead)]
         if not dense:  # an error for options of dense heads
-            general = next(iter(inference.values()), None) or inference_with(Inference(), options, source)
+            general = next(iter(inference.values()), None) or inference_with(InferenceSection(), options, source)
             inference_by_head(self.model, general)
         inference = {name: new if name in dense else windows_only(new) for name, new in inference.items()}
         return Predictor(self.model, self._sections, inference, self._resize)
@@ -276,10 +269,9 @@ def dense_model(model: DenseModel | Predictor) -> DenseModel:
     return model.model if isinstance(model, Predictor) else model
 
 
-def _with_inference(sections: Config | ModelSections, inference: Mapping[str, Inference]) -> Config | ModelSections:
+def _with_inference(sections: ModelSections, inference: Mapping[str, InferenceSection]) -> ModelSections:
     """Returns the sections with `heads.NAME.inference` of these heads replaced, in a shallow copy."""
     if not inference:
         return sections
-    given = {name: InferenceSection(**asdict(options)) for name, options in inference.items()}
-    changed = {name: sections.heads[name].model_copy(update={"inference": new}) for name, new in given.items()}
+    changed = {name: sections.heads[name].model_copy(update={"inference": new}) for name, new in inference.items()}
     return sections.model_copy(update={"heads": {**sections.heads, **changed}})

@@ -1,15 +1,15 @@
 """Adapts the first layers of pretrained backbones to the channels of other images."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from densevit import registry
 from densevit.channels import RGB
+from densevit.config import BackboneSection
+from densevit.config.values import with_value
 from densevit.errors import ConfigError
-from densevit.model.architecture import BackboneArchitecture, options_without_weights
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone
 from densevit.model.meta_device import built_on_meta
@@ -18,12 +18,12 @@ from densevit.registry.options import OptionError
 StateDict = Mapping[str, Tensor]
 
 
-def stem_tensors(backbone: BackboneArchitecture) -> list[str]:
+def stem_tensors(backbone: BackboneSection) -> list[str]:
     """The names of a backbone's tensors whose second dimension is the channels of the image: those in which models for
     three and for four channels differ. Raises ConfigError if its constructor has no `in_channels`."""
 
     def shapes(count: int) -> dict[str, tuple[int, ...]]:
-        options = {**options_without_weights(backbone.options), "in_channels": count}
+        options = {**backbone.unloaded_options, "in_channels": count}
         built = built_on_meta(lambda: registry.create("backbones", backbone.name, options=options, where="backbone"))
         return {name: tuple(value.shape) for name, value in built.state_dict().items()}
 
@@ -62,17 +62,17 @@ def has_new_filters(source: Sequence[str], target: Sequence[str]) -> bool:
 
 
 def set_adapted_stem(model: DenseModel, names: Iterable[str]) -> None:
-    """Adds the parameters of first layers with new filters to a model's architecture. They are trained even in depths
+    """Adds the parameters of first layers with new filters to a model's sections. They are trained even in depths
     that `backbone.freeze` or LoRA freezes, with the learning rate of the heads. names: those in the backbone."""
-    assert model.architecture is not None
-    own = model.architecture.backbone
-    own = replace(own, adapted_stem=tuple(dict.fromkeys((*own.adapted_stem, *names))))
-    model.architecture = replace(model.architecture, backbone=own)
-    freeze_backbone(model.backbone, own.freeze, own.adapted_stem)
+    assert model.sections is not None
+    own = model.sections.backbone
+    stem = tuple(dict.fromkeys((*own.adapted_stem, *names)))
+    model.sections = with_value(model.sections, ("backbone", "adapted_stem"), stem)
+    freeze_backbone(model.backbone, own.freeze, stem)
 
 
 def adapted_state(
-    state: StateDict, backbone: BackboneArchitecture, source: Sequence[str], prefix: str = ""
+    state: StateDict, backbone: BackboneSection, source: Sequence[str], prefix: str = ""
 ) -> tuple[dict[str, Tensor], dict[str, Sequence[str]]]:
     """The state dict of a model for the channels `source`, with the first layers of its backbone for this backbone's
     channels, and the channels that each of these layers was for, by its key.

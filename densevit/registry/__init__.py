@@ -20,16 +20,7 @@ __all__ = [
     "find",
     "first_line",
     "import_object",
-    "list_backbones",
-    "list_checkpoints",
-    "list_datasets",
-    "list_evaluators",
-    "list_heads",
-    "list_methods",
-    "list_necks",
-    "list_optimizers",
-    "list_targets",
-    "list_transforms",
+    "list_plugins",
     "load",
     "load_command",
     "public_name",
@@ -37,51 +28,10 @@ __all__ = [
 ]
 
 
-def list_backbones() -> list[str]:
-    """Names of all installed backbones."""
-    return list(find("backbones"))
+def list_plugins(group: str) -> list[str]:
+    """Names of all installed plugins of a group: `backbones`, `necks`, `heads`, `datasets`, `transforms`, `evaluators`,
+    `targets`, `methods`, `optimizers`, `checkpoints` or `inspectors`.
 
-
-def list_checkpoints() -> list[str]:
-    """Names of all installed checkpoint layouts."""
-    return list(find("checkpoints"))
-
-
-def list_datasets() -> list[str]:
-    """Names of all installed data sets."""
-    return list(find("datasets"))
-
-
-def list_evaluators() -> list[str]:
-    """Names of all installed evaluators."""
-    return list(find("evaluators"))
-
-
-def list_heads() -> list[str]:
-    """Names of all installed heads."""
-    return list(find("heads"))
-
-
-def list_methods() -> list[str]:
-    """Names of all installed training methods."""
-    return list(find("methods"))
-
-
-def list_necks() -> list[str]:
-    """Names of all installed necks."""
-    return list(find("necks"))
-
-
-def list_optimizers() -> list[str]:
-    """Names of all installed optimisers."""
-    return list(find("optimizers"))
-
-
-def list_targets() -> list[str]:
-    """The target keys that have an installed type."""
-    return list(find("targets"))
-
-
-def list_transforms() -> list[str]:
-    """Names of all installed sets of transforms."""
-    return list(find("transforms"))
+    Raises PluginError for an unknown group.
+    """
+    return list(find(group))

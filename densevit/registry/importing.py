@@ -1,7 +1,6 @@
 """Imports a plugin's module, and says why an import or a constructor failed."""
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -12,15 +11,15 @@ from typing import Any
 
 from densevit.errors import PluginError, did_you_mean, one_line
 from densevit.registry.groups import GROUPS, Plugin
-from densevit.registry.trust import MODULE_CLASS, NameInFile
+
+MODULE_CLASS = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 
 
 def import_plugin(plugin: Plugin) -> Any:
-    """The object that a plugin names. Raises PluginError if it is not trusted, or cannot be imported."""
+    """The object that a plugin names. Raises PluginError if it cannot be imported."""
     if plugin.group != "commands" and not MODULE_CLASS.fullmatch(plugin.value):
         raise PluginError(f"{plugin} is not of the form module:Class, as in my_package.my_module:MyClass.")
-    _check_trusted(plugin)
-    if plugin.name == plugin.value and not isinstance(plugin.value, NameInFile) and os.getcwd() not in sys.path:
+    if plugin.name == plugin.value and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a config's module:Class may be in the working directory
     module, _, attribute = plugin.value.partition(":")
     try:
@@ -36,18 +35,6 @@ def import_plugin(plugin: Plugin) -> Any:
     return found
 
 
-def _check_trusted(plugin: Plugin) -> None:
-    name = plugin.value
-    if isinstance(name, NameInFile) and not name.trusted:
-        module = name.partition(":")[0]
-        raise PluginError(
-            f"{plugin} is named in {name.file}. This file may be from another person, so only installed "
-            f"plugins are imported, and not the module {module!r}, whose code would run. Fix: if the file is from your "
-            f"own run, name the run's folder; if you trust the module, use densevit.load(..., trust=[{module!r}]) or "
-            f"--trust {module}."
-        )
-
-
 def _nearest_attribute(plugin: Plugin, owner: Any, name: str) -> str:
     kinds = type if plugin.group in GROUPS else type | types.FunctionType  # a schedule may be a function
     known = [key for key, value in getattr(owner, "__dict__", {}).items() if isinstance(value, kinds)]
@@ -61,17 +48,11 @@ def _reason(plugin: Plugin, error: BaseException) -> str:
         if module_name == error.name or module_name.startswith(f"{error.name}."):
             if plugin.name != plugin.value:  # named by an entry point
                 return f"there is no module {error.name!r}."
-            if isinstance(plugin.value, NameInFile):
-                return (
-                    f"there is no module {error.name!r} on PYTHONPATH or among the installed packages; the working "
-                    "directory is searched for a config's modules only. Fix: add its folder to PYTHONPATH, or install "
-                    "its package."
-                )
             return (
                 f"there is no module {error.name!r} in the working directory {os.getcwd()}, on PYTHONPATH or among the "
                 "installed packages. Fix: run in its folder, add the folder to PYTHONPATH, or install its package."
             )
-        return f"it needs {error.name!r}, which is not installed. {_install_hint(plugin, error.name.partition('.')[0])}"
+        return f"it needs {error.name!r}, which is not installed. Try `pip install {error.name.partition('.')[0]}`."
     return described_error(error, module_name)
 
 
@@ -101,19 +82,3 @@ def _package_root(module: str) -> str:
         spec = None
     locations = [*spec.submodule_search_locations] if spec and spec.submodule_search_locations else []
     return locations[0] if locations else str(spec and spec.origin)
-
-
-def _install_hint(plugin: Plugin, package: str) -> str:
-    """The pip command for a missing package, with an extra of the plugin's distribution if one requires it."""
-    distribution = plugin.origin.rpartition(" ")[0]
-    try:
-        requirements = importlib.metadata.requires(distribution) or []
-    except importlib.metadata.PackageNotFoundError:
-        requirements = []
-    for requirement in requirements:
-        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
-        if extra and re.split(r"[^\w.-]", requirement)[0].replace("-", "_").lower() == package.lower():
-            if distribution == "densevit":  # not in a package index
-                return f"Try `pip install -e '.[{extra[1]}]'` in densevit's clone."
-            return f"Try `pip install '{distribution}[{extra[1]}]'`."
-    return f"Try `pip install {package}`."

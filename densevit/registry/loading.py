@@ -17,8 +17,7 @@ def load(group: str, name: str) -> Any:
     """The class of a plugin, by its name or by "module:Class", which needs no entry point.
 
     A checkpoint layout is an instance, not a class. Imports the plugin's module. Raises PluginError for an unknown
-    name, a "module:Class" in a file whose module is not trusted, a failed import, or an object that is not a subclass
-    (an instance) of the group's interface.
+    name, a failed import, or an object that is not a subclass (an instance) of the group's interface.
     """
     check_group(group)
     plugin = _named(group, name)

@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from densevit.errors import PluginError, nearest
-from densevit.registry.trust import with_names_of
 
 # Positional arguments that densevit passes, before the user's options.
 GIVEN: dict[str, tuple[str, ...]] = {
@@ -252,7 +251,7 @@ def _coerce(annotation: Any, value: Any, key: str) -> Any:
     if adapter is None:
         return value
     try:
-        return with_names_of(value, adapter.validate_python(value, strict=True))
+        return adapter.validate_python(value, strict=True)
     except ValidationError:
         pass
     try:
@@ -262,7 +261,7 @@ def _coerce(annotation: Any, value: Any, key: str) -> Any:
     if _count_booleans(coerced) != _count_booleans(value):
         kind = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
         raise OptionError(key, f"should be {kind}, not {shown(value)}.")
-    return with_names_of(value, coerced)
+    return coerced
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:

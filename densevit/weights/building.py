@@ -11,21 +11,21 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, ModelSections
 from densevit.config.initial_weights import check_parts, use_argument
-from densevit.config.values import RANDOM
+from densevit.config.plugin_checks import missing_peft
+from densevit.config.values import RANDOM, with_value
 from densevit.data.build import build_data
-from densevit.data.channel_statistics import use_channels
+from densevit.data.channel_statistics import with_channels
 from densevit.data.datasets.coco_json import color_of
 from densevit.errors import ConfigError, did_you_mean
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.model import (
-    Architecture,
     DenseModel,
     build,
-    build_from_architecture,
+    build_from_sections,
     classes_by_head,
     tasks_of,
 )
-from densevit.model.lora import add_adapters, missing_package
+from densevit.model.lora import add_adapters
 from densevit.weights.checkpoint_io import read
 from densevit.weights.foreign_checkpoint import channels_of, translated_for
 from densevit.weights.pretrained import load_pretrained, read_files
@@ -41,7 +41,7 @@ def build_with_weights(
     classes: Classes | Mapping[str, Classes] | None,
     weights: str | Path | None,
     pretrained: bool,
-) -> tuple[DenseModel, Config | ModelSections]:
+) -> tuple[DenseModel, ModelSections]:
     """Builds the model of `densevit.create_model`, in evaluation mode, and returns it with its sections."""
     if weights is not None and not pretrained:
         raise ConfigError("create_model: pretrained=False loads no weights, but weights are given. Fix: omit one.")
@@ -50,13 +50,13 @@ def build_with_weights(
         **{f"heads[{name!r}]": head for name, head in (heads or {}).items()},
     }.items():
         _check_named(key, given)
-    sections: Config | ModelSections
+    sections: ModelSections
     if heads is None:
         sections = _config(backbone)
         if classes is None:
             dataset = build_data(sections).train
-            use_channels(sections, dataset)
-            classes = classes_by_head(sections.architecture, dataset)
+            sections = with_channels(sections, dataset)
+            classes = classes_by_head(sections, dataset)
     else:
         sections = configs.model_sections(
             {"backbone": _section(backbone), "heads": {name: _section(head) for name, head in heads.items()}},
@@ -64,24 +64,24 @@ def build_with_weights(
         )
         check_parts(sections)
     if weights is not None:
-        use_argument(sections, str(weights))
-    architecture = sections.architecture
-    if architecture.backbone.lora is not None and (missing := missing_package()):
+        sections = use_argument(sections, str(weights))
+    if sections.backbone.lora is not None and (missing := missing_peft()):
         raise ConfigError(missing)
     checkpoints = read_files(sections) if pretrained else {}
-    model = build_from_architecture(architecture, _given_classes(architecture, classes or {}), pretrained)
-    model.training_data = None if sections.data is None else sections.data.model_dump()
+    model = build_from_sections(sections, _given_classes(sections, classes or {}), pretrained)
     if pretrained:
         if weights is not None:
             checkpoint = checkpoints.get(str(weights)) or read(weights)
             checkpoints[str(weights)] = checkpoint
             if not translated_for(checkpoint, model).heads:
-                sections.weights, sections.backbone.weights = None, str(weights)
+                sections = with_value(sections, ("backbone", "weights"), str(weights))
+                model.sections = sections = with_value(sections, ("weights",), None)
         _warn(load_pretrained(model, sections, checkpoints), stacklevel=4)
         for line in sections.set_aside if isinstance(sections, Config) else ():
             warnings.warn(line, stacklevel=3)
     add_adapters(model)
-    return model.eval(), sections
+    assert model.sections is not None
+    return model.eval(), model.sections
 
 
 def build_model(
@@ -89,16 +89,12 @@ def build_model(
 ) -> DenseModel:
     """Builds the model that a config describes, with random weights; `weights.pretrained.load_pretrained` loads others.
 
-    classes: the classes of each task, or the data set from which each head takes its classes, and the config the
-    channels of its images (`use_channels`). pretrained: the argument
-    of `build_from_architecture`.
+    classes: the classes of each task, or the data set from which each head takes its classes, and the model
+    the channels of its images (`with_channels`). pretrained: the argument of `build_from_sections`.
     """
     if isinstance(classes, Dataset):
-        use_channels(config, classes)
-    architecture = config.architecture
-    model = build_from_architecture(architecture, classes_by_head(architecture, classes), pretrained)
-    model.training_data = config.data.model_dump()
-    return model
+        config = with_channels(config, classes)
+    return build_from_sections(config, classes_by_head(config, classes), pretrained)
 
 
 def create_backbone(
@@ -120,8 +116,9 @@ def create_backbone(
     images = channels_of(checkpoint)
     values = {**images, "name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
     section = configs.section("backbone", values, "create_backbone")
-    model = build_from_architecture(Architecture(section.architecture, replace_layers=False), {})
-    _warn(load_pretrained(model, ModelSections(backbone=section, heads={}), {str(weights): checkpoint}), stacklevel=3)
+    sections = ModelSections(backbone=section, heads={})
+    model = build_from_sections(sections, {})
+    _warn(load_pretrained(model, sections, {str(weights): checkpoint}), stacklevel=3)
     return model.backbone
 
 
@@ -157,9 +154,9 @@ def _check_named(key: str, given: object) -> None:
         )
 
 
-def _given_classes(architecture: Architecture, given: Classes | Mapping[str, Classes]) -> dict[str, tuple[Class, ...]]:
+def _given_classes(sections: ModelSections, given: Classes | Mapping[str, Classes]) -> dict[str, tuple[Class, ...]]:
     """Returns the classes of each head from classes by head or task."""
-    tasks = tasks_of(architecture)
+    tasks = tasks_of(sections)
     if not isinstance(given, Mapping):
         if len(tasks) != 1:
             raise ConfigError(

@@ -8,7 +8,7 @@ from densevit import config as configs
 from densevit.config import BackboneSection, Config, DataSection, ModelSections, merging
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
-from densevit.model import Architecture, DenseModel, build_from_architecture, classes_by_head
+from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
 from densevit.weights.key_mapping import canonical, option_of
@@ -79,17 +79,16 @@ def _model(
     classes = layout.classes(checkpoint.tensors, checkpoint.metadata) if layout.classes else {}
     config = configs.from_mapping(with_settings(layout, sections, classes), translated.source, overrides)
     configs.check_plugins(config)
-    allowed, config.weights_allow = config.weights_allow, ()
-    model = build_from_architecture(config.architecture, classes_by_head(config.architecture, classes))
-    model.training_data = config.data.model_dump()
+    allowed, config = config.weights_allow, config.model_copy(update={"weights_allow": ()})
+    model = build_from_sections(config, classes_by_head(config, classes))
     if is_bgr(checkpoint):
         bgr_to_rgb(translated, model.backbone)
         model.set_normalisation(translated.mean, translated.std)
-        config.backbone.mean, config.backbone.std = model.backbone.mean, model.backbone.std
     model.licences |= translated.licences
     fit = fit_model(model, translated, allowed)
     fit.notes += _other_options(model, config, translated)
-    return Converted(translated.source, fit, model.backbone, config.backbone, model.eval(), config)
+    assert isinstance(model.sections, Config)
+    return Converted(translated.source, fit, model.backbone, model.sections.backbone, model.eval(), model.sections)
 
 
 def _backbone(
@@ -103,18 +102,20 @@ def _backbone(
         if not override.startswith("backbone."):
             raise ConfigError(f"{override}: {translated.source} is only a backbone; only backbone.* can be overridden.")
     section = configs.section("backbone", sections["backbone"], translated.source, overrides)
-    model = build_from_architecture(Architecture(section.architecture, replace_layers=False), {})
+    alone = ModelSections(backbone=section, heads={})
+    model = build_from_sections(alone, {})
     if is_bgr(checkpoint):
         bgr_to_rgb(translated, model.backbone)
-        section.mean, section.std = translated.mean, translated.std
-    notes = _other_options(model, ModelSections(backbone=section, heads={}), translated)
+        model.set_normalisation(translated.mean, translated.std)
+    notes = _other_options(model, alone, translated)
     fit = fit_backbone(model, translated, section.weights_allow)
     fit.source = translated.source
     fit.notes += notes
-    return Converted(translated.source, fit, model.backbone, section)
+    assert model.sections is not None
+    return Converted(translated.source, fit, model.backbone, model.sections.backbone)
 
 
-def _other_options(model: DenseModel, sections: Config | ModelSections, translated: TranslatedCheckpoint) -> list[str]:
+def _other_options(model: DenseModel, sections: ModelSections, translated: TranslatedCheckpoint) -> list[str]:
     """Warnings of overrides with which the model computes something else than the authors' code."""
     keys = ["backbone", *(f"heads.{name}" for name in model.heads)]
     notes = set_layout_options(model, sections, [PartWeights(key, key, translated, True) for key in keys])

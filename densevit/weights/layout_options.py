@@ -1,22 +1,15 @@
 """Sets the options of another project's checkpoint in the model that its weights are loaded into."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from densevit import registry
-from densevit.config import BackboneSection, Config, HeadSection, ModelSections
+from densevit.config import BackboneSection, HeadSection, ModelSections
+from densevit.config.values import with_value
 from densevit.errors import DensevitError, WeightsError, one_line
-from densevit.model import (
-    Architecture,
-    BackboneArchitecture,
-    DenseModel,
-    HeadArchitecture,
-    NeckArchitecture,
-    rebuild,
-)
+from densevit.model import DenseModel, rebuild
 from densevit.registry.options import GIVEN, default_of
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint
 from densevit.weights.key_mapping import option_of
@@ -49,9 +42,9 @@ class PartWeights(NamedTuple):
 
 
 def set_layout_options(
-    model: DenseModel, sections: Config | ModelSections, weights: Sequence[PartWeights]
+    model: DenseModel, sections: ModelSections, weights: Sequence[PartWeights]
 ) -> dict[str, list[str]]:
-    """Sets the options with which the authors' code computes, where the user has set none, in `sections` and the model.
+    """Sets the options with which the authors' code computes, where the user has set none, in a model and its sections.
 
     These are the project defaults of the layout and the options that tensors do not determine; of a head, all that the
     layout describes; of a backbone whose tensors would be resized, such as a position table, also all that it
@@ -63,7 +56,7 @@ def set_layout_options(
     notes: dict[str, list[str]] = {}
     changed: dict[str, dict[str, Any]] = {}
     for one in weights:
-        section = _section(sections if model.architecture is None else model.architecture, one.key)
+        section = _section(model.sections or sections, one.key)
         if one.checkpoint.layout is None or section is None:
             continue
         options, plugin = dict(section.options), registry.load(one.group, section.name)
@@ -77,7 +70,7 @@ def set_layout_options(
             if _equal(here, there) or (given is not _ABSENT and not listed):
                 continue
             name, why = ".".join((one.key, *path)), _why(one, path)
-            if given is not _ABSENT or model.architecture is None:
+            if given is not _ABSENT or model.sections is None:
                 warning = "" if why == _ASSUMED or one.adapted else "Warning: "
                 note = f"{warning}{name} is {_shown(here)}; {why} {_shown(there)}."
             else:
@@ -86,7 +79,7 @@ def set_layout_options(
                 note = f"{name} is {_shown(there)} in place of {_shown(here)}: {why} it."
             notes.setdefault(one.key, []).append(note)
     if changed:
-        _build_again(model, sections, changed, weights)
+        _build_again(model, changed, weights)
     return notes
 
 
@@ -138,41 +131,25 @@ def _why(weights: PartWeights, path: Path) -> str:
     return _ASSUMED if name in layout.options.unsaved else f"{layout.name} computes with"
 
 
-def _build_again(
-    model: DenseModel,
-    sections: Config | ModelSections,
-    changed: Mapping[str, dict[str, Any]],
-    weights: Sequence[PartWeights],
-) -> None:
-    """Sets the changed options by the key of their part, in the sections and the model."""
-    architecture = model.architecture
-    assert architecture is not None
-
-    def options_of(key: str, built: BackboneArchitecture | HeadArchitecture | NeckArchitecture) -> dict[str, Any]:
-        return {**built.options, **changed.get(key, {})}
-
-    backbone = replace(architecture.backbone, options=options_of("backbone", architecture.backbone))
-    heads = dict(architecture.heads)
-    for name, head in heads.items():
-        key = f"heads.{name}"
-        neck = head.neck and replace(head.neck, options=options_of(f"{key}.neck", head.neck))
-        heads[name] = replace(head, options=options_of(key, head), neck=neck)
+def _build_again(model: DenseModel, changed: Mapping[str, dict[str, Any]], weights: Sequence[PartWeights]) -> None:
+    """Sets the changed options by the key of their part, in the model and its sections."""
+    sections = model.sections
+    assert sections is not None
+    for key, options in changed.items():
+        for name, value in options.items():
+            sections = with_value(sections, (*key.split("."), name), value)
     try:
-        rebuild(model, replace(architecture, backbone=backbone, heads=heads))
+        rebuild(model, sections)
     except DensevitError as error:
         layouts = {one.checkpoint.layout.name for one in weights if one.key in changed and one.checkpoint.layout}
         raise WeightsError(
             f"The model cannot be built with the options of {' and '.join(sorted(layouts))}, whose weights it loads: "
             f"{one_line(error)} Fix: set this option in the config, or the others as those weights have them."
         ) from error
-    for key, options in changed.items():
-        section = _section(sections, key)
-        for name, value in options.items():
-            setattr(section, name, value)
 
 
-def _section(sections: Config | ModelSections | Architecture, key: str) -> Any:
-    """The section of a part, or what it is built from; None if there is none."""
+def _section(sections: ModelSections, key: str) -> Any:
+    """The section of a part; None if there is none."""
     if key == "backbone":
         return sections.backbone
     _, name, *neck = key.split(".")

@@ -11,10 +11,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from densevit.config import BackboneSection, Config, ModelSections
+from densevit.config import BackboneSection, ModelSections
 from densevit.config import yaml_io as yaml
 from densevit.config.initial_weights import note_replaced
 from densevit.config.sources import Key
+from densevit.config.values import with_value
 from densevit.errors import WeightsError
 from densevit.model import DenseModel
 from densevit.model.stem_channels import adapted_state, has_new_filters, set_adapted_stem
@@ -29,7 +30,7 @@ from densevit.weights.state import part
 from densevit.weights.state_dict_loading import Adapted, Fit, fit
 
 
-def read_files(sections: Config | ModelSections) -> dict[str, Checkpoint]:
+def read_files(sections: ModelSections) -> dict[str, Checkpoint]:
     """Reads the files of weights that the sections name, by source, before the model is built. Raises WeightsError.
 
     Published weights are left out: the model's errors are found before they are downloaded.
@@ -37,7 +38,7 @@ def read_files(sections: Config | ModelSections) -> dict[str, Checkpoint]:
     return {source: read(source) for source in _sources_of(sections) if not is_published(source)}
 
 
-def _sources_of(sections: Config | ModelSections) -> dict[str, str]:
+def _sources_of(sections: ModelSections) -> dict[str, str]:
     """The weights that the sections name, each once, and the first key that names them."""
     named = {"weights": sections.weights, "backbone.weights": sections.backbone.source}
     named |= {f"heads.{name}.weights": section.weights for name, section in sections.heads.items()}
@@ -49,7 +50,7 @@ def _sources_of(sections: Config | ModelSections) -> dict[str, str]:
 
 
 def load_pretrained(
-    model: DenseModel, sections: Config | ModelSections, checkpoints: Mapping[str, Checkpoint] = MappingProxyType({})
+    model: DenseModel, sections: ModelSections, checkpoints: Mapping[str, Checkpoint] = MappingProxyType({})
 ) -> list[Fit]:
     """Loads the weights that the sections name: for the whole model, the backbone, and each head with its neck.
 
@@ -59,9 +60,9 @@ def load_pretrained(
     into the head of the same task, whatever its name, or else into one that starts from that task
     (`SupportsStartsFrom`). A head's learned loss weight is loaded if the checkpoint has one. Of tensors that the
     weights of the whole model and of a part both have, the whole model's are loaded.
-    The mean and std of the checkpoint are set in the model and in `sections`, unless these state others, and so are the
+    The mean and std of the checkpoint are set in the model and its sections, unless these state others, and so are the
     options with which another project's code computes (`layout_options`). For these, the model's parts are built again.
-    First layers with filters for new channels are named in both and trained, see `set_adapted_stem`.
+    First layers with filters for new channels are named in its sections and trained, see `set_adapted_stem`.
     Everything is checked before anything is written. Raises WeightsError if something does not fit.
     Returns one report for each source.
     """
@@ -98,13 +99,11 @@ def load_pretrained(
         if found.stem:
             set_adapted_stem(model, found.stem)
             found.notes.append(f"Trained like heads, for new channels: backbone.{', backbone.'.join(found.stem)}.")
-    if model.architecture is not None:
-        sections.backbone.adapted_stem = model.architecture.backbone.adapted_stem
     return fits
 
 
 def _part_weights(
-    model: DenseModel, sections: Config | ModelSections, checkpoint_of: Callable[[str], TranslatedCheckpoint]
+    model: DenseModel, sections: ModelSections, checkpoint_of: Callable[[str], TranslatedCheckpoint]
 ) -> list[PartWeights]:
     """The weights of the backbone and of each head and neck: of the whole model, or else of the part."""
 
@@ -138,7 +137,7 @@ def _fit_of(fits: Sequence[Fit], model: DenseModel, key: str) -> Fit:
     return next(found for module in modules for found in fits if found.module is module)
 
 
-def _without_replaced(model: DenseModel, sections: Config | ModelSections, fits: Sequence[Fit]) -> list[Fit]:
+def _without_replaced(model: DenseModel, sections: ModelSections, fits: Sequence[Fit]) -> list[Fit]:
     """The reports without parts of which the whole model's weights have all tensors; their keys are set to null.
 
     Raises ConfigError if the user typed both keys.
@@ -157,7 +156,8 @@ def _without_replaced(model: DenseModel, sections: Config | ModelSections, fits:
         if count:
             note_replaced(sections, key, f"{count} of {len(tensors)} tensors")
         if count and count == len(tensors):
-            (sections.backbone if key[0] == "backbone" else sections.heads[key[1]]).weights = None
+            if model.sections is not None:
+                model.sections = with_value(model.sections, key, None)
         else:
             remaining += of_part
     return remaining
@@ -233,10 +233,10 @@ def _for_our_channels(
 ) -> tuple[dict[str, Tensor], list[Adapted], list[str]]:
     """The tensors with the first layers for the channels of the model's images, what was changed, and the parameters
     of the backbone with filters for new channels, now or when the checkpoint was trained."""
-    if model.architecture is None:
+    if model.sections is None:
         return dict(state), [], []
     ours = model.channels.names
-    found, stem = adapted_state(state, model.architecture.backbone, checkpoint.channels, prefix)
+    found, stem = adapted_state(state, model.sections.backbone, checkpoint.channels, prefix)
     changed = [
         Adapted(
             key,
@@ -352,7 +352,7 @@ def _described(checkpoint: TranslatedCheckpoint) -> dict[str, dict[str, Any]]:
 
 
 def _set_normalisation(model: DenseModel, section: BackboneSection, checkpoint: TranslatedCheckpoint) -> list[str]:
-    """Sets the mean and std that the weights were trained with, in the model and the section, unless they are of other
+    """Sets the mean and std that the weights were trained with, in the model and its section, unless they are of other
     channels; returns notes."""
     notes: list[str] = []
     if checkpoint.channels != model.channels.names:
@@ -364,7 +364,7 @@ def _set_normalisation(model: DenseModel, section: BackboneSection, checkpoint: 
         if getattr(section, key) is not None:
             notes.append(f"Warning: backbone.{key} stays {[*here]}; these weights were trained with {[*theirs]}.")
             continue
-        setattr(section, key, theirs)
+        section = section.model_copy(update={key: theirs})
         notes.append(f"backbone.{key} is {[*theirs]}, as these weights were trained with, in place of {[*here]}.")
     model.set_normalisation(section.mean, section.std)
     return notes

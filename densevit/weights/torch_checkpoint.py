@@ -53,8 +53,8 @@ def load(path: Path, trust: bool = False) -> Any:
         classes = f", with {', '.join(names[:5])} in it" if names else ""
         raise WeightsError(
             f"{path}: cannot be read ({path.stat().st_size:,} bytes{classes}): {reason(error)}. "
-            "Copy or download it again. If it is complete and you trust it, densevit.load(..., trust=[MODULE]) and "
-            "--trust MODULE run its code to read it; or save its state_dict() with torch.save in its own project."
+            "Copy or download it again. If it is complete and you trust it, densevit.load(..., trust=True) and "
+            "--trust run its code to read it; or save its state_dict() with torch.save in its own project."
         ) from error
 
 

@@ -20,7 +20,7 @@ LIGHT = {  # in this order, in one interpreter
     SCENES: "from argparse import ArgumentParser; from densevit_workbench.commands.scenes import *; "
     "add_arguments(ArgumentParser())",
     "tools/train.py": "run_tool(case)",
-    "lists": "import densevit; densevit.list_backbones(); densevit.DensevitError",
+    "lists": "import densevit; densevit.list_plugins('backbones'); densevit.DensevitError",
     "modules": "import densevit.cli, densevit.registry, densevit.config, densevit.registry.options, densevit.errors",
     "a config": "from densevit import config; config.load('detr_swin', ['optim.lr=1e-3'])",
     "plugins": "assert main(['plugins']) == 0",

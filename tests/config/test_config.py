@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from densevit import config
-from densevit.config import Config, yaml_io
-from densevit.config.data_schema import DataSection, different_keys, evaluated_data
+from densevit.config import Config, DataSection, yaml_io
 from densevit.config.model_schema import InferenceSection, LoraSection
+from densevit.config.values import with_value
 from densevit.errors import ConfigError
 
 MINE = """\
@@ -219,18 +219,6 @@ def test_a_data_set_is_named_by_its_folder():
         assert (section.folder_name, section.title) == (folder, title)
 
 
-def test_evaluated_data_are_the_keys_that_choose_the_images(tmp_path):
-    coco = {"name": "coco", "root": str(tmp_path), "batch_size": 8, "image_size": 512, "train_images": "a"}
-    expected = {"name": "coco", "split": "val", "root": str(tmp_path.resolve())}
-    assert evaluated_data(coco) == evaluated_data({**coco, "image_size": 640, "root": f"{tmp_path}/"}) == expected
-    assert evaluated_data(DataSection(**coco).model_dump()) == expected
-    other = evaluated_data({**coco, "split": "test", "test_images": "b"})
-    assert different_keys([expected, other]) == ["data.split", "data.test_images"]
-    rendered = {"name": "scenes", "image_size": 96, "train_length": 9}
-    assert evaluated_data(rendered) == {"name": "scenes", "split": "val", "image_size": "[96, 96]"}
-    assert different_keys([expected, expected]) == []
-
-
 def test_keys_of_other_projects_and_keys_without_a_section_name_the_right_key():
     for override, meant in {
         "epochs=5": "trainer.max_epochs",
@@ -255,3 +243,28 @@ def test_a_run_has_the_full_name_of_a_shipped_recipe(project: Path):
     names = ("detector", "start/detector", "configs/start/detector.yaml", project / "configs/start/detector.yaml")
     assert [yaml_io.run_name(name) for name in names] == ["detector", *["start-detector"] * 3]
     assert yaml_io.run_name("start/mine.yaml") == "mine"
+
+
+# ---- frozen ----
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "seed", "weights", "backbone", "heads", "backbone.weights", "backbone.depth", "backbone.new",
+        "backbone.lora.rank", "heads.detection.weight", "heads.detection.neck.name", "heads.detection.inference.flip",
+        "heads.detection.evaluation.name", "data.root", "data.transforms.name", "optim.lr", "trainer.max_steps",
+        "inference.flip", "method.name",
+    ],
+)  # fmt: skip
+def test_no_value_of_a_config_can_be_assigned(path: str) -> None:
+    head = {"name": "setr", "neck": {"name": "fpn"}, "inference": {}}
+    values = {"backbone": {"name": "resnet", "depth": 18, "lora": {}}, "heads": {"detection": head}}
+    values |= {"data": {"name": "coco", "root": "x"}, "trainer": {"max_steps": 1}}
+    section, (*sections, key) = config.from_mapping(values), path.split(".")
+    for name in sections:
+        section = section[name] if isinstance(section, dict) else getattr(section, name)
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(section, key, None)
+    changed = with_value({"config": config.from_mapping(values)}, ("config", *path.split(".")), "other")["config"]
+    assert changed != config.from_mapping(values)

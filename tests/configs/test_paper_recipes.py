@@ -9,6 +9,7 @@ import torch
 import densevit
 from densevit import config as configs
 from densevit.config import BackboneSection, Config
+from densevit.config.values import with_value
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
@@ -137,7 +138,7 @@ def test_the_weights_of_a_reference_row_load_completely(name: str, tmp_path: Pat
         model = torchvision.models.get_model(*source.split("/")[:1])
         assert torchvision.models.get_weight(f"ResNet50_Weights.{source.split('/')[1]}")
     torch.save(model.state_dict(), tmp_path / "published.pth")
-    config.backbone.weights = str(tmp_path / "published.pth")
+    config = with_value(config, ("backbone", "weights"), str(tmp_path / "published.pth"))
     [fit] = load_pretrained(built, config)
     assert not fit.missing
 

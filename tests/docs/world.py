@@ -17,7 +17,7 @@ from densevit import cli, registry
 from densevit import config as configs
 from densevit.cli import main
 from densevit.config import Config, yaml_io
-from densevit.registry.trust import modules_in
+from densevit.config.loading import named_classes
 from tests.docs.code_blocks import SHORTER, Block, Page, run_command
 from tests.docs.made_files import (
     animals,
@@ -250,7 +250,7 @@ class World:
             and config.method.name == "supervised"
             and config.weights is None
             and config.backbone.weights is None
-            and not modules_in(config.model_dump())
+            and not named_classes(config.model_dump())
         )
 
     def _converted(self, run: str, out: Path) -> None:

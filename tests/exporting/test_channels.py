@@ -24,7 +24,6 @@ from tests.exporting.small_models import CELLS, CHANNELS, NAIVE, channel_predict
 
 HEADS = {"boxes": CELLS, "maps": NAIVE}
 SIZES = [(64, 96), (200, 31), (33, 33), (31, 240), (128, 127), (192, 144)]
-TRUST = ("tests.exporting.small_models",)
 
 
 def images_of(channels: Channels, size: tuple[int, int], count: int = 1, seed: int = 0) -> np.ndarray:
@@ -129,7 +128,7 @@ def test_a_file_gives_the_models_outputs_and_predictions(
         expected = model.predict([torch.from_numpy(image) for image in images])
         semantic = np.stack([one["maps"].semantic.numpy() for one in expected])
         assert (outputs["maps/semantic"] == semantic).mean() > 0.999
-    loaded = densevit.load(exported.path, trust=TRUST)
+    loaded = densevit.load(exported.path, trust=True)
     assert loaded.model.channels == channels
     loaded = loaded if options else evaluated_at(loaded, 96)
     for size in ((150, 211), (64, 50)):
@@ -172,9 +171,9 @@ def test_files_that_predict_take_the_values_of_tiff_files(name: str, tmp_path: P
     assert exported.difference <= 1e-4
     image, out = tmp_path / "one.tif", tmp_path / "out"
     write_tiff(image, name, size)
-    found = densevit.load(exported.path, trust=TRUST).predict(image, threshold=0)
+    found = densevit.load(exported.path, trust=True).predict(image, threshold=0)
     check_predictions(found, predictor.predict(image, threshold=0), size)
-    arguments = ["predict", str(exported.path), str(image), "--out", str(out), "--quiet", "--trust", *TRUST]
+    arguments = ["predict", str(exported.path), str(image), "--out", str(out), "--quiet", "--trust"]
     assert main(arguments) == 0
     assert len([*out.rglob("drawn/one.jpg")]) == 2
 
@@ -191,7 +190,7 @@ def test_a_file_is_evaluated_on_images_with_pixels_without_data(tmp_path: Path):
         Image.fromarray(labels).save(tmp_path / f"labels/{split}/one.png")
     data: dict[str, Any] = {"name": "label_maps", "root": str(tmp_path), "classes": ["a", "b"], "num_workers": 0}
     data |= {"channels": channels.names, "range": channels.range, "nodata": channels.nodata}
-    of_file, of_model = (densevit.evaluate(one, data) for one in (densevit.load(exported.path, trust=TRUST), predictor))
+    of_file, of_model = (densevit.evaluate(one, data) for one in (densevit.load(exported.path, trust=True), predictor))
     assert of_file.keys() == of_model.keys() and "maps/mIoU" in of_file
     assert of_file["maps/mIoU"] == pytest.approx(of_model["maps/mIoU"], abs=0.02)
 

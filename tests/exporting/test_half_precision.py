@@ -144,7 +144,7 @@ def test_the_command_writes_beside_the_model_and_shows_blocks_and_classes(
     import onnx
 
     densevit.save(small_predictor(CELLS, NAMES), tmp_path / "model.safetensors")
-    given = ["export", str(tmp_path), "--half", "--postprocess", "--trust", "tests.exporting.small_models"]
+    given = ["export", str(tmp_path), "--half", "--postprocess", "--trust"]
     assert main([*given, "--json"]) == 0
     captured, out = capsys.readouterr(), tmp_path / "model-half.onnx"
     result, lines = json.loads(captured.out), [line for line in captured.err.splitlines() if ", step " in line]

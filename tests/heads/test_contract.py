@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_every_head_is_a_case() -> None:
-    assert {case.head for case in CASES.values()} == set(densevit.list_heads())
+    assert {case.head for case in CASES.values()} == set(densevit.list_plugins("heads"))
 
 
 @pytest.mark.parametrize("name", CASES)

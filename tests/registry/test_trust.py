@@ -1,4 +1,4 @@
-"""A file that may be somebody else's imports installed plugins only; other modules that it names need trust."""
+"""A file that may be somebody else's imports installed plugins only; other classes that it names need trust."""
 
 import copy
 import functools
@@ -22,10 +22,9 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.config import yaml_io
-from densevit.errors import ConfigError, DensevitError, PluginError, WeightsError
+from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
-from densevit.registry.trust import names_in_file
 from densevit.weights import model_file
 from densevit.weights.building import build_model
 
@@ -64,26 +63,20 @@ SOURCE = """
     class Logger(pytorch_lightning.loggers.CSVLogger): pass
     def schedule(step, steps): return 1.0
 """
-# By the key of the config that names them: the value, and what a user does with the file when it is needed.
-NEEDED: dict[str, tuple[Any, str]] = {
-    "backbone.name": ("payload:Net", "load"),
-    "heads.surfaces.name": ("payload:Head", "load"),
-    "heads.surfaces.neck.name": ("payload:Neck", "load"),
-    "data.transforms.name": ("payload:Resizing", "predict"),
-    "data.name": ("payload:Data", "evaluate"),
-    "heads.surfaces.evaluation.name": ("payload:Evaluator", "evaluate"),
-    "method.name": ("payload:Method", "fit"),
-    "optim.name": ("payload:Adam", "fit"),
-    "optim.schedule": ("payload:schedule", "fit"),
-    "trainer.callbacks": (["payload:Callback"], "fit"),
-    "trainer.loggers": ([{"name": "payload:Logger"}], "fit"),
+NAMED: dict[str, Any] = {
+    "backbone.name": "payload:Net",
+    "heads.surfaces.name": "payload:Head",
+    "heads.surfaces.neck.name": "payload:Neck",
+    "data.transforms": "payload:Resizing",
+    "data.name": "payload:Data",
+    "heads.surfaces.evaluation.name": "payload:Evaluator",
+    "method.name": "payload:Method",
+    "optim.name": "payload:Adam",
+    "optim.schedule": "payload:schedule",
+    "trainer.callbacks": ["payload:Callback"],
+    "trainer.loggers": [{"name": "payload:Logger"}],
 }
-ACTS = {
-    "load": lambda predictor: None,
-    "predict": lambda predictor: predictor.predict(IMAGE),
-    "evaluate": lambda predictor: densevit.evaluate(predictor),
-    "fit": lambda predictor: densevit.fit(predictor.config),
-}
+"""By the key of the config that names them."""
 
 
 @pytest.fixture(autouse=True)
@@ -133,49 +126,45 @@ def on_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(error: pytest.ExceptionInfo[Exception], file: object, name: object) -> None:
-    assert f"{name!r} is named in {file}" in str(error.value) and "trust=['payload']" in str(error.value)
+    assert str(error.value).startswith(f"{file}: {name!r} is named in this file") and "trust=True" in str(error.value)
     assert "payload" not in sys.modules and os.getcwd() not in sys.path
 
 
 # ---- what a file names ----
 
 
-@pytest.mark.parametrize("key", NEEDED)
+@pytest.mark.parametrize("key", NAMED)
 def test_class_that_a_model_file_names_is_not_imported(key, payload, monkeypatch):
-    value, act = NEEDED[key]
-    file = naming({key: value})
+    file = naming({key: NAMED[key]})
     on_the_path(payload, monkeypatch)  # importable is not trusted
-    acts = list(ACTS)
-    predictor = densevit.load(file) if act != "load" else None
-    for earlier in acts[: acts.index(act)]:  # what does not need the class works
-        ACTS[earlier](predictor)
-    with pytest.raises(DensevitError) as error:
-        ACTS[act](predictor or densevit.load(file))
-    name = value if isinstance(value, str) else value[0]
-    refused(error, file, name if isinstance(name, str) else name["name"])
+    with pytest.raises(ConfigError) as error:
+        densevit.load(file)
+    [value] = NAMED[key] if isinstance(NAMED[key], list) else [NAMED[key]]
+    refused(error, file, value if isinstance(value, str) else value["name"])
 
 
-def test_all_classes_of_a_trusted_file_are_imported(payload, monkeypatch):
-    file = naming({key: value for key, (value, _) in NEEDED.items()})
-    on_the_path(payload, monkeypatch)
-    predictor = densevit.load(file, trust=["payload"])
-    for act in ACTS.values():
-        act(predictor)
-    assert type(predictor.backbone).__module__ == "payload" and os.getcwd() not in sys.path
+def test_all_classes_of_a_trusted_file_are_imported(payload):
+    """From the working directory too."""
+    predictor = densevit.load(naming(NAMED), trust=True)
+    predictor.predict(IMAGE)
+    densevit.evaluate(predictor)
+    densevit.fit(predictor.config)
+    assert type(predictor.backbone).__module__ == "payload"
 
 
-def test_classes_of_a_mixed_data_set_and_of_lightning_need_trust(payload, monkeypatch):
+def test_classes_of_a_mixed_data_set_need_trust(payload, monkeypatch):
     data = {**VALUES["data"], "name": "mix", "sets": {"a": {"name": "payload:Data"}}}
     del data["train_length"], data["val_length"]
     file = naming({"data": data})
     on_the_path(payload, monkeypatch)
-    predictor = densevit.load(file)
-    with pytest.raises(PluginError) as error:
-        densevit.evaluate(predictor)
+    with pytest.raises(ConfigError) as error:
+        densevit.load(file)
     refused(error, file, "payload:Data")
-    config = densevit.load(naming({"trainer.callbacks": [{"name": "pytorch_lightning.callbacks:Timer"}]})).config
-    with pytest.raises(ConfigError, match=r"Timer' is named in theirs.safetensors.*trust=\['pytorch_lightning"):
-        densevit.fit(config, ["trainer.max_steps=2"])  # after overrides and a copy
+
+
+def test_sources_of_weights_need_no_trust(payload):
+    file = naming({"weights": "timm:resnet18", "backbone.weights": "package:theirs"})
+    assert densevit.load(file).config.weights == "timm:resnet18"
 
 
 def test_name_in_an_option_of_a_plugin_is_not_imported(payload, monkeypatch, install):
@@ -191,24 +180,9 @@ def test_name_in_an_option_of_a_plugin_is_not_imported(payload, monkeypatch, ins
     on_the_path(payload, monkeypatch)
     for options in ({"inner": "payload:Net"}, {"inner": "resnet", "others": ["payload:Net"]}):
         file = naming({"backbone": {"name": "outer", **options}})
-        with pytest.raises(WeightsError) as error:
+        with pytest.raises(ConfigError) as error:
             densevit.load(file)
         refused(error, file, "payload:Net")
-
-
-def test_trust_is_of_a_module_and_those_below_it():
-    def trusted(name: str, *trust: str) -> bool:
-        return names_in_file({"name": name}, "file", trust)["name"].trusted
-
-    assert trusted("a.b:C", "a") and trusted("a.b:C", "a.b") and trusted("a.b:C", "x", "a")
-    assert not trusted("ab:C", "a") and not trusted("a:C", "a.b") and not trusted("a.b:C", "b")
-
-
-def test_trusted_module_is_not_taken_from_the_working_directory(payload):
-    file = naming({"backbone.name": "payload:Net"})
-    with pytest.raises(WeightsError, match=r"no module 'payload' on PYTHONPATH.*working directory is searched for a"):
-        densevit.load(file, trust=["payload"])
-    assert "payload" not in sys.modules
 
 
 def test_lightning_checkpoint_and_download_import_no_module(payload, monkeypatch):
@@ -229,11 +203,11 @@ def test_lightning_checkpoint_and_download_import_no_module(payload, monkeypatch
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None)
     on_the_path(payload, monkeypatch)
     for source in ("theirs.ckpt", "hf:theirs/net"):
-        with pytest.raises(WeightsError) as error:
+        with pytest.raises(ConfigError) as error:
             densevit.load(source)
         refused(error, source, "payload:Net")
     for source in ("theirs.ckpt", "hf:theirs/net"):
-        assert type(densevit.load(source, trust=["payload"]).backbone).__module__ == "payload"
+        assert type(densevit.load(source, trust=True).backbone).__module__ == "payload"
 
 
 def test_weights_of_a_file_that_names_a_class_are_read_without_it(payload):
@@ -271,15 +245,15 @@ def test_own_run_needs_no_trust_but_its_model_file_does(payload, capsys):
         forget()
         assert main(arguments) == 0, capsys.readouterr().err
     forget()
-    with pytest.raises(WeightsError) as error:  # named directly, also where a config.yaml is beside it
+    with pytest.raises(ConfigError) as error:  # named directly, also where a config.yaml is beside it
         densevit.load(run / "model.safetensors")
-    refused(error, run / "model.safetensors", "payload:Net")
+    refused(error, run / "model.safetensors", "payload:Adam")
     assert type(densevit.load(run).backbone).__module__ == "payload"
     forget()
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("payload:", "other:"))
-    with pytest.raises(WeightsError) as error:
+    with pytest.raises(ConfigError) as error:
         densevit.load(run)
-    refused(error, run / "model.safetensors", "payload:Net")
+    refused(error, run / "model.safetensors", "payload:Adam")
 
 
 # ---- commands ----
@@ -303,16 +277,16 @@ def test_command_imports_a_module_only_with_trust(name, payload, monkeypatch, ca
     monkeypatch.setattr("densevit.exporting.exporting.export", Mock(side_effect=ConfigError("no export")))  # slow
     command = [*name.partition(" with")[0].split(), *COMMANDS[name]]
     assert main(command) == 2
-    assert "'payload:Net' is named in theirs.safetensors" in capsys.readouterr().err
+    assert "theirs.safetensors: 'payload:Net' is named in this file" in capsys.readouterr().err
     assert "payload" not in sys.modules
-    main([*command, "--trust", "payload"])
+    main([*command, "--trust"])
     assert "payload" in sys.modules and "is named in" not in capsys.readouterr().err
 
 
 def test_evaluation_with_overrides_checks_no_class_of_the_training(payload, capsys):
     naming({"trainer.callbacks": ["not_installed:Callback"]})
-    assert main(["evaluate", "theirs.safetensors", "data.val_length=2"]) == 0, capsys.readouterr().err
-    densevit.evaluate(densevit.load("theirs.safetensors"), overrides=["data.val_length=2"])
+    assert main(["evaluate", "theirs.safetensors", "data.val_length=2", "--trust"]) == 0, capsys.readouterr().err
+    densevit.evaluate(densevit.load("theirs.safetensors", trust=True), overrides=["data.val_length=2"])
 
 
 # ---- other files with a config ----
@@ -341,7 +315,7 @@ def test_file_of_a_backbone_imports_no_module_and_reads_no_other_config(payload,
     file = payload / "b.safetensors"
     model_file.save_backbone(model().backbone, {"name": "payload:Net"}, file)
     on_the_path(payload, monkeypatch)
-    with pytest.raises(PluginError) as error:
+    with pytest.raises(ConfigError) as error:
         export("b.safetensors", payload / "hf")
     refused(error, "b.safetensors", "payload:Net")
     (payload / "theirs.yaml").write_text("name: resnet\ndepth: 18\n")

@@ -8,6 +8,7 @@ from torch import nn
 
 import densevit
 from densevit import config as configs
+from densevit.config import ModelSections
 from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head, Neck
 from densevit.model import DenseModel
@@ -104,9 +105,9 @@ def batch():
 def test_model_round_trips(saved):
     model, path = saved
     for source in (path, str(path), path.parent):
-        loaded, config = load(source, [__name__])
+        loaded, config = load(source, trust=True)
         assert equal(loaded.state_dict(), model.state_dict())
-        assert config == config_of() and loaded.architecture == config.architecture
+        assert config == config_of() == loaded.sections
         assert loaded.classes == {"detection": THINGS, "maps": ALL}
         assert not any(module.training for module in loaded.modules())
     given = batch()
@@ -119,24 +120,26 @@ def test_model_round_trips(saved):
 
 def test_score_thresholds_round_trip_and_files_without_them_load(saved, tmp_path):
     model, path = saved
-    assert load(path, [__name__]).model.score_thresholds == {}
+    assert load(path, trust=True).model.score_thresholds == {}
     with safe_open(path, framework="pt") as file:
         assert "score_thresholds" not in file.metadata()
     model.score_thresholds = {"detection": 0.3125}
     save(model, path, config_of())
-    predictor = densevit.load(path, trust=[__name__])
+    predictor = densevit.load(path, trust=True)
     assert predictor.score_thresholds == {"detection": 0.3125}
     densevit.save(predictor, tmp_path / "again.safetensors")
-    assert densevit.load(tmp_path / "again.safetensors", trust=[__name__]).score_thresholds == {"detection": 0.3125}
+    assert densevit.load(tmp_path / "again.safetensors", trust=True).score_thresholds == {"detection": 0.3125}
 
 
 def test_a_model_without_a_config_comes_back_as_it_was(saved, tmp_path):
-    model, _ = saved
+    model, config = saved[0], config_of()
+    keys = ("backbone", "heads", "data")
+    model.sections = ModelSections(**{key: getattr(config, key) for key in keys})
     save(model, str(tmp_path / "alone.safetensors"))
-    found = load(str(tmp_path / "alone.safetensors"), [__name__])
+    found = load(str(tmp_path / "alone.safetensors"), trust=True)
     loaded = found.model
-    assert found.config is None and found.sections.data == config_of().data
-    assert loaded.architecture == model.architecture and loaded.classes == model.classes
+    assert found.config is None and found.sections.data == config.data
+    assert loaded.sections == model.sections and loaded.classes == model.classes
     assert equal(loaded.state_dict(), model.state_dict())
 
 
@@ -179,8 +182,8 @@ def test_another_format_version_is_one_line_wherever_weights_are_read(saved, par
     if part == "backbone":
         save_backbone(model.backbone, {"name": "resnet", "depth": 18}, path)
     readers = {
-        "load": lambda: load(path.parent, [__name__]),
-        "densevit.load": lambda: densevit.load(path, trust=[__name__]),
+        "load": lambda: load(path.parent, trust=True),
+        "densevit.load": lambda: densevit.load(path, trust=True),
         "load_backbone": lambda: load_backbone(path),
         "backbone.weights": lambda: densevit.create_backbone("resnet", depth=18, weights=path),
         "weights": lambda: load_pretrained(model_of(weights=str(path)), config_of(weights=str(path))),

@@ -11,7 +11,7 @@ from torch import nn
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck, Publishing, SpecialTensors
-from densevit.model import build_from_architecture
+from densevit.model import build_from_sections
 from densevit.weights import layouts, pretrained
 from densevit.weights.building import build_model
 from densevit.weights.class_rows import class_tensors
@@ -158,15 +158,15 @@ def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     assert report.notes[1].startswith(
         "backbone.mean is [0.5, 0.5, 0.5], as these weights were trained with, in place of"
     )
-    built = model.architecture.backbone
-    assert built.mean == built.std == config.backbone.mean == config.backbone.std == model.backbone.mean == HALF
+    built = model.sections.backbone
+    assert built.mean == built.std == model.backbone.mean == HALF
     assert model.mean.flatten().tolist() == [127.5] * 3
     save(model, tmp_path / "model.safetensors")
-    loaded = load_file(tmp_path, [__name__]).model
+    loaded = load_file(tmp_path, trust=True).model
     assert torch.equal(loaded.mean, model.mean) and torch.equal(loaded.std, model.std)
     again, config = model_of({"weights": str(tmp_path)})
     load_pretrained(again, config)
-    assert config.backbone.mean == HALF  # a run's weights state it too
+    assert again.sections.backbone.mean == HALF  # a run's weights state it too
     model, config = model_of({"weights": file(state), "mean": [0, 0, 0.25], "std": [0.5, 0.5, 0.5]})
     [report] = load_pretrained(model, config)
     assert model.mean.flatten().tolist() == [0, 0, 63.75]
@@ -208,7 +208,7 @@ def test_of_the_same_head_the_whole_model_s_weights_are_loaded(tmp_path):
         return model, config, load_pretrained(model, config)
 
     model, config, reports = loaded(1)
-    assert len(reports) == 3 and config.heads["parts"].weights and not config.set_aside
+    assert len(reports) == 3 and model.sections.heads["parts"].weights and not config.set_aside
     for name, source in (("boxes", one), ("parts", both)):
         for kind in ("heads", "necks"):
             state, expected = (getattr(own, kind)[name].state_dict() for own in (model, source))
@@ -216,7 +216,7 @@ def test_of_the_same_head_the_whole_model_s_weights_are_loaded(tmp_path):
     assert torch.equal(model.backbone.conv.weight, one.backbone.conv.weight)
 
     model, config, reports = loaded(2)
-    assert len(reports) == 1 and config.heads["parts"].weights is None
+    assert len(reports) == 1 and model.sections.heads["parts"].weights is None
     [line] = config.set_aside
     assert line.startswith("Set aside: 6 of 6 tensors of heads.parts.weights=")
     assert all(torch.equal(value, both.state_dict()[key]) for key, value in model.state_dict().items())
@@ -253,7 +253,7 @@ def test_options_of_a_head_s_weights_keep_the_weights_that_the_backbone_loads_it
     assert class_tensors(model, "boxes") == {"label_head.weight": 1, "label_head.bias": 1}
     assert torch.equal(torch.random.get_rng_state(), state)
     load_pretrained(model, config)
-    assert model.heads["boxes"].scale == config.heads["boxes"].options["scale"] == 2.0
+    assert model.heads["boxes"].scale == model.sections.heads["boxes"].options["scale"] == 2.0
     assert (model.backbone.conv.weight == 3.0).all()
 
 
@@ -314,11 +314,11 @@ def test_two_heads_of_a_task_keep_their_own_classes(tmp_path):
     """Each head is compared with the head of its name in the file, not with the last one of its task."""
     source, config = model_of(heads={"street": SCORES, "sky": SCORES})
     street, sky, other = (tuple(Class(n, i, (0, 0, 0)) for i, n in enumerate(names)) for names in ("ab", "cd", "bx"))
-    source = build_from_architecture(source.architecture, {"street": street, "sky": sky})
+    source = build_from_sections(source.sections, {"street": street, "sky": sky})
     save(source, tmp_path / "model.safetensors")
-    config.weights = str(tmp_path)
+    config = config.model_copy(update={"weights": str(tmp_path)})
     for classes, rows in (((street, sky), [0, 1, 2]), ((sky, sky), None), ((other, sky), [1, None, 2])):
-        model = build_from_architecture(source.architecture, dict(zip(("street", "sky"), classes, strict=True)))
+        model = build_from_sections(source.sections, dict(zip(("street", "sky"), classes, strict=True)))
         initial = model.heads["street"].label_head.weight.clone()
         load_pretrained(model, config)
         assert torch.equal(model.heads["sky"].label_head.weight, source.heads["sky"].label_head.weight)
@@ -326,7 +326,7 @@ def test_two_heads_of_a_task_keep_their_own_classes(tmp_path):
         expected = initial if rows is None else [initial[i] if r is None else own[r] for i, r in enumerate(rows)]
         assert torch.equal(model.heads["street"].label_head.weight, expected if rows is None else torch.stack(expected))
     alone, config = model_of(heads={"street": {**SCORES, "weights": str(tmp_path)}})
-    alone = build_from_architecture(alone.architecture, {"street": street})
+    alone = build_from_sections(alone.sections, {"street": street})
     load_pretrained(alone, config)
     assert torch.equal(alone.heads["street"].label_head.weight, source.heads["street"].label_head.weight)
 
@@ -362,7 +362,7 @@ def test_all_sources_are_checked_before_loading(file, tmp_path):
     with pytest.raises(WeightsError, match=r"heads\.boxes\.weights"):
         load_pretrained(model, config)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert config.backbone.mean is model.architecture.backbone.mean is None
+    assert model.sections.backbone.mean is None
 
 
 def test_weights_of_bgr_images_are_flipped(file, monkeypatch):

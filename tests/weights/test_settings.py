@@ -198,11 +198,11 @@ def test_config_of_other_attention_heads_raises(tmp_path):
         if not message:
             state = {name.replace("heads.boxes", "heads.detection"): x for name, x in model.state_dict().items()}
             torch.save({"model": translate_back(state, find("detr"))[0]}, tmp_path / "detr.pth")
-        config.weights = str(tmp_path / "detr.pth")
+        config = config.model_copy(update={"weights": str(tmp_path / "detr.pth")})
         message.append([note for note in load_pretrained(model, config)[0].notes if "num_heads" in note])
     assert message == [[], ["heads.boxes.transformer.num_heads is 4; these weights are assumed to have 8."], []]
     state = torch.load(tmp_path / "detr.pth", weights_only=True)["model"]
     del state["transformer.decoder.layers.0.linear1.weight"]  # without it, it cannot be described
     torch.save({"model": state}, tmp_path / "detr.pth")
-    config.weights_allow = ("*.feedforward.expand.weight",)
+    config = config.model_copy(update={"weights_allow": ("*.feedforward.expand.weight",)})
     assert load_pretrained(model, config)[0].missing == ["heads.boxes.decoder.0.feedforward.expand.weight"]

@@ -16,7 +16,7 @@ from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection,
 
 from densevit.config import load
 from densevit.interfaces import Class
-from densevit.model import build_from_architecture
+from densevit.model import build_from_sections
 
 CONFIG = "configs/coco/detr_r50.yaml"
 CLASSES = 91
@@ -36,7 +36,7 @@ def images_and_targets(batch: int, side: int) -> tuple[Tensor, list[Tensor], lis
 def ours(head: str, batch: int, side: int, precision: str, device: str) -> Step:
     config = load(CONFIG, [f"heads.detection.name={head}", f"heads.detection.num_queries={QUERIES[head]}"])
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(CLASSES)]
-    model = build_from_architecture(config.architecture, {"detection": classes}, pretrained=False)
+    model = build_from_sections(config, {"detection": classes}, pretrained=False)
     images, boxes, labels = images_and_targets(batch, side)
     corners = [torch.cat([x[:, :2] - x[:, 2:] / 2, x[:, :2] + x[:, 2:] / 2], 1) * side for x in boxes]
     targets = [

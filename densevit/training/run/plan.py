@@ -14,6 +14,7 @@ from rich import get_console
 from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
+from densevit.data.channel_statistics import with_channels
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel
 from densevit.model.lora import add_adapters
@@ -93,7 +94,7 @@ class Plan:
         callbacks = build_callbacks(config.trainer, callbacks)
         lightning.seed_everything(config.seed, verbose=False)
         trainer = _trainer(config, callbacks)
-        model, loaded = _model(inputs)
+        model, config, loaded = _model(inputs)
         data = inputs.data.padded_to(model.multiple)
         method = _method(config, model, data)
         evaluators = build_evaluators(model, config, data.val, method)
@@ -120,9 +121,13 @@ class Plan:
         )
 
 
-def _model(inputs: Inputs) -> tuple[DenseModel, list[Fit]]:
-    """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters."""
-    config, data, checkpoint = inputs.config, inputs.data, inputs.checkpoint
+def _model(inputs: Inputs) -> tuple[DenseModel, Config, list[Fit]]:
+    """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters.
+
+    Returns it with its config, which has the channels of its images and the options of its weights.
+    """
+    data, checkpoint = inputs.data, inputs.checkpoint
+    config = with_channels(inputs.config, data.train)
     model = build_model(config, data.train, pretrained=checkpoint is None)
     for dataset in (data.train, data.val):
         check_channels(dataset, model)
@@ -141,7 +146,8 @@ def _model(inputs: Inputs) -> tuple[DenseModel, list[Fit]]:
         model.to(memory_format=torch.channels_last)
     if config.trainer.compile:
         model.compile()
-    return model, loaded
+    assert isinstance(model.sections, Config)
+    return model, model.sections, loaded
 
 
 def _method(config: Config, model: DenseModel, data: Data) -> Method:

@@ -10,12 +10,12 @@ from typing import Any
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, merging, yaml_io
-from densevit.config.data_schema import evaluated_data
 from densevit.errors import ConfigError, DensevitError, did_you_mean
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.file_model import FileModel, build
 from densevit.inference.runtimes import is_exported, open_file
 from densevit.paths import user_path
+from densevit_workbench.reports.evaluated_data import evaluated_data
 
 PROTOCOL = "benchmark/protocol"
 

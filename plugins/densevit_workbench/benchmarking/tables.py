@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from densevit.config.data_schema import different_keys
 from densevit.errors import counted
 from densevit.evaluation.metrics_file import by_head
 from densevit.reporting.html_page import Cell, Heading, Pairs, Part, Table, Text
 from densevit.reporting.plots import Panel
 from densevit_workbench.benchmarking.results import CaseResult
 from densevit_workbench.reports import text_tables
+from densevit_workbench.reports.evaluated_data import different_keys
 
 SHOWN = {  # columns beside the main metric of a head; of others, the first of `SHOWN_METRICS` metrics
     "AP": ("AP50",),

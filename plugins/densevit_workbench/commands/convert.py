@@ -38,7 +38,7 @@ def run(args: Namespace) -> int:
 
     check_free(args.out)
     if args.to is None:
-        found = convert(args.source, args.layout, args.overrides, bool(args.trust))
+        found = convert(args.source, args.layout, args.overrides, args.trust)
         write(found, args.out)
         if found.model is not None:
             use = "a run, for densevit.load, evaluate and predict"

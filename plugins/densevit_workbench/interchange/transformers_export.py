@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from densevit.atomic_io import atomic_folder
 from densevit.channels import RGB
+from densevit.config import ModelSections
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Publishing
-from densevit.model import Architecture, DenseModel
+from densevit.model import DenseModel
 from densevit.paths import user_path
 from densevit.weights import layouts, model_file
 from densevit.weights.converting import Converted
@@ -25,7 +26,7 @@ from densevit_workbench.interchange.foreign_weights import convert
 _TOLERANCE = 1e-3  # of the largest value: two implementations of the same function
 
 
-def export(source: str | Path, out: Path, trust: Collection[str] = ()) -> list[str]:
+def export(source: str | Path, out: Path, trust: bool = False) -> list[str]:
     """Writes a folder for `from_pretrained`: model.safetensors, config.json and preprocessor_config.json.
 
     The folder is read back before it appears: its tensors must be bit-identical and its outputs equal.
@@ -65,21 +66,21 @@ def export(source: str | Path, out: Path, trust: Collection[str] = ()) -> list[s
     raise WeightsError(f"{source} cannot be exported for transformers: {reason}")
 
 
-def model_of(source: str | Path, trust: Collection[str]) -> DenseModel:
+def model_of(source: str | Path, trust: bool) -> DenseModel:
     """The model; for a backbone, one without heads."""
     path = user_path(source)
     file = path / "model.safetensors" if path.is_dir() else path
     header = read_safetensors(file)[1] if file.is_file() and file.suffix == ".safetensors" else {}
     if header.get("part") != "backbone":
         return model_file.load(source, trust).model
-    backbone, architecture = model_file.load_backbone(source, trust)
-    return DenseModel(backbone, {}, architecture=Architecture(architecture)).eval()
+    backbone, section = model_file.load_backbone(source, trust)
+    return DenseModel(backbone, {}, sections=ModelSections(backbone=section, heads={})).eval()
 
 
 def by_task(model: DenseModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state dict and the config sections, in which heads are named by task. Of a backbone alone: its own keys."""
-    assert model.architecture is not None
-    backbone = model.architecture.backbone
+    assert model.sections is not None
+    backbone = model.sections.backbone
     own: dict[str, Any] = {"backbone": {"name": backbone.name, **backbone.options}}
     if not model.heads:
         return dict(model.backbone.state_dict()), own
@@ -87,7 +88,7 @@ def by_task(model: DenseModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if len(set(tasks.values())) < len(tasks):
         raise WeightsError(f"The model has several heads of one task ({', '.join(tasks)}), and transformers' have one.")
     own["heads"], state = {}, {}
-    for name, head in model.architecture.heads.items():
+    for name, head in model.sections.heads.items():
         neck = {} if head.neck is None else {"neck": {"name": head.neck.name, **head.neck.options}}
         own["heads"][tasks[name]] = {"name": head.name, **head.options, **neck}
     for key, value in model.state_dict().items():

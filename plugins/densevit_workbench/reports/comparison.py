@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from densevit.config.data_schema import different_keys, evaluated_data
 from densevit.config.yaml_io import parse
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file, tables_file
@@ -27,6 +26,7 @@ from densevit.reporting.html_page import (
     text_table,
     write_page,
 )
+from densevit_workbench.reports.evaluated_data import different_keys, evaluated_data
 
 MAX_IMAGES = 8  # images that all runs have drawn
 MAX_CURVES = 10  # compared curves of one plot

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from densevit.config.data_schema import different_keys, evaluated_data
 from densevit.config.yaml_io import parse
 from densevit.data.datasets.examination import listed
 from densevit.errors import ConfigError
@@ -19,6 +18,7 @@ from densevit.reporting.curves import read_curves
 from densevit.reporting.html_page import Cell, Table
 from densevit.weights.state import read_header
 from densevit_workbench.reports import comparison
+from densevit_workbench.reports.evaluated_data import different_keys, evaluated_data
 from densevit_workbench.reports.text_tables import latex, markdown
 
 NO_EFFECT = (

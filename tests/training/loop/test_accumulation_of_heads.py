@@ -88,6 +88,8 @@ def source(section: type) -> str:
 
 def test_other_methods_average_the_losses_of_batches() -> None:
     """Their targets and divisors may be made in the forward pass: `DenseModule` counts those of `supervised` only."""
-    counted = [name for name in densevit.list_methods() if issubclass(registry.load("methods", name), Supervised)]
+    counted = [
+        name for name in densevit.list_plugins("methods") if issubclass(registry.load("methods", name), Supervised)
+    ]
     assert counted == ["supervised"]
     assert "losses of methods other than `supervised`, are means over the batches" in source(TrainerSection)

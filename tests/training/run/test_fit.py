@@ -135,7 +135,9 @@ def test_evaluate_takes_overrides_of_the_evaluator_as_the_command(run: "Run", tm
     with pytest.raises(ConfigError, match=r"heads\.surfaces\.width=8: a run is evaluated as it was trained"):
         densevit.evaluate(run, overrides=["heads.surfaces.width=8"])
     with pytest.raises(ConfigError, match="the model has no config for the overrides data.val_length=2"):
-        densevit.evaluate(run.model.model, overrides=["data.val_length=2"])
+        model = run.model.model.with_heads(run.model.heads)
+        model.sections = None
+        densevit.evaluate(model, overrides=["data.val_length=2"])
     with pytest.raises(ConfigError, match="devices"):
         densevit.evaluate(run, overrides=["trainer.accelerator=cpu", "trainer.devices=0"])
 
