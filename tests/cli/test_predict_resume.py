@@ -16,7 +16,6 @@ from densevit.cli import main
 from densevit.cli.entry_lists import CsvTable
 from densevit.cli.input_images import ImageFile
 from densevit.cli.prediction_files import PredictionFiles
-from densevit.data.io import large_images
 from densevit.data.io.videos import VideoFrames, count_frames
 from densevit.errors import DataError
 from tests.cli.stand_in import CLASSES, StandIn, read, write_video
@@ -253,9 +252,3 @@ def test_predictions_at_once_do_not_go_on_in_one_folder(model, photos, monkeypat
     assert main([*arguments, "--resume"]) == 0
     assert codes == [2] and "found: another process is writing to it." in capsys.readouterr().err
     assert [image["file_name"] for image in read("found/images.json")] == ["a/1.jpg", "b/cat.png"]
-
-
-def test_a_video_of_huge_frames_is_refused_before_it_is_decoded(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large_images, "MAX_PIXELS", 64 * 48 - 1)
-    with pytest.raises(DataError, match=r"clip\.avi: it has 64 x 48 = 3,072 pixels; at most 3,071 can be read"):
-        VideoFrames(clip, {0}).read(0)
