@@ -8,8 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from densevit.data.io.file_errors import naming_file
-from densevit.data.io.large_images import check_size
 from densevit.errors import DataError
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
@@ -51,7 +49,6 @@ def frames(path: Path) -> Iterator[np.ndarray]:
     """Yields all frames of a video in order, (H, W, 3) uint8, RGB. Raises DataError if there is none."""
     video = _opened(path)
     try:
-        _check_size(path, video)
         found, frame = video.read()
         if not found:
             raise DataError(f"{path}: {_NO_FRAME}")
@@ -78,8 +75,6 @@ class VideoFrames:
     def read(self, number: int) -> np.ndarray:
         """Returns a frame, (H, W, 3) uint8, RGB. Raises DataError if the video ends before it."""
         with self._lock:
-            if not self._next:
-                _check_size(self.path, self._video)
             while number >= self._next:
                 found, frame = self._video.read()
                 if not found and not self._next:
@@ -91,13 +86,6 @@ class VideoFrames:
                 self._next += 1
             frame = self._waiting.pop(number)
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-
-
-def _check_size(path: Path, video: cv2.VideoCapture) -> None:
-    width, height = (int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-    if width > 0 and height > 0:  # 0: not a video, or without a size in the header
-        with naming_file(path, "video"):
-            check_size(width, height)
 
 
 def _opened(path: Path) -> cv2.VideoCapture:

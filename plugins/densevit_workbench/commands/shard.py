@@ -38,10 +38,9 @@ def run(args: argparse.Namespace) -> int:
             written = write_shards(dataset, folder / split, args.size)
             for _ in args.output.track(written, f"Writing {split}", len(dataset)):
                 pass
-    counts = {split: len(dataset) for split, dataset in datasets.items()}
-    images = ", ".join(f"{count} {split}" for split, count in counts.items())
+    images = ", ".join(f"{len(dataset)} {split}" for split, dataset in datasets.items())
     args.output.show(f"{args.out}: {images}\nUse it with: data.name=shards data.root={args.out}")
-    args.output.result({"out": str(args.out), "images": counts})
+    args.output.result({"out": str(args.out), "images": {split: len(dataset) for split, dataset in datasets.items()}})
     return 0
 
 

@@ -37,6 +37,7 @@ def write_shards(dataset: Dataset, folder: Path, size: int) -> Iterator[int]:
     if own:
         raise DataError(f"The target {own[0]!r} has a custom type, which shards cannot store.")
     folder.mkdir(parents=True)
+    path_of = getattr(dataset, "path", lambda index: None)
     index, shards, records = 0, list[int](), list[tuple[int, ...]]()
     while index < len(dataset):
         path = folder / SHARD.format(len(shards))
@@ -44,8 +45,7 @@ def write_shards(dataset: Dataset, folder: Path, size: int) -> Iterator[int]:
             while index < len(dataset) and tar.offset < size:
                 sample, start = dataset[index], tar.offset
                 check_sample(sample, dataset, index, types, dataset.channels)
-                source = str(dataset.path(index)) if hasattr(dataset, "path") else None
-                write_record(tar, f"{index:09}", sample, source, dataset.channels)
+                write_record(tar, f"{index:09}", sample, path_of(index), dataset.channels)
                 records.append((len(shards), start, tar.offset - start, *sample["image"].shape[1:]))
                 yield index
                 index += 1
@@ -61,7 +61,7 @@ def write_shards(dataset: Dataset, folder: Path, size: int) -> Iterator[int]:
 
 
 def write_record(
-    tar: tarfile.TarFile, name: str, sample: Sample, path: str | None = None, channels: Channels = RGB
+    tar: tarfile.TarFile, name: str, sample: Sample, path: str | Path | None = None, channels: Channels = RGB
 ) -> None:
     """Appends the files NAME.jpg (or another suffix), NAME.json and NAME.npz of a sample.
 
@@ -90,10 +90,10 @@ def write_record(
         tar.addfile(member, io.BytesIO(content))
 
 
-def _image(pixels: np.ndarray, path: str | None) -> tuple[str, bytes]:
+def _image(pixels: np.ndarray, path: str | Path | None) -> tuple[str, bytes]:
     """Returns suffix and content of an image's file. pixels: (H, W, 3), as the data set reads it."""
     if path is not None:
         data = Path(path).read_bytes()
-        if np.array_equal(read_image(data, name=path), pixels):
+        if np.array_equal(read_image(data, name=str(path)), pixels):
             return Path(path).suffix[1:].lower(), data
     return "png", cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
