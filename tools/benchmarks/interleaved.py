@@ -26,7 +26,8 @@ def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--rounds", type=int, default=rounds, help="interleaved repetitions; %(default)s")
     made.add_argument("--threads", type=int, default=2, help="CPU threads; %(default)s")
-    made.add_argument("--device", default="cpu", help="cpu, cuda; %(default)s")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    made.add_argument("--device", default=device, help="%(default)s")
     return made
 
 
@@ -69,7 +70,7 @@ def ratio(times: Times, slower: str, faster: str) -> str:
 
 
 def peak_memory(make: Callable[..., Run], *args: Any) -> float:
-    """Peak MB of three runs of what `make(*args)` returns, in a separate process: on a CPU what the runs add to it."""
+    """MB that three runs of what `make(*args)` returns add at most to a separate process, or to its memory on a GPU."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak_memory, (torch.get_num_threads(), make, *args))
 
@@ -77,17 +78,17 @@ def peak_memory(make: Callable[..., Run], *args: Any) -> float:
 def _peak_memory(threads: int, make: Callable[..., Run], *args: Any) -> float:
     torch.set_num_threads(threads)
     run = make(*args)
-    is_on_gpu = torch.cuda.is_initialized()
-    before = 0 if is_on_gpu else _high_water()
+    before = torch.cuda.memory_allocated() / 1e6 if torch.cuda.is_initialized() else _peak()
     for _ in range(3):
         run()
-    return torch.cuda.max_memory_allocated() / 1e6 if is_on_gpu else (_high_water() - before) / 1e3
+    return _peak() - before
 
 
-def _high_water() -> int:
-    """The peak memory of this process in kB. `ru_maxrss` would start at the parent's."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0])
+def _peak() -> float:
+    """The peak memory of the GPU, or of this process: `ru_maxrss` would start at the parent's."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1e3
 
 
 def table(title: str, args: argparse.Namespace, *headings: str, libraries: tuple[str, ...] = ()) -> Table:

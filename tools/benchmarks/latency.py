@@ -103,6 +103,7 @@ def main() -> None:
     options = parser(__doc__, rounds=20)
     options.add_argument("recipes", nargs="*", help="recipes, each with its peer of the table or as RECIPE=PEER")
     options.add_argument("--size", type=int, default=640, help="side of the image; %(default)s")
+    options.set_defaults(device="cpu")
     args = parsed(options)
     title = f"Latency at batch 1, {args.size} x {args.size}, fp32"
     headings = ("model", "runtime", "ms", "times densevit's")

@@ -93,7 +93,7 @@ def main() -> None:
     options.add_argument("--split", default="train")
     options.add_argument("--images", type=int, default=80, help="number of images of the data set to read")
     options.add_argument("--batch-size", type=int, default=8)
-    options.set_defaults(threads=1)
+    options.set_defaults(threads=1, device="cpu")
     args = parsed(options)
     cv2.setNumThreads(0)
     coco = Coco(args.split, root=args.root, limit=args.images)

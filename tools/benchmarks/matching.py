@@ -5,6 +5,7 @@ of the batch, whose diagonal blocks are assigned. The other one has a small matr
 same predictions and targets and must find the same assignment.
 """
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -13,7 +14,6 @@ import torch
 from interleaved import Run, measure, milliseconds, parsed, parser, ratio, show, table
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from transformers.loss.loss_for_object_detection import HungarianMatcher
 
 from densevit.interfaces import Targets
 from densevit.losses.matching import MatchedPairs, Objects, hungarian
@@ -68,6 +68,8 @@ def image_by_image(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Pai
 
 
 def transformers_matcher(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Pairs:
+    from transformers.loss.loss_for_object_detection import HungarianMatcher
+
     matcher = HungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2)
     theirs = [{"class_labels": target["labels"], "boxes": target["relative"]} for target in targets]
     return [matcher({"logits": logits[i], "pred_boxes": boxes[i]}, theirs) for i in range(len(logits))]
@@ -125,8 +127,9 @@ def our_quadruples(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Qua
 WAYS: dict[str, Callable[[Tensor, Tensor, list[Targets]], Pairs]] = {
     "one matrix per batch": batch_matrix,
     "image by image": image_by_image,
-    "transformers' HungarianMatcher": transformers_matcher,
 }
+if importlib.util.find_spec("transformers"):
+    WAYS["transformers' HungarianMatcher"] = transformers_matcher
 
 
 def main() -> None:
@@ -139,7 +142,7 @@ def main() -> None:
     targets = coco_like(args.batch, args.classes, args.device, np.random.default_rng(0))
     objects = sum(len(target["labels"]) for target in targets)
     title = f"Matching {args.batch} images, {args.queries} queries, {args.layers} layers, {objects} objects"
-    found = table(title, args, "way", "predictions", "ms", "times densevit's", libraries=("transformers",))
+    found = table(title, args, "way", "predictions", "ms", "times densevit's")
     for trained in (False, True):
         made = predictions(args.layers, args.queries, args.classes, targets, trained)
         logits, boxes = (x.to(args.device) for x in made)
