@@ -22,7 +22,12 @@ class PluginError(DensevitError):
 
 
 class DataError(DensevitError):
-    """An image, an annotation or a data folder is invalid."""
+    """An image, an annotation or a data folder is invalid. rule: the kind of fault, as a plural noun, by which faults are
+    counted: "boxes without area"."""
+
+    def __init__(self, message: str, rule: str = "") -> None:
+        super().__init__(message)
+        self.rule = rule
 
 
 class UnreadableFileError(DataError):
@@ -68,6 +73,12 @@ def counted(count: int, noun: str) -> str:
     """A number with its noun, such as "1 class" or "2,000 classes"."""
     plural = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
+
+
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """Joins the first names to a text such as "a, b, c, ..."."""
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:most]) + (", ..." if len(texts) > most else "")
 
 
 def has_surrogates(text: str) -> bool:

@@ -7,11 +7,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.examination import evenly_spaced
+from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.interfaces import Dataset
 from densevit.targets.types import TargetTypes
 from densevit_workbench.doctor.channels import ChannelValues
+from densevit_workbench.doctor.findings import evenly_spaced
 from densevit_workbench.doctor.measures import class_counts, measure
 from densevit_workbench.doctor.samples import Measures, Summaries, Summary, read_summaries
 
@@ -128,7 +129,8 @@ def _class_counts(dataset: Dataset, types: TargetTypes, key: str, counts: np.nda
 
 def _sizes(dataset: Dataset, readable: Sequence[Summary]) -> np.ndarray:
     """The sizes of all images, if they are known without opening them, else of the opened ones."""
-    sizes = dataset.sizes()
+    is_known = not isinstance(dataset, MeasuredImages) or isinstance(dataset, SupportsAllObjects)
+    sizes = dataset.sizes() if is_known else None
     if sizes is not None and (sizes > 1).all():
         return sizes
     return np.array([one.size for one in readable if one.digest], np.int64).reshape(-1, 2)

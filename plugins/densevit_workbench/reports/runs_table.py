@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from densevit.config.data_schema import different_keys, evaluated_data
 from densevit.config.yaml_io import parse
-from densevit.data.datasets.examination import listed
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, listed
 from densevit.evaluation import metrics_file
 from densevit.evaluation.metrics_file import number
 from densevit.reporting import report

@@ -1,0 +1,132 @@
+"""Counts the invalid records of a COCO json, and writes it without them, so that the rest can be examined."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from densevit import registry
+from densevit.config import DataSection
+from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_json import Images, classes_of, is_identifier, parse_json, section_of
+from densevit.data.datasets.coco_layouts import NamedFiles
+from densevit.data.datasets.coco_records import INVALID_SEGMENTATIONS, Objects
+from densevit.data.datasets.coco_segmentations import pack, wrong_codes
+from densevit.data.datasets.data_root import root_folder
+from densevit.data.datasets.division import DEFAULT_SHARE
+from densevit.data.splits import unchecked_split
+from densevit.errors import DataError
+from densevit.interfaces import Dataset
+from densevit_workbench.doctor.findings import Findings
+
+LeftOut = dict[str, list[str]]  # names by the rule that they break
+
+
+@dataclass
+class InvalidRecords:
+    """The names of the invalid images and objects of a json, by the rule that they break."""
+
+    images: LeftOut = field(default_factory=dict)
+    objects: LeftOut = field(default_factory=dict)
+
+
+def built_without_invalid_records(
+    section: DataSection, split: str, findings: Findings
+) -> tuple[Dataset | None, InvalidRecords]:
+    """Builds a split. If its json has invalid records, counts them, and reads a copy without them. None if the split
+    cannot be read for another reason, which is a finding."""
+    invalid = InvalidRecords()
+    try:
+        return unchecked_split(section, split), invalid
+    except DataError as error:
+        kind = registry.load("datasets", section.name)
+        if issubclass(kind, Coco) and error.rule:
+            try:
+                return _without_invalid_records(kind, section, split, invalid, findings), invalid
+            except DataError as other:
+                error = other
+        findings.report("error", "the split cannot be read", [str(error)])
+        return None, invalid
+
+
+def _without_invalid_records(
+    kind: type[Coco], section: DataSection, split: str, invalid: InvalidRecords, findings: Findings
+) -> Coco:
+    options: dict[str, Any] = section.options
+    named = NamedFiles(options.get("annotations"), options.get("images"))
+    share, outside = options.get("val_share"), options.get("outside_paths", False)
+    root = None if options.get("root") is None else root_folder(options["root"], file_allowed=True)
+    files, is_divided = kind.find(root, split, named, share, outside, "skip", section.given_channels)
+    document = parse_json(files.file, keep_segmentations=options.get("masks", False))
+    images = examine_records(files.file, document, options.get("masks", False), invalid, findings)
+    classes_of(files.file, document)
+    folder = str(files.image_folder(images.names).absolute())
+    with TemporaryDirectory() as temporary:
+        copy = Path(temporary) / files.file.name
+        copy.write_text(json.dumps(document))
+        changed = options | {"annotations": str(copy), "images": folder, "val_share": None}
+        if is_divided:
+            changed["val_share"] = share or DEFAULT_SHARE
+        try:
+            dataset = unchecked_split(section.model_copy(update={"options": changed}), split)
+        except DataError as error:
+            raise DataError(str(error).replace(str(copy), str(files.file)), error.rule) from None
+    assert isinstance(dataset, Coco)
+    dataset.file, dataset.division = files.file, dataset.division.replace(str(copy), str(files.file))
+    return dataset
+
+
+def examine_records(
+    file: Path, document: dict[str, Any], masks: bool, invalid: InvalidRecords, findings: Findings
+) -> Images:
+    """Adds each image and each annotation as the data set does, and counts what raises. Removes these records from the
+    document. Returns its images."""
+    images = Images(file)
+    document["images"] = _valid(section_of(file, document, "images"), images.add, _image_name, invalid.images, findings)
+    try:
+        labels: Mapping[Any, int] = {one.file_id: i for i, one in enumerate(classes_of(file, document))}
+    except DataError:  # raised for the split
+        ids = [one.get("id") for one in section_of(file, document, "categories")]
+        labels = {one: 0 for one in ids if is_identifier(one)}
+    objects = Objects(file, images, labels, masks)
+    records = section_of(file, document, "annotations")
+    valid = _valid(records, objects.add, _object_name, invalid.objects, findings)
+    if objects.segmentations:
+        reasons = wrong_codes(pack(objects.segmentations))
+        errors = [objects.wrong_segmentation(objects.ids[i], objects.rows[i], text) for i, text in reasons.items()]
+        findings.report_errors(errors, len(records))
+        invalid.objects.setdefault(INVALID_SEGMENTATIONS, []).extend(str(objects.ids[i]) for i in reasons)
+        valid = [record for i, record in enumerate(valid) if i not in reasons]
+    if document.get("annotations") is not None:
+        document["annotations"] = valid
+    return images
+
+
+def _valid(
+    records: list[dict[str, Any]],
+    add: Callable[[Mapping[str, Any], int], None],
+    name_of: Callable[[Mapping[str, Any], int], str],
+    left_out: LeftOut,
+    findings: Findings,
+) -> list[dict[str, Any]]:
+    """Returns the records that can be added."""
+    valid, errors = [], []
+    for position, record in enumerate(records):
+        try:
+            add(record, position)
+            valid.append(record)
+        except DataError as error:
+            errors.append(error)
+            left_out.setdefault(error.rule, []).append(name_of(record, position))
+    findings.report_errors(errors, len(records))
+    return valid
+
+
+def _image_name(record: Mapping[str, Any], position: int) -> str:
+    return str(record.get("file_name"))
+
+
+def _object_name(record: Mapping[str, Any], position: int) -> str:
+    return str(record.get("id", f"at position {position}"))
