@@ -56,7 +56,7 @@ def examine_coco(
     missing = set(dataset.missing)
     inventories = _inventories(dataset, whole, section, split, invalid, missing, failed - missing)
     used = [dataset.path(i) for i in range(len(dataset)) if i not in failed]
-    others = _without_named(there, [(dataset.folder, used)])
+    others = _without_named(there, [(Path(), used)])
     files = Inventory("image file", len(there) - len(others))
     files.leave_out("of images that are not used", sorted(others - of_others))
     files.leave_out("only in the json of another split", sorted(of_others - set(unlisted)))

@@ -138,7 +138,7 @@ def _examine_split(
         inventories, readings = examine_coco(dataset, data.section, split, built.invalid, opened, failed, findings)
         diagnosis.inventories[split] = inventories
         diagnosis.readings += both_readings(readings, dataset)
-    if dataset.conversion:
+    if split == "train" and dataset.conversion:
         findings.report("note", "data set in another format", [dataset.conversion])
     if split != "train" and dataset.division:
         _join_parts(findings, diagnosis)
