@@ -79,8 +79,12 @@ class MeasuredImages(Dataset):
 
     def sizes(self) -> np.ndarray:
         """Returns (N, 2) heights and widths of the images as `image` returns them."""
-        if not self._grids[:, :2].all():
+        if not self.known_sizes().all():
             self.check_files()
+        return self.known_sizes()
+
+    def known_sizes(self) -> np.ndarray:
+        """Returns (N, 2) heights and widths; 0 where they are not known without opening the image."""
         return self._grids[:, :2]
 
     def path(self, index: int) -> str:

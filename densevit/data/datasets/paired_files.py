@@ -134,7 +134,8 @@ class Folders:
         self.labels = _by_name(root, paths.labels, label_paths, paths.suffixes, "labels")
         self.paths, self.entries = paths, sorted(self.images.keys() | self.labels.keys())
         unread = {name: path for name, path in there if name not in self.images and path.lower().endswith(UNREAD)}
-        self._others = unread | {name: path for name, path in label_paths if path.lower().endswith((*IMAGES, *UNREAD))}
+        others = {name: path for name, path in label_paths if path.lower().endswith((*IMAGES, *UNREAD))}
+        self._others = {"image": unread, "label": others}  # in formats that are not read
         warn_of_unread(root / paths.images, sorted(unread.values()), len(self.images))
 
     def pair(self, name: str) -> Row:
@@ -149,8 +150,8 @@ class Folders:
             f"Expected the {other} under the {kind}'s name, as {_path_of(form, name)}. To use only some of the files, "
             "name these in a list (data.list_file)."
         )
-        if name in self._others:
-            fix = f"{self._others[name]} is of a format that is not read: convert it to PNG. {fix}"
+        if name in self._others[other]:
+            fix = f"{self._others[other][name]} is of a format that is not read: convert it to PNG. {fix}"
         raise UnreadableFileError(f"{image or label} has no {other}. {fix}", f"{kind}s without {other}")
 
 

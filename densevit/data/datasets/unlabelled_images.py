@@ -47,7 +47,7 @@ class UnlabelledImages(MeasuredImages):
     def check_labels(self) -> None:
         """Raises DataError: the images have no labels."""
         raise DataError(
-            f"{self._root}: the data set 'images' has no labels, and heads are trained and evaluated with labels. Fix: "
+            f"{self.root}: the data set 'images' has no labels, and heads are trained and evaluated with labels. Fix: "
             "name a data set with labels, or train the backbone alone: `heads: {}` and a method that needs no labels."
         )
 

@@ -66,11 +66,11 @@ def _without_invalid_records(
     with TemporaryDirectory() as temporary:
         copy = Path(temporary) / files.file.name
         copy.write_text(json.dumps(document))
-        changed = options | {"annotations": str(copy), "images": folder, "val_share": None}
+        changed = {"name": "coco"} | options | {"annotations": str(copy), "images": folder, "val_share": None}
         if is_divided:
             changed["val_share"] = share or DEFAULT_SHARE
         try:
-            dataset = unchecked_split(section.model_copy(update={"options": changed}), split)
+            dataset = unchecked_split(section.model_copy(update=changed), split)
         except DataError as error:
             raise DataError(str(error).replace(str(copy), str(files.file)), error.rule) from None
     assert isinstance(dataset, Coco)

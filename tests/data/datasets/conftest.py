@@ -21,10 +21,16 @@ MILLIMETRES = np.array([[0, 1500, 2000, 2500], [1000, 3000, 65535, 0], [500, 200
 METRES = [[0, 1.5, 2, 2.5], [1, 3, 65.535, 0], [0.5, 2, 2, 2]]
 
 
-def opened(kind: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """A data set whose files and labels are checked as at the start of a training."""
+def checked(kind: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+    """A data set whose files are checked as at the start of a training."""
     dataset = kind(*args, **options)
     check_files(dataset)
+    return dataset
+
+
+def opened(kind: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+    """A data set whose files and labels are checked as at the start of a training."""
+    dataset = checked(kind, *args, **options)
     dataset.check_labels()
     return dataset
 

@@ -163,9 +163,9 @@ def test_equal_names_and_grey_labels_beside_a_labelmap_raise(tmp_path, pairs, wr
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\nz\n", r"names 2 images; .*2 files do not exist.*\n  images/train/z\n  labels/train/z"),
+        ("a\nz\n", r"train\.txt, line 2: .*images/train/z does not exist; copy it there"),
         ("a\nb\na\n", r"train\.txt, line 3: a occurs already in line 1"),
-        ("images/train/a.jpg labels/train/q.png", r"1 files do not exist.*\n  labels/train/q\.png"),
+        ("images/train/a.jpg labels/train/q.png", r"train\.txt, line 1: .*labels/train/q\.png does not exist"),
         ("\n", r"is empty"),
     ],
 )
