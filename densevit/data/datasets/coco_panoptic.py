@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,11 +80,9 @@ class CocoPanoptic(MeasuredImages):
         channels: Channels = RGB,
     ) -> None:
         check_limit(limit)
-        arguments = {"annotations": annotations, "segments": segments, "images": images}
-        given = {name: value for name, value in arguments.items() if value is not None}
-        options: dict[str, Any] = _COCO | (load_preset(PRESETS, preset) if preset is not None else {}) | given
-        base = root_folder(root)
-        check_split(base, split, [options[name] for name in arguments])
+        paths = {"annotations": annotations, "segments": segments, "images": images}
+        options, base = _options({"preset": preset} | paths), root_folder(root)
+        check_split(base, split, [options[name] for name in paths])
         self.file = _split_path(base, split, "annotations", options["annotations"])
         read = read_panoptic_annotations(self.file)
         self.annotations, self._split, self._on_error = read if limit is None else read.head(limit), split, on_error
@@ -243,6 +242,17 @@ class CocoPanoptic(MeasuredImages):
             f"{known.image_ids[index].item()}: {', '.join(listed)}{more}. Is it the PNG of another image? If such "
             "segments are hidden, set data.empty_segments=true, which leaves them out."
         )
+
+
+def panoptic_json(root: Path, split: str, given: Mapping[str, Any]) -> Path:
+    """Returns the json of a split. given: options of `CocoPanoptic`."""
+    return _split_path(root, split, "annotations", _options(given)["annotations"])
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the given options, with those of the preset, or of COCO's official layout, for the others."""
+    preset = load_preset(PRESETS, given["preset"]) if given.get("preset") is not None else {}
+    return _COCO | preset | {name: value for name, value in given.items() if value is not None}
 
 
 def _rows_of(runs: Runs, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

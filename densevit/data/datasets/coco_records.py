@@ -36,7 +36,7 @@ class Objects:
 
     def add(self, record: Mapping[str, Any], position: int) -> None:
         """Adds an annotation. position: the entry's index, for messages."""
-        number = record["id"] if "id" in record else f"at position {position}"
+        number = record.get("id", f"at position {position}")
         area, iscrowd = record.get("area"), record.get("iscrowd", 0)
         try:
             row, label = self.images.rows[record["image_id"]], self.label_of[record["category_id"]]
@@ -79,8 +79,9 @@ class Objects:
         """Returns the error for an invalid annotation: the first rule that it breaks."""
         image, box, area = (record.get(key) for key in ("image_id", "bbox", "area"))
         row = self.images.rows.get(image) if is_identifier(image) else None
-        where = f"{self.file}: annotation {shown(number) if 'id' in record else number} of image "
-        where += shown(image) if row is None else self.images.names[row]
+        where = f"{self.file}: annotation {shown(number) if 'id' in record else number}"
+        if "image_id" in record:
+            where += f" of image {shown(image) if row is None else self.images.names[row]}"
         for key in ("image_id", "category_id", "bbox"):
             if key not in record:
                 return DataError(f"{where} has no `{key}`.", f"annotations without {key}")

@@ -32,6 +32,7 @@ class Pairs:
     labels: np.ndarray  # (N,)
     left_out: np.ndarray  # (M,) names of images that the list file marks as unlabelled
     missing: tuple[UnreadableFileError, ...] = ()  # of names that were left out, as a file is missing
+    found: int = 0  # names, with those left out
 
     @classmethod
     def of(cls, rows: Sequence[Row], left_out: Iterable[str] = ()) -> "Pairs":
@@ -120,7 +121,7 @@ def find_pairs(
         raise UnreadableFileError(f"{missing[0]}{more if len(missing) > 1 else ''}", missing[0].rule)
     if not rows:
         raise DataError(f"{root / paths.images} has no image with a label.")
-    return replace(Pairs.of(rows[:limit], listing.unlabelled), missing=tuple(missing))
+    return replace(Pairs.of(rows[:limit], listing.unlabelled), missing=tuple(missing), found=len(listing.entries))
 
 
 class Folders:

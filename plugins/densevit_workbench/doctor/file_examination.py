@@ -47,22 +47,23 @@ def examine_files(dataset: Dataset, opened: Sequence[int], findings: Findings) -
     valid = [index for index in opened if index not in failed]
     if isinstance(dataset, PairedDataset):
         _report_pairs(dataset, findings)
+    title = "the split cannot be read" if isinstance(dataset, DepthMaps) else "the split has no labels"
     try:
         if isinstance(dataset, LabelMaps):
             _examine_labels(dataset, valid, findings)
         elif isinstance(dataset, DepthMaps):
             _examine_depth(dataset, valid, findings)
-        elif dataset.provides:
+        elif dataset.provides and not isinstance(dataset, CocoPanoptic):
             dataset.check_labels()
     except DataError as error:
-        findings.report("error", "the split has no labels", [str(error)])
+        findings.report("error", title, [str(error)])
     return failed
 
 
 def _report_pairs(dataset: PairedDataset, findings: Findings) -> None:
     """Reports images or label files without the other one, and images that no list names."""
     pairs = dataset.pairs
-    findings.report_errors(pairs.missing, len(dataset) + len(pairs.missing))
+    findings.report_errors(pairs.missing, pairs.found)
     if isinstance(dataset, LabelMaps | DepthMaps):
         lone, count = unlisted_images(Path(dataset.root), dataset.paths, dataset)
         fix = f"A list chooses; if they are meant to be used, add them to {dataset.paths.list_file}."

@@ -100,7 +100,10 @@ def with_image(**changes: Any) -> dict[str, Any]:
         (with_annotation(category_id=8), r"annotation 12 .*category_id 8.*Known: 1000, 7, 90"),
         (document(images=[{}]), r"image at position 0 has no `id`"),
         (with_annotation(id=11), r"annotation 11 of image .*has the id of an earlier one, of image .*Fix: renumber"),
-        (with_annotation(id="\ud800"), r"annotation '\\ud800' of image .* has the id '\\ud800'"),  # valid json, but no file can hold it
+        (
+            with_annotation(id="\ud800"),
+            r"annotation '\\ud800' of image .* has the id '\\ud800'",
+        ),  # valid json, but no file can hold it
         ("[1, 2]", r"a list; expected COCO's object"),
     ],
 )

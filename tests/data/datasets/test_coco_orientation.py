@@ -108,7 +108,9 @@ def test_the_stored_size_is_read_as_the_stored_pixels_with_a_warning(tmp_path, m
     root = write_photos(tmp_path / "set", [_BOTH, _WIDE], "stored", segmentation="polygon")
     for _ in range(2):  # the second time from the cache
         warn_once.cache_clear()
-        with pytest.warns(UserWarning, match=r"2 of 2 images .*first: .*0\.png.*data\.boxes=upright.*data\.boxes=stored"):
+        with pytest.warns(
+            UserWarning, match=r"2 of 2 images .*first: .*0\.png.*data\.boxes=upright.*data\.boxes=stored"
+        ):
             dataset = checked(Coco, "train", str(root), masks=masks)
         assert_on_objects(dataset)
 

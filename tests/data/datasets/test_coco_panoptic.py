@@ -80,7 +80,7 @@ def test_panoptic_ids_number_the_segments_of_each_class_in_the_order_of_the_json
     ]  # fmt: skip
     assert [c.name for c in classes["detection"]] == ["dog", "cat"]
     assert classes["panoptic"][1].color == (1, 2, 3) and classes["segmentation"] == classes["panoptic"]
-    assert targets["image_id"] == 42 and found.sizes().tolist() == [[3, 4]] and found.object_counts().tolist() == [4]
+    assert targets["image_id"] == 42 and found.sizes().tolist() == [[3, 4]] and found.object_counts().tolist() == [3]
     assert found.provides == ("panoptic", "panoptic_crowds", "boxes", "labels")
 
 
@@ -207,7 +207,6 @@ def test_images_and_segments_outside_of_their_folders_are_read_only_if_allowed(s
     with pytest.raises(DataError, match=rf"image 42 has the file_name '\.\./{name}', outside of .*train2017"):
         dataset(root)
     assert len(dataset(root, outside_paths=True)) == 1
-
 
 
 def test_grey_files_hold_ids_as_they_are(write: Write) -> None:

@@ -35,7 +35,9 @@ def pairs(write_image, label):
 
 def test_samples_classes_and_sizes(tmp_path, pairs):
     pairs()
-    dataset = opened(LabelMaps, "train", root=str(tmp_path), classes=["road", "tree", {"name": "car", "color": [1, 2, 3]}])
+    dataset = opened(
+        LabelMaps, "train", root=str(tmp_path), classes=["road", "tree", {"name": "car", "color": [1, 2, 3]}]
+    )
     assert len(dataset) == 2 and dataset.provides == ("semantic",)
     assert dataset.sizes().tolist() == [[3, 4]] * 2
     assert [(c.name, c.file_id) for c in dataset.classes["segmentation"]] == [("road", 0), ("tree", 1), ("car", 2)]
