@@ -24,7 +24,6 @@ from densevit.interfaces import IGNORE, LABEL_DIVISOR, Class
 from densevit.registry.options import shown
 
 _MOST_IDS = 2**24
-INVALID = "invalid entries"
 _EXPECTED = "expected one, with the file_name of its PNG and its segments_info."
 
 
@@ -149,14 +148,13 @@ def segments_of(
         unknown = unknown_reference("image", record, images.rows)
         raise DataError(f"{file}: annotation of image {shown(image_id)} {unknown}", "annotations of unknown images")
     if not isinstance(name, str) or not name or "\0" in name:
-        raise DataError(f"{file}: an annotation has the file_name {shown(name)}; expected the name of a PNG.", INVALID)
+        raise DataError(f"{file}: an annotation has the file_name {shown(name)}; expected the name of a PNG.")
     where = f"{file}: the annotation of image {record['image_id']}"
     segments = record.get("segments_info")
     if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
         raise DataError(
             f"{where} has the segments_info {shown(segments)}; expected a list of {{id, category_id, iscrowd, area, "
-            "bbox}.",
-            INVALID,
+            "bbox}."
         )
     found = Segments(name, [], [], [], [])
     for segment in segments:
@@ -174,7 +172,7 @@ def segments_of(
                 f"`categories`. Known: {some}."
             )
         if crowd not in (0, 1):
-            raise DataError(f"{where}: segment {number} has iscrowd {shown(crowd)}; expected 0 or 1.", INVALID)
+            raise DataError(f"{where}: segment {number} has iscrowd {shown(crowd)}; expected 0 or 1.")
         found.ids.append(number)
         found.labels.append(known[category])
         found.iscrowd.append(int(crowd))
@@ -183,10 +181,9 @@ def segments_of(
         number, count = Counter(found.ids).most_common(1)[0]
         raise DataError(
             f"{where} has {count} segments of id {number}, which overlap; expected each id once in its "
-            "`segments_info`. Fix: give each segment its own id and pixels, or remove all entries but one.",
-            INVALID,
+            "`segments_info`. Fix: give each segment its own id and pixels, or remove all entries but one."
         )
     most = max(Counter(found.labels).values(), default=0)
     if most > LABEL_DIVISOR:
-        raise DataError(f"{where} has {most} segments of one category; expected at most {LABEL_DIVISOR}.", INVALID)
+        raise DataError(f"{where} has {most} segments of one category; expected at most {LABEL_DIVISOR}.")
     return images.rows[image_id], found

@@ -50,7 +50,7 @@ def built_without_invalid_records(
         try:
             if issubclass(kind, Coco) and error.rule:
                 return _without_invalid_records(kind, section, split, invalid, findings), invalid
-            if kind is CocoPanoptic and error.rule:
+            if kind is CocoPanoptic:
                 return _without_invalid_segments(section, split, findings), invalid
         except DataError as other:
             error = other
@@ -150,6 +150,7 @@ def _valid(
             add(record, position)
             valid.append(record)
         except DataError as error:
+            error.rule = error.rule or "invalid entries"
             errors.append(error)
             left_out.setdefault(error.rule, []).append(name_of(record, position))
     findings.report_errors(errors, len(records))
