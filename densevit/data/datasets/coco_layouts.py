@@ -112,7 +112,7 @@ def files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | N
     if root is None and (annotations is None or images is None):
         raise DataError(
             "data.root is missing: name the data set's folder, or both the json and the image folder of each split "
-            "(data.annotations={train: FILE, val: FILE} data.images={train: FOLDER, val: FOLDER})."
+            "(data.annotations.train, data.images.train, data.annotations.val, data.images.val)."
         )
     base = root or Path()
     if annotations is None:
@@ -166,10 +166,7 @@ def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
     several = ", ".join(str(file.relative_to(root)) for file in jsons[:5])
     unused = f"\nFound {len(jsons)} files in COCO's format with other names: {several}." if jsons else ""
     places = "".join(f"\n  {file.relative_to(root)}" for file, _ in _layouts(root, split))
-    fix = (
-        f"Name the file and its images' folder with data.annotations={{{split}: FILE}} and "
-        f"data.images={{{split}: FOLDER}}"
-    )
+    fix = f"Name the file and its images' folder with data.annotations.{split} and data.images.{split}"
     kind = DataError if others else NoAnnotationsError
     return kind(
         f"{root} has no annotations for the split {split!r}{there}. Looked for{places}{unused}\n{also}{fix}, relative "

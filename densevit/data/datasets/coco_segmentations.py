@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from densevit.targets.run_length_masks import RunLengthMasks, decode_counts
+from densevit.targets.run_length_codes import decode_counts
+from densevit.targets.run_length_masks import RunLengthMasks
 
 Packed = tuple[bytes, int, tuple[int, int]]  # bytes, kind, and the size of the image
 

@@ -110,7 +110,7 @@ def test_unknown_layout_error_lists_the_expected_paths(write_coco):
     assert "Found 2 files in COCO's format with other names: one.json, two.json" in str(caught.value)
     for looked in ("annotations/instances_train2017.json", "train.json", "train/_annotations.coco.json"):
         assert looked in str(caught.value)
-    assert "data.annotations={train: FILE}" in str(caught.value)
+    assert "data.annotations.train and data.images.train" in str(caught.value)
     with pytest.raises(DataError, match=r"no annotation file .*set/x\.json"):
         Coco("train", root=str(root), annotations="x.json")
 
