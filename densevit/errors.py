@@ -22,7 +22,12 @@ class PluginError(DensevitError):
 
 
 class DataError(DensevitError):
-    """An image, an annotation or a data folder is invalid."""
+    """An image, an annotation or a data folder is invalid. rule: the kind of fault, as a plural noun, by which faults are
+    counted: "boxes without area"."""
+
+    def __init__(self, message: str, rule: str = "") -> None:
+        super().__init__(message)
+        self.rule = rule
 
 
 class UnreadableFileError(DataError):

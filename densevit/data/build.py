@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from densevit.config import Config, DataSection
-from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.mapped_classes import MappedClasses, class_order
 from densevit.data.loading.batch_sampler import (
     EvaluationBatches,
@@ -67,12 +66,12 @@ class Data:
     @cached_property
     def train(self) -> Dataset:
         """The training split."""
-        return self._split("train")
+        return build_split(self.section, "train")
 
     @cached_property
     def val(self) -> Dataset:
         """The evaluated split."""
-        return self._split(self.section.split)
+        return build_split(self.section, self.section.split)
 
     @cached_property
     def _augmentation(self) -> "Augmentation | WithoutAugmentation":
@@ -133,17 +132,6 @@ class Data:
     def train_transform(self) -> TrainingTransform:
         """The transform of the method set by `use`, or else of the config."""
         return self.config_transform
-
-    def build_split(self, split: str, scan: Scan) -> Dataset:
-        """Returns `train` or `val` by the name of the split; builds it with this scan unless it is built already."""
-        attribute = "train" if split == "train" else "val"
-        if attribute not in vars(self):
-            vars(self)[attribute] = self._split(split, scan)
-        dataset: Dataset = vars(self)[attribute]
-        return dataset
-
-    def _split(self, split: str, scan: Scan | None = None) -> Dataset:
-        return build_split(self.section, split, scan or Scan(self.section.on_error))
 
     @property
     def classes(self) -> dict[str, tuple[Class, ...]]:

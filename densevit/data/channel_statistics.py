@@ -8,7 +8,6 @@ import numpy as np
 
 from densevit.channels import Channels
 from densevit.config import Config
-from densevit.data.datasets.dataset_validation import STRICT_SCAN
 from densevit.data.datasets.scan_cache import cached_scan
 from densevit.data.io.channel_files import channel_paths
 from densevit.data.sample_checks import name_of
@@ -49,7 +48,7 @@ def measured(dataset: Dataset) -> Statistics:
     images = [str(path(index)) for index in indices] if callable(path) else []
     files = [file for image in images for file in channel_paths(image, dataset.channels)]
     key = ["channels", name_of(dataset), repr(dataset.channels), files]
-    arrays = cached_scan(STRICT_SCAN, key, lambda: {"values": _values(dataset, indices)}, lambda _: files, bool(files))
+    arrays = cached_scan(key, lambda: {"values": _values(dataset, indices)}, lambda _: files, bool(files))
     return statistics_of(arrays["values"], dataset.channels, name_of(dataset))
 
 

@@ -4,23 +4,32 @@ from typing import Any
 
 from densevit import registry
 from densevit.config import DataSection, data_options
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
+from densevit.data.datasets.file_checks import check_files
 from densevit.errors import ConfigError
 from densevit.interfaces import Dataset
 from densevit.registry.options import takes
 
 
 def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
-    """Builds one split of a data set by its plugin name."""
+    """Builds one split of a data set by its plugin name, and checks its files."""
     dataset: Dataset = registry.create("datasets", name, split, options=options, where=f"dataset {name!r}")
+    check_files(dataset)
     return dataset
 
 
-def build_split(section: DataSection, split: str, scan: Scan = STRICT_SCAN) -> Dataset:
+def build_split(section: DataSection, split: str) -> Dataset:
+    """Builds one split of a config's data section, and checks its files. Raises as `unchecked_split`, and DataError for
+    wrong files."""
+    dataset = unchecked_split(section, split)
+    check_files(dataset, section.on_error)
+    return dataset
+
+
+def unchecked_split(section: DataSection, split: str) -> Dataset:
     """Builds one split of a config's data section. Raises PluginError for a wrong option, ConfigError for channels that
-    differ from those of a data set with its own, and DataError for wrong files."""
+    differ from those of a data set with its own, and DataError for wrong annotations."""
     name, given = section.name, section.given_channels
-    offered = {"scan": scan, "channels": given}
+    offered = {"on_error": section.on_error, "channels": given}
     dataset: Dataset = registry.create(
         "datasets", name, split, options=data_options(section), where="data", offered=offered
     )

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.image_files import IMAGES, UNREAD, first_files, unread_images
+from densevit.data.datasets.image_files import IMAGES, UNREAD, first_files, warn_of_unread
 from densevit.data.io import videos
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.images import read_image
-from densevit.errors import DataError, warn_once
+from densevit.errors import DataError
 from densevit.inference.downloads import check_scheme, download
 from densevit.inference.image_file import ImageFile
 from densevit.interfaces import Sample
@@ -148,8 +148,7 @@ def _in_folder(folder: Path, source: str, channels: Channels) -> list[str]:
     others = [file for file in files if file.lower().endswith(tuple(_UNREAD))]
     stems = {os.path.splitext(file)[0] for file in images if others}
     unread = [os.path.basename(file) for file in others if os.path.splitext(file)[0] not in stems]
-    for problem in unread_images(folder, unread, len(images)):
-        warn_once(problem.message)
+    warn_of_unread(folder, unread, len(images))
     return images
 
 

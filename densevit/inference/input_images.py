@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.coco_json import images_of, parse_json
 from densevit.data.datasets.coco_layouts import files_of_json
-from densevit.data.datasets.dataset_validation import STRICT_SCAN
 from densevit.data.datasets.image_files import companions
 from densevit.data.io import videos
 from densevit.data.io.tar_members import TarMember, find_members
@@ -125,9 +124,9 @@ def _located(source: str, channels: Channels) -> Iterator[_Source]:
 
 def _in_coco(file: Path) -> Iterator[_Source]:
     """Returns the images of a COCO json. Only the first one is searched for."""
-    images = STRICT_SCAN.read(images_of(file, parse_json(file, keep_segmentations=False)))
+    images = images_of(file, parse_json(file, keep_segmentations=False))
     folder = files_of_json(file).image_folder(images.names[:1])
-    return (_Source(os.path.join(folder, name), None, one) for name, one in zip(images.names, images.ids, strict=True))
+    return (_Source(os.path.join(folder, name), None, one) for name, one in zip(images.names, images.rows, strict=True))
 
 
 def _path_of(url: str) -> Path:

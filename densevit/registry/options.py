@@ -28,7 +28,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
 
 # Keyword arguments that densevit passes to constructors that take them; no options of the user's.
 OFFERED: dict[str, tuple[str, ...]] = {
-    "datasets": ("scan", "channels"),
+    "datasets": ("on_error", "channels"),
     "optimizers": ("lr", "weight_decay", "gradient_scaling"),
 }
 

@@ -52,6 +52,7 @@ def main() -> None:
         write_data_set(root, arguments.images, arguments.boxes)
         start = time.perf_counter()
         dataset = Coco("train", root=folder, annotations="annotations/instances_train2017.json")
+        dataset.check_files()
         seconds = time.perf_counter() - start
         print(f"read and checked {arguments.images} images, {arguments.boxes} boxes in {seconds:.1f} s")
         measure(dataset, arguments.workers, arguments.epochs)

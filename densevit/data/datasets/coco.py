@@ -1,8 +1,7 @@
 """Images with annotations in COCO's format: the official data sets, and custom folders in any common layout."""
 
-import os
 from contextlib import suppress
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,29 +10,32 @@ import torch
 
 from densevit import registry
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.coco_annotations import Annotations
+from densevit.data.datasets.coco_annotations import crowd_note, read_annotations
 from densevit.data.datasets.coco_layouts import (
     NamedFiles,
     NoAnnotationsError,
     SplitFiles,
+    Where,
     find_files,
     located_split,
-    other_splits,
     single_json,
 )
-from densevit.data.datasets.coco_scan import ScanOptions, scan_files, scanned_files
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
-from densevit.data.datasets.examination import listed
-from densevit.data.datasets.scan_cache import cached_scan, json_value
-from densevit.data.io.images import channels_of_files, read_image
-from densevit.errors import DataError, PluginError, warn_once
-from densevit.interfaces import Dataset, Sample, Targets
+from densevit.data.datasets.division import part_of
+from densevit.data.datasets.exif_grids import Grid, annotated_grid
+from densevit.data.datasets.file_checks import OnError
+from densevit.data.datasets.image_files import check_missing, existing_files
+from densevit.data.datasets.measured_images import STORED, MeasuredImages
+from densevit.data.datasets.splits import check_limit
+from densevit.data.io.rgb_files import Header
+from densevit.data.outside_paths import check_file_names
+from densevit.errors import DataError, PluginError, listed, warn_once
+from densevit.interfaces import Sample, Size, Targets
 
-_LARGE_JSON = 1 << 20  # bytes; the scan of a smaller one is not cached
+_MARGIN = 1.0  # pixels; a box that is less far outside fits
 
 
-class Coco(Dataset):
+class Coco(MeasuredImages):
     """Objects from a COCO json: boxes, and instance masks if `masks` is set.
 
     root: the data set's folder. Searched in it, for a split called train (val may be spelled valid or validation):
@@ -43,117 +45,176 @@ class Coco(Dataset):
         a single json in COCO's format under any name, such as annotations/instances_default.json or result.json
         Images that are not in these folders are searched for below root, by their `file_name`.
         a folder in YOLO's or Pascal VOC's format, or root is YOLO's data.yaml
-    annotations, images: the json and the folder of its images, for every split, instead of the search;
-        train_annotations, train_images, val_annotations, val_images are for one split and override these. Relative to
-        root. In place of a json also objects.parquet of `densevit predict --format parquet` (see `coco_document`).
+    annotations, images: the json and the folder of its images instead of the search, for every split, or by split as in
+        {train: a.json, val: b.json}. Relative to root. In place of a json also objects.parquet of
+        `densevit predict --format parquet` (see `coco_document`).
     outside_paths: whether a `file_name` may lead out of the folder of the images, by `..` or as an absolute path.
     val_share: the share of the validation images of a data set that has annotations for train, or a single json, and
         none for val; by default 0.2. An error if there is a val split. Identical and nearly identical images stay in
         one part, and the parts depend only on the images' content (see `validation_part`). A json given by
         `annotations` is divided only if val_share is given.
     limit: the number of images to use, the first ones.
-    boxes: where the json has the stored size of photos that EXIF rotates by 90 degrees: whether boxes and segmentations
-        are on the upright image or on the pixels as they are stored. By default the grid into which all of them fit,
-        with a warning; an error if they fit both. Photos of which the json has the upright size are upright; those
-        without a size by default too, unless the boxes fit only the stored pixels. Of square images and of those that
-        EXIF mirrors or rotates by 180 degrees, the size does not tell: they are read like the others, by default
-        upright (see `coco_orientation`).
+    boxes: whether boxes and segmentations are on the upright image or on the pixels as they are stored, for images
+        that EXIF rotates and of which the json does not have the upright size (see `annotated_grid`).
     crowds: "ignore" does not train on objects with `iscrowd` 1 and does not count them in AP, as COCO's evaluation;
         "objects" treats them as objects. By default they are ignored, with a warning if they are more than 5 % of the
         objects: COCO has 1 %, and CVAT writes `iscrowd` 1 for each mask that is painted with a brush.
 
-    The json and all images are checked at the start (see `read_annotations` and `validate_images`). Samples have the
-    boxes of the json, which evaluation uses; in training they are clipped to the image, and those without area are left
-    out, with a warning. `area` defaults to width times height. A json without `annotations`, as of test sets, gives
-    images without labels.
+    The json is checked at the start (see `read_annotations`), and all images by `check_files`. Samples have the boxes of
+    the json, which evaluation uses; in training they are clipped to the image, and those without area are left out, with
+    a warning. `area` defaults to width times height. A json without `annotations`, as of test sets, gives images without
+    labels.
     """
 
     def __init__(
         self,
         split: str,
         root: str | None = None,
-        annotations: str | None = None,
-        images: str | None = None,
-        train_annotations: str | None = None,
-        train_images: str | None = None,
-        val_annotations: str | None = None,
-        val_images: str | None = None,
+        annotations: Where | None = None,
+        images: Where | None = None,
         masks: bool = False,
         outside_paths: bool = False,
         val_share: float | None = None,
         limit: int | None = None,
-        boxes: Literal["upright", "stored"] | None = None,
+        boxes: Grid | None = None,
         crowds: Literal["ignore", "objects"] | None = None,
         *,
-        scan: Scan = STRICT_SCAN,
+        on_error: OnError = "raise",
         channels: Channels = RGB,
     ) -> None:
-        if limit is not None and limit < 1:
-            raise DataError(f"data.limit is {limit}; expected at least 1 image.")
+        check_limit(limit)
         base = None if root is None else root_folder(root, file_allowed=True)
-        named = NamedFiles(annotations, images, train_annotations, train_images, val_annotations, val_images)
-        files, is_divided = self.find(base, split, named, val_share, outside_paths, scan, channels)
-        file, part = files.file, split if is_divided else None
-        others = other_splits(base, split, named, file)
-        is_searched = split == "train" and annotations is None and train_annotations is None
-        options = ScanOptions(masks, limit, outside_paths, part, val_share, boxes, crowds, is_searched, channels)
-        key = ["coco", str(file), [str(folder) for folder in files.folders], *map(repr, vars(options).values())]
-        is_large, scanned = os.path.getsize(file) > _LARGE_JSON, partial(scanned_files, file, channels)
-        arrays = cached_scan(scan, key, lambda: scan_files(scan, files, others, options), scanned, is_large)
-        read = self._annotations = Annotations.of_arrays(file, arrays)
-        self.folder, self._upright, self._names = json_value(arrays["folder"]), arrays["upright"], arrays["names"]
-        self.channels = channels_of_files((self.path(index) for index in range(len(self._names))), channels)
-        self.division, self.conversion = json_value(arrays["division"]), files.conversion
-        self._usable = read.have_area() & ~read.iscrowd
-        notes = json_value(arrays["notes"])
-        empty = read.ids[~read.have_area()]
-        if len(empty):
-            notes.append(
-                f"boxes without area inside their image are left out in training: {len(empty):,} of "
-                f"{len(read.boxes):,} (annotation {listed(empty)}). In evaluation they count as objects, as in "
-                "pycocotools."
-            )
-        for note in notes if scan.examination is None else ():
-            warn_once(f"{file}: {note}")
-        self._masks = masks
+        named = NamedFiles(annotations, images)
+        files, is_divided = self.find(base, split, named, val_share, outside_paths, on_error, channels)
+        self.file, self.conversion = files.file, files.conversion
+        read = read_annotations(self.file, masks)
+        names = read.names()
+        self.folder = files.image_folder(names)
+        if not outside_paths:
+            check_file_names(self.file, read.image_ids.tolist(), names, self.folder)
+        chosen = np.ones(len(read), bool)
+        if is_divided:
+            found = existing_files(self.folder, names, self.file, outside_paths)[0]
+            paths = [str(self.folder / name) for name in found]
+            chosen, self.division = part_of(split, paths, val_share, self.file, channels)
+        if limit is not None:
+            chosen &= np.cumsum(chosen) <= limit
+        read = read.subset(chosen)
+        if crowds is None and (note := crowd_note(read.iscrowd)):
+            warn_once(f"{self.file}: {note}")
+        if crowds == "objects":
+            read = replace(read, iscrowd=np.zeros_like(read.iscrowd))
+        names, self.missing = existing_files(self.folder, read.names(), self.file, outside_paths)
+        self.open(self.folder, names, channels)
+        self.given, self.boxes, self.masks, self._split = read.sizes, boxes, masks, split
+        self._grids[:, :2] = self.given
+        self.annotations = replace(read, sizes=self._grids[:, :2])  # which `check_file` measures
         self.classes = {"detection": read.classes}
-        self._split, self._file = split, file
         self.provides = (("boxes", "labels", "masks") if masks else ("boxes", "labels")) if read.labelled else ()
 
-    def __len__(self) -> int:
-        return len(self._annotations)
+    def scan_key(self) -> list[Any]:
+        """Extends the key by what `grid` depends on."""
+        return [*super().scan_key(), str(self.file), self.boxes, self.masks]
+
+    def other_files(self, index: int) -> list[str]:
+        """Returns the json, once."""
+        return [str(self.file)] if index == 0 else []
+
+    def check_files(self, on_error: OnError = "raise") -> None:
+        """Checks all images. Warns of boxes on the stored pixels of photos that EXIF rotates, and of empty boxes."""
+        if on_error == "raise" or len(self.missing) == len(self):
+            check_missing(self.file, self.folder, self.annotations.names(), self.missing)
+        super().check_files(on_error)
+        stored = np.flatnonzero((self._grids[:, 2] == STORED) & (self.given == self._grids[:, :2]).all(axis=1))
+        if self.boxes is None and len(stored):
+            warn_once(
+                f"{self.file}: EXIF rotates {len(stored):,} of {len(self):,} images by 90 degrees (first: "
+                f"{self.path(stored[0])}), and the json has the size of the stored pixels: the boxes are read on these "
+                "pixels. Label Studio writes this size for boxes on the upright image: then set data.boxes=upright. "
+                "data.boxes=stored confirms this reading; densevit doctor draws both."
+            )
+        empty = self.annotations.ids[~self.annotations.have_area()]
+        if len(empty):
+            warn_once(
+                f"{self.file}: boxes without area inside their image are left out in training: {len(empty):,} of "
+                f"{len(self.annotations.ids):,} (annotation {listed(empty)}). In evaluation they count as objects, as in "
+                "pycocotools."
+            )
+
+    def grid(self, index: int, header: Header) -> tuple[Size, bool]:
+        """Returns the size of the annotated grid, and whether it is that of the upright image (see `annotated_grid`).
+
+        Raises DataError for another size, and for objects that fit only the other grid, unless `boxes` is set.
+        """
+        given = (int(self.given[index, 0]), int(self.given[index, 1]))
+        if 0 not in given and given not in (header.upright_size, header.size):
+            height, width = header.upright_size
+            raise DataError(
+                f"{self.path(index)} has {width} x {height} pixels, but {self.file} says {given[1]} x {given[0]}. Boxes "
+                "would not fit: the image was resized or replaced."
+            )
+        size, is_upright = annotated_grid(given, header, self.boxes)
+        if self.boxes is None and given != header.upright_size != header.size:
+            self._check_boxes(index, size, "stored" if is_upright else "upright")
+        self._check_segmentations(index, size)
+        return size, is_upright
+
+    def _check_boxes(self, index: int, size: Size, other: str) -> None:
+        """Raises DataError for a box that fits only the other grid of an image that EXIF rotates."""
+        rows = self._rows(index)
+        fits, fits_other = (
+            (self.annotations.boxes[rows] <= np.tile(one, 2) + _MARGIN).all(axis=1) for one in (size[::-1], size)
+        )
+        wrong = np.flatnonzero(~fits & fits_other)
+        if len(wrong):
+            raise DataError(
+                f"{self.file}: the box of annotation {self.annotations.ids[rows][wrong[0]]} fits only the {other} pixels "
+                f"of {self.path(index)}, which EXIF rotates by 90 degrees. Fix: set data.boxes={other} if the boxes of "
+                "all such images are on these."
+            )
+
+    def _check_segmentations(self, index: int, size: Size) -> None:
+        """Raises DataError for a segmentation for another size than that of its image."""
+        if self.annotations.segmentations is None:
+            return
+        rows = self._rows(index)
+        made_for = self.annotations.segmentations.sizes[rows]  # (n, 2), 0: any
+        wrong = np.flatnonzero((made_for[:, 0] > 0) & (made_for != size).any(axis=1))
+        if len(wrong):
+            height, width = made_for[wrong[0]].tolist()
+            raise DataError(
+                f"{self.file}: annotation {self.annotations.ids[rows][wrong[0]]}: its `segmentation` is for an image of "
+                f"{width} x {height}, but the image has {size[1]} x {size[0]}. If EXIF rotates it, set data.boxes to "
+                "upright or stored."
+            )
 
     def check_labels(self) -> None:
         """Raises DataError if the split has no object that is not a crowd."""
-        if not self._annotations.labelled:
+        if not self.annotations.labelled:
             raise DataError(
-                f"{self._file} has no `annotations`, as a test set, so that nothing can be learned or measured on the "
-                f"split {self._split!r}. Set data.{self._split}_annotations to a file with labels."
+                f"{self.file} has no `annotations`, as a test set, so that nothing can be learned or measured on the "
+                f"split {self._split!r}. Set data.annotations to a file with labels."
             )
-        if not self._usable.any():
+        if not self._usable().any():
             raise DataError(
-                f"{self._file}: the split {self._split!r} has no object, except crowds, with a box inside its image: "
+                f"{self.file}: the split {self._split!r} has no object, except crowds, with a box inside its image: "
                 "nothing can be learned or measured. Check its `annotations`."
-                + (" data.crowds=objects uses crowds as objects." if self._annotations.iscrowd.any() else "")
+                + (" data.crowds=objects uses crowds as objects." if self.annotations.iscrowd.any() else "")
             )
-
-    def sizes(self) -> np.ndarray:
-        """Returns (N, 2) heights and widths of the images as `__getitem__` returns them."""
-        return self._annotations.sizes
 
     def object_counts(self) -> np.ndarray:
         """Returns (N,) objects per image that can be trained on: without crowds, and boxes without area."""
-        count = np.concatenate([[0], np.cumsum(self._usable)])
-        return np.diff(count[self._annotations.first])
+        count = np.concatenate([[0], np.cumsum(self._usable())])
+        return np.diff(count[self.annotations.first])
 
     def image_classes(self) -> np.ndarray:
         """Returns (P, 2) image and class of each object that can be trained on."""
-        known = self._annotations
-        return np.stack([known.images, known.labels], axis=1)[self._usable]
+        known = self.annotations
+        return np.stack([known.images, known.labels], axis=1)[self._usable()]
 
     def all_objects(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
         """Returns image, clipped box and class of each object that can be trained on, without reading images."""
-        known, objects = self._annotations, self._usable
+        known, objects = self.annotations, self._usable()
         if not known.labelled:
             return None
         boxes, labels = known.clipped_boxes()[objects], known.labels[objects].astype(np.int64)
@@ -167,7 +228,7 @@ class Coco(Dataset):
         named: NamedFiles,
         val_share: float | None,
         outside_paths: bool,
-        scan: Scan,
+        on_error: OnError,
         channels: Channels,
     ) -> tuple[SplitFiles, bool]:
         """Returns the json of a split, and whether it has the images of both train and val, which are then divided.
@@ -182,7 +243,7 @@ class Coco(Dataset):
             reader = None if root is None else other_format(root)
             if reader is None:
                 raise
-            return reader[1].find(root, split, named, val_share, outside_paths, scan, channels)
+            return reader[1].find(root, split, named, val_share, outside_paths, on_error, channels)
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
@@ -190,33 +251,25 @@ class Coco(Dataset):
         found = any(located_split(root, split) for split in ("train", "val")) or single_json(root)
         return {} if found else None
 
-    def path(self, index: int) -> str:
-        """Returns the file of an image."""
-        # not a Path, which would stay in memory
-        return os.path.join(self.folder, self._names[index].decode())
-
     def image_name(self, index: int) -> str:
         """Returns the image's `file_name` in the json."""
-        return str(self._annotations.file_names[index].decode())
+        return str(self.annotations.file_names[index].decode())
 
     def __getitem__(self, index: int) -> Sample:
         """Returns the sample; if labelled, with boxes, labels, area, iscrowd and, if requested, masks, of N objects."""
-        pixels = read_image(self.path(index), self.channels, bool(self._upright[index]))
-        size = (int(self._annotations.sizes[index, 0]), int(self._annotations.sizes[index, 1]))
-        if pixels.shape[:2] != size:
-            raise DataError(f"{self.path(index)} has changed since the start: {pixels.shape[:2]} pixels, not {size}.")
-        image_id = self._annotations.image_ids[index].item()
+        image = self.image(index)
+        image_id = self.annotations.image_ids[index].item()
         targets: Targets = {"image_id": image_id}
-        if self._annotations.labelled:
+        if self.annotations.labelled:
             targets |= self.objects(index)
-        if self._annotations.labelled and self._masks:
-            assert self._annotations.segmentations is not None
-            targets["masks"] = self._annotations.segmentations.masks(self._rows(index), size)
-        return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
+        if self.annotations.labelled and self.masks:
+            assert self.annotations.segmentations is not None
+            targets["masks"] = self.annotations.segmentations.masks(self._rows(index), self.size(index))
+        return {"image": image, "targets": targets}
 
     def objects(self, index: int) -> Targets:
         """Returns boxes, labels, area and iscrowd of an image as in the json, without reading its file."""
-        known = self._annotations
+        known = self.annotations
         rows = self._rows(index)
         return {
             "boxes": torch.from_numpy(known.boxes[rows].copy()),
@@ -225,9 +278,13 @@ class Coco(Dataset):
             "iscrowd": torch.from_numpy(known.iscrowd[rows].copy()),
         }
 
+    def _usable(self) -> np.ndarray:
+        """Returns (M,) bool, the objects that can be trained on."""
+        return self.annotations.have_area() & ~self.annotations.iscrowd
+
     def _rows(self, index: int) -> slice:
         """Returns the rows of an image's objects."""
-        return slice(int(self._annotations.first[index]), int(self._annotations.first[index + 1]))
+        return slice(int(self.annotations.first[index]), int(self.annotations.first[index + 1]))
 
 
 def other_format(root: Path) -> tuple[str, type[Coco]] | None:

@@ -3,30 +3,25 @@
 As Python dicts, the annotations of a hundred thousand images take gigabytes in each worker.
 """
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from densevit.data.datasets.coco_json import (
-    classes_of,
-    identifiers,
-    images_of,
-    is_identifier,
-    parse_json,
-    section_of,
-)
-from densevit.data.datasets.coco_records import Records
-from densevit.data.datasets.coco_segmentations import Segmentations
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
-from densevit.data.datasets.examination import Problem
-from densevit.data.datasets.scan_cache import json_array, json_value
-from densevit.errors import DataError
+from densevit.data.datasets.coco_json import Images, classes_of, identifiers, images_of, parse_json, section_of
+from densevit.data.datasets.coco_records import Objects
+from densevit.data.datasets.coco_segmentations import Segmentations, pack, wrong_codes
+from densevit.data.datasets.scan_cache import cached_scan, json_array, json_value
+from densevit.errors import counted
 from densevit.interfaces import Class
 
-_COLUMNS = ("image_ids", "file_names", "sizes", "first", "ids", "boxes", "labels", "area", "iscrowd")
+LARGE_JSON = 1 << 20  # bytes; a smaller one is not cached
+USUAL_CROWDS = 0.05  # share of the objects; COCO has 0.012
+_OBJECTS = ("ids", "boxes", "labels", "area", "iscrowd", "rotated")
+_COLUMNS = ("image_ids", "file_names", "sizes", "first", *_OBJECTS)
 
 
 @dataclass(frozen=True)
@@ -35,8 +30,6 @@ class Annotations:
 
     labelled: False if the file has no `annotations`, as in test sets. ids: the annotations' ids in the file, for
     messages.
-    invalid_images, invalid_objects: the names of what an examination leaves out, by reason. rotated: the ids of rotated
-    boxes, see `rotation_of`; `boxes` has those around them.
     """
 
     file: Path
@@ -51,10 +44,8 @@ class Annotations:
     labels: np.ndarray  # (M,) int32, class indices
     area: np.ndarray  # (M,) float64
     iscrowd: np.ndarray  # (M,) bool
+    rotated: np.ndarray  # (M,) bool, see `rotation_of`; `boxes` has the box around it
     segmentations: Segmentations | None  # None unless masks were requested
-    invalid_images: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    invalid_objects: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    rotated: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -63,6 +54,10 @@ class Annotations:
     def images(self) -> np.ndarray:
         """(M,) index of each object's image."""
         return np.repeat(np.arange(len(self)), np.diff(self.first))
+
+    def names(self) -> list[str]:
+        """Returns the `file_name` of each image."""
+        return [name.decode() for name in self.file_names.tolist()]
 
     def clipped_boxes(self) -> np.ndarray:
         """Returns the boxes clipped to their images, (M, 4) float64; an unknown side does not limit them."""
@@ -100,59 +95,67 @@ class Annotations:
         objects = chosen[self.images]
         first = np.concatenate([[0], np.cumsum(np.diff(self.first)[chosen])]).astype(np.int64)
         cut = {name: getattr(self, name)[chosen] for name in ("image_ids", "file_names", "sizes")}
-        cut |= {name: getattr(self, name)[objects] for name in ("ids", "boxes", "labels", "area", "iscrowd")}
+        cut |= {name: getattr(self, name)[objects] for name in _OBJECTS}
         segmentations = self.segmentations[objects].copied() if self.segmentations else None
         return replace(self, first=first, segmentations=segmentations, **cut)
 
 
-def read_annotations(file: Path, masks: bool = False, scan: Scan = STRICT_SCAN) -> Annotations:
-    """Reads and validates a COCO json. An examination gets all problems, and annotations without them.
+def read_annotations(file: Path, masks: bool = False) -> Annotations:
+    """Reads and validates a COCO json. A large one is cached.
 
     Raises DataError with the file and the annotation for invalid json, missing keys, duplicate ids, unknown images and
     categories, boxes that are not four finite numbers and, with masks, missing or invalid segmentations.
     """
-    return scan.read(annotations_of(file, parse_json(file, keep_segmentations=masks), masks))
+    is_large = file.is_file() and os.path.getsize(file) > LARGE_JSON
+
+    def read() -> dict[str, np.ndarray]:
+        return annotations_of(file, parse_json(file, keep_segmentations=masks), masks).arrays()
+
+    arrays = cached_scan(["coco", str(file), masks], read, lambda _: [str(file)], is_large)
+    return Annotations.of_arrays(file, arrays)
 
 
-def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Generator[Problem, None, Annotations]:
-    """Converts a parsed json to annotations; yields the problems of images and annotations that it leaves out.
+def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Annotations:
+    """Converts a parsed json to annotations. file: the path of the json, for messages."""
+    images, classes = images_of(file, document), classes_of(file, document)
+    objects = Objects(file, images, {c.file_id: i for i, c in enumerate(classes)}, masks)
+    for position, record in enumerate(section_of(file, document, "annotations")):
+        objects.add(record, position)
+    return joined(images, classes, objects, labelled=document.get("annotations") is not None)
 
-    file: the path of the json, for messages.
-    """
-    records = section_of(file, document, "annotations")
-    images = yield from images_of(file, document)
-    categories: dict[Any, int]
-    try:
-        classes = classes_of(file, document)
-        categories = {c.file_id: i for i, c in enumerate(classes)}
-    except DataError as error:
-        yield Problem(str(error))
-        ids = [one.get("id") for one in section_of(file, document, "categories")]
-        classes, categories = (), {name: 0 for name in ids if name is not None and is_identifier(name)}
-    table = Records(file, records, images, categories)
-    yield from table.problems()
-    boxes, area = table.boxes, np.where(np.isnan(table.area), table.box_area, table.area)
-    boxes[:, 2:] += boxes[:, :2]
-    segmentations = (yield from table.segmentations()) if masks else None
-    valid = np.flatnonzero(table.valid)
-    rows = table.rows[valid]
+
+def joined(images: Images, classes: tuple[Class, ...], objects: Objects, labelled: bool) -> Annotations:
+    """Sorts the objects by their images. Raises DataError for the first invalid code of run lengths."""
+    segmentations = None if objects.segmentations is None else pack(objects.segmentations)
+    for place, reason in ({} if segmentations is None else wrong_codes(segmentations)).items():
+        raise objects.wrong_segmentation(objects.ids[place], objects.rows[place], reason)
+    rows = np.array(objects.rows, np.int64)
     order = np.argsort(rows, kind="stable")
-    chosen = valid[order]
     return Annotations(
-        file=file,
+        file=images.file,
         classes=classes,
-        labelled=document.get("annotations") is not None,
-        image_ids=identifiers(images.ids),
+        labelled=labelled,
+        image_ids=identifiers(list(images.rows)),
         file_names=np.array([name.encode() for name in images.names]),
-        sizes=images.sizes,
-        first=np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(images.ids)))]).astype(np.int64),
-        ids=identifiers([table.ids[i] for i in valid.tolist()])[order],
-        boxes=boxes[chosen],
-        labels=table.labels[chosen].astype(np.int32),
-        area=area[chosen],
-        iscrowd=table.iscrowd[chosen] == 1,
+        sizes=np.array(images.sizes, np.int32).reshape(-1, 2),
+        first=np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(images.names)))]).astype(np.int64),
+        ids=identifiers(objects.ids)[order],
+        boxes=np.array(objects.boxes, np.float64).reshape(-1, 4)[order],
+        labels=np.array(objects.labels, np.int32)[order],
+        area=np.array(objects.area, np.float64)[order],
+        iscrowd=np.frombuffer(objects.iscrowd, bool)[order],
+        rotated=np.frombuffer(objects.rotated, bool)[order],
         segmentations=None if segmentations is None else segmentations[order],
-        invalid_images=images.left_out,
-        invalid_objects=table.left_out,
-        rotated=[str(table.ids[i]) for i in table.rotated.tolist() if table.valid[i]],
+    )
+
+
+def crowd_note(iscrowd: np.ndarray) -> str:
+    """Returns the sentence about the crowds of a json, (M,) bool; "" if they are as rare as in COCO."""
+    crowds = int(iscrowd.sum())
+    if crowds <= USUAL_CROWDS * len(iscrowd):
+        return ""
+    return (
+        f"{crowds:,} of {counted(len(iscrowd), 'object')} have iscrowd 1: not trained on, not counted in AP (COCO's "
+        "rule, for groups of objects). CVAT writes it for brush masks, densevit data convert voc for difficult "
+        "objects. Fix: data.crowds=objects uses them as objects, data.crowds=ignore confirms the rule."
     )

@@ -4,18 +4,16 @@ import colorsys
 import gc
 import itertools
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from densevit.data.datasets.examination import Problem
 from densevit.data.io.file_errors import check_regular
-from densevit.data.io.large_images import check_size
 from densevit.data.io.prediction_tables import coco_document, is_table
-from densevit.errors import DataError, has_surrogates
+from densevit.errors import DataError, has_surrogates, listed
 from densevit.interfaces import Class
 from densevit.registry.options import shown
 
@@ -25,58 +23,57 @@ _EXPORT = (  # of VIA
     "define an attribute of regions, of the type dropdown, whose options are the classes, set it for all regions, and "
     "export the annotations in COCO's format"
 )
+INVALID_IMAGES = "invalid entries of `images`"
 _LONGEST_NAME = 4096  # characters of a file name or an id: arrays of text are as wide as the longest
 
 
-class Images(NamedTuple):
-    """The section `images`. sizes: (N, 2) int32, height and width; 0 if the json has none. left_out: the entries that
-    are left out, by reason."""
+class Images:
+    """The section `images`. `add` reads one entry, or raises DataError and leaves it out.
 
-    ids: list[Any]
-    names: list[str]
-    sizes: np.ndarray
-    left_out: dict[str, list[str]]
+    rows: the position of each id. names: the images' files. sizes: height and width; 0 if the json has none.
+    """
 
-    def rows(self) -> dict[Any, int]:
-        """Returns the position of each id."""
-        return dict(zip(self.ids, range(len(self.ids)), strict=True))
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.rows: dict[Any, int] = {}
+        self.names: list[str] = []
+        self.sizes: list[tuple[int, int]] = []
 
-
-def images_of(file: Path, document: Mapping[str, Any]) -> Generator[Problem, None, Images]:
-    """Reads ids, names and sizes of the images; yields the problems of images that it leaves out."""
-    records = section_of(file, document, "images")
-    names: dict[Any, str] = {}  # by id
-    left_out: dict[str, list[str]] = {}
-    sizes, invalid, repeated = [], [], []
-    for position, record in enumerate(records):
-        try:
-            image_id, name, size = _image(file, record, position)
-        except DataError as error:
-            invalid.append(str(error))
-            left_out.setdefault("with an invalid entry", []).append(str(record.get("file_name")))
-            continue
-        if image_id in names:
-            left_out.setdefault("with the id of another", []).append(name)
-            repeated.append((image_id, names[image_id], name))
-            continue
-        names[image_id] = name
-        sizes.append(size)
-    of = len(records)
-    if invalid:
-        yield Problem(invalid[0], "invalid entries of `images`", invalid, "Correct them in the json.", of=of)
-    if repeated:
-        image_id, *both = repeated[0]
-        message = f"{file}: the image id {image_id!r} occurs twice, for {' and '.join(both)}; ids must differ."
-        examples = [f"id {image_id!r}: {name} and {other}" for image_id, name, other in repeated]
-        yield Problem(message, "duplicate image ids", examples, "Give each image a different id.", of=of)
-    if not names:
-        yield no_images(file)
-    return Images(list(names), list(names.values()), np.array(sizes, dtype=np.int32).reshape(-1, 2), left_out)
+    def add(self, record: Mapping[str, Any], position: int) -> None:
+        """Adds an image. position: the entry's index, for messages."""
+        image_id, name = (required(self.file, "image", record, position, key) for key in ("id", "file_name"))
+        good = isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and "\0" not in name
+        if not good or has_surrogates(name):
+            raise DataError(
+                f"{self.file}: image {shown(image_id)} has the file_name {shown(name)}; expected a path below the "
+                "folder of the images.",
+                INVALID_IMAGES,
+            )
+        if not is_identifier(image_id):
+            raise DataError(
+                f"{self.file}: the image {name} has the id {shown(image_id)}; expected a whole number of 64 bits, or "
+                "text.",
+                INVALID_IMAGES,
+            )
+        if image_id in self.rows:
+            other = self.names[self.rows[image_id]]
+            raise DataError(
+                f"{self.file}: the image id {image_id!r} occurs twice, for {other} and {name}; ids must differ.",
+                "duplicate image ids",
+            )
+        self.sizes.append((_side(self.file, record, "height"), _side(self.file, record, "width")))
+        self.names.append(name)
+        self.rows[image_id] = len(self.rows)
 
 
-def no_images(file: Path) -> Problem:
-    """Returns the problem of a json of which no image is left."""
-    return Problem(f"{file}: `images` is missing or empty; expected one entry per image with id and file_name.")
+def images_of(file: Path, document: Mapping[str, Any]) -> Images:
+    """Reads the section `images`. Raises DataError for the first invalid entry, and if there is none."""
+    images = Images(file)
+    for position, record in enumerate(section_of(file, document, "images")):
+        images.add(record, position)
+    if not images.names:
+        raise DataError(f"{file}: `images` is missing or empty; expected one entry per image with id and file_name.")
+    return images
 
 
 def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
@@ -135,67 +132,28 @@ def required(file: Path, kind: str, record: Mapping[str, Any], position: int, ke
     Raises DataError if it has none. position: the record's index in its section, for messages.
     """
     if key not in record:
-        raise DataError(f"{file}: {kind} {record.get('id', f'at position {position}')} has no `{key}`.")
+        where = f"{file}: {kind} {record.get('id', f'at position {position}')}"
+        raise DataError(f"{where} has no `{key}`.", INVALID_IMAGES if kind == "image" else "")
     return record[key]
 
 
-def lookup(records: Sequence[Mapping[str, Any]], key: str, rows: Mapping[Any, int]) -> np.ndarray:
-    """Returns (M,) the index to which each annotation's `key` refers, -1 if unknown. rows: the index of each id."""
-    column = [record.get(key) for record in records]
-    try:
-        return np.array(list(map(rows.get, column, itertools.repeat(-1))), dtype=np.int64)
-    except TypeError:  # a list or an object, which has no hash
-        return np.array([rows.get(x, -1) if isinstance(x, int | str) else -1 for x in column], dtype=np.int64)
-
-
 def unknown_reference(kind: str, record: Mapping[str, Any], rows: Mapping[Any, int]) -> str:
-    """Returns the message about an annotation's `KIND_id` for which `lookup` finds no row."""
-    some = ", ".join(map(repr, sorted(rows, key=str)[:10])) + (", ..." if len(rows) > 10 else "")
-    return f"has {kind}_id {record.get(f'{kind}_id')!r}, and no {kind} has that id. Known: {some}."
+    """Returns the message about an annotation's `KIND_id` that no entry has."""
+    some = listed(map(repr, sorted(rows, key=str)), 10)
+    return f"has {kind}_id {shown(record.get(f'{kind}_id'))}, and no {kind} has that id. Known: {some}."
 
 
-def _image(file: Path, record: Mapping[str, Any], position: int) -> tuple[Any, str, tuple[int, int]]:
-    """Returns id, file name and size of an image. Raises DataError for invalid ones."""
-    image_id, name = (required(file, "image", record, position, key) for key in ("id", "file_name"))
-    good = isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and "\0" not in name
-    if not good or has_surrogates(name):
+def _side(file: Path, image: Mapping[str, Any], key: str) -> int:
+    """Returns a side of an image; 0 if it is not in the json."""
+    side = image.get(key)
+    if side is None:
+        return 0
+    if not (is_number(side) and side == int(side) and 1 <= side < _LARGEST_SIDE):
         raise DataError(
-            f"{file}: image {shown(image_id)} has the file_name {shown(name)}; expected a path below the folder of the "
-            "images."
+            f"{file}: image {image['id']} has the {key} {shown(side)}; expected a whole number of pixels, or none.",
+            INVALID_IMAGES,
         )
-    if not is_identifier(image_id):
-        raise DataError(
-            f"{file}: the image {name} has the id {shown(image_id)}; expected a whole number of 64 bits, or text."
-        )
-    return image_id, name, _size(file, record)
-
-
-def _size(file: Path, image: Mapping[str, Any]) -> tuple[int, int]:
-    """Returns height and width of an image; 0 for a side that is not in the json."""
-    sides = []
-    for key in ("height", "width"):
-        side = image.get(key)
-        if side is not None and not (is_number(side) and side == int(side) and 1 <= side < _LARGEST_SIDE):
-            raise DataError(
-                f"{file}: image {image['id']} has the {key} {shown(side)}; expected a whole number of pixels, or none."
-            )
-        sides.append(int(side or 0))
-    try:
-        check_size(sides[1] or 1, sides[0] or 1)
-    except DataError as error:
-        raise DataError(f"{file}: image {image['id']}: {error}") from None
-    return sides[0], sides[1]
-
-
-def crowd_flag(record: Mapping[str, Any]) -> int:
-    """Returns 0 or 1, whether an annotation or segment is a crowd; -1 if its `iscrowd` is invalid."""
-    iscrowd = record.get("iscrowd", 0)
-    return int(iscrowd) if isinstance(iscrowd, int | float) and iscrowd in (0, 1) else -1
-
-
-def invalid_crowd(record: Mapping[str, Any]) -> str:
-    """Returns the message about an `iscrowd` for which `crowd_flag` is -1."""
-    return f"annotation {record.get('id')} has iscrowd {shown(record['iscrowd'])}; expected 0 or 1."
+    return int(side)
 
 
 def is_number(value: Any) -> bool:

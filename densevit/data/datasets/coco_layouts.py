@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.paths import user_path
 
+Where = str | dict[str, str]  # a path for every split, or by split
 SPLITS = ("train", "val", "test")
 _SPELLINGS = {"val": ("val", "valid", "validation")}  # spellings of a split on disk
 _DEPTHS = ("", "*/", "*/*/")  # folders in which a single json is searched for
@@ -61,22 +61,16 @@ class SplitFiles:
 
 @dataclass(frozen=True)
 class NamedFiles:
-    """The jsons and image folders that a config names, relative to root: for every split, or for one."""
+    """The jsons and image folders that a config names, relative to root: one for every split, or {split: path}."""
 
-    annotations: str | None = None
-    images: str | None = None
-    train_annotations: str | None = None
-    train_images: str | None = None
-    val_annotations: str | None = None
-    val_images: str | None = None
+    annotations: Where | None = None
+    images: Where | None = None
 
     def of(self, split: str) -> tuple[str | None, str | None]:
         """Returns the json and the image folder of a split; None: they are searched for."""
-        json_of, images_of = {
-            "train": (self.train_annotations, self.train_images),
-            "val": (self.val_annotations, self.val_images),
-        }.get(split, (None, None))
-        return json_of or self.annotations, images_of or self.images
+        both = (self.annotations, self.images)
+        annotations, images = (where.get(split) if isinstance(where, dict) else where for where in both)
+        return annotations, images
 
 
 def find_files(root: Path | None, split: str, named: NamedFiles, val_share: float | None) -> tuple[SplitFiles, bool]:
@@ -87,25 +81,14 @@ def find_files(root: Path | None, split: str, named: NamedFiles, val_share: floa
     """
     val = _val_split(root, named, val_share)
     check_val_share(val_share, val)
-    train = _files_of(root, "train", named) if val is None and split in DIVIDED else None
+    train = files_of(root, "train", named) if val is None and split in DIVIDED else None
     if train is None and val is None and split in DIVIDED and root is not None:
         train = single_json(root, named.of("train")[1])
-    files = train or _files_of(root, split, named)
+    files = train or files_of(root, split, named)
     if files is None:
         assert root is not None
         raise _missing_split(root, split, named)
     return files, train is not None
-
-
-def other_splits(root: Path | None, split: str, named: NamedFiles, file: Path) -> list[SplitFiles]:
-    """Returns the other jsons of a data set. file: the json of this split."""
-    found = []
-    for other in SPLITS:
-        with suppress(DataError):  # a split that is not there
-            files = None if other == split else _files_of(root, other, named)
-            if files is not None and files.file != file:
-                found.append(files)
-    return found
 
 
 def _val_split(root: Path | None, named: NamedFiles, val_share: float | None) -> Path | str | None:
@@ -113,22 +96,23 @@ def _val_split(root: Path | None, named: NamedFiles, val_share: float | None) ->
 
     All images of a json given for every split are evaluated, unless val_share is given.
     """
-    if named.val_annotations is not None:
-        return named.val_annotations
-    if named.annotations is not None:
-        is_for_both = named.train_annotations is None and val_share is not None
-        return None if is_for_both else named.annotations
+    if isinstance(named.annotations, str):
+        return None if val_share is not None else named.annotations
+    if isinstance(named.annotations, dict) and "val" in named.annotations:
+        return named.annotations["val"]
     located = None if root is None else located_split(root, "val")
-    return named.val_images if located is None else located.file
+    if located is None:
+        return named.images.get("val") if isinstance(named.images, dict) else None
+    return located.file
 
 
-def _files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | None:
+def files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | None:
     """Returns the json of a split, given by an option or by a layout; None if the folder has none."""
     annotations, images = named.of(split)
     if root is None and (annotations is None or images is None):
         raise DataError(
             "data.root is missing: name the data set's folder, or both the json and the image folder of each split "
-            "(data.train_annotations, data.train_images, data.val_annotations, data.val_images)."
+            "(data.annotations.train, data.images.train, data.annotations.val, data.images.val)."
         )
     base = root or Path()
     if annotations is None:
@@ -170,9 +154,9 @@ def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
 
 def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
     """Returns the error for a folder without a json of this split."""
-    others = {other: files.file for other in SPLITS if (files := _files_of(root, other, named)) is not None}
+    others = {other: files.file for other in SPLITS if (files := files_of(root, other, named)) is not None}
     if _val_split(root, named, None) is None:
-        divided = _files_of(root, "train", named) or single_json(root)
+        divided = files_of(root, "train", named) or single_json(root)
         others |= {} if divided is None else dict.fromkeys(DIVIDED, divided.file)
     listed = ", ".join(f"{other} ({os.path.relpath(file, root)})" for other, file in others.items())
     there = f", only for {listed}" if listed else ""
@@ -182,11 +166,7 @@ def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
     several = ", ".join(str(file.relative_to(root)) for file in jsons[:5])
     unused = f"\nFound {len(jsons)} files in COCO's format with other names: {several}." if jsons else ""
     places = "".join(f"\n  {file.relative_to(root)}" for file, _ in _layouts(root, split))
-    fix = (
-        f"Name the file and its images' folder with data.{split}_annotations and data.{split}_images"
-        if split in DIVIDED
-        else "Name the file and its images' folder with data.annotations and data.images"
-    )
+    fix = f"Name the file and its images' folder with data.annotations.{split} and data.images.{split}"
     kind = DataError if others else NoAnnotationsError
     return kind(
         f"{root} has no annotations for the split {split!r}{there}. Looked for{places}{unused}\n{also}{fix}, relative "

@@ -1,9 +1,8 @@
 """Images with segments in COCO's panoptic format: a json, and PNGs with segment ids as colours."""
 
 import glob
-import hashlib
 import os
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,20 +11,19 @@ import torch
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
-from densevit.data.datasets.image_files import IMAGES
+from densevit.data.datasets.file_checks import OnError, check_each
+from densevit.data.datasets.image_files import IMAGES, check_missing, existing_files
+from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.paired_dataset import load_preset
 from densevit.data.datasets.paired_files import list_files
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
-from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
-from densevit.data.datasets.splits import check_split, spellings
-from densevit.data.io.channel_files import channel_paths
-from densevit.data.io.images import channels_of_files, image_header, read_image
+from densevit.data.datasets.splits import check_limit, check_split, spellings
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
+from densevit.data.io.rgb_files import Header
 from densevit.data.outside_paths import check_file_names
 from densevit.errors import DataError
-from densevit.interfaces import IGNORE, VOID, Dataset, Sample, Targets
+from densevit.interfaces import IGNORE, VOID, Sample, Size, Targets
 from densevit.targets.run_length_masks import RunLengthMasks
 
 Preset = Literal["ade20k", "cityscapes"]
@@ -37,10 +35,11 @@ _COCO = {
     "images": "{split}2017",
     "empty_segments": False,
 }
+CHECKED = 200  # PNGs that are read before a training
 _LISTED = 5  # segments in a message
 
 
-class CocoPanoptic(Dataset):
+class CocoPanoptic(MeasuredImages):
     """Things and stuff from a COCO panoptic json and its PNGs: `panoptic` (H, W), and boxes of things.
 
     root: the data set's folder; the paths below are relative to it, and {split} in them becomes the split's name, also
@@ -56,11 +55,11 @@ class CocoPanoptic(Dataset):
     outside_paths: whether a `file_name` may lead out of its folder, by `..` or as an absolute path.
     limit: the number of images to use, the first ones.
 
-    `panoptic_crowds` are the panoptic ids of an image's crowds. Boxes and area are measured in the PNGs. All files are
-    checked at the start: that images and PNGs are complete and have the same size, and that the json and each PNG have
-    the same segments. An image is not rotated by EXIF if only the stored image has the size of its PNG; square images,
-    and those with an orientation of 2 to 4, are rotated. A json without `annotations`, as of test sets, gives images
-    without labels.
+    `panoptic_crowds` are the panoptic ids of an image's crowds. Boxes and area are measured in the PNGs. `check_files`
+    checks that images and PNGs are complete and have the same size, and `check_labels` that the json and the first 200
+    PNGs have the same segments. An image is not rotated by EXIF if only the stored image has the size of its PNG; square
+    images, and those with an orientation of 2 to 4, are rotated. A json without `annotations`, as of test sets, gives
+    images without labels.
     """
 
     def __init__(
@@ -77,40 +76,30 @@ class CocoPanoptic(Dataset):
         outside_paths: bool = False,
         limit: int | None = None,
         *,
-        scan: Scan = STRICT_SCAN,
+        on_error: OnError = "raise",
         channels: Channels = RGB,
     ) -> None:
-        if limit is not None and limit < 1:
-            raise DataError(f"data.limit is {limit}; expected at least 1 image.")
-        arguments = {"annotations": annotations, "segments": segments, "images": images}
-        arguments |= {"empty_segments": empty_segments}  # type: ignore[dict-item]
-        given = {name: value for name, value in arguments.items() if value is not None}
-        options: dict[str, Any] = _COCO | (load_preset(PRESETS, preset) if preset is not None else {}) | given
-        base = root_folder(root)
-        check_split(base, split, [options[name] for name in ("annotations", "segments", "images")])
-        read = read_panoptic_annotations(_split_path(base, split, "annotations", options["annotations"]), scan)
-        self._annotations = read if limit is None else read.head(limit)
-        self._split = split
-        self._folder, self._images = _image_paths(
-            base, split, options["images"], self._annotations, outside_paths, scan
-        )
-        self.channels = channels_of_files((self.path(index) for index in range(len(self._images))), channels)
-        self._segments = ""
+        check_limit(limit)
+        paths = {"annotations": annotations, "segments": segments, "images": images}
+        options, base = _options({"preset": preset} | paths), root_folder(root)
+        check_split(base, split, [options[name] for name in paths])
+        self.file = _split_path(base, split, "annotations", options["annotations"])
+        read = read_panoptic_annotations(self.file)
+        self.annotations, self._split, self._on_error = read if limit is None else read.head(limit), split, on_error
+        self._empty_segments: bool = options["empty_segments"] if empty_segments is None else empty_segments
+        self.folder, names, self.missing = _image_names(base, split, options["images"], self.annotations, outside_paths)
+        self.open(self.folder, names, channels)
+        self._segments, self._segment_files = "", self.annotations.segment_files
         if read.labelled:
-            self._segments = str(_split_path(base, split, "segments", options["segments"]))
-            names = [os.fsdecode(name) for name in self._annotations.segment_files]
+            folder = _split_path(base, split, "segments", options["segments"])
+            names = [os.fsdecode(name) for name in self.annotations.segment_files]
             if not outside_paths:
-                check_file_names(read.file, self._annotations.image_ids.tolist(), names, self._segments)
-            folder = Path(self._segments)
-            names = scan.existing_files(folder, names, read.file, "PNGs of segments", outside_paths)
-            files = np.array([os.fsencode(name) for name in names], np.bytes_)
-            self._annotations = replace(self._annotations, segment_files=files)
-        self._empty_segments: bool = options["empty_segments"]
-        images = hashlib.sha256(self._images.tobytes()).hexdigest()
-        key = ["coco_panoptic", str(read.file), images, self._segments, self._empty_segments, repr(self.channels)]
-        arrays = cached_scan(scan, key, lambda: self._scan_files(scan), self._files, len(self) >= LARGE)
-        self._sizes, self._upright = arrays["sizes"], arrays["upright"]
-        self._annotations = replace(self._annotations, area=arrays["area"], boxes=arrays["boxes"]).without_empty()
+                check_file_names(self.file, self.annotations.image_ids.tolist(), names, folder)
+            found = existing_files(folder, names, self.file, outside_paths)[0]
+            self._segments, self._segment_files = (
+                str(folder),
+                np.array([os.fsencode(name) for name in found], np.bytes_),
+            )
         self.classes = {
             "panoptic": read.classes,
             "detection": tuple(c for c in read.classes if c.thing),
@@ -121,29 +110,48 @@ class CocoPanoptic(Dataset):
         keys = ("panoptic", "panoptic_crowds", "boxes", "labels", *(key for key, on in wanted.items() if on))
         self.provides = keys if read.labelled else ()
 
-    def __len__(self) -> int:
-        return len(self._annotations)
-
     def check_labels(self) -> None:
-        """Raises DataError if the split has no segment that is not a crowd."""
-        if self._annotations.iscrowd.all():
+        """Reads the first PNGs, up to 200. Raises DataError if one does not have the segments of the json, and if the
+        split has no segment that is not a crowd."""
+        if self.annotations.iscrowd.all():
             raise DataError(
-                f"{self._annotations.file}: the split {self._split!r} has no segment except crowds: nothing can be "
-                "learned or measured. Check its `annotations`."
+                f"{self.file}: the split {self._split!r} has no segment except crowds: nothing can be learned or "
+                "measured. Check its `annotations`."
             )
+        check_each(min(len(self), CHECKED), self.segments, self._on_error)
 
-    def sizes(self) -> np.ndarray:
-        """Returns (N, 2) heights and widths of the images as `__getitem__` returns them."""
-        return self._sizes
+    def check_files(self, on_error: OnError = "raise") -> None:
+        """Checks that all images and PNGs are complete and have the same size."""
+        if on_error == "raise" or len(self.missing) == len(self):
+            names = [os.fsdecode(name) for name in self._paths]
+            check_missing(self.file, self.folder, names, self.missing)
+        super().check_files(on_error)
+
+    def grid(self, index: int, header: Header) -> tuple[Size, bool]:
+        """Returns the size of an image's PNG, and whether it is that of the upright image."""
+        if not self._segments:
+            return header.upright_size, True
+        size = label_size_of(self.segments_path(index))
+        if size not in (header.upright_size, header.size):
+            (height, width), (h, w) = header.upright_size, size
+            raise DataError(
+                f"{self.path(index)} has {width} x {height} pixels, but its segments {self.segments_path(index)} have "
+                f"{w} x {h}. One of them was resized, or they are not a pair."
+            )
+        return size, size == header.upright_size
+
+    def other_files(self, index: int) -> list[str]:
+        """Returns the PNG of an image's segments."""
+        return [self.segments_path(index)] if self._segments else []
 
     def object_counts(self) -> np.ndarray:
         """Returns (N,) segments per image, things and stuff, without crowds."""
-        count = np.concatenate([[0], np.cumsum(~self._annotations.iscrowd)])
-        return np.diff(count[self._annotations.first])
+        count = np.concatenate([[0], np.cumsum(~self.annotations.iscrowd)])
+        return np.diff(count[self.annotations.first])
 
     def image_classes(self) -> np.ndarray:
         """Returns (P, 2) image and class of each segment, things and stuff, without crowds."""
-        known = self._annotations
+        known = self.annotations
         images = np.repeat(np.arange(len(known)), np.diff(known.first))
         return np.stack([images, known.labels], axis=1)[~known.iscrowd]
 
@@ -154,44 +162,37 @@ class CocoPanoptic(Dataset):
         instances = any(root.glob("annotations/instances_*.json"))
         return {} if (root / pattern).is_file() and not instances else None
 
-    def path(self, index: int) -> str:
-        """Returns the file of an image."""
-        return os.fsdecode(self._images[index])
-
     def image_name(self, index: int) -> str:
         """Returns the path of an image's file below the folder of images."""
-        return Path(os.path.relpath(self.path(index), self._folder)).as_posix()
+        return Path(os.fsdecode(self._paths[index])).as_posix()
 
     def segments_path(self, index: int) -> str:
         """Returns the PNG of an image's segments."""
-        return os.path.join(self._segments, os.fsdecode(self._annotations.segment_files[index]))
+        return os.path.join(self._segments, os.fsdecode(self._segment_files[index]))
 
     def __getitem__(self, index: int) -> Sample:
         """Returns the sample; if labelled, with boxes, labels, area and iscrowd of things, including crowds."""
-        pixels = read_image(self.path(index), self.channels, bool(self._upright[index]))
-        size = (int(self._sizes[index, 0]), int(self._sizes[index, 1]))
-        if pixels.shape[:2] != size:
-            raise DataError(f"{self.path(index)} has changed since the start: {pixels.shape[:2]} pixels, not {size}.")
-        targets: Targets = {"image_id": self._annotations.image_ids[index].item()}
-        if self._annotations.labelled:
-            targets |= self._targets(index, size)
-        return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
+        targets: Targets = {"image_id": self.annotations.image_ids[index].item()}
+        if self._segments:
+            targets |= self._targets(index)
+        return {"image": self.image(index), "targets": targets}
 
-    def _targets(self, index: int, size: tuple[int, int]) -> Targets:
-        known, rows = self._annotations, self._annotations.rows(index)
-        runs = Runs.of(read_segment_ids(self.segments_path(index)))
-        found, unknown = _rows_of(runs, known.ids[rows])
-        if runs.size != size or unknown.any():
+    def _targets(self, index: int) -> Targets:
+        runs, found = self.segments(index)
+        known, rows = self.annotations, self.annotations.rows(index)
+        if runs.size != self.size(index):
             raise DataError(f"{self.segments_path(index)} has changed since the start.")
-        labels, iscrowd = known.labels[rows], known.iscrowd[rows]
-        ids = panoptic_ids(labels)
-        things = np.flatnonzero([known.classes[label].thing for label in labels])
+        count = rows.stop - rows.start
+        area, boxes = runs.areas(found, count + 1)[:count], runs.boxes(found, count + 1)[:count]
+        labels, iscrowd, ids = known.labels[rows], known.iscrowd[rows], np.zeros(count, np.int32)
+        ids[area > 0] = panoptic_ids(labels[area > 0])
+        things = np.flatnonzero(np.array([known.classes[label].thing for label in labels], bool) & (area > 0))
         targets: Targets = {
             "panoptic": torch.from_numpy(runs.filled(np.append(ids, np.int32(VOID))[found])),
-            "panoptic_crowds": ids[iscrowd].tolist(),
-            "boxes": torch.from_numpy(known.boxes[rows][things].astype(np.float32)),
+            "panoptic_crowds": ids[iscrowd & (area > 0)].tolist(),
+            "boxes": torch.from_numpy(boxes[things].astype(np.float32)),
             "labels": torch.from_numpy(self._thing_index[labels[things]].astype(np.int64)),
-            "area": torch.from_numpy(known.area[rows][things].astype(np.float64)),
+            "area": torch.from_numpy(area[things].astype(np.float64)),
             "iscrowd": torch.from_numpy(iscrowd[things]),
         }
         if "masks" in self.provides:
@@ -200,44 +201,20 @@ class CocoPanoptic(Dataset):
             targets["semantic"] = torch.from_numpy(runs.filled(np.append(labels, IGNORE).astype(np.uint8)[found]))
         return targets
 
-    def _scan_files(self, scan: Scan) -> Arrays:
-        """Checks all files, and measures images and segments."""
-        self._sizes, self._upright = np.ones((len(self), 2), np.int32), np.ones(len(self), bool)
-        labelled = self._annotations.labelled
-        scan.examine_files(len(self), self._validate, "Validating segments" if labelled else "Validating images")
-        measured = {"area": self._annotations.area, "boxes": self._annotations.boxes}
-        return {"sizes": self._sizes, "upright": self._upright, **measured}
+    def segments(self, index: int) -> tuple[Runs, np.ndarray]:
+        """Reads an image's PNG: its runs, and the segment (R,) of each; the number of segments for void.
 
-    def _files(self, _: Arrays) -> list[str]:
-        paths = [path for index in range(len(self)) for path in channel_paths(self.path(index), self.channels)]
-        segments = [self.segments_path(index) for index in range(len(self))] if self._annotations.labelled else []
-        return [str(self._annotations.file), *paths, *segments]
-
-    def _validate(self, index: int) -> None:
-        """Checks an image and its PNG, and measures its segments."""
-        header = image_header(self.path(index), self.channels)
-        self._sizes[index] = header.upright_size
-        if not self._annotations.labelled:
-            return
-        path = self.segments_path(index)
-        size = label_size_of(path)
-        if size not in (header.upright_size, header.size):
-            (height, width), (h, w) = header.upright_size, size
-            raise DataError(
-                f"{self.path(index)} has {width} x {height} pixels, but its segments {path} have {w} x {h}. One of "
-                "them was resized, or belongs to another; resize the segments to the image's size (nearest pixel)."
-            )
-        self._sizes[index], self._upright[index] = size, size == header.upright_size
-        rows, runs = self._annotations.rows(index), Runs.of(read_segment_ids(path))
-        count = rows.stop - rows.start
-        found, unknown = _rows_of(runs, self._annotations.ids[rows])
+        Raises DataError for segments that only the PNG or only the json has.
+        """
+        runs = Runs.of(read_segment_ids(self.segments_path(index)))
+        ids = self.annotations.ids[self.annotations.rows(index)]
+        found, unknown = _rows_of(runs, ids)
         if unknown.any():
             self._raise_unlisted(index, runs, unknown)
-        area = runs.areas(found, count + 1)[:count]
-        if not self._empty_segments and not area.all():
-            self._raise_empty(index, np.flatnonzero(area == 0))
-        self._annotations.area[rows] = area
-        self._annotations.boxes[rows] = runs.boxes(found, count + 1)[:count]
+        empty = np.flatnonzero(runs.areas(found, len(ids) + 1)[:-1] == 0)
+        if len(empty) and not self._empty_segments:
+            self._raise_empty(index, empty)
+        return runs, found
 
     def _raise_unlisted(self, index: int, runs: Runs, unknown: np.ndarray) -> None:
         ids, inverse = np.unique(runs.ids[unknown], return_inverse=True)
@@ -248,13 +225,13 @@ class CocoPanoptic(Dataset):
         )
         more = f", and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
         raise DataError(
-            f"{self.segments_path(index)} has segment ids that {self._annotations.file} does not list for image "
-            f"{self._annotations.image_ids[index].item()}: {listed}{more}. Add each to its `segments_info`, or make "
+            f"{self.segments_path(index)} has segment ids that {self.annotations.file} does not list for image "
+            f"{self.annotations.image_ids[index].item()}: {listed}{more}. Add each to its `segments_info`, or make "
             "these pixels 0 (void)."
         )
 
     def _raise_empty(self, index: int, empty: np.ndarray) -> None:
-        known, rows = self._annotations, self._annotations.rows(index)
+        known, rows = self.annotations, self.annotations.rows(index)
         listed = []
         for i in empty[:_LISTED]:
             annotated = f", {known.area[rows][i]} pixels by its `area`" if known.area[rows][i] >= 0 else ""
@@ -265,6 +242,17 @@ class CocoPanoptic(Dataset):
             f"{known.image_ids[index].item()}: {', '.join(listed)}{more}. Is it the PNG of another image? If such "
             "segments are hidden, set data.empty_segments=true, which leaves them out."
         )
+
+
+def panoptic_json(root: Path, split: str, given: Mapping[str, Any]) -> Path:
+    """Returns the json of a split. given: options of `CocoPanoptic`."""
+    return _split_path(root, split, "annotations", _options(given)["annotations"])
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the given options, with those of the preset, or of COCO's official layout, for the others."""
+    preset = load_preset(PRESETS, given["preset"]) if given.get("preset") is not None else {}
+    return _COCO | preset | {name: value for name, value in given.items() if value is not None}
 
 
 def _rows_of(runs: Runs, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -285,19 +273,17 @@ def _split_path(base: Path, split: str, option: str, pattern: str) -> Path:
     return there
 
 
-def _image_paths(
-    base: Path, split: str, pattern: str, annotations: PanopticAnnotations, outside_paths: bool, scan: Scan
-) -> tuple[str, np.ndarray]:
-    """Returns the folder of all images, and their paths, (N,) bytes. Raises DataError for missing images, for those
-    outside of their folder unless allowed, and for ids that two files of a pattern have."""
+def _image_names(
+    base: Path, split: str, pattern: str, annotations: PanopticAnnotations, outside_paths: bool
+) -> tuple[Path, list[str], list[int]]:
+    """Returns the folder of all images, their paths in it, and the indices of those that do not exist. Raises DataError
+    for images outside of their folder unless allowed, and for ids that no file or two files of a pattern have."""
     if "*" not in pattern:
         folder = _split_path(base, split, "images", pattern)
         names = [os.fsdecode(name) for name in annotations.image_names]
         if not outside_paths:
             check_file_names(annotations.file, annotations.image_ids.tolist(), names, folder)
-        names = scan.existing_files(folder, names, annotations.file, outside_paths=outside_paths)
-        scan.record_files(str(folder / name) for name in names)
-        return str(folder), np.array([os.fsencode(folder / name) for name in names], np.bytes_)
+        return folder, *existing_files(folder, names, annotations.file, outside_paths)
     candidates = [pattern.replace("{split}", name) for name in spellings(split)]
     used = next((one for one in candidates if glob.glob(one, root_dir=base)), candidates[0])
     ids = [str(one) for one in annotations.image_ids.tolist()]
@@ -317,4 +303,4 @@ def _image_paths(
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )
     folder = base / os.path.dirname(used.partition("*")[0])
-    return str(folder), np.array([os.fsencode(base / by_id[one]) for one in ids], np.bytes_)
+    return folder, [os.path.relpath(base / by_id[one], folder) for one in ids], []

@@ -1,7 +1,7 @@
 """Segmentations of a COCO json, validated at the start and packed; they become masks when their image is read."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from densevit.targets.run_length_masks import RunLengthMasks, decode_counts
+from densevit.targets.run_length_codes import decode_counts
+from densevit.targets.run_length_masks import RunLengthMasks
 
-_INVALID, _POLYGONS, _RLE = 0, 1, 2
+Packed = tuple[bytes, int, tuple[int, int]]  # bytes, kind, and the size of the image
+
+_POLYGONS, _RLE = 1, 2
 _FARTHEST = 10  # image sides; memory for rasterising grows with the polygon's extent
 _UNKNOWN_SIDE = 2**15
 _CODE = re.compile("(?:[P-o]{0,6}[0-O])*")  # each run length is up to 7 characters, five bits in each, the last below P
@@ -69,7 +72,7 @@ def _drawn(packed: bytes, size: tuple[int, int]) -> bytes:
     return merged
 
 
-def pack(segmentations: Sequence[tuple[bytes, int, tuple[int, int]]]) -> Segmentations:
+def pack(segmentations: Sequence[Packed]) -> Segmentations:
     """Concatenates the segmentations of all objects: bytes, kind, and the size of the image that they need."""
     lengths = np.array([len(data) for data, _, _ in segmentations], dtype=np.int64)
     return Segmentations(
@@ -81,28 +84,11 @@ def pack(segmentations: Sequence[tuple[bytes, int, tuple[int, int]]]) -> Segment
     )
 
 
-def parse(segmentations: Iterable[Any], sizes: Iterable[tuple[int, int]]) -> tuple[Segmentations, dict[int, str]]:
-    """Returns the valid segmentations of a json's objects, and by position the reasons why others are invalid.
-
-    sizes: height and width of each object's image in the json, which may be those before its EXIF rotation; 0 if it
-    has none.
-    """
-    parsed, reasons = [], {}
-    for i, (segmentation, size) in enumerate(zip(segmentations, sizes, strict=True)):
-        try:
-            parsed.append(_parsed(segmentation, size))
-        except ValueError as error:
-            parsed.append((b"", _INVALID, (0, 0)))
-            reasons[i] = str(error)
-    packed = pack(parsed)
-    reasons |= _wrong_codes(packed)
-    return packed[np.delete(np.arange(len(parsed)), list(reasons))], dict(sorted(reasons.items()))
-
-
-def _parsed(segmentation: Any, size: tuple[int, int]) -> tuple[bytes, int, tuple[int, int]]:
+def packed_segmentation(segmentation: Any, size: tuple[int, int]) -> Packed:
     """Returns an object's segmentation as bytes, its kind, and the size of the image that it needs; 0 for any size.
 
-    The run lengths of a code are not checked. Raises ValueError with the reason.
+    size: height and width of the object's image in the json, which may be those before its EXIF rotation; 0 if it has
+    none. Raises ValueError with the reason why it is invalid. The codes of run lengths are not decoded: `wrong_codes`.
     """
     if isinstance(segmentation, dict):
         return _run_lengths(segmentation, size)
@@ -148,7 +134,7 @@ def _is_outside(polygon: np.ndarray, size: tuple[int, int]) -> bool:
     return bool(x.max() < 0 or y.max() < 0 or x.min() > size[1] or y.min() > size[0])
 
 
-def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> tuple[bytes, int, tuple[int, int]]:
+def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> Packed:
     own, counts = segmentation.get("size"), segmentation.get("counts")
     if not (isinstance(own, list) and len(own) == 2 and all(type(side) is int and side > 0 for side in own)):
         raise ValueError(f"is run-length encoded with the size {own!r}; expected [height, width]")
@@ -170,8 +156,8 @@ def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> tuple[b
     return packed, _RLE, (height, width)
 
 
-def _wrong_codes(packed: Segmentations) -> dict[int, str]:
-    """Returns the reasons why run-length codes are invalid, by position."""
+def wrong_codes(packed: Segmentations) -> dict[int, str]:
+    """Returns the reasons why run-length codes are invalid, by position. Decodes many together, which is faster."""
     reasons = {}
     codes = np.flatnonzero(packed.kinds == _RLE)
     for rows in np.array_split(codes, packed.lengths[codes].sum() // _CHARACTERS + 1):

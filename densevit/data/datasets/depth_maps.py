@@ -1,7 +1,8 @@
 """Folders of images and depth maps: public data sets and custom folders."""
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,15 +11,15 @@ import numpy as np
 from densevit.channels import RGB, Channels
 from densevit.data.datasets import depth_range
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind
-from densevit.data.datasets.examination import Problem
-from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.paired_files import Pairs, find_pairs, label_files, unlisted_images
-from densevit.data.datasets.splits import check_split, missing_split
+from densevit.data.datasets.file_checks import OnError, check_each
+from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
+from densevit.data.datasets.paired_files import PairPaths, Pairs, find_pairs, label_files
+from densevit.data.datasets.splits import check_limit, check_split, missing_split
 from densevit.data.datasets.timestamp_pairs import find_times
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
-from densevit.errors import DataError
+from densevit.errors import DataError, warn_once
+from densevit.interfaces import Size
 
 Preset = Literal["diode", "kitti", "nyu", "tum"]
 Where = str | dict[str, str]
@@ -62,8 +63,8 @@ class DepthMaps(PairedDataset):
     outside_paths: whether a list may name files outside of root, `images` and `labels`.
     limit: the number of images to use, the first ones.
 
-    All pairs are measured at the start, and depth maps (all, or 128 of many) are read: their range and median are shown
-    on stderr, and a median outside of `depth_range` is an error. `metric` says whether depth is in metres.
+    `check_labels` reads depth maps (all, or 128 of many): their range and median are shown on stderr, and a median
+    outside of `depth_range` is an error. `metric` says whether depth is in metres.
     """
 
     noun = "depth map"
@@ -93,7 +94,7 @@ class DepthMaps(PairedDataset):
         outside_paths: bool = False,
         limit: int | None = None,
         *,
-        scan: Scan = STRICT_SCAN,
+        on_error: OnError = "raise",
         channels: Channels = RGB,
     ) -> None:
         arguments: dict[str, Any] = {
@@ -105,26 +106,25 @@ class DepthMaps(PairedDataset):
         given = {name: value for name, value in arguments.items() if value is not None}
         known = load_preset(PRESETS, preset) if preset is not None else {}
         options: dict[str, Any] = {**dict.fromkeys(arguments), **_DEFAULTS, **known, **given}
-        if limit is not None and limit < 1:
-            raise DataError(f"data.limit is {limit}; expected at least 1 image.")
+        check_limit(limit)
         _check_values(options, given)
         self.classes = {}
         self.metric: bool = options["metric"]
         if stereo is None and options["kind"] == "disparity" and not self.metric:
             stereo = Calibration(1.0, 1.0)
         of_depth = ("kind", "scale", "metric", "invalid", "min_depth", "max_depth")
-        self._values = DepthValues(calibration=stereo, **{name: options[name] for name in of_depth})
+        self.values = DepthValues(calibration=stereo, **{name: options[name] for name in of_depth})
         self._key: str | None = options["key"]
         base = root_folder(root)
-        pairs, self._valid, calibrations = scan.read(
-            _find(base, split, options, limit, outside_paths, scan.examination is not None, channels)
+        self.paths, pairs, self._valid, calibrations = _find(
+            base, split, options, limit, outside_paths, channels, on_error
         )
         self._calibrations = None if calibrations is None else _read_calibrations(str(base), calibrations)
-        self._labelled = False
-        self.open(base, split, pairs, scan, channels)
-        self._read_range(options["depth_range"], scan)
+        self.expected: tuple[float, float] = options["depth_range"]
+        self._on_error = on_error
+        self.open_pairs(base, split, pairs, channels)
 
-    def size_of(self, path: str) -> Size:
+    def label_size(self, path: str) -> Size:
         """Returns (h, w) of a depth map, from its header."""
         return depth_size_of(path, self._key)
 
@@ -142,64 +142,58 @@ class DepthMaps(PairedDataset):
 
     def target(self, index: int) -> np.ndarray:
         """Returns `depth` (H, W) float32: in metres if `metric`, else in any unit; 0 = unknown."""
-        return self._values.capped(self._depth(index, read_depth(self.label_path(index), self._key)))
+        return self.values.capped(self._depth(index, read_depth(self.label_path(index), self._key)))
 
     def check_labels(self) -> None:
-        """Raises DataError if no depth is between min_depth and max_depth."""
-        if not self._labelled:
+        """Reads depth maps, all or 128 of many, and shows their range. Raises DataError if it is implausible, and if no
+        depth is between min_depth and max_depth."""
+        seen, is_known = self.measured_range(range(len(self)))
+        if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+            lone = len(self.pairs.left_out)
+            depth_range.show(self.split, seen, self.values, self.expected, self.label_path, len(self), lone)
+        if warning := depth_range.largest_number(self.split, seen, self.values, self.label_path):
+            warn_once(warning)
+        if message := depth_range.implausible(self.split, seen, self.values, self.expected, self.label_path):
+            raise DataError(message)
+        if not is_known:
             raise DataError(
-                f"{self.label_path(0)}: as in all depth maps of the split {self._split!r} that were read, no pixel has "
+                f"{self.label_path(0)}: as in all depth maps of the split {self.split!r} that were read, no pixel has "
                 "a known depth between data.min_depth and data.max_depth: nothing can be learned or measured."
             )
+
+    def measured_range(self, indices: Sequence[int]) -> tuple[depth_range.DepthRange, bool]:
+        """Returns the range of some depth maps, and whether any has depth between min_depth and max_depth."""
+        indices = [indices[place] for place in depth_range.sample(len(indices))]
+        files: dict[int, depth_range.FileRange] = {}
+        labelled: set[int] = set()
+
+        def read(place: int) -> None:
+            index = indices[place]
+            path = self.label_path(index)
+            stored = read_depth(path, self._key)
+            if message := depth_range.missing_scale(stored, path, self.values, self.expected):
+                raise DataError(message)
+            depth = self._depth(index, stored)
+            if self.values.capped(depth).any():
+                labelled.add(index)
+            files[index] = depth_range.FileRange.of(depth)
+
+        check_each(len(indices), read, self._on_error)
+        where = f"of the split {self.split!r} ({self.label_path(0)}, ...)"
+        return depth_range.DepthRange.of(files, where), bool(labelled)
 
     def _depth(self, index: int, stored: np.ndarray) -> np.ndarray:
         """Converts stored values to depth, (H, W) float32, before min_depth and max_depth are applied."""
         calibration = None if self._calibrations is None else Calibration(*self._calibrations[index].tolist())
         files = [(self.label_path(index), stored)]
         if self._valid is not None:
-            valid = os.path.join(self._root, os.fsdecode(self._valid[index]))
+            valid = os.path.join(self.root, os.fsdecode(self._valid[index]))
             files.append((valid, read_depth(valid)))
         for path, values in files:
             if values.shape != self.size(index):
                 raise DataError(f"{path} has {values.shape} pixels; expected its image's {self.size(index)}, (h, w).")
-        depth = self._values.depth(stored, calibration)
+        depth = self.values.depth(stored, calibration)
         return depth if self._valid is None else np.where(files[1][1] > 0, depth, np.float32(0))
-
-    def _read_range(self, expected: tuple[float, float], scan: Scan) -> None:
-        """Reads and shows the range of the depth, and whether any is known. Raises DataError if it is implausible."""
-        count, examination = len(self), scan.examination
-        indices = np.arange(count) if examination is None else examination.chosen(count)
-        indices = indices[depth_range.sample(len(indices))]
-        files: dict[int, depth_range.FileRange] = {}
-        without_scale: dict[int, str] = {}
-
-        def read(index: int) -> None:
-            if not self._sizes[index].all():
-                self._measure(index)
-            if index in left_out:
-                return
-            path = self.label_path(index)
-            stored = read_depth(path, self._key)
-            if message := depth_range.missing_scale(stored, path, self._values, expected):
-                without_scale[index] = message
-                return
-            depth = self._depth(index, stored)
-            self._labelled = self._labelled or bool(self._values.capped(depth).any())
-            files[index] = depth_range.FileRange.of(depth)
-
-        left_out = set(np.flatnonzero((self._sizes == 1).all(1)).tolist())  # unreadable
-        scan.examine_files(count, read, "Reading depth", indices=indices.tolist())
-        if without_scale:
-            raise DataError(without_scale[min(without_scale)])
-        seen = depth_range.DepthRange.of(files, f"of the split {self._split!r} ({self.label_path(0)}, ...)")
-        if examination is not None:
-            names = [os.fsdecode(name) for name in self._pairs.left_out]
-            examination.report("note", "images without a depth map", names, of=len(self) + len(names))
-            examination.report("note", "depth", [depth_range.described(seen, self._values, count)])
-        elif os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
-            lone = len(self._pairs.left_out)
-            depth_range.show(self._split, seen, self._values, expected, self.label_path, count, lone)
-        scan.read(depth_range.check(self._split, seen, self._values, expected, self.label_path))
 
 
 def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -236,14 +230,15 @@ def _find(
     options: Mapping[str, Any],
     limit: int | None,
     outside_paths: bool,
-    examined: bool,
     channels: Channels,
-) -> Generator[Problem, None, tuple[Pairs, np.ndarray | None, np.ndarray | None]]:
-    """Reads images with depth maps, and the (N,) paths of validity masks and of calibrations, or None."""
+    on_error: OnError,
+) -> tuple[PairPaths, Pairs, np.ndarray | None, np.ndarray | None]:
+    """Returns images with depth maps, and the (N,) paths of validity masks and of calibrations, or None."""
     names = ("images", "labels", "list_file", "valid", "calibration")
     images, labels, list_file, valid, calibration = (_of_split(options[name], split, name) for name in names)
     assert images is not None and labels is not None
     splits = options["splits"]
+    paths = PairPaths(images, labels, list_file, splits, SUFFIXES, "None")
     if not any(isinstance(options[name], dict) for name in names):
         check_split(base, split, [options[name] for name in names if options[name] is not None], splits)
     if images.endswith(".txt") and labels.endswith(".txt"):
@@ -253,31 +248,21 @@ def _find(
             )
         name = (splits or {}).get(split, split)
         images, labels = images.replace("{split}", name), labels.replace("{split}", name)
-        return (yield from find_times(base, images, labels, options["seconds"], limit, outside_paths)), None, None
-    pairs = yield from find_pairs(
-        base, split, images, labels, list_file, splits, limit, SUFFIXES, "None", outside_paths, channels
-    )
-    if examined:
-        yield from unlisted_images(base, images, list_file, SUFFIXES, "None", channels)
+        pairs = find_times(base, images, labels, options["seconds"], limit, outside_paths, on_error)
+        return paths, pairs, None, None
+    pairs = find_pairs(base, split, paths, limit, outside_paths, channels, on_error)
 
-    def beside(where: str | None, suffixes: Sequence[str], option: str) -> Generator[Problem, None, dict[bytes, bytes]]:
+    def beside(where: str | None, suffixes: Sequence[str], option: str) -> np.ndarray | None:
         if where is None:
-            return {}
+            return None
         stem = os.path.splitext(pairs.images[0])[0]
         if list_file is not None and stem == pairs.names[0] and os.path.normpath(images) != ".":
             raise DataError(f"data.{option} pairs files by name; data.list_file must then hold names, not paths.")
-        found = yield from find_pairs(base, split, images, where, list_file, splits, limit, suffixes, channels=channels)
-        return dict(zip(found.names.tolist(), found.labels.tolist(), strict=True))
+        found = find_pairs(base, split, replace(paths, labels=where, suffixes=suffixes), channels=channels)
+        by_name = dict(zip(found.names.tolist(), found.labels.tolist(), strict=True))
+        return np.array([by_name[name] for name in pairs.names.tolist()], np.bytes_)
 
-    masks = yield from beside(valid, (".npy", ".png"), "valid")
-    texts = yield from beside(calibration, (".txt",), "calibration")
-    given = [paths for paths in (masks, texts) if paths]
-    pairs = pairs.subset(np.array([all(name in paths for paths in given) for name in pairs.names.tolist()], bool))
-
-    def column(paths: Mapping[bytes, bytes]) -> np.ndarray | None:
-        return np.array([paths[name] for name in pairs.names.tolist()], np.bytes_) if paths else None
-
-    return pairs, column(masks), column(texts)
+    return paths, pairs, beside(valid, (".npy", ".png"), "valid"), beside(calibration, (".txt",), "calibration")
 
 
 def _of_split(where: Where | None, split: str, option: str) -> str | None:

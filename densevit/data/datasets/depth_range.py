@@ -1,14 +1,13 @@
 """Detects wrong units: measures the depth of a data set and checks that it is plausible in metres."""
 
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from densevit.data.datasets.depth_values import DepthValues
-from densevit.data.datasets.examination import Problem
 from densevit.errors import DataError
 
 _MOST_FILES = 128
@@ -131,33 +130,34 @@ def described(seen: DepthRange, values: DepthValues, count: int) -> str:
     )
 
 
-def check(
-    split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float], path_of: Callable[[int], str]
-) -> Generator[Problem, None, None]:
-    """Yields a problem, with the likely fix, if the median of metric depth is outside of the expected range, and a
-    warning if the highest value of all files is the largest of 8 or 16 bits."""
-    low, high = expected
+def largest_number(split: str, seen: DepthRange, values: DepthValues, path_of: Callable[[int], str]) -> str:
+    """Returns the warning that the highest value of all files is the largest of 8 or 16 bits; else empty."""
     stored = (seen.common_high or 0.0) / (values.scale or 1.0)
-    if values.metric and values.kind == "depth" and any(np.isclose(stored, largest) for largest in _LARGEST):
-        message = (
-            f"data.scale: the highest depth of each of {seen.files} files of {split!r} ({path_of(seen.medians[0][0])}, "
-            f"...) is {stored:.0f}, the largest number of {8 if stored < 256 else 16} bits: {_shown(seen.high)} m."
-        )
-        fix = (
-            f"If it means unknown, set data.invalid=[{stored:.0f}]. If each file was scaled to this number, its depth "
-            "is not in metres: set data.metric=false."
-        )
-        yield Problem(f"{message} {fix}", "depth of the largest number", [message], fix, severity="warning")
+    if not (values.metric and values.kind == "depth" and any(np.isclose(stored, largest) for largest in _LARGEST)):
+        return ""
+    return (
+        f"data.scale: the highest depth of each of {seen.files} files of {split!r} ({path_of(seen.medians[0][0])}, "
+        f"...) is {stored:.0f}, the largest number of {8 if stored < 256 else 16} bits: {_shown(seen.high)} m. If it "
+        f"means unknown, set data.invalid=[{stored:.0f}]. If each file was scaled to this number, its depth is not in "
+        "metres: set data.metric=false."
+    )
+
+
+def implausible(
+    split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float], path_of: Callable[[int], str]
+) -> str:
+    """Returns the error, with the likely fix, if the median of metric depth is outside of the expected range; else
+    empty."""
+    low, high = expected
     if not values.metric or low <= seen.median <= high:
-        return
+        return ""
     found = seen.outside(low, high)
     example = f", such as {path_of(found[0][0])} with a median of {_shown(found[0][1])} m" if found else ""
-    message = (
+    return (
         f"data.depth_range: the depth of {split!r} has a median of {_shown(seen.median)} m ({_shown(seen.low)} to "
-        f"{_shown(seen.high)} m in {seen.files} files{example}); expected {low:g} to {high:g} m."
+        f"{_shown(seen.high)} m in {seen.files} files{example}); expected {low:g} to {high:g} m. "
+        f"{_fix(seen.median, values, expected)}"
     )
-    fix = _fix(seen.median, values, expected)
-    yield Problem(f"{message} {fix}", "implausible depth", [message], fix)
 
 
 def missing_scale(stored: np.ndarray, path: str, values: DepthValues, expected: tuple[float, float]) -> str:

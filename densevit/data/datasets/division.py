@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, for_each
+from densevit.data.datasets.file_checks import for_each
 from densevit.data.datasets.scan_cache import Arrays, cached_scan
 from densevit.data.duplicates import Image, difference_hash, duplicate_groups, pixel_digest
 from densevit.data.io.channel_files import as_rgb, channel_paths
@@ -30,6 +30,14 @@ def check_val_share(val_share: float | None, val_split: str | os.PathLike[str] |
             f"data.val_share is {val_share:g}, but the data set has a val split: {val_split}. Fix: remove "
             "data.val_share, or the val split."
         )
+
+
+def part_of(
+    split: str, paths: Sequence[str], val_share: float | None, where: str | os.PathLike[str], channels: Channels = RGB
+) -> tuple[np.ndarray, str]:
+    """Returns which images are in train or val of a data set without a val split, (N,) bool, and the line about it."""
+    in_val = validation_part(paths, DEFAULT_SHARE if val_share is None else val_share, where, channels)
+    return in_val == (split == "val"), division_text(in_val, val_share, where)
 
 
 def validation_part(
@@ -65,7 +73,7 @@ def similar_images(paths: Sequence[str], channels: Channels = RGB) -> Arrays:
     identical or nearly identical images, `similar`. Cached."""
     key = hashlib.sha256("\0".join([repr(channels), *paths]).encode(errors="surrogateescape")).hexdigest()
     is_large, files = len(paths) >= _FEW, [file for path in paths for file in channel_paths(path, channels)]
-    return cached_scan(STRICT_SCAN, ["division", key], lambda: _scan(paths, channels), lambda _: files, is_large)
+    return cached_scan(["division", key], lambda: _scan(paths, channels), lambda _: files, is_large)
 
 
 def division_text(chosen: np.ndarray, share: float | None, where: str | os.PathLike[str]) -> str:

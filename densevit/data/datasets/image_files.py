@@ -1,15 +1,16 @@
 """The image files of data sets: their suffixes, and which files of a folder are images."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.examination import Problem
-from densevit.data.datasets.inventory import Inventory
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.channel_files import channel_paths
+from densevit.data.io.file_lookup import find_file, missing_hint
 from densevit.data.io.folders import files_below
+from densevit.data.outside_paths import FIX, is_outside
+from densevit.errors import DataError, counted, listed, warn_once
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 UNREAD = (
@@ -50,11 +51,53 @@ def images_below(folder: Path, root: Path, channels: Channels = RGB) -> tuple[li
     return first_files(images, channels), unread
 
 
-def unread_images(folder: Path, paths: Sequence[str], used: int) -> Iterator[Problem]:
-    """Yields a warning about images of formats that are not read, if any. used: the number of the other images."""
-    inventory = Inventory("image", used)
-    inventory.leave_out(title := "of a format that is not read", paths)
+def left_out(found: int, names: Sequence[str], reason: str) -> str:
+    """Returns the sentence about images that are not used. found: the number of the others."""
+    text = f"{counted(found + len(names), 'image')} found: {found:,} used, {len(names):,} left out"
+    return f"{text} ({len(names):,} {reason}: {listed(names, 3)})."
+
+
+def warn_of_unread(folder: Path, paths: Sequence[str], used: int) -> None:
+    """Warns about images of formats that are not read, if any. used: the number of the other images."""
     if paths:
-        fix = "Convert them to JPEG or PNG."
-        message = f"{folder}: {inventory}. {fix}"
-        yield Problem(message, f"images {title}", paths, fix, of=inventory.total, severity="warning")
+        warn_once(f"{folder}: {left_out(used, paths, 'of a format that is not read')} Convert them to JPEG or PNG.")
+
+
+def existing_files(
+    folder: Path, names: Sequence[str], annotations: Path, outside_paths: bool = False
+) -> tuple[list[str], list[int]]:
+    """Returns the files' names, relative to the folder: as they are written, or as `find_file` finds them; and the
+    indices of those that do not exist.
+
+    outside_paths: whether a name may lead out of the folder, else it raises DataError. Lists each folder once, which is
+    much faster than testing each file.
+    """
+    entries: dict[str, set[str]] = {}
+    found, missing = list(names), []
+    for i, name in enumerate(names):
+        parent, _, base = name.rpartition("/")
+        if parent not in entries:
+            place = os.path.join(folder, parent)
+            entries[parent] = {entry.name for entry in os.scandir(place)} if os.path.isdir(place) else set()
+        # Files are tested individually too, for file systems that ignore case.
+        if base in entries[parent] or os.path.exists(os.path.join(folder, name)):
+            continue
+        file = find_file(folder, name, outside_paths=True)
+        if file is None:
+            missing.append(i)
+            continue
+        if file != name and not outside_paths and is_outside(file, folder):
+            raise DataError(f"{annotations}: the file_name {name!r} is {file!r}, outside of {folder}. {FIX}")
+        found[i] = file
+    return found, missing
+
+
+def check_missing(annotations: Path, folder: Path, names: Sequence[str], missing: Sequence[int]) -> None:
+    """Raises DataError with up to five of the images of a json that do not exist."""
+    if missing:
+        paths = sorted(os.path.join(folder, names[i]) for i in missing)
+        lines = "".join(f"\n  {path}" for path in paths[:5]) + ("\n  ..." if len(paths) > 5 else "")
+        raise DataError(
+            f"{annotations} names {len(names)} images, of which {len(missing)} do not exist:{lines}\nCopy them to these "
+            f"paths, or remove them from the annotations.{missing_hint(folder, names[missing[0]])}"
+        )

@@ -1,7 +1,6 @@
 """Images of one class per folder, as torchvision's `ImageFolder` reads them."""
 
 import os
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,18 @@ import torch
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.coco_json import color_of
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
-from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
-from densevit.data.datasets.examination import Problem, listed
-from densevit.data.datasets.image_files import IMAGES, images_below, unread_images
-from densevit.data.datasets.listed_images import ListedImages
-from densevit.data.datasets.splits import DIVIDED, check_split, spellings
-from densevit.errors import DataError
+from densevit.data.datasets.division import check_val_share, part_of
+from densevit.data.datasets.image_files import IMAGES, images_below, warn_of_unread
+from densevit.data.datasets.measured_images import MeasuredImages
+from densevit.data.datasets.splits import DIVIDED, check_limit, check_split, spellings
+from densevit.errors import DataError, listed, warn_once
 from densevit.interfaces import Class, Sample
 
 _NO_CLASSES = {"images", "labels", "masks", "annotations"}  # folders of other layouts
 _LAYOUT = "one folder per class, {split}/CLASS/*.jpg"
 
 
-class ImageFolder(ListedImages):
+class ImageFolder(MeasuredImages):
     """The class of each image, by its folder: ROOT/{split}/CLASS/*.jpg; `targets["image_class"]`.
 
     root: the data set's folder.
@@ -50,46 +47,36 @@ class ImageFolder(ListedImages):
         val_share: float | None = None,
         limit: int | None = None,
         *,
-        scan: Scan = STRICT_SCAN,
         channels: Channels = RGB,
     ) -> None:
-        if limit is not None and limit < 1:
-            raise DataError(f"data.limit is {limit}; expected at least 1 image.")
-        self._root = root_folder(root)
-        pattern = _pattern(self._root, images)
-        train = _folder(self._root, pattern, "train", splits)
-        val = _folder(self._root, pattern, "val", splits)
+        check_limit(limit)
+        base = root_folder(root)
+        pattern = _pattern(base, images)
+        train, val = (_folder(base, pattern, name, splits) for name in DIVIDED)
         has_parts = val == train or not val.is_dir()
         is_divided = has_parts and split in DIVIDED
         check_val_share(val_share, None if has_parts else val)
-        check_split(self._root, split, [pattern], splits, has_parts and train.is_dir())
-        folder = train if is_divided else _folder(self._root, pattern, split, splits)
+        check_split(base, split, [pattern], splits, has_parts and train.is_dir())
+        folder = train if is_divided else _folder(base, pattern, split, splits)
         names = class_folders(train if train.is_dir() else folder)
-        _check_classes(self._root, folder, names)
+        _check_classes(base, folder, names)
         self.classes = {"classification": tuple(Class(name, i, color_of(i)) for i, name in enumerate(names))}
-        paths, labels = scan.read(_images(self._root, folder, split, names, channels))
+        paths, labels = _images(base, folder, split, names, channels)
         if is_divided:
-            in_val = validation_part(
-                [str(self._root / path) for path in paths], val_share or DEFAULT_SHARE, self._root, channels
-            )
-            self.division = division_text(in_val, val_share, self._root)
-            paths = [path for path, chosen in zip(paths, in_val, strict=True) if chosen == (split == "val")]
-            labels = labels[in_val == (split == "val")]
+            chosen, self.division = part_of(split, [str(base / path) for path in paths], val_share, base, channels)
+            paths, labels = [paths[i] for i in np.flatnonzero(chosen)], labels[chosen]
         if limit is not None and limit < len(paths):
-            chosen = np.linspace(0, len(paths) - 1, limit).round().astype(int)
-            paths, labels = [paths[i] for i in chosen], labels[chosen]
+            places = np.linspace(0, len(paths) - 1, limit).round().astype(int)
+            paths, labels = [paths[i] for i in places], labels[places]
         self._labels = labels
-        self._list(paths, scan, channels)
+        self.open(base, paths, channels)
 
     def __getitem__(self, index: int) -> Sample:
         label = torch.tensor(int(self._labels[index]))
-        return {
-            "image": self._image(index),
-            "targets": {"image_id": Path(self._path(index)).as_posix(), "image_class": label},
-        }
+        return {"image": self.image(index), "targets": {"image_id": self.image_name(index), "image_class": label}}
 
     def image_name(self, index: int) -> str:
-        return Path(self._path(index)).as_posix()
+        return Path(os.fsdecode(self._paths[index])).as_posix()
 
     def image_classes(self) -> np.ndarray:
         """Returns (N, 2): each image with its class."""
@@ -142,13 +129,10 @@ def _check_classes(root: Path, folder: Path, names: list[str]) -> None:
         )
 
 
-def _images(
-    root: Path, folder: Path, split: str, names: list[str], channels: Channels
-) -> Generator[Problem, None, tuple[list[str], np.ndarray]]:
+def _images(root: Path, folder: Path, split: str, names: list[str], channels: Channels) -> tuple[list[str], np.ndarray]:
     """Returns the paths of all images relative to root, and their class indices (N,).
 
-    Yields warnings about images of formats that are not read, and about classes without images in the training split.
-    Raises DataError if there are none, and for images that are in no folder of a class.
+    Warns of images of formats that are not read, and of classes without images in the training split. Raises DataError if there are none, and for images that are in no folder of a class.
     """
     if lone := [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGES)]:
         raise DataError(f"{folder / lone[0]} is in no folder of a class. Expected {_LAYOUT}. Fix: move or remove it.")
@@ -160,13 +144,14 @@ def _images(
         paths += below
         unread += others
         counts.append(len(below))
-    yield from unread_images(folder, unread, len(paths))
+    warn_of_unread(folder, unread, len(paths))
     if not paths:
         raise DataError(f"{folder} has the folders {listed(names)}, but no images ({', '.join(IMAGES)}) in them.")
     if split == "train" and (absent := [name for name, count in zip(names, counts, strict=True) if not count]):
-        message = f"{folder}: {len(absent)} of {len(names)} class folders have no images: {listed(absent)}."
-        fix = "These classes cannot be learned. Add images, or remove the folders."
-        yield Problem(f"{message} {fix}", "classes without images", absent, fix, severity="warning")
+        warn_once(
+            f"{folder}: {len(absent)} of {len(names)} class folders have no images: {listed(absent)}. These classes "
+            "cannot be learned. Add images, or remove the folders."
+        )
     return paths, np.repeat(np.arange(len(names)), counts)
 
 

@@ -1,6 +1,7 @@
 """Folders of images and label maps, one value per pixel: public data sets and custom folders."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -12,20 +13,18 @@ from densevit.channels import RGB, Channels
 from densevit.data.datasets.coco import other_format
 from densevit.data.datasets.color_tables import LABELMAP, read_labelmap, suggested_classes
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
-from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
-from densevit.data.datasets.examination import listed
+from densevit.data.datasets.division import check_val_share, part_of
+from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.image_files import IMAGES
 from densevit.data.datasets.label_shares import LabelShares, count_pixels
 from densevit.data.datasets.label_values import LabelValues
-from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.paired_files import LABELS, Pairs, find_pairs, has_split, unlisted_images
-from densevit.data.datasets.scan_cache import Arrays
-from densevit.data.datasets.splits import DIVIDED, check_split, spellings
+from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
+from densevit.data.datasets.paired_files import LABELS, PairPaths, find_pairs
+from densevit.data.datasets.splits import DIVIDED, check_limit, check_split, spellings
 from densevit.data.io.folders import files_below
 from densevit.data.io.label_files import label_size_of, read_label
-from densevit.errors import DataError, warn_once
-from densevit.interfaces import IGNORE
+from densevit.errors import DataError, listed, warn_once
+from densevit.interfaces import IGNORE, Size
 
 Preset = Literal[
     "ade20k",
@@ -40,6 +39,7 @@ Preset = Literal[
 ]
 
 _FOLDERS: dict[str, Any] = {"images": "images/{split}", "labels": "labels/{split}"}
+CHECKED = 200  # label maps that are read before a training
 _SEEN = 64  # label maps whose values are read if no classes are given
 PRESETS = Path(__file__).parent / "presets"
 
@@ -68,8 +68,8 @@ class LabelMaps(PairedDataset):
         content (see `validation_part`). Paths without {split}, and a preset, are divided only if val_share is given.
     limit: the number of images to use, the first ones.
 
-    All files are checked at the start: that pairs are complete and of the same size, and each value of each label map.
-    It is an error if a class has no pixel, and many pixels are 255, which no option names.
+    Pairs must be complete; `check_files` checks that both files have the same size, and `check_labels` the values of the
+    first 200 label maps. It is an error if a class has no pixel, and many pixels are 255, which no option names.
     """
 
     noun = "label"
@@ -92,73 +92,51 @@ class LabelMaps(PairedDataset):
         val_share: float | None = None,
         limit: int | None = None,
         *,
-        scan: Scan = STRICT_SCAN,
+        on_error: OnError = "raise",
         channels: Channels = RGB,
     ) -> None:
-        files = {"images": images, "labels": labels, "list_file": list_file, "splits": splits}
+        check_limit(limit)
+        base, known = root_folder(root), _preset(preset) if preset is not None else {}
         values: dict[str, Any] = {
             "classes": classes,
             "ignore_index": ignore_index,
             "reduce_zero_label": reduce_zero_label,
             "ignore_colors": ignore_colors,
         }
-        known = _preset(preset) if preset is not None else {}
         values = {key: known.get(key) if value is None else value for key, value in values.items()}
-        base = root_folder(root)
-        preset_files = {key: known[key] for key in files if key in known}
+        files = {"images": images, "labels": labels, "list_file": list_file, "splits": splits}
         given = {key: value for key, value in files.items() if value is not None}
-        is_named = bool(preset_files or given.keys() - {"splits"})
-        options = (_FOLDERS if is_named else _default_files(base)) | preset_files | given
+        of_preset = {key: known[key] for key in files if key in known}
+        is_named = bool(of_preset or given.keys() - {"splits"})
+        self.paths = PairPaths(**(_FOLDERS if is_named else _default_files(base)) | of_preset | given)
         self._palette = values["classes"] is None and (base / LABELMAP).is_file()
         if self._palette:
             values["classes"] = read_labelmap(base / LABELMAP)
         if values["classes"] is None:
-            raise _missing_classes(base, split, options)
-        self._values = LabelValues(**{key: value for key, value in values.items() if value is not None})
-        self.classes = {"segmentation": self._values.classes}
-        if limit is not None and limit < 1:
-            raise DataError(f"data.limit is {limit}; expected at least 1 image.")
-        has_parts = _is_divided(base, options, val_share, preset is not None, is_named)
+            raise _missing_classes(base, split, self.paths)
+        self.values = LabelValues(**{key: value for key, value in values.items() if value is not None})
+        self.classes = {"segmentation": self.values.classes}
+        has_parts = _is_divided(base, self.paths, val_share, preset is not None, is_named)
         is_divided = has_parts and split in DIVIDED
-        name = "train" if is_divided else split
         try:
-            paths = [options[key] for key in ("images", "labels", "list_file") if options.get(key) is not None]
-            check_split(base, split, paths, options.get("splits"), has_parts)
-            first = None if is_divided else limit
-            found = find_pairs(base, name, **options, limit=first, outside_paths=outside_paths, channels=channels)
-            pairs = scan.read(found)
+            check_split(base, split, self.paths.given, self.paths.splits, has_parts)
+            first, name = (None, "train") if is_divided else (limit, split)
+            pairs = find_pairs(base, name, self.paths, first, outside_paths, channels, on_error)
         except DataError:
             _check_no_objects(base)
             raise
         if is_divided:
-            pairs = self._part(base, split, pairs, val_share, limit, channels)
-        if scan.examination is not None:
-            scan.read(unlisted_images(base, options["images"], options.get("list_file"), channels=channels))
-        self.open(base, split, pairs, scan, channels)
-        is_complete = split == "train"
-        if scan.examination is not None:
-            is_complete &= len(scan.examination.chosen(len(self))) == len(self)
-        self._shares = LabelShares(self._values, self._scanned["pixels"], f"{base}, split {split!r}", is_complete)
-        scan.read(self._shares.ambiguous())
-        if split == "train" and scan.examination is None and (warning := self._shares.without_pixels()):
-            warn_once(warning)
-
-    def _part(
-        self, root: Path, split: str, pairs: Pairs, val_share: float | None, limit: int | None, channels: Channels
-    ) -> Pairs:
-        """Returns the pairs for train or val of a data set without a val split."""
-        in_val = validation_part(
-            [str(root / os.fsdecode(path)) for path in pairs.images], val_share or DEFAULT_SHARE, root, channels
-        )
-        self.division = division_text(in_val, val_share, root)
-        chosen = in_val == (split == "val")
-        return pairs.subset(chosen if limit is None else chosen & (np.cumsum(chosen) <= limit))
+            names = [str(base / os.fsdecode(path)) for path in pairs.images]
+            chosen, self.division = part_of(split, names, val_share, base, channels)
+            pairs = pairs.subset(chosen if limit is None else chosen & (np.cumsum(chosen) <= limit))
+        self._on_error = on_error
+        self.open_pairs(base, split, pairs, channels)
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
         """Recognises a folder with images and label maps of integers up to 255, or of up to 255 colours. Without a
         labelmap.txt, the classes are these values or colours."""
-        files = _label_files(root, "train", _default_files(root))
+        files = _label_files(root, "train", PairPaths(**_default_files(root)))
         if not files:
             return None
         if (root / LABELMAP).is_file():
@@ -169,61 +147,69 @@ class LabelMaps(PairedDataset):
         suggested = suggested_classes(maps)
         return None if suggested is None else {"classes": [one for one, _ in suggested]}
 
-    def scan_key(self) -> list[Any]:
-        """Extends the key by the values of the classes."""
-        return [*super().scan_key(), self._values.key(), self._palette]
-
-    def scan_files(self, scan: Scan) -> Arrays:
-        """Also counts the pixels of each class, and those that are ignored."""
-        arrays, pixels, lock = super().scan_files(scan), np.zeros(IGNORE + 1, np.int64), Lock()
-
-        def count(index: int) -> None:
-            counts = count_pixels(self.target(index))
-            with lock:
-                np.add(pixels, counts, out=pixels)
-
-        scan.examine_files(len(self), count, "Validating labels", needed=())
-        return arrays | {"pixels": pixels}
-
-    def size_of(self, path: str) -> Size:
+    def label_size(self, path: str) -> Size:
         """Returns (h, w) of a label map, from its header."""
         return label_size_of(path)
 
     def target(self, index: int) -> np.ndarray:
         """Returns `semantic` (H, W) uint8: class indices, 255 = ignore."""
-        path, values = self.label_path(index), self._values
+        path, values = self.label_path(index), self.values
         pixels = read_label(path, values.by_color, values.by_grey)
         if self._palette and pixels.ndim == 2 and not values.by_grey:
             raise DataError(
-                f"{path} has grey values, but {Path(self._root) / LABELMAP} has colours. Fix: name the classes with "
+                f"{path} has grey values, but {Path(self.root) / LABELMAP} has colours. Fix: name the classes with "
                 "data.classes in the order of these values."
             )
         return values.indices(pixels, path)
 
     def check_labels(self) -> None:
-        """Raises DataError if every pixel of every label map is ignored, or, in training, if all have one class."""
-        if not self._shares.present:
+        """Reads the first label maps, up to 200. Raises DataError for a value of no class and as `check_shares`; in
+        training, warns of classes without a pixel if these are all label maps."""
+        shares = self.shares(range(min(len(self), CHECKED)))
+        self.check_shares(shares)
+        if shares.is_complete and (message := shares.without_pixels()):
+            warn_once(message)
+
+    def check_shares(self, shares: LabelShares) -> None:
+        """Raises DataError if all pixels are ignored, if 255 may be a class, and in training if all have one class."""
+        if message := shares.ambiguous():
+            raise DataError(message)
+        if not shares.present:
             found = _found_values([Path(self.label_path(index)) for index in range(len(self))])
             raise DataError(
-                f"{self.label_path(0)}: as in all {len(self)} labels of the split {self._split!r}, every pixel is "
+                f"{self.label_path(0)}: as in all label maps of the split {self.split!r} that were read, every pixel is "
                 f"ignored, so that nothing can be learned or measured.{found} Check data.ignore_index and data.classes."
             )
-        if self._split == "train" and (message := self._shares.single_class()):
+        if self.split == "train" and (message := shares.single_class()):
             raise DataError(message)
 
+    def shares(self, indices: Sequence[int]) -> LabelShares:
+        """Returns the pixels of each class in some label maps, read in threads."""
+        pixels, lock = np.zeros(IGNORE + 1, np.int64), Lock()
 
-def _is_divided(root: Path, options: dict[str, Any], val_share: float | None, is_known: bool, is_named: bool) -> bool:
+        def count(place: int) -> None:
+            counts = count_pixels(self.target(indices[place]))
+            with lock:
+                np.add(pixels, counts, out=pixels)
+
+        check_each(len(indices), count, self._on_error)
+        where = f"{self.root}, split {self.split!r}"
+        return LabelShares(self.values, pixels, where, self.split == "train" and len(indices) == len(self))
+
+
+def _is_divided(root: Path, paths: PairPaths, val_share: float | None, is_known: bool, is_named: bool) -> bool:
     """Whether the images of train are divided into train and val.
 
     Without val_share, images of a preset (is_known) are not divided, nor images of given paths without {split}
     (is_named). Raises DataError for a val_share of a data set with a val split.
     """
-    has_val = has_split(root, "val", **options)
-    check_val_share(val_share, root / options["images"] if has_val else None)
+    has_val = paths.has_split(root, "val")
+    check_val_share(val_share, root / paths.images if has_val else None)
     if has_val or (val_share is None and is_known):
         return False
-    has_splits = any("{split}" in path for path in options.values() if isinstance(path, str))
-    return has_split(root, "train", **options) if has_splits else val_share is not None or not is_named
+    if any("{split}" in path for path in paths.given):
+        return paths.has_split(root, "train")
+    return val_share is not None or not is_named
 
 
 def _default_files(root: Path) -> dict[str, Any]:
@@ -238,12 +224,12 @@ def _default_files(root: Path) -> dict[str, Any]:
     return {"images": "images", "labels": "labels"} if has_images else _FOLDERS
 
 
-def _label_files(root: Path, split: str, options: dict[str, Any]) -> list[Path]:
+def _label_files(root: Path, split: str, paths: PairPaths) -> list[Path]:
     """Returns the files in the label folder of a split, without reading lists; none unless they are label maps."""
     for name in spellings(split):
-        folder = root / options["labels"].replace("{split}", name)
-        images = root / options["images"].replace("{split}", name)
-        if "*" not in options["labels"] and folder.is_dir() and images.is_dir():
+        folder = root / paths.labels.replace("{split}", name)
+        images = root / paths.images.replace("{split}", name)
+        if "*" not in paths.labels and folder.is_dir() and images.is_dir():
             files = files_below(folder)
             return files if files and files[0].suffix.lower() in LABELS else []
     return []
@@ -263,13 +249,13 @@ def _sampled(files: list[Path]) -> list[Path]:
     return files[:: -(-len(files) // _SEEN)]
 
 
-def _missing_classes(root: Path, split: str, options: dict[str, Any]) -> DataError:
+def _missing_classes(root: Path, split: str, paths: PairPaths) -> DataError:
     """Returns the error for a config without classes, with the values or colours of some label maps to paste."""
     text = (
         "data.classes is missing: name the classes in the order of their label values, as in `classes: [road, tree]` "
         "or `classes: [{name: road, id: 7, color: [128, 64, 128]}, ...]`, or a data.preset."
     )
-    files = _sampled(_label_files(root, split, options))
+    files = _sampled(_label_files(root, split, paths))
     if not files:
         _check_no_objects(root)
     suggested = _values_of(files)

@@ -1,13 +1,13 @@
 """Detects label values that are read wrongly: classes without a pixel, and 255 that may be a class."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from densevit.data.datasets.examination import Problem, listed
 from densevit.data.datasets.label_values import LabelValues
+from densevit.errors import listed
 from densevit.interfaces import IGNORE
 
 _EXACT = 2**24  # pixels: OpenCV counts in float32
@@ -46,12 +46,14 @@ class LabelShares:
         """The names of the classes with pixels."""
         return [one.name for one, count in zip(self.values.classes, self.pixels, strict=False) if count]
 
-    def ambiguous(self) -> Generator[Problem, None, None]:
-        """Yields an error if a class has no pixel, and many pixels have the value 255, which no option explains."""
-        if self._is_ambiguous():
-            message = f"{self.where}: no pixel has the class {listed(map(repr, self.absent))}. {self.shares_text}."
-            fix = f"{self._hint} If these pixels are to be ignored, set data.ignore_index=255."
-            yield Problem(f"{message}{fix}", "pixels of 255 that may be a class", [message], fix.strip())
+    def ambiguous(self) -> str:
+        """The error if a class has no pixel, and many pixels have the value 255, which no option explains; else empty."""
+        if not self._is_ambiguous():
+            return ""
+        return (
+            f"{self.where}: no pixel has the class {listed(map(repr, self.absent))}. {self.shares_text}.{self._hint} If "
+            "these pixels are to be ignored, set data.ignore_index=255."
+        )
 
     def single_class(self) -> str:
         """The error for a split in which one class has all labelled pixels, of several classes; else empty, and if it

@@ -1,6 +1,5 @@
 """Maps the values or colours of label maps to class indices."""
 
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -108,10 +107,6 @@ class LabelValues:
                 return self.indices(np.ascontiguousarray(pixels[..., 0]), path)
             raise DataError(self._unknown(codes[found == 0], path, pixels.ndim == 3, codes.size))
         return (found - 1).astype(np.uint8)
-
-    def key(self) -> str:
-        """Returns a text that differs for different values and colours."""
-        return f"{zlib.crc32(self._table.tobytes()):x} {self._colors} {self._ignored_colors} {self.by_color}"
 
     def _as_grey(self, pixels: np.ndarray, path: str) -> np.ndarray:
         """Converts an RGB file with three equal channels to (H, W): grey values stored as colours."""

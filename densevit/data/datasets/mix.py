@@ -7,7 +7,7 @@ import numpy as np
 
 from densevit import registry
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
+from densevit.data.datasets.file_checks import OnError, check_files
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample, Targets
 from densevit.registry.options import takes
@@ -41,7 +41,7 @@ class Mix(Dataset):
         sets: dict[str, dict[str, Any]],
         image_size: int | tuple[int, int] | None = None,
         *,
-        scan: Scan = STRICT_SCAN,
+        on_error: OnError = "raise",
         channels: Channels = RGB,
     ) -> None:
         if not sets:
@@ -71,7 +71,7 @@ class Mix(Dataset):
             if image_size is not None and takes(registry.load("datasets", plugin), "image_size"):
                 options.setdefault("image_size", image_size)
             where = f"data.sets.{name}"
-            offered = {"scan": scan, "channels": channels}
+            offered = {"on_error": on_error, "channels": channels}
             own = registry.create("datasets", plugin, split, options=options, where=where, offered=offered)
             kept.append(_chosen(own.provides, chosen, name))
             self._names.append(name)
@@ -122,6 +122,11 @@ class Mix(Dataset):
     def __len__(self) -> int:
         """The number of indices; a set's images are repeated as often as each epoch has all of them."""
         return int(self._ends[-1])
+
+    def check_files(self, on_error: OnError = "raise") -> None:
+        """Checks the files of each set."""
+        for own in self._sets:
+            check_files(own, on_error)
 
     def check_labels(self) -> None:
         """Raises DataError if no set has labels; a set of background images may be mixed with others."""

@@ -2,23 +2,24 @@
 
 import os
 import re
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.examination import Problem, listed
-from densevit.data.datasets.image_files import IMAGES, UNREAD, first_files, image_suffixes, unread_images
+from densevit.data.datasets.file_checks import OnError
+from densevit.data.datasets.image_files import IMAGES, UNREAD, first_files, image_suffixes, warn_of_unread
 from densevit.data.datasets.splits import matches, path_exists, spellings
 from densevit.data.io.folders import files_below
 from densevit.data.io.text_files import read_text
 from densevit.data.outside_paths import check_listed_path
-from densevit.errors import DataError
+from densevit.errors import DataError, UnreadableFileError, listed
 
 LABELS = (".png", ".bmp", ".tif", ".tiff")
 _NUMBER = re.compile(r"\d+(\.\d*)?")
+Row = tuple[str, str, str]  # name, image, label
 _OUTER = 2  # of the places of paths in a list: root, and the folder of images or labels
 
 
@@ -30,9 +31,11 @@ class Pairs:
     images: np.ndarray  # (N,) UTF-8 bytes, paths relative to the root
     labels: np.ndarray  # (N,)
     left_out: np.ndarray  # (M,) names of images that the list file marks as unlabelled
+    missing: tuple[UnreadableFileError, ...] = ()  # of names that were left out, as a file is missing
+    found: int = 0  # names, with those left out
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[str, str, str]], left_out: Iterable[str] = ()) -> "Pairs":
+    def of(cls, rows: Sequence[Row], left_out: Iterable[str] = ()) -> "Pairs":
         """Builds pairs from rows of (name, image, label)."""
         columns = (*zip(*rows, strict=True), left_out)
         names, images, labels, lone = (np.array([os.fsencode(t) for t in texts], np.bytes_) for texts in columns)
@@ -40,105 +43,176 @@ class Pairs:
 
     def subset(self, chosen: np.ndarray) -> "Pairs":
         """Returns the images for which `chosen`, (N,) bool, is True."""
-        return Pairs(self.names[chosen], self.images[chosen], self.labels[chosen], self.left_out)
+        return replace(self, names=self.names[chosen], images=self.images[chosen], labels=self.labels[chosen])
 
     def __len__(self) -> int:
         return len(self.names)
 
 
+@dataclass(frozen=True)
+class PairPaths:
+    """Where the images of a split and their labels are, relative to a data set's root.
+
+    images, labels, list_file: {split} is replaced by the split's name. Without a `*`, images and labels are folders, and
+    files of the same name (relative to the folder, without suffix) are a pair. With stars, they are patterns, and the
+    name is the text that the stars match; a star matches within one folder. A line of the list file is such a name, or
+    the paths of an image and its label, with an optional number (a focal length). These paths are relative to root, to
+    the folders images and labels, or to folders in them.
+    splits: the names of splits on disk. suffixes: those of label files. no_label: the word for a missing label in place
+    of its path.
+    """
+
+    images: str
+    labels: str
+    list_file: str | None = None
+    splits: Mapping[str, str] | None = None
+    suffixes: Sequence[str] = LABELS
+    no_label: str | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """The paths."""
+        return [pattern for pattern in (self.images, self.labels, self.list_file) if pattern is not None]
+
+    def has_split(self, root: Path, split: str) -> bool:
+        """Whether the paths have {split} and exist for a split, or `splits` names it."""
+        patterns = [pattern for pattern in self.given if "{split}" in pattern]
+        if not patterns or split in (self.splits or {}):
+            return bool(patterns)
+        name = _spelled(root, split, patterns, {})
+        return all(path_exists(root, pattern.replace("{split}", name)) for pattern in patterns)
+
+    def of_split(self, root: Path, split: str) -> "PairPaths":
+        """Returns the paths with the split's name on disk."""
+        name = _spelled(root, split, self.given, self.splits or {})
+        images, labels, *lists = (pattern.replace("{split}", name) for pattern in self.given)
+        return replace(self, images=images, labels=labels, list_file=lists[0] if lists else None)
+
+
 def find_pairs(
     root: Path,
     split: str,
-    images: str,
-    labels: str,
-    list_file: str | None = None,
-    splits: Mapping[str, str] | None = None,
+    paths: PairPaths,
     limit: int | None = None,
-    suffixes: Sequence[str] = LABELS,
-    no_label: str | None = None,
     outside_paths: bool = False,
     channels: Channels = RGB,
-) -> Generator[Problem, None, Pairs]:
+    on_error: OnError = "raise",
+) -> Pairs:
     """Reads the images of a split with their labels, in the order of their names or of the list file.
 
-    images, labels, list_file: relative to root, {split} is replaced by the split's name. Without a `*`, images and
-    labels are folders, and files of the same name (relative to the folder, without suffix) are a pair. With stars,
-    they are patterns, and the name is the text that the stars match; a star matches within one folder. A line of the
-    list file is such a name, or the paths of an image and its label, with an optional number (a focal length). These
-    paths are relative to root, to the folders images and labels, or to folders in them.
-    suffixes: the suffixes of label files. no_label: the word for a missing label in place of its path.
     outside_paths: whether paths of the list file may lead out of root and of the folders images and labels. channels:
     those of the images; the files of the others than the first channel are no images.
 
-    Yields the images that lack a label or are of a format that is not read, the labels that lack an image, and the
-    lines of the list file that name missing files or a name again; they are left out. A list file chooses: files that
-    it does not name are not reported. Raises DataError if no files are found.
+    Raises DataError for an image without a label, a label without an image, or a line of the list file that names a
+    missing file or a name again, and if no files are found. on_error: "skip" leaves out pairs of which a file is missing.
+    A list file chooses: files that it does not name are not reported.
     """
-    given = [pattern for pattern in (images, labels, list_file) if pattern is not None]
-    name = _spelled(root, split, given, splits or {})
-    images, labels, *_ = (pattern.replace("{split}", name) for pattern in given)
-    lone: list[str] = []
-    if list_file is None:
-        there, label_paths = _paths(root, images, "images", channels), _paths(root, labels, "labels")
-        by_name = _by_name(root, images, there, image_suffixes(channels), "images")
-        files = _by_name(root, labels, label_paths, suffixes, "labels")
-        unread = {name: path for name, path in there if name not in by_name and path.lower().endswith(UNREAD)}
-        others = {name: path for name, path in label_paths if path.lower().endswith((*IMAGES, *UNREAD))}
-        yield from _lone("image", "label", by_name, files, _form(labels), others)
-        yield from _lone("label", "image", files, by_name, _form(images), unread)
-        rows = [(name, path, files[name]) for name, path in sorted(by_name.items()) if name in files]
-        yield from unread_images(root / images, sorted(unread.values()), len(by_name))
-    else:
-        file = root / list_file.replace("{split}", name)
-        rows, lone = yield from _from_list(root, file, images, labels, suffixes, no_label, outside_paths, channels)
+    paths = paths.of_split(root, split)
+    listing = Folders(root, paths, channels) if paths.list_file is None else Lines(root, paths, outside_paths, channels)
+    rows: list[Row] = []
+    missing: list[UnreadableFileError] = []
+    for entry in listing.entries:
+        try:
+            rows.append(listing.pair(entry))
+        except UnreadableFileError as error:
+            missing.append(error)
+    if missing and (on_error == "raise" or not rows):
+        more = f" Of {len(listing.entries):,} names, {len(missing):,} lack a file; densevit doctor counts them by kind."
+        raise UnreadableFileError(f"{missing[0]}{more if len(missing) > 1 else ''}", missing[0].rule)
     if not rows:
-        raise DataError(f"{root / images} has no image with a label.")
-    return Pairs.of(rows[:limit], lone)
+        raise DataError(f"{root / paths.images} has no image with a label.")
+    return replace(Pairs.of(rows[:limit], listing.unlabelled), missing=tuple(missing), found=len(listing.entries))
 
 
-def unlisted_images(
-    root: Path,
-    images: str,
-    list_file: str | None,
-    suffixes: Sequence[str] = LABELS,
-    no_label: str | None = None,
-    channels: Channels = RGB,
-) -> Generator[Problem, None, None]:
-    """Yields a note about the images of a folder of all splits that none of the lists names. Options as in
-    `find_pairs`."""
-    if list_file is None or "{split}" in images:
-        return
-    lists = matches(root, list_file.replace("{split}", "*"))
-    lines = [line.strip() for path in lists for line in read_text(root / path).splitlines() if line.strip()]
-    image = image_suffixes(channels)
-    names = {_without(_entry(line, suffixes, no_label)[0].lstrip("/"), image) for line in lines}
-    found = list_files(root, images, image, "images", channels).items()
-    lone = [path for name, path in found if names.isdisjoint(_name_forms(name, _without(path, image)))]
-    title, fix = "images in no list", f"A list chooses; if they are meant to be used, add them to {list_file}."
-    yield Problem(title, title, lone, fix, of=len(found), severity="note")
+class Folders:
+    """Images and labels that are paired by their names."""
+
+    unlabelled: Sequence[str] = ()
+
+    def __init__(self, root: Path, paths: PairPaths, channels: Channels) -> None:
+        there, label_paths = _paths(root, paths.images, "images", channels), _paths(root, paths.labels, "labels")
+        self.images = _by_name(root, paths.images, there, image_suffixes(channels), "images")
+        self.labels = _by_name(root, paths.labels, label_paths, paths.suffixes, "labels")
+        self.paths, self.entries = paths, sorted(self.images.keys() | self.labels.keys())
+        unread = {name: path for name, path in there if name not in self.images and path.lower().endswith(UNREAD)}
+        others = {name: path for name, path in label_paths if path.lower().endswith((*IMAGES, *UNREAD))}
+        self._others = {"image": unread, "label": others}  # in formats that are not read
+        warn_of_unread(root / paths.images, sorted(unread.values()), len(self.images))
+
+    def pair(self, name: str) -> Row:
+        """Returns a pair. Raises UnreadableFileError if one of its files is missing."""
+        image, label = self.images.get(name), self.labels.get(name)
+        if image is not None and label is not None:
+            return name, image, label
+        kind, other, form = (
+            ("label", "image", self.paths.images) if image is None else ("image", "label", self.paths.labels)
+        )
+        fix = (
+            f"Expected the {other} under the {kind}'s name, as {_path_of(form, name)}. To use only some of the files, "
+            "name these in a list (data.list_file)."
+        )
+        if name in self._others[other]:
+            fix = f"{self._others[other][name]} is of a format that is not read: convert it to PNG. {fix}"
+        raise UnreadableFileError(f"{image or label} has no {other}. {fix}", f"{kind}s without {other}")
 
 
-def _name_forms(name: str, path: str) -> set[str]:
-    """Returns the texts with which a line of a list may name an image: its name, and its path without suffix below any
-    of its folders."""
-    parts = os.path.normpath(path).split(os.sep)
-    return {name, *("/".join(parts[start:]) for start in range(len(parts)))}
+class Lines:
+    """The lines of a list file, each with a name, or with the paths of an image and its label."""
+
+    def __init__(self, root: Path, paths: PairPaths, outside_paths: bool, channels: Channels) -> None:
+        assert paths.list_file is not None
+        self.root, self.paths, self.file, self.outside_paths = root, paths, root / paths.list_file, outside_paths
+        try:
+            lines = [line.strip() for line in read_text(self.file).splitlines()]
+        except DataError as error:
+            raise DataError(f"data.list_file: {error}") from None
+        entries = [(number, *entry_of(line, paths)) for number, line in enumerate(lines, 1) if line]
+        self.unlabelled = [name for _, name, label in entries if label is not None and label == paths.no_label]
+        self.entries = [entry for entry in entries if entry[2] is None or entry[2] != paths.no_label]
+        if not self.entries:
+            raise DataError(f"data.list_file: {self.file} is empty; expected one image name per line.")
+        by_name = any(label is None for _, _, label in self.entries)
+        self._suffixes = image_suffixes(channels)
+        self.images = list_files(root, paths.images, self._suffixes, "images", channels) if by_name else {}
+        self.labels = list_files(root, paths.labels, paths.suffixes, "labels") if by_name else {}
+        self._places, self._label_places = _places(root, paths.images), _places(root, paths.labels)
+        self._seen: dict[str, int] = {}
+
+    def pair(self, entry: tuple[int, str, str | None]) -> Row:
+        """Returns the pair of a line. Raises UnreadableFileError if one of its files is missing, and DataError for a
+        name that an earlier line has."""
+        number, name, label = entry
+        where = f"{self.file}, line {number}"
+        if label is None:
+            name = name if name in self.images else _without(name, self._suffixes)
+            image = self.images.get(name) or _path_of(self.paths.images, name)
+            label = self.labels.get(name) or _path_of(self.paths.labels, name)
+            missing = [path for path, files in ((image, self.images), (label, self.labels)) if name not in files]
+        else:
+            image = _resolved(where, self.root, self._places, name)
+            label = _resolved(where, self.root, self._label_places, label)
+            for path, folder in () if self.outside_paths else ((image, self.paths.images), (label, self.paths.labels)):
+                check_listed_path(where, path, self.root, folder)
+            missing = [path for path in (image, label) if not (self.root / path).is_file()]
+            name = _without(image, self._suffixes)
+        if name in self._seen:
+            raise DataError(f"{where}: {name} occurs already in line {self._seen[name]}. Fix: remove one of the lines.")
+        self._seen[name] = number
+        if missing:
+            is_there = (self.root / missing[0]).is_file()
+            fix = (
+                "its format is not read: convert it to JPEG or PNG" if is_there else "copy it there, or remove the line"
+            )
+            state = "exists" if is_there else "does not exist"
+            text = f"{where}: {self.root / missing[0]} {state}; {fix}."
+            raise UnreadableFileError(text, f"missing files of {self.file.name}")
+        return name, image, label
 
 
-def has_split(
-    root: Path,
-    split: str,
-    images: str,
-    labels: str,
-    list_file: str | None = None,
-    splits: Mapping[str, str] | None = None,
-) -> bool:
-    """Whether the paths of `find_pairs` have {split} and exist for a split, or `splits` names it."""
-    given = [pattern for pattern in (images, labels, list_file) if pattern is not None and "{split}" in pattern]
-    if not given or split in (splits or {}):
-        return bool(given)
-    name = _spelled(root, split, given, {})
-    return all(path_exists(root, pattern.replace("{split}", name)) for pattern in given)
+def _path_of(pattern: str, name: str) -> str:
+    """Returns the pattern of the path of a file of this name, for messages."""
+    form = pattern if "*" in pattern else f"{pattern}/*"
+    return form.replace("*", name) if form.count("*") == 1 else form
 
 
 def _spelled(root: Path, split: str, patterns: Sequence[str], splits: Mapping[str, str]) -> str:
@@ -157,11 +231,6 @@ def label_files(root: Path) -> list[Path]:
     folders = [(root / "images" / name, root / "labels" / name) for name in spellings("train")]
     there = next((labels for images, labels in folders if images.is_dir() and labels.is_dir()), None)
     return [] if there is None else files_below(there)
-
-
-def _form(pattern: str) -> str:
-    """Returns the pattern of a file's path, for messages."""
-    return pattern if "*" in pattern else f"{pattern}/*"
 
 
 def list_files(
@@ -207,93 +276,12 @@ def _by_name(
     return by_name
 
 
-def _lone(
-    kind: str, other: str, files: Mapping[str, str], others: Mapping[str, str], form: str, unread: Mapping[str, str]
-) -> Iterator[Problem]:
-    """Yields the files of one kind, if any, whose name no file of the other kind has. unread: files of the other kind
-    in formats that are not read."""
-    lone = sorted(files.keys() - others.keys())
-    if lone:
-        paths = [files[name] for name in lone]
-        expected = form.replace("*", lone[0]) if form.count("*") == 1 else form
-        fix = (
-            f"Expected the {other} under the {kind}'s name, as {expected}. To use only some of the files, name these "
-            "in a list (data.list_file)."
-        )
-        if wrong := [unread[name] for name in lone if name in unread]:
-            fix = f"{wrong[0]} is of a format that is not read: convert it to PNG. {fix}"
-        message = f"{len(lone)} of {len(files)} {kind}s have no {other}:{_some(paths)}\n{fix}"
-        yield Problem(message, f"{kind}s without {other}", paths, fix, of=len(files))
-
-
-def _from_list(
-    root: Path,
-    file: Path,
-    images: str,
-    labels: str,
-    suffixes: Sequence[str],
-    no_label: str | None,
-    outside_paths: bool,
-    channels: Channels,
-) -> Generator[Problem, None, tuple[list[tuple[str, str, str]], list[str]]]:
-    """Reads (name, image, label) of each line with a label, and the images of the other lines."""
-    try:
-        lines = [line.strip() for line in read_text(file).splitlines()]
-    except DataError as error:
-        raise DataError(f"data.list_file: {error}") from None
-    entries = [(number, _entry(line, suffixes, no_label)) for number, line in enumerate(lines, 1) if line]
-    lone = [name for _, (name, label) in entries if label is not None and label == no_label]
-    entries = [(number, entry) for number, entry in entries if entry[1] is None or entry[1] != no_label]
-    if not entries:
-        raise DataError(f"data.list_file: {file} is empty; expected one image name per line.")
-    by_name = any(label is None for _, (_, label) in entries)
-    of_image = image_suffixes(channels)
-    image_files = list_files(root, images, of_image, "images", channels) if by_name else {}
-    files = list_files(root, labels, suffixes, "labels") if by_name else {}
-    places, label_places = _places(root, images), _places(root, labels)
-    rows, missing, again = [], [], []
-    seen: dict[str, int] = {}
-    for number, (name, label) in entries:
-        if label is None:
-            name = name if name in image_files else _without(name, of_image)
-            image = image_files.get(name) or _form(images).replace("*", name)
-            label = files.get(name) or _form(labels).replace("*", name)
-            here = name in image_files, name in files
-        else:
-            where = f"{file}, line {number}"
-            image, label = _resolved(where, root, places, name), _resolved(where, root, label_places, label)
-            for path, folder in () if outside_paths else ((image, images), (label, labels)):
-                check_listed_path(where, path, root, folder)
-            here = (root / image).is_file(), (root / label).is_file()
-            name = _without(image, of_image)
-        if name in seen:
-            again.append(f"{file}, line {number}: {name} occurs already in line {seen[name]}.")
-            continue
-        seen[name] = number
-        missing += [path for path, there in zip((image, label), here, strict=True) if not there]
-        if all(here):
-            rows.append((name, image, label))
-    if again:
-        yield Problem(again[0], "names that a list has twice", again, "Remove the second lines.", of=len(entries))
-    if missing:
-        message = (
-            f"{file} names {len(seen)} images; of these and their labels {len(missing)} files do not exist in "
-            f"{root}:{_some(missing)}"
-        )
-        fix = "Copy them to these paths, or remove their lines."
-        if wrong := [path for path in missing if (root / path).is_file()]:
-            fix = f"{wrong[0]} exists, but its format is not read: convert it to JPEG or PNG."
-            message += f"\n{fix}"
-        yield Problem(message, f"missing files of {file.name}", missing, fix)
-    return rows, lone
-
-
-def _entry(line: str, suffixes: Sequence[str], no_label: str | None) -> tuple[str, str | None]:
-    """Returns a line's name, or its image and label; a name may contain spaces."""
+def entry_of(line: str, paths: PairPaths) -> tuple[str, str | None]:
+    """Returns the name in a line of a list file, or its image and label; a name may contain spaces."""
     parts = line.split("\t") if "\t" in line else line.split()
     if len(parts) == 3 and _NUMBER.fullmatch(parts[2]):
         parts.pop()
-    if len(parts) == 2 and (parts[1].lower().endswith(tuple(suffixes)) or parts[1] == no_label):
+    if len(parts) == 2 and (parts[1].lower().endswith(tuple(paths.suffixes)) or parts[1] == paths.no_label):
         return parts[0].strip(), parts[1].strip()
     return line, None
 
@@ -325,7 +313,3 @@ def _resolved(where: str, root: Path, places: Sequence[str], path: str) -> str:
 def _without(path: str, suffixes: Sequence[str]) -> str:
     stem, suffix = os.path.splitext(path)
     return stem if suffix.lower() in suffixes else path
-
-
-def _some(paths: Sequence[str]) -> str:
-    return "".join(f"\n  {path}" for path in paths[:5]) + ("\n  ..." if len(paths) > 5 else "")

@@ -1,7 +1,7 @@
 """Reads a COCO panoptic json into flat numpy arrays, which forked workers share with their parent."""
 
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,27 +9,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from densevit.data.datasets.coco_json import (
+    Images,
     classes_of,
-    crowd_flag,
     identifiers,
     images_of,
-    invalid_crowd,
-    lookup,
-    no_images,
+    is_identifier,
     parse_json,
     required,
     section_of,
     unknown_reference,
 )
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
-from densevit.data.datasets.examination import Problem
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, Class
 from densevit.registry.options import shown
 
 _MOST_IDS = 2**24
-
-_Records = dict[int, dict[str, Any]]  # some annotations, by their position in the json
+_EXPECTED = "expected one, with the file_name of its PNG and its segments_info."
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,7 @@ class PanopticAnnotations:
     ids: np.ndarray  # (M,) int32, in the PNG
     labels: np.ndarray  # (M,) int32, class indices
     iscrowd: np.ndarray  # (M,) bool
-    area: np.ndarray  # (M,) int64, pixels; as annotated, -1 if the json has none, until they are counted
-    boxes: np.ndarray  # (M, 4) int32 xyxy; 0 until they are measured
+    area: np.ndarray  # (M,) int64, pixels; as annotated, -1 if the json has none
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -63,79 +57,46 @@ class PanopticAnnotations:
         """Returns the first `count` images."""
         segments = slice(0, int(self.first[min(count, len(self))]))
         cut = {name: getattr(self, name)[:count] for name in ("image_ids", "image_names", "segment_files")}
-        cut |= {name: getattr(self, name)[segments] for name in ("ids", "labels", "iscrowd", "area", "boxes")}
+        cut |= {name: getattr(self, name)[segments] for name in ("ids", "labels", "iscrowd", "area")}
         return replace(self, first=self.first[: count + 1], **cut)
 
-    def without_empty(self) -> "PanopticAnnotations":
-        """Returns the annotations without empty segments."""
-        keep = np.flatnonzero(self.area > 0)
-        kept = {name: getattr(self, name)[keep] for name in ("ids", "labels", "iscrowd", "area", "boxes")}
-        return replace(self, first=np.searchsorted(keep, self.first), **kept)
 
-
-def read_panoptic_annotations(file: Path, scan: Scan = STRICT_SCAN) -> PanopticAnnotations:
-    """Reads and validates a COCO panoptic json. An examination gets all problems, and images without them.
+def read_panoptic_annotations(file: Path) -> PanopticAnnotations:
+    """Reads and validates a COCO panoptic json.
 
     Raises DataError with the file, the image and the segment for invalid json, missing keys, duplicate ids, unknown
     images and categories, and images without an annotation.
     """
-    return scan.read(panoptic_annotations_of(file, parse_json(file, keep_segmentations=True)))
-
-
-def panoptic_annotations_of(file: Path, document: Mapping[str, Any]) -> Generator[Problem, None, PanopticAnnotations]:
-    """Converts a parsed json to annotations; yields the problems of images that it leaves out.
-
-    file: the path of the json, for messages.
-    """
-    images = yield from images_of(file, document)
-    classes = panoptic_classes_of(file, document)
-    records, entries = (section_of(file, document, name) for name in ("annotations", "images"))
+    document = parse_json(file, keep_segmentations=True)
+    images, classes = images_of(file, document), panoptic_classes_of(file, document)
+    label_of = {c.file_id: i for i, c in enumerate(classes)}
+    segments: dict[int, Segments] = {}  # by the image's position
+    for position, record in enumerate(section_of(file, document, "annotations")):
+        row, one = segments_of(file, record, position, images, label_of)
+        if row in segments:
+            raise DataError(f"{file}: image {images.names[row]} has 2 annotations; {_EXPECTED}")
+        segments[row] = one
     labelled = document.get("annotations") is not None
-    row_of = images.rows()
-    rows = lookup(records, "image_id", row_of).tolist()
-    left_out = {str(one.get("id")) for one in entries} - set(map(str, images.ids)) if -1 in rows else set()
-    of_image: list[_Records] = [{} for _ in images.ids]
-    unknown: _Records = {}
-    for position, (row, record) in enumerate(zip(rows, records, strict=True)):
-        if row >= 0:
-            of_image[row][position] = record
-        elif str(record.get("image_id")) not in left_out:
-            unknown[position] = record
-    if unknown:
-        yield _unknown_images(file, unknown, row_of)
-    known = {c.file_id: i for i, c in enumerate(classes)}
-    valid, invalid = [], []
-    segments: list[_Segments] = []
-    for index, (name, annotations) in enumerate(zip(images.names, of_image, strict=True)):
-        try:
-            one = _segments(file, name, annotations, known) if labelled else _Segments("", [], [], [], [])
-        except DataError as error:
-            invalid.append(str(error))
-            continue
-        valid.append(index)
-        segments.append(one)
-    if invalid:
-        yield Problem(invalid[0], "invalid entries", invalid, "Each message names its fix.", of=len(entries))
-        if not valid:
-            yield no_images(file)
-    first = np.cumsum([0, *(len(one.ids) for one in segments)])
+    if labelled and (lone := [name for row, name in enumerate(images.names) if row not in segments]):
+        raise DataError(f"{file}: image {lone[0]} has no annotations; {_EXPECTED}")
+    in_order = [segments[row] for row in sorted(segments)] or [Segments("", [], [], [], [])] * len(images.names)
+    first = np.cumsum([0, *(len(one.ids) for one in in_order)])
 
     def joined(name: str, kind: type) -> np.ndarray:
-        return np.fromiter((value for one in segments for value in getattr(one, name)), kind, first[-1])
+        return np.fromiter((value for one in in_order for value in getattr(one, name)), kind, first[-1])
 
     return PanopticAnnotations(
         file=file,
         classes=classes,
         labelled=labelled,
-        image_ids=identifiers([images.ids[i] for i in valid]),
-        image_names=np.array([images.names[i].encode() for i in valid]),
-        segment_files=np.array([one.file.encode() for one in segments]),
+        image_ids=identifiers(list(images.rows)),
+        image_names=np.array([name.encode() for name in images.names]),
+        segment_files=np.array([one.file.encode() for one in in_order]),
         first=first,
         ids=joined("ids", np.int32),
         labels=joined("labels", np.int32),
         iscrowd=joined("iscrowd", np.bool_),
         area=joined("area", np.int64),
-        boxes=np.zeros((first[-1], 4), np.int32),
     )
 
 
@@ -168,20 +129,7 @@ def panoptic_classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class,
     return tuple(classes)
 
 
-def _unknown_images(file: Path, annotations: _Records, rows: Mapping[Any, int]) -> Problem:
-    """Returns the problem of annotations of images that the json lacks."""
-    names = dict.fromkeys(shown(record.get("image_id")) for record in annotations.values())
-    examples = [f"{file.name}: the annotation of image {name}" for name in names]
-    position, record = next(iter(annotations.items()))
-    try:
-        image_id = required(file, "annotation", record, position, "image_id")
-        message = f"{file}: annotation of image {image_id} {unknown_reference('image', record, rows)}"
-    except DataError as error:
-        message = str(error)
-    return Problem(message, "annotations of unknown images", examples, "Remove them, or add the images.")
-
-
-class _Segments(NamedTuple):
+class Segments(NamedTuple):
     """An image's segments. file: the name of its PNG. area: pixels as annotated, -1 if the json has none."""
 
     file: str
@@ -191,15 +139,14 @@ class _Segments(NamedTuple):
     area: list[int]
 
 
-def _segments(file: Path, image: str, annotations: _Records, known: Mapping[Any, int]) -> _Segments:
-    """Reads an image's annotations, which must be one. known: the index of each category. Raises DataError."""
-    if len(annotations) != 1:
-        raise DataError(
-            f"{file}: image {image} has {len(annotations) or 'no'} annotations; expected one, with the file_name of "
-            "its PNG and its segments_info."
-        )
-    [(position, record)] = annotations.items()
-    name = required(file, "annotation", record, position, "file_name")
+def segments_of(
+    file: Path, record: Mapping[str, Any], position: int, images: Images, known: Mapping[Any, int]
+) -> tuple[int, Segments]:
+    """Reads an annotation: the position of its image, and its segments. known: the index of each category."""
+    image_id, name = (required(file, "annotation", record, position, key) for key in ("image_id", "file_name"))
+    if not is_identifier(image_id) or image_id not in images.rows:
+        unknown = unknown_reference("image", record, images.rows)
+        raise DataError(f"{file}: annotation of image {shown(image_id)} {unknown}", "annotations of unknown images")
     if not isinstance(name, str) or not name or "\0" in name:
         raise DataError(f"{file}: an annotation has the file_name {shown(name)}; expected the name of a PNG.")
     where = f"{file}: the annotation of image {record['image_id']}"
@@ -209,10 +156,10 @@ def _segments(file: Path, image: str, annotations: _Records, known: Mapping[Any,
             f"{where} has the segments_info {shown(segments)}; expected a list of {{id, category_id, iscrowd, area, "
             "bbox}."
         )
-    found = _Segments(name, [], [], [], [])
+    found = Segments(name, [], [], [], [])
     for segment in segments:
         number, category, area = (segment.get(key) for key in ("id", "category_id", "area"))
-        crowd = crowd_flag(segment)
+        crowd = segment.get("iscrowd", 0)
         if type(number) is not int or not 0 < number < _MOST_IDS:
             raise DataError(
                 f"{where} has a segment of id {shown(number)}; expected 1 to {_MOST_IDS - 1}, as a colour "
@@ -224,11 +171,11 @@ def _segments(file: Path, image: str, annotations: _Records, known: Mapping[Any,
                 f"{where}: segment {number} has the category_id {shown(category)}, which is missing from "
                 f"`categories`. Known: {some}."
             )
-        if crowd < 0:
-            raise DataError(f"{file}: {invalid_crowd(segment)}")
+        if crowd not in (0, 1):
+            raise DataError(f"{where}: segment {number} has iscrowd {shown(crowd)}; expected 0 or 1.")
         found.ids.append(number)
         found.labels.append(known[category])
-        found.iscrowd.append(crowd)
+        found.iscrowd.append(int(crowd))
         found.area.append(area if isinstance(area, int) and 0 <= area < 2**31 else -1)
     if len(set(found.ids)) < len(found.ids):
         number, count = Counter(found.ids).most_common(1)[0]
@@ -239,4 +186,4 @@ def _segments(file: Path, image: str, annotations: _Records, known: Mapping[Any,
     most = max(Counter(found.labels).values(), default=0)
     if most > LABEL_DIVISOR:
         raise DataError(f"{where} has {most} segments of one category; expected at most {LABEL_DIVISOR}.")
-    return found
+    return images.rows[image_id], found

@@ -18,12 +18,12 @@ import numpy as np
 from filelock import FileLock
 
 from densevit.atomic_io import replaced_file
-from densevit.data.datasets.dataset_validation import Scan, for_each
+from densevit.data.datasets.file_checks import for_each
 from densevit.paths import user_path
 
 Arrays = dict[str, np.ndarray]
 
-FORMAT = 6  # increment when data sets scan other arrays, or check more
+FORMAT = 7  # increment when data sets scan other arrays, or check more
 LARGE = 2000  # files; fewer are scanned quickly
 _STAMPS = "stamps"
 
@@ -37,20 +37,20 @@ def cache_folder() -> Path:
 
 
 def cached_scan(
-    scan: Scan,
     key: Sequence[Any],
     make: Callable[[], Arrays],
     files_of: Callable[[Arrays], Sequence[str]],
     is_large: bool = True,
+    is_complete: Callable[[Arrays], bool] = lambda arrays: True,
 ) -> Arrays:
     """Returns the arrays of make(), from the cache if no file has changed.
 
-    scan: the scan that make() does. key: everything besides its files that it depends on, as JSON: the data set, paths
-    and options. files_of: returns the paths of all scanned files from the arrays. is_large: small data sets are not
-    cached. A scan with unreadable files, which `data.on_error: skip` allows, and an examination are not cached either.
-    A damaged entry is replaced, and a cache folder that cannot be written is a warning.
+    key: everything besides its files that it depends on, as JSON: the data set, paths and options. files_of: returns
+    the paths of all scanned files from the arrays. is_large: small data sets are not cached. is_complete: whether arrays
+    may be cached; not those without unreadable files, which `data.on_error: skip` allows. A damaged entry is replaced,
+    and a cache folder that cannot be written is a warning.
     """
-    if not is_large or os.environ.get("DENSEVIT_CACHE") == "off" or scan.examination is not None:
+    if not is_large or os.environ.get("DENSEVIT_CACHE") == "off":
         return make()
     digest = hashlib.sha256(json.dumps([FORMAT, os.getcwd(), *key]).encode()).hexdigest()[:32]
     entry = cache_folder() / f"{key[0]}-{digest}.npz"
@@ -64,9 +64,8 @@ def cached_scan(
         found = _read(entry, files_of)
         if found is not None:
             return found
-        unreadable_before = len(scan.unreadable)
         arrays = make()
-        if len(scan.unreadable) == unreadable_before:
+        if is_complete(arrays):
             stored = arrays | {_STAMPS: _stamps(files_of(arrays))}
             try:
                 with replaced_file(entry) as partial, partial.open("wb") as file:

@@ -12,6 +12,12 @@ _SPELLINGS = {"train": ("train", "training"), "val": ("val", "valid", "validatio
 _NAMES = {spelling: split for split, names in _SPELLINGS.items() for spelling in names}
 
 
+def check_limit(limit: int | None) -> None:
+    """Raises DataError for a number of images below 1."""
+    if limit is not None and limit < 1:
+        raise DataError(f"data.limit is {limit}; expected at least 1 image.")
+
+
 def spellings(split: str) -> tuple[str, ...]:
     """Returns the names that a split may have on disk."""
     return _SPELLINGS.get(split, (split,))

@@ -1,29 +1,36 @@
 """Pairs images and depth maps of a recording by their timestamps (TUM RGB-D)."""
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from densevit.data.datasets.examination import Problem
-from densevit.data.datasets.paired_files import Pairs, find_pairs
+from densevit.data.datasets.file_checks import OnError
+from densevit.data.datasets.paired_files import PairPaths, Pairs, find_pairs
 from densevit.data.io.text_files import read_text
 from densevit.data.outside_paths import check_listed_path
-from densevit.errors import DataError
+from densevit.errors import DataError, UnreadableFileError
 
 
 def find_times(
-    root: Path, images: str, labels: str, seconds: float, limit: int | None, outside_paths: bool
-) -> Generator[Problem, None, Pairs]:
-    """Reads the pairs of all recordings. Yields missing files, whose pairs are left out.
+    root: Path,
+    images: str,
+    labels: str,
+    seconds: float,
+    limit: int | None,
+    outside_paths: bool,
+    on_error: OnError = "raise",
+) -> Pairs:
+    """Reads the pairs of all recordings. Raises UnreadableFileError for missing files, or leaves their pairs out.
 
     images, labels: text files, or patterns of them, with a time in seconds and a file per line, relative to their
     folder; "#" begins a comment. The stars match the recording. seconds: the largest difference in time.
     outside_paths: whether the files may be outside of root and of their list's folder.
     """
     if "*" in images:
-        recordings = yield from find_pairs(root, "", images, labels, suffixes=(".txt",))
+        recordings = find_pairs(root, "", PairPaths(images, labels, suffixes=(".txt",)))
         lists = [(os.fsdecode(a), os.fsdecode(b)) for a, b in zip(recordings.images, recordings.labels, strict=True)]
     else:
         lists = [(images, labels)]
@@ -40,12 +47,15 @@ def find_times(
     if not rows:
         raise DataError(f"{root / lists[0][0]}: no image has a depth map within {seconds} s (data.seconds).")
     missing = [path for _, image, depth in rows for path in (image, depth) if not (root / path).is_file()]
-    if missing:
-        message = f"{root / lists[0][0]} and others name {len(missing)} files that do not exist: {missing[0]}."
-        yield Problem(message, "missing files", missing, "Copy them to these paths, or remove their lines.")
-        absent = set(missing)
-        rows = [row for row in rows if absent.isdisjoint(row[1:])]
-    return Pairs.of(rows[:limit], lone)
+    errors = [
+        UnreadableFileError(f"{root / path} does not exist. Fix: copy it there, or remove its line.", "missing files")
+        for path in missing
+    ]
+    if errors and on_error == "raise":
+        raise errors[0]
+    absent = set(missing)
+    rows = [row for row in rows if absent.isdisjoint(row[1:])]
+    return replace(Pairs.of(rows[:limit], lone), missing=tuple(errors))
 
 
 def associate(first: Sequence[float], second: Sequence[float], seconds: float) -> list[tuple[int, int]]:

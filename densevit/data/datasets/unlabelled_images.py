@@ -2,22 +2,18 @@
 
 import hashlib
 import os
-from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
-from densevit.data.datasets.examination import Problem
-from densevit.data.datasets.image_files import IMAGES, images_below, unread_images
-from densevit.data.datasets.inventory import Inventory
-from densevit.data.datasets.listed_images import ListedImages
+from densevit.data.datasets.image_files import IMAGES, images_below, left_out, warn_of_unread
+from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.splits import DIVIDED, missing_split
-from densevit.errors import DataError
+from densevit.errors import DataError, warn_once
 from densevit.interfaces import Sample
 
 
-class UnlabelledImages(ListedImages):
+class UnlabelledImages(MeasuredImages):
     """Images without labels, for training methods that need none.
 
     root: the folder. If it has a folder `train` or `val`, each split consists of the images in its own folder, also
@@ -36,30 +32,29 @@ class UnlabelledImages(ListedImages):
         root: str | None = None,
         val_share: float = 0.1,
         *,
-        scan: Scan = STRICT_SCAN,
         channels: Channels = RGB,
     ) -> None:
         if not 0 < val_share < 1:
             raise DataError(f"data.val_share is {val_share:g}; a number between 0 and 1 is expected.")
         self.classes = {}
-        self._root = root_folder(root)
-        paths = scan.read(_paths(self._root, split, val_share, channels))
-        self._list(paths, scan, channels)
+        base = root_folder(root)
+        self.open(base, _paths(base, split, val_share, channels), channels)
 
     def __getitem__(self, index: int) -> Sample:
-        return {"image": self._image(index), "targets": {"image_id": Path(self._path(index)).as_posix()}}
+        image_id = Path(os.fsdecode(self._paths[index])).as_posix()
+        return {"image": self.image(index), "targets": {"image_id": image_id}}
 
     def check_labels(self) -> None:
         """Raises DataError: the images have no labels."""
         raise DataError(
-            f"{self._root}: the data set 'images' has no labels, and heads are trained and evaluated with labels. Fix: "
+            f"{self.root}: the data set 'images' has no labels, and heads are trained and evaluated with labels. Fix: "
             "name a data set with labels, or train the backbone alone: `heads: {}` and a method that needs no labels."
         )
 
 
-def _paths(root: Path, split: str, val_share: float, channels: Channels) -> Generator[Problem, None, list[str]]:
-    """Returns the sorted paths of a split's images, relative to root. Yields warnings about images that are left out.
-    Raises DataError if there are none."""
+def _paths(root: Path, split: str, val_share: float, channels: Channels) -> list[str]:
+    """Returns the sorted paths of a split's images, relative to root. Warns of images that are left out. Raises
+    DataError if there are none."""
     has_folders = any((root / name).is_dir() for name in (*DIVIDED, split))
     folder = root / split if has_folders else root
     if split not in DIVIDED and not (root / split).is_dir():
@@ -70,9 +65,11 @@ def _paths(root: Path, split: str, val_share: float, channels: Channels) -> Gene
             "remove the folders of the other splits from data.root, whose images are then divided by data.val_share."
         )
     found, unread = images_below(folder, root, channels)
-    yield from unread_images(folder, unread, len(found))
-    if has_folders:
-        yield from _outside_of_splits(root, len(found))
+    warn_of_unread(folder, unread, len(found))
+    lone = [entry.name for entry in os.scandir(root) if entry.name.lower().endswith(IMAGES)] if has_folders else []
+    if lone:
+        reason = "beside the folders of the splits"
+        warn_once(f"{root}: {left_out(len(found), sorted(lone), reason)} Move them into one of these folders.")
     if not found:
         raise DataError(f"{folder} contains no images ({', '.join(IMAGES)}).")
     if has_folders:
@@ -84,16 +81,6 @@ def _paths(root: Path, split: str, val_share: float, channels: Channels) -> Gene
             "Fix: change data.val_share, or put the images into folders train and val."
         )
     return chosen
-
-
-def _outside_of_splits(root: Path, used: int) -> Iterator[Problem]:
-    """Yields a warning about images beside the folders of the splits. used: the number of a split's images."""
-    inventory = Inventory("image", used)
-    lone = sorted(entry.name for entry in os.scandir(root) if entry.name.lower().endswith(IMAGES))
-    inventory.leave_out(title := "beside the folders of the splits", lone)
-    if lone:
-        fix = "Move them into one of these folders."
-        yield Problem(f"{root}: {inventory}. {fix}", f"images {title}", lone, fix, severity="warning")
 
 
 def _folders(root: Path) -> list[str]:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from densevit.data.datasets.examination import evenly_spaced
 from densevit.data.image_names import image_name
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
 from densevit.interfaces import Dataset, Sample
 from densevit.targets.types import TargetTypes
+from densevit_workbench.doctor.findings import evenly_spaced
 from densevit_workbench.doctor.samples import transformed
 
 SAMPLES = 12

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from densevit.channels import FULL_RANGES, Channels
-from densevit.data.datasets.examination import Finding, Severity, evenly_spaced
 from densevit.data.io.images import channels_of_files, read_image
 from densevit.errors import DataError, counted
 from densevit_workbench.channel_names import channel_names, colors_first
+from densevit_workbench.doctor.findings import Finding, Severity, evenly_spaced
 from densevit_workbench.doctor.source import flow
 
 _PIXELS = 1 << 16  # measured of each channel of an image

@@ -7,9 +7,10 @@ from itertools import islice
 import numpy as np
 
 from densevit.channels import FULL_RANGES
-from densevit.data.datasets.examination import Examination, Finding, listed
 from densevit.data.duplicates import Image
+from densevit.errors import listed
 from densevit_workbench.doctor.duplicates import identical, nearly_identical
+from densevit_workbench.doctor.findings import Finding, Findings
 from densevit_workbench.doctor.split_statistics import SplitStatistics
 
 RARE = 10  # objects: a class with fewer is hardly learned
@@ -21,23 +22,23 @@ OTHER_SIZE = 4.0  # ratio of the objects' sizes in two splits
 _MOST_PAIRS = 1000
 
 
-def check_split(split: SplitStatistics, examination: Examination) -> None:
+def check_split(split: SplitStatistics, findings: Findings) -> None:
     """Reports what is unusual in one split."""
     problems = [summary.problem for summary in split.summaries if summary.problem]
     fix = "Replace or remove them; data.on_error=skip leaves unreadable images out in training."
-    examination.report("error", "unreadable images", problems, fix, of=split.opened)
+    findings.report("error", "unreadable images", problems, fix, of=split.opened)
     wrong = [text for summary in split.summaries for text in summary.wrong]
-    examination.report("error", "invalid samples", wrong, "Correct the data set's values.", of=split.opened)
+    findings.report("error", "invalid samples", wrong, "Correct the data set's values.", of=split.opened)
     failures = [summary.failure for summary in split.summaries if summary.failure]
     fix = "Correct the values or data.transforms: training would stop at these images."
-    examination.report("error", "images on which the training transform fails", failures, fix)
-    _classes(split, examination)
-    _objects(split, examination)
-    _channels(split, examination)
-    _image_sizes(split, examination)
+    findings.report("error", "images on which the training transform fails", failures, fix)
+    _classes(split, findings)
+    _objects(split, findings)
+    _channels(split, findings)
+    _image_sizes(split, findings)
 
 
-def _classes(one: SplitStatistics, examination: Examination) -> None:
+def _classes(one: SplitStatistics, findings: Findings) -> None:
     for key, classes in one.classes.items():
         where = "" if classes.complete else f" in the {one.opened} images that were opened"
         absent = [name for name, count in zip(classes.names, classes.counts, strict=True) if not count]
@@ -46,22 +47,22 @@ def _classes(one: SplitStatistics, examination: Examination) -> None:
         fix = fix if in_training else "They are not part of the metrics."
         severity = "warning" if in_training and classes.complete else "note"
         title = f"classes without {classes.unit} of {key!r}{where}"
-        examination.report(severity, title, absent, fix, of=len(classes.names))  # type: ignore[arg-type]
+        findings.report(severity, title, absent, fix, of=len(classes.names))  # type: ignore[arg-type]
         present = classes.counts[classes.counts > 0]
         if not in_training or len(present) < 2 or not classes.complete:
             continue
         if classes.unit == "objects":
             pairs = zip(classes.names, classes.counts.tolist(), strict=True)
             rare = [f"{name}: {count}" for name, count in pairs if 0 < count < RARE]
-            examination.report("note", f"classes with fewer than {RARE} {classes.unit}", rare, "Add images of them.")
+            findings.report("note", f"classes with fewer than {RARE} {classes.unit}", rare, "Add images of them.")
         if present.max() >= IMBALANCE * present.min():
             most, least = classes.names[int(classes.counts.argmax())], np.where(classes.counts, classes.counts, np.inf)
             text = f"{most} {present.max() / present.min():,.0f} times as often as {classes.names[int(least.argmin())]}"
             fix = "data.repeat_factor repeats images of rare classes, if the data set knows the classes of its images."
-            examination.report("note", "classes are imbalanced", [f"{key}: {text}"], fix)
+            findings.report("note", "classes are imbalanced", [f"{key}: {text}"], fix)
 
 
-def _objects(one: SplitStatistics, examination: Examination) -> None:
+def _objects(one: SplitStatistics, findings: Findings) -> None:
     if one.objects is not None and len(one.objects):
         empty = np.flatnonzero(one.objects == 0).tolist()
         use = "They train as background."
@@ -70,14 +71,14 @@ def _objects(one: SplitStatistics, examination: Examination) -> None:
         fix = f"{use} Where objects are missing in the annotations, annotate or remove the images."
         opened = {s.index: s.name for s in one.summaries if s.objects is not None}
         places = range(one.images) if len(one.objects) == one.images else list(opened)
-        names = [_name(examination.files, one, places[i], opened.get(places[i], f"image {places[i]}")) for i in empty]
-        examination.report("note", "images without objects", names, fix, of=len(one.objects))
+        names = [_name(findings.files, one, places[i], opened.get(places[i], f"image {places[i]}")) for i in empty]
+        findings.report("note", "images without objects", names, fix, of=len(one.objects))
     pairs = [(s.objects, s.kept) for s in one.summaries if s.objects and s.kept is not None and s.kept >= 0]
     before, after = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
     if before and after < 0.5 * before:
         fix = "They are outside of crops, or have no area after resizing. Check data.transforms and data.image_size."
         text = f"{after:,} of {before:,} objects are left after the training transform"
-        examination.report("warning", "objects lost in augmentation", [text], fix, before - after, before)
+        findings.report("warning", "objects lost in augmentation", [text], fix, before - after, before)
     for key, named in one.inputs.items():
         sides = [numbers for name, numbers in named.items() if name.endswith("(px)") and "area" not in name]
         if len(sides) == 2 and len(sides[0]):
@@ -85,10 +86,10 @@ def _objects(one: SplitStatistics, examination: Examination) -> None:
             if small >= 0.1 * len(sides[0]):
                 fix = "Raise data.image_size, or train on crops (data.transforms=crop) and predict with windows."
                 text = f"{key}: {small / len(sides[0]):.0%} are less than {TINY:g} px wide or high in the model's input"
-                examination.report("warning", "objects that are tiny for the model", [text], fix, small, len(sides[0]))
+                findings.report("warning", "objects that are tiny for the model", [text], fix, small, len(sides[0]))
 
 
-def _channels(one: SplitStatistics, examination: Examination) -> None:
+def _channels(one: SplitStatistics, findings: Findings) -> None:
     values = one.channel_values
     if values is None:
         return
@@ -113,10 +114,10 @@ def _channels(one: SplitStatistics, examination: Examination) -> None:
             [f"{one.channels.names[c]} {form.format(numbers[i, c])}" for c in np.flatnonzero(found[i])] for i in rows
         ]
         examples = [f"{images[i]}: {listed(of_image)}" for i, of_image in zip(rows, texts, strict=True)]
-        examination.report("warning", f"images with {title}", examples, fix, of=len(images))
+        findings.report("warning", f"images with {title}", examples, fix, of=len(images))
 
 
-def _image_sizes(one: SplitStatistics, examination: Examination) -> None:
+def _image_sizes(one: SplitStatistics, findings: Findings) -> None:
     if not len(one.sizes):
         return
     ratio = one.sizes.max(axis=1) / np.maximum(one.sizes.min(axis=1), 1)
@@ -124,21 +125,21 @@ def _image_sizes(one: SplitStatistics, examination: Examination) -> None:
     texts = [f"{one.sizes[i, 1]} x {one.sizes[i, 0]}" for i in long[:5].tolist()]
     fix = "After resizing to the model's input, their short side is very small. Cut them into tiles."
     title = f"images more than {LONG:g} times as long as wide"
-    examination.report("note", title, texts, fix, len(long), len(one.sizes))
+    findings.report("note", title, texts, fix, len(long), len(one.sizes))
 
 
 def check_across_splits(
-    statistics: Mapping[str, SplitStatistics], files: Mapping[str, Sequence[str]], examination: Examination
+    statistics: Mapping[str, SplitStatistics], files: Mapping[str, Sequence[str]], findings: Findings
 ) -> list[Finding]:
     """Reports duplicates within and between splits. files: the image files of each split, if the data set has files."""
-    before = len(examination.findings)
+    before = len(findings.items)
     splits = list(statistics)
     for i, split in enumerate(splits):
         for other in splits[i + 1 :]:
             paths = {os.path.normpath(path) for path in files.get(split, ())}
             shared = sorted(paths & {os.path.normpath(path) for path in files.get(other, ())})
             fix = f"Remove them from one split: metrics on {other} would include training images."
-            examination.report("error", f"files of {split} that are also in {other}", shared, fix, of=len(paths))
+            findings.report("error", f"files of {split} that are also in {other}", shared, fix, of=len(paths))
     images = [
         Image(split, _name(files.get(split, ()), one, summary.index, summary.name), summary.digest, summary.bits)
         for split, one in statistics.items()
@@ -150,18 +151,18 @@ def check_across_splits(
     within = [group for group in groups if len({image.split for image in group}) == 1]
     fix = "Remove them from one split: metrics would include training images."
     texts = [_listed(group) for group in crossing]
-    examination.report("error", "identical images in several splits", texts, fix, of=len(images))
+    findings.report("error", "identical images in several splits", texts, fix, of=len(images))
     texts = [_listed(group) for group in within]
     fix = "Remove all but one: they are weighted several times in training, and their annotations may differ."
-    examination.report("warning", "identical images in one split", texts, fix, of=len(images))
+    findings.report("warning", "identical images in one split", texts, fix, of=len(images))
     pairs = list(islice(nearly_identical(images), _MOST_PAIRS))
     texts = [_listed(pair) for pair in pairs if pair[0].split != pair[1].split]
     fix = "Check them: copies of another size or quality, or neighbouring video frames, make the metrics too good."
-    examination.report("warning", "nearly identical images in several splits", texts, fix, of=len(images))
+    findings.report("warning", "nearly identical images in several splits", texts, fix, of=len(images))
     texts = [_listed(pair) for pair in pairs if pair[0].split == pair[1].split]
     fix = "Duplicates add nothing to a training; frames of one video add little."
-    examination.report("note", "nearly identical images in one split", texts, fix, of=len(images))
-    return examination.findings[before:]
+    findings.report("note", "nearly identical images in one split", texts, fix, of=len(images))
+    return findings.items[before:]
 
 
 def _name(files: Sequence[str], one: SplitStatistics, index: int, name: str) -> str:

@@ -3,20 +3,26 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from densevit.data.datasets.coco_annotations import Annotations
-from densevit.data.datasets.coco_inventory import crowd_note, unlisted_note, without_named
-from densevit.data.datasets.coco_orientation import Reading
-from densevit.data.datasets.coco_scan import JsonFacts, SplitFacts
-from densevit.data.datasets.examination import EXAMPLES, Examination, Severity, evenly_spaced
-from densevit.data.datasets.inventory import Inventory
-from densevit.data.io.images import read_image
-from densevit.errors import DataError
+from densevit.channels import Channels
+from densevit.config import DataSection
+from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_annotations import Annotations, crowd_note, read_annotations
+from densevit.data.datasets.coco_json import parse_json, section_of
+from densevit.data.datasets.coco_layouts import SPLITS, NamedFiles, SplitFiles, files_of
+from densevit.data.datasets.data_root import root_folder
+from densevit.data.datasets.image_files import first_files, image_suffixes
+from densevit.data.io.file_lookup import find_file
+from densevit.data.io.images import image_header, read_image
+from densevit.errors import DataError, counted, listed
 from densevit.interfaces import Sample, Targets
+from densevit_workbench.doctor.findings import EXAMPLES, Findings, Severity, evenly_spaced
+from densevit_workbench.doctor.json_records import InvalidRecords
+from densevit_workbench.interchange.inventory import Inventory
 
 Readings = tuple[str, Mapping[str, Sample]]
 
@@ -24,24 +30,47 @@ _MARGIN = 1.0  # pixels; a box that is farther outside is not a rounding error
 _DRAWN, _DRAWN_SIDE = 6, 1000  # images of which both readings are drawn, and their longer side, in pixels
 
 
-def examine(examination: Examination) -> list[Readings]:
-    """Adds the findings and inventories of the splits in COCO's format. Returns images whose boxes can be read in two
-    ways, with a sample for each."""
-    readings: list[Readings] = []
-    for facts in examination.facts:
-        if isinstance(facts, JsonFacts):
-            _examine_annotations(facts.annotations, examination, ambiguous=bool(len(facts.unclear)))
-            _examine_reading(facts.reading, facts.unclear, facts.images, examination)
-            _examine_crowds(facts.annotations, facts.crowds, facts.options.crowds, examination)
-        elif isinstance(facts, SplitFacts):
-            examination.report("note", "image files that no json names", facts.unlisted, unlisted_note(facts.unlisted))
-            _take_inventory(facts, examination)
-            if facts.of_json.options.boxes is None:
-                readings += _readings(facts)
-    return readings
+def examine_coco(
+    dataset: Coco,
+    section: DataSection,
+    split: str,
+    invalid: InvalidRecords,
+    opened: Sequence[int],
+    failed: set[int],
+    findings: Findings,
+) -> tuple[list[Inventory], list[Readings]]:
+    """Adds findings about a split in COCO's format. Returns what it uses and leaves out, and images whose boxes can be
+    read in two ways, with a sample for each. opened, failed: the indices of images whose files were checked, and of those
+    that are wrong."""
+    whole = invalid.whole or read_annotations(dataset.file, dataset.masks)
+    unclear = [i for i in opened if i not in failed and _is_unclear(dataset, i)]
+    _examine_annotations(whole, findings, ambiguous=bool(unclear))
+    _examine_reading(dataset, unclear, len(opened), findings)
+    _examine_crowds(whole, section.options.get("crowds"), findings)
+    there = _image_files({os.path.dirname(dataset.path(i)) for i in range(len(dataset))}, dataset.channels)
+    of_others = _without_named(there, [(dataset.folder, whole.names())])
+    unlisted = sorted(_without_named(of_others, map(_named_files, _other_splits(section, split, dataset.file))))
+    findings.report("note", "image files that no json names", unlisted, _unlisted_note(unlisted))
+    missing = set(dataset.missing)
+    inventories = _inventories(dataset, whole, section, split, invalid, missing, failed - missing)
+    used = [dataset.path(i) for i in range(len(dataset)) if i not in failed]
+    others = _without_named(there, [(Path(), used)])
+    files = Inventory("image file", len(there) - len(others))
+    files.leave_out("of images that are not used", sorted(others - of_others))
+    files.leave_out("only in the json of another split", sorted(of_others - set(unlisted)))
+    files.leave_out("in no json", unlisted)
+    return [*inventories, files], [] if dataset.boxes is not None else list(_readings(dataset, unclear))
 
 
-def _examine_annotations(read: Annotations, examination: Examination, ambiguous: bool = False) -> None:
+def _is_unclear(dataset: Coco, index: int) -> bool:
+    """Whether EXIF rotates an image by 90 degrees, of which the json has the stored size."""
+    with suppress(DataError):
+        header = image_header(dataset.path(index), dataset.channels)
+        return header.size != header.upright_size and tuple(dataset.given[index].tolist()) == header.size
+    return False
+
+
+def _examine_annotations(read: Annotations, findings: Findings, ambiguous: bool = False) -> None:
     """Reports images with several entries, and boxes that are degenerate, outside of their image, or duplicates.
 
     Crowds are left out: they are neither trained on nor counted. ambiguous: whether boxes may be on the upright or on
@@ -50,10 +79,10 @@ def _examine_annotations(read: Annotations, examination: Examination, ambiguous:
     names, counts = np.unique(read.file_names, return_counts=True)
     twice = [f"{names[i].decode()}: {counts[i]} entries" for i in np.flatnonzero(counts > 1)]
     fix_rotated = "The boxes around them are used, and as masks the rotated rectangles."
-    rotated = [f"annotation {one}" for one in read.rotated]
-    examination.report("note", "rotated boxes (attributes.rotation)", rotated, fix_rotated, of=len(read.boxes))
+    rotated = [f"annotation {one}" for one in read.ids[read.rotated]]
+    findings.report("note", "rotated boxes (attributes.rotation)", rotated, fix_rotated, of=len(read.boxes))
     fix = "Merge their annotations into one entry: now each entry trains the objects of the others as background."
-    examination.report("warning", "image files with several entries", twice, fix, of=len(read))
+    findings.report("warning", "image files with several entries", twice, fix, of=len(read))
     if not len(read.boxes):
         return
     rows, limits = read.images, read.limits()
@@ -71,7 +100,7 @@ def _examine_annotations(read: Annotations, examination: Examination, ambiguous:
             return f"annotation {read.ids[i]} of image {read.file_names[rows[i]].decode()}{size}: [{box}]"
 
         examples = [example(i) for i in found[:EXAMPLES].tolist()]
-        examination.report(severity, title, examples, fix, len(found), len(rows))
+        findings.report(severity, title, examples, fix, len(found), len(rows))
 
     out = "They are left out in training, and missed in evaluation."
     report("boxes without area", f"{out} Correct or remove them.", np.flatnonzero(flat))
@@ -93,19 +122,22 @@ def _examine_annotations(read: Annotations, examination: Examination, ambiguous:
         report("boxes within 0 ... 1, as if relative to the image", fix, np.arange(len(rows)), "error")
 
 
-def _examine_reading(reading: Reading, names: Sequence[str], images: int, examination: Examination) -> None:
-    """Reports photos whose boxes may be on the upright or on the stored image. names: the names of
-    these files."""
-    severity: Severity = "error" if not reading.decided else "warning" if reading.text else "note"
-    fix = reading.text or f"data.boxes={reading.grid} is set."
+def _examine_reading(dataset: Coco, unclear: Sequence[int], opened: int, findings: Findings) -> None:
+    """Reports photos whose boxes may be on the upright or on the stored image."""
+    fix = f"data.boxes={dataset.boxes} is set."
+    if dataset.boxes is None:
+        fix = (
+            "The json has the size of the stored pixels: the boxes are read on these. Label Studio writes this size for "
+            "boxes on the upright image: then set data.boxes=upright. data.boxes=stored confirms this reading."
+        )
     title = "images whose boxes may be on the upright image or on the stored pixels (EXIF)"
-    examination.report(severity, title, names, fix, of=images)
+    names = [os.path.relpath(dataset.path(i), dataset.folder) for i in unclear]
+    findings.report("warning" if dataset.boxes is None else "note", title, names, fix, of=opened)
 
 
-def _examine_crowds(
-    read: Annotations, iscrowd: np.ndarray, crowds: Literal["ignore", "objects"] | None, examination: Examination
-) -> None:
-    """Reports objects with `iscrowd` 1, (M,) bool as in the json, and images that have no other objects."""
+def _examine_crowds(read: Annotations, crowds: str | None, findings: Findings) -> None:
+    """Reports objects with `iscrowd` 1, and images that have no other objects. crowds: the option of this name."""
+    iscrowd = read.iscrowd
     found = np.flatnonzero(iscrowd)
     note = crowd_note(iscrowd)
     fix = "They are used as objects (data.crowds=objects)."
@@ -115,44 +147,43 @@ def _examine_crowds(
         f"annotation {read.ids[i]} of image {read.file_names[read.images[i]].decode()}" for i in found[:EXAMPLES]
     ]
     severity: Severity = "warning" if note and crowds is None else "note"
-    examination.report(severity, "objects with iscrowd 1", examples, fix, len(found), len(iscrowd))
+    findings.report(severity, "objects with iscrowd 1", examples, fix, len(found), len(iscrowd))
     if crowds != "objects":
         only = np.flatnonzero(
             np.bincount(read.images, iscrowd, len(read)) * (np.bincount(read.images, ~iscrowd, len(read)) == 0)
         )
         names = [read.file_names[i].decode() for i in only.tolist()]
         fix = "They train as background; in evaluation, detections inside of the crowds do not count."
-        examination.report("note", "images whose objects are all crowds", names, fix, of=len(read))
+        findings.report("note", "images whose objects are all crowds", names, fix, of=len(read))
 
 
-def _take_inventory(facts: SplitFacts, examination: Examination) -> None:
-    """Adds what a split finds, uses and leaves out: images, objects and image files."""
-    whole, read, chosen, names = facts.of_json.annotations, facts.read, facts.chosen, facts.names
-    failed_places = examination.failed(len(read))
-    missing, failed = np.zeros(len(whole), bool), np.zeros(len(whole), bool)
+def _inventories(
+    dataset: Coco,
+    whole: Annotations,
+    section: DataSection,
+    split: str,
+    invalid: InvalidRecords,
+    missing: set[int],
+    failed: set[int],
+) -> Iterator[Inventory]:
+    """Yields what a split finds, uses and leaves out: images, and objects."""
+    chosen = np.isin(whole.image_ids, dataset.annotations.image_ids)
     places = np.flatnonzero(chosen)
-    named = [name.decode() for name in read.file_names.tolist()]
-    missing[places] = [os.path.join(facts.folder, name) in examination.missing for name in named]
-    failed[places[sorted(failed_places)]] = True
-    part = "in the part for training" if facts.of_json.options.part == "val" else "in the part for validation"
-    unused = [(part, ~facts.in_part), ("beyond data.limit", ~chosen), ("without a file", missing)]
-    unused.append(("with an invalid file", failed))
-    all_names = [name.decode() for name in whole.file_names.tolist()]
-    examination.inventories.append(_inventory("image", all_names, whole.invalid_images.items(), unused))
+    without_file, with_invalid_file = np.zeros(len(whole), bool), np.zeros(len(whole), bool)
+    without_file[places[sorted(missing)]] = with_invalid_file[places[sorted(failed)]] = True
+    reason = "beyond data.limit"
+    if dataset.division:
+        reason = f"in the part for {'validation' if split == 'train' else 'training'}"
+        reason += " or beyond data.limit" if section.options.get("limit") else ""
+    unused = [(reason, ~chosen), ("without a file", without_file), ("with an invalid file", with_invalid_file)]
+    yield _inventory("image", whole.names(), invalid.images.items(), unused)
     if whole.labelled:
-        objects = chosen[whole.images]
-        flat = np.zeros(len(objects), bool)
-        flat[objects] = ~read.have_area()
-        of_images = [(f"of images {reason}", images[whole.images]) for reason, images in unused]
-        own = [*of_images, ("crowds", whole.iscrowd), ("without area inside their image", flat)]
-        examination.inventories.append(_inventory("object", whole.ids.tolist(), whole.invalid_objects.items(), own))
-    used = [name for i, name in enumerate(names) if i not in failed_places]
-    others = without_named(facts.there, [(facts.folder, used)])
-    inventory = Inventory("image file", len(facts.there) - len(others))
-    inventory.leave_out("of images that are not used", sorted(others - facts.of_others))
-    inventory.leave_out("only in the json of another split", sorted(facts.of_others - set(facts.unlisted)))
-    inventory.leave_out("in no json", facts.unlisted)
-    examination.inventories.append(inventory)
+        flat = np.zeros(len(whole.ids), bool)
+        flat[chosen[whole.images]] = ~dataset.annotations.have_area()
+        iscrowd = whole.iscrowd & (section.options.get("crowds") != "objects")
+        of_images = [(f"of images {text}", images[whole.images]) for text, images in unused]
+        own = [*of_images, ("crowds", iscrowd), ("without area inside their image", flat)]
+        yield _inventory("object", whole.ids.tolist(), invalid.objects.items(), own)
 
 
 def _inventory(
@@ -172,21 +203,77 @@ def _inventory(
     return inventory
 
 
-def _readings(facts: SplitFacts) -> Iterator[Readings]:
+def _readings(dataset: Coco, unclear: Sequence[int]) -> Iterator[Readings]:
     """Samples of some images with objects, with the boxes on the upright and on the stored image."""
-    read, unclear = facts.read, facts.unclear
-    with_objects = unclear[np.diff(read.first)[unclear] > 0]
-    for i in with_objects[evenly_spaced(len(with_objects), _DRAWN)].tolist():
-        rows = slice(int(read.first[i]), int(read.first[i + 1]))
-        boxes, labels = torch.from_numpy(read.boxes[rows]), torch.from_numpy(read.labels[rows].astype(np.int64))
-        samples: dict[str, Sample] = {}
+    with_objects = [i for i in unclear if len(dataset.objects(i)["labels"])]
+    for place in evenly_spaced(len(with_objects), _DRAWN).tolist():
+        i, samples = with_objects[place], {}
+        name, objects = os.path.relpath(dataset.path(i), dataset.folder), dataset.objects(i)
         with suppress(DataError):  # reported when the image is opened
             for grid in ("upright", "stored"):
-                path, channels = facts.folder / facts.names[i], facts.of_json.options.channels
-                pixels = read_image(path, channels, upright=grid == "upright")
+                pixels = read_image(dataset.path(i), dataset.channels, upright=grid == "upright")
                 step = -(-max(pixels.shape[:2]) // _DRAWN_SIDE)
                 pixels = pixels[::step, ::step].copy()
-                targets: Targets = {"image_id": facts.names[i], "size": pixels.shape[:2], "labels": labels}
-                targets["boxes"] = boxes / step
-                samples[grid] = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
-            yield facts.names[i], samples
+                targets: Targets = {"image_id": name, "size": pixels.shape[:2], "labels": objects["labels"]}
+                targets["boxes"] = objects["boxes"] / step
+                samples[grid] = Sample(image=torch.from_numpy(pixels).permute(2, 0, 1), targets=targets)
+            yield name, samples
+
+
+def _unlisted_note(files: Sequence[str]) -> str:
+    """Returns the sentence about image files that no json names; "" if there are none."""
+    if not files:
+        return ""
+    return (
+        f"{counted(len(files), 'image file')} beside the images {'is' if len(files) == 1 else 'are'} in no json of the "
+        f"data set, and not used: {listed(map(os.path.basename, files), 3)}. Images without objects need an entry of "
+        "`images` too."
+    )
+
+
+def _image_files(folders: Iterable[str], channels: Channels) -> set[str]:
+    """Returns the image files of these channels in folders, without their subfolders."""
+    suffixes = image_suffixes(channels)
+    files = (
+        entry.path
+        for folder in folders
+        if os.path.isdir(folder)
+        for entry in os.scandir(folder)
+        if entry.name.lower().endswith(suffixes) and not entry.name.startswith(".")
+    )
+    return {*first_files(files, channels)}
+
+
+def _without_named(files: set[str], jsons: Iterable[tuple[Path, Sequence[str]]]) -> set[str]:
+    """Returns the files that no json names.
+
+    jsons: the folder and the names of the images of each json; no more are read than are needed.
+    """
+    for folder, names in jsons if files else ():
+        files = files - {os.path.normpath(os.path.join(folder, name)) for name in names}
+        if not files:
+            break
+        others = (find_file(folder, name, outside_paths=True) for name in names)
+        files -= {os.path.normpath(os.path.join(folder, name)) for name in others if name is not None}
+    return files
+
+
+def _other_splits(section: DataSection, split: str, file: Path) -> Iterator[SplitFiles]:
+    """Yields the other jsons of a data set. file: the json of this split."""
+    root = None if section.options.get("root") is None else root_folder(section.options["root"], file_allowed=True)
+    named = NamedFiles(section.options.get("annotations"), section.options.get("images"))
+    for other in SPLITS:
+        with suppress(DataError):  # a split that is not there
+            files = None if other == split else files_of(root, other, named)
+            if files is not None and files.file != file:
+                yield files
+
+
+def _named_files(files: SplitFiles) -> tuple[Path, list[str]]:
+    """Returns the folder of a json's images and their names; none for a json that cannot be read."""
+    try:
+        records = section_of(files.file, parse_json(files.file, keep_segmentations=False), "images")
+        names = [name for record in records if isinstance(name := record.get("file_name"), str)]
+        return files.image_folder(names), names
+    except DataError:
+        return files.file.parent, []

@@ -1,10 +1,11 @@
 """Examines a data set and collects all findings."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,17 +13,21 @@ from densevit import registry
 from densevit.config import DataSection
 from densevit.data.build import Data
 from densevit.data.channel_statistics import measured
-from densevit.data.datasets.dataset_validation import Scan
-from densevit.data.datasets.examination import Examination, Finding
+from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.mapped_classes import class_order
+from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.transforms.resizing import TrainingTransform
-from densevit.errors import ConfigError, DataError, DensevitError
+from densevit.errors import ConfigError, DataError, DensevitError, warn_once
 from densevit.interfaces import Dataset
 from densevit.registry.options import takes
-from densevit_workbench.doctor import checks, coco_examination
+from densevit_workbench.doctor import checks
 from densevit_workbench.doctor.augmented_samples import augmented_samples, both_readings
 from densevit_workbench.doctor.channels import proposed_keys
+from densevit_workbench.doctor.coco_examination import examine_coco
 from densevit_workbench.doctor.diagnosis import Diagnosis
+from densevit_workbench.doctor.file_examination import examine_files
+from densevit_workbench.doctor.findings import Finding, Findings, evenly_spaced
+from densevit_workbench.doctor.json_records import InvalidRecords, built_without_invalid_records
 from densevit_workbench.doctor.source import Source, find_source
 from densevit_workbench.doctor.split_statistics import split_statistics
 from densevit_workbench.doctor.training_cost import training_cost
@@ -56,14 +61,19 @@ def diagnose(
     data = Data(found.section, found.config.seed if found.config else 0, multiple=32)
     files: dict[str, list[str]] = {}
     for split in dict.fromkeys(("train", found.section.split)):
-        examination, dataset = _built(data, split, images)
-        proposal = _proposal(data.section, examination.files) if split == "train" else None
+        findings = Findings()
+        built = _built(data, split, findings)
+        proposal = _proposal(data.section, findings.files) if split == "train" else None
         if proposal is not None:
             found = find_source(source, [*overrides, *proposal[0]])
             data = Data(found.section, data.seed, data.multiple)
             diagnosis.findings.append(proposal[1])
-            examination, dataset = _built(data, split, images)
-        _examine_split(data, split, dataset, examination, diagnosis, files, track)
+            findings = Findings()
+            built = _built(data, split, findings)
+        if built is not None:
+            _examine_split(data, split, built, images, findings, diagnosis, track)
+            files[split] = findings.files
+        diagnosis.findings += [replace(one, split=split) for one in findings.items]
     _compare(data, diagnosis, files)
     if "train" in diagnosis.splits:
         _augment(data, diagnosis)
@@ -82,95 +92,109 @@ def _proposal(section: DataSection, files: Sequence[str]) -> tuple[list[str], Fi
     return None
 
 
-def _built(data: Data, split: str, images: int | None) -> tuple[Examination, Dataset | None]:
+class _Built(NamedTuple):
+    """A split that was built, without a check of its files. invalid: the records of its json that were left out."""
+
+    dataset: Dataset
+    invalid: InvalidRecords
+
+
+def _built(data: Data, split: str, findings: Findings) -> _Built | None:
     """Builds a split, with the problems that are found; None if it cannot be read."""
-    examination = Examination(images)
-    dataset: Dataset | None = None
-    try:
-        dataset = data.build_split(split, Scan(examination=examination))
-        if dataset.provides:
-            dataset.check_labels()
-        if not len(dataset):
-            raise DataError("the data set has no images.")
-    except DataError as error:
-        title = "the split cannot be read" if dataset is None else "the split has no labels"
-        examination.report("error", title, [str(error)])
-    return examination, dataset
+    section = data.section.model_copy(update={"on_error": "skip"})
+    warn_once.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dataset, invalid = built_without_invalid_records(section, split, findings)
+    texts = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    findings.report("warning", "warnings of the data set", [text for text in texts if "iscrowd" not in text])
+    if dataset is not None and not len(dataset):
+        findings.report("error", "the split cannot be read", ["the data set has no images."])
+    if dataset is None or not len(dataset):
+        return None
+    if isinstance(dataset, MeasuredImages):
+        findings.files = [dataset.path(index) for index in range(len(dataset))]
+    if split == "train":
+        data.train = dataset
+    else:
+        data.val = dataset
+    return _Built(dataset, invalid)
 
 
 def _examine_split(
     data: Data,
     split: str,
-    dataset: Dataset | None,
-    examination: Examination,
+    built: _Built,
+    images: int | None,
+    findings: Findings,
     diagnosis: Diagnosis,
-    files: dict[str, list[str]],
     track: Callable[[Iterable[Any], str, int], Iterable[Any]],
 ) -> None:
-    """Measures a split and adds its findings."""
-    readings = coco_examination.examine(examination)
-    if dataset is not None and len(dataset):
-        files[split] = examination.files
-        if examination.inventories:
-            diagnosis.inventories[split] = examination.inventories
+    """Checks the files of a split, measures it and adds its findings."""
+    dataset = built.dataset
+    opened = evenly_spaced(len(dataset), images).tolist()
+    failed = examine_files(dataset, opened, findings)
+    if isinstance(dataset, Coco):
+        inventories, readings = examine_coco(dataset, data.section, split, built.invalid, opened, failed, findings)
+        diagnosis.inventories[split] = inventories
         diagnosis.readings += both_readings(readings, dataset)
-        if split != "train" and dataset.division:
-            _join_parts(examination, diagnosis)
-            examination.report("note", "the data set has no val split", [dataset.division])
-        transform = _transform(data, examination) if split == "train" else None
-        failed = examination.failed(len(dataset))
-        statistics = split_statistics(split, dataset, examination.most_images, failed, transform, track)
-        diagnosis.splits[split] = statistics
-        if split == "train" and not dataset.channels.is_rgb:
-            try:
-                statistics.channels = measured(dataset).channels
-            except DataError as error:
-                examination.report("error", "the channels cannot be normalised", [str(error)])
-            if not data.section.given_channels.is_rgb and dataset.channels.nodata != data.section.nodata:
-                title = "pixels without data by the files' tag GDAL_NODATA"
-                examination.report("note", title, [f"those of {dataset.channels.nodata:g}"])
-        checks.check_split(statistics, examination)
-    diagnosis.findings += [replace(one, split=split) for one in examination.findings]
+    if split == "train" and dataset.conversion:
+        findings.report("note", "data set in another format", [dataset.conversion])
+    if split != "train" and dataset.division:
+        _join_parts(findings, diagnosis)
+        findings.report("note", "the data set has no val split", [dataset.division])
+    transform = _transform(data, findings) if split == "train" else None
+    statistics = split_statistics(split, dataset, images, failed, transform, track)
+    diagnosis.splits[split] = statistics
+    if split == "train" and not dataset.channels.is_rgb:
+        try:
+            statistics.channels = measured(dataset).channels
+        except DataError as error:
+            findings.report("error", "the channels cannot be normalised", [str(error)])
+        if not data.section.given_channels.is_rgb and dataset.channels.nodata != data.section.nodata:
+            title = "pixels without data by the files' tag GDAL_NODATA"
+            findings.report("note", title, [f"those of {dataset.channels.nodata:g}"])
+    checks.check_split(statistics, findings)
 
 
-def _join_parts(examination: Examination, diagnosis: Diagnosis) -> None:
+def _join_parts(findings: Findings, diagnosis: Diagnosis) -> None:
     """Makes the findings about files that both parts of a divided data set were read from, such as its json, findings
-    of no split, which count once. examination: the second part's, before its images are opened.
+    of no split, which count once. findings: the second part's, before its images are opened.
     """
-    both = [one for one in examination.findings if replace(one, split="train") in diagnosis.findings]
-    examination.findings = [one for one in examination.findings if one not in both]
+    both = [one for one in findings.items if replace(one, split="train") in diagnosis.findings]
+    findings.items = [one for one in findings.items if one not in both]
     found = [replace(one, split="") for one in diagnosis.findings]
     diagnosis.findings = [
         joined if joined in both else one for one, joined in zip(diagnosis.findings, found, strict=True)
     ]
 
 
-def _transform(data: Data, examination: Examination) -> TrainingTransform | None:
+def _transform(data: Data, findings: Findings) -> TrainingTransform | None:
     """The training transform; None where it cannot be built, which is reported."""
     try:
         return data.config_transform
     except DensevitError as error:
-        examination.report("error", "the augmentation cannot be used", [str(error)])
+        findings.report("error", "the augmentation cannot be used", [str(error)])
         return None
 
 
 def _compare(data: Data, diagnosis: Diagnosis, files: dict[str, list[str]]) -> None:
     """Adds findings about images in several splits, and about different classes or labels."""
-    examination = Examination(None)
-    checks.check_across_splits(diagnosis.splits, files, examination)
+    findings = Findings()
+    checks.check_across_splits(diagnosis.splits, files, findings)
     if {"train", data.section.split} <= diagnosis.splits.keys():
         try:
             class_order(data.train.classes, data.val.classes, data.section.split)
         except DataError as error:
-            examination.report("error", "the splits have different classes", [str(error)])
+            findings.report("error", "the splits have different classes", [str(error)])
         train, val = diagnosis.splits["train"], diagnosis.splits[data.section.split]
         fix = "Label both, or leave the head out."
-        examination.report("warning", "only one split is labelled", checks.differing_classes(train, val), fix)
+        findings.report("warning", "only one split is labelled", checks.differing_classes(train, val), fix)
         fix = "Validate on images like those of the training, of the same source and cut in the same way."
-        examination.report(
+        findings.report(
             "warning", "the splits have objects of different sizes", checks.differing_sizes(train, val), fix
         )
-    diagnosis.findings += examination.findings
+    diagnosis.findings += findings.items
 
 
 def _augment(data: Data, diagnosis: Diagnosis) -> None:
@@ -183,7 +207,7 @@ def _augment(data: Data, diagnosis: Diagnosis) -> None:
 
 def _count_cost(found: Source, data: Data, diagnosis: Diagnosis) -> None:
     assert found.config is not None
-    examination = Examination(None)
+    findings = Findings()
     sizes = diagnosis.splits["train"].sizes if diagnosis.splits else np.zeros((0, 2))
-    diagnosis.cost = training_cost(found.config, data, sizes, examination)
-    diagnosis.findings += examination.findings
+    diagnosis.cost = training_cost(found.config, data, sizes, findings)
+    diagnosis.findings += findings.items

@@ -6,14 +6,14 @@ from typing import get_args
 
 from PIL import Image
 
-from densevit.data.datasets.examination import Finding, Severity
-from densevit.data.datasets.inventory import Inventory
 from densevit.errors import counted
 from densevit.paths import user_path
 from densevit.reporting.html_page import Folded, Heading, Section, fragment, write_page
 from densevit_workbench.doctor import page
+from densevit_workbench.doctor.findings import Finding, Severity
 from densevit_workbench.doctor.split_statistics import SplitStatistics
 from densevit_workbench.doctor.training_cost import TrainingCost
+from densevit_workbench.interchange.inventory import Inventory
 
 
 @dataclass(repr=False)

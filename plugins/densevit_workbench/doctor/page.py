@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from densevit.data.datasets.examination import Finding
 from densevit.reporting import html_page, plots
 from densevit.reporting.html_page import (
     Cell,
@@ -20,6 +19,7 @@ from densevit.reporting.html_page import (
     text_table,
 )
 from densevit_workbench.doctor import rows
+from densevit_workbench.doctor.findings import Finding
 from densevit_workbench.doctor.training_cost import TrainingCost
 
 MAX_SAMPLE_SIDE = 700  # in pixels

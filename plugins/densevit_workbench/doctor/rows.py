@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from densevit.data.datasets.inventory import Inventory
 from densevit_workbench.doctor.split_statistics import ClassCounts, SplitStatistics
 from densevit_workbench.doctor.training_cost import TrainingCost
+from densevit_workbench.interchange.inventory import Inventory
 
 SPLIT_COLUMNS = ("split", "images", "opened", "labelled with", "size (w x h)", "objects")
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}

@@ -7,11 +7,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.examination import evenly_spaced
+from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.interfaces import Dataset
 from densevit.targets.types import TargetTypes
 from densevit_workbench.doctor.channels import ChannelValues
+from densevit_workbench.doctor.findings import evenly_spaced
 from densevit_workbench.doctor.measures import class_counts, measure
 from densevit_workbench.doctor.samples import Measures, Summaries, Summary, read_summaries
 
@@ -106,7 +107,7 @@ class SupportsAllObjects(Protocol):
 def _add_all_objects(found: SplitStatistics, dataset: Dataset, types: TargetTypes) -> None:
     """Replaces statistics of the opened images by statistics of all images, where the data set knows them without
     opening any."""
-    known, sizes = dataset.all_objects() if isinstance(dataset, SupportsAllObjects) else None, dataset.sizes()
+    known, sizes = dataset.all_objects() if isinstance(dataset, SupportsAllObjects) else None, _known_sizes(dataset)
     if known is None or sizes is None:
         return
     images, values = known
@@ -128,10 +129,15 @@ def _class_counts(dataset: Dataset, types: TargetTypes, key: str, counts: np.nda
 
 def _sizes(dataset: Dataset, readable: Sequence[Summary]) -> np.ndarray:
     """The sizes of all images, if they are known without opening them, else of the opened ones."""
-    sizes = dataset.sizes()
+    sizes = _known_sizes(dataset)
     if sizes is not None and (sizes > 1).all():
         return sizes
     return np.array([one.size for one in readable if one.digest], np.int64).reshape(-1, 2)
+
+
+def _known_sizes(dataset: Dataset) -> np.ndarray | None:
+    """The sizes of all images without opening any; 0 where they are unknown."""
+    return dataset.known_sizes() if isinstance(dataset, MeasuredImages) else dataset.sizes()
 
 
 def _joined(measures: Iterable[Mapping[str, Mapping[str, np.ndarray]]]) -> Measures:

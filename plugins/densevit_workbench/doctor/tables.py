@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from rich.text import Text
 
-from densevit.data.datasets.examination import Finding
 from densevit.terminal import table
 from densevit_workbench.doctor import rows
 from densevit_workbench.doctor.diagnosis import Diagnosis
+from densevit_workbench.doctor.findings import Finding
 from densevit_workbench.doctor.split_statistics import SplitStatistics
 
 SHOWN_CLASSES = 20

@@ -9,13 +9,13 @@ import numpy as np
 from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
-from densevit.data.datasets.examination import Examination
 from densevit.errors import DensevitError, counted
 from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, check_model, kinds_of_heads
 from densevit.weights.building import build_model
+from densevit_workbench.doctor.findings import Findings
 from densevit_workbench.model_cost import model_cost
 
 _MIN_STEPS = {"random": 1000, "pretrained": 100}  # with fewer, a model learns next to nothing in any shipped recipe
@@ -43,7 +43,7 @@ class TrainingCost:
         return PASSES * self.multiply_adds * self.budget.images
 
 
-def training_cost(config: Config, data: Data, sizes: np.ndarray, examination: Examination) -> TrainingCost | None:
+def training_cost(config: Config, data: Data, sizes: np.ndarray, findings: Findings) -> TrainingCost | None:
     """Builds the model and counts its cost; reports the findings of the checks before a training.
 
     sizes: (N, 2), of images; the cost is counted for their median size. Returns None if the model cannot be built.
@@ -60,14 +60,14 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, examination: Ex
             check_model(config, data, model)
             check_budget(budget, config)
         except DensevitError as error:
-            examination.report("error", "the config cannot be trained on this data", [str(error)])
+            findings.report("error", "the config cannot be trained on this data", [str(error)])
             return None
     texts = list(dict.fromkeys(str(one.message) for one in said if issubclass(one.category, UserWarning)))
-    examination.report("warning", "warnings of the training", texts)
+    findings.report("warning", "warnings of the training", texts)
     if config.initial_weights == "random" and config.data.options.get("root") and len(data.train) < FEW_IMAGES:
         fix = "Pretrained weights train better: backbone=efficientnet_lite0, or a recipe such as start/detector."
-        examination.report("note", "random weights", [f"with only {len(data.train):,} training images"], fix)
-    return _counted(model, data, sizes, budget, examination)
+        findings.report("note", "random weights", [f"with only {len(data.train):,} training images"], fix)
+    return _counted(model, data, sizes, budget, findings)
 
 
 def check_budget(budget: Budget, config: Config) -> None:
@@ -98,7 +98,7 @@ def check_budget(budget: Budget, config: Config) -> None:
 
 
 def _counted(
-    model: DenseModel, data: Data, sizes: np.ndarray, budget: Budget, examination: Examination
+    model: DenseModel, data: Data, sizes: np.ndarray, budget: Budget, findings: Findings
 ) -> TrainingCost | None:
     height, width = np.median(sizes, axis=0).astype(int).tolist() if len(sizes) else (256, 256)
     size = data.padded_size(height, width)
@@ -106,6 +106,6 @@ def _counted(
         cost = model_cost(model, size)
     except Exception as error:  # from a third party's module
         text = f"{type(error).__name__}: {error}"
-        examination.report("note", "the cost cannot be counted", [text])
+        findings.report("note", "the cost cannot be counted", [text])
         return None
     return TrainingCost(size, cost.parameters, cost.trained_parameters, cost.multiply_adds, budget)

@@ -12,7 +12,6 @@ import numpy as np
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.image_files import first_files, image_suffixes
-from densevit.data.datasets.inventory import Inventory
 from densevit.data.datasets.rotated_boxes import rotated_corners
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.folders import files_below
@@ -20,6 +19,7 @@ from densevit.data.io.images import Header, image_header
 from densevit.errors import DataError, UnreadableFileError
 from densevit_workbench.channel_names import channel_names
 from densevit_workbench.interchange.faults import Faults, InvalidObjectError
+from densevit_workbench.interchange.inventory import Inventory
 
 Split = str  # "train", "val", "test", or "" if a source has no splits
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}

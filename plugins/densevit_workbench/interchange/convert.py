@@ -73,7 +73,8 @@ def convert_dataset(
     check_paths(source, out)
     faults = Faults(skip_unreadable, outside_paths, strict)
     given = READERS[format](source, faults, channels, **({} if origin is None else {"origin": origin}))
-    faults.warn_of_left_out(source)
+    if text := faults.left_out_text(source):
+        warnings.warn(text, stacklevel=2)
     for inventory in given.inventories:
         if inventory.left_out:
             warnings.warn(f"{source}: {inventory}.", stacklevel=2)

@@ -1,7 +1,6 @@
 """Collects the faults of a data set's files, so that one conversion reports all of them."""
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,12 +97,11 @@ class Faults:
         if self.errors:
             raise DataError(f"{source} has {len(self.errors):,} faults:{_lines(self.errors)}\nFix: {' '.join(fixes)}")
 
-    def warn_of_left_out(self, source: Path) -> None:
-        """Warns of the images that are left out."""
-        if self.left_out:
-            count = len(self.left_out)
-            images = "1 image that cannot be read is" if count == 1 else f"{count:,} images that cannot be read are"
-            warnings.warn(f"{source}: {images} left out:{_lines(self.left_out)}", stacklevel=3)
+    def left_out_text(self, source: Path) -> str:
+        """The warning about the images that are left out; empty if there are none."""
+        count = len(self.left_out)
+        images = "1 image that cannot be read is" if count == 1 else f"{count:,} images that cannot be read are"
+        return f"{source}: {images} left out:{_lines(self.left_out)}" if count else ""
 
 
 def _lines(messages: Sequence[object]) -> str:

@@ -8,7 +8,6 @@ import atexit
 import hashlib
 import os
 import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +19,13 @@ from densevit.atomic_io import replaced_file
 from densevit.channels import Channels
 from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_layouts import NamedFiles, SplitFiles, find_files
-from densevit.data.datasets.dataset_validation import Scan
+from densevit.data.datasets.file_checks import OnError
 from densevit.data.datasets.image_files import IMAGES
 from densevit.data.datasets.scan_cache import Arrays, cache_folder, cached_scan, json_array, json_value
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.channel_files import channel_paths
 from densevit.data.io.folders import files_below
-from densevit.errors import DataError, counted
+from densevit.errors import DataError, counted, warn_once
 from densevit_workbench.interchange.annotated import absolute, below_root
 from densevit_workbench.interchange.convert import READERS, coco_json
 from densevit_workbench.interchange.faults import Faults
@@ -56,7 +55,7 @@ class ConvertedCoco(Coco):
         named: NamedFiles,
         val_share: float | None,
         outside_paths: bool,
-        scan: Scan,
+        on_error: OnError,
         channels: Channels,
     ) -> tuple[SplitFiles, bool]:
         """Returns the json of a split, which is written if there is none of these files."""
@@ -65,12 +64,13 @@ class ConvertedCoco(Coco):
         if named != NamedFiles():
             raise DataError(f"{root} is in the format {cls.format!r}, without files in COCO's format to be named.")
         arrays = cached_scan(
-            scan,
-            [cls.format, __version__, str(absolute(root)), outside_paths, repr(channels)],
-            lambda: _converted(cls.format, root, outside_paths, scan, channels, is_first=split == "train"),
+            [cls.format, __version__, str(absolute(root)), outside_paths, repr(channels), on_error],
+            lambda: _converted(cls.format, root, outside_paths, on_error, channels),
             lambda arrays: list(json_value(arrays["files"])),
             is_large=not outside_paths,  # the label files of images elsewhere are not known
         )
+        for text in json_value(arrays["left_out"]):
+            warn_once(text)
         files, is_divided = find_files(Path(json_value(arrays["folder"])), split, NamedFiles(), val_share)
         images, conversion = root if root.is_dir() else root.parent, json_value(arrays["conversion"])
         return replace(files, folders=(images,), root=None, conversion=conversion), is_divided
@@ -102,26 +102,12 @@ class Labelme(ConvertedCoco):
         )
 
 
-def _converted(
-    format: str, source: Path, outside_paths: bool, scan: Scan, channels: Channels, is_first: bool
-) -> Arrays:
-    """Reads a data set and writes a json for each split. Warns of what is left out; an examination has it in its
-    findings, if this is the first split."""
-    faults = Faults(scan.skips_unreadable, outside_paths)
+def _converted(format: str, source: Path, outside_paths: bool, on_error: OnError, channels: Channels) -> Arrays:
+    """Reads a data set and writes a json for each split."""
+    faults = Faults(on_error == "skip", outside_paths)
     given = READERS[format](source, faults, channels)
-    scan.unreadable.extend(map(DataError, faults.left_out))
-    if scan.examination is None:
-        faults.warn_of_left_out(source)
-        for inventory in given.inventories:
-            if inventory.left_out:
-                warnings.warn(f"{source}: {inventory}.", stacklevel=2)
-    elif is_first:
-        fix = "Replace or remove them; data.on_error=skip leaves them out in training."
-        scan.examination.report("error", "images that cannot be read", faults.left_out, fix)
-        for inventory in given.inventories:
-            for reason, names in inventory.left_out.items():
-                title = f"{inventory.noun}s that are left out: {reason}"
-                scan.examination.report("warning", title, names, of=inventory.total)
+    left_out = [f"{source}: {inventory}." for inventory in given.inventories if inventory.left_out]
+    left_out += [text] if (text := faults.left_out_text(source)) else []
     root = source if source.is_dir() else source.parent
     texts = {
         split or "train": coco_json(given, images, [below_root(image.path, root) for image in images])
@@ -129,13 +115,11 @@ def _converted(
     }
     folder = _written(f"{format}-{root.absolute().name}", texts)
     counts = [f"{split or 'all'}: {counted(len(images), 'image')}" for split, images in given.splits.items()]
-    left_out = [counted(one.total - one.used, one.noun) for one in given.inventories if one.left_out]
+    counts_left_out = [counted(one.total - one.used, one.noun) for one in given.inventories if one.left_out]
     conversion = (
         f"{source} is in the format {format!r}: {counted(len(given.classes), 'class')}; {', '.join(counts)}"
-        f"{'; left out: ' if left_out else ''}{', '.join(left_out)}. In COCO's format: {folder}"
+        f"{'; left out: ' if counts_left_out else ''}{', '.join(counts_left_out)}. In COCO's format: {folder}"
     )
-    if scan.examination is not None and is_first:
-        scan.examination.report("note", "data set in another format", [conversion])
     files = {absolute(path) for path in files_below(root, _READ)}
     given_images = (image for images in given.splits.values() for image in images)
     files |= {absolute(Path(file)) for image in given_images for file in channel_paths(image.path, channels)}
@@ -144,6 +128,7 @@ def _converted(
     return {
         "folder": json_array(str(folder)),
         "conversion": json_array(conversion),
+        "left_out": json_array(left_out),
         "files": json_array([str(path) for path in watched]),
     }
 

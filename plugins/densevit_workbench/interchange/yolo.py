@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from densevit.channels import Channels
-from densevit.data.datasets.examination import listed
-from densevit.data.datasets.inventory import Inventory
 from densevit.data.io.text_files import read_text
-from densevit.errors import DataError
+from densevit.errors import DataError, listed
 from densevit.targets.keypoints import COCO_KEYPOINTS
 from densevit_workbench.interchange.annotated import (
     TO_CONVERT,
@@ -28,6 +26,7 @@ from densevit_workbench.interchange.annotated import (
     shown_place,
 )
 from densevit_workbench.interchange.faults import LISTED, Faults
+from densevit_workbench.interchange.inventory import Inventory
 from densevit_workbench.interchange.yaml_text import read_yaml_as_text
 from densevit_workbench.interchange.yolo_files import NOTHING, Listing, TextFiles, places_of
 from densevit_workbench.interchange.yolo_lines import Keypoints, parse_line

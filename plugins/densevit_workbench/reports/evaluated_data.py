@@ -17,6 +17,8 @@ def evaluated_data(section: Mapping[str, Any]) -> dict[str, str]:
     excluded = {*DataSection.model_fields, "masks"}.difference(("channels", "nodata"))
     options = {key: value for key, value in section.items() if key not in excluded}
     options = {key: value for key, value in options.items() if not key.startswith("train_") and value is not None}
+    split = section.get("split", "val")  # of paths by split
+    options = {key: value.get(split, value) if isinstance(value, dict) else value for key, value in options.items()}
     if options.get("root"):
         options["root"] = os.path.realpath(user_path(str(options["root"])))
     elif "sets" not in options:

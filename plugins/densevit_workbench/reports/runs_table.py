@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from densevit.config.yaml_io import parse
-from densevit.data.datasets.examination import listed
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, listed
 from densevit.evaluation import metrics_file
 from densevit.evaluation.metrics_file import number
 from densevit.reporting import report

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from densevit.data.datasets.file_checks import check_files
 from densevit.errors import warn_once
 from densevit.interfaces import Dataset
 
@@ -18,6 +19,20 @@ Write = Callable[..., Path]
 LABEL = np.array([[0, 0, 1, 1], [2, 2, 1, 255], [2, 0, 0, 1]], np.uint8)  # 3 high, 4 wide
 MILLIMETRES = np.array([[0, 1500, 2000, 2500], [1000, 3000, 65535, 0], [500, 2000, 2000, 2000]], np.uint16)
 METRES = [[0, 1.5, 2, 2.5], [1, 3, 65.535, 0], [0.5, 2, 2, 2]]
+
+
+def checked(kind: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+    """A data set whose files are checked as at the start of a training."""
+    dataset = kind(*args, **options)
+    check_files(dataset)
+    return dataset
+
+
+def opened(kind: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+    """A data set whose files and labels are checked as at the start of a training."""
+    dataset = checked(kind, *args, **options)
+    dataset.check_labels()
+    return dataset
 
 
 def metres(dataset: Dataset, index: int = 0) -> list[list[float]]:

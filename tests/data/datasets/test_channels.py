@@ -12,7 +12,7 @@ from densevit import config as configs
 from densevit.channels import Channels
 from densevit.data.build import Data
 from densevit.data.channel_statistics import measured
-from densevit.data.datasets import division, paired_dataset
+from densevit.data.datasets import division, measured_images
 from densevit.errors import ConfigError, DataError
 
 NAMES = ("red", "green", "blue", "nir")
@@ -161,7 +161,7 @@ def _file_per_channel(root: Path) -> dict[str, object]:
 @pytest.mark.parametrize("reads", ("statistics", "scan", "division"))
 def test_a_new_file_of_any_channel_ends_what_is_cached(reads, tmp_path, monkeypatch):
     monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(paired_dataset, "LARGE", 1)
+    monkeypatch.setattr(measured_images, "LARGE", 1)
     monkeypatch.setattr(division, "_FEW", 1)
     root = tmp_path / "set"
     options = _file_per_channel(root)

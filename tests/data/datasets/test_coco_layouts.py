@@ -92,11 +92,10 @@ def test_later_of_two_years_is_used(write_coco):
 def test_file_options_override_the_layout(write_coco, tmp_path, monkeypatch):
     root = write_coco(None, "labels/mine.json", "photos")
     write_coco(document(images=document()["images"][:2]), "labels/other.json", "photos/other")
-    options = {"train_annotations": "labels/mine.json", "train_images": "photos"}
-    options |= {"val_annotations": "labels/other.json", "val_images": "photos/other"}
+    options = {"annotations": {"train": "labels/mine.json", "val": "labels/other.json"}}
+    options |= {"images": {"train": "photos", "val": "photos/other"}}
     assert [len(Coco(split, root=str(root), **options)) for split in ("train", "val")] == [3, 2]
     assert len(Coco("val", root=str(root), annotations="labels/mine.json", images="photos")) == 3
-    assert len(Coco("val", root=str(root), annotations="labels/other.json", **options)) == 2
     monkeypatch.chdir(tmp_path)
     assert len(Coco("train", annotations="set/labels/mine.json", images="set/photos")) == 3
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -111,7 +110,7 @@ def test_unknown_layout_error_lists_the_expected_paths(write_coco):
     assert "Found 2 files in COCO's format with other names: one.json, two.json" in str(caught.value)
     for looked in ("annotations/instances_train2017.json", "train.json", "train/_annotations.coco.json"):
         assert looked in str(caught.value)
-    assert "data.train_annotations" in str(caught.value)
+    assert "data.annotations.train and data.images.train" in str(caught.value)
     with pytest.raises(DataError, match=r"no annotation file .*set/x\.json"):
         Coco("train", root=str(root), annotations="x.json")
 

@@ -11,9 +11,10 @@ from PIL import Image
 from pycocotools import mask as rle
 
 import densevit
-from densevit.data.datasets import coco
+from densevit.data.datasets import coco_annotations, measured_images
 from densevit.data.datasets.coco import Coco
 from densevit.errors import DataError, warn_once
+from tests.data.datasets.conftest import checked
 
 _T = Image.Transpose
 _STORED = {  # the inverse of what ImageOps.exif_transpose does
@@ -99,31 +100,31 @@ def test_the_chosen_grid_has_the_boxes_on_their_objects(tmp_path, shape, orienta
         assert_on_objects(Coco("train", str(root), boxes=grid, masks=True))
 
 
-@pytest.mark.parametrize(
-    ("grid", "box", "segmentation", "masks"), [("upright", _UPRIGHT, "", False), ("stored", _WIDE, "polygon", True)]
-)
-def test_the_grid_into_which_all_boxes_fit_is_used(tmp_path, grid, box, segmentation, masks, monkeypatch):
+@pytest.mark.parametrize("masks", [False, True])
+def test_the_stored_size_is_read_as_the_stored_pixels_with_a_warning(tmp_path, masks, monkeypatch):
     monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(coco, "_LARGE_JSON", 0)
-    root = write_photos(tmp_path / "set", [_BOTH, box], grid, segmentation=segmentation)
+    monkeypatch.setattr(coco_annotations, "LARGE_JSON", 0)
+    monkeypatch.setattr(measured_images, "LARGE", 0)
+    root = write_photos(tmp_path / "set", [_BOTH, _WIDE], "stored", segmentation="polygon")
     for _ in range(2):  # the second time from the cache
         warn_once.cache_clear()
-        with pytest.warns(UserWarning, match=rf"2 of 2 images .*first: 0\.png.*data\.boxes={grid} is used"):
-            dataset = Coco("train", str(root), masks=masks)
+        with pytest.warns(
+            UserWarning, match=r"2 of 2 images .*first: .*0\.png.*data\.boxes=upright.*data\.boxes=stored"
+        ):
+            dataset = checked(Coco, "train", str(root), masks=masks)
         assert_on_objects(dataset)
 
 
 @pytest.mark.parametrize(
-    ("boxes", "found"),
-    [([_BOTH, _BOTH], "fit both"), ([_UPRIGHT, _WIDE, _WIDE], "1 fit only the former, 2 only the latter")],
+    ("boxes", "size", "other"), [([_BOTH, _UPRIGHT], "stored", "upright"), ([_WIDE], None, "stored")]
 )
-def test_boxes_that_do_not_tell_are_an_error(tmp_path, boxes, found):
-    root, count = write_photos(tmp_path, boxes), len(boxes)
-    message = rf"{count} of {count} images .*first: 0\.png.*{found}.*data\.boxes=upright or data\.boxes=stored"
+def test_a_box_that_fits_only_the_other_grid_is_an_error(tmp_path, boxes, size, other):
+    root = write_photos(tmp_path, boxes, size=size)
+    message = rf"annotation {len(boxes) - 1} fits only the {other} pixels of .*png.*data\.boxes={other}"
     with pytest.raises(DataError, match=message):
-        Coco("train", str(root))
+        checked(Coco, "train", str(root))
     for grid in ("upright", "stored"):
-        assert len(Coco("train", str(root), boxes=grid)) == count
+        assert len(checked(Coco, "train", str(root), boxes=grid)) == len(boxes)
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(6, "upright"), (8, None)])
@@ -132,24 +133,6 @@ def test_the_upright_size_and_no_size_are_unambiguous(tmp_path, orientation, siz
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_on_objects(Coco("train", str(root)))
-
-
-def test_boxes_that_fit_only_one_grid_and_run_length_codes_tell_it(tmp_path):
-    """Codes also where masks are not requested."""
-    root = write_photos(tmp_path / "boxes", [_WIDE], "stored", None)
-    with pytest.warns(UserWarning, match=r"the json has no size.*data\.boxes=stored is used"):
-        assert_on_objects(Coco("train", str(root)))
-    root = write_photos(tmp_path / "codes", [_BOTH], "upright", segmentation="rle")
-    with pytest.warns(UserWarning, match=r"data\.boxes=upright is used"):
-        assert_on_objects(Coco("train", str(root)))
-
-
-def test_all_splits_are_read_alike(tmp_path):
-    write_photos(tmp_path, [_BOTH], split="train")
-    write_photos(tmp_path, [_UPRIGHT], split="val")
-    for split in ("train", "val"):
-        with pytest.warns(UserWarning, match=r"1 of 1 images .*data\.boxes=upright is used"):
-            assert_on_objects(Coco(split, str(tmp_path)))
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -163,7 +146,7 @@ def test_a_segmentation_of_the_other_grid_is_an_error(tmp_path, orientation):
         content["annotations"][0]["segmentation"] = segmentation
         (root / "train.json").write_text(json.dumps(content))
         with pytest.raises(DataError, match=r"annotation 0: its `segmentation` is for an image of"):
-            Coco("train", str(root), boxes="stored", masks=True)
+            checked(Coco, "train", str(root), boxes="stored", masks=True)
 
 
 @pytest.mark.integration
@@ -171,8 +154,8 @@ def test_doctor_draws_both_readings(tmp_path):
     """Side by side: red fills the box on the left half, the upright image, and not on the right one."""
     root = write_photos(tmp_path / "set", [_BOTH, _BOTH])
     diagnosis = densevit.diagnose(root, page=tmp_path / "page.html")
-    [finding] = [one for one in diagnosis.errors if one.split == "train"]
-    assert finding.count == finding.of == 2 and "data.boxes=upright or data.boxes=stored" in finding.fix
+    [finding] = [one for one in diagnosis.findings if "EXIF" in one.title and one.split == "train"]
+    assert finding.severity == "warning" and finding.count == finding.of == 2 and "data.boxes=upright" in finding.fix
     assert [name for name, _ in diagnosis.readings] == ["0.png: upright, stored", "1.png: upright, stored"]
     x, y, w, h = _BOTH
     drawn = diagnosis.readings[0][1]

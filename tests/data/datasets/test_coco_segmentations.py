@@ -1,13 +1,31 @@
 """Run-length codes of a COCO json are checked together; each invalid one is named by its position."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import pytest
 from pycocotools import mask as rle
 
 from densevit.data.datasets import coco_segmentations
-from densevit.data.datasets.coco_segmentations import parse
+from densevit.data.datasets.coco_segmentations import Segmentations, pack, packed_segmentation, wrong_codes
 
 SIZE = (9, 14)
+
+
+def parse(segmentations: Iterable[Any], sizes: Iterable[tuple[int, int]]) -> tuple[Segmentations, dict[int, str]]:
+    """The valid segmentations, and by position the reasons why others are invalid."""
+    packed, places, reasons = [], [], {}
+    for place, (segmentation, size) in enumerate(zip(segmentations, sizes, strict=True)):
+        try:
+            packed.append(packed_segmentation(segmentation, size))
+            places.append(place)
+        except ValueError as error:
+            reasons[place] = str(error)
+    wrong = wrong_codes(pack(packed))
+    valid = np.delete(np.arange(len(packed)), list(wrong))
+    reasons |= {places[i]: reason for i, reason in wrong.items()}
+    return pack(packed)[valid], dict(sorted(reasons.items()))
 
 
 @pytest.mark.parametrize("together", [1, 20, 2**20])

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.depth_values import Calibration
-from densevit.data.datasets.examination import Examination
 from densevit.data.datasets.timestamp_pairs import associate
 from densevit.errors import DataError
-from tests.data.datasets.conftest import METRES, MILLIMETRES, metres
+from densevit_workbench.doctor.file_examination import examine_files
+from densevit_workbench.doctor.findings import Findings
+from tests.data.datasets.conftest import METRES, MILLIMETRES, metres, opened
 
 # ---- samples ----
 
@@ -22,7 +22,7 @@ def test_samples_and_sizes(tmp_path, write_image, depth):
     for name in ("b", "a"):
         write_image(f"images/train/{name}.jpg")
         depth(f"labels/train/{name}.png", MILLIMETRES)
-    dataset = DepthMaps("train", root=str(tmp_path), scale=0.001)
+    dataset = opened(DepthMaps, "train", root=str(tmp_path), scale=0.001)
     assert len(dataset) == 2 and dataset.provides == ("depth",) and dataset.classes == {} and dataset.metric
     assert dataset.sizes().tolist() == [[3, 4]] * 2
     one = dataset[0]
@@ -30,7 +30,7 @@ def test_samples_and_sizes(tmp_path, write_image, depth):
     assert one["targets"]["image_id"] == "a" and dataset[1]["targets"]["image_id"] == "b"
     assert one["image"].shape == (3, 3, 4) and one["image"].dtype == torch.uint8
     assert metres(dataset) == METRES
-    assert len(DepthMaps("train", root=str(tmp_path), scale=0.001, limit=1)) == 1
+    assert len(opened(DepthMaps, "train", root=str(tmp_path), scale=0.001, limit=1)) == 1
     assert metres(pickle.loads(pickle.dumps(dataset))) == METRES
 
 
@@ -61,7 +61,7 @@ CONVERTED: dict[str, tuple[Any, dict[str, Any], list[list[float]]]] = {
 def test_stored_values_become_depth(case, tmp_path, depth_pair, capsys):
     stored, options, expected = CONVERTED[case]
     depth_pair(stored, ".exr" if stored.dtype == np.float32 else ".png")
-    dataset = DepthMaps("train", root=str(tmp_path), **options)
+    dataset = opened(DepthMaps, "train", root=str(tmp_path), **options)
     assert metres(dataset) == expected and dataset.metric == options.get("metric", True)
     if case == "relative":
         found = capsys.readouterr().err
@@ -79,21 +79,21 @@ def test_calibration_may_be_per_image(tmp_path, write_image, depth):
         depth(f"train/{name}/disp0.pfm", np.array([[disparity, np.inf]]))
         (tmp_path / f"train/{name}/calib.txt").write_text(texts[name])
     where = {"images": "{split}/*/im0.png", "labels": "{split}/*/disp0.pfm", "calibration": "{split}/*/calib.txt"}
-    dataset = DepthMaps("train", root=str(tmp_path), kind="disparity", **where)
+    dataset = opened(DepthMaps, "train", root=str(tmp_path), kind="disparity", **where)
     assert [metres(dataset, i) for i in (0, 1)] == [[[4, 0]], [[2, 0]]]
     (tmp_path / "train/b/calib.txt").write_text("cam0=[1000 0 1]\n")
     with pytest.raises(DataError, match=r"b/calib\.txt has no baseline"):
-        DepthMaps("train", root=str(tmp_path), kind="disparity", **where)
+        opened(DepthMaps, "train", root=str(tmp_path), kind="disparity", **where)
 
 
 def test_validity_masks(tmp_path, depth_pair, depth):
     depth_pair(MILLIMETRES)
     depth("masks/train/a.png", np.array([[1, 1, 0, 0]] * 3, np.uint8))
-    dataset = DepthMaps("train", root=str(tmp_path), scale=0.001, valid="masks/{split}")
+    dataset = opened(DepthMaps, "train", root=str(tmp_path), scale=0.001, valid="masks/{split}")
     assert metres(dataset) == [[0, 1.5, 0, 0], [1, 3, 0, 0], [0.5, 2, 0, 0]]
     depth("masks/train/a.png", np.ones((2, 4), np.uint8))
     with pytest.raises(DataError, match=r"masks/train/a\.png .*\(2, 4\).*\(3, 4\)"):
-        DepthMaps("train", root=str(tmp_path), scale=0.001, valid="masks/{split}")
+        opened(DepthMaps, "train", root=str(tmp_path), scale=0.001, valid="masks/{split}")
 
 
 # ---- invalid data ----
@@ -101,7 +101,7 @@ def test_validity_masks(tmp_path, depth_pair, depth):
 
 def test_file_changed_after_scanning_raises(tmp_path, depth_pair, write_image, depth):
     depth_pair(MILLIMETRES)
-    dataset = DepthMaps("train", root=str(tmp_path), scale=0.001)
+    dataset = opened(DepthMaps, "train", root=str(tmp_path), scale=0.001)
     depth("labels/train/a.png", np.ones((5, 5), np.uint16))
     with pytest.raises(DataError, match=r"a\.png has \(5, 5\) pixels"):
         dataset[0]
@@ -129,7 +129,7 @@ def test_file_changed_after_scanning_raises(tmp_path, depth_pair, write_image, d
 def test_invalid_options_raise(given, message, tmp_path, depth_pair):
     depth_pair(MILLIMETRES)
     with pytest.raises(DataError, match=message):
-        DepthMaps("train", **({"root": str(tmp_path), "scale": 0.001} | given))
+        opened(DepthMaps, "train", **({"root": str(tmp_path), "scale": 0.001} | given))
 
 
 # ---- layouts ----
@@ -141,20 +141,23 @@ def test_lists_of_three_columns_and_images_without_depth(tmp_path, depth_pair, w
         depth(f"annotated/val/{name}/1.png", MILLIMETRES)
     (tmp_path / "list.txt").write_text("a/1.png a/1.png 721.5377\n\nb/1.png None 718.856\n/raw/c/1.png c/1.png 707\n")
     where = {"images": "raw", "labels": "annotated", "list_file": "list.txt"}
-    dataset = DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
+    dataset = opened(DepthMaps, "train", root=str(tmp_path), scale=0.001, **where)
     assert [dataset[i]["targets"]["image_id"] for i in (0, 1)] == ["raw/a/1", "raw/c/1"]
     assert metres(dataset) == METRES
     assert "(read 2 of 2); 1 image without depth left out" in capsys.readouterr().err
-    examination = Examination(None)
-    DepthMaps("train", root=str(tmp_path), scale=0.001, scan=Scan(examination=examination), **where)
-    assert examination.findings[0].heading == "1 of 3 images without a depth map"
+    findings = Findings()
+    assert examine_files(dataset, [0, 1], findings) == set()
+    assert findings.items[0].heading == "1 of 3 images without a depth map"
     depth("masks/x.npy", MILLIMETRES)
     with pytest.raises(DataError, match=r"data\.valid pairs files by name; data\.list_file must then hold names"):
-        DepthMaps("train", root=str(tmp_path), scale=0.001, valid="masks", **where)
-    for line, message in (("a/2.png", r"(?s)1 files do not exist.*\n  a/2\.png"), ("None", "is empty")):
+        opened(DepthMaps, "train", root=str(tmp_path), scale=0.001, valid="masks", **where)
+    for line, message in (
+        ("a/2.png", r"list\.txt, line 1: .*a/2\.png does not exist; copy it there"),
+        ("None", "is empty"),
+    ):
         (tmp_path / "list.txt").write_text(f"a/1.png {line} 721.5377\n")
         with pytest.raises(DataError, match=message):
-            DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
+            opened(DepthMaps, "train", root=str(tmp_path), scale=0.001, **where)
 
 
 def test_timestamp_pairs_match_tums_tool():
@@ -178,13 +181,13 @@ def test_invalid_timestamps_raise(tmp_path, write_image, depth):
 
     def refused(message: str, **more: Any) -> None:
         with pytest.raises(DataError, match=message):
-            DepthMaps("train", **where, **more)
+            opened(DepthMaps, "train", **where, **more)
 
     (tmp_path / "one/depth.txt").write_text("1.03 depth/1.png\n")
     refused(r"no image has a depth map within 0\.02 s \(data\.seconds\)")
-    refused(r"1 files that do not exist: one/depth/1\.png", seconds=0.05)
+    refused(r"one/depth/1\.png does not exist", seconds=0.05)
     depth("one/depth/1.png", MILLIMETRES)
-    assert DepthMaps("train", seconds=0.05, **where)[0]["targets"]["image_id"] == "one/rgb/1"
+    assert opened(DepthMaps, "train", seconds=0.05, **where)[0]["targets"]["image_id"] == "one/rgb/1"
     (tmp_path / "one/depth.txt").write_text("now depth/1.png\n")
     refused(r"depth\.txt, line 1: expected a time and a file, not 'now depth/1\.png'")
     (tmp_path / "one/depth.txt").unlink()
@@ -202,6 +205,6 @@ def test_lists_name_files_outside_of_root_only_if_allowed(tmp_path, write_image,
     for where, message in ((by_name, r"list\.txt, line 1"), (by_time, r"rgb\.txt, line 1")):
         outside = rf"{message}: .*\.\./secret\.png.* outside of .*set\. .*data\.outside_paths"
         with pytest.raises(DataError, match=outside):
-            DepthMaps("train", root=str(tmp_path / "set"), scale=0.001, **where)
-        allowed = DepthMaps("train", root=str(tmp_path / "set"), scale=0.001, outside_paths=True, **where)
+            opened(DepthMaps, "train", root=str(tmp_path / "set"), scale=0.001, **where)
+        allowed = opened(DepthMaps, "train", root=str(tmp_path / "set"), scale=0.001, outside_paths=True, **where)
         assert metres(allowed) == METRES

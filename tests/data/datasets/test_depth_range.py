@@ -10,16 +10,16 @@ from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.depth_range import sample
 from densevit.data.datasets.depth_values import Calibration
 from densevit.errors import DataError
-from tests.data.datasets.conftest import MILLIMETRES
+from tests.data.datasets.conftest import MILLIMETRES, opened
 
 
 def test_range_and_median_are_logged_once_per_split(tmp_path, depth_pair, capsys, monkeypatch):
     depth_pair(MILLIMETRES)
-    DepthMaps("train", root=str(tmp_path), scale=0.001, max_depth=2)
+    opened(DepthMaps, "train", root=str(tmp_path), scale=0.001, max_depth=2)
     shown = capsys.readouterr().err
     assert shown == "depth, train: 0.5 to 65.5 m, median 2 m, 83.3% of pixels known (read 1 of 1)\n"
     monkeypatch.setenv("LOCAL_RANK", "1")
-    DepthMaps("train", root=str(tmp_path), scale=0.001)
+    opened(DepthMaps, "train", root=str(tmp_path), scale=0.001)
     assert capsys.readouterr().err == ""
 
 
@@ -27,7 +27,7 @@ def test_file_in_another_unit_is_named(tmp_path, write_image, depth, capsys):
     for name, unit in (("a", 1), ("b", 1), ("c", 1000), ("d", 1)):
         write_image(f"images/train/{name}.jpg", (2, 1))
         depth(f"labels/train/{name}.npy", unit * np.array([[0.0, 2.0]], np.float32))
-    DepthMaps("train", root=str(tmp_path))
+    opened(DepthMaps, "train", root=str(tmp_path))
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("depth, train: 2 to 2000 m, median 2 m")
     assert second == (
@@ -40,8 +40,8 @@ def test_integer_files_require_a_scale(tmp_path, depth_pair):
     depth_pair(MILLIMETRES)
     facts = r"data\.scale is missing: .*labels/train/a\.png .*0 to 65535.*data\.scale=0\.001.*KITTI"
     with pytest.raises(DataError, match=facts):
-        DepthMaps("train", root=str(tmp_path))
-    assert len(DepthMaps("train", root=str(tmp_path), metric=False)) == 1
+        opened(DepthMaps, "train", root=str(tmp_path))
+    assert len(opened(DepthMaps, "train", root=str(tmp_path), metric=False)) == 1
 
 
 @pytest.mark.parametrize(
@@ -56,20 +56,20 @@ def test_integer_files_require_a_scale(tmp_path, depth_pair):
 def test_wrong_scale_and_declared_range(scale, range, fix, tmp_path, depth_pair):
     depth_pair(MILLIMETRES)
     with pytest.raises(DataError, match=fix):
-        DepthMaps("train", root=str(tmp_path), scale=scale, depth_range=range)
+        opened(DepthMaps, "train", root=str(tmp_path), scale=scale, depth_range=range)
 
 
 def test_invalid_calibration_raises(tmp_path, depth_pair):
     depth_pair(np.array([[100, 200]], np.uint8))
     stereo: dict[str, Any] = {"root": str(tmp_path), "kind": "disparity"}
     with pytest.raises(DataError, match=r"baseline looks like millimetres: set data\.stereo\.baseline=0\.16"):
-        DepthMaps("train", stereo=Calibration(160, 3740, 200), **stereo)
+        opened(DepthMaps, "train", stereo=Calibration(160, 3740, 200), **stereo)
     with pytest.raises(DataError, match=r"Check data\.stereo: baseline \(metres\), focal"):
-        DepthMaps("train", stereo=Calibration(0.16, 3.7, 200), **stereo)
+        opened(DepthMaps, "train", stereo=Calibration(0.16, 3.7, 200), **stereo)
     depth_pair(np.full((1, 2), 5000.0, np.float32), ".npy")
     (tmp_path / "labels/train/a.png").unlink()
     with pytest.raises(DataError, match=r"or data\.kind=depth, if files store depth"):
-        DepthMaps("train", root=str(tmp_path), kind="inverse_depth")
+        opened(DepthMaps, "train", root=str(tmp_path), kind="inverse_depth")
 
 
 def test_evenly_spaced_maps_are_sampled():
@@ -87,10 +87,10 @@ def test_files_that_all_reach_the_largest_number_are_named(largest, kind, scale,
     options: dict[str, Any] = {"root": str(tmp_path), "scale": scale}
     message = rf"highest depth of each of 2 files of 'train' .*a\.png, \.\.\.\) is {largest}, .*data\.metric=fal"
     with pytest.warns(UserWarning, match=message):
-        DepthMaps("train", **options)
+        opened(DepthMaps, "train", **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        DepthMaps("train", **options, metric=False)
-        DepthMaps("train", **options, invalid=[largest])
+        opened(DepthMaps, "train", **options, metric=False)
+        opened(DepthMaps, "train", **options, invalid=[largest])
         depth("labels/train/b.png", np.array([[40 / scale] * 4] * 3).astype(kind))
-        DepthMaps("train", **options)
+        opened(DepthMaps, "train", **options)

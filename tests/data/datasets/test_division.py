@@ -100,7 +100,7 @@ def test_a_json_for_every_split_is_divided_only_if_val_share_is_given(tmp_path):
     named = {"root": str(root), "annotations": "train.json", "images": "train"}
     assert [len(Coco(split, **named)) for split in ("train", "val")] == [20, 20]
     assert [len(Coco(split, **named, val_share=0.25)) for split in ("train", "val")] == [15, 5]
-    named = {"root": str(root), "train_annotations": "train.json", "train_images": "train"}
+    named = {"root": str(root), "annotations": {"train": "train.json"}, "images": {"train": "train"}}
     assert [len(Coco(split, **named)) for split in ("train", "val")] == [16, 4]
 
 

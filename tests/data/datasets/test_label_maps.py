@@ -13,7 +13,7 @@ from PIL import Image
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE
-from tests.data.datasets.conftest import LABEL, semantic
+from tests.data.datasets.conftest import LABEL, opened, semantic
 
 NAMES = ["road", "tree", "car"]
 
@@ -35,7 +35,9 @@ def pairs(write_image, label):
 
 def test_samples_classes_and_sizes(tmp_path, pairs):
     pairs()
-    dataset = LabelMaps("train", root=str(tmp_path), classes=["road", "tree", {"name": "car", "color": [1, 2, 3]}])
+    dataset = opened(
+        LabelMaps, "train", root=str(tmp_path), classes=["road", "tree", {"name": "car", "color": [1, 2, 3]}]
+    )
     assert len(dataset) == 2 and dataset.provides == ("semantic",)
     assert dataset.sizes().tolist() == [[3, 4]] * 2
     assert [(c.name, c.file_id) for c in dataset.classes["segmentation"]] == [("road", 0), ("tree", 1), ("car", 2)]
@@ -45,7 +47,7 @@ def test_samples_classes_and_sizes(tmp_path, pairs):
     assert sample["targets"]["image_id"] == "a" and dataset[1]["targets"]["image_id"] == "b"
     assert sample["image"].shape == (3, 3, 4) and sample["image"].dtype == torch.uint8
     assert semantic(dataset) == LABEL.tolist() == semantic(pickle.loads(pickle.dumps(dataset)))
-    assert len(LabelMaps("train", root=str(tmp_path), classes=NAMES, limit=1)) == 1
+    assert len(opened(LabelMaps, "train", root=str(tmp_path), classes=NAMES, limit=1)) == 1
 
 
 MAPPED: dict[str, tuple[np.ndarray, dict[str, Any], list[int], list[list[int]]]] = {
@@ -75,7 +77,7 @@ MAPPED: dict[str, tuple[np.ndarray, dict[str, Any], list[int], list[list[int]]]]
 def test_values_become_classes(case, tmp_path, pairs):
     values, options, ids, expected = MAPPED[case]
     pairs(values)
-    dataset = LabelMaps("train", root=str(tmp_path), **options)
+    dataset = opened(LabelMaps, "train", root=str(tmp_path), **options)
     assert [c.file_id for c in dataset.classes["segmentation"]] == ids and semantic(dataset) == expected
 
 
@@ -83,7 +85,7 @@ def test_several_colours_may_map_to_one_class(tmp_path, pairs):
     palette = np.array([[128, 64, 128], [0, 0, 1], [1, 0, 0]], np.uint8)
     pairs(np.where((LABEL == 255)[..., None], [9, 9, 9], palette[LABEL % 255]).astype(np.uint8))
     classes = [{"name": "road", "color": [128, 64, 128]}, {"name": "rest", "colors": [[0, 0, 1], [1, 0, 0]]}]
-    dataset = LabelMaps("train", root=str(tmp_path), classes=classes, ignore_colors=[(9, 9, 9)])
+    dataset = opened(LabelMaps, "train", root=str(tmp_path), classes=classes, ignore_colors=[(9, 9, 9)])
     assert semantic(dataset) == [[0, 0, 1, 1], [1, 1, 1, 255], [1, 0, 0, 1]]
     assert dataset.classes["segmentation"][1].color == (0, 0, 1)
 
@@ -94,7 +96,7 @@ def test_labels_are_aligned_with_exif_orientation(tmp_path, write_image, label):
     write_image("images/train/a.jpg", exif=exif)
     for values, size in ((LABEL.T.copy(), (4, 3)), (LABEL, (3, 4))):
         label("labels/train/a.png", values)
-        dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES)
+        dataset = opened(LabelMaps, "train", root=str(tmp_path), classes=NAMES)
         assert dataset.sizes().tolist() == [list(size)]
         assert dataset[0]["image"].shape[1:] == dataset[0]["targets"]["semantic"].shape == size
 
@@ -111,7 +113,7 @@ def test_list_files_name_images_or_pairs(text, tmp_path, write_image, label):
     (tmp_path / "train.txt").write_text(text)
     (tmp_path / "val.txt").touch()  # so that train is not divided
     where = {"images": "images", "labels": "labels", "list_file": "{split}.txt"}
-    dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES, **where)
+    dataset = opened(LabelMaps, "train", root=str(tmp_path), classes=NAMES, **where)
     assert [Path(dataset.path(i)).name for i in range(len(dataset))] == ["b.jpg", "c d.jpg"]
     assert [Path(dataset.label_path(i)).name for i in range(len(dataset))] == ["b.png", "c d.png"]
 
@@ -146,26 +148,26 @@ def test_labels_that_do_not_fit_the_classes_are_named(case, tmp_path, pairs):
     values, classes, facts = INVALID_LABELS[case]
     pairs(values.astype(np.uint8))
     with pytest.raises(DataError, match=f"(?s){facts}"):
-        LabelMaps("train", root=str(tmp_path), classes=classes)
+        opened(LabelMaps, "train", root=str(tmp_path), classes=classes)
 
 
 def test_equal_names_and_grey_labels_beside_a_labelmap_raise(tmp_path, pairs, write_image):
     pairs()
     (tmp_path / "labelmap.txt").write_text("tree:0,128,0::\n")
     with pytest.raises(DataError, match=r"a\.png has grey values, but .*labelmap\.txt has colours\. Fix"):
-        LabelMaps("train", root=str(tmp_path))
-    assert len(LabelMaps("train", root=str(tmp_path), classes=NAMES)) == 2
+        opened(LabelMaps, "train", root=str(tmp_path))
+    assert len(opened(LabelMaps, "train", root=str(tmp_path), classes=NAMES)) == 2
     write_image("images/train/a.png")
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have the same name"):
-        LabelMaps("train", root=str(tmp_path), classes=NAMES)
+        opened(LabelMaps, "train", root=str(tmp_path), classes=NAMES)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\nz\n", r"names 2 images; .*2 files do not exist.*\n  images/train/z\n  labels/train/z"),
+        ("a\nz\n", r"train\.txt, line 2: .*images/train/z does not exist; copy it there"),
         ("a\nb\na\n", r"train\.txt, line 3: a occurs already in line 1"),
-        ("images/train/a.jpg labels/train/q.png", r"1 files do not exist.*\n  labels/train/q\.png"),
+        ("images/train/a.jpg labels/train/q.png", r"train\.txt, line 1: .*labels/train/q\.png does not exist"),
         ("\n", r"is empty"),
     ],
 )
@@ -173,7 +175,7 @@ def test_invalid_list_files_raise(text, message, tmp_path, pairs):
     pairs()
     (tmp_path / "train.txt").write_text(text)
     with pytest.raises(DataError, match=f"(?s){message}"):
-        LabelMaps("train", root=str(tmp_path), classes=NAMES, list_file="train.txt")
+        opened(LabelMaps, "train", root=str(tmp_path), classes=NAMES, list_file="train.txt")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +199,7 @@ def test_invalid_list_files_raise(text, message, tmp_path, pairs):
 def test_invalid_options_raise(given, message, tmp_path, pairs):
     pairs()
     with pytest.raises(DataError, match=message):
-        LabelMaps("train", **({"root": str(tmp_path), "classes": NAMES} | given))
+        opened(LabelMaps, "train", **({"root": str(tmp_path), "classes": NAMES} | given))
 
 
 # ---- classes that are colours ----
@@ -224,12 +226,12 @@ def colored(root: Path, layout: tuple[str, str] = ("images/train", "labels/train
 def test_colours_without_classes_are_listed_to_paste(tmp_path):
     root = colored(tmp_path)
     with pytest.raises(DataError) as caught:
-        LabelMaps("train", root=str(root))
+        opened(LabelMaps, "train", root=str(root))
     text = str(caught.value)
     assert "Found in 4 label maps" in text
     pasted = yaml.safe_load(text[text.index("classes:\n") :])["classes"]
     assert sorted(tuple(one["color"]) for one in pasted) == [TREE, ROAD] and text.count("# 50.00%") == 2
-    assert len(LabelMaps("train", root=str(root), classes=pasted)) == 3
+    assert len(opened(LabelMaps, "train", root=str(root), classes=pasted)) == 3
     assert LabelMaps.recognise(root) == {"classes": pasted}
 
 
@@ -242,13 +244,13 @@ def test_segmentation_masks_of_cvat_are_read_by_their_labelmap(indexed, tmp_path
     lines = ["# label:color_rgb:parts:actions", "background:0,0,0::", "tree:0,128,0::", "road:128,64,128::"]
     (root / "labelmap.txt").write_text("\n".join(lines))
     assert LabelMaps.recognise(root) == {}
-    train, val = (LabelMaps(split, root=str(root)) for split in ("train", "val"))
+    train, val = (opened(LabelMaps, split, root=str(root)) for split in ("train", "val"))
     assert (len(train), len(val)) == (3, 1)
     assert [one.name for one in train.classes["segmentation"]] == ["background", "tree", "road"]
     assert semantic(val)[0] == [2] * 8 + [1] * 8
     for name in ("train", "val"):
         (lists / f"{name}.txt").write_text("0\n" if name == "val" else "1\n2\n")
-    assert [len(LabelMaps(split, root=str(root))) for split in ("train", "val")] == [2, 1]
+    assert [len(opened(LabelMaps, split, root=str(root))) for split in ("train", "val")] == [2, 1]
     (root / "labelmap.txt").write_text("tree:0,128\n")
     with pytest.raises(DataError, match=r"labelmap\.txt, line 1: 'tree:0,128'; expected name:red,green,blue::"):
-        LabelMaps("train", root=str(root))
+        opened(LabelMaps, "train", root=str(root))

@@ -13,6 +13,7 @@ from densevit.data.datasets import label_shares
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
 from densevit_workbench.doctor.diagnose import diagnose
+from tests.data.datasets.conftest import opened
 
 LESION = np.array([[0, 0, 0, 255]] * 3, np.uint8)  # a binary mask, a quarter is 255
 
@@ -34,7 +35,7 @@ def semantic(root: str, classes: list[Any], **options: Any) -> list[list[int]]:
     """The first label map of training, without any warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        dataset = LabelMaps("train", root=root, classes=classes, **options)
+        dataset = opened(LabelMaps, "train", root=root, classes=classes, **options)
     dataset.check_labels()
     found: list[list[int]] = dataset[0]["targets"]["semantic"].tolist()
     return found
@@ -50,7 +51,7 @@ def test_binary_masks_of_255_are_an_error_whose_fix_reads_them(tmp_path):
     root = write(tmp_path, LESION)
     for split in ("train", "val"):
         with pytest.raises(DataError) as caught:
-            LabelMaps(split, root=root, classes=["background", "lesion"])
+            opened(LabelMaps, split, root=root, classes=["background", "lesion"])
         message = str(caught.value)
         for fact in (root, repr(split), "'lesion'", "0 = background (75.00%)", "255, ignored (25.00%)"):
             assert fact in message
@@ -65,10 +66,10 @@ def test_255_of_many_pixels_is_an_error_only_if_a_class_has_none(tmp_path):
     assert semantic(root, ["a", "b"]) == label.tolist()
     message = r"no pixel has the class 'c'\. Values found: 0 = a \(50\.00%\), 1 = b \(25\.00%\)"
     with pytest.raises(DataError, match=message):
-        LabelMaps("train", root=root, classes=["a", "b", "c"])
-    assert len(LabelMaps("val", root=root, classes=["a", "b", "c"]))  # a rare class may have no pixel there
+        opened(LabelMaps, "train", root=root, classes=["a", "b", "c"])
+    assert len(opened(LabelMaps, "val", root=root, classes=["a", "b", "c"]))  # a rare class may have no pixel there
     with pytest.warns(UserWarning, match=r"1 of 3 classes have no pixel and cannot be learned: c\."):
-        LabelMaps("train", root=root, classes=["a", "b", "c"], ignore_index=255)
+        opened(LabelMaps, "train", root=root, classes=["a", "b", "c"], ignore_index=255)
 
 
 def test_a_rare_class_without_pixels_is_one_line_in_training(tmp_path):
@@ -77,21 +78,21 @@ def test_a_rare_class_without_pixels_is_one_line_in_training(tmp_path):
     root = write(tmp_path, label)
     classes = ["a", "b", "c", "d"]
     with pytest.warns(UserWarning) as caught:
-        LabelMaps("train", root=root, classes=classes).check_labels()
+        opened(LabelMaps, "train", root=root, classes=classes).check_labels()
     [text] = [str(one.message) for one in caught]
     for fact in ("2 of 4 classes", "c, d", "0 = a (49.00%)", "255, ignored (1.00%)", "{name: c, id: 255}"):
         assert fact in text
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        LabelMaps("val", root=root, classes=classes).check_labels()
+        opened(LabelMaps, "val", root=root, classes=classes).check_labels()
 
 
 def test_training_on_a_single_class_is_an_error_and_evaluation_is_not(tmp_path):
     root = write(tmp_path, LESION)
     options: Any = {"root": root, "classes": ["background", "lesion"], "ignore_index": 255}
-    LabelMaps("val", **options).check_labels()
+    opened(LabelMaps, "val", **options).check_labels()
     with pytest.raises(DataError, match=r"all labelled pixels have the class 'background'"):
-        LabelMaps("train", **options).check_labels()
+        opened(LabelMaps, "train", **options).check_labels()
     nothing = LabelMaps("train", root=root, classes=["x", "y"], reduce_zero_label=True)
     with pytest.raises(DataError, match=r"is ignored, .*0 \(75\.00%\), 255 \(25\.00%\)"):
         nothing.check_labels()
@@ -119,7 +120,7 @@ def test_the_palette_decides_for_classes_given_by_colour(tmp_path):
     assert semantic(root, BY_COLOR) == [[1, 0, 0, 1]] * 3
     root = write(tmp_path, indexed(VALUES, (1, 2, 3), ROAD))
     with pytest.raises(DataError, match=r"a\.png .*\(1, 2, 3\) in 6 pixels \(50\.0%\).*palette"):
-        LabelMaps("train", root=root, classes=BY_COLOR)
+        opened(LabelMaps, "train", root=root, classes=BY_COLOR)
     classes = [{**one, "id": index} for index, one in enumerate(BY_COLOR)]
     assert semantic(root, classes) == VALUES.tolist(), "indices decide for classes with ids"
 
@@ -144,4 +145,4 @@ def test_grey_files_and_classes_of_colours(tmp_path: Path) -> None:
     assert semantic(write(tmp_path / "positions", VALUES), BY_COLOR) == VALUES.tolist()
     root = write(tmp_path / "copy", Image.fromarray(np.array([ROAD, TREE], np.uint8)[VALUES]).convert("L"))
     with pytest.raises(DataError, match=r"a\.png has values that no class has: 75 in 6 .* 90 in 6 .* the file is grey"):
-        LabelMaps("train", root=root, classes=BY_COLOR)
+        opened(LabelMaps, "train", root=root, classes=BY_COLOR)

@@ -11,7 +11,7 @@ import tifffile
 
 import densevit
 from densevit.cli import main
-from densevit.data.datasets.examination import Finding
+from densevit_workbench.doctor.findings import Finding
 from tests.workbench.doctor.test_diagnose import box, write_coco
 
 HEIGHT, WIDTH, IMAGES = 48, 64, 6
@@ -163,8 +163,8 @@ def test_images_of_another_type_or_number_of_bands_are_named(flawed: list[np.nda
         f"{root}/train/5.tif: 5 channels of uint16",
         f"{root}/train/4.tif: 4 channels of uint8",
     ] and "(4 of 6" in kinds[0]
-    assert f"{root}/train/4.tif: its pixels are uint8" in problems["unreadable images"].examples[0]
-    assert f"{root}/train/5.tif: it has 5 channels" in problems["unreadable files"].examples[0]
+    four, five = problems["unreadable files"].examples
+    assert f"{root}/train/4.tif: its pixels are uint8" in four and f"{root}/train/5.tif: it has 5 channels" in five
 
 
 def test_a_channel_of_one_value_in_all_images_is_an_error(tmp_path: Path):

@@ -85,7 +85,7 @@ def test_mixed_types_are_named_by_file(keys, tmp_path):
     write_coco(ImageSource(".tif", write), tmp_path)
     overrides = [f"data.{key}={json.dumps(value)}" for key, value in (FOUR | keys).items()]
     findings = densevit.diagnose(tmp_path, overrides).findings
-    [train, val] = [one for one in findings if one.title == "unreadable images"]
+    [train, val] = [one for one in findings if one.title == "unreadable files"]
     for found in (train, val):
         assert found.examples == (
             f"{tmp_path / found.split / '1.tif'}: its pixels are float32; those of the other images are int16.",

@@ -42,7 +42,7 @@ def test_depth_in_a_wrong_unit_is_an_error_and_its_range_a_note(tmp_path: Path):
     assert "set data.scale=0.001" in wrong.errors[0].examples[0]
     implausible = densevit.diagnose(tmp_path, ["data.scale=1"])
     assert [one.title for one in implausible.errors] == ["implausible depth"] * 2
-    assert "median of 2001 m" in implausible.errors[0].examples[0] and "data.scale=0.001" in implausible.errors[0].fix
+    assert "median of 2001 m" in implausible.errors[0].examples[0] and "data.scale=0.001" in str(implausible.errors[0])
     right = densevit.diagnose(tmp_path, ["data.scale=0.001"])
     assert not right.errors
     assert right.findings[0].examples == ("2 to 2 m, median 2 m, 100.0% of pixels known (read 3 of 3)",)

@@ -287,7 +287,7 @@ def test_accents_in_any_form(tmp_path: Path, forms: tuple[str, str]):
 
 @pytest.mark.parametrize("format", ["voc", "coco"])
 def test_boxes_of_rotated_photos_with_their_stored_size(tmp_path: Path, format: str):
-    """A box that is outside of the stored image and inside of the upright one is kept, and tells the reading."""
+    """A box that is outside of the stored image and inside of the upright one is kept."""
     exif, box = Image.Exif(), [10, 50, 20, 10]
     exif[0x0112] = 6
     for name in ("a", "b"):
@@ -303,6 +303,8 @@ def test_boxes_of_rotated_photos_with_their_stored_size(tmp_path: Path, format: 
         write(tmp_path / "in" / "result.json", json.dumps(document))
     result = convert_dataset(format, tmp_path / "in", tmp_path / "out", {"train": 1})
     assert [list(one.bbox) for image in result.splits["train"] for one in image.objects] == [box] * 2
-    with pytest.warns(UserWarning, match="upright"):
-        dataset = create_dataset("coco", "train", root=str(tmp_path / "out"), annotations="train.json", images="train")
+    options = {"root": str(tmp_path / "out"), "annotations": "train.json", "images": "train"}
+    with pytest.raises(DataError, match=r"fits only the upright pixels .*data\.boxes=upright"):
+        create_dataset("coco", "train", **options)
+    dataset = create_dataset("coco", "train", boxes="upright", **options)
     assert dataset[0]["image"].shape == (3, 64, 48) and dataset[0]["targets"]["boxes"].tolist() == [[10, 50, 30, 60]]

@@ -159,16 +159,14 @@ def test_images_elsewhere_need_outside_paths(tmp_path: Path):
 
 
 def test_a_damaged_image_is_left_out_with_on_error_skip(tmp_path: Path):
-    from densevit.data.datasets.dataset_validation import Scan
-
     root = yolo(tmp_path / "in")
     (root / "images" / "train" / "2.png").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"2\.png"):
         Coco("train", root=str(root))
     with pytest.warns(UserWarning, match=r"2\.png"):
-        assert len(Coco("train", root=str(root), scan=Scan("skip"))) == 3
+        assert len(Coco("train", root=str(root), on_error="skip")) == 3
     found = {one.title: one for one in densevit.diagnose(root).findings if one.split == "train"}
-    assert "2.png" in found["images that cannot be read"].examples[0]
+    assert "2.png" in found["warnings of the data set"].examples[0]
     assert "is in the format 'yolo': 2 classes" in found["data set in another format"].examples[0]
     image(root / "images" / "train" / "2.png", 2)
     assert len(Coco("train", root=str(root))) == 4

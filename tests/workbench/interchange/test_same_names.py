@@ -141,10 +141,9 @@ def test_prelabels_of_images_of_one_name_are_read_with_their_images(tmp_path: Pa
     classes = {"detection": (Class("cat", 3, (1, 2, 3)),)}
     model: Any = SimpleNamespace(classes=classes, default_thresholds={"detection": 0.5}, fingerprint="0" * 16)
     write_prelabels(tmp_path / "found", model, tmp_path / "labels.json")
-    data = {"train_annotations": str(tmp_path / "labels.json"), "train_images": str(photos)}
-    dataset = densevit.create_dataset(
-        "coco", "train", **data, val_annotations=data["train_annotations"], val_images="."
-    )
+    labels = str(tmp_path / "labels.json")
+    options = {"annotations": {"train": labels, "val": labels}, "images": {"train": str(photos), "val": "."}}
+    dataset = densevit.create_dataset("coco", "train", **options)
     for sample in (dataset[index] for index in range(3)):
         x, y, w, h = box(round(float(sample["image"][0].float().mean()) / 80))
         assert sample["targets"]["boxes"].tolist() == [[x, y, x + w, y + h]]

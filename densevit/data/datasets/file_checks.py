@@ -1,0 +1,117 @@
+"""Checks all files of a data set before training, in threads, so that a damaged file fails at the start."""
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Literal, Protocol, runtime_checkable
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from densevit.errors import UnreadableFileError
+from densevit.interfaces import Dataset
+from densevit.terminal import in_notebook, notebook_bar, text_console
+
+OnError = Literal["raise", "skip"]
+
+THREADS = min(32, 2 * (os.cpu_count() or 1))
+_CHUNK = 32  # files that a thread takes at a time
+_PATIENCE = 2.0  # seconds without a progress bar
+_NAMED = 3  # unreadable files listed in a warning
+
+
+@runtime_checkable
+class SupportsCheckFile(Protocol):
+    """A data set whose files can be checked without reading their pixels."""
+
+    def check_file(self, index: int) -> None:
+        """Raises UnreadableFileError or another DataError for a wrong file of a sample."""
+
+
+@runtime_checkable
+class SupportsCheckFiles(Protocol):
+    """A data set with a faster check of all its files than one by one."""
+
+    def check_files(self, on_error: OnError = "raise") -> None:
+        """Raises DataError as `check_files` does."""
+
+
+def check_files(dataset: Dataset, on_error: OnError = "raise") -> None:
+    """Checks the files of a data set that supports it.
+
+    Raises the first error. on_error: "skip" leaves out files that cannot be read, with a warning, unless all are.
+    """
+    if isinstance(dataset, SupportsCheckFiles):
+        dataset.check_files(on_error)
+    elif isinstance(dataset, SupportsCheckFile):
+        check_each(len(dataset), dataset.check_file, on_error)
+
+
+def check_each(count: int, check: Callable[[int], None], on_error: OnError) -> None:
+    """Calls check(0) to check(count - 1) in threads. Raises as `check_files`."""
+    unreadable: dict[int, UnreadableFileError] = {}
+
+    def checked(index: int) -> None:
+        try:
+            check(index)
+        except UnreadableFileError as error:
+            if on_error == "raise":
+                raise
+            unreadable[index] = error
+
+    for_each(count, checked, "Checking files")
+    errors = [unreadable[index] for index in sorted(unreadable)]
+    if errors and len(errors) == count:
+        raise errors[0]
+    if errors:
+        more = " ..." if len(errors) > _NAMED else ""
+        warnings.warn(
+            f"{len(errors)} of {count} images will be left out (data.on_error: skip): "
+            f"{' '.join(map(str, errors[:_NAMED]))}{more}",
+            stacklevel=2,
+        )
+
+
+def for_each(count: int, check: Callable[[int], None], title: str) -> None:
+    """Calls check(0) to check(count - 1) in threads, until one raises. Shows a progress bar."""
+
+    def chunk(start: int) -> int:
+        part = range(start, min(start + _CHUNK, count))
+        for index in part:
+            check(index)
+        return len(part)
+
+    with _bar(title, count) as advance, ThreadPoolExecutor(THREADS) as threads:
+        try:
+            for done in threads.map(chunk, range(0, count, _CHUNK)):
+                advance(done)
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _bar(title: str, count: int) -> Iterator[Callable[[int], object]]:
+    """A progress bar after a few seconds; none if stderr is neither a terminal nor a notebook."""
+    if in_notebook():
+        with notebook_bar()(total=count, desc=title, delay=_PATIENCE, leave=False) as notebook:
+            yield notebook.update
+        return
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn())
+    bar = Progress(*columns, console=text_console(stderr=True), transient=True)
+    task, begin, shown = bar.add_task("", total=count), time.monotonic(), False
+
+    def advance(done: int) -> None:
+        nonlocal shown
+        bar.advance(task, done)
+        if not shown and bar.console.is_terminal and time.monotonic() - begin > _PATIENCE:
+            shown = True
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        if shown:
+            bar.stop()

@@ -1,0 +1,106 @@
+"""Base class of data sets of image files, which are measured once, at the start."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densevit.channels import Channels
+from densevit.data.datasets.file_checks import OnError, check_each
+from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
+from densevit.data.io.channel_files import channel_paths
+from densevit.data.io.images import channels_of_files, image_header, read_image
+from densevit.data.io.rgb_files import Header
+from densevit.errors import DataError
+from densevit.interfaces import Dataset, Size
+
+STORED, UPRIGHT = 1, 2  # grids; 0: not measured
+
+
+class MeasuredImages(Dataset):
+    """A data set of image files. A subclass has their paths and says which size their labels need.
+
+    `create_dataset` and trainings call `check_files`. Without it, an image is measured when it is read.
+    """
+
+    _paths: np.ndarray  # (N,) bytes, relative to `root`; shared with forked workers
+    root: str
+    missing: Sequence[int] = ()  # indices of images that do not exist
+
+    def open(self, root: str | os.PathLike[str], paths: Sequence[str], channels: Channels) -> None:
+        """Sets the images. paths: relative to root. channels: the config's, whose type may be open."""
+        self.root, self._paths = str(root), np.array([os.fsencode(path) for path in paths], np.bytes_)
+        self._grids = np.zeros((len(paths), 3), np.int32)  # height, width, and STORED or UPRIGHT
+        self.channels = channels_of_files((self.path(index) for index in range(len(paths))), channels)
+
+    def grid(self, index: int, header: Header) -> tuple[Size, bool]:
+        """Returns the size of an image's labels, and whether it is rotated by EXIF. Raises DataError if they do not fit
+        the image's file."""
+        return header.upright_size, True
+
+    def other_files(self, index: int) -> list[str]:
+        """Returns the files besides the image's on which its grid depends."""
+        return []
+
+    def scan_key(self) -> list[Any]:
+        """Returns everything besides the files on which grids depend, as JSON."""
+        paths = hashlib.sha256(self._paths.tobytes()).hexdigest()
+        return [type(self).__name__, self.root, paths, repr(self.channels)]
+
+    def check_file(self, index: int) -> None:
+        """Measures an image. Raises UnreadableFileError for an incomplete one, and DataError if it does not fit its
+        labels."""
+        size, is_upright = self.grid(index, image_header(self.path(index), self.channels))
+        self._grids[index] = *size, UPRIGHT if is_upright else STORED
+
+    def check_files(self, on_error: OnError = "raise") -> None:
+        """Measures all images; those of a large data set are cached. Raises as `file_checks.check_files`."""
+
+        def measure() -> Arrays:
+            check_each(len(self), self.check_file, on_error)
+            return {"grids": self._grids}
+
+        def files(_: Arrays) -> list[str]:
+            images = (channel_paths(self.path(index), self.channels) for index in range(len(self)))
+            return [file for i, paths in enumerate(images) for file in (*paths, *self.other_files(i))]
+
+        arrays = cached_scan(
+            self.scan_key(), measure, files, len(self) >= LARGE, lambda arrays: bool(arrays["grids"].all())
+        )
+        self._grids[:] = arrays["grids"]
+        self._grids[self._grids[:, 2] == 0] = 1  # unreadable
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def sizes(self) -> np.ndarray:
+        """Returns (N, 2) heights and widths of the images as `image` returns them."""
+        if not self.known_sizes().all():
+            self.check_files()
+        return self.known_sizes()
+
+    def known_sizes(self) -> np.ndarray:
+        """Returns (N, 2) heights and widths; 0 where they are not known without opening the image."""
+        return self._grids[:, :2]
+
+    def path(self, index: int) -> str:
+        """Returns the file of an image."""
+        return os.path.join(self.root, os.fsdecode(self._paths[index]))
+
+    def size(self, index: int) -> Size:
+        """Returns (h, w) of an image and its labels."""
+        if not self._grids[index, 2]:
+            self.check_file(index)
+        return int(self._grids[index, 0]), int(self._grids[index, 1])
+
+    def image(self, index: int) -> Tensor:
+        """Returns an image (C, H, W)."""
+        size = self.size(index)
+        pixels = read_image(self.path(index), self.channels, bool(self._grids[index, 2] == UPRIGHT))
+        if pixels.shape[:2] != size:
+            raise DataError(f"{self.path(index)} has changed since the start: {pixels.shape[:2]} pixels, not {size}.")
+        return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -1,0 +1,39 @@
+"""COCO's compressed code of run lengths."""
+
+import numpy as np
+
+
+def decode_counts(codes: np.ndarray, lengths: np.ndarray, dtype: type = np.int32) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) run lengths of all codes, and (N,) the number of run lengths of each code.
+
+    COCO's compressed code has five bits per character, lowest bits first; from the fourth on, run lengths are
+    differences to the last but one (pycocotools, maskApi.c, rleFrString).
+
+    codes: the characters of all codes, uint8. lengths: (N,), the number of characters of each. dtype: the type of the
+    run lengths, which wrap around beyond it.
+    """
+    digits = codes - np.uint8(48)
+    ends = np.flatnonzero(digits < 32)
+    number = np.diff(np.searchsorted(ends, np.cumsum(lengths)), prepend=0)
+    values: np.ndarray = digits.take(ends).astype(dtype)
+    values -= (values & 16) << 1  # the sign
+    more = np.flatnonzero(digits > 31)  # characters before the last one of a length
+    more -= np.arange(len(more))  # (F,), the length of each
+    begin = np.flatnonzero(np.diff(more, prepend=-1))
+    longer, count, place = more[begin], np.diff(begin, append=len(more)), 1
+    while len(longer):
+        values[longer] = values[longer] << 5 | (digits[ends[longer] - place] & 31)
+        place += 1
+        longer, count = longer[count >= place], count[count >= place]
+    total: np.ndarray = np.zeros(len(values) + 2, dtype)  # of each second value, from two before the first
+    for parity in (0, 1):
+        np.cumsum(values[parity::2], out=total[2 + parity :: 2])
+    first = np.cumsum(number) - number
+    before = np.stack([total[np.minimum(first + 2, len(total) - 1)], total[first + 1]], axis=1)  # (N, 2): even, odd
+    differences = total[2:].copy()
+    for parity in (0, 1):  # of the place among all values; in its code, a value is even or odd
+        rows = (first + number + 1 - parity) // 2 - (first + 1 - parity) // 2
+        differences[parity::2] -= np.repeat(before[np.arange(len(number)), (first + parity) & 1], rows)
+    begin = first[number > 0]
+    differences[begin] = values[begin]
+    return differences, number

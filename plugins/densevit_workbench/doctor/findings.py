@@ -1,0 +1,96 @@
+"""The findings of `densevit doctor`."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from densevit.errors import DataError, UnreadableFileError
+
+EXAMPLES = 5  # examples of a finding
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of problem of a data set.
+
+    severity: "error" stops a training or makes its result wrong, "warning" may do so, "note" is information. title: the
+    kind, as a plural noun: "boxes outside of their image". count: number of occurrences. of: number of checked items,
+    if known. examples: the first ones, with the file or annotation. fix: what to do. split: the split with the problem;
+    empty for all.
+    """
+
+    severity: Severity
+    title: str
+    count: int
+    fix: str = ""
+    examples: tuple[str, ...] = ()
+    of: int | None = None
+    split: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The finding in one line, as in "train: 3 of 2,805 boxes without area"."""
+        of = f" of {self.of:,}" if self.of else ""
+        number = f"{self.count:,}{of} " if of or self.count > 1 else ""
+        return f"{self.split}{': ' if self.split else ''}{number}{self.title}"
+
+    @property
+    def left_out(self) -> str:
+        """The text "... (2,805 in all)" if there are more occurrences than examples."""
+        return f"... ({self.count:,} in all)" if self.count > len(self.examples) > 1 else ""
+
+    def __str__(self) -> str:
+        """Returns severity and heading, then examples and the fix on indented lines."""
+        lines = [f"{self.severity}: {self.heading}"]
+        lines += [f"    {example}" for example in (*self.examples, self.left_out) if example]
+        lines += [f"  {self.fix}"] if self.fix else []
+        return "\n".join(lines)
+
+
+@dataclass
+class Findings:
+    """The findings of a split, or of all. files: its image files."""
+
+    items: list[Finding] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    _messages: set[str] = field(default_factory=set)
+
+    def report(
+        self,
+        severity: Severity,
+        title: str,
+        examples: Sequence[str],
+        fix: str = "",
+        count: int | None = None,
+        of: int | None = None,
+    ) -> None:
+        """Adds a finding, unless there are no examples. count: the number of cases; None: that of the examples."""
+        if examples:
+            found = len(examples) if count is None else count
+            self.items.append(Finding(severity, title, found, fix, tuple(examples[:EXAMPLES]), of))
+
+    def report_errors(self, errors: Iterable[DataError], of: int) -> None:
+        """Adds a finding for each rule that records or files break; each message counts once. of: number of checked
+        ones."""
+        by_rule: dict[str, list[str]] = {}
+        for error in errors:
+            if str(error) not in self._messages:
+                self._messages.add(str(error))
+                kind = "unreadable files" if isinstance(error, UnreadableFileError) else "invalid files"
+                by_rule.setdefault(error.rule or kind, []).append(str(error))
+        for rule, messages in by_rule.items():
+            fix = "Each message names its fix."
+            if rule == "unreadable files":
+                fix = "Replace or remove them; data.on_error=skip leaves unreadable images out in training."
+            self.report("error", rule, messages, fix, of=of)
+
+
+def evenly_spaced(count: int, most: int | None) -> np.ndarray:
+    """Returns at most `most` evenly spaced indices of 0 ... count - 1, sorted; None: all."""
+    if most is None or count <= most:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 1, most).round().astype(int))

@@ -1,0 +1,165 @@
+"""Counts the invalid records of a COCO json, and writes it without them, so that the rest can be examined."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from densevit import registry
+from densevit.config import DataSection
+from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_annotations import Annotations, annotations_of
+from densevit.data.datasets.coco_json import Images, classes_of, is_identifier, parse_json, section_of
+from densevit.data.datasets.coco_layouts import NamedFiles
+from densevit.data.datasets.coco_panoptic import CocoPanoptic, panoptic_json
+from densevit.data.datasets.coco_records import INVALID_SEGMENTATIONS, Objects
+from densevit.data.datasets.coco_segmentations import pack, wrong_codes
+from densevit.data.datasets.data_root import root_folder
+from densevit.data.datasets.division import DEFAULT_SHARE
+from densevit.data.datasets.panoptic_annotations import panoptic_classes_of, segments_of
+from densevit.data.splits import unchecked_split
+from densevit.errors import DataError
+from densevit.interfaces import Dataset
+from densevit_workbench.doctor.findings import Findings
+
+LeftOut = dict[str, list[str]]  # names by the rule that they break
+
+
+@dataclass
+class InvalidRecords:
+    """The names of the invalid images and objects of a json, by the rule that they break. whole: the others; None if all
+    are valid."""
+
+    whole: Annotations | None = None
+    images: LeftOut = field(default_factory=dict)
+    objects: LeftOut = field(default_factory=dict)
+
+
+def built_without_invalid_records(
+    section: DataSection, split: str, findings: Findings
+) -> tuple[Dataset | None, InvalidRecords]:
+    """Builds a split. If its json has invalid records, counts them, and reads a copy without them. None if the split
+    cannot be read for another reason, which is a finding."""
+    invalid = InvalidRecords()
+    try:
+        return unchecked_split(section, split), invalid
+    except DataError as error:
+        kind = registry.load("datasets", section.name)
+        try:
+            if issubclass(kind, Coco) and error.rule:
+                return _without_invalid_records(kind, section, split, invalid, findings), invalid
+            if kind is CocoPanoptic:
+                return _without_invalid_segments(section, split, findings), invalid
+        except DataError as other:
+            error = other
+        findings.report("error", "the split cannot be read", [str(error)])
+        return None, invalid
+
+
+def _without_invalid_records(
+    kind: type[Coco], section: DataSection, split: str, invalid: InvalidRecords, findings: Findings
+) -> Coco:
+    options: dict[str, Any] = section.options
+    named = NamedFiles(options.get("annotations"), options.get("images"))
+    share, outside = options.get("val_share"), options.get("outside_paths", False)
+    root = None if options.get("root") is None else root_folder(options["root"], file_allowed=True)
+    files, is_divided = kind.find(root, split, named, share, outside, "skip", section.given_channels)
+    document = parse_json(files.file, keep_segmentations=options.get("masks", False))
+    images = examine_records(files.file, document, options.get("masks", False), invalid, findings)
+    invalid.whole = annotations_of(files.file, document, options.get("masks", False))
+    folder = str(files.image_folder(images.names).absolute())
+    changed = {"images": folder, "val_share": (share or DEFAULT_SHARE) if is_divided else None}
+    dataset = _built_from(document, files.file, section, split, {"name": "coco"} | options | changed)
+    assert isinstance(dataset, Coco)
+    return dataset
+
+
+def _built_from(
+    document: Mapping[str, Any], file: Path, section: DataSection, split: str, options: dict[str, Any]
+) -> Coco | CocoPanoptic:
+    """Builds a split from the changed document of its json, with these options."""
+    with TemporaryDirectory() as temporary:
+        copy = Path(temporary) / file.name
+        copy.write_text(json.dumps(document))
+        try:
+            dataset = unchecked_split(section.model_copy(update=options | {"annotations": str(copy)}), split)
+        except DataError as error:
+            raise DataError(str(error).replace(str(copy), str(file)), error.rule) from None
+    assert isinstance(dataset, Coco | CocoPanoptic)
+    dataset.file, dataset.division = file, dataset.division.replace(str(copy), str(file))
+    return dataset
+
+
+def _without_invalid_segments(section: DataSection, split: str, findings: Findings) -> Dataset:
+    """Counts the invalid images and annotations of a panoptic json, and builds the split without them."""
+    file = panoptic_json(root_folder(section.options.get("root")), split, section.options)
+    document = parse_json(file, keep_segmentations=True)
+    images, invalid, seen = Images(file), InvalidRecords(), set()
+    entries = _valid(section_of(file, document, "images"), images.add, _image_name, invalid.images, findings)
+    labels = {one.file_id: i for i, one in enumerate(panoptic_classes_of(file, document))}
+
+    def add(record: Mapping[str, Any], position: int) -> None:
+        segments_of(file, record, position, images, labels)
+        seen.add(record["image_id"])
+
+    records = section_of(file, document, "annotations")
+    document["annotations"] = _valid(records, add, _object_name, invalid.objects, findings)
+    document["images"] = [one for one in entries if one["id"] in seen]
+    return _built_from(document, file, section, split, section.options)
+
+
+def examine_records(
+    file: Path, document: dict[str, Any], masks: bool, invalid: InvalidRecords, findings: Findings
+) -> Images:
+    """Adds each image and each annotation as the data set does, and counts what raises. Removes these records from the
+    document. Returns its images."""
+    images = Images(file)
+    document["images"] = _valid(section_of(file, document, "images"), images.add, _image_name, invalid.images, findings)
+    try:
+        labels: Mapping[Any, int] = {one.file_id: i for i, one in enumerate(classes_of(file, document))}
+    except DataError:  # raised for the split
+        ids = [one.get("id") for one in section_of(file, document, "categories")]
+        labels = {one: 0 for one in ids if is_identifier(one)}
+    objects = Objects(file, images, labels, masks)
+    records = section_of(file, document, "annotations")
+    valid = _valid(records, objects.add, _object_name, invalid.objects, findings)
+    if objects.segmentations:
+        reasons = wrong_codes(pack(objects.segmentations))
+        errors = [objects.wrong_segmentation(objects.ids[i], objects.rows[i], text) for i, text in reasons.items()]
+        findings.report_errors(errors, len(records))
+        invalid.objects.setdefault(INVALID_SEGMENTATIONS, []).extend(str(objects.ids[i]) for i in reasons)
+        valid = [record for i, record in enumerate(valid) if i not in reasons]
+    if document.get("annotations") is not None:
+        document["annotations"] = valid
+    return images
+
+
+def _valid(
+    records: list[dict[str, Any]],
+    add: Callable[[Mapping[str, Any], int], None],
+    name_of: Callable[[Mapping[str, Any], int], str],
+    left_out: LeftOut,
+    findings: Findings,
+) -> list[dict[str, Any]]:
+    """Returns the records that can be added."""
+    valid, errors = [], []
+    for position, record in enumerate(records):
+        try:
+            add(record, position)
+            valid.append(record)
+        except DataError as error:
+            error.rule = error.rule or "invalid entries"
+            errors.append(error)
+            left_out.setdefault(error.rule, []).append(name_of(record, position))
+    findings.report_errors(errors, len(records))
+    return valid
+
+
+def _image_name(record: Mapping[str, Any], position: int) -> str:
+    return str(record.get("file_name"))
+
+
+def _object_name(record: Mapping[str, Any], position: int) -> str:
+    return str(record.get("id", f"at position {position}"))

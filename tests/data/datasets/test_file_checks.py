@@ -1,0 +1,71 @@
+"""How the files of data sets are checked before a training: of third parties with `check_file`, and without."""
+
+import pytest
+import torch
+
+import densevit
+from densevit.config import DataSection
+from densevit.data.build import Data
+from densevit.data.datasets.file_checks import check_each
+from densevit.errors import DataError, UnreadableFileError
+from densevit.interfaces import Dataset, Sample
+
+
+class Unchecked(Dataset):
+    """Grey images, none of which is opened before a training. Image 1 is unreadable."""
+
+    provides = ()
+
+    def __init__(self, split: str, length: int = 4) -> None:
+        self.classes, self.length = {}, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 1:
+            raise UnreadableFileError("1.png is damaged.")
+        image = torch.full((3, 32, 32), 50 * index, dtype=torch.uint8)
+        return {"image": image, "targets": {"image_id": index}}
+
+
+class Checked(Unchecked):
+    """The same, checked."""
+
+    def check_file(self, index: int) -> None:
+        self[index]
+
+
+def data(plugin: type, on_error: str = "raise", **options: int) -> Data:
+    return Data(DataSection(name=f"{__name__}:{plugin.__name__}", on_error=on_error, **options), 0, 32)
+
+
+def test_files_of_a_data_set_with_check_file_are_checked_as_on_error_says():
+    with pytest.raises(UnreadableFileError, match="1.png is damaged"):
+        len(data(Checked).train)
+    with pytest.warns(UserWarning, match=r"1 of 4 images will be left out \(data.on_error: skip\): 1.png is damaged"):
+        assert len(data(Checked, "skip").train) == 4
+    with pytest.raises(UnreadableFileError, match="1.png is damaged"):
+        densevit.create_dataset(f"{__name__}:Checked")
+    assert len(data(Unchecked, "skip", length=7).train) == 7
+
+
+def test_mix_checks_its_sets():
+    sets = {name: {"name": f"{__name__}:{name.title()}"} for name in ("checked", "unchecked")}
+    with pytest.raises(UnreadableFileError, match="1.png is damaged"):
+        len(Data(DataSection(name="mix", sets=sets), 0, 32).train)
+    with pytest.warns(UserWarning, match="1 of 4 images will be left out"):
+        assert len(Data(DataSection(name="mix", sets=sets, on_error="skip"), 0, 32).train) == 8
+
+
+def test_skip_raises_other_errors_and_if_no_file_can_be_read():
+    def check(index: int) -> None:
+        if index in unreadable:
+            raise UnreadableFileError(f"{index} is damaged.")
+        raise DataError(f"{index} is wrong.")
+
+    unreadable = {0, 1, 2}
+    with pytest.raises(UnreadableFileError, match="0 is damaged"):
+        check_each(3, check, "skip")
+    with pytest.raises(DataError, match="3 is wrong"):
+        check_each(4, check, "skip")
