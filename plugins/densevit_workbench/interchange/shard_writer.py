@@ -51,13 +51,14 @@ def write_shards(dataset: Dataset, folder: Path, size: int) -> Iterator[int]:
                 index += 1
         shards.append(path.stat().st_size)
     header = Header(tuple(shards), tuple(dataset.provides), dataset.classes, dataset.channels, dataset.metric)
-    arrays = {
+    arrays: dict[str, np.ndarray | None] = {
         "header": np.frombuffer(TypeAdapter(Header).dump_json(header), np.uint8),
         "records": np.array(records, np.int64),
         "object_counts": dataset.object_counts(),
         "image_classes": dataset.image_classes() if isinstance(dataset, SupportsImageClasses) else None,
     }
-    np.savez(folder / INDEX, **{key: array for key, array in arrays.items() if array is not None})
+    known = {key: array for key, array in arrays.items() if array is not None}
+    np.savez(folder / INDEX, **known)  # type: ignore[arg-type]
 
 
 def write_record(
@@ -81,7 +82,7 @@ def write_record(
     else:
         arrays["image"] = pixels
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     targets = {key: value for key, value in sample["targets"].items() if key not in arrays}
     files |= {"json": json.dumps(targets).encode(), "npz": buffer.getvalue()}
     for suffix, content in files.items():
