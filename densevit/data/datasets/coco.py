@@ -169,8 +169,8 @@ class Coco(MeasuredImages):
         if len(wrong):
             raise DataError(
                 f"{self.file}: the box of annotation {self.annotations.ids[rows][wrong[0]]} fits only the {other} "
-                f"pixels of {self.path(index)}, which EXIF rotates by 90 degrees. Fix: set data.boxes={other} if the boxes of "
-                "all such images are on these."
+                f"pixels of {self.path(index)}, which EXIF rotates by 90 degrees. Fix: set data.boxes={other} if the "
+                "boxes of all such images are on these."
             )
 
     def _check_segmentations(self, index: int, size: Size) -> None:
@@ -184,8 +184,8 @@ class Coco(MeasuredImages):
             height, width = made_for[wrong[0]].tolist()
             raise DataError(
                 f"{self.file}: annotation {self.annotations.ids[rows][wrong[0]]}: its `segmentation` is for an image "
-                f"of {width} x {height}, but the image has {size[1]} x {size[0]}. If EXIF rotates it, set data.boxes to "
-                "upright or stored."
+                f"of {width} x {height}, but the image has {size[1]} x {size[0]}. If EXIF rotates it, set data.boxes "
+                "to upright or stored."
             )
 
     def check_labels(self) -> None:

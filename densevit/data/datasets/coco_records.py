@@ -70,8 +70,8 @@ class Objects:
         """Returns the error for an object whose `segmentation` is invalid for this reason."""
         return DataError(
             f"{self.file}: annotation {number} of image {self.images.names[row]}: its `segmentation` {reason}. "
-            "Expected polygons of three points or more, or run lengths (RLE) of the image's size. Without `data.masks` boxes "
-            "suffice.",
+            "Expected polygons of three points or more, or run lengths (RLE) of the image's size. Without `data.masks` "
+            "boxes suffice.",
             INVALID_SEGMENTATIONS,
         )
 

@@ -178,7 +178,8 @@ class LabelMaps(PairedDataset):
             found = _found_values([Path(self.label_path(index)) for index in range(len(self))])
             raise DataError(
                 f"{self.label_path(0)}: as in all label maps of the split {self.split!r} that were read, every pixel "
-                f"is ignored, so that nothing can be learned or measured.{found} Check data.ignore_index and data.classes."
+                f"is ignored, so that nothing can be learned or measured.{found} Check data.ignore_index and "
+                "data.classes."
             )
         if self.split == "train" and (message := shares.single_class()):
             raise DataError(message)
