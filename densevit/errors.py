@@ -22,8 +22,9 @@ class PluginError(DensevitError):
 
 
 class DataError(DensevitError):
-    """An image, an annotation or a data folder is invalid. rule: the kind of fault, as a plural noun, by which faults are
-    counted: "boxes without area"."""
+    """An image, an annotation or a data folder is invalid.
+
+    rule: the kind of fault as a plural noun, such as "boxes without area", by which faults are counted."""
 
     def __init__(self, message: str, rule: str = "") -> None:
         super().__init__(message)

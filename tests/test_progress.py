@@ -3,7 +3,7 @@
 import pytest
 
 from densevit import progress, terminal
-from densevit.data.datasets import dataset_validation
+from densevit.data.datasets import file_checks
 
 
 def test_steps_are_numbered_lines(capsys: pytest.CaptureFixture[str]):
@@ -17,13 +17,12 @@ def test_steps_are_numbered_lines(capsys: pytest.CaptureFixture[str]):
 
 
 def test_loops_show_bars_in_a_notebook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    for module in (progress, dataset_validation):
-        monkeypatch.setattr(module, "in_notebook", lambda: True)
-    monkeypatch.setattr(dataset_validation, "_PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(file_checks, "_MANY", 0)
     assert list(progress.track(iter("abc"), "Reading <x>", 3)) == ["a", "b", "c"]
     assert "Reading <x>:   0%" in capsys.readouterr().err
     checked: list[int] = []
-    dataset_validation.for_each(100, checked.append, "Validating images")
+    file_checks.for_each(100, checked.append, "Validating images")
     assert sorted(checked) == list(range(100)) and "Validating images:   0%" in capsys.readouterr().err
 
 

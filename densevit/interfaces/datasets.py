@@ -14,8 +14,8 @@ class Dataset:
 
     What only a tool calls, such as `densevit doctor`, is a protocol beside that tool: docs/own-dataset.md.
 
-    The constructor takes `split`, its own options, and optionally `image_size`. A method `check_file(index)`, if there is
-    one, is called for each image before a training.
+    The constructor takes `split`, its own options, and optionally `image_size`. A method `check_file(index)`, if there
+    is one, is called for each image before a training.
     split: "train", "val" or another name of the data set's. Raises DataError, with the splits that there are, for one
         that does not exist.
     classes: the classes of each task: things for "detection", things and stuff for "segmentation".

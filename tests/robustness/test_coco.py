@@ -120,7 +120,7 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a size of one": (run_lengths([0, 40], [40]), ("annotation 12 of image 0.png",)),
     "a huge size": (run_lengths([0, 2**62], (2**31, 2**31)), ("annotation 12 of image 0.png",)),
     # boxes and areas
-    "box with NaN": (of_annotation(bbox=[math.nan, 5, 20, 10]), ("annotation 11 of image 0.png", "four finite numbers")),
+    "box with NaN": (of_annotation(bbox=[math.nan, 5, 20, 10]), ("annotation 11", "four finite numbers")),
     "box of three": (of_annotation(bbox=[4, 5, 20]), ("annotation 11 of image 0.png", "[4, 5, 20]")),
     "box of numbers as text": (of_annotation(bbox=["4", "5", "20", "10"]), ("annotation 11", "four finite numbers")),
     "no box": (without("annotations", "bbox"), ("annotation 11 of image 0.png has no `bbox`",)),
@@ -145,7 +145,7 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     "an image id as a list": (of_annotation(image_id=[1]), ("annotation 11", "[1]")),
     "an unknown category": (of_annotation(category_id=5), ("annotation 11", "category_id 5", "Known: 3, 7")),
     "no image id": (without("annotations", "image_id"), ("annotation 11 has no `image_id`",)),
-    "no category of an annotation": (without("annotations", "category_id"), ("annotation 11 of image 0.png has no `category_id`",)),
+    "no category of an annotation": (without("annotations", "category_id"), ("has no `category_id`",)),
     # images
     "no file name": (without("images", "file_name"), ("image 1 has no `file_name`",)),
     "file name of null": (of_image(file_name=None), ("image 1", "file_name null")),

@@ -60,10 +60,10 @@ class Coco(MeasuredImages):
         "objects" treats them as objects. By default they are ignored, with a warning if they are more than 5 % of the
         objects: COCO has 1 %, and CVAT writes `iscrowd` 1 for each mask that is painted with a brush.
 
-    The json is checked at the start (see `read_annotations`), and all images by `check_files`. Samples have the boxes of
-    the json, which evaluation uses; in training they are clipped to the image, and those without area are left out, with
-    a warning. `area` defaults to width times height. A json without `annotations`, as of test sets, gives images without
-    labels.
+    The json is checked at the start (see `read_annotations`), and all images by `check_files`. Samples have the boxes
+    of the json, which evaluation uses; in training they are clipped to the image, and those without area are left out,
+    with a warning. `area` defaults to width times height. A json without `annotations`, as of test sets, gives images
+    without labels.
     """
 
     def __init__(
@@ -137,8 +137,8 @@ class Coco(MeasuredImages):
         if len(empty):
             warn_once(
                 f"{self.file}: boxes without area inside their image are left out in training: {len(empty):,} of "
-                f"{len(self.annotations.ids):,} (annotation {listed(empty)}). In evaluation they count as objects, as in "
-                "pycocotools."
+                f"{len(self.annotations.ids):,} (annotation {listed(empty)}). In evaluation they count as objects, as "
+                "in pycocotools."
             )
 
     def grid(self, index: int, header: Header) -> tuple[Size, bool]:
@@ -150,8 +150,8 @@ class Coco(MeasuredImages):
         if 0 not in given and given not in (header.upright_size, header.size):
             height, width = header.upright_size
             raise DataError(
-                f"{self.path(index)} has {width} x {height} pixels, but {self.file} says {given[1]} x {given[0]}. Boxes "
-                "would not fit: the image was resized or replaced."
+                f"{self.path(index)} has {width} x {height} pixels, but {self.file} says {given[1]} x {given[0]}. "
+                "Boxes would not fit: the image was resized or replaced."
             )
         size, is_upright = annotated_grid(given, header, self.boxes)
         if self.boxes is None and given != header.upright_size != header.size:
@@ -168,9 +168,9 @@ class Coco(MeasuredImages):
         wrong = np.flatnonzero(~fits & fits_other)
         if len(wrong):
             raise DataError(
-                f"{self.file}: the box of annotation {self.annotations.ids[rows][wrong[0]]} fits only the {other} pixels "
-                f"of {self.path(index)}, which EXIF rotates by 90 degrees. Fix: set data.boxes={other} if the boxes of "
-                "all such images are on these."
+                f"{self.file}: the box of annotation {self.annotations.ids[rows][wrong[0]]} fits only the {other} "
+                f"pixels of {self.path(index)}, which EXIF rotates by 90 degrees. Fix: set data.boxes={other} if the "
+                "boxes of all such images are on these."
             )
 
     def _check_segmentations(self, index: int, size: Size) -> None:
@@ -183,9 +183,9 @@ class Coco(MeasuredImages):
         if len(wrong):
             height, width = made_for[wrong[0]].tolist()
             raise DataError(
-                f"{self.file}: annotation {self.annotations.ids[rows][wrong[0]]}: its `segmentation` is for an image of "
-                f"{width} x {height}, but the image has {size[1]} x {size[0]}. If EXIF rotates it, set data.boxes to "
-                "upright or stored."
+                f"{self.file}: annotation {self.annotations.ids[rows][wrong[0]]}: its `segmentation` is for an image "
+                f"of {width} x {height}, but the image has {size[1]} x {size[0]}. If EXIF rotates it, set data.boxes "
+                "to upright or stored."
             )
 
     def check_labels(self) -> None:

@@ -21,8 +21,8 @@ class Objects:
     """Columns of M objects. `add` reads one annotation, or raises DataError and leaves it out.
 
     ids: those of the file, or text for an annotation without id. rows, labels: the positions of image and class. boxes:
-    x0, y0, x1, y1; those around rotated boxes. rotated: whether a box is rotated, see `rotation_of`. segmentations: None
-    unless masks were requested.
+    x0, y0, x1, y1; those around rotated boxes. rotated: whether a box is rotated, see `rotation_of`. segmentations:
+    None unless masks were requested.
     """
 
     def __init__(self, file: Path, images: Images, labels: Mapping[Any, int], masks: bool) -> None:
@@ -69,9 +69,9 @@ class Objects:
     def wrong_segmentation(self, number: Any, row: int, reason: str) -> DataError:
         """Returns the error for an object whose `segmentation` is invalid for this reason."""
         return DataError(
-            f"{self.file}: annotation {number} of image {self.images.names[row]}: its `segmentation` {reason}. Expected "
-            "polygons of three points or more, or run lengths (RLE) of the image's size. Without `data.masks` boxes "
-            "suffice.",
+            f"{self.file}: annotation {number} of image {self.images.names[row]}: its `segmentation` {reason}. "
+            "Expected polygons of three points or more, or run lengths (RLE) of the image's size. Without `data.masks` "
+            "boxes suffice.",
             INVALID_SEGMENTATIONS,
         )
 

@@ -1,24 +1,20 @@
 """Checks all files of a data set before training, in threads, so that a damaged file fails at the start."""
 
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Literal, Protocol, runtime_checkable
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from densevit.errors import UnreadableFileError
 from densevit.interfaces import Dataset
-from densevit.terminal import in_notebook, notebook_bar, text_console
+from densevit.progress import track
 
 OnError = Literal["raise", "skip"]
 
 THREADS = min(32, 2 * (os.cpu_count() or 1))
 _CHUNK = 32  # files that a thread takes at a time
-_PATIENCE = 2.0  # seconds without a progress bar
+_MANY = 2000  # files; the check of fewer takes seconds
 _NAMED = 3  # unreadable files listed in a warning
 
 
@@ -75,43 +71,17 @@ def check_each(count: int, check: Callable[[int], None], on_error: OnError) -> N
 
 
 def for_each(count: int, check: Callable[[int], None], title: str) -> None:
-    """Calls check(0) to check(count - 1) in threads, until one raises. Shows a progress bar."""
+    """Calls check(0) to check(count - 1) in threads, until one raises. Shows the progress of many."""
 
-    def chunk(start: int) -> int:
-        part = range(start, min(start + _CHUNK, count))
-        for index in part:
+    def chunk(start: int) -> None:
+        for index in range(start, min(start + _CHUNK, count)):
             check(index)
-        return len(part)
 
-    with _bar(title, count) as advance, ThreadPoolExecutor(THREADS) as threads:
+    starts = range(0, count, _CHUNK)
+    with ThreadPoolExecutor(THREADS) as threads:
         try:
-            for done in threads.map(chunk, range(0, count, _CHUNK)):
-                advance(done)
+            for _ in track(threads.map(chunk, starts), title, len(starts), quiet=count < _MANY):
+                pass
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
-
-
-@contextmanager
-def _bar(title: str, count: int) -> Iterator[Callable[[int], object]]:
-    """A progress bar after a few seconds; none if stderr is neither a terminal nor a notebook."""
-    if in_notebook():
-        with notebook_bar()(total=count, desc=title, delay=_PATIENCE, leave=False) as notebook:
-            yield notebook.update
-        return
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, console=text_console(stderr=True), transient=True)
-    task, begin, shown = bar.add_task("", total=count), time.monotonic(), False
-
-    def advance(done: int) -> None:
-        nonlocal shown
-        bar.advance(task, done)
-        if not shown and bar.console.is_terminal and time.monotonic() - begin > _PATIENCE:
-            shown = True
-            bar.start()
-
-    try:
-        yield advance
-    finally:
-        if shown:
-            bar.stop()

@@ -98,6 +98,6 @@ def check_missing(annotations: Path, folder: Path, names: Sequence[str], missing
         paths = sorted(os.path.join(folder, names[i]) for i in missing)
         lines = "".join(f"\n  {path}" for path in paths[:5]) + ("\n  ..." if len(paths) > 5 else "")
         raise DataError(
-            f"{annotations} names {len(names)} images, of which {len(missing)} do not exist:{lines}\nCopy them to these "
-            f"paths, or remove them from the annotations.{missing_hint(folder, names[missing[0]])}"
+            f"{annotations} names {len(names)} images, of which {len(missing)} do not exist:{lines}\nCopy them to "
+            f"these paths, or remove them from the annotations.{missing_hint(folder, names[missing[0]])}"
         )

@@ -132,7 +132,8 @@ def _check_classes(root: Path, folder: Path, names: list[str]) -> None:
 def _images(root: Path, folder: Path, split: str, names: list[str], channels: Channels) -> tuple[list[str], np.ndarray]:
     """Returns the paths of all images relative to root, and their class indices (N,).
 
-    Warns of images of formats that are not read, and of classes without images in the training split. Raises DataError if there are none, and for images that are in no folder of a class.
+    Warns of images of formats that are not read, and of classes without images in the training split. Raises DataError
+    if there are none, and for images that are in no folder of a class.
     """
     if lone := [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGES)]:
         raise DataError(f"{folder / lone[0]} is in no folder of a class. Expected {_LAYOUT}. Fix: move or remove it.")

@@ -68,8 +68,8 @@ class LabelMaps(PairedDataset):
         content (see `validation_part`). Paths without {split}, and a preset, are divided only if val_share is given.
     limit: the number of images to use, the first ones.
 
-    Pairs must be complete; `check_files` checks that both files have the same size, and `check_labels` the values of the
-    first 200 label maps. It is an error if a class has no pixel, and many pixels are 255, which no option names.
+    Pairs must be complete; `check_files` checks that both files have the same size, and `check_labels` the values of
+    the first 200 label maps. It is an error if a class has no pixel, and many pixels are 255, which no option names.
     """
 
     noun = "label"
@@ -177,8 +177,9 @@ class LabelMaps(PairedDataset):
         if not shares.present:
             found = _found_values([Path(self.label_path(index)) for index in range(len(self))])
             raise DataError(
-                f"{self.label_path(0)}: as in all label maps of the split {self.split!r} that were read, every pixel is "
-                f"ignored, so that nothing can be learned or measured.{found} Check data.ignore_index and data.classes."
+                f"{self.label_path(0)}: as in all label maps of the split {self.split!r} that were read, every pixel "
+                f"is ignored, so that nothing can be learned or measured.{found} Check data.ignore_index and "
+                "data.classes."
             )
         if self.split == "train" and (message := shares.single_class()):
             raise DataError(message)

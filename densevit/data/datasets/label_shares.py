@@ -47,12 +47,12 @@ class LabelShares:
         return [one.name for one, count in zip(self.values.classes, self.pixels, strict=False) if count]
 
     def ambiguous(self) -> str:
-        """The error if a class has no pixel, and many pixels have the value 255, which no option explains; else empty."""
+        """The error if a class has no pixel, and many pixels are 255, which no option explains; else empty."""
         if not self._is_ambiguous():
             return ""
         return (
-            f"{self.where}: no pixel has the class {listed(map(repr, self.absent))}. {self.shares_text}.{self._hint} If "
-            "these pixels are to be ignored, set data.ignore_index=255."
+            f"{self.where}: no pixel has the class {listed(map(repr, self.absent))}. {self.shares_text}.{self._hint} "
+            "If these pixels are to be ignored, set data.ignore_index=255."
         )
 
     def single_class(self) -> str:

@@ -53,9 +53,9 @@ class Pairs:
 class PairPaths:
     """Where the images of a split and their labels are, relative to a data set's root.
 
-    images, labels, list_file: {split} is replaced by the split's name. Without a `*`, images and labels are folders, and
-    files of the same name (relative to the folder, without suffix) are a pair. With stars, they are patterns, and the
-    name is the text that the stars match; a star matches within one folder. A line of the list file is such a name, or
+    images, labels, list_file: {split} is replaced by the split's name. Without a `*`, images and labels are folders,
+    and files of the same name (relative to the folder, without suffix) are a pair. With stars, they are patterns, and
+    the name is the text that the stars match; a star matches within one folder. A line of the list file is such a name, or
     the paths of an image and its label, with an optional number (a focal length). These paths are relative to root, to
     the folders images and labels, or to folders in them.
     splits: the names of splits on disk. suffixes: those of label files. no_label: the word for a missing label in place
@@ -104,7 +104,7 @@ def find_pairs(
     those of the images; the files of the others than the first channel are no images.
 
     Raises DataError for an image without a label, a label without an image, or a line of the list file that names a
-    missing file or a name again, and if no files are found. on_error: "skip" leaves out pairs of which a file is missing.
+    missing file or a name again, and if no files are found. on_error: "skip" leaves out pairs without a file.
     A list file chooses: files that it does not name are not reported.
     """
     paths = paths.of_split(root, split)

@@ -46,9 +46,9 @@ def cached_scan(
     """Returns the arrays of make(), from the cache if no file has changed.
 
     key: everything besides its files that it depends on, as JSON: the data set, paths and options. files_of: returns
-    the paths of all scanned files from the arrays. is_large: small data sets are not cached. is_complete: whether arrays
-    may be cached; not those without unreadable files, which `data.on_error: skip` allows. A damaged entry is replaced,
-    and a cache folder that cannot be written is a warning.
+    the paths of all scanned files from the arrays. is_large: small data sets are not cached. is_complete: whether
+    arrays may be cached; not those without unreadable files, which `data.on_error: skip` allows. A damaged entry is
+    replaced, and a cache folder that cannot be written is a warning.
     """
     if not is_large or os.environ.get("DENSEVIT_CACHE") == "off":
         return make()

@@ -40,8 +40,8 @@ def examine_coco(
     findings: Findings,
 ) -> tuple[list[Inventory], list[Readings]]:
     """Adds findings about a split in COCO's format. Returns what it uses and leaves out, and images whose boxes can be
-    read in two ways, with a sample for each. opened, failed: the indices of images whose files were checked, and of those
-    that are wrong."""
+    read in two ways, with a sample for each. opened, failed: the indices of images whose files were checked, and of
+    those that are wrong."""
     whole = invalid.whole or read_annotations(dataset.file, dataset.masks)
     unclear = [i for i in opened if i not in failed and _is_unclear(dataset, i)]
     _examine_annotations(whole, findings, ambiguous=bool(unclear))
@@ -127,8 +127,8 @@ def _examine_reading(dataset: Coco, unclear: Sequence[int], opened: int, finding
     fix = f"data.boxes={dataset.boxes} is set."
     if dataset.boxes is None:
         fix = (
-            "The json has the size of the stored pixels: the boxes are read on these. Label Studio writes this size for "
-            "boxes on the upright image: then set data.boxes=upright. data.boxes=stored confirms this reading."
+            "The json has the size of the stored pixels: the boxes are read on these. Label Studio writes this size "
+            "for boxes on the upright image: then set data.boxes=upright. data.boxes=stored confirms this reading."
         )
     title = "images whose boxes may be on the upright image or on the stored pixels (EXIF)"
     names = [os.path.relpath(dataset.path(i), dataset.folder) for i in unclear]

@@ -29,8 +29,8 @@ LeftOut = dict[str, list[str]]  # names by the rule that they break
 
 @dataclass
 class InvalidRecords:
-    """The names of the invalid images and objects of a json, by the rule that they break. whole: the others; None if all
-    are valid."""
+    """The names of the invalid images and objects of a json, by the rule that they break. whole: the others; None if
+    all are valid."""
 
     whole: Annotations | None = None
     images: LeftOut = field(default_factory=dict)
