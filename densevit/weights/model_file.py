@@ -163,8 +163,8 @@ def from_state(
     trust: bool = False,
     run: Path | None = None,
 ) -> ModelFile:
-    """The model of a state dict and the header of its file. source: the file, for messages. trust: as of
-    `load`. run: the argument of `config.check_no_code`.
+    """The model of a state dict and the header of its file. source: the file, for messages. trust: whether it
+    may name a `module:Class`. run: the argument of `config.check_no_code`.
     """
     found = described(entries, source, trust, run)
     try:
