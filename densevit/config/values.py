@@ -2,7 +2,8 @@
 
 import math
 import re
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -163,6 +164,18 @@ class PluginSection(OpenSection):
 
     name: PluginName
     """A plugin's name or `module:Class`."""
+
+
+Values = TypeVar("Values", Section, Mapping[str, Any])
+
+
+def with_value(section: Values, key: Sequence[str], value: Any) -> Values:
+    """A copy of a section, or of a mapping of sections, with another value of a key: ("heads", "depth", "weights")."""
+    name, *inner = key
+    if isinstance(section, Mapping):
+        return {**section, name: with_value(section[name], inner, value) if inner else value}  # type: ignore[return-value]
+    changed = with_value(getattr(section, name), inner, value) if inner else value
+    return section.model_copy(update={name: changed})
 
 
 Named = Annotated[PluginSection, BeforeValidator(_is_section)]

@@ -16,7 +16,6 @@ from densevit.model.build import (
     create_head,
     create_neck,
     kinds_of,
-    rebuild,
     tasks_of,
 )
 from densevit.model.dense import DenseModel
@@ -40,7 +39,6 @@ __all__ = [
     "inference_by_head",
     "kinds_of",
     "options_without_weights",
-    "rebuild",
     "tasks_of",
     "windows_only",
 ]

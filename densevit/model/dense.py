@@ -45,8 +45,8 @@ class DenseModel(nn.Module):
     returns by default, for each head, computed in validation. architecture: the plugins and options that the model was
     built from, which a model file needs; None for a model built in Python from modules. training_data: the options of
     the config's section `data`, by which a `Predictor` resizes images; None if unknown. licences: the licences of the
-    published weights that it started from, by source. rng_state: torch's random state before its parts were built; None
-    if unknown. The model does not use the last five.
+    published weights that it started from, by source. The model
+    does not use the last four.
     """
 
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values have the type nn.Module for mypy
@@ -80,7 +80,6 @@ class DenseModel(nn.Module):
         self.architecture = architecture
         self.training_data: Mapping[str, Any] | None = None
         self.licences = dict(backbone.licences)
-        self.rng_state: Tensor | None = None
         own = None if architecture is None else architecture.backbone.channels
         self.channels = own or backbone.image_channels
         for name, values in zip(("low", "high"), zip(*self.channels.range, strict=True), strict=True):

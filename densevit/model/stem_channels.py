@@ -1,7 +1,6 @@
 """Adapts the first layers of pretrained backbones to the channels of other images."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,8 +9,6 @@ from densevit import registry
 from densevit.channels import RGB
 from densevit.errors import ConfigError
 from densevit.model.architecture import BackboneArchitecture, options_without_weights
-from densevit.model.dense import DenseModel
-from densevit.model.freezing import freeze_backbone
 from densevit.model.meta_device import built_on_meta
 from densevit.registry.options import OptionError
 
@@ -59,16 +56,6 @@ def has_new_filters(source: Sequence[str], target: Sequence[str]) -> bool:
     """Whether `adapted` computes a filter that is not the source's of the same channel. Such a layer must be trained:
     new filters are equal, and the model sees the sum of their channels only."""
     return not set(target) <= set(source) or len(target) == 1 < len(source)
-
-
-def set_adapted_stem(model: DenseModel, names: Iterable[str]) -> None:
-    """Adds the parameters of first layers with new filters to a model's architecture. They are trained even in depths
-    that `backbone.freeze` or LoRA freezes, with the learning rate of the heads. names: those in the backbone."""
-    assert model.architecture is not None
-    own = model.architecture.backbone
-    own = replace(own, adapted_stem=tuple(dict.fromkeys((*own.adapted_stem, *names))))
-    model.architecture = replace(model.architecture, backbone=own)
-    freeze_backbone(model.backbone, own.freeze, own.adapted_stem)
 
 
 def adapted_state(

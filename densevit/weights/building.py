@@ -3,15 +3,16 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, ModelSections
-from densevit.config.initial_weights import check_parts, use_argument
-from densevit.config.values import RANDOM
+from densevit.config.initial_weights import check_weights, settled
+from densevit.config.sources import WEIGHTS, Sources
+from densevit.config.values import RANDOM, with_value
 from densevit.data.build import build_data
 from densevit.data.channel_statistics import use_channels
 from densevit.data.datasets.coco_json import color_of
@@ -26,13 +27,15 @@ from densevit.model import (
     tasks_of,
 )
 from densevit.model.lora import add_adapters, missing_package
-from densevit.weights.checkpoint_io import read
-from densevit.weights.foreign_checkpoint import channels_of, translated_for
-from densevit.weights.pretrained import load_pretrained, read_files
+from densevit.weights.checkpoint_io import Checkpoint, read
+from densevit.weights.foreign_checkpoint import channels_of
+from densevit.weights.pretrained import load_pretrained
+from densevit.weights.resolving import NO_FILES, resolve
 from densevit.weights.state_dict_loading import Fit
 
 Classes = Sequence[Class | str]
 Section = str | Mapping[str, Any]
+Sections = TypeVar("Sections", Config, ModelSections)
 
 
 def build_with_weights(
@@ -53,41 +56,51 @@ def build_with_weights(
     sections: Config | ModelSections
     if heads is None:
         sections = _config(backbone)
+        if weights is not None:
+            sections = settled(with_value(sections, WEIGHTS, str(weights)), (WEIGHTS,))
         if classes is None:
             dataset = build_data(sections).train
             use_channels(sections, dataset)
             classes = classes_by_head(sections.architecture, dataset)
     else:
-        sections = configs.model_sections(
-            {"backbone": _section(backbone), "heads": {name: _section(head) for name, head in heads.items()}},
-            "create_model",
-        )
-        check_parts(sections)
-    if weights is not None:
-        use_argument(sections, str(weights))
+        own = {name: _section(head) for name, head in heads.items()}
+        values = {"weights": weights and str(weights), "backbone": _section(backbone), "heads": own}
+        sections = configs.model_sections(values, "create_model")
+        check_weights(sections, Sources())
     architecture = sections.architecture
     if architecture.backbone.lora is not None and (missing := missing_package()):
         raise ConfigError(missing)
-    checkpoints = read_files(sections) if pretrained else {}
-    model = build_from_architecture(architecture, _given_classes(architecture, classes or {}), pretrained)
-    model.training_data = None if sections.data is None else sections.data.model_dump()
-    if pretrained:
-        if weights is not None:
-            checkpoint = checkpoints.get(str(weights)) or read(weights)
-            checkpoints[str(weights)] = checkpoint
-            if not translated_for(checkpoint, model).heads:
-                sections.weights, sections.backbone.weights = None, str(weights)
-        _warn(load_pretrained(model, sections, checkpoints), stacklevel=4)
-        for line in sections.set_aside if isinstance(sections, Config) else ():
+    given = _given_classes(architecture, classes or {})
+    if not pretrained:
+        model = _with_data(build_from_architecture(architecture, given, pretrained=False), sections)
+    else:
+        checkpoints = {} if weights is None else {str(weights): read(weights)}
+        if weights is not None and not resolve(sections, given, checkpoints).checkpoints[str(weights)].heads:
+            sections = with_value(with_value(sections, WEIGHTS, None), ("backbone", "weights"), str(weights))
+        model, sections, loaded = build_pretrained(sections, given, checkpoints)
+        _warn(loaded, stacklevel=4)
+        for line in sections.notes if isinstance(sections, Config) else ():
             warnings.warn(line, stacklevel=3)
     add_adapters(model)
     return model.eval(), sections
 
 
+def build_pretrained(
+    sections: Sections, classes: Mapping[str, Sequence[Class]], checkpoints: Mapping[str, Checkpoint] = NO_FILES
+) -> tuple[DenseModel, Sections, list[Fit]]:
+    """Builds a model with the pretrained weights that its sections name; see `resolve`, whose arguments these are.
+
+    Returns it with its final sections and a report of each weights file.
+    """
+    resolved = resolve(sections, classes, checkpoints)
+    model = _with_data(build_from_architecture(resolved.sections.architecture, classes), sections)
+    return model, resolved.sections, load_pretrained(model, resolved)
+
+
 def build_model(
     config: Config, classes: Mapping[str, Sequence[Class]] | Dataset, pretrained: bool = True
 ) -> DenseModel:
-    """Builds the model that a config describes, with random weights; `weights.pretrained.load_pretrained` loads others.
+    """Builds the model that a config describes, with random weights; see `build_pretrained`.
 
     classes: the classes of each task, or the data set from which each head takes its classes, and the config the
     channels of its images (`use_channels`). pretrained: the argument
@@ -96,9 +109,7 @@ def build_model(
     if isinstance(classes, Dataset):
         use_channels(config, classes)
     architecture = config.architecture
-    model = build_from_architecture(architecture, classes_by_head(architecture, classes), pretrained)
-    model.training_data = config.data.model_dump()
-    return model
+    return _with_data(build_from_architecture(architecture, classes_by_head(architecture, classes), pretrained), config)
 
 
 def create_backbone(
@@ -120,9 +131,15 @@ def create_backbone(
     images = channels_of(checkpoint)
     values = {**images, "name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
     section = configs.section("backbone", values, "create_backbone")
-    model = build_from_architecture(Architecture(section.architecture, replace_layers=False), {})
-    _warn(load_pretrained(model, ModelSections(backbone=section, heads={}), {str(weights): checkpoint}), stacklevel=3)
+    sections = ModelSections(backbone=section, heads={})
+    model, _, loaded = build_pretrained(sections, {}, {str(weights): checkpoint})
+    _warn(loaded, stacklevel=3)
     return model.backbone
+
+
+def _with_data(model: DenseModel, sections: Config | ModelSections) -> DenseModel:
+    model.training_data = None if sections.data is None else sections.data.model_dump()
+    return model
 
 
 def _warn(loaded: Sequence[Fit], stacklevel: int) -> None:

@@ -29,19 +29,20 @@ def check_model(config: Config, data: Data, model: DenseModel) -> None:
     if registry.load("methods", config.method.name).needs_labels:
         check_learnable(data, model)
     _check_input_size(config, data.val_transform, model)
-    lora = config.backbone.architecture.lora
-    if lora is not None:
-        adapted_layers(model.backbone, lora)  # raises for targets that it lacks
 
 
 def check_frozen(config: Config) -> None:
-    """Raises ConfigError if a part of the backbone is frozen but no weights are loaded for it, unless they are
-    `random`. Called before the data is read; builds the backbone without values."""
-    section = config.backbone
-    if config.weights or section.weights or section.options.get("pretrained"):
+    """Raises ConfigError for adapters of layers that the backbone lacks, and if a part of it is frozen but no weights
+    are loaded for it, unless they are `random`. Called before the data is read; builds the backbone without values."""
+    section, own = config.backbone, config.backbone.architecture
+    has_weights = config.weights or section.weights or section.options.get("pretrained")
+    if has_weights and own.lora is None:
         return
-    own = section.architecture
     backbone = built_on_meta(lambda: backbone_from(own, pretrained=False))
+    if own.lora is not None:
+        adapted_layers(backbone, own.lora)  # raises for targets that it lacks
+    if has_weights:
+        return
     freeze_backbone(backbone, own.freeze)
     parameters = list(backbone.parameters())
     frozen = sum(parameter.numel() for parameter in parameters if own.lora or not parameter.requires_grad)

@@ -14,8 +14,9 @@ from rich import get_console
 from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
+from densevit.data.channel_statistics import use_channels
 from densevit.interfaces import Evaluator, Method
-from densevit.model import DenseModel
+from densevit.model import DenseModel, classes_by_head
 from densevit.model.lora import add_adapters
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
@@ -33,8 +34,7 @@ from densevit.training.run.config_checks import check_model, check_monitor
 from densevit.training.run.extensions import build_callbacks, check_callbacks
 from densevit.training.run.inputs import Inputs
 from densevit.training.run.resuming import RunCheckpoint
-from densevit.weights.building import build_model
-from densevit.weights.pretrained import load_pretrained
+from densevit.weights.building import build_model, build_pretrained
 from densevit.weights.state_dict_loading import Fit
 
 _SELECTION = ("trainer.monitor", "heads.*.evaluation", "heads.*.evaluation.*")
@@ -93,7 +93,7 @@ class Plan:
         callbacks = build_callbacks(config.trainer, callbacks)
         lightning.seed_everything(config.seed, verbose=False)
         trainer = _trainer(config, callbacks)
-        model, loaded = _model(inputs)
+        config, model, loaded = _model(inputs)
         data = inputs.data.padded_to(model.multiple)
         method = _method(config, model, data)
         evaluators = build_evaluators(model, config, data.val, method)
@@ -120,28 +120,28 @@ class Plan:
         )
 
 
-def _model(inputs: Inputs) -> tuple[DenseModel, list[Fit]]:
-    """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters."""
+def _model(inputs: Inputs) -> tuple[Config, DenseModel, list[Fit]]:
+    """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters. Returns
+    it with the config that it is built from, in which the weights have filled in what they imply."""
     config, data, checkpoint = inputs.config, inputs.data, inputs.checkpoint
-    model = build_model(config, data.train, pretrained=checkpoint is None)
+    use_channels(config, data.train)
+    loaded: list[Fit] = []
+    if checkpoint is None:
+        classes = classes_by_head(config.architecture, data.train)
+        model, config, loaded = build_pretrained(config, classes, inputs.pretrained)
+        inputs.pretrained.clear()  # they would stay open during the training
+    else:
+        model = build_model(config, data.train, pretrained=False)
+        model.licences = checkpoint.licences
     for dataset in (data.train, data.val):
         check_channels(dataset, model)
     check_model(config, data, model)
-    loaded = []
-    if checkpoint is None:
-        backbone = model.backbone
-        loaded = load_pretrained(model, config, inputs.pretrained)
-        inputs.pretrained.clear()  # they would stay in memory during the training
-        if model.backbone is not backbone:  # built again, with options of the weights
-            check_model(config, data, model)
-    else:
-        model.licences = checkpoint.licences
     add_adapters(model)
     if config.trainer.channels_last:
         model.to(memory_format=torch.channels_last)
     if config.trainer.compile:
         model.compile()
-    return model, loaded
+    return config, model, loaded
 
 
 def _method(config: Config, model: DenseModel, data: Data) -> Method:
