@@ -11,6 +11,7 @@ from densevit.config.model_schema import (
     EvaluationSection,
     HeadSection,
     InferenceSection,
+    LoraSection,
     ModelSections,
 )
 from densevit.config.plugin_checks import check_evaluation_plugins, check_plugins
@@ -20,7 +21,6 @@ from densevit.config.sections import (
     inference_with,
     model_sections,
     section,
-    sections_of,
     single_pass,
 )
 from densevit.config.training_schema import OptimSection, TrainerSection
@@ -33,6 +33,7 @@ __all__ = [
     "EvaluationSection",
     "HeadSection",
     "InferenceSection",
+    "LoraSection",
     "ModelSections",
     "OptimSection",
     "PluginSection",
@@ -48,7 +49,6 @@ __all__ = [
     "load",
     "model_sections",
     "section",
-    "sections_of",
     "single_pass",
     "values_of_file",
     "with_overrides",

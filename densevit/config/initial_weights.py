@@ -30,7 +30,7 @@ def settled(config: Config, typed: Collection[Key] | None = None) -> Config:
     return config
 
 
-def check_weights(sections: Config | ModelSections, sources: Sources) -> list[tuple[Key, Any]]:
+def check_weights(sections: ModelSections, sources: Sources) -> list[tuple[Key, Any]]:
     """The keys of parts, with their values, that give way to `weights`.
 
     Raises ConfigError for those that are typed, for another backbone typed under `weights` that are not, and for a

@@ -66,7 +66,7 @@ def from_file(values: Mapping[str, Any], source: str) -> Config:
     return _validated(values, Sources({(): source}))
 
 
-def dump(config: Config | ModelSections, comments: Mapping[str, str] | None = None) -> str:
+def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> str:
     """The complete config as YAML, which loads to an equal config. comments: derived facts, written at the end."""
     text = yaml_io.write(config.model_dump())
     if comments:

@@ -59,7 +59,7 @@ def read(path: Path, above: tuple[Path, ...] = (), at: Key = (), typed: bool = F
     base = values.pop("base", None)
     for key in reversed(at):
         values = {key: values}
-    layer = Layer(values, dict.fromkeys(_keys(values), str(path)), typed=_typed(values) if typed else frozenset())
+    layer = Layer(values, dict.fromkeys(_keys(values), str(path)), typed=typed_keys(values) if typed else frozenset())
     _fill_sections(layer, str(path), (*above, path), at)
     if base is None:
         return layer
@@ -73,7 +73,7 @@ def of_mapping(values: Mapping[str, Any], source: str) -> Layer:
     """Merges a mapping over its base and reads its section files; paths are relative to the working directory."""
     own = copy.deepcopy(dict(values))
     base = own.pop("base", None)
-    layer = Layer(own, dict.fromkeys(_keys(own), source), typed=_typed(own))
+    layer = Layer(own, dict.fromkeys(_keys(own), source), typed=typed_keys(own))
     _fill_sections(layer, source)
     if base is None:
         return layer
@@ -97,7 +97,7 @@ def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
         if path in _NAMED and isinstance(value, str):
             path = (*path, "name")
         _set((sections if _is_section(path) and isinstance(value, str) else keys).values, path, value, override)
-    keys.typed = _typed(sections.values) | _typed(keys.values)
+    keys.typed = typed_keys(sections.values) | typed_keys(keys.values)
     for part in (sections, keys):
         for key in _keys(part.values):
             if not (_is_mapping(part.values, key) and _is_mapping(layer.values, key)):
@@ -231,7 +231,7 @@ def _keys(values: Mapping[str, Any], path: Key = ()) -> list[Key]:
     return found
 
 
-def _typed(values: Mapping[str, Any]) -> frozenset[Key]:
+def typed_keys(values: Mapping[str, Any]) -> frozenset[Key]:
     """The keys that choose initial weights. The file of a section `backbone` is another backbone."""
     chosen = {BACKBONE} if isinstance(values.get("backbone"), str) else set()
     return frozenset(chosen | {key for key in _keys(values) if names_weights(key)})

@@ -1,7 +1,7 @@
 """The config sections of the model and of inference: backbone, heads, windows and test-time augmentation."""
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationInfo, field_validator
 
@@ -25,10 +25,6 @@ from densevit.config.values import (
     above_zero,
     as_tuple,
 )
-
-if TYPE_CHECKING:
-    from densevit.model.architecture import Architecture, BackboneArchitecture, HeadArchitecture
-    from densevit.model.inference_options import Inference
 
 
 def _as_channels(value: Any) -> Any:
@@ -97,14 +93,9 @@ class BackboneSection(OpenSection):
         return None if self.weights == RANDOM else self.weights
 
     @property
-    def architecture(self) -> "BackboneArchitecture":
-        """What builds the backbone."""
-        from densevit.model.architecture import BackboneArchitecture, LoraArchitecture  # late: it imports torch
-
-        lora = None if self.lora is None else LoraArchitecture(**self.lora.model_dump())
-        return BackboneArchitecture(
-            self.name, self.options, self.mean, self.std, self.freeze, lora, self.channels, self.adapted_stem
-        )
+    def unloaded_options(self) -> dict[str, Any]:
+        """The options with `pretrained: true` off, with which timm's backbones load weights."""
+        return {key: False if key == "pretrained" and value is True else value for key, value in self.options.items()}
 
 
 class EvaluationSection(OpenSection):
@@ -152,11 +143,24 @@ class InferenceSection(Section):
         return stride
 
     @property
-    def options(self) -> "Inference":
-        """The options as a model takes them."""
-        from densevit.model.inference_options import Inference  # late: it imports torch
+    def single_pass(self) -> bool:
+        """Whether an image is predicted in one forward pass, without windows, flips and scales."""
+        return self.window is None and not self.flip and self.scales == (1.0,)
 
-        return Inference(**self.model_dump())
+    @property
+    def window_sides(self) -> tuple[int, int] | None:
+        """(height, width)."""
+        return None if self.window is None else _pair(self.window)
+
+    @property
+    def strides(self) -> tuple[int, int] | None:
+        """(down, across), by default two thirds of the window; None without windows."""
+        if self.window is None:
+            return None
+        if self.stride is not None:
+            return _pair(self.stride)
+        height, width = _pair(self.window)
+        return max(1, round(2 * height / 3)), max(1, round(2 * width / 3))
 
 
 def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
@@ -186,14 +190,6 @@ class HeadSection(PluginSection):
     inference: InferenceSection | None = None
     """Windows and test-time augmentation of this head. `null`: the section `inference`."""
 
-    @property
-    def architecture(self) -> "HeadArchitecture":
-        """What builds the head and its neck."""
-        from densevit.model.architecture import HeadArchitecture, NeckArchitecture  # late: it imports torch
-
-        neck = None if self.neck is None else NeckArchitecture(self.neck.name, self.neck.options)
-        return HeadArchitecture(self.name, self.options, self.weight, self.freeze, neck)
-
 
 def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
     for name in heads:
@@ -208,25 +204,33 @@ Heads = Annotated[dict[str, HeadSection], AfterValidator(_valid_head_names)]
 
 
 class ModelSections(Section):
-    """The sections of a config that describe its model, with the keys of `Config`.
+    """What a model is built from, and its options in prediction: the sections of a config without its training.
 
-    data: the data section of the training, which determines image sizes in prediction; None if it is not known.
+    YAML fills them, `create_model` makes them, a `DenseModel` is built from them, and a model file contains them.
     """
 
     weights: Source | None = None
+    """Pretrained weights of the whole model: a run folder, a file or `hf:ORG/NAME`. `null`: none."""
     weights_allow: Patterns = ()
+    """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as
+    `[heads.depth.*]`."""
     backbone: BackboneSection
+    """The backbone, shared by all heads."""
     heads: Heads
+    """The heads by name. Names are free and prefix the metrics (`detection/AP`). `{}`: no heads, for a method that
+    trains only the backbone."""
     data: DataSection | None = None
+    """The data of the training, which determines image sizes in prediction; None if it is not known."""
+    inference: InferenceSection = InferenceSection()
+    """Test-time augmentation of dense heads in validation, evaluation and prediction."""
 
     @property
-    def architecture(self) -> "Architecture":
-        """What builds the model."""
-        from densevit.model.architecture import Architecture  # late: it imports torch
-
-        return Architecture(self.backbone.architecture, {name: head.architecture for name, head in self.heads.items()})
+    def replace_layers(self) -> bool:
+        """Whether layers of the built model are replaced by faster ones (`densevit.layers.fast.replacement`). A
+        backbone alone keeps those of its paper."""
+        return bool(self.heads)
 
     @property
-    def inference_by_head(self) -> "dict[str, Inference]":
-        """The options of the sections `heads.NAME.inference` that are given."""
-        return {name: head.inference.options for name, head in self.heads.items() if head.inference is not None}
+    def inference_by_head(self) -> dict[str, InferenceSection]:
+        """The sections `heads.NAME.inference` that are given."""
+        return {name: head.inference for name, head in self.heads.items() if head.inference is not None}

@@ -1,5 +1,6 @@
 """Checks that the plugins of a config exist and accept their options. Imports the plugins, but builds nothing."""
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -75,11 +76,8 @@ def _of_data(config: Config) -> Iterator[str]:
 
 def _of_training(config: Config) -> Iterator[str]:
     """A line for each invalid key of the method, probes, the optimiser, callbacks and loggers."""
-    if config.backbone.lora is not None:
-        from densevit.model.lora import missing_package  # late: it imports torch
-
-        if missing := missing_package():
-            yield _line(config, ("backbone", "lora"), missing)
+    if config.backbone.lora is not None and (missing := missing_peft()):
+        yield _line(config, ("backbone", "lora"), missing)
     yield from _of_section(config, "method", "methods", config.method.name, config.method)
     for name, probe in config.probes.items():
         yield from _of_section(config, f"probes.{name}", "evaluators", probe.name or name, probe)
@@ -105,6 +103,16 @@ def check_optimizer(section: OptimSection) -> None:
             "optim.weight_decay",
             f"is {section.weight_decay:g}, but {section.name!r} has no weight decay. Fix: set optim.weight_decay=0.",
         )
+
+
+def missing_peft() -> str:
+    """The error of `backbone.lora` if peft is not installed, else ""."""
+    if importlib.util.find_spec("peft") is not None:
+        return ""
+    return (
+        "backbone.lora: needs peft, which is not installed. Fix: `pip install -e '.[lora]'` in densevit's clone, or "
+        "leave backbone.lora out."
+    )
 
 
 def _check_has_heads(config: Config) -> None:

@@ -1,9 +1,8 @@
 """Single sections of a config, and the sections that describe a model without its training."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import pydantic
 
@@ -17,9 +16,7 @@ from densevit.config.validation import check_head_names, validated
 from densevit.config.values import Section
 from densevit.registry.options import takes
 
-if TYPE_CHECKING:
-    from densevit.model.architecture import Architecture
-    from densevit.model.inference_options import Inference
+Sections = TypeVar("Sections", bound=ModelSections)
 
 
 def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Sequence[str] = ()) -> Any:
@@ -42,33 +39,16 @@ def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
     return sections
 
 
-def sections_of(architecture: "Architecture", data: Mapping[str, Any] | None = None) -> ModelSections:
-    """The sections of a model without a config, from what it was built from.
-
-    data: the section `data` of its training.
-    """
-    values = asdict(architecture)
-    heads = {name: _with_options(head) for name, head in values["heads"].items()}
-    heads = {name: {**head, "neck": head["neck"] and _with_options(head["neck"])} for name, head in heads.items()}
-    return model_sections({"backbone": _with_options(values["backbone"]), "heads": heads, "data": data}, "the model")
+def single_pass(sections: Sections) -> Sections:
+    """The sections with the default inference options, of a model that predicts images in one pass."""
+    heads = {name: head.model_copy(update={"inference": None}) for name, head in sections.heads.items()}
+    return sections.model_copy(update={"heads": heads, "inference": InferenceSection()})
 
 
-def _with_options(part: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a section, among them the plugin's options."""
-    return {**part["options"], **{key: value for key, value in part.items() if key != "options"}}
-
-
-def single_pass(config: Config | ModelSections) -> Config | ModelSections:
-    """The config with the default inference options, of a model that predicts images in one pass."""
-    heads = {name: head.model_copy(update={"inference": None}) for name, head in config.heads.items()}
-    own = {"inference": InferenceSection()} if isinstance(config, Config) else {}
-    return config.model_copy(update={"heads": heads, **own})
-
-
-def inference_with(inference: "Inference", given: Mapping[str, Any], source: str) -> "Inference":
+def inference_with(inference: InferenceSection, given: Mapping[str, Any], source: str) -> InferenceSection:
     """The options updated with the given keys of the section `inference`. source: their origin, for messages."""
-    updated: InferenceSection = section("inference", {**asdict(inference), **given}, source)
-    return updated.options
+    updated: InferenceSection = section("inference", {**inference.model_dump(), **given}, source)
+    return updated
 
 
 def data_options(section: DataSection) -> dict[str, Any]:

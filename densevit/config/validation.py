@@ -8,7 +8,6 @@ from pydantic import BaseModel, ValidationError
 
 from densevit.config import key_hints
 from densevit.config.model_schema import ModelSections
-from densevit.config.schema import Config
 from densevit.config.sources import Sources
 from densevit.errors import ConfigError
 from densevit.registry.options import nearest, shown, wanted, wrong_numbers
@@ -17,7 +16,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def validated(kind: type[Model], values: Mapping[str, Any], sources: Sources) -> Model:
-    """The values as a `Config` or other sections. Raises ConfigError with one line for each invalid key or value."""
+    """The values as sections, such as a `Config`. Raises ConfigError with one line for each invalid key or value."""
     wrong = [f"{sources.of(key)}: {'.'.join(key)} {problem}" for key, problem in wrong_numbers(values)]
     if wrong:  # nan, infinity and too large numbers
         raise ConfigError("\n".join(wrong[:5]))
@@ -27,7 +26,7 @@ def validated(kind: type[Model], values: Mapping[str, Any], sources: Sources) ->
         raise ConfigError("\n".join(_lines(error, values, sources, kind))) from None
 
 
-def check_head_names(config: Config | ModelSections, sources: Sources) -> None:
+def check_head_names(config: ModelSections, sources: Sources) -> None:
     """Raises ConfigError for a head name that is an attribute of torch.nn.ModuleDict, its container: `train`."""
     from torch import nn  # late: the plugins import it anyway
 

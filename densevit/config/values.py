@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -144,7 +144,7 @@ class Section(BaseModel):
     """A section with fixed keys."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, validate_assignment=True, use_attribute_docstrings=True, protected_namespaces=()
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, protected_namespaces=()
     )
 
 
@@ -166,16 +166,17 @@ class PluginSection(OpenSection):
     """A plugin's name or `module:Class`."""
 
 
-Values = TypeVar("Values", Section, Mapping[str, Any])
+Tree = TypeVar("Tree")
 
 
-def with_value(section: Values, key: Sequence[str], value: Any) -> Values:
-    """A copy of a section, or of a mapping of sections, with another value of a key: ("heads", "depth", "weights")."""
+def with_value(tree: Tree, key: Sequence[str], value: Any) -> Tree:
+    """A copy of a section, or of a mapping, with another value of a key, as in ("heads", "depth", "weights")."""
+    section: Any = tree
     name, *inner = key
     if isinstance(section, Mapping):
-        return {**section, name: with_value(section[name], inner, value) if inner else value}  # type: ignore[return-value]
+        return cast(Tree, {**section, name: with_value(section[name], inner, value) if inner else value})
     changed = with_value(getattr(section, name), inner, value) if inner else value
-    return section.model_copy(update={name: changed})
+    return cast(Tree, section.model_copy(update={name: changed}))
 
 
 Named = Annotated[PluginSection, BeforeValidator(_is_section)]

@@ -27,14 +27,15 @@ class Statistics(NamedTuple):
     std: tuple[float, ...]
 
 
-def use_channels(config: Config, dataset: Dataset) -> None:
-    """Sets the channels of the backbone's images, and their mean and standard deviation, in a config that does not have
+def with_channels(config: Config, dataset: Dataset) -> Config:
+    """The config with the channels of the backbone's images, and their mean and standard deviation, if it does not have
     them: those of its training images. RGB of 8 bits has the backbone's own."""
     own = config.backbone
     if dataset.channels.is_rgb or own.channels is not None:
-        return
+        return config
     found = measured(dataset)
-    own.channels, own.mean, own.std = found.channels, own.mean or found.mean, own.std or found.std
+    update = {"channels": found.channels, "mean": own.mean or found.mean, "std": own.std or found.std}
+    return config.model_copy(update={"backbone": own.model_copy(update=update)})
 
 
 def measured(dataset: Dataset) -> Statistics:

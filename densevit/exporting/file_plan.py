@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from densevit.atomic_io import check_space
@@ -147,8 +147,7 @@ def _check_heads(model: DenseModel, postprocess: bool) -> None:
 def _warn_of_several_passes(predictor: Predictor) -> None:
     for name, options in predictor.inference.items():
         if not options.single_pass:
-            values = [(field.name, getattr(options, field.name), field.default) for field in fields(options)]
-            changed = ", ".join(f"{key}={value}" for key, value, default in values if value != default)
+            changed = ", ".join(f"{key}={value}" for key, value in options.model_dump(exclude_defaults=True).items())
             warnings.warn(
                 f"heads.{name}: predicts with the inference options {changed}; the file predicts the whole image in "
                 "one pass. To predict as the model does, run the file on each window, flip and scale.",

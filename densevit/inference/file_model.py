@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from densevit import config as configs
-from densevit.config import Config, ModelSections
+from densevit.config import InferenceSection, ModelSections
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.inference.predictor import Predictor
 from densevit.inference.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
 from densevit.interfaces import Backbone, Batch, Encoding, Head, Outputs, Predictions, Size, Targets
-from densevit.model import DenseModel, Inference
-from densevit.model.architecture import Architecture
+from densevit.model import DenseModel
 from densevit.model.build import create_head
 from densevit.model.exported_outputs import predict_exported, predicts_exported
 from densevit.weights import model_file
@@ -46,11 +45,11 @@ class FileModel(DenseModel):
     """An exported file with the interface of a model, for prediction and evaluation.
 
     Its heads have the options and classes of the exported ones and random weights; they make predictions from the
-    file's outputs by `predict_exported`. file: the file that `open_file` opened. architecture: that of the exported
-    model, which has the channels of its images; None: RGB of 8 bits.
+    file's outputs by `predict_exported`. file: the file that `open_file` opened. sections: those of the exported
+    model, which have the channels of its images; None: RGB of 8 bits.
     """
 
-    def __init__(self, file: ExportedFile, heads: Mapping[str, Head], architecture: Architecture | None = None) -> None:
+    def __init__(self, file: ExportedFile, heads: Mapping[str, Head], sections: ModelSections | None = None) -> None:
         postprocess: Mapping[str, Any] | None = file.header.get("postprocess")
         for name, head in heads.items():
             if postprocess is None and not predicts_exported(head):
@@ -58,7 +57,7 @@ class FileModel(DenseModel):
                     f"{file.path}: heads.{name} ({type(head).__name__}) makes no predictions from the outputs of a "
                     "file. Fix: implement predict_exported(exported, targets), see docs/own-head.md."
                 )
-        super().__init__(BackboneInFile(file, architecture), heads, architecture=architecture)
+        super().__init__(BackboneInFile(file, sections), heads, sections=sections)
         self.postprocess, self.file = postprocess, file
         self.resizes = bool(file.header["resize"])
         self.eval()
@@ -108,7 +107,9 @@ class FileModel(DenseModel):
         return found
 
     @torch.no_grad()
-    def infer(self, batch: Batch, inference: Mapping[str, Inference] | None = None) -> dict[str, list[Predictions]]:
+    def infer(
+        self, batch: Batch, inference: Mapping[str, InferenceSection] | None = None
+    ) -> dict[str, list[Predictions]]:
         """The predictions of a batch, as `DenseModel.infer` returns them. Images are run one by one: their maps need
         much memory. The file's precision is its own, also within autocast.
         """
@@ -159,10 +160,10 @@ class BackboneInFile(Backbone):
 
     max_last_blocks = 10**6  # heads that run blocks are in the file, too
 
-    def __init__(self, file: ExportedFile, architecture: Architecture | None) -> None:
+    def __init__(self, file: ExportedFile, sections: ModelSections | None) -> None:
         super().__init__()
-        if architecture is not None and architecture.backbone.channels is not None:  # the file normalises
-            self.mean = self.std = (1.0,) * len(architecture.backbone.channels.names)
+        if sections is not None and sections.backbone.channels is not None:  # the file normalises
+            self.mean = self.std = (1.0,) * len(sections.backbone.channels.names)
         self.path, values = file.path, file.header["backbone"]
         self.channels, self.strides = tuple(values["channels"]), tuple(values["strides"])
         fixed = file.header["input_size"]
@@ -179,7 +180,7 @@ class BackboneInFile(Backbone):
         return Encoding(self(images), {})
 
 
-def build(file: ExportedFile, trust: Collection[str] = ()) -> tuple[FileModel, Config | ModelSections]:
+def build(file: ExportedFile, trust: Collection[str] = ()) -> tuple[FileModel, ModelSections]:
     """Builds the model of a file, and the config in its header, or the sections of a model without one.
 
     trust: the argument of `load`. Raises WeightsError if the header lacks what the heads are built from.
@@ -192,23 +193,20 @@ def build(file: ExportedFile, trust: Collection[str] = ()) -> tuple[FileModel, C
             "Fix: build the model with densevit.create_model."
         )
     described = model_file.described(entries, str(path), trust)
-    architecture = described.sections.architecture
     heads = {}
-    for name, head in architecture.heads.items():
+    for name, head in described.sections.heads.items():
         taken = header["heads"][name]
         classes = described.classes[name]
         heads[name] = create_head(head.name, taken["channels"], taken["strides"], classes, **head.options)
-    model = FileModel(file, heads, architecture)
+    model = FileModel(file, heads, described.sections)
     model.licences = described.licences
     model.score_thresholds = {**described.score_thresholds, **model.thresholds}
-    data = described.sections.data
-    model.training_data = None if data is None else data.model_dump()
     return model, described.sections
 
 
 def predictor_of(file: ExportedFile, predictor: Predictor) -> Predictor:
     """The predictor of a file that was exported from this predictor, which need not have a config."""
-    model = FileModel(file, copy.deepcopy(dict(predictor.heads)), predictor.model.architecture)
+    model = FileModel(file, copy.deepcopy(dict(predictor.heads)), predictor.model.sections)
     model.score_thresholds, model.training_data = predictor.score_thresholds, predictor.model.training_data
     sections = None if predictor.sections is None else configs.single_pass(predictor.sections)
     return Predictor(model, sections, resize=None if model.resizes else predictor.replaced_resize)

@@ -4,18 +4,19 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from densevit.config import InferenceSection
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError
 from densevit.interfaces import Size
-from densevit.model import DenseModel, Inference
+from densevit.model import DenseModel
 
 ImageSize = int | Size | Literal["source"]
 """The long side, the (height, width) into which images are fitted, or "source": images keep their size."""
 
 
 def requested_size(
-    image_size: Any, options: Mapping[str, Any], model: DenseModel, inference: Mapping[str, Inference]
+    image_size: Any, options: Mapping[str, Any], model: DenseModel, inference: Mapping[str, InferenceSection]
 ) -> ImageSize | None:
     """Returns the image size for a call of `predict`: the given size; "source" if only a window is given; else None, as
     in evaluation.
@@ -41,7 +42,7 @@ def transform_to(image_size: ImageSize | None, evaluation: EvaluationTransform |
 
 
 def warn_of_unused_windows(
-    inference: Mapping[str, Inference], sizes: Iterable[Size], resize: EvaluationTransform | None
+    inference: Mapping[str, InferenceSection], sizes: Iterable[Size], resize: EvaluationTransform | None
 ) -> None:
     """Warns if there are windows, and no image is larger than the window of any head.
 
@@ -79,7 +80,7 @@ def _checked(image_size: Any) -> ImageSize:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
-def _check_all_take_windows(model: DenseModel, inference: Mapping[str, Inference]) -> None:
+def _check_all_take_windows(model: DenseModel, inference: Mapping[str, InferenceSection]) -> None:
     """Raises ConfigError if a head without windows would process images at full size in one pass by default."""
     others = [name for name in model.heads if name not in inference]
     if others:
@@ -89,7 +90,7 @@ def _check_all_take_windows(model: DenseModel, inference: Mapping[str, Inference
         )
 
 
-def _check_input_size(size: ImageSize, model: DenseModel, inference: Mapping[str, Inference]) -> None:
+def _check_input_size(size: ImageSize, model: DenseModel, inference: Mapping[str, InferenceSection]) -> None:
     """Raises ConfigError if a backbone with a fixed input size would get images of another size."""
     fixed = model.backbone.input_size
     whole = [name for name in model.heads if name not in inference or inference[name].window is None]

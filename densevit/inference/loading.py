@@ -29,7 +29,7 @@ class LoadedModel(NamedTuple):
     """
 
     model: DenseModel
-    sections: Config | ModelSections
+    sections: ModelSections
     foreign: bool
 
     @property

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.channels import Channels
-from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with, sections_of
+from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
@@ -20,7 +19,7 @@ from densevit.inference.image_inputs import VideoFrame, as_images, as_sample, im
 from densevit.inference.image_sizes import ImageSize, requested_size, transform_to, warn_of_unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, Sample, TargetType
-from densevit.model import DenseModel, Inference, inference_by_head, windows_only
+from densevit.model import DenseModel, inference_by_head, windows_only
 from densevit.model.sliding_window import ImageRows
 from densevit.model.test_time_augmentation import prediction_strips
 
@@ -33,7 +32,7 @@ class Predictor:
     """Predicts on images, resized as in the model's evaluation.
 
     model: set to evaluation mode during prediction. config: the training config, or the sections of a model without
-    one; None: those of the model's architecture. Images are resized by the config's section `data`, else by the model's
+    one; None: those of the model. Images are resized by the config's section `data`, else by the model's
     `training_data`; without either they keep their size. inference: sliding windows, flips and scales by head, for
     heads that predict maps or boxes; None: those of the config. resize: a transform that replaces the resizing of the
     section `data`.
@@ -49,26 +48,23 @@ class Predictor:
     def __init__(
         self,
         model: DenseModel,
-        config: Config | ModelSections | None = None,
-        inference: Mapping[str, Inference] | None = None,
+        config: ModelSections | None = None,
+        inference: Mapping[str, InferenceSection] | None = None,
         resize: EvaluationTransform | None = None,
     ) -> None:
         self.model = model
         self._resize = EvaluationTransform(Fixed(None)) if resize is None and model.resizes else resize
-        if config is None and model.architecture is not None:
-            config = sections_of(model.architecture)
-        general = config.inference.options if isinstance(config, Config) else Inference()
+        config = model.sections if config is None else config
+        general = InferenceSection() if config is None else config.inference
         default = inference_by_head(model, general, None if config is None else config.inference_by_head)
-        self.inference = default if inference is None else inference_by_head(model, Inference(), inference)
+        self.inference = default if inference is None else inference_by_head(model, InferenceSection(), inference)
         changed = {name: options for name, options in self.inference.items() if options != default[name]}
         self._sections = None if config is None else _with_inference(config, changed)
 
     @property
-    def sections(self) -> Config | ModelSections | None:
+    def sections(self) -> ModelSections | None:
         """The config, or the sections of a model without one; None for a model built from modules in Python."""
-        if isinstance(self._sections, ModelSections):
-            return self._sections.model_copy(update={"data": self.data})
-        return self._sections
+        return self._sections and self._sections.model_copy(update={"data": self.data})
 
     @property
     def config(self) -> Config | None:
@@ -78,10 +74,7 @@ class Predictor:
     @property
     def data(self) -> DataSection | None:
         """The section `data` of the training; None if unknown."""
-        if self.config is not None:
-            return self.config.data
-        values = self.model.training_data
-        return None if values is None else DataSection.model_validate(values)
+        return self.model.training_data if self.config is None else self.config.data
 
     @property
     def resize(self) -> EvaluationTransform | None:
@@ -180,7 +173,7 @@ class Predictor:
         inference = {name: inference_with(before, options, source) for name, before in self.inference.items()}
         dense = [name for name in inference if isinstance(self.heads[name], DenseHead)]
         if not dense:  # an error for options of dense heads
-            general = next(iter(inference.values()), None) or inference_with(Inference(), options, source)
+            general = next(iter(inference.values()), None) or inference_with(InferenceSection(), options, source)
             inference_by_head(self.model, general)
         inference = {name: new if name in dense else windows_only(new) for name, new in inference.items()}
         return Predictor(self.model, self._sections, inference, self._resize)
@@ -317,8 +310,8 @@ class Predictor:
     @property
     def streams_maps(self) -> bool:
         """Whether `predict_strips` takes all heads: heads of maps with windows, without scales. An exported file, which
-        has no architecture, takes no windows."""
-        return self.model.architecture is not None and all(
+        has no sections, takes no windows."""
+        return self.model.sections is not None and all(
             isinstance(head, DenseHead) and self.inference[name].window and self.inference[name].scales == (1.0,)
             for name, head in self.heads.items()
         )
@@ -377,12 +370,11 @@ def dense_model(model: DenseModel | Predictor) -> DenseModel:
     return model.model if isinstance(model, Predictor) else model
 
 
-def _with_inference(sections: Config | ModelSections, inference: Mapping[str, Inference]) -> Config | ModelSections:
+def _with_inference(sections: ModelSections, inference: Mapping[str, InferenceSection]) -> ModelSections:
     """Returns the sections with `heads.NAME.inference` of these heads replaced, in a shallow copy."""
     if not inference:
         return sections
-    given = {name: InferenceSection(**asdict(options)) for name, options in inference.items()}
-    changed = {name: sections.heads[name].model_copy(update={"inference": new}) for name, new in given.items()}
+    changed = {name: sections.heads[name].model_copy(update={"inference": new}) for name, new in inference.items()}
     return sections.model_copy(update={"heads": {**sections.heads, **changed}})
 
 

@@ -1,4 +1,4 @@
-"""Builds models from their architecture, and backbones, necks and heads by name."""
+"""Builds models from the sections of a config, and backbones, necks and heads by name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
@@ -6,10 +6,10 @@ from typing import Any
 
 from densevit import registry
 from densevit.channels import RGB
+from densevit.config import BackboneSection, ModelSections
 from densevit.errors import ConfigError, one_line
 from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
 from densevit.layers.fast.replacement import replace_layers
-from densevit.model.architecture import Architecture, BackboneArchitecture, options_without_weights
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
 from densevit.model.stem_channels import adapted_state
@@ -45,43 +45,44 @@ def build_backbone(name: str, **options: Any) -> Backbone:
     return backbone
 
 
-def backbone_from(architecture: BackboneArchitecture, pretrained: bool = True) -> Backbone:
-    """Builds the backbone of an architecture, for the channels of its images.
+def backbone_from(section: BackboneSection, pretrained: bool = True) -> Backbone:
+    """Builds the backbone of a section, for the channels of its images.
 
-    pretrained: the argument of `build_from_architecture`. Weights of the constructor, which are for RGB, are adapted to
+    pretrained: the argument of `build_from_sections`. Weights of the constructor, which are for RGB, are adapted to
     other channels by name, see `stem_channels`.
     """
-    channels, options = architecture.channels or RGB, dict(architecture.options)
+    channels, options, plain = section.channels or RGB, section.options, section.unloaded_options
     if not (channels.dtype and channels.range):
         raise ConfigError("backbone.channels: dtype and range are missing. Fix: leave it out; a training fills it in.")
     count = len(channels.names)
-    if (given := options.pop("in_channels", count)) != count:
+    given = options.pop("in_channels", count)
+    plain.pop("in_channels", None)
+    if given != count:
         raise ConfigError(f"backbone.in_channels is {given}, but the images have {channels}. Fix: leave it out.")
-    plain = options_without_weights(options)
     if count == len(RGB.names):
-        backbone = build_backbone(architecture.name, **(options if pretrained else plain))
+        backbone = build_backbone(section.name, **(options if pretrained else plain))
     else:
         try:
-            backbone = build_backbone(architecture.name, **plain, in_channels=count)
+            backbone = build_backbone(section.name, **plain, in_channels=count)
         except OptionError as error:
             if error.key != "backbone.in_channels":
                 raise
             raise ConfigError(
-                f"backbone {architecture.name!r} takes images of three channels, and the data's have {count}: "
+                f"backbone {section.name!r} takes images of three channels, and the data's have {count}: "
                 f"{channels}. Fix: use another backbone, or let its constructor take in_channels."
             ) from error
     if pretrained and options != plain and channels.names != RGB.names:
-        published = build_backbone(architecture.name, **options)
+        published = build_backbone(section.name, **options)
         backbone.licences = published.licences
         try:
-            backbone.load_state_dict(adapted_state(published.state_dict(), architecture, RGB.names)[0])
+            backbone.load_state_dict(adapted_state(published.state_dict(), section, RGB.names)[0])
         except RuntimeError as error:
             raise ConfigError(
-                f"backbone.pretrained: the first layer of {architecture.name!r} is no convolution on channels, and "
+                f"backbone.pretrained: the first layer of {section.name!r} is no convolution on channels, and "
                 f"cannot be adapted to {count} ({one_line(error)}). Fix: pretrained=false."
             ) from error
     backbone.image_channels = channels
-    backbone.mean, backbone.std = architecture.mean or backbone.mean, architecture.std or backbone.std
+    backbone.mean, backbone.std = section.mean or backbone.mean, section.std or backbone.std
     for key in ("mean", "std"):
         values = [*getattr(backbone, key)]
         if len(values) != count:
@@ -107,41 +108,41 @@ def create_neck(name: str, channels: Sequence[int], strides: Sequence[int], **op
 
 
 def classes_by_head(
-    architecture: Architecture, classes: Mapping[str, Sequence[Class]] | Dataset
+    sections: ModelSections, classes: Mapping[str, Sequence[Class]] | Dataset
 ) -> dict[str, Sequence[Class]]:
     """Returns the classes of each head.
 
     classes: the classes of each task, or the data set that heads take their classes from.
     """
-    kinds = kinds_of(architecture)
+    kinds = kinds_of(sections)
     if isinstance(classes, Dataset):
         return {name: kind.classes_from(classes) for name, kind in kinds.items()}
     return {name: classes.get(str(kind.task), ()) for name, kind in kinds.items()}
 
 
-def tasks_of(architecture: Architecture) -> dict[str, str]:
+def tasks_of(sections: ModelSections) -> dict[str, str]:
     """Returns the task of each head."""
-    return {name: str(kind.task) for name, kind in kinds_of(architecture).items()}
+    return {name: str(kind.task) for name, kind in kinds_of(sections).items()}
 
 
-def kinds_of(architecture: Architecture) -> dict[str, type[Head]]:
+def kinds_of(sections: ModelSections) -> dict[str, type[Head]]:
     """Returns the Python class of each head, which determines its task and classes."""
-    return {name: registry.load("heads", head.name) for name, head in architecture.heads.items()}
+    return {name: registry.load("heads", head.name) for name, head in sections.heads.items()}
 
 
-def build_from_architecture(
-    architecture: Architecture, classes: Mapping[str, Sequence[Class]], pretrained: bool = True
+def build_from_sections(
+    sections: ModelSections, classes: Mapping[str, Sequence[Class]], pretrained: bool = True
 ) -> DenseModel:
     """Builds a model with random weights.
 
     classes: the classes of each head. pretrained: False if all weights are loaded afterwards, see
-    `options_without_weights`.
+    `BackboneSection.unloaded_options`.
     """
-    own = architecture.backbone
+    own = sections.backbone
     backbone = backbone_from(own, pretrained)
     heads: dict[str, Head] = {}
     necks: dict[str, Neck] = {}
-    for name, head in architecture.heads.items():
+    for name, head in sections.heads.items():
         where, feeding = f"heads.{name}", (backbone.channels, backbone.strides)
         if head.neck is not None:
             options = head.neck.options
@@ -149,11 +150,11 @@ def build_from_architecture(
             necks[name], feeding = neck, (neck.channels, neck.strides)
         given = (*feeding, tuple(classes.get(name, ())))
         heads[name] = registry.create("heads", head.name, *given, options=head.options, where=where)
-    weights = {name: head.weight for name, head in architecture.heads.items()}
-    model = DenseModel(backbone, heads, necks, weights, architecture)
+    weights = {name: head.weight for name, head in sections.heads.items()}
+    model = DenseModel(backbone, heads, necks, weights, sections)
     freeze_backbone(backbone, own.freeze, own.adapted_stem)
-    for name, head in architecture.heads.items():
+    for name, head in sections.heads.items():
         freeze_head(heads[name], necks.get(name), head.freeze, f"heads.{name}.freeze")
-    if architecture.replace_layers:
+    if sections.replace_layers:
         replace_layers(model)
     return model.train()

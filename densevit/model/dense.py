@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from densevit.config import DataSection, InferenceSection, ModelSections
+from densevit.config.values import with_value
 from densevit.errors import ConfigError, PluginError, counted
 from densevit.interfaces import (
     DEFAULT_THRESHOLD,
@@ -27,10 +28,11 @@ from densevit.interfaces import (
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
 from densevit.model import test_time_augmentation, tiled_detection
-from densevit.model.architecture import Architecture, HeadWeight, PerChannel
 from densevit.model.freezing import frozen_modules
-from densevit.model.inference_options import Inference
 from densevit.targets.types import TargetTypes
+
+HeadWeight = float | Literal["learned"]
+PerChannel = tuple[float, ...]
 
 _FINGERPRINTED = 16  # values of each tensor
 
@@ -42,11 +44,10 @@ class DenseModel(nn.Module):
     section 3): the sum L of a head's losses becomes L / sigma^2 + log sigma, the paper's term for classification,
     computed as exp(-s) L + s / 2 with one parameter s = log(sigma^2) per head. (The paper halves L for regression.)
     classes: the classes that each head predicts. score_thresholds: the minimum score of the objects that `predict`
-    returns by default, for each head, computed in validation. architecture: the plugins and options that the model was
-    built from, which a model file needs; None for a model built in Python from modules. training_data: the options of
-    the config's section `data`, by which a `Predictor` resizes images; None if unknown. licences: the licences of the
-    published weights that it started from, by source. The model
-    does not use the last four.
+    returns by default, for each head, computed in validation. sections: the config, or the sections of it, that the
+    model was built from, which a model file contains; None for a model built in Python from modules. training_data: the
+    section `data` of its training, by which a `Predictor` resizes images; None if unknown. licences: those of the
+    published weights that it started from, by source. The model does not use the last four.
     """
 
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values have the type nn.Module for mypy
@@ -62,7 +63,7 @@ class DenseModel(nn.Module):
         heads: Mapping[str, Head],
         necks: Mapping[str, Neck] | None = None,
         weights: Mapping[str, HeadWeight] | None = None,
-        architecture: Architecture | None = None,
+        sections: ModelSections | None = None,
     ) -> None:
         super().__init__()
         for name, head in heads.items():
@@ -77,10 +78,10 @@ class DenseModel(nn.Module):
         self.weights = {name: (weights or {}).get(name, 1.0) for name in heads}
         learned = [name for name, weight in self.weights.items() if weight == "learned"]
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
-        self.architecture = architecture
-        self.training_data: Mapping[str, Any] | None = None
+        self.sections = sections
+        self.training_data: DataSection | None = None if sections is None else sections.data
         self.licences = dict(backbone.licences)
-        own = None if architecture is None else architecture.backbone.channels
+        own = None if sections is None else sections.backbone.channels
         self.channels = own or backbone.image_channels
         for name, values in zip(("low", "high"), zip(*self.channels.range, strict=True), strict=True):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
@@ -96,9 +97,9 @@ class DenseModel(nn.Module):
         for key in ("heads", "necks", "log_variances", "classes", "score_thresholds", "target_types", "weights"):
             of_all = getattr(self, key)
             setattr(part, key, type(of_all)({name: value for name, value in of_all.items() if name in names}))
-        if self.architecture is not None:
-            heads = {name: head for name, head in self.architecture.heads.items() if name in names}
-            part.architecture = replace(self.architecture, heads=heads)
+        if self.sections is not None:
+            heads = {name: head for name, head in self.sections.heads.items() if name in names}
+            part.sections = self.sections.model_copy(update={"heads": heads})
         return part.train(self.training)
 
     def blank_images(self, count: int, size: tuple[int, int]) -> Tensor:
@@ -136,16 +137,15 @@ class DenseModel(nn.Module):
 
     def plugin_name(self, head: str) -> str:
         """The plugin name of a head, for messages; its class name in a model built from modules."""
-        return type(self.heads[head]).__name__ if self.architecture is None else self.architecture.heads[head].name
+        return type(self.heads[head]).__name__ if self.sections is None else self.sections.heads[head].name
 
     def set_normalisation(self, mean: PerChannel | None, std: PerChannel | None) -> None:
-        """Replaces mean and std, of values in 0 ... 1, in backbone, model and architecture. None keeps a value."""
+        """Replaces mean and std, of values in 0 ... 1, in backbone, model and sections. None keeps a value."""
         self.backbone.mean, self.backbone.std = mean or self.backbone.mean, std or self.backbone.std
         self._set_normalisation()
-        if self.architecture is not None:
-            own = self.architecture.backbone
-            backbone = replace(own, mean=mean or own.mean, std=std or own.std)
-            self.architecture = replace(self.architecture, backbone=backbone)
+        for key, values in (("mean", mean), ("std", std)):
+            if self.sections is not None and values:
+                self.sections = with_value(self.sections, ("backbone", key), values)
 
     def _set_normalisation(self) -> None:
         """Sets the buffers `mean` and `std`, in values of the images, from the backbone's."""
@@ -274,7 +274,9 @@ class DenseModel(nn.Module):
         return {name: self.heads[name].predict(in_float32(own), targets) for name, own in outputs.items()}
 
     @torch.no_grad()
-    def infer(self, batch: Batch, inference: Mapping[str, Inference] | None = None) -> dict[str, list[Predictions]]:
+    def infer(
+        self, batch: Batch, inference: Mapping[str, InferenceSection] | None = None
+    ) -> dict[str, list[Predictions]]:
         """Returns each head's predictions on a batch, one per image, in original pixels. Validation, evaluation and
         `Predictor.predict` use it.
 

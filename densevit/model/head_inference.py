@@ -1,12 +1,12 @@
-"""Inference options of each head: which of them dense heads and box heads support."""
+"""InferenceSection options of each head: which of them dense heads and box heads support."""
 
 from collections.abc import Mapping
 
 from torch import nn
 
+from densevit.config import InferenceSection
 from densevit.errors import ConfigError
 from densevit.interfaces import DenseHead, TargetType
-from densevit.model.inference_options import Inference
 from densevit.model.test_time_augmentation import MultiHeadModel
 from densevit.targets.types import TargetTypes
 
@@ -14,8 +14,8 @@ _BOXES = ("boxes", "labels")
 
 
 def inference_by_head(
-    model: MultiHeadModel, inference: Inference, head_options: Mapping[str, Inference] | None = None
-) -> dict[str, Inference]:
+    model: MultiHeadModel, inference: InferenceSection, head_options: Mapping[str, InferenceSection] | None = None
+) -> dict[str, InferenceSection]:
     """Returns the options of each head that predicts maps or boxes: its `head_options`, or else `inference`.
 
     head_options: `heads.NAME.inference` by head. Box heads use only the windows of `inference`; flips and scales are
@@ -63,9 +63,9 @@ def inference_by_head(
     return by_head
 
 
-def windows_only(options: Inference) -> Inference:
+def windows_only(options: InferenceSection) -> InferenceSection:
     """Returns the options of windows alone, without those for maps."""
-    return Inference(window=options.window, stride=options.stride, batch_size=options.batch_size)
+    return InferenceSection(window=options.window, stride=options.stride, batch_size=options.batch_size)
 
 
 def predicts_boxes(head: nn.Module) -> bool:
@@ -92,13 +92,13 @@ def _without_maps(model: MultiHeadModel, name: str) -> str:
     return text
 
 
-def _augmentation_keys(options: Inference, prefix: str = "") -> list[str]:
+def _augmentation_keys(options: InferenceSection, prefix: str = "") -> list[str]:
     """The options of windows, flips, scales and averages that are set, as overrides."""
     window = [] if options.window is None else [f"{prefix}inference.window={options.window}"]
     return window + _averaging_keys(options, prefix)
 
 
-def _averaging_keys(options: Inference, prefix: str = "") -> list[str]:
+def _averaging_keys(options: InferenceSection, prefix: str = "") -> list[str]:
     """The options of flips, scales and averages, which are for maps only, that are set, as overrides."""
     flip = [f"{prefix}inference.flip=true"] if options.flip else []
     scales = [f"{prefix}inference.scales={[*options.scales]}"] if options.scales != (1.0,) else []

@@ -6,7 +6,6 @@ file therefore has the tensors of the backbone without adapters, and is loaded, 
 """
 
 import difflib
-import importlib.util
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -14,27 +13,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from densevit.config.model_schema import LoraSection
+from densevit.config.plugin_checks import missing_peft
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone
 from densevit.layers.fast.replacement import replace_layers
-from densevit.model.architecture import LoraArchitecture
 from densevit.model.dense import DenseModel
 
 _NAME = "default"  # of peft's adapter, which is part of the keys
 _BASE, _A, _B = ".base_layer.", f".lora_A.{_NAME}.weight", f".lora_B.{_NAME}.weight"
 
 
-def missing_package() -> str:
-    """The error if peft is not installed, else ""."""
-    if importlib.util.find_spec("peft") is not None:
-        return ""
-    return (
-        "backbone.lora: needs peft, which is not installed. Fix: `pip install -e '.[lora]'` in densevit's clone, or "
-        "leave backbone.lora out."
-    )
-
-
-def adapted_layers(backbone: Backbone, lora: LoraArchitecture) -> list[str]:
+def adapted_layers(backbone: Backbone, lora: LoraSection) -> list[str]:
     """The names of the linear layers that `lora.targets` matches. Raises ConfigError for a pattern that matches none,
     and for a backbone without linear layers."""
     linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
@@ -58,21 +48,21 @@ def adapted_layers(backbone: Backbone, lora: LoraArchitecture) -> list[str]:
 
 
 def add_adapters(model: DenseModel) -> None:
-    """Freezes the backbone and adds trained adapters to its linear layers, if the model's architecture has `lora`. Of
+    """Freezes the backbone and adds trained adapters to its linear layers, if the model's sections have `lora`. Of
     the backbone's own parameters, those of an adapted stem stay trained.
 
     B is initialised to 0: outputs do not change. Must follow the loading of pretrained weights, because the tensors
     of adapted layers then have other names. Raises ConfigError without peft, see `adapted_layers` for others.
     """
-    if model.architecture is None or (lora := model.architecture.backbone.lora) is None:
+    if model.sections is None or (lora := model.sections.backbone.lora) is None:
         return
-    if missing := missing_package():
+    if missing := missing_peft():
         raise ConfigError(missing)
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import Linear
 
     names = adapted_layers(model.backbone, lora)
-    stem = [model.backbone.get_parameter(name) for name in model.architecture.backbone.adapted_stem]
+    stem = [model.backbone.get_parameter(name) for name in model.sections.backbone.adapted_stem]
     exact = "|".join(map(re.escape, names))  # a text is matched with complete names
     scale: Any = lora.alpha  # peft declares an integer, and divides it
     config = LoraConfig(r=lora.rank, lora_alpha=scale, target_modules=exact)
@@ -83,11 +73,11 @@ def add_adapters(model: DenseModel) -> None:
         layer = model.backbone.get_submodule(name)
         assert type(layer) is Linear
         object.__setattr__(layer, "__class__", _with_adapted_weight(Linear))
-    if model.architecture.replace_layers:
+    if model.sections.replace_layers:
         replace_layers(model)
 
 
-def merged_state(state: Mapping[str, Tensor], lora: LoraArchitecture | None) -> dict[str, Tensor]:
+def merged_state(state: Mapping[str, Tensor], lora: LoraSection | None) -> dict[str, Tensor]:
     """A state dict with the adapters merged into the weights of their layers, with these layers' own names.
 
     W + alpha / rank * B A, computed in float32 at least. lora: None for a state dict without adapters.

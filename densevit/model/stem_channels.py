@@ -7,20 +7,20 @@ from torch import Tensor
 
 from densevit import registry
 from densevit.channels import RGB
+from densevit.config import BackboneSection
 from densevit.errors import ConfigError
-from densevit.model.architecture import BackboneArchitecture, options_without_weights
 from densevit.model.meta_device import built_on_meta
 from densevit.registry.options import OptionError
 
 StateDict = Mapping[str, Tensor]
 
 
-def stem_tensors(backbone: BackboneArchitecture) -> list[str]:
+def stem_tensors(backbone: BackboneSection) -> list[str]:
     """The names of a backbone's tensors whose second dimension is the channels of the image: those in which models for
     three and for four channels differ. Raises ConfigError if its constructor has no `in_channels`."""
 
     def shapes(count: int) -> dict[str, tuple[int, ...]]:
-        options = {**options_without_weights(backbone.options), "in_channels": count}
+        options = {**backbone.unloaded_options, "in_channels": count}
         built = built_on_meta(lambda: registry.create("backbones", backbone.name, options=options, where="backbone"))
         return {name: tuple(value.shape) for name, value in built.state_dict().items()}
 
@@ -59,7 +59,7 @@ def has_new_filters(source: Sequence[str], target: Sequence[str]) -> bool:
 
 
 def adapted_state(
-    state: StateDict, backbone: BackboneArchitecture, source: Sequence[str], prefix: str = ""
+    state: StateDict, backbone: BackboneSection, source: Sequence[str], prefix: str = ""
 ) -> tuple[dict[str, Tensor], dict[str, Sequence[str]]]:
     """The state dict of a model for the channels `source`, with the first layers of its backbone for this backbone's
     channels, and the channels that each of these layers was for, by its key.

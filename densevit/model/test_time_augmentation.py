@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.channels import FULL_RANGES
+from densevit.config import InferenceSection
 from densevit.interfaces import Backbone, Batch, DenseHead, Head, Predictions
 from densevit.layers.missing_pixels import resampled
 from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
-from densevit.model.inference_options import Inference
 from densevit.model.map_flips import Flip, flip_of
 from densevit.model.sliding_window import ImageRows, Size, slide
 from densevit.model.streaming_resize import averaged, resized
@@ -58,7 +58,7 @@ def undo_zoom(head: DenseHead, maps: Tensor, zoom: float) -> Tensor:
 
 
 def predictions(
-    model: MultiHeadModel, batch: Batch, options: Inference, heads: Sequence[str]
+    model: MultiHeadModel, batch: Batch, options: InferenceSection, heads: Sequence[str]
 ) -> dict[str, list[Predictions]]:
     """Returns the predictions of these heads, one per image, in original pixels, averaged over windows, flips and
     scales."""
@@ -75,7 +75,9 @@ def predictions(
     return results
 
 
-def prediction_strips(model: MultiHeadModel, image: ImageRows, options: Inference, head: str) -> Iterator[Predictions]:
+def prediction_strips(
+    model: MultiHeadModel, image: ImageRows, options: InferenceSection, head: str
+) -> Iterator[Predictions]:
     """Yields the predictions of a head on an image (C, H, W) as strips (..., rows, W) from top to bottom, averaged over
     windows and flips. A strip is valid until the next one is requested.
 
@@ -97,7 +99,7 @@ class _ConcatenatedMaps:
     root of the ratio of areas; each head undoes its effect on the maps.
     """
 
-    def __init__(self, model: MultiHeadModel, heads: Sequence[str], options: Inference) -> None:
+    def __init__(self, model: MultiHeadModel, heads: Sequence[str], options: InferenceSection) -> None:
         self.model, self.probabilities = model, options.average == "probabilities"
         self.heads = {name: head for name, head in model.heads.items() if name in heads and isinstance(head, DenseHead)}
         self.channels: list[int] = []
@@ -129,7 +131,7 @@ class _ConcatenatedMaps:
 
 
 def _view_maps(
-    maps: _ConcatenatedMaps, image: Tensor, scale: float, grid: Size, options: Inference
+    maps: _ConcatenatedMaps, image: Tensor, scale: float, grid: Size, options: InferenceSection
 ) -> Iterator[Tensor]:
     """Returns strips (C, rows, w) of the maps of an image (3, h, w) at one scale, resized to the image's grid.
 

@@ -6,13 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from densevit.config import InferenceSection
 from densevit.errors import PluginError
 from densevit.interfaces import Batch, Head, Predictions
 from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
 from densevit.model.box_merging import merge_boxes
 from densevit.model.head_inference import moves_with_box
-from densevit.model.inference_options import Inference
 from densevit.model.sliding_window import Size, Window, crop_windows, starts
 from densevit.model.test_time_augmentation import MultiHeadModel
 from densevit.targets.types import TargetTypes
@@ -28,7 +28,7 @@ class SupportsMaxPredictions(Protocol):
 
 
 def predictions(
-    model: MultiHeadModel, batch: Batch, options: Inference, heads: Sequence[str]
+    model: MultiHeadModel, batch: Batch, options: InferenceSection, heads: Sequence[str]
 ) -> dict[str, list[Predictions]]:
     """Returns the predictions of these heads, one per image, in original pixels, merged over the windows.
 
@@ -42,7 +42,7 @@ def predictions(
 
 
 def _image_predictions(
-    model: MultiHeadModel, image: Tensor, target: Mapping[str, Any], options: Inference, heads: Sequence[str]
+    model: MultiHeadModel, image: Tensor, target: Mapping[str, Any], options: InferenceSection, heads: Sequence[str]
 ) -> dict[str, Predictions]:
     """Returns the predictions of one padded image (3, H, W) by head."""
     h, w = map(int, target["size"])

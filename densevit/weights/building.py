@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
@@ -11,22 +11,23 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, ModelSections
 from densevit.config.initial_weights import check_weights, settled
-from densevit.config.sources import WEIGHTS, Sources
+from densevit.config.merging import typed_keys
+from densevit.config.plugin_checks import missing_peft
+from densevit.config.sources import BACKBONE_WEIGHTS, WEIGHTS, Sources
 from densevit.config.values import RANDOM, with_value
 from densevit.data.build import build_data
-from densevit.data.channel_statistics import use_channels
+from densevit.data.channel_statistics import with_channels
 from densevit.data.datasets.coco_json import color_of
 from densevit.errors import ConfigError, did_you_mean
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.model import (
-    Architecture,
     DenseModel,
     build,
-    build_from_architecture,
+    build_from_sections,
     classes_by_head,
     tasks_of,
 )
-from densevit.model.lora import add_adapters, missing_package
+from densevit.model.lora import add_adapters
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import channels_of
 from densevit.weights.pretrained import load_pretrained
@@ -35,7 +36,6 @@ from densevit.weights.state_dict_loading import Fit
 
 Classes = Sequence[Class | str]
 Section = str | Mapping[str, Any]
-Sections = TypeVar("Sections", Config, ModelSections)
 
 
 def build_with_weights(
@@ -44,7 +44,7 @@ def build_with_weights(
     classes: Classes | Mapping[str, Classes] | None,
     weights: str | Path | None,
     pretrained: bool,
-) -> tuple[DenseModel, Config | ModelSections]:
+) -> tuple[DenseModel, ModelSections]:
     """Builds the model of `densevit.create_model`, in evaluation mode, and returns it with its sections."""
     if weights is not None and not pretrained:
         raise ConfigError("create_model: pretrained=False loads no weights, but weights are given. Fix: omit one.")
@@ -53,48 +53,47 @@ def build_with_weights(
         **{f"heads[{name!r}]": head for name, head in (heads or {}).items()},
     }.items():
         _check_named(key, given)
-    sections: Config | ModelSections
+    sections: ModelSections
     if heads is None:
-        sections = _config(backbone)
+        config = _config(backbone)
         if weights is not None:
-            sections = settled(with_value(sections, WEIGHTS, str(weights)), (WEIGHTS,))
+            config = settled(with_value(config, WEIGHTS, str(weights)), typed=(WEIGHTS,))
+        for line in config.notes if pretrained else ():
+            warnings.warn(line, stacklevel=3)
         if classes is None:
-            dataset = build_data(sections).train
-            use_channels(sections, dataset)
-            classes = classes_by_head(sections.architecture, dataset)
+            dataset = build_data(config).train
+            config = with_channels(config, dataset)
+            classes = classes_by_head(config, dataset)
+        sections = config
     else:
-        own = {name: _section(head) for name, head in heads.items()}
-        values = {"weights": weights and str(weights), "backbone": _section(backbone), "heads": own}
+        values: dict[str, Any] = {"weights": None if weights is None else str(weights), "backbone": _section(backbone)}
+        values["heads"] = {name: _section(head) for name, head in heads.items()}
         sections = configs.model_sections(values, "create_model")
-        check_weights(sections, Sources())
-    architecture = sections.architecture
-    if architecture.backbone.lora is not None and (missing := missing_package()):
+        check_weights(sections, Sources(typed=typed_keys(values)))
+    if sections.backbone.lora is not None and (missing := missing_peft()):
         raise ConfigError(missing)
-    given = _given_classes(architecture, classes or {})
+    given = _given_classes(sections, classes or {})
     if not pretrained:
-        model = _with_data(build_from_architecture(architecture, given, pretrained=False), sections)
+        model = build_from_sections(sections, given, pretrained=False)
     else:
         checkpoints = {} if weights is None else {str(weights): read(weights)}
         if weights is not None and not resolve(sections, given, checkpoints).checkpoints[str(weights)].heads:
-            sections = with_value(with_value(sections, WEIGHTS, None), ("backbone", "weights"), str(weights))
-        model, sections, loaded = build_pretrained(sections, given, checkpoints)
+            sections = with_value(with_value(sections, WEIGHTS, None), BACKBONE_WEIGHTS, str(weights))
+        model, loaded = build_pretrained(sections, given, checkpoints)
         _warn(loaded, stacklevel=4)
-        for line in sections.notes if isinstance(sections, Config) else ():
-            warnings.warn(line, stacklevel=3)
     add_adapters(model)
-    return model.eval(), sections
+    assert model.sections is not None
+    return model.eval(), model.sections
 
 
 def build_pretrained(
-    sections: Sections, classes: Mapping[str, Sequence[Class]], checkpoints: Mapping[str, Checkpoint] = NO_FILES
-) -> tuple[DenseModel, Sections, list[Fit]]:
-    """Builds a model with the pretrained weights that its sections name; see `resolve`, whose arguments these are.
-
-    Returns it with its final sections and a report of each weights file.
-    """
+    sections: ModelSections, classes: Mapping[str, Sequence[Class]], checkpoints: Mapping[str, Checkpoint] = NO_FILES
+) -> tuple[DenseModel, list[Fit]]:
+    """Builds the model of sections with the pretrained weights that they name, and returns a report of each source.
+    Its own `sections` are the final ones; see `resolve`, whose arguments these are."""
     resolved = resolve(sections, classes, checkpoints)
-    model = _with_data(build_from_architecture(resolved.sections.architecture, classes), sections)
-    return model, resolved.sections, load_pretrained(model, resolved)
+    model = build_from_sections(resolved.sections, classes)
+    return model, load_pretrained(model, resolved)
 
 
 def build_model(
@@ -102,14 +101,12 @@ def build_model(
 ) -> DenseModel:
     """Builds the model that a config describes, with random weights; see `build_pretrained`.
 
-    classes: the classes of each task, or the data set from which each head takes its classes, and the config the
-    channels of its images (`use_channels`). pretrained: the argument
-    of `build_from_architecture`.
+    classes: the classes of each task, or the data set from which each head takes its classes, and the model
+    the channels of its images (`with_channels`). pretrained: the argument of `build_from_sections`.
     """
     if isinstance(classes, Dataset):
-        use_channels(config, classes)
-    architecture = config.architecture
-    return _with_data(build_from_architecture(architecture, classes_by_head(architecture, classes), pretrained), config)
+        config = with_channels(config, classes)
+    return build_from_sections(config, classes_by_head(config, classes), pretrained)
 
 
 def create_backbone(
@@ -131,15 +128,9 @@ def create_backbone(
     images = channels_of(checkpoint)
     values = {**images, "name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
     section = configs.section("backbone", values, "create_backbone")
-    sections = ModelSections(backbone=section, heads={})
-    model, _, loaded = build_pretrained(sections, {}, {str(weights): checkpoint})
+    model, loaded = build_pretrained(ModelSections(backbone=section, heads={}), {}, {str(weights): checkpoint})
     _warn(loaded, stacklevel=3)
     return model.backbone
-
-
-def _with_data(model: DenseModel, sections: Config | ModelSections) -> DenseModel:
-    model.training_data = None if sections.data is None else sections.data.model_dump()
-    return model
 
 
 def _warn(loaded: Sequence[Fit], stacklevel: int) -> None:
@@ -174,9 +165,9 @@ def _check_named(key: str, given: object) -> None:
         )
 
 
-def _given_classes(architecture: Architecture, given: Classes | Mapping[str, Classes]) -> dict[str, tuple[Class, ...]]:
+def _given_classes(sections: ModelSections, given: Classes | Mapping[str, Classes]) -> dict[str, tuple[Class, ...]]:
     """Returns the classes of each head from classes by head or task."""
-    tasks = tasks_of(architecture)
+    tasks = tasks_of(sections)
     if not isinstance(given, Mapping):
         if len(tasks) != 1:
             raise ConfigError(

@@ -115,9 +115,9 @@ def _wider(model: DenseModel, name: str) -> Any:
 
 
 def _on_meta(group: str, model: DenseModel, name: str, *given: Any) -> Any:
-    """A head or neck of the model's architecture on the meta device."""
-    assert model.architecture is not None
-    head = model.architecture.heads[name]
+    """A head or neck of the model's sections on the meta device."""
+    assert model.sections is not None
+    head = model.sections.heads[name]
     built = head if group == "heads" else head.neck
     assert built is not None
 

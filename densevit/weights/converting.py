@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from densevit import config as configs
-from densevit.config import BackboneSection, Config, DataSection, merging
+from densevit.config import BackboneSection, Config, DataSection, ModelSections, merging
 from densevit.config.values import OpenSection, with_value
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
-from densevit.model import Architecture, DenseModel, build_from_architecture, classes_by_head
+from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translate_checkpoint
 from densevit.weights.key_mapping import canonical, option_of
@@ -80,8 +80,7 @@ def _model(
     config = configs.from_mapping(with_settings(layout, described, classes), translated.source, overrides)
     configs.check_plugins(config)
     allowed, config = config.weights_allow, with_value(config, ("weights_allow",), ())
-    model = build_from_architecture(config.architecture, classes_by_head(config.architecture, classes))
-    model.training_data = config.data.model_dump()
+    model = build_from_sections(config, classes_by_head(config, classes))
     model.licences |= translated.licences
     fit = fit_model(model, translated, allowed)
     return Converted(translated.source, fit, model.backbone, config.backbone, model.eval(), config)
@@ -98,7 +97,7 @@ def _backbone(
         if not override.startswith("backbone."):
             raise ConfigError(f"{override}: {translated.source} is only a backbone; only backbone.* can be overridden.")
     section = configs.section("backbone", described["backbone"], translated.source, overrides)
-    model = build_from_architecture(Architecture(section.architecture, replace_layers=False), {})
+    model = build_from_sections(ModelSections(backbone=section, heads={}), {})
     fit = fit_backbone(model, translated, section.weights_allow)
     fit.source = translated.source
     return Converted(translated.source, fit, model.backbone, section)

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from densevit.channels import COLORS
-from densevit.config import values_of_file
+from densevit.config import LoraSection, values_of_file
 from densevit.errors import WeightsError, one_line
 from densevit.interfaces import CheckpointLayout
-from densevit.model import DenseModel, LoraArchitecture
+from densevit.model import DenseModel
 from densevit.model.lora import merged_state
 from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.key_mapping import canonical, describe, missing_because, saved_options, translate
@@ -164,7 +164,7 @@ def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
             backbone, heads = values["backbone"], {**(values.get("heads") or {})}
             translated.describe = lambda: {"heads": heads}
             if lora := backbone.get("lora"):  # of a checkpoint; a model file has no adapters
-                translated.tensors = merged_state(checkpoint.tensors, LoraArchitecture(**lora))
+                translated.tensors = merged_state(checkpoint.tensors, LoraSection(**lora))
             translated.mean, translated.std = _triple(backbone.get("mean")), _triple(backbone.get("std"))
             if channels := backbone.get("channels"):
                 translated.channels = tuple(map(str, channels["names"]))

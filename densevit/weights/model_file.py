@@ -12,15 +12,13 @@ from torch import Tensor
 
 from densevit import config as configs
 from densevit.atomic_io import replaced_file
-from densevit.config import Config, ModelSections, yaml_io
+from densevit.config import BackboneSection, Config, LoraSection, ModelSections, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class
 from densevit.model import (
-    BackboneArchitecture,
     DenseModel,
-    LoraArchitecture,
     backbone_from,
-    build_from_architecture,
+    build_from_sections,
 )
 from densevit.model.lora import merged_state
 from densevit.paths import user_path
@@ -44,7 +42,7 @@ class ModelFile(NamedTuple):
     one."""
 
     model: DenseModel
-    sections: Config | ModelSections
+    sections: ModelSections
 
     @property
     def config(self) -> Config | None:
@@ -55,20 +53,20 @@ class ModelFile(NamedTuple):
 def save(
     model: DenseModel,
     path: str | Path,
-    sections: Config | ModelSections | None = None,
+    sections: ModelSections | None = None,
     state: Mapping[str, Tensor] | None = None,
     step: int | None = None,
 ) -> None:
     """Writes a model file: tensors, and in the header the classes, the config and the format version.
 
-    sections: the config, or the sections of a model without one; None: those of its architecture. Of a model without
+    sections: the config, or the sections of a model without one; None: its own. Of a model without
     heads the backbone is written. state: the state dict of the model, where this process holds a part of it only. step:
     the step of its training. LoRA's adapters are merged.
 
     Raises WeightsError for a model whose plugins and options are not known.
     """
-    if sections is None and model.architecture is not None:
-        sections = configs.sections_of(model.architecture, model.training_data)
+    if sections is None and model.sections is not None:
+        sections = model.sections.model_copy(update={"data": model.training_data})
     if sections is None:
         raise WeightsError(
             f"{path}: this DenseModel was built from its parts, so that the plugins and options to build it again are "
@@ -83,14 +81,14 @@ def save(
             {"name": own.name, **own.options, **normalisation},
             user_path(path),
             model.licences,
-            own.architecture.lora,
+            own.lora,
             step,
         )
-    state = merged_state(model.state_dict() if state is None else state, sections.backbone.architecture.lora)
+    state = merged_state(model.state_dict() if state is None else state, sections.backbone.lora)
     _write(state, {**entries(model, sections), **_step(step)}, user_path(path))
 
 
-def entries(model: DenseModel, sections: Config | ModelSections) -> dict[str, str]:
+def entries(model: DenseModel, sections: ModelSections) -> dict[str, str]:
     """The header of a model's file, from which `from_state` builds it again. sections: the argument of `save`."""
     classes = {name: [asdict(c) for c in own] for name, own in model.classes.items()}
     found: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "classes": classes}
@@ -107,7 +105,7 @@ def save_backbone(
     section: Mapping[str, Any],
     path: Path,
     licences: Mapping[str, str] = MappingProxyType({}),
-    lora: LoraArchitecture | None = None,
+    lora: LoraSection | None = None,
     step: int | None = None,
 ) -> None:
     """Writes a model file of a backbone only, with the key prefix `backbone.`. section: the section of its config.
@@ -169,15 +167,13 @@ def from_state(
     of `config.values_of_file`.
     """
     found = described(entries, source, trust, run)
-    sections, architecture = found.sections, found.sections.architecture
     try:
-        model = build_from_architecture(architecture, found.classes, pretrained=False)
+        model = build_from_sections(found.sections, found.classes, pretrained=False)
     except DensevitError as error:
         raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
-    load_state(model, merged_state(state, architecture.backbone.lora), source)
+    load_state(model, merged_state(state, found.sections.backbone.lora), source)
     model.licences, model.score_thresholds = found.licences, found.score_thresholds
-    model.training_data = None if sections.data is None else sections.data.model_dump()
-    return ModelFile(model.eval(), sections)
+    return ModelFile(model.eval(), found.sections)
 
 
 class Description(NamedTuple):
@@ -186,7 +182,7 @@ class Description(NamedTuple):
     classes, score_thresholds: the classes and the score threshold of each head.
     """
 
-    sections: Config | ModelSections
+    sections: ModelSections
     classes: Mapping[str, Sequence[Class]]
     score_thresholds: dict[str, float]
     licences: dict[str, str]
@@ -221,17 +217,17 @@ def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:
     return found
 
 
-def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbone, BackboneArchitecture]:
-    """The backbone of a run or of a file from `save_backbone`, in evaluation mode, and what it was built from."""
+def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbone, BackboneSection]:
+    """The backbone of a run or of a file from `save_backbone`, in evaluation mode, and its section."""
     state, entries, path = _read(run)
     check_format(entries.get("format_version"), str(path))
     values = configs.values_of_file(entries.get("config", ""), str(path), trust, _folder(run)).get("backbone")
     if not isinstance(values, dict):  # a text would name a section's file
         raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
-    built = configs.section("backbone", values, str(path)).architecture
-    backbone = backbone_from(built, pretrained=False)
+    section = configs.section("backbone", values, str(path))
+    backbone = backbone_from(section, pretrained=False)
     load_state(backbone, part(state, "backbone."), path)
-    return backbone.eval(), built
+    return backbone.eval(), section
 
 
 def _folder(run: str | Path) -> Path | None:

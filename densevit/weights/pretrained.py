@@ -132,8 +132,8 @@ def _for_our_channels(
     model: DenseModel, checkpoint: TranslatedCheckpoint, state: Mapping[str, Tensor], prefix: str = ""
 ) -> tuple[dict[str, Tensor], list[Adapted]]:
     """The tensors with the first layers for the channels of the model's images, and what was changed."""
-    assert model.architecture is not None
-    found, stem = adapted_state(state, model.architecture.backbone, checkpoint.channels, prefix)
+    assert model.sections is not None
+    found, stem = adapted_state(state, model.sections.backbone, checkpoint.channels, prefix)
     ours = ", ".join(model.channels.names)
     hows = {key: f"filters of {', '.join(theirs)} for {ours}, by name" for key, theirs in stem.items()}
     return found, [Adapted(key, tuple(state[key].shape), tuple(found[key].shape), how) for key, how in hows.items()]

@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from densevit.channels import RGB
-from densevit.config import BackboneSection, Config, ModelSections
+from densevit.config import BackboneSection, ModelSections
 from densevit.config.values import with_value
 from densevit.interfaces import Class
-from densevit.model import DenseModel, build_from_architecture
+from densevit.model import DenseModel, build_from_sections
 from densevit.model.meta_device import built_on_meta
 from densevit.model.stem_channels import adapted_state, has_new_filters, stem_tensors
 from densevit.weights.checkpoint_io import Checkpoint, read
@@ -29,19 +28,19 @@ class Resolved(NamedTuple):
     checkpoints: the weights by source. notes: the key of a section, and a line on what its weights imply.
     """
 
-    sections: Any
+    sections: ModelSections
     checkpoints: Mapping[str, TranslatedCheckpoint]
     notes: Sequence[tuple[str, str]]
 
 
-def read_files(sections: Config | ModelSections) -> dict[str, Checkpoint]:
+def read_files(sections: ModelSections) -> dict[str, Checkpoint]:
     """Opens the files of weights that the sections name, by source. Raises WeightsError. Published weights are left
     out, because they may have to be downloaded."""
     return {source: read(source) for source in _sources_of(sections) if not is_published(source)}
 
 
 def resolve(
-    sections: Config | ModelSections,
+    sections: ModelSections,
     classes: Mapping[str, Sequence[Class]],
     checkpoints: Mapping[str, Checkpoint] = NO_FILES,
 ) -> Resolved:
@@ -52,8 +51,7 @@ def resolve(
     classes: those of each head. checkpoints: the weights that are open already, by source, as by `read_files`.
     Reads names and shapes of the tensors, and compares them with a model that is built without values.
     """
-    plain = replace(sections.architecture, replace_layers=False)
-    model = built_on_meta(lambda: build_from_architecture(plain, classes, pretrained=False))
+    model = built_on_meta(lambda: build_from_sections(sections, classes, pretrained=False))
     translated = {}
     for source, key in _sources_of(sections).items():
         instead = f"{key}=FILE, or a folder, with what was downloaded elsewhere"
@@ -75,7 +73,7 @@ def resolve(
     return Resolved(with_value(sections, ("backbone",), backbone), translated, notes)
 
 
-def _sources_of(sections: Config | ModelSections) -> dict[str, str]:
+def _sources_of(sections: ModelSections) -> dict[str, str]:
     """The weights that the sections name, each once, and the first key that names them."""
     named = {"weights": sections.weights, "backbone.weights": sections.backbone.source}
     named |= {f"heads.{name}.weights": section.weights for name, section in sections.heads.items()}
@@ -87,7 +85,7 @@ def _sources_of(sections: Config | ModelSections) -> dict[str, str]:
 
 
 def _parts(
-    model: DenseModel, sections: Config | ModelSections, checkpoints: Mapping[str, TranslatedCheckpoint]
+    model: DenseModel, sections: ModelSections, checkpoints: Mapping[str, TranslatedCheckpoint]
 ) -> Iterator[PartWeights]:
     """Yields the weights of the backbone and of each head and neck: of the whole model, or else of the part."""
     whole, source = sections.weights, sections.weights or sections.backbone.source
@@ -112,13 +110,13 @@ def _images_of(
     """The section with the mean and std that the weights were trained with, unless they are of other channels, and with
     the first layers that are adapted to the channels of the images; and a line for each. checkpoint: None: those that
     the constructor loads, or none."""
-    ours, built, lines = model.channels.names, section.architecture, list[str]()
+    ours, lines = model.channels.names, list[str]()
     update: dict[str, Any] = {}
     if checkpoint is None:
         loads = section.options.get("pretrained") is True and has_new_filters(RGB.names, ours)
-        stem = stem_tensors(built) if loads else []
+        stem = stem_tensors(section) if loads else []
     else:
-        state, adapted = adapted_state(part(checkpoint.tensors, "backbone."), built, checkpoint.channels)
+        state, adapted = adapted_state(part(checkpoint.tensors, "backbone."), section, checkpoint.channels)
         stem = [name for name in checkpoint.adapted_stem if name in state]
         stem += [name for name, theirs in adapted.items() if has_new_filters(theirs, ours)]
         for key in ("mean", "std") if checkpoint.channels == ours else ():

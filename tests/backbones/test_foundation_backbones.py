@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import densevit
+from densevit import config as configs
 from densevit.errors import ConfigError
 from tests.training.runs import train
 
@@ -104,7 +105,6 @@ def test_feature_norm_is_new_where_a_model_has_none(name, model_args, randomise)
 
 
 def test_data_of_another_size_than_the_fixed_one_is_an_error(tool, tmp_path):
-    config = tool.config_of("Hiera", "setr")
-    config.data.image_size = 96
+    config = configs.with_overrides(tool.config_of("Hiera", "setr"), ["data.image_size=96"])
     with pytest.raises(ConfigError, match=r"64x64 only, but data\.image_size is 96.*data\.image_size=\[64,64\]"):
         train(config, tmp_path / "run")

@@ -12,12 +12,13 @@ from torch import nn
 
 from densevit.channels import RGB, Channels
 from densevit.cli import main
+from densevit.config import BackboneSection, HeadSection, ModelSections
 from densevit.data.io import large_tiff
 from densevit.data.io.images import read_image
 from densevit.data.io.large_tiff import LargeTiff
 from densevit.errors import UnreadableFileError
 from densevit.inference.predictor import Predictor
-from densevit.model import Architecture, BackboneArchitecture, DenseModel, HeadArchitecture
+from densevit.model import DenseModel
 from tests.cli.stand_in import read
 from tests.model.small_models import CLASSES, Boxes, Depth, Segmenter, Stem
 
@@ -38,8 +39,9 @@ class Bands(Stem):
 def predictor(channels: Channels, **heads: Any) -> Predictor:
     torch.manual_seed(0)
     kinds = {name: head((6,), (4,), () if head is Depth else CLASSES) for name, head in heads.items()}
-    parts = BackboneArchitecture("x", channels=channels), {name: HeadArchitecture("x") for name in heads}
-    return Predictor(DenseModel(Bands(channels), kinds, architecture=Architecture(*parts)).eval())
+    backbone = BackboneSection(name="x", channels=channels)
+    sections = ModelSections(backbone=backbone, heads={name: HeadSection(name="x") for name in heads})
+    return Predictor(DenseModel(Bands(channels), kinds, sections=sections).eval())
 
 
 def image(channels: Channels, height: int, width: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from densevit import config
 from densevit.config import Config, yaml_io
 from densevit.config.data_schema import DataSection, different_keys, evaluated_data
 from densevit.config.model_schema import InferenceSection, LoraSection
+from densevit.config.values import with_value
 from densevit.errors import ConfigError
 
 MINE = """\
@@ -255,3 +256,28 @@ def test_a_run_has_the_full_name_of_a_shipped_recipe(project: Path):
     names = ("detector", "start/detector", "configs/start/detector.yaml", project / "configs/start/detector.yaml")
     assert [yaml_io.run_name(name) for name in names] == ["detector", *["start-detector"] * 3]
     assert yaml_io.run_name("start/mine.yaml") == "mine"
+
+
+# ---- frozen ----
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "seed", "weights", "backbone", "heads", "backbone.weights", "backbone.depth", "backbone.new",
+        "backbone.lora.rank", "heads.detection.weight", "heads.detection.neck.name", "heads.detection.inference.flip",
+        "heads.detection.evaluation.name", "data.root", "data.transforms.name", "optim.lr", "trainer.max_steps",
+        "inference.flip", "method.name",
+    ],
+)  # fmt: skip
+def test_no_value_of_a_config_can_be_assigned(path: str) -> None:
+    head = {"name": "setr", "neck": {"name": "fpn"}, "inference": {}}
+    values = {"backbone": {"name": "resnet", "depth": 18, "lora": {}}, "heads": {"detection": head}}
+    values |= {"data": {"name": "coco", "root": "x"}, "trainer": {"max_steps": 1}}
+    section, (*sections, key) = config.from_mapping(values), path.split(".")
+    for name in sections:
+        section = section[name] if isinstance(section, dict) else getattr(section, name)
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(section, key, None)
+    changed = with_value({"config": config.from_mapping(values)}, ("config", *path.split(".")), "other")["config"]
+    assert changed != config.from_mapping(values)

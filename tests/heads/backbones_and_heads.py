@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
+from densevit import config as configs
 from densevit import registry
 from densevit.errors import DensevitError, one_line
 from densevit.interfaces import Class, Dataset
-from densevit.model import Architecture, DenseModel, build_from_architecture
-from densevit.model.architecture import BackboneArchitecture, HeadArchitecture, NeckArchitecture
+from densevit.model import DenseModel, build_from_sections
 from densevit.targets.types import TargetTypes
 from densevit_workbench.testing.targets import random_targets
 from tests.heads.cases import CASES
@@ -64,14 +64,13 @@ def trained(backbone: str, head: str, neck: str | None) -> DenseModel:
     """The model of a pair after the gradients of a step. Raises an error of densevit where they do not fit."""
     plugin, options = BACKBONES[backbone]
     case = next(case for case in CASES.values() if case.head == head)
-    necks = None if neck is None else NeckArchitecture(neck, {"width": 16})
-    architecture = Architecture(
-        BackboneArchitecture(plugin, dict(options)), {"head": HeadArchitecture(head, dict(case.options), neck=necks)}
-    )
+    own_neck = None if neck is None else {"name": neck, "width": 16}
+    heads = {"head": {"name": head, **case.options, "neck": own_neck}}
+    sections = configs.model_sections({"backbone": {"name": plugin, **options}, "heads": heads}, "test")
     kind = registry.load("heads", head)
     classes = tuple(Class(f"class {i}", i + 1, (i, i, i), thing=i != 1) for i in range(4))
     torch.manual_seed(0)
-    model = build_from_architecture(architecture, {"head": () if kind.task == "depth" else classes})
+    model = build_from_sections(sections, {"head": () if kind.task == "depth" else classes})
     batch = batch_of(kind.needs)
     if "check" in vars(kind):
         checked = Dataset()

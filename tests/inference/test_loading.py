@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 import densevit
 from densevit import config as configs
 from densevit.cli import main
+from densevit.config import InferenceSection
 from densevit.errors import DensevitError, WeightsError
 from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
-from densevit.model import Inference
 from densevit.weights import model_file
 from densevit.weights.building import build_model
 
@@ -56,24 +56,23 @@ def test_a_run_its_model_file_and_a_published_one_are_the_same(run: Path, monkey
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None)
     expected = densevit.load(run)
     assert expected.classes == CLASSES and not expected.model.training
-    assert expected.inference == {"segmentation": Inference(flip=True)}
+    assert expected.inference == {"segmentation": InferenceSection(flip=True)}
     for source in (str(run), run / "model.safetensors", str(run / "model.safetensors"), "hf:mine/net"):
         found = densevit.load(source)
         assert found.config == expected.config
         assert torch.equal(found.predict(IMAGE).semantic, expected.predict(IMAGE).semantic)
 
 
-@pytest.mark.parametrize("with_config", [True, False])
-def test_a_saved_model_comes_back_to_the_last_bit(run: Path, with_config: bool):
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_saved_model_comes_back_to_the_last_bit(run: Path, dense: bool):
     predictor = densevit.load(run)
     path = str(run / "again.safetensors")
-    densevit.save(predictor if with_config else predictor.model, path)
+    densevit.save(predictor.model if dense else predictor, path)
     again = densevit.load(path)
-    assert again.config == (predictor.config if with_config else None)
+    assert again.config == predictor.config
     state = again.model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in predictor.model.state_dict().items())
-    alone = predictor if with_config else Predictor(predictor.model)
-    assert torch.equal(again.predict(IMAGE).semantic, alone.predict(IMAGE).semantic)
+    assert torch.equal(again.predict(IMAGE).semantic, predictor.predict(IMAGE).semantic)
 
 
 def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
@@ -83,9 +82,9 @@ def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
     predictor = Predictor(model, config).with_inference({"window": 48, "flip": True})
     densevit.save(predictor, tmp_path / "saved.safetensors")
     assert densevit.load(tmp_path / "saved.safetensors").inference == {
-        "a": Inference(window=48, flip=True),
-        "b": Inference(window=48, flip=True, scales=(0.5,)),
-        "c": Inference(window=48),
+        "a": InferenceSection(window=48, flip=True),
+        "b": InferenceSection(window=48, flip=True, scales=(0.5,)),
+        "c": InferenceSection(window=48),
     }
     densevit.save(Predictor(model, config), tmp_path / "unchanged.safetensors")
     assert densevit.load(tmp_path / "unchanged.safetensors").config == config

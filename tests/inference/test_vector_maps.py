@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import PluginError
 from densevit.interfaces import Backbone, Class, DenseHead, Head
-from densevit.model import DenseModel, Inference, inference_by_head
+from densevit.model import DenseModel, inference_by_head
 from densevit.targets import ValueMap, VectorMap
 
 
@@ -85,7 +86,7 @@ def predicted(
     size = tuple(image.shape[1:])
     batch = collate([{"image": image, "targets": {"size": size, "original_size": original or size}}], 4)
     with torch.no_grad():
-        [found] = model.infer(batch, inference_by_head(model, Inference(**section)))["x"]
+        [found] = model.infer(batch, inference_by_head(model, InferenceSection(**section)))["x"]
     return found
 
 

@@ -90,10 +90,10 @@ def test_a_step_trains_the_stem_exactly_if_it_was_adapted(family, names, tmp_pat
             continue
         options = section(family, names, **({"lora": LORA} if frozen is None else {"freeze": frozen}))
         model = created(options, weights) if i % 2 else created({**options, "weights": str(weights)})
-        assert model.architecture is not None
-        stem = {*stem_tensors(model.architecture.backbone)}
+        assert model.sections is not None
+        stem = {*stem_tensors(model.sections.backbone)}
         bare = {key: value for key, value in options.items() if key not in ("lora", "freeze")}
-        assert {*model.architecture.backbone.adapted_stem} == (stem if names in NEW else set())
+        assert {*model.sections.backbone.adapted_stem} == (stem if names in NEW else set())
         for name in stem:
             expected = 1.0 if names in NEW else None
             assert rate_of(model, name) == expected
@@ -143,9 +143,8 @@ class Published(ResNet):
 def test_weights_of_the_constructor_are_adapted_and_recorded():
     backbone = {**section("", NIR, freeze=1, pretrained=True), "name": f"{__name__}:Published"}
     model = created(backbone)
-    assert model.architecture is not None and model.architecture.backbone.adapted_stem == ("conv1.weight",)
+    assert model.sections is not None and model.sections.backbone.adapted_stem == ("conv1.weight",)
     assert changed_by_a_step(model) >= {"conv1.weight"}
-    assert configs.sections_of(model.architecture).backbone.adapted_stem == ("conv1.weight",)
     kept = created({**section("", KEPT[0], freeze=1, pretrained=True), "name": f"{__name__}:Published"})
     assert "conv1.weight" not in changed_by_a_step(kept)
     with pytest.raises(ConfigError, match=r"backbone\.freeze is true.*Fix: backbone\.freeze=1"):
@@ -164,7 +163,7 @@ def test_a_model_file_records_its_stem(tmp_path):
     stem = ("patch_embed.weight",)
     for file in (first, second):
         loaded = densevit.load(file).model
-        assert loaded.architecture is not None and loaded.architecture.backbone.adapted_stem == stem
+        assert loaded.sections is not None and loaded.sections.backbone.adapted_stem == stem
         assert loaded.backbone.patch_embed.weight.requires_grad
         continued = created(section("swin", NIR, freeze=2), file)  # of a run on the same channels
         assert stem[0] in changed_by_a_step(continued) and rate_of(continued, stem[0]) == 1.0

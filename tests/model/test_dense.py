@@ -10,7 +10,7 @@ import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Head, Neck
-from densevit.model import Architecture, BackboneArchitecture, DenseModel, HeadArchitecture, NeckArchitecture
+from densevit.model import DenseModel
 from densevit.weights.building import build_model
 from densevit_backbones.resnet import ResNet
 from tests.model.small_models import CLASSES, Averaged, Mean, of_heads
@@ -138,13 +138,7 @@ def test_build_model_follows_the_config():
     assert (kept.channels, kept.strides) == ((512, 512), (32, 32))
     assert model.weights == {"plain": 0.5, "kept": 1.0}
     assert model.classes == {"plain": CLASSES, "kept": CLASSES}
-    assert model.architecture == Architecture(
-        BackboneArchitecture("resnet", {"depth": 18, "norm": "group"}, freeze=True),
-        {
-            "plain": HeadArchitecture(f"{MODELS}:Mean", {"gain": 3.0}, weight=0.5),
-            "kept": HeadArchitecture(f"{MODELS}:Mean", freeze=True, neck=NeckArchitecture(doubling, {"offset": 2.0})),
-        },
-    )
+    assert model.sections == config
     assert model.multiple == 32
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["heads.plain.gain"]
     assert model.training

@@ -15,12 +15,13 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.cli.evaluate import config_of
 from densevit.config import InferenceSection
+from densevit.config.values import with_value
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
 from densevit.inference.loading import LoadedModel
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
-from densevit.model import DenseModel, Inference, inference_by_head, sliding_window
+from densevit.model import DenseModel, inference_by_head, sliding_window
 from tests.model.small_models import Boxes, Depth, Pixels, Segmenter, Stem, batch_of, model_of
 from tests.model.test_sliding_window import depth_of, infer
 
@@ -70,16 +71,13 @@ def test_invalid_section_error_names_the_key(section, facts):
 
 
 def test_the_stride_is_two_thirds_of_the_window_by_default():
-    assert [config_with({"window": side}).inference.options.strides for side in (512, 768, [1, 5])] == [
+    assert [config_with({"window": side}).inference.strides for side in (512, 768, [1, 5])] == [
         (341, 341),
         (512, 512),
         (1, 3),
     ]
-    options = config_with({"window": "5e2", "scales": ["1", 1.5]}).inference.options
+    options = config_with({"window": "5e2", "scales": ["1", 1.5]}).inference
     assert (options.window_sides, options.scales, options.single_pass) == ((500, 500), (1.0, 1.5), False)
-    assert configs.InferenceSection().options == Inference()
-    given = {"window": (32, 48), "stride": 16, "average": "probabilities", "flip": True, "scales": (0.5,)}
-    assert configs.InferenceSection(**given, batch_size=2).options == Inference(**given, batch_size=2)
 
 
 def test_a_model_without_maps_is_refused_by_its_heads():
@@ -89,8 +87,8 @@ def test_a_model_without_maps_is_refused_by_its_heads():
         with pytest.raises(ConfigError, match=rf"^inference\.{said} .*detection \(Boxes\) .*not a DenseHead"):
             Predictor(model).predict([], inference=section)
     with pytest.raises(ConfigError, match=r"^heads\.detection\.inference: .*\(Boxes\) .*leave it"):
-        inference_by_head(model_of(Stem(), Segmenter, Boxes), Inference(), {"detection": Inference()})
-    assert inference_by_head(model, Inference()) == {}
+        inference_by_head(model_of(Stem(), Segmenter, Boxes), InferenceSection(), {"detection": InferenceSection()})
+    assert inference_by_head(model, InferenceSection()) == {}
 
 
 @torch.no_grad()
@@ -102,7 +100,7 @@ def test_each_head_has_its_own_options_in_prediction_and_validation():
     values = {"backbone": {"name": "x"}, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
     config = configs.from_mapping({**values, "inference": {"window": 24}})
     predictor = Predictor(model, config)
-    sections = {"segmentation": Inference(window=24), "depth": Inference(flip=True)}
+    sections = {"segmentation": InferenceSection(window=24), "depth": InferenceSection(flip=True)}
     assert predictor.inference == DenseModule(predictor).validation.inference == sections
     batch = batch_of(model, (41, 54))
     found = model.infer(batch, sections)
@@ -111,8 +109,8 @@ def test_each_head_has_its_own_options_in_prediction_and_validation():
         assert torch.equal(found[name][0][key], infer(alone, batch, sections[name])[name][0][key])
     assert torch.equal(found["detection"][0]["boxes"], model.infer(batch)["detection"][0]["boxes"])
     others = predictor.with_inference({"average": "probabilities"}).inference
-    assert others["segmentation"] == Inference(window=24, average="probabilities")
-    assert others["depth"] == Inference(flip=True, average="probabilities")
+    assert others["segmentation"] == InferenceSection(window=24, average="probabilities")
+    assert others["depth"] == InferenceSection(flip=True, average="probabilities")
     assert configs.from_mapping(configs.yaml_io.parse(configs.dump(config), "")) == config
     heads["depth"]["inference"] = {"windw": 3}
     with pytest.raises(ConfigError, match=r"heads\.depth\.inference\.windw .*Did you mean"):
@@ -133,11 +131,11 @@ def test_fixed_size_backbone_requires_windows_of_that_size():
     model = model_of(OneSize(), Depth)
     for wrong in ({"window": 24}, {"scales": (0.5,)}):
         with pytest.raises(ConfigError, match=r"takes images of 24x32 only. Fix: set inference.window=\[24,32\]"):
-            inference_by_head(model, Inference(**wrong))
+            inference_by_head(model, InferenceSection(**wrong))
     for size in ((50, 60), (20, 40), (11, 12)):
         batch = batch_of(model, size)
         for section in ({"window": (24, 32)}, {"window": (24, 32), "scales": (0.5, 1.0)}):
-            inference_by_head(model, Inference(**section))
+            inference_by_head(model, InferenceSection(**section))
             assert depth_of(model, batch, **section)[0].shape == size
     batch = collate([{"image": torch.zeros(3, 24, 32, dtype=torch.uint8), "targets": {}}])
     batch["targets"] = [{"size": (20, 32), "original_size": (40, 64)}]
@@ -158,7 +156,7 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save("a.png")
     config = configs.load("run")
     head = Segmenter((3,), (1,), [Class("sky", 1, (1, 2, 3)), *(Class(str(n), n, (0, 0, 0)) for n in (5, 6))])
-    predictor = Predictor(DenseModel(Pixels(), {"a": head}, architecture=config.architecture), config)
+    predictor = Predictor(DenseModel(Pixels(), {"a": head}, sections=config), config)
     monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: predictor)
     loaded = LoadedModel(predictor.model, config, foreign=False)
     monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust, runtime: loaded)
@@ -166,12 +164,12 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
 
 
 @pytest.fixture
-def seen(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[Inference]:
+def seen(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[InferenceSection]:
     """The inference options of each call of the model."""
     seen: list[Any] = []
     infer = DenseModel.infer
 
-    def recorded(self: DenseModel, batch: Any, inference: dict[str, Inference]) -> Any:
+    def recorded(self: DenseModel, batch: Any, inference: dict[str, InferenceSection]) -> Any:
         seen.append(inference["a"])
         return infer(self, batch)
 
@@ -179,7 +177,7 @@ def seen(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[Inferenc
     return seen
 
 
-def test_predict_options_override_the_run_s(seen: list[Inference]):
+def test_predict_options_override_the_run_s(seen: list[InferenceSection]):
     assert main(["predict", "run", "a.png"]) == 0
     assert (
         main(["predict", "run", "a.png", "--window", "64x48", "--scales", "0.5,1", "--average", "probabilities"]) == 0
@@ -187,10 +185,10 @@ def test_predict_options_override_the_run_s(seen: list[Inference]):
     assert main(["predict", "run", "a.png", "--window", "null", "--no-flip"]) == 0
     assert main(["predict", "run", "--stride", "100", "a.png"]) == 0
     assert seen == [
-        Inference(window=300, flip=True),  # as the run has it
-        Inference(window=(64, 48), flip=True, scales=(0.5, 1.0), average="probabilities"),
-        Inference(),
-        Inference(window=300, stride=100, flip=True),
+        InferenceSection(window=300, flip=True),  # as the run has it
+        InferenceSection(window=(64, 48), flip=True, scales=(0.5, 1.0), average="probabilities"),
+        InferenceSection(),
+        InferenceSection(window=300, stride=100, flip=True),
     ]
 
 
@@ -200,12 +198,12 @@ def test_a_window_implies_images_at_their_own_size(
     sizes: list[Any] = []
     infer = DenseModel.infer
 
-    def recorded(self: DenseModel, batch: Any, inference: dict[str, Inference]) -> Any:
+    def recorded(self: DenseModel, batch: Any, inference: dict[str, InferenceSection]) -> Any:
         sizes.append(batch["targets"][0]["size"])
         return infer(self, batch)
 
     monkeypatch.setattr(DenseModel, "infer", recorded)
-    predictor.config.data.image_size = 3
+    predictor._sections = with_value(predictor.config, ("data", "image_size"), 3)
     for options in ([], ["--image-size", "source"], ["--image-size", "12x24"], ["--stride", "2"], ["--window", "null"]):
         assert main(["predict", "run", "a.png", *options]) == 0
     assert sizes == [(2, 3), (4, 6), (12, 18), (2, 3), (2, 3)]
@@ -226,7 +224,7 @@ def test_a_window_implies_images_at_their_own_size(
     ],
 )
 def test_invalid_option_is_reported_before_any_work(
-    seen: list[Inference], capsys: pytest.CaptureFixture[str], options: list[str], message: str
+    seen: list[InferenceSection], capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ):
     assert main(["predict", "run", "a.png", *options, "--out", "found"]) == 2
     assert message in capsys.readouterr().err
@@ -247,4 +245,4 @@ def test_evaluate_accepts_other_windows(predictor: Predictor):
     Path("slide.yaml").write_text("window: [32, 64]\n")
     assert config_of(loaded, "run", ["inference=slide.yaml"]).inference == InferenceSection(window=(32, 64))
     config = config_of(loaded, "run", ["heads.a.inference.window=64"])
-    assert config.inference_by_head == {"a": Inference(window=64)} and config.inference.window == 300
+    assert config.inference_by_head == {"a": InferenceSection(window=64)} and config.inference.window == 300

@@ -11,10 +11,11 @@ from torch import nn
 
 import densevit
 from densevit import config as configs
+from densevit.config import LoraSection
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
-from densevit.model import DenseModel, LoraArchitecture
+from densevit.model import DenseModel
 from densevit.model.lora import adapted_layers, add_adapters, merged_state
 from densevit.weights import hub, model_file
 from densevit.weights.building import build_model
@@ -73,7 +74,7 @@ def test_merged_weights_compute_the_same_and_every_adapter_is_used(backbone, tar
     adapters = {name: p for name, p in model.backbone.named_parameters() if ".lora_" in name}
     assert adapters and all(p.grad is not None and p.grad.abs().sum() > 0 for p in adapters.values())
     assert {name for name, p in model.backbone.named_parameters() if p.requires_grad} == adapters.keys()
-    state = merged_state(model.backbone.state_dict(), LoraArchitecture(2, 6.0, (target,)))
+    state = merged_state(model.backbone.state_dict(), LoraSection(rank=2, alpha=6.0, targets=(target,)))
     assert state.keys() == before.keys()
     assert any(not torch.equal(state[name], before[name]) for name in before)
     plain = build_model(config_of(backbone), {"segmentation": CLASSES}).eval()
@@ -179,9 +180,9 @@ def test_targets_without_layers_are_refused_before_weights_are_downloaded(tmp_pa
     with pytest.raises(ConfigError, match=r"backbone\.lora\.targets: .*'\*\.qvk'\. Closest: \*\.qkv"):
         train(config, run_dir=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"Closest: \*\.qkv, \*\.output"):
-        adapted_layers(densevit.create_backbone(**VIT), LoraArchitecture(2, 4.0, ("*.zzzzzzzz",)))
+        adapted_layers(densevit.create_backbone(**VIT), LoraSection(rank=2, alpha=4.0, targets=("*.zzzzzzzz",)))
     with pytest.raises(ConfigError, match=r"backbone\.lora: Stem has no linear layers"):
-        adapted_layers(Stem(), LoraArchitecture(2, 4.0, ("*",)))
+        adapted_layers(Stem(), LoraSection(rank=2, alpha=4.0, targets=("*",)))
 
 
 def test_without_peft_a_run_fails_before_it_builds_anything(monkeypatch, tmp_path, weights):

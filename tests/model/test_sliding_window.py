@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
-from densevit.model import DenseModel, Inference, inference_by_head, streaming_resize
+from densevit.model import DenseModel, inference_by_head, streaming_resize
 from tests.model.small_models import Depth, Pixels, Segmenter, Stem, batch_of, model_of
 
 
@@ -43,7 +44,7 @@ def infer(model, batch, section):
 
 @torch.no_grad()
 def depth_of(model, batch, **section):
-    return [found["depth"] for found in infer(model, batch, Inference(**section))["depth"]]
+    return [found["depth"] for found in infer(model, batch, InferenceSection(**section))["depth"]]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_zoom_does_not_change_other_maps():
     both = model_of(Pixels(), Segmenter, Metres)
     alone = DenseModel(both.backbone, {"segmentation": both.heads["segmentation"]}).eval()
     batch = batch_of(both, (45, 58))
-    section = Inference(scales=(0.5, 1.0, 2.0))
+    section = InferenceSection(scales=(0.5, 1.0, 2.0))
     found, expected = infer(both, batch, section), infer(alone, batch, section)
     assert torch.equal(found["segmentation"][0]["semantic"], expected["segmentation"][0]["semantic"])
     assert len(expected["segmentation"][0]["semantic"].unique()) > 1
@@ -182,7 +183,7 @@ def test_class_probabilities_and_depths_are_averaged():
 
     labels = {}
     for average in ("logits", "probabilities"):
-        section = Inference(window=32, stride=12, average=average)
+        section = InferenceSection(window=32, stride=12, average=average)
         found = {name: own[0] for name, own in infer(model, batch, section).items()}
         classes, metres = expected(segmentation, average == "probabilities"), expected(depth)
         assert (found["segmentation"]["semantic"] != classes.argmax(0)).float().mean() < 1e-3
@@ -203,7 +204,7 @@ def test_windows_run_in_batches_over_rows_and_flips_with_a_mask_of_padding():
 def test_runs_under_autocast_inference_mode_and_other_default_dtypes():
     model = model_of(Stem(), Segmenter, Depth)
     batch = batch_of(model, (41, 54), original=(50, 90))
-    section = Inference(window=24, flip=True, scales=(1.0, 1.5), average="probabilities")
+    section = InferenceSection(window=24, flip=True, scales=(1.0, 1.5), average="probabilities")
     expected = infer(model, batch, section)["depth"][0]["depth"]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         found = infer(model, batch, section)["depth"][0]["depth"]
@@ -234,6 +235,6 @@ def test_memory_depends_on_the_window_not_the_image(monkeypatch):
     model = model_of(Pixels(), Segmenter, classes=50)
     batch, section = batch_of(model, (600, 200), original=(900, 300)), {"flip": True, "scales": (1.0, 0.5)}
     with Largest() as largest:
-        (found,) = infer(model, batch, Inference(window=32, **section))["segmentation"]
+        (found,) = infer(model, batch, InferenceSection(window=32, **section))["segmentation"]
     assert found["semantic"].shape == (900, 300)
     assert largest.bytes <= 4 * 50 * 32 * 200

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 import densevit
 from densevit.channels import RGB, Channels
+from densevit.config import BackboneSection, ModelSections
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone
-from densevit.model import Architecture, BackboneArchitecture, DenseModel, backbone_from, build_backbone
+from densevit.model import DenseModel, backbone_from, build_backbone
 from densevit.model.stem_channels import adapted, adapted_state, stem_tensors
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint
 from densevit.weights.pretrained import fit_backbone
@@ -37,12 +38,11 @@ FAMILIES = {
 NIR = ("red", "green", "blue", "nir")
 
 
-def _architecture(family: str, names: tuple[str, ...] = RGB.names) -> BackboneArchitecture:
+def _section(family: str, names: tuple[str, ...] = RGB.names) -> BackboneSection:
     count = len(names)
     channels = Channels(names, "float32", ((0.0, 1.0),) * count)
-    return BackboneArchitecture(
-        family.partition(",")[0], FAMILIES[family], (0.5,) * count, (1.0,) * count, channels=channels
-    )
+    name, normalisation = family.partition(",")[0], {"mean": (0.5,) * count, "std": (1.0,) * count}
+    return BackboneSection(name=name, channels=channels, **normalisation, **FAMILIES[family])
 
 
 def _randomised(backbone: Backbone) -> Backbone:
@@ -58,10 +58,10 @@ def test_every_family_takes_any_channels(family):
     torch.manual_seed(0)
     plain = densevit.create_backbone(family.partition(",")[0], **FAMILIES[family])
     torch.manual_seed(0)
-    three = backbone_from(_architecture(family))
+    three = backbone_from(_section(family))
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), three.state_dict().values(), strict=True))
     for names in (("grey",), (*NIR, "swir")):
-        backbone = _randomised(backbone_from(_architecture(family, names)))
+        backbone = _randomised(backbone_from(_section(family, names)))
         images = torch.rand(2, len(names), 64, 96)
         features = backbone(images)
         assert [x.shape[1] for x in features] == [*backbone.channels]
@@ -74,13 +74,13 @@ def test_every_family_takes_any_channels(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_grey_image_has_the_same_features_after_adapting(family):
     """Of an image with equal channels, with RGB's filters kept (of four channels), or none (of two and of one)."""
-    source = _randomised(backbone_from(_architecture(family)))
+    source = _randomised(backbone_from(_section(family)))
     grey = torch.rand(1, 1, 64, 96)
     expected = source(grey.expand(-1, 3, -1, -1))
     for names in (NIR, ("near", "far"), ("grey",), ("red",)):
-        architecture = _architecture(family, names)
-        backbone = backbone_from(architecture)
-        state, keys = adapted_state(source.state_dict(), architecture, RGB.names)
+        section = _section(family, names)
+        backbone = backbone_from(section)
+        state, keys = adapted_state(source.state_dict(), section, RGB.names)
         assert keys
         backbone.load_state_dict(state)
         found = backbone.eval()(grey.expand(-1, len(names), -1, -1))
@@ -111,8 +111,8 @@ def test_one_channel_is_adapted_as_by_timm():
 
 
 def test_stems_are_found_without_memory():
-    architecture = _architecture("resnet, deep stem")
-    assert stem_tensors(architecture) == ["conv1.0.weight"]
+    backbone = _section("resnet, deep stem")
+    assert stem_tensors(backbone) == ["conv1.0.weight"]
 
 
 class Three(Backbone):
@@ -130,11 +130,11 @@ class Three(Backbone):
 
 def test_a_third_partys_backbone_of_three_channels_is_named():
     channels = Channels(NIR, "uint16", ((0.0, 1.0),) * 4)
-    architecture = BackboneArchitecture(f"{__name__}:Three", channels=channels)
+    backbone = BackboneSection(name=f"{__name__}:Three", channels=channels)
     with pytest.raises(ConfigError, match=r"Three' takes images of three channels, and the data's have 4: red, green"):
-        backbone_from(architecture)
+        backbone_from(backbone)
     with pytest.raises(ConfigError, match=r"backbone\.channels: dtype and range are missing"):
-        backbone_from(BackboneArchitecture("swin", channels=Channels(NIR, "", ())))
+        backbone_from(BackboneSection(name="swin", channels=Channels(NIR, "", ())))
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ def test_weights_of_a_model_file_are_adapted(theirs, ours, tmp_path):
     assert torch.equal(found, adapted(kernel, theirs, ours))
 
 
-def _model(backbone: BackboneArchitecture) -> DenseModel:
-    return DenseModel(backbone_from(backbone), {}, architecture=Architecture(backbone))
+def _model(backbone: BackboneSection) -> DenseModel:
+    return DenseModel(backbone_from(backbone), {}, sections=ModelSections(backbone=backbone, heads={}))
 
 
 def test_a_grey_kernel_is_shared_by_all_channels():
-    model = _model(_architecture("resnet", NIR))
+    model = _model(_section("resnet", NIR))
     state = _randomised(build_backbone("resnet", depth=18)).state_dict() | {"conv1.weight": torch.randn(64, 1, 7, 7)}
     report = fit_backbone(model, TranslatedCheckpoint("theirs.pth", state), ())
     expected = state["conv1.weight"].expand(-1, 4, -1, -1) / 4
@@ -178,7 +178,7 @@ def test_weights_in_half_precision_keep_their_type():
 
 
 def test_checkpoints_are_adapted_by_the_names_of_channels():
-    model = _model(_architecture("resnet", (*NIR[::-1],)))
+    model = _model(_section("resnet", (*NIR[::-1],)))
     state = _randomised(build_backbone("resnet", depth=18)).state_dict()
     kernel = state["conv1.weight"]
     report = fit_backbone(model, TranslatedCheckpoint("theirs.pth", state), ())
@@ -190,7 +190,7 @@ def test_checkpoints_are_adapted_by_the_names_of_channels():
 
 def test_patches_of_another_size_and_of_other_channels():
     """A tensor that is adapted twice counts once."""
-    model = _model(_architecture("s2_mlp", NIR))
+    model = _model(_section("s2_mlp", NIR))
     state = _randomised(build_backbone("s2_mlp", variant="nano", patch_size=8)).state_dict()
     report = fit_backbone(model, TranslatedCheckpoint("theirs.pth", state), ())
     expected = resize_kernel(adapted(state["projection.weight"], RGB.names, NIR), (16, 16))
@@ -227,7 +227,7 @@ class OnPatches(Backbone):
 
 def test_a_first_layer_that_is_no_convolution_is_named():
     name = f"{__name__}:OnPatches"
-    backbone = BackboneArchitecture(name, channels=Channels(NIR, "float32", ((0.0, 1.0),) * 4))
+    backbone = BackboneSection(name=name, channels=Channels(NIR, "float32", ((0.0, 1.0),) * 4))
     random_state = torch.get_rng_state()
     assert stem_tensors(backbone) == []
     assert torch.equal(torch.get_rng_state(), random_state)
@@ -247,17 +247,15 @@ class PassesOn(Swin):
 
 def test_the_constructor_may_pass_in_channels_on():
     channels = Channels(NIR, "float32", ((0.0, 1.0),) * 4)
-    architecture = BackboneArchitecture(f"{__name__}:PassesOn", {}, (0.5,) * 4, (1.0,) * 4, channels=channels)
-    assert [x.shape[1] for x in backbone_from(architecture)(torch.rand(1, 4, 32, 32))] == [32, 64, 128, 256]
-    assert stem_tensors(architecture) == ["patch_embed.weight"]
+    backbone = BackboneSection(name=f"{__name__}:PassesOn", mean=(0.5,) * 4, std=(1.0,) * 4, channels=channels)
+    assert [x.shape[1] for x in backbone_from(backbone)(torch.rand(1, 4, 32, 32))] == [32, 64, 128, 256]
+    assert stem_tensors(backbone) == ["patch_embed.weight"]
 
 
 def test_in_channels_is_derived_from_the_images():
-    architecture = _architecture("swin", NIR)
+    backbone = _section("swin", NIR)
     for count, fits in ((4, True), (5, False)):
-        given = BackboneArchitecture(
-            "swin", {"variant": "nano", "in_channels": count}, (0.5,) * 4, (1.0,) * 4, channels=architecture.channels
-        )
+        given = backbone.model_copy(update={"in_channels": count})
         if fits:
             assert backbone_from(given).patch_embed.weight.shape[1] == 4
         else:
@@ -270,10 +268,10 @@ def test_in_channels_is_derived_from_the_images():
 def test_weights_need_a_known_first_layer():
     """Three channels that are not RGB, for a backbone without `in_channels`."""
     names = ("nir", "red", "green")
-    architecture = BackboneArchitecture(f"{__name__}:Three", channels=Channels(names, "uint8", ((0.0, 255.0),) * 3))
+    backbone = BackboneSection(name=f"{__name__}:Three", channels=Channels(names, "uint8", ((0.0, 255.0),) * 3))
     checkpoint = TranslatedCheckpoint("theirs.pth", Three().state_dict())
     with pytest.raises(ConfigError, match=r"Three' has no in_channels, so that its first layer is not known"):
-        fit_backbone(_model(architecture), checkpoint, ())
+        fit_backbone(_model(backbone), checkpoint, ())
 
 
 def test_a_backbones_file_names_its_channels(tmp_path):

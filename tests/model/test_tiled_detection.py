@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, PluginError
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
-from densevit.model import DenseModel, Inference, inference_by_head
+from densevit.model import DenseModel, inference_by_head
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr.head import Detr
 from tests.model.small_models import Segmenter
@@ -96,7 +97,7 @@ def test_each_object_of_a_large_image_is_found_once(largest, stride):
     image, truth = painted((512, 512), 120 if largest < 90 else 40, largest)
     model = oracle()
     batch = collate([{"image": image, "targets": {"size": (512, 512), "original_size": (512, 512)}}], 4)
-    sections = inference_by_head(model, Inference(window=160, stride=stride, batch_size=3))
+    sections = inference_by_head(model, InferenceSection(window=160, stride=stride, batch_size=3))
     [found] = model.infer(batch, sections)["oracle"]
     assert as_set(found) == as_set(truth)
     result = Predictor(model).predict(image, inference={"window": 160, "stride": stride})
@@ -107,7 +108,7 @@ def test_windows_are_of_the_resized_image_and_boxes_of_the_original():
     image, truth = painted((230, 300), 30, 25)
     model = oracle()
     batch = collate([{"image": image, "targets": {"size": (230, 300), "original_size": (460, 900)}}], 4)
-    sections = inference_by_head(model, Inference(window=(100, 130), stride=(60, 90), batch_size=5))
+    sections = inference_by_head(model, InferenceSection(window=(100, 130), stride=(60, 90), batch_size=5))
     [found] = model.infer(batch, sections)["oracle"]
     expected = {**truth, "boxes": truth["boxes"] * torch.tensor([3.0, 2, 3, 2])}
     assert as_set(found) == as_set(expected)
@@ -124,13 +125,13 @@ def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
     targets = {"size": (41, 54), "original_size": (60, 70)}
     batch = collate([{"image": torch.nn.functional.pad(image, (0, 10, 0, 3)), "targets": targets}], 4)
     for window in (64, (41, 54)):
-        sections = inference_by_head(model, Inference(window=window))
+        sections = inference_by_head(model, InferenceSection(window=window))
         [plain], [found] = model.infer(batch)["detection"], model.infer(batch, sections)["detection"]
         assert plain.keys() == found.keys()
         assert all(torch.equal(plain[key], found[key]) for key in plain)
     # Boxes of several windows have descending scores, and do not depend on the batches.
     few, many = (
-        model.infer(batch, inference_by_head(model, Inference(window=24, batch_size=n)))["detection"][0]
+        model.infer(batch, inference_by_head(model, InferenceSection(window=24, batch_size=n)))["detection"][0]
         for n in (1, 50)
     )
     assert len(few["boxes"]) > 9 and (few["scores"].diff() <= 0).all()
@@ -138,7 +139,7 @@ def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
     with Accelerator(torch.float64) as accelerator:
         moved(model)
         remote = {**batch, **{key: batch[key].to(DEVICE, non_blocking=True) for key in ("images", "padding_mask")}}
-        sections = inference_by_head(model, Inference(window=24, batch_size=4))
+        sections = inference_by_head(model, InferenceSection(window=24, batch_size=4))
         [found] = model.infer(remote, sections)["detection"]
     torch.testing.assert_close({key: host(value) for key, value in found.items()}, few)
     assert accelerator.waits == {"to the CPU": 3}  # boxes, scores and labels
@@ -149,7 +150,7 @@ def test_windows_keep_the_highest_scores_up_to_max_predictions():
     model = oracle()
     targets = {"size": (200, 260), "original_size": (400, 520)}
     batch = collate([{"image": image, "targets": targets}], 4)
-    sections = inference_by_head(model, Inference(window=110, stride=70))
+    sections = inference_by_head(model, InferenceSection(window=110, stride=70))
     [every] = model.infer(batch, sections)["oracle"]
     assert len(every["boxes"]) == 30
     for limit in (100, 30, 7, 1):
@@ -172,7 +173,7 @@ def test_boxes_of_windows_have_the_threshold_of_one_pass():
     model = oracle(Unsure)
     batch = collate([{"image": image, "targets": {"size": (200, 260), "original_size": (200, 260)}}], 4)
     window = {"window": 110, "stride": 50}
-    [every] = model.infer(batch, inference_by_head(model, Inference(**window)))["unsure"]
+    [every] = model.infer(batch, inference_by_head(model, InferenceSection(**window)))["unsure"]
     predictor = Predictor(model)
     found = predictor.predict(image, inference=window)
     assert 0 < len(found.boxes) < len(every["boxes"])
@@ -183,24 +184,24 @@ def test_boxes_of_windows_have_the_threshold_of_one_pass():
 
 def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_sections():
     model = oracle(Segmenter, Oracle, Masks)
-    section = Inference(window=64, stride=32, flip=True, batch_size=2)
-    windows = Inference(window=64, stride=32, batch_size=2)
+    section = InferenceSection(window=64, stride=32, flip=True, batch_size=2)
+    windows = InferenceSection(window=64, stride=32, batch_size=2)
     assert inference_by_head(model, section) == {"segmenter": section, "oracle": windows}  # masks: one pass
-    whole = {"oracle": Inference()}
+    whole = {"oracle": InferenceSection()}
     assert inference_by_head(model, section, whole) == {"segmenter": section, **whole}
     assert Predictor(model).with_inference({"window": 64, "flip": True}).inference == {
-        "segmenter": Inference(window=64, flip=True),
-        "oracle": Inference(window=64),
+        "segmenter": InferenceSection(window=64, flip=True),
+        "oracle": InferenceSection(window=64),
     }
-    averaged = Inference(window=64, average="probabilities")
+    averaged = InferenceSection(window=64, average="probabilities")
     for refused, general, own, facts in (
-        (model, Inference(), {"oracle": section}, r"^heads\.oracle\.inference\.flip=true .*Fix: leave it out"),
+        (model, InferenceSection(), {"oracle": section}, r"^heads\.oracle\.inference\.flip=true .*Fix: leave it out"),
         (model, section, {"masks": windows}, r"heads\.masks\.inference.*\(it needs masks, labels\)"),
         (oracle(Masks), windows, {}, r"^inference\.window=64 .*heads\.masks \(Masks\).*needs masks, labels"),
         (oracle(Oracle), section, {}, r"^inference\.flip=true .*support windows. Fix: leave it"),
         (oracle(Oracle), averaged, {}, r"^inference\.average=probabilities"),
         (model, windows, {"oracle": averaged}, r"^heads\.oracle\.inference\.average=probabilities"),
-        (oracle(Oracle), Inference(scales=(0.5,)), {}, r"^inference\.scales=\[0.5\]"),
+        (oracle(Oracle), InferenceSection(scales=(0.5,)), {}, r"^inference\.scales=\[0.5\]"),
     ):
         with pytest.raises(ConfigError, match=facts):
             inference_by_head(refused, general, own)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import densevit
 from densevit.channels import Channels
+from densevit.config import DataSection
 from densevit.model import DenseModel, backbone_from
 from densevit_methods.teachers import load_backbone
 
@@ -34,7 +35,8 @@ def _predictor(channels: Channels) -> densevit.Predictor:
     heads = {"a": {**HEAD, "weight": "learned"}, "b": {**HEAD, "weight": 2.0, "neck": {"name": "fpn", "width": 16}}}
     predictor = densevit.create_model(section, heads, classes={"a": ["x", "y"], "b": ["x", "y", "z"]})
     model = predictor.model
-    model.licences, model.score_thresholds, model.training_data = {"here": "MIT"}, {"a": 0.25, "b": 0.75}, {"name": "x"}
+    model.licences, model.score_thresholds = {"here": "MIT"}, {"a": 0.25, "b": 0.75}
+    model.training_data = DataSection(name="x")
     return predictor
 
 
@@ -60,13 +62,13 @@ def test_a_part_of_a_model_is_that_model_with_fewer_heads(channels):
     assert all(torch.equal(x, found[key]) for key, x in expected.items())
     assert not any(x.isnan().any() for x in found.values())
     for key, value in vars(model).items():
-        if not key.startswith("_") and key not in (*OF_HEADS, "architecture"):
+        if not key.startswith("_") and key not in (*OF_HEADS, "sections"):
             assert _equal(value, getattr(part, key)), key
     for key in OF_HEADS:
         assert dict(getattr(part, key)) == {name: x for name, x in getattr(model, key).items() if name == "b"}, key
-    assert part.architecture is not None and model.architecture is not None
-    assert part.architecture.backbone is model.architecture.backbone
-    assert part.architecture.heads == {"b": model.architecture.heads["b"]}
+    assert part.sections is not None and model.sections is not None
+    assert part.sections.backbone is model.sections.backbone
+    assert part.sections.heads == {"b": model.sections.heads["b"]}
     for (name, x), (other, y) in zip(model.named_buffers(), part.named_buffers(), strict=True):
         assert name == other and x is y
     assert [*model.heads] == ["a", "b"] and [*model.with_heads({"b", "a"}).heads] == ["a", "b"]
@@ -88,7 +90,7 @@ def test_every_model_on_a_backbone_has_its_channels(channels, tmp_path):
     section = {"name": "vit", "variant": "nano", "weights": str(file)}
     count = len(channels.names)
     given = {} if channels.is_rgb else {"channels": channels, "mean": [0.4] * count, "std": [0.25] * count}
-    architecture = predictor.model.architecture
+    architecture = predictor.model.sections
     assert architecture is not None
     for model in (
         DenseModel(predictor.backbone, {}),

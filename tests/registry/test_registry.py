@@ -257,7 +257,8 @@ def test_dataclass_options_in_configs(layered):
     loaded = config.from_mapping(values, overrides=["backbone.layers.count=2", "backbone.further.norm.kind=batch"])
     assert loaded.backbone.options == {"layers": {"width": 16, "count": 2}, "further": {"norm": {"kind": "batch"}}}
     given = registry.check_options("backbones", "layered", loaded.backbone.options, "backbone")
-    loaded.backbone = config.section("backbone", {"name": "layered", **given}, "Python")  # instances, written as keys
+    section = config.section("backbone", {"name": "layered", **given}, "Python")  # instances, written as keys
+    loaded = loaded.model_copy(update={"backbone": section})
     dumped = config.from_mapping(yaml.safe_load(config.dump(loaded)))
     assert registry.check_options("backbones", "layered", dumped.backbone.options, "backbone") == given
     wrong = config.from_mapping(values, "mine.yaml", overrides=["backbone.layers.widht=2"])

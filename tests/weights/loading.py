@@ -15,4 +15,6 @@ def built(
     config: Config, classes: Mapping[str, Sequence[Class]], checkpoints: Mapping[str, Checkpoint] = NO_FILES
 ) -> tuple[DenseModel, Config, list[Fit]]:
     """The model, its final config, and a report of each file. classes: by task."""
-    return build_pretrained(config, classes_by_head(config.architecture, classes), checkpoints)
+    model, fits = build_pretrained(config, classes_by_head(config, classes), checkpoints)
+    assert isinstance(model.sections, Config)
+    return model, model.sections, fits

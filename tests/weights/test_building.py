@@ -73,7 +73,7 @@ def test_names_and_sections_build_a_model():
     assert [c.name for c in predictor.classes["seg"]] == ["road", "sky"] and predictor.classes["depth"] == ()
     assert predictor.classes["seg"][0].color != predictor.classes["seg"][1].color
     assert predictor.classes["boxes"] == (Class("cat", 17, (1, 2, 3)),)
-    assert predictor.model.architecture.heads["depth"].options == {"width": 16}
+    assert predictor.model.sections.heads["depth"].options == {"width": 16}
     assert predictor.backbone.channels == (64, 128, 256, 512)
     result = predictor.predict(IMAGE)
     assert result.semantic.shape == (64, 96) and set(result.names) <= {"cat"}

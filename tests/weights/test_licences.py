@@ -54,7 +54,7 @@ def test_published_weights_without_a_licence_say_so(folder, monkeypatch):
     (folder / "README.md").unlink()
     monkeypatch.setattr(hub, "fetch", lambda source, instead: hub.Published(folder / "pytorch_model.bin", {}))
     section = configs.section("backbone", {**R18, "weights": "torchvision:resnet18"}, "a test")
-    _, _, [found] = build_pretrained(configs.ModelSections(backbone=section, heads={}), {})
+    _, [found] = build_pretrained(configs.ModelSections(backbone=section, heads={}), {})
     assert any(note.startswith("Licence: not stated. What it permits is not known") for note in found.notes)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck, Publishing, SpecialTensors
-from densevit.model import build_from_architecture
+from densevit.model import build_from_sections
 from densevit.weights import layouts
 from densevit.weights.building import build_model, build_pretrained
 from densevit.weights.checkpoint_io import Checkpoint
@@ -22,6 +22,7 @@ from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
 from densevit.weights.resolving import resolve
 from densevit.weights.weights_table import weights_line, weights_table
+from tests.weights.loading import built
 
 CLASSES = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 HALF = (0.5, 0.5, 0.5)
@@ -135,8 +136,7 @@ def model_of(backbone=None, heads=None, **sections):
 
 def loaded(*arguments, classes=CLASSES, **sections):
     """A model with its weights, its final config, and the reports."""
-    config = config_of(*arguments, **sections)
-    return build_pretrained(config, dict.fromkeys(config.heads, classes))
+    return built(config_of(*arguments, **sections), {"detection": classes})
 
 
 def encoder(**more):
@@ -168,8 +168,7 @@ def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     assert report.notes[1].startswith(
         "backbone.mean is [0.5, 0.5, 0.5], as these weights were trained with, in place of"
     )
-    built = model.architecture.backbone
-    assert built.mean == built.std == config.backbone.mean == config.backbone.std == model.backbone.mean == HALF
+    assert model.sections.backbone.mean == model.sections.backbone.std == model.backbone.mean == HALF
     assert model.mean.flatten().tolist() == [127.5] * 3
     save(model, tmp_path / "model.safetensors")
     read = load_file(tmp_path, [__name__]).model
@@ -284,15 +283,15 @@ def test_two_heads_of_a_task_keep_their_own_classes(tmp_path):
     """Each head is compared with the head of its name in the file, not with the last one of its task."""
     config = config_of(heads={"street": SCORES, "sky": SCORES}, weights=str(tmp_path))
     street, sky, other = (tuple(Class(n, i, (0, 0, 0)) for i, n in enumerate(names)) for names in ("ab", "cd", "bx"))
-    source = build_from_architecture(config.architecture, {"street": street, "sky": sky})
+    source = build_from_sections(config, {"street": street, "sky": sky})
     save(source, tmp_path / "model.safetensors")
     own = source.heads["street"].label_head.weight
     for classes, rows in (((street, sky), [0, 1, 2]), ((sky, sky), None), ((other, sky), [1, None, 2])):
         given = dict(zip(("street", "sky"), classes, strict=True))
         torch.manual_seed(0)
-        initial = build_from_architecture(config.architecture, given).heads["street"].label_head.weight
+        initial = build_from_sections(config, given).heads["street"].label_head.weight
         torch.manual_seed(0)
-        model, _, _ = build_pretrained(config, given)
+        model, _ = build_pretrained(config, given)
         assert torch.equal(model.heads["sky"].label_head.weight, source.heads["sky"].label_head.weight)
         expected = initial if rows is None else [initial[i] if r is None else own[r] for i, r in enumerate(rows)]
         assert torch.equal(model.heads["street"].label_head.weight, expected if rows is None else torch.stack(expected))
@@ -328,7 +327,7 @@ def test_all_sources_are_checked_before_loading(file, tmp_path):
     torch.save({"hidden.weight": torch.ones(5, 4)}, head)
     config = config_of({"weights": file(encoder())}, {"boxes": {**SCORES, "weights": head}})
     resolved = resolve(config, {"boxes": CLASSES})
-    model = build_from_architecture(resolved.sections.architecture, {"boxes": CLASSES})
+    model = build_from_sections(resolved.sections, {"boxes": CLASSES})
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(WeightsError, match=r"heads\.boxes\.weights"):
         load_pretrained(model, resolved)
@@ -340,6 +339,6 @@ def test_weights_of_bgr_images_are_flipped():
     metadata = {"channel_order": "bgr", "mean": (0.1, 0.2, 0.3)}
     checkpoint = Checkpoint(state, "theirs.pth", metadata=metadata)
     config = config_of({"weights": "theirs.pth"})
-    model, _, _ = build_pretrained(config, {"boxes": CLASSES}, {"theirs.pth": checkpoint})
+    model, _, _ = built(config, {"detection": CLASSES}, {"theirs.pth": checkpoint})
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"].flip(1))
     assert model.backbone.mean == (0.3, 0.2, 0.1)

@@ -17,7 +17,7 @@ wait for memory, start-up and validation are not included.
 import argparse
 import statistics
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -29,10 +29,11 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
 from densevit.config import Config, load
+from densevit.config.values import with_value
 from densevit.data.io.images import read_image
 from densevit.data.transforms.building import build_transforms
 from densevit.interfaces import Class
-from densevit.model import build_from_architecture
+from densevit.model import build_from_sections
 from densevit.targets.types import TargetTypes
 
 COUNTS = (1, 8, 64)
@@ -85,8 +86,8 @@ def operations(config: Config, training: Training) -> tuple[float, int]:
     name, *_ = config.heads
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(training.classes)]
     with torch.device("meta"):
-        architecture = replace(config.architecture, replace_layers=False)
-        model = build_from_architecture(architecture, {name: classes}, pretrained=False).with_heads({name})
+        plain = with_value(config, ("trainer", "replace_layers"), False)
+        model = build_from_sections(plain, {name: classes}, pretrained=False).with_heads({name})
         height, width = training.size
         pixels = torch.empty(1, 3, height, width)
         padding = torch.zeros(1, height, width, dtype=torch.bool)

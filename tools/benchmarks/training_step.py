@@ -32,7 +32,7 @@ from transformers import (
 
 from densevit.config import OptimSection, load
 from densevit.interfaces import Class
-from densevit.model import build_from_architecture
+from densevit.model import build_from_sections
 from densevit.training.loop.optim import optimizer_of
 
 CONFIG = "configs/coco/detr_r50.yaml"  # backbone and optimiser of both
@@ -56,7 +56,7 @@ def images_and_targets(batch: int, side: int) -> tuple[Tensor, list[Tensor], lis
 def ours(head: str, batch: int, side: int, dtype: torch.dtype | None, device: torch.device) -> Step:
     config = load(CONFIG, [f"heads.detection.name={head}", f"heads.detection.num_queries={_queries(head)}"])
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(CLASSES)]
-    model = build_from_architecture(config.architecture, {"detection": classes}, pretrained=False).to(device)
+    model = build_from_sections(config, {"detection": classes}, pretrained=False).to(device)
     optimizer = optimizer_of(model, config.optim, _lr(config.optim), dtype == torch.float16)
     images, boxes, labels = images_and_targets(batch, side)
     scale = torch.tensor([side, side, side, side])

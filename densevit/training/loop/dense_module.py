@@ -13,12 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from densevit import config as configs
-from densevit.config import OptimSection
+from densevit.config import InferenceSection, OptimSection
 from densevit.config.plugin_checks import check_optimizer
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Evaluator, LossContext, Losses, Method, OptimizerStep, Predictions
 from densevit.layers.fast.replacement import replace_layers
-from densevit.model import DenseModel, Inference
+from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import entries, restore_random_state
@@ -61,7 +61,7 @@ class DenseModule(lightning.LightningModule):
         model: DenseModel | Predictor,
         optim: OptimSection | Mapping[str, Any] | None = None,
         evaluators: Mapping[str, Evaluator] | None = None,
-        inference: Mapping[str, Inference] | None = None,
+        inference: Mapping[str, InferenceSection] | None = None,
         method: Method | None = None,
         *,
         mappings: Mapping[str, ClassMapping] | None = None,
@@ -75,7 +75,7 @@ class DenseModule(lightning.LightningModule):
         self.model, self.config = self._predictor.model, self._predictor.config
         self.method = Supervised(self.model) if method is None else method
         check_method(self.method, self.model)
-        if self.model.architecture is None or self.model.architecture.replace_layers:
+        if self.config is None or self.config.trainer.replace_layers:
             replace_layers(self)  # also those of the method
         if not isinstance(optim, OptimSection):
             optim = cast(OptimSection, configs.section("optim", optim or {}, "DenseModule"))
@@ -185,14 +185,14 @@ class DenseModule(lightning.LightningModule):
         return []
 
     def setup(self, stage: str) -> None:
-        """With several processes, freezes unused parameters, for whose gradients they would wait. Stores the data
-        options as the model's `training_data`, for predictions at the same size."""
+        """With several processes, freezes unused parameters, for whose gradients they would wait. Stores the
+        section `data` as the model's `training_data`, for predictions at the same size."""
         self.automatic_optimization = False  # see `training_step`
         if stage == "fit" and self.trainer.world_size > 1 and self.budget is None:  # a run does it before
             freeze_unused(self.model, self.method)
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(data, DenseDataModule):
-            self.model.training_data = self.saved_model.training_data = data.data.section.model_dump()
+            self.model.training_data = self.saved_model.training_data = data.data.section
 
     def configure_model(self) -> None:
         """Shards the model for training with `fsdp2`. In an evaluation, each process has the entire model."""

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import pytorch_lightning as lightning
 from torch import Tensor
 
-from densevit.config import Config
+from densevit.config import Config, InferenceSection
 from densevit.errors import ConfigError, DensevitError
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Batch, Evaluator, Method, Predictions
-from densevit.model import DenseModel, Inference
+from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.class_mapping import ClassMapping
 from densevit.training.loop.data_module import DenseDataModule
@@ -41,7 +41,7 @@ class Validation:
         config: Config | None,
         method: Method,
         evaluators: Mapping[str, Evaluator] | None,
-        inference: Mapping[str, Inference],
+        inference: Mapping[str, InferenceSection],
         mappings: Mapping[str, ClassMapping],
     ) -> None:
         self._config, self._method, self.inference, self._mappings = config, method, dict(inference), mappings

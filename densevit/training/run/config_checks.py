@@ -25,7 +25,7 @@ from densevit.training.loop.evaluators import METHOD, flat_metrics
 
 def check_model(config: Config, data: Data, model: DenseModel) -> None:
     """Raises ConfigError if the model cannot be trained on this data, or validated with the config's options."""
-    inference_by_head(model, config.inference.options, config.inference_by_head)  # raises for options without effect
+    inference_by_head(model, config.inference, config.inference_by_head)  # raises for options without effect
     if registry.load("methods", config.method.name).needs_labels:
         check_learnable(data, model)
     _check_input_size(config, data.val_transform, model)
@@ -34,18 +34,18 @@ def check_model(config: Config, data: Data, model: DenseModel) -> None:
 def check_frozen(config: Config) -> None:
     """Raises ConfigError for adapters of layers that the backbone lacks, and if a part of it is frozen but no weights
     are loaded for it, unless they are `random`. Called before the data is read; builds the backbone without values."""
-    section, own = config.backbone, config.backbone.architecture
+    section = config.backbone
     has_weights = config.weights or section.weights or section.options.get("pretrained")
-    if has_weights and own.lora is None:
+    if has_weights and section.lora is None:
         return
-    backbone = built_on_meta(lambda: backbone_from(own, pretrained=False))
-    if own.lora is not None:
-        adapted_layers(backbone, own.lora)  # raises for targets that it lacks
+    backbone = built_on_meta(lambda: backbone_from(section, pretrained=False))
+    if section.lora is not None:
+        adapted_layers(backbone, section.lora)  # raises for targets that it lacks
     if has_weights:
         return
-    freeze_backbone(backbone, own.freeze)
+    freeze_backbone(backbone, section.freeze)
     parameters = list(backbone.parameters())
-    frozen = sum(parameter.numel() for parameter in parameters if own.lora or not parameter.requires_grad)
+    frozen = sum(parameter.numel() for parameter in parameters if section.lora or not parameter.requires_grad)
     if frozen:
         raise ConfigError(
             f"{frozen:,} of {sum(map(Tensor.numel, parameters)):,} parameters of the backbone are frozen, but no "
@@ -114,7 +114,7 @@ def _check_input_size(config: Config, evaluation: EvaluationTransform, model: De
             f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.multi_scale "
             "trains on several sizes. Fix: leave it out, or use another backbone."
         )
-    sections = inference_by_head(model, config.inference.options, config.inference_by_head)
+    sections = inference_by_head(model, config.inference, config.inference_by_head)
     whole = [name for name in model.heads if name not in sections or sections[name].window is None]
     images = ((10 * fixed[0], 20 * fixed[1]), (20 * fixed[0], 10 * fixed[1]))  # landscape and portrait, both larger
     sides = zip(*(evaluation.size_of(*image) for image in images), strict=True)

@@ -14,7 +14,7 @@ from rich import get_console
 from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
-from densevit.data.channel_statistics import use_channels
+from densevit.data.channel_statistics import with_channels
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel, classes_by_head
 from densevit.model.lora import add_adapters
@@ -93,7 +93,7 @@ class Plan:
         callbacks = build_callbacks(config.trainer, callbacks)
         lightning.seed_everything(config.seed, verbose=False)
         trainer = _trainer(config, callbacks)
-        config, model, loaded = _model(inputs)
+        model, config, loaded = _model(inputs)
         data = inputs.data.padded_to(model.multiple)
         method = _method(config, model, data)
         evaluators = build_evaluators(model, config, data.val, method)
@@ -120,15 +120,13 @@ class Plan:
         )
 
 
-def _model(inputs: Inputs) -> tuple[Config, DenseModel, list[Fit]]:
+def _model(inputs: Inputs) -> tuple[DenseModel, Config, list[Fit]]:
     """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters. Returns
-    it with the config that it is built from, in which the weights have filled in what they imply."""
-    config, data, checkpoint = inputs.config, inputs.data, inputs.checkpoint
-    use_channels(config, data.train)
-    loaded: list[Fit] = []
+    it with its final config, which has the channels of its images and the options of its weights."""
+    data, checkpoint, loaded = inputs.data, inputs.checkpoint, list[Fit]()
+    config = with_channels(inputs.config, data.train)
     if checkpoint is None:
-        classes = classes_by_head(config.architecture, data.train)
-        model, config, loaded = build_pretrained(config, classes, inputs.pretrained)
+        model, loaded = build_pretrained(config, classes_by_head(config, data.train), inputs.pretrained)
         inputs.pretrained.clear()  # they would stay open during the training
     else:
         model = build_model(config, data.train, pretrained=False)
@@ -141,7 +139,8 @@ def _model(inputs: Inputs) -> tuple[Config, DenseModel, list[Fit]]:
         model.to(memory_format=torch.channels_last)
     if config.trainer.compile:
         model.compile()
-    return config, model, loaded
+    assert isinstance(model.sections, Config)
+    return model, model.sections, loaded
 
 
 def _method(config: Config, model: DenseModel, data: Data) -> Method:

@@ -20,7 +20,7 @@ from densevit.errors import ConfigError, DensevitError, one_line
 from densevit.file_lock import locked_folder
 from densevit.inference.loading import device_of
 from densevit.interfaces import Class
-from densevit.model import DenseModel, build_from_architecture, classes_by_head
+from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.paths import user_path
 from densevit.reporting.html_page import Grid, Heading, Plot, fragment
 from densevit.reporting.plots import scatter, scatter_file
@@ -234,18 +234,17 @@ class _Models:
 
     def build(self, case: Case) -> DenseModel:
         config = case.config()
-        architecture = config.architecture
         if case.name not in self.classes:
             try:
                 train = build_data(config).train
-                self.classes[case.name] = classes_by_head(architecture, train)
+                self.classes[case.name] = classes_by_head(config, train)
             except DensevitError:
                 self.classes[case.name] = None
         known = self.classes[case.name]
         if known is None:
             assumed = [Class(f"class {i}", i, (0, 0, 0)) for i in range(ASSUMED_CLASSES)]
-            known = dict.fromkeys(architecture.heads, assumed)
-        return build_from_architecture(architecture, known, pretrained=False)
+            known = dict.fromkeys(config.heads, assumed)
+        return build_from_sections(config, known, pretrained=False)
 
 
 def _cost(case: Case, result: CaseResult, sizes: Sequence[Size], models: _Models) -> None:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from densevit import config as configs
 from densevit.atomic_io import atomic_file, atomic_folder
 from densevit.channels import RGB
+from densevit.config import BackboneSection
 from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import Backbone, CheckpointLayout, Class
-from densevit.model import BackboneArchitecture, DenseModel, build_backbone, build_from_architecture, tasks_of
+from densevit.model import DenseModel, build_backbone, build_from_sections, tasks_of
 from densevit.paths import user_path
 from densevit.terminal import table
 from densevit.weights import layouts, model_file
@@ -72,7 +73,7 @@ class _Source:
 
     name: str
     backbone: Backbone
-    built: BackboneArchitecture
+    built: BackboneSection
     model: DenseModel | None
 
     @property
@@ -154,8 +155,8 @@ def _source(source: str | Path, trust: Collection[str]) -> _Source:
     if header.get("part") == "backbone":
         return _Source(str(source), *model_file.load_backbone(source, trust), None)
     model = model_file.load(source, trust).model
-    assert model.architecture is not None
-    return _Source(str(source), model.backbone, model.architecture.backbone, model)
+    assert model.sections is not None
+    return _Source(str(source), model.backbone, model.sections.backbone, model)
 
 
 def _named(to: str) -> list[CheckpointLayout]:
@@ -269,10 +270,10 @@ def _check_classes(ours: _Source, layout: CheckpointLayout, tensors: Mapping[str
 def _options_of(ours: _Source) -> dict[str, Any]:
     """The config sections of the model, in which heads are named by task."""
     own: dict[str, Any] = {"backbone": {**ours.built.options}}
-    if ours.model is not None and ours.model.architecture is not None:
+    if ours.model is not None and ours.model.sections is not None:
         own["heads"] = {
             str(ours.model.heads[name].task): {"name": head.name, **head.options}
-            for name, head in ours.model.architecture.heads.items()
+            for name, head in ours.model.sections.heads.items()
         }
     return own
 
@@ -372,10 +373,10 @@ def _check_function(
 def _same_model(ours: _Source, sections: Mapping[str, Any], state: dict[str, Tensor], pixels: Tensor) -> bool:
     assert ours.model is not None
     backbone = {**sections["backbone"], "mean": ours.backbone.mean, "std": ours.backbone.std}
-    architecture = configs.model_sections({**sections, "backbone": backbone}, ours.name).architecture
+    theirs_sections = configs.model_sections({**sections, "backbone": backbone}, ours.name)
     by_task = {str(ours.model.heads[name].task): own for name, own in ours.model.classes.items()}
-    classes = {name: by_task.get(task, ()) for name, task in tasks_of(architecture).items()}
-    rebuilt = build_from_architecture(architecture, classes, pretrained=False).eval()
+    classes = {name: by_task.get(task, ()) for name, task in tasks_of(theirs_sections).items()}
+    rebuilt = build_from_sections(theirs_sections, classes, pretrained=False).eval()
     _load(rebuilt, state)
     padding = torch.zeros(len(pixels), *pixels.shape[2:], dtype=torch.bool)
     padding[1, 48:] = padding[1, :, 80:] = True

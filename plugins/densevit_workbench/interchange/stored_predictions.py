@@ -16,6 +16,7 @@ import torch
 
 from densevit.cli.failed_images import read_failed
 from densevit.cli.map_files import MapFiles, SupportsAnnotationFile
+from densevit.config import InferenceSection
 from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.label_files import read_label
@@ -31,7 +32,7 @@ from densevit.data.io.prediction_tables import (
 from densevit.data.io.text_files import read_json
 from densevit.errors import ConfigError, DataError, PluginError, one_line
 from densevit.interfaces import Batch, Dataset, Predictions, Targets, TargetType
-from densevit.model import DenseModel, Inference
+from densevit.model import DenseModel
 from densevit.targets.image_classes import LISTED
 from densevit.targets.run_length_masks import RunLengthMasks
 
@@ -141,7 +142,7 @@ class StoredModel(DenseModel):
 
     def __init__(self, model: DenseModel, stored: StoredPredictions) -> None:
         necks: Any = model.necks
-        super().__init__(model.backbone, model.heads, necks, architecture=model.architecture)
+        super().__init__(model.backbone, model.heads, necks, sections=model.sections)
         self.score_thresholds, self.training_data = model.score_thresholds, model.training_data
         self.resizes, self.stored = model.resizes, stored
 
@@ -170,7 +171,9 @@ class StoredModel(DenseModel):
                 )
 
     @torch.no_grad()
-    def infer(self, batch: Batch, inference: Mapping[str, Inference] | None = None) -> dict[str, list[Predictions]]:
+    def infer(
+        self, batch: Batch, inference: Mapping[str, InferenceSection] | None = None
+    ) -> dict[str, list[Predictions]]:
         """The stored predictions of a batch of the data set, as `DenseModel.infer` returns them; none of repeats."""
         found = [self._of(target) if "dataset_index" in target else {} for target in batch["targets"]]
         return {name: [by_head.get(name, {}) for by_head in found] for name in self.heads}

@@ -135,7 +135,7 @@ def test_a_run_of_detr_starts_it(tmp_path: Path) -> None:
     save(detector, file)
     new = ["attention_maps.*", "mask_head.*"]
     panoptic = config("detr_panoptic", weights=str(file), weights_allow=new)
-    started, _, [fit] = build_pretrained(panoptic, {"objects": every})
+    started, [fit] = build_pretrained(panoptic, {"objects": every})
     assert {name.partition(".")[0] for name in fit.missing} == {"attention_maps", "mask_head"}
     assert not fit.left_out
     own, theirs = started.heads["objects"].state_dict(), detector.heads["objects"].state_dict()

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from densevit.config import InferenceSection
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset
 from densevit.losses.context import LossContext
-from densevit.model import DenseModel, Inference, inference_by_head
+from densevit.model import DenseModel, inference_by_head
 from densevit.set_prediction.mask_predictions import MaskLogits, instances, panoptic, semantic
 from densevit.set_prediction.mask_segments import Segments
 from densevit.targets import RunLengthMasks
@@ -158,7 +159,7 @@ def test_semantic_maps_are_sums_over_queries():
     scores = torch.einsum("bqk,bqhw->bkhw", outputs["logits"].softmax(-1)[..., :-1], masks)
     torch.testing.assert_close(head.maps(outputs, (64, 96)), scores)
     torch.testing.assert_close(head.maps(outputs, (50, 33)), scores[..., :50, :33])
-    assert inference_by_head(DenseModel(Stem(), {"head": head}), Inference(window=64, flip=True))
+    assert inference_by_head(DenseModel(Stem(), {"head": head}), InferenceSection(window=64, flip=True))
 
 
 # ---- size and options ----
@@ -177,7 +178,7 @@ def test_labels_and_classes_of_each_head():
     assert [(head.task, head.needs, head.classes_from(dataset)) for head in heads] == expected
     model = DenseModel(Stem(), {"head": Mask2FormerInstance((16,), (16,), CLASSES, **SMALL)})
     with pytest.raises(ConfigError, match="heads.head"):  # only the last has maps
-        inference_by_head(model, Inference(flip=True))
+        inference_by_head(model, InferenceSection(flip=True))
 
 
 def test_more_segments_than_queries_are_reported():

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import densevit
+from densevit.config.values import with_value
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
 from densevit.inference.loading import load
@@ -27,8 +28,7 @@ METHODS = Denoising.__module__
 
 
 def test_a_batch_has_the_first_views_and_then_the_others_also_after_resuming_within_an_epoch() -> None:
-    made = config()
-    made.data.num_workers = 1
+    made = with_value(config(), ("data", "num_workers"), 1)
     plain, data = build_data(made), build_data(made)
     data.use(Denoising(build_model(made, {})))
     loader, resumed = data.train_loader(), data.train_loader()

@@ -106,8 +106,8 @@ def test_channels_last_changes_nothing_but_rounding(tmp_path: Path) -> None:
     config = configs.from_mapping({**sections, "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu"}})
     losses = []
     for on in (False, True):
-        config.trainer.channels_last = on
-        [row] = [row for row in rows(train(config, tmp_path / str(on))) if row["train/loss"]]
+        changed = configs.with_overrides(config, [f"trainer.channels_last={str(on).lower()}"])
+        [row] = [row for row in rows(train(changed, tmp_path / str(on))) if row["train/loss"]]
         losses.append([float(row["train/loss"]), float(row["train/gradient_norm"])])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 

@@ -140,7 +140,7 @@ def test_metres_are_learned_from_relative_weights(relative):
     torch.testing.assert_close(outputs, torch.full_like(outputs, 2.0), atol=1e-2, rtol=0)  # a quarter of 8 m
 
     sections = configs.model_sections({"backbone": VIT, "heads": {"far": metres}, "weights": str(relative)}, "mine")
-    _, _, [fit] = build_pretrained(sections, {"far": ()})
+    _, [fit] = build_pretrained(sections, {"far": ()})
     assert not [note for note in fit.notes if note.startswith("Warning")]
     assert any("is untrained" in note for note in fit.notes)
 

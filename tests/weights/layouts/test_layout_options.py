@@ -147,7 +147,7 @@ def test_backbones_compute_as_their_authors_wherever_they_are_loaded(name, writt
     expected = reference(pixels)
     created = densevit.create_model(case.given, HEADS, ["a", "b"], weights=file)
     assert_same(created.backbone(pixels), expected, "create_model")
-    options = created.model.architecture.backbone.options
+    options = created.model.sections.backbone.options
     assert {key: options.get(key) for key in case.implied} == case.implied  # an epsilon changes little
     if name in EVERYWHERE:
         for place, load in PLACES.items():
@@ -175,7 +175,7 @@ def test_models_compute_as_their_authors_wherever_they_are_loaded(name, written)
     own = layout.classes(state, {"config": dict(case.config)}) if layout.classes else {}
     expected, source, classes = outputs(reference), str(file), own.get(case.task, ())
     created = densevit.create_model(case.given, {"x": case.head}, classes, weights=file).model
-    options = created.architecture.backbone.options
+    options = created.sections.backbone.options
     assert {key: options.get(key) for key in case.implied} == case.implied
     loaded = {"create_model": created}
     if name in EVERYWHERE:
