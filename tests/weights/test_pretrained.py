@@ -160,7 +160,7 @@ def file(tmp_path):
 
 def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     state = encoder(**{"head.weight": torch.randn(7, 4)})
-    model, config, [report] = loaded({"weights": file(state)})
+    model, _, [report] = loaded({"weights": file(state)})
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert torch.equal(model.backbone.norm.bias, state["norm.bias"])
     assert report.left_out == {"head.weight": "the classification head"}
