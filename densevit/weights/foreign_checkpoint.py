@@ -15,7 +15,7 @@ from densevit.interfaces import CheckpointLayout
 from densevit.model import DenseModel
 from densevit.model.lora import merged_state
 from densevit.weights.checkpoint_io import Checkpoint
-from densevit.weights.key_mapping import canonical, describe, missing_because, saved_options, translate
+from densevit.weights.key_mapping import canonical, describe, missing_because, option_of, saved_options, translate
 from densevit.weights.layouts import recognise
 from densevit.weights.licences import UNKNOWN
 from densevit.weights.state import check_format, licences
@@ -132,9 +132,7 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
 def _check_implied(checkpoint: Checkpoint, layout: CheckpointLayout) -> None:
     """Raises WeightsError if config.json has a value for which the layout builds no model."""
     for name, values in layout.options.implied.items():
-        found: Any = checkpoint.metadata.get("config", {})
-        for key in name.split("."):
-            found = found.get(key) if isinstance(found, Mapping) else None
+        found = option_of(checkpoint.metadata.get("config", {}), name)
         if found is not None and found not in values:
             raise WeightsError(
                 f"{checkpoint.source}: its config.json has {name}: {json.dumps(found)}, but a {layout.name} is built "

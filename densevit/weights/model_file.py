@@ -12,7 +12,7 @@ from torch import Tensor
 
 from densevit import config as configs
 from densevit.atomic_io import replaced_file
-from densevit.config import BackboneSection, Config, LoraSection, ModelSections, yaml_io
+from densevit.config import BackboneSection, LoraSection, ModelSections, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class
 from densevit.model import (
@@ -35,19 +35,6 @@ from densevit.weights.state import (
     write_safetensors,
 )
 from densevit.weights.state_dict_loading import load_state
-
-
-class ModelFile(NamedTuple):
-    """A model read from a file, in evaluation mode on the CPU. sections: the config, or those of a model saved without
-    one."""
-
-    model: DenseModel
-    sections: ModelSections
-
-    @property
-    def config(self) -> Config | None:
-        """None if it was saved without one."""
-        return self.sections if isinstance(self.sections, Config) else None
 
 
 def save(
@@ -146,8 +133,8 @@ def is_model_file(source: str | Path) -> bool:
         return False
 
 
-def load(run: str | Path, trust: Collection[str] = ()) -> ModelFile:
-    """The model of a run folder or a model file, in evaluation mode on the CPU, and its sections.
+def load(run: str | Path, trust: Collection[str] = ()) -> DenseModel:
+    """The model of a run folder or a model file, in evaluation mode on the CPU.
 
     trust: modules that the file may name as `module:Class`; of a folder, its config.yaml is trusted. Raises
     WeightsError if there is no model, it is incomplete, or names another module.
@@ -162,7 +149,7 @@ def from_state(
     source: str,
     trust: Collection[str] = (),
     run: Path | None = None,
-) -> ModelFile:
+) -> DenseModel:
     """The model of a state dict and the header of its file. source: the file, for messages. trust, run: the arguments
     of `config.values_of_file`.
     """
@@ -173,7 +160,7 @@ def from_state(
         raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
     load_state(model, merged_state(state, found.sections.backbone.lora), source)
     model.licences, model.score_thresholds = found.licences, found.score_thresholds
-    return ModelFile(model.eval(), found.sections)
+    return model.eval()
 
 
 class Description(NamedTuple):

@@ -171,7 +171,7 @@ def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     assert model.sections.backbone.mean == model.sections.backbone.std == model.backbone.mean == HALF
     assert model.mean.flatten().tolist() == [127.5] * 3
     save(model, tmp_path / "model.safetensors")
-    read = load_file(tmp_path, [__name__]).model
+    read = load_file(tmp_path, [__name__])
     assert torch.equal(read.mean, model.mean) and torch.equal(read.std, model.std)
     assert loaded({"weights": str(tmp_path)})[1].backbone.mean == HALF  # a run's weights state it too
     model, _, [report] = loaded({"weights": file(state), "mean": [0, 0, 0.25], "std": [0.5, 0.5, 0.5]})
