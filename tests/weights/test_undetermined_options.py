@@ -10,9 +10,9 @@ from densevit.errors import WeightsError
 from densevit.weights.building import build_model
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.model_file import save, save_backbone
-from densevit.weights.pretrained import load_pretrained
 from densevit_workbench.interchange.foreign_export import export
 from densevit_workbench.interchange.foreign_weights import convert
+from tests.weights.loading import built
 
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4}
 
@@ -52,9 +52,8 @@ def test_an_export_reports_another_shift_which_its_conversion_has(shift, layout,
 def loaded(values):
     values |= {"heads": {"maps": {"name": "setr", "width": 16}}, "data": {"name": "scenes"}}
     config = configs.from_mapping({**values, "trainer": {"max_steps": 1}})
-    model = build_model(config, {"segmentation": segmentation_classes(2)})
-    notes = [note for note in load_pretrained(model, config)[0].notes if "shift" in note]
-    return model, model.sections, notes
+    model, config, [report] = built(config, {"segmentation": segmentation_classes(2)})
+    return model, config, [note for note in report.notes if "shift" in note]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ WALKS, IN_A_STEP = "Four walks", "In each step"
 FIT, MODULE = "densevit/training/run/fit.py", "densevit/training/loop/dense_module.py"
 CALLBACKS = "densevit/training/callbacks/"
 AFTER_VALIDATION = {"BestModel"}  # of the callbacks
-MOST_FILES, LONGEST = {"A config through `fit`": 9, "An override to its value": 6, IN_A_STEP: 6}, 300
+MOST_FILES = {"A config through `fit`": 9, "An override to its value": 6, IN_A_STEP: 6}
+MOST_FILES |= {"Another project's checkpoint to a model": 6}
+LONGEST = 300
 WORDS = {"True"}  # no names of densevit
 
 

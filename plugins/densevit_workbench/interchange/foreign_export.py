@@ -154,7 +154,7 @@ def _source(source: str | Path, trust: bool) -> _Source:
     header = read_safetensors(file)[1] if file.is_file() and file.suffix == ".safetensors" else {}
     if header.get("part") == "backbone":
         return _Source(str(source), *model_file.load_backbone(source, trust), None)
-    model = model_file.load(source, trust).model
+    model = model_file.load(source, trust)
     assert model.sections is not None
     return _Source(str(source), model.backbone, model.sections.backbone, model)
 
