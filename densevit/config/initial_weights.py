@@ -1,192 +1,82 @@
-"""The keys that name a model's initial weights, and which of them takes precedence for the same tensors.
+"""Initial weights: `weights` is where the whole model starts; where it is null, the parts' own weights count.
 
-`weights` names those of the whole model, `backbone.weights` and `heads.NAME.weights` those of a part;
-`backbone.pretrained: true` loads weights in the backbone's constructor, as timm's does. The key from the source with
-the smaller rank takes precedence (`Source.rank`); of one rank the whole model does, and `pretrained` last.
+The parts' are `backbone.weights`, `heads.NAME.weights` and `backbone.pretrained: true`, with which a backbone loads
+weights in its constructor, as timm's does.
 """
 
-import re
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
 
-from densevit.config.model_schema import BackboneSection, HeadSection, ModelSections
+from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
-from densevit.config.sources import ARGUMENT, TYPED, Key, Source, Sources
+from densevit.config.sources import BACKBONE, BACKBONE_WEIGHTS, PRETRAINED, WEIGHTS, Key, Sources
 from densevit.config.values import RANDOM, with_value
 from densevit.errors import ConfigError
 
-Model = TypeVar("Model", bound=ModelSections)
 
-_WHOLE: Key = ("weights",)
+def settled(config: Config, typed: Collection[Key] | None = None) -> Config:
+    """The config with one source of weights for each tensor: a part's give way to `weights`, with a line in `notes`.
 
-
-def settle(config: Config) -> Config:
-    """The config in which no tensor has two sources, whatever their ranks were.
-
-    A key that loses is set to null, and `pretrained` to false. Where a part takes precedence over `weights`, these
-    become the `weights` of the other parts. Whether a head has two sources is known when the weights are read, see
-    `load_pretrained`. Raises ConfigError for two keys on the command line.
+    typed: the keys that are typed; None: those of its sources. Raises ConfigError as `check_weights`.
     """
-    settled = config.model_copy()
-    settled._sources = Sources(dict(config._sources.by_key), [*config.set_aside])
-    return _settle_parts(_settle_pretrained(settled))
+    sources = config._sources if typed is None else replace(config._sources, typed=typed)
+    parts = check_weights(config, sources)
+    lines = [f"{_shown(sources, *part)} gives way to {_shown(sources, WEIGHTS, config.weights)}." for part in parts]
+    for key, value in parts:
+        config = with_value(config, key, False if value is True else None)
+    config = config.model_copy()
+    config._sources = replace(sources, notes=(*sources.notes, *lines))
+    return config
 
 
-def use_argument(sections: Model, weights: str) -> Model:
-    """The sections with `weights`, an argument of a Python function, which precedes all weights of a config.
+def check_weights(sections: ModelSections, sources: Sources) -> list[tuple[Key, Any]]:
+    """The keys of parts, with their values, that give way to `weights`.
 
-    Raises ConfigError if the sections, other arguments of that function, name weights of the backbone too.
+    Raises ConfigError for those that are typed, for another backbone typed under `weights` that are not, and for a
+    backbone with two sources.
     """
-    given, sections = sections.weights, sections.model_copy(update={"weights": weights})
-    if isinstance(sections, Config):
-        if given is not None:
-            sections.set_aside.append(f"Set aside: weights={given}, for weights={weights} (an argument).")
-        sections._sources.by_key[_WHOLE] = Source("an argument", ARGUMENT)
-        return settle(sections)  # type: ignore[return-value]
-    for name, is_given in (
-        ("weights", sections.backbone.weights is not None),
-        ("pretrained", _is_pretrained(sections.backbone.options)),
-    ):
-        if is_given:
-            raise _conflict(sections, _WHOLE, ("backbone", name))
-    return sections
+    found: dict[Key, Any] = {BACKBONE_WEIGHTS: sections.backbone.weights}
+    found[PRETRAINED] = sections.backbone.options.get("pretrained") is True or None
+    found |= {("heads", name, "weights"): head.weights for name, head in sections.heads.items()}
+    parts = [(key, value) for key, value in found.items() if value is not None]
+    if [key for key, _ in parts[:2]] == [BACKBONE_WEIGHTS, PRETRAINED]:
+        first, second = (_shown(sources, *part) for part in parts[:2])
+        raise ConfigError(f"{first} and {second} name weights of the same tensors. Fix: keep one.")
+    if sections.weights is None:
+        return []
+    whole = _shown(sources, WEIGHTS, sections.weights)
+    if BACKBONE in sources.typed and WEIGHTS not in sources.typed:
+        name = _shown(sources, BACKBONE, sections.backbone.name)
+        raise ConfigError(
+            f"{whole} is where the whole model starts, and {name} is another backbone. Fix: weights=null, with "
+            "backbone.weights and heads.NAME.weights for its parts, or leave the backbone out."
+        )
+    for part in parts:
+        if part[0] in sources.typed:
+            raise ConfigError(
+                f"{whole} and {_shown(sources, *part)} name weights of the same tensors. Fix: weights=null, with the "
+                f"weights of each part, or leave {'.'.join(part[0])} out."
+            )
+    return parts
 
 
 def check_backbone(config: Config) -> None:
-    """Raises ConfigError if the weights of the backbone are those of a file that another source names a backbone over,
-    as in `paper/coco backbone.name=mynet`."""
-    rank, section = config._sources.rank, config.backbone
-    if section.source is None or rank(("backbone", "weights")) <= rank(("backbone", "name")):
+    """Raises ConfigError if the weights of the backbone are a recipe's and another backbone is typed, as in
+    `paper/coco backbone.name=mynet`."""
+    sources, section = config._sources, config.backbone
+    is_chosen = BACKBONE in sources.typed and BACKBONE_WEIGHTS not in sources.typed
+    if section.source is None or not is_chosen or sources.of(BACKBONE) == sources.of(BACKBONE_WEIGHTS):
         return
-    weights, name = (_shown(config, ("backbone", key)) for key in ("weights", "name"))
-    command = f"densevit train {config._sources.of(())} ... backbone.name={section.name} backbone.weights="
+    weights, name = _shown(sources, BACKBONE_WEIGHTS, section.weights), _shown(sources, BACKBONE, section.name)
+    command = f"densevit train {sources.of(())} ... backbone.name={section.name} backbone.weights="
     raise ConfigError(
         f"{weights} is of another backbone than {name}. Fix: {command}SOURCE, a file, timm:NAME or torchvision:NAME; "
         f"or, from random weights, {command}{RANDOM}."
     )
 
 
-def check_parts(sections: ModelSections) -> None:
-    """Raises ConfigError if the backbone would load weights in its constructor and from `weights`."""
-    if sections.backbone.weights is not None and _is_pretrained(sections.backbone.options):
-        raise _conflict(sections, ("backbone", "weights"), ("backbone", "pretrained"))
-
-
-def note_replaced(sections: ModelSections, part: Key, what: str) -> None:
-    """Notes that `weights` take precedence over a part's. Raises ConfigError if the user typed both. what: how many of
-    the part's tensors are replaced."""
-    if not isinstance(sections, Config) or not _precedes(sections, _WHOLE, part):
-        raise _conflict(sections, _WHOLE, part)
-    kept = f"for {_shown(sections, _WHOLE)}"
-    sections.set_aside.append(f"Set aside: {what} of {_shown(sections, part)}, {kept}.")
-
-
-def allows_part(patterns: tuple[str, ...], part: str) -> bool:
-    """Whether a pattern of `weights_allow` matches some tensors of a part, `backbone.` or `heads.NAME.`"""
-    literal = [re.split(r"[*?\[]", pattern)[0] for pattern in patterns]
-    return any(text.startswith(part) or part.startswith(text) for text in literal)
-
-
-def _settle_pretrained(config: Config) -> Config:
-    """Chooses between `weights` and `pretrained` of the backbone, and of backbones among the method's options."""
-    backbone, at = config.backbone, ("backbone",)
-    if backbone.weights is not None and _is_pretrained(backbone.options) and not backbone.weights_allow:
-        kept = "weights" if _precedes(config, (*at, "weights"), (*at, "pretrained")) else "pretrained"
-        config = _set_aside(config, (*at, "pretrained" if kept == "weights" else "weights"), (*at, kept))
-    for name, option in config.method.options.items():
-        if not (isinstance(option, Mapping) and option.get("weights") is not None and _is_pretrained(option)):
-            continue
-        weights, pretrained = ("method", name, "weights"), ("method", name, "pretrained")
-        if option.get("weights_allow"):
-            continue
-        if _precedes(config, weights, pretrained):
-            config = _set_aside(config, pretrained, weights)
-        else:
-            config = _set_aside(config, weights, pretrained)
-    return config
-
-
-def _settle_parts(config: Config) -> Config:
-    """Chooses between `weights` and the weights of the parts."""
-    if config.weights is None:
-        return config
-    first = set[str]()  # the parts that take precedence
-    backbone: Key | None = None
-    if config.backbone.weights is not None or _is_pretrained(config.backbone.options):
-        backbone = ("backbone", "weights" if config.backbone.weights is not None else "pretrained")
-        if not _precedes(config, _WHOLE, backbone):
-            first.add("backbone")
-        elif not allows_part(config.weights_allow, "backbone."):
-            config = _set_aside(config, backbone, _WHOLE)
-    for name, head in config.heads.items():
-        key = ("heads", name, "weights")
-        if head.weights is not None and config._sources.rank(key) < config._sources.rank(_WHOLE):
-            first.add(name)
-    return _distribute(config, first, backbone) if first else config
-
-
-def _distribute(config: Config, first: set[str], backbone: Key | None) -> Config:
-    """Replaces `weights` by the same weights of each part, except those that take precedence."""
-    whole, allow, source = config.weights, config.weights_allow, config._sources.by_key.get(_WHOLE)
-    parts: dict[Key, BackboneSection | HeadSection] = {("backbone",): config.backbone}
-    parts |= {("heads", name): head for name, head in config.heads.items()}
-    loaded = []
-    for key, section in parts.items():
-        if key[-1] in first:
-            continue
-        if section.weights is not None:
-            config = _set_aside(config, (*key, "weights"), _WHOLE)
-        config = with_value(config, (*key, "weights"), whole)
-        config = with_value(config, (*key, "weights_allow"), _of_part(allow, ".".join(key) + "."))
-        if source is not None:
-            config._sources.by_key[(*key, "weights")] = source
-        loaded.append(".".join((*key, "weights")))
-    kept = [backbone if name == "backbone" else ("heads", name, "weights") for name in sorted(first)]
-    reason = " and ".join(_shown(config, key) for key in kept if key)
-    rest = f" The rest is loaded as {' and '.join(loaded)}." if loaded else ""
-    config.set_aside.append(
-        f"Set aside in {_shown(config, _WHOLE)}: {' and '.join(sorted(first))}, for {reason}.{rest}"
-    )
-    return config.model_copy(update={"weights": None, "weights_allow": ()})
-
-
-def _of_part(patterns: tuple[str, ...], part: str) -> tuple[str, ...]:
-    """Patterns of the model's tensors as patterns of a part's tensors."""
-    return tuple(
-        "*" if part.startswith(pattern.removesuffix("*")) else pattern.removeprefix(part)
-        for pattern in patterns
-        if allows_part((pattern,), part)
-    )
-
-
-def _is_pretrained(options: Mapping[str, Any]) -> bool:
-    return options.get("pretrained") is True
-
-
-def _precedes(config: Config, first: Key, second: Key) -> bool:
-    """Whether the first of two keys takes precedence, which it does at equal ranks."""
-    ranks = [config._sources.rank(key) for key in (first, second)]
-    if ranks == [TYPED, TYPED]:
-        raise _conflict(config, first, second)
-    return ranks[0] <= ranks[1]
-
-
-def _conflict(sections: ModelSections, first: Key, second: Key) -> ConfigError:
-    fix = "keep one; heads.NAME.weights loads a head alone" if first == _WHOLE else "keep one"
-    both = f"{_shown(sections, first)} and {_shown(sections, second)}"
-    return ConfigError(f"{both} name weights of the same tensors. Fix: {fix}.")
-
-
-def _set_aside(config: Config, key: Key, kept: Key) -> Config:
-    """The config in which a key is null, or `pretrained` false, and a note of it."""
-    config.set_aside.append(f"Set aside: {_shown(config, key)}, for {_shown(config, kept)}.")
-    return with_value(config, key, False if key[-1] == "pretrained" else None)
-
-
-def _shown(sections: ModelSections, key: Key) -> str:
+def _shown(sources: Sources, key: Key, value: Any) -> str:
     """A key with its value and source: backbone.weights=timm:resnet18 (mine.yaml)."""
-    value: Any = sections.model_dump()
-    for name in key:
-        value = value[name]
-    source = sections._sources.of(key) if isinstance(sections, Config) else ""
-    return f"{'.'.join(key)}={str(value).lower() if value is True else value}" + (f" ({source})" if source else "")
+    source = sources.of(key)
+    return f"{'.'.join(key)}={'true' if value is True else value}" + (f" ({source})" if source else "")

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from densevit.config import initial_weights, merging, yaml_io
+from densevit.config import merging, yaml_io
+from densevit.config.initial_weights import settled
 from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
-from densevit.config.sources import OWN, Source, Sources
+from densevit.config.sources import Sources
 from densevit.config.validation import validated
 from densevit.errors import ConfigError, printable
 from densevit.registry.importing import MODULE_CLASS
@@ -23,23 +24,22 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     """
     if isinstance(source, Mapping):
         return from_mapping(source, "config", overrides)
-    file = merging.source_of(yaml_io.find_file(str(source)))
-    return _loaded(merging.read(Path(file.name), rank=file.rank), file, overrides)
+    file = yaml_io.find_file(str(source))
+    return _loaded(merging.read_own(file), str(file), overrides)
 
 
 def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
     """The config of a mapping, such as a parsed `dump`, merged over its `base` if it has one. source: the origin of the
     mapping, for messages."""
-    return _loaded(merging.of_mapping(values, source), Source(source, OWN), overrides)
+    return _loaded(merging.of_mapping(values, source), source, overrides)
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """A copy of a config with overrides such as `optim.lr=1e-4`, in which also values that were assigned in Python have
-    the precedence of overrides (see `initial_weights`)."""
-    if not overrides:
-        return _settled(config.model_copy(deep=True))
-    layer = merging.with_overrides(merging.Layer(config.model_dump(), dict(config._sources.by_key)), overrides)
-    return _settled(_validated(layer.values, Sources(layer.sources, [*config.set_aside])))
+    """A copy of a config with overrides such as `optim.lr=1e-4`."""
+    own = config._sources
+    layer = merging.Layer(config.model_dump(), dict(own.by_key), typed=frozenset(own.typed))
+    layer = merging.with_overrides(layer, overrides)
+    return settled(_validated(layer.values, Sources(layer.sources, layer.typed, own.notes)))
 
 
 def values_of_file(text: str, source: str) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def named_classes(values: Any) -> set[str]:
 
 def from_file(values: Mapping[str, Any], source: str) -> Config:
     """The config of `values_of_file`, which is complete: it has no `base`, and no sections in other files."""
-    return _validated(values, Sources({(): Source(source, OWN)}))
+    return _validated(values, Sources({(): source}))
 
 
 def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> str:
@@ -94,16 +94,12 @@ def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> st
     return text
 
 
-def _loaded(layer: merging.Layer, source: Source, overrides: Sequence[str]) -> Config:
+def _loaded(layer: merging.Layer, source: str, overrides: Sequence[str]) -> Config:
     layer = merging.with_overrides(layer, overrides)
-    return _settled(_validated(layer.values, Sources({(): source, **layer.sources})))
+    return settled(_validated(layer.values, Sources({(): source, **layer.sources}, layer.typed)))
 
 
 def _validated(values: Mapping[str, Any], sources: Sources) -> Config:
     config = validated(Config, values, sources)
     config._sources = sources
     return config
-
-
-def _settled(config: Config) -> Config:
-    return initial_weights.settle(config)

@@ -10,7 +10,7 @@ import yaml
 
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, HeadSection
-from densevit.config.sources import BASE, OWN, PRESET, TYPED, Key, Source
+from densevit.config.sources import BACKBONE, Key, names_weights
 from densevit.config.training_schema import BUDGETS, OptimSection
 from densevit.config.values import as_section
 from densevit.config.yaml_io import find_file, parse, read_file, shipped_configs
@@ -18,10 +18,10 @@ from densevit.errors import ConfigError
 from densevit.paths import user_path
 
 COMMAND_LINE = "command line"
-WEIGHTS: Key = ("backbone", "weights")
 _ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {  # the last one given wins
     ("optim",): (("lr", "lr_per_256"), ("warmup", "warmup_steps")),
     ("trainer",): (BUDGETS,),
+    ("backbone",): (("weights", "pretrained"),),
 }
 _NAMED = (("data", "transforms"), ("data", "final_phase", "transforms"))  # sections that may be a name alone
 _SECTIONS = ("backbone", "heads", "data", "optim", "trainer", "inference")
@@ -32,25 +32,25 @@ class Layer:
     """Unvalidated values of a config.
 
     sources: the source of each key. replaced: sections from a section file, which replace the sections of lower layers
-    instead of being merged with them.
+    instead of being merged with them. typed: the field of `Sources`.
     """
 
     values: dict[str, Any]
-    sources: dict[Key, Source] = field(default_factory=dict)
+    sources: dict[Key, str] = field(default_factory=dict)
     replaced: set[Key] = field(default_factory=set)
+    typed: frozenset[Key] = frozenset()
 
 
-def source_of(path: Path) -> Source:
-    """The source of a config that the user names: a recipe if densevit ships it, else the user's own."""
-    is_shipped = path.resolve() in (file.resolve() for file in shipped_configs().values())
-    return Source(str(path), BASE if is_shipped else OWN)
+def read_own(path: Path) -> Layer:
+    """Reads a config that the user names. Its keys are typed, unless it is a recipe that densevit ships."""
+    return read(path, typed=path.resolve() not in (file.resolve() for file in shipped_configs().values()))
 
 
-def read(path: Path, above: tuple[Path, ...] = (), at: Key = (), rank: int = OWN) -> Layer:
+def read(path: Path, above: tuple[Path, ...] = (), at: Key = (), typed: bool = False) -> Layer:
     """Reads a file, merges it over its base and reads its section files.
 
-    above: the files that refer to this file. at: the section that the file contains; () for a complete config. rank:
-    the rank of its keys among the sources.
+    above: the files that refer to this file. at: the section that the file contains; () for a complete config. typed:
+    whether its keys are, but not those of its base and section files.
     """
     if path.resolve() in [file.resolve() for file in above]:
         chain = " → ".join(str(file) for file in (*above, path))
@@ -59,28 +59,27 @@ def read(path: Path, above: tuple[Path, ...] = (), at: Key = (), rank: int = OWN
     base = values.pop("base", None)
     for key in reversed(at):
         values = {key: values}
-    source = Source(str(path), rank)
-    layer = Layer(values, dict.fromkeys(_keys(values), source))
-    _fill_sections(layer, source, (*above, path), at)
+    layer = Layer(values, dict.fromkeys(_keys(values), str(path)), typed=typed_keys(values) if typed else frozenset())
+    _fill_sections(layer, str(path), (*above, path), at)
     if base is None:
         return layer
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base must be one file, relative to this file, not {base!r}.")
     file = find_file(base, f"{path}: base", path.parent)
-    return over(read(file, (*above, path), at, max(rank + 1, BASE)), layer)
+    return over(read(file, (*above, path), at), layer)
 
 
 def of_mapping(values: Mapping[str, Any], source: str) -> Layer:
     """Merges a mapping over its base and reads its section files; paths are relative to the working directory."""
     own = copy.deepcopy(dict(values))
     base = own.pop("base", None)
-    layer = Layer(own, dict.fromkeys(_keys(own), Source(source, OWN)))
-    _fill_sections(layer, Source(source, OWN))
+    layer = Layer(own, dict.fromkeys(_keys(own), source), typed=typed_keys(own))
+    _fill_sections(layer, source)
     if base is None:
         return layer
     if not isinstance(base, str | Path):
         raise ConfigError(f"{source}: base must be one file or a shipped config's name, not {base!r}.")
-    return over(read(find_file(str(base), f"{source}: base"), rank=BASE), layer)
+    return over(read(find_file(str(base), f"{source}: base")), layer)
 
 
 def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
@@ -98,12 +97,12 @@ def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
         if path in _NAMED and isinstance(value, str):
             path = (*path, "name")
         _set((sections if _is_section(path) and isinstance(value, str) else keys).values, path, value, override)
-    source = Source(COMMAND_LINE, TYPED)
+    keys.typed = typed_keys(sections.values) | typed_keys(keys.values)
     for part in (sections, keys):
         for key in _keys(part.values):
             if not (_is_mapping(part.values, key) and _is_mapping(layer.values, key)):
-                part.sources[key] = source
-        _fill_sections(part, source)
+                part.sources[key] = COMMAND_LINE
+        _fill_sections(part, COMMAND_LINE)
         layer = over(layer, part)
     return layer
 
@@ -123,16 +122,13 @@ def check_evaluation_overrides(overrides: Sequence[str]) -> None:
 
 
 def over(parent: Layer, child: Layer) -> Layer:
-    """The parent updated with the child, key by key.
-
-    A section file of a backbone without weights leaves the parent's, which `initial_weights.check_backbone` refuses.
-    """
+    """The parent updated with the child, key by key. What the parent has typed counts if the child has nothing typed;
+    a backbone's name that is the parent's too is not typed."""
     values, sources = _merged(parent.values, child.values, (), child.replaced), parent.sources | child.sources
-    source = parent.sources.get(WEIGHTS)
-    if source is not None and WEIGHTS[:1] in child.replaced and WEIGHTS not in child.sources:
-        values["backbone"]["weights"] = parent.values["backbone"]["weights"]
-        sources[WEIGHTS] = source._replace(rank=max(source.rank, BASE))
-    return Layer(values, sources, parent.replaced | child.replaced)
+    typed = child.typed
+    if BACKBONE[:1] not in child.replaced and _at(child.values, BACKBONE) == _at(parent.values, BACKBONE):
+        typed -= {BACKBONE}
+    return Layer(values, sources, parent.replaced | child.replaced, typed or parent.typed)
 
 
 def _merged(parent: Mapping[str, Any], child: Mapping[str, Any], path: Key, replaced: set[Key]) -> dict[str, Any]:
@@ -140,7 +136,7 @@ def _merged(parent: Mapping[str, Any], child: Mapping[str, Any], path: Key, repl
     if reserved is not None and "name" in child and child["name"] != parent.get("name"):
         parent = {key: value for key, value in parent.items() if key in reserved}  # drops the other plugin's options
     for alternatives in _ALTERNATIVES.get(path, ()):
-        if any(child.get(key) is not None for key in alternatives):
+        if any(child.get(key) is not None and child[key] is not False for key in alternatives):
             parent = {key: value for key, value in parent.items() if key not in alternatives}
     merged = dict(parent)
     for key, value in child.items():
@@ -178,7 +174,7 @@ def _is_section(path: Key) -> bool:
     return (len(path) == 1 and path[0] in _SECTIONS) or (len(path) == 2 and path[0] == "heads")
 
 
-def _fill_sections(layer: Layer, source: Source, above: tuple[Path, ...] = (), at: Key = ()) -> None:
+def _fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: Key = ()) -> None:
     """Replaces each section that is a file name by the content of the file, except `at`, the section being read."""
     for path in [path for path in _keys(layer.values) if _is_section(path) and path != at]:
         *parents, key = path
@@ -188,14 +184,13 @@ def _fill_sections(layer: Layer, source: Source, above: tuple[Path, ...] = (), a
         name = container[key]
         if not isinstance(name, str):
             continue
-        rank = max(source.rank, PRESET)
         root = _data_root(name) if path == ("data",) else None
         try:
-            file = find_file(name if root is None else "folder", source.name, section=path[0])
+            file = find_file(name if root is None else "folder", source, section=path[0])
         except ConfigError as error:
             dotted = ".".join(path)
             raise ConfigError(f"{error} A plugin is set with `{dotted}.name`, not `{dotted}`.") from None
-        section = read(file, above, path, rank)
+        section = read(file, above, path)
         if root is not None:
             section = over(section, Layer({"data": {"root": root}}, {("data", "root"): source}))
         content: Any = section.values
@@ -236,7 +231,17 @@ def _keys(values: Mapping[str, Any], path: Key = ()) -> list[Key]:
     return found
 
 
-def _is_mapping(values: Any, path: Key) -> bool:
+def typed_keys(values: Mapping[str, Any]) -> frozenset[Key]:
+    """The keys that choose initial weights. The file of a section `backbone` is another backbone."""
+    chosen = {BACKBONE} if isinstance(values.get("backbone"), str) else set()
+    return frozenset(chosen | {key for key in _keys(values) if names_weights(key)})
+
+
+def _at(values: Any, path: Key) -> Any:
     for key in path:
         values = values.get(key) if isinstance(values, Mapping) else None
-    return isinstance(values, Mapping)
+    return values
+
+
+def _is_mapping(values: Any, path: Key) -> bool:
+    return isinstance(_at(values, path), Mapping)

@@ -33,9 +33,9 @@ class Config(ModelSections):
     _sources: Sources = PrivateAttr(default_factory=Sources)
 
     @property
-    def set_aside(self) -> list[str]:
-        """A line for each key of initial weights that another key took precedence over, see `initial_weights`."""
-        return self._sources.set_aside
+    def notes(self) -> tuple[str, ...]:
+        """A line for each key of initial weights that gave way to another, see `initial_weights`."""
+        return self._sources.notes
 
     @property
     def initial_weights(self) -> str:

@@ -11,7 +11,7 @@ from densevit.config import merging
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import InferenceSection, ModelSections
 from densevit.config.schema import Config
-from densevit.config.sources import OWN, Source, Sources
+from densevit.config.sources import Sources
 from densevit.config.validation import check_head_names, validated
 from densevit.config.values import Section
 from densevit.registry.options import takes
@@ -25,7 +25,7 @@ def section(name: str, values: Mapping[str, Any] | str | Path, source: str, over
     given = values if isinstance(values, Mapping) else {}
     files = [] if isinstance(values, Mapping) else [f"{name}={values}"]
     layer = merging.with_overrides(merging.Layer({name: dict(given)}), [*files, *overrides])
-    sources = Sources({(): Source(source, OWN), **layer.sources})
+    sources = Sources({(): source, **layer.sources})
     fields: dict[str, Any] = {name: (Config.model_fields[name].annotation, ...)}
     kind = pydantic.create_model(name, __base__=Section, **fields)
     return getattr(validated(kind, layer.values, sources), name)
@@ -33,7 +33,7 @@ def section(name: str, values: Mapping[str, Any] | str | Path, source: str, over
 
 def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
     """The sections of a model without a training, with checked head names. source: the origin, for messages."""
-    sources = Sources({(): Source(source, OWN)})
+    sources = Sources({(): source})
     sections = validated(ModelSections, values, sources)
     check_head_names(sections, sources)
     return sections

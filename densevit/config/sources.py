@@ -1,43 +1,37 @@
-"""Where the keys of a config are set: the file or the command line, and the precedence of that place."""
+"""Where the keys of a config are set, and which keys of initial weights are typed."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 Key = tuple[str, ...]
 
-ARGUMENT, TYPED, OWN, PRESET, BASE = range(5)  # ranks; the base of a base has BASE + 1, and so on
+WEIGHTS: Key = ("weights",)
+BACKBONE: Key = ("backbone", "name")
+BACKBONE_WEIGHTS: Key = ("backbone", "weights")
+PRETRAINED: Key = ("backbone", "pretrained")
 
 
-class Source(NamedTuple):
-    """A place that sets keys. name: a file, or the command line. rank: the smaller rank takes precedence.
-
-    ARGUMENT: an argument of a Python function. TYPED: an override `section.key=value`. OWN: the user's config. PRESET:
-    a section file that one of these names. BASE and larger: a recipe that densevit ships, the base of a config, and
-    their section files.
-    """
-
-    name: str
-    rank: int
-
-
-@dataclass
+@dataclass(frozen=True)
 class Sources:
     """The source of each key. Not compared: configs with different sources can be equal.
 
-    set_aside: a line for each key that another key took precedence over, see `initial_weights`.
+    by_key: the name of a file, or "command line". typed: the keys of initial weights, and the backbone's name, that are
+    overrides or arguments in Python; without any, those in the user's own file. A recipe that densevit ships, a `base`
+    and a section file are not typed. notes: a line for each key that gave way to another, see `initial_weights`.
     """
 
-    by_key: dict[Key, Source] = field(default_factory=dict, compare=False)
-    set_aside: list[str] = field(default_factory=list, compare=False)
+    by_key: Mapping[Key, str] = field(default_factory=dict, compare=False)
+    typed: Collection[Key] = field(default=(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def of(self, key: Key) -> str:
         """The name of a key's source, or of the nearest section above it; empty for a config created in Python."""
         while key and key not in self.by_key:
             key = key[:-1]
-        return self.by_key[key].name if key in self.by_key else ""
+        return self.by_key.get(key, "")
 
-    def rank(self, key: Key) -> int:
-        """The rank of a key with a value; TYPED if it was assigned in Python after the config was loaded."""
-        if key in self.by_key:
-            return self.by_key[key].rank
-        return TYPED if len(self.by_key) > 1 else OWN
+
+def names_weights(key: Key) -> bool:
+    """Whether a key chooses initial weights: a source of weights, or another backbone."""
+    is_head = key[0] == "heads" and key[2:] == ("weights",)
+    return is_head or key in (WEIGHTS, BACKBONE, BACKBONE_WEIGHTS, PRETRAINED)

@@ -93,11 +93,10 @@ def load_any(source: str | Path, trust: bool = False, runtime: str | None = None
     if runtime is not None:
         raise DensevitError(f"{source}: runtime {runtime} is for exported files, NAME.onnx. Fix: leave it out.")
     if model_file.is_model_file(source):
-        return LoadedModel(*model_file.load(source, trust), foreign=False)
+        return _own(model_file.load(source, trust))
     checkpoint = checkpoint_io.read(source, trust=trust)
     if checkpoint.header.get("format") == "densevit":  # published
-        model, sections = model_file.from_state(checkpoint.tensors, checkpoint.header, str(source), trust)
-        return LoadedModel(model, sections, foreign=False)
+        return _own(model_file.from_state(checkpoint.tensors, checkpoint.header, str(source), trust))
     if {"backbone", "heads"} <= {name.partition(".")[0] for name in checkpoint.tensors}:
         file = f"{source}/model.safetensors" if user_path(source).is_dir() else source
         raise WeightsError(
@@ -118,6 +117,11 @@ def load_any(source: str | Path, trust: bool = False, runtime: str | None = None
             stacklevel=3,
         )
     return LoadedModel(converted.model, converted.config, foreign=True)
+
+
+def _own(model: DenseModel) -> LoadedModel:
+    assert model.sections is not None
+    return LoadedModel(model, model.sections, foreign=False)
 
 
 def save(model: Predictor | DenseModel, path: str | Path) -> None:

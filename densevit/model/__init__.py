@@ -8,7 +8,6 @@ from densevit.model.build import (
     create_head,
     create_neck,
     kinds_of,
-    rebuild,
     tasks_of,
 )
 from densevit.model.dense import DenseModel
@@ -24,7 +23,6 @@ __all__ = [
     "create_neck",
     "inference_by_head",
     "kinds_of",
-    "rebuild",
     "tasks_of",
     "windows_only",
 ]

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-import torch
-
 from densevit import registry
 from densevit.channels import RGB
 from densevit.config import BackboneSection, ModelSections
@@ -14,7 +12,7 @@ from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
 from densevit.layers.fast.replacement import replace_layers
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
-from densevit.model.stem_channels import adapted_state, has_new_filters, set_adapted_stem, stem_tensors
+from densevit.model.stem_channels import adapted_state
 from densevit.registry.options import OptionError
 
 
@@ -140,7 +138,7 @@ def build_from_sections(
     classes: the classes of each head. pretrained: False if all weights are loaded afterwards, see
     `BackboneSection.unloaded_options`.
     """
-    own, rng_state = sections.backbone, torch.get_rng_state()
+    own = sections.backbone
     backbone = backbone_from(own, pretrained)
     heads: dict[str, Head] = {}
     necks: dict[str, Neck] = {}
@@ -154,27 +152,9 @@ def build_from_sections(
         heads[name] = registry.create("heads", head.name, *given, options=head.options, where=where)
     weights = {name: head.weight for name, head in sections.heads.items()}
     model = DenseModel(backbone, heads, necks, weights, sections)
-    model.rng_state = rng_state
     freeze_backbone(backbone, own.freeze, own.adapted_stem)
-    loaded = pretrained and own.options != own.unloaded_options
-    if loaded and has_new_filters(RGB.names, model.channels.names):
-        set_adapted_stem(model, stem_tensors(own))
     for name, head in sections.heads.items():
         freeze_head(heads[name], necks.get(name), head.freeze, f"heads.{name}.freeze")
     if sections.replace_layers:
         replace_layers(model)
     return model.train()
-
-
-def rebuild(model: DenseModel, sections: ModelSections) -> None:
-    """Builds the parts of a model again, with other options and the weights of their constructors.
-
-    They are those of a model that is built with these options from the beginning: of the same random state, which torch
-    then has after them.
-    """
-    if model.rng_state is not None:
-        torch.set_rng_state(model.rng_state)
-    other = build_from_sections(sections, model.classes)
-    other.to(model.mean.device).train(model.training)
-    other.training_data, other.licences = model.training_data, model.licences
-    vars(model).update(vars(other))

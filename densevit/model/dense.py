@@ -47,8 +47,7 @@ class DenseModel(nn.Module):
     returns by default, for each head, computed in validation. sections: the config, or the sections of it, that the
     model was built from, which a model file contains; None for a model built in Python from modules. training_data: the
     section `data` of its training, by which a `Predictor` resizes images; None if unknown. licences: those of the
-    published weights that it started from, by source. rng_state: torch's random state before its parts were built; None
-    if unknown. The model does not use the last five.
+    published weights that it started from, by source. The model does not use the last four.
     """
 
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values have the type nn.Module for mypy
@@ -82,7 +81,6 @@ class DenseModel(nn.Module):
         self.sections = sections
         self.training_data: DataSection | None = None if sections is None else sections.data
         self.licences = dict(backbone.licences)
-        self.rng_state: Tensor | None = None
         own = None if sections is None else sections.backbone.channels
         self.channels = own or backbone.image_channels
         for name, values in zip(("low", "high"), zip(*self.channels.range, strict=True), strict=True):

@@ -1,6 +1,6 @@
 """Adapts the first layers of pretrained backbones to the channels of other images."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -8,10 +8,7 @@ from torch import Tensor
 from densevit import registry
 from densevit.channels import RGB
 from densevit.config import BackboneSection
-from densevit.config.values import with_value
 from densevit.errors import ConfigError
-from densevit.model.dense import DenseModel
-from densevit.model.freezing import freeze_backbone
 from densevit.model.meta_device import built_on_meta
 from densevit.registry.options import OptionError
 
@@ -59,16 +56,6 @@ def has_new_filters(source: Sequence[str], target: Sequence[str]) -> bool:
     """Whether `adapted` computes a filter that is not the source's of the same channel. Such a layer must be trained:
     new filters are equal, and the model sees the sum of their channels only."""
     return not set(target) <= set(source) or len(target) == 1 < len(source)
-
-
-def set_adapted_stem(model: DenseModel, names: Iterable[str]) -> None:
-    """Adds the parameters of first layers with new filters to a model's sections. They are trained even in depths
-    that `backbone.freeze` or LoRA freezes, with the learning rate of the heads. names: those in the backbone."""
-    assert model.sections is not None
-    own = model.sections.backbone
-    stem = tuple(dict.fromkeys((*own.adapted_stem, *names)))
-    model.sections = with_value(model.sections, ("backbone", "adapted_stem"), stem)
-    freeze_backbone(model.backbone, own.freeze, stem)
 
 
 def adapted_state(

@@ -10,8 +10,10 @@ from torch import nn
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, ModelSections
-from densevit.config.initial_weights import check_parts, use_argument
+from densevit.config.initial_weights import check_weights, settled
+from densevit.config.merging import typed_keys
 from densevit.config.plugin_checks import missing_peft
+from densevit.config.sources import BACKBONE_WEIGHTS, WEIGHTS, Sources
 from densevit.config.values import RANDOM, with_value
 from densevit.data.build import build_data
 from densevit.data.channel_statistics import with_channels
@@ -26,9 +28,10 @@ from densevit.model import (
     tasks_of,
 )
 from densevit.model.lora import add_adapters
-from densevit.weights.checkpoint_io import read
-from densevit.weights.foreign_checkpoint import channels_of, translated_for
-from densevit.weights.pretrained import load_pretrained, read_files
+from densevit.weights.checkpoint_io import Checkpoint, read
+from densevit.weights.foreign_checkpoint import channels_of
+from densevit.weights.pretrained import load_pretrained
+from densevit.weights.resolving import NO_FILES, resolve
 from densevit.weights.state_dict_loading import Fit
 
 Classes = Sequence[Class | str]
@@ -52,42 +55,51 @@ def build_with_weights(
         _check_named(key, given)
     sections: ModelSections
     if heads is None:
-        sections = _config(backbone)
+        config = _config(backbone)
+        if weights is not None:
+            config = settled(with_value(config, WEIGHTS, str(weights)), typed=(WEIGHTS,))
+        for line in config.notes if pretrained else ():
+            warnings.warn(line, stacklevel=3)
         if classes is None:
-            dataset = build_data(sections).train
-            sections = with_channels(sections, dataset)
-            classes = classes_by_head(sections, dataset)
+            dataset = build_data(config).train
+            config = with_channels(config, dataset)
+            classes = classes_by_head(config, dataset)
+        sections = config
     else:
-        sections = configs.model_sections(
-            {"backbone": _section(backbone), "heads": {name: _section(head) for name, head in heads.items()}},
-            "create_model",
-        )
-        check_parts(sections)
-    if weights is not None:
-        sections = use_argument(sections, str(weights))
+        values: dict[str, Any] = {"weights": None if weights is None else str(weights), "backbone": _section(backbone)}
+        values["heads"] = {name: _section(head) for name, head in heads.items()}
+        sections = configs.model_sections(values, "create_model")
+        check_weights(sections, Sources(typed=typed_keys(values)))
     if sections.backbone.lora is not None and (missing := missing_peft()):
         raise ConfigError(missing)
-    checkpoints = read_files(sections) if pretrained else {}
-    model = build_from_sections(sections, _given_classes(sections, classes or {}), pretrained)
-    if pretrained:
-        if weights is not None:
-            checkpoint = checkpoints.get(str(weights)) or read(weights)
-            checkpoints[str(weights)] = checkpoint
-            if not translated_for(checkpoint, model).heads:
-                sections = with_value(sections, ("backbone", "weights"), str(weights))
-                model.sections = sections = with_value(sections, ("weights",), None)
-        _warn(load_pretrained(model, sections, checkpoints), stacklevel=4)
-        for line in sections.set_aside if isinstance(sections, Config) else ():
-            warnings.warn(line, stacklevel=3)
+    given = _given_classes(sections, classes or {})
+    if not pretrained:
+        model = build_from_sections(sections, given, pretrained=False)
+    else:
+        checkpoints = {} if weights is None else {str(weights): read(weights)}
+        if weights is not None and not resolve(sections, given, checkpoints).checkpoints[str(weights)].heads:
+            sections = with_value(with_value(sections, WEIGHTS, None), BACKBONE_WEIGHTS, str(weights))
+        model, loaded = build_pretrained(sections, given, checkpoints)
+        _warn(loaded, stacklevel=4)
     add_adapters(model)
     assert model.sections is not None
     return model.eval(), model.sections
 
 
+def build_pretrained(
+    sections: ModelSections, classes: Mapping[str, Sequence[Class]], checkpoints: Mapping[str, Checkpoint] = NO_FILES
+) -> tuple[DenseModel, list[Fit]]:
+    """Builds the model of sections with the pretrained weights that they name, and returns a report of each source.
+    Its own `sections` are the final ones; see `resolve`, whose arguments these are."""
+    resolved = resolve(sections, classes, checkpoints)
+    model = build_from_sections(resolved.sections, classes)
+    return model, load_pretrained(model, resolved)
+
+
 def build_model(
     config: Config, classes: Mapping[str, Sequence[Class]] | Dataset, pretrained: bool = True
 ) -> DenseModel:
-    """Builds the model that a config describes, with random weights; `weights.pretrained.load_pretrained` loads others.
+    """Builds the model that a config describes, with random weights; see `build_pretrained`.
 
     classes: the classes of each task, or the data set from which each head takes its classes, and the model
     the channels of its images (`with_channels`). pretrained: the argument of `build_from_sections`.
@@ -116,9 +128,8 @@ def create_backbone(
     images = channels_of(checkpoint)
     values = {**images, "name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
     section = configs.section("backbone", values, "create_backbone")
-    sections = ModelSections(backbone=section, heads={})
-    model = build_from_sections(sections, {})
-    _warn(load_pretrained(model, sections, {str(weights): checkpoint}), stacklevel=3)
+    model, loaded = build_pretrained(ModelSections(backbone=section, heads={}), {}, {str(weights): checkpoint})
+    _warn(loaded, stacklevel=3)
     return model.backbone
 
 

@@ -6,16 +6,17 @@ from typing import Any
 
 from densevit import config as configs
 from densevit.config import BackboneSection, Config, DataSection, ModelSections, merging
+from densevit.config.values import OpenSection, with_value
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
 from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.weights.checkpoint_io import Checkpoint
-from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
+from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translate_checkpoint
 from densevit.weights.key_mapping import canonical, option_of
-from densevit.weights.layout_options import PartWeights, set_layout_options
+from densevit.weights.layout_options import PartWeights, layout_options
 from densevit.weights.layouts import find, of_variant, recognise, same_tensors
 from densevit.weights.pretrained import fit_backbone, fit_model
-from densevit.weights.state_dict_loading import Fit
+from densevit.weights.state_dict_loading import WARNING, Fit
 
 Classes = Mapping[str, Sequence[Class]]
 
@@ -51,11 +52,10 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
     chosen = of_variant(find(layout), tensors, metadata) if layout else recognise(tensors, checkpoint.source, metadata)
     checkpoint = replace(checkpoint, tensors=canonical(tensors, chosen) or tensors)
     translated = translate_checkpoint(checkpoint, chosen)
-    sections = translated.describe()
-    normalisation = {key: getattr(translated, key) for key in ("mean", "std")}
-    sections["backbone"] = {**sections["backbone"], **{key: [*value] for key, value in normalisation.items()}}
-    converted = _backbone if translated.is_backbone else _model
-    found = converted(checkpoint, translated, chosen, sections, overrides)
+    described = translated.describe()
+    described["backbone"] |= {"mean": [*translated.mean], "std": [*translated.std]}
+    found = (_backbone if translated.is_backbone else _model)(checkpoint, translated, chosen, described, overrides)
+    found.fit.notes += _warnings(found, translated)
     found.licences = translated.licences
     found.assumed = tuple(_assumptions(chosen, translated, found, overrides))
     if found.assumed:
@@ -73,53 +73,43 @@ def _model(
     checkpoint: Checkpoint,
     translated: TranslatedCheckpoint,
     layout: CheckpointLayout,
-    sections: dict[str, Any],
+    described: dict[str, Any],
     overrides: Sequence[str],
 ) -> Converted:
     classes = layout.classes(checkpoint.tensors, checkpoint.metadata) if layout.classes else {}
-    config = configs.from_mapping(with_settings(layout, sections, classes), translated.source, overrides)
+    config = configs.from_mapping(with_settings(layout, described, classes), translated.source, overrides)
     configs.check_plugins(config)
-    allowed, config = config.weights_allow, config.model_copy(update={"weights_allow": ()})
+    allowed, config = config.weights_allow, with_value(config, ("weights_allow",), ())
     model = build_from_sections(config, classes_by_head(config, classes))
-    if is_bgr(checkpoint):
-        bgr_to_rgb(translated, model.backbone)
-        model.set_normalisation(translated.mean, translated.std)
     model.licences |= translated.licences
     fit = fit_model(model, translated, allowed)
-    fit.notes += _other_options(model, config, translated)
-    assert isinstance(model.sections, Config)
-    return Converted(translated.source, fit, model.backbone, model.sections.backbone, model.eval(), model.sections)
+    return Converted(translated.source, fit, model.backbone, config.backbone, model.eval(), config)
 
 
 def _backbone(
     checkpoint: Checkpoint,
     translated: TranslatedCheckpoint,
     layout: CheckpointLayout,
-    sections: dict[str, Any],
+    described: dict[str, Any],
     overrides: Sequence[str],
 ) -> Converted:
     for override in overrides:
         if not override.startswith("backbone."):
             raise ConfigError(f"{override}: {translated.source} is only a backbone; only backbone.* can be overridden.")
-    section = configs.section("backbone", sections["backbone"], translated.source, overrides)
-    alone = ModelSections(backbone=section, heads={})
-    model = build_from_sections(alone, {})
-    if is_bgr(checkpoint):
-        bgr_to_rgb(translated, model.backbone)
-        model.set_normalisation(translated.mean, translated.std)
-    notes = _other_options(model, alone, translated)
+    section = configs.section("backbone", described["backbone"], translated.source, overrides)
+    model = build_from_sections(ModelSections(backbone=section, heads={}), {})
     fit = fit_backbone(model, translated, section.weights_allow)
     fit.source = translated.source
-    fit.notes += notes
-    assert model.sections is not None
-    return Converted(translated.source, fit, model.backbone, model.sections.backbone)
+    return Converted(translated.source, fit, model.backbone, section)
 
 
-def _other_options(model: DenseModel, sections: ModelSections, translated: TranslatedCheckpoint) -> list[str]:
+def _warnings(found: Converted, translated: TranslatedCheckpoint) -> list[str]:
     """Warnings of overrides with which the model computes something else than the authors' code."""
-    keys = ["backbone", *(f"heads.{name}" for name in model.heads)]
-    notes = set_layout_options(model, sections, [PartWeights(key, key, translated, True) for key in keys])
-    return [note for lines in notes.values() for note in lines if note.startswith("Warning")]
+    sections: dict[str, OpenSection] = {"backbone": found.section}
+    sections |= {f"heads.{name}": head for name, head in (found.config.heads if found.config else {}).items()}
+    weights = {key: PartWeights(key, key, translated, complete=True) for key in sections}
+    lines = [line for key, section in sections.items() for line in layout_options(weights[key], section)[1]]
+    return [line for line in lines if line.startswith(WARNING)]
 
 
 def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes: Classes) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from densevit.interfaces import CheckpointLayout
 from densevit.model import DenseModel
 from densevit.model.lora import merged_state
 from densevit.weights.checkpoint_io import Checkpoint
-from densevit.weights.key_mapping import canonical, describe, missing_because, saved_options, translate
+from densevit.weights.key_mapping import canonical, describe, missing_because, option_of, saved_options, translate
 from densevit.weights.layouts import recognise
 from densevit.weights.licences import UNKNOWN
 from densevit.weights.state import check_format, licences
@@ -94,14 +94,12 @@ def translated_for(checkpoint: Checkpoint, model: DenseModel) -> TranslatedCheck
         if names.isdisjoint(tensors):
             raise
         return _ours(checkpoint)  # ours, of another config: `fit` reports the differences
-    translated = translate_checkpoint(checkpoint, layout)
-    if is_bgr(checkpoint):
-        bgr_to_rgb(translated, model.backbone)
-    return translated
+    return translate_checkpoint(checkpoint, layout)
 
 
 def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> TranslatedCheckpoint:
-    """Translates another project's checkpoint. Raises WeightsError if it is not a complete one of that layout."""
+    """Translates another project's checkpoint, to channels in the order red, green, blue. Raises WeightsError if it is
+    not a complete one of that layout."""
     tensors, metadata = canonical(checkpoint.tensors, layout) or checkpoint.tensors, checkpoint.metadata
     _check_implied(checkpoint, layout)
     translation = translate(tensors, layout)
@@ -111,18 +109,21 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
         )
     classes = layout.classes(tensors, metadata) if layout.classes else {}
     publishing = layout.publishing
+    mean, std = (_triple(metadata.get(key)) or getattr(publishing, key) for key in ("mean", "std"))
+    if is_bgr := metadata.get("channel_order") == "bgr":
+        mean, std = mean[::-1], std[::-1]
     licence = publishing.licence if isinstance(publishing.licence, str) else publishing.licence(tensors, metadata)
     return TranslatedCheckpoint(
         checkpoint.source,
-        translation.tensors,
+        _flipped(translation.tensors, layout) if is_bgr else translation.tensors,
         layout,
         lambda: describe(tensors, layout, metadata),
         {task: [one.name for one in own] for task, own in classes.items()},
         translation.left_out,
         translation.zeros,
         translation.unknown,
-        _triple(metadata.get("mean")) or publishing.mean,
-        _triple(metadata.get("std")) or publishing.std,
+        mean,
+        std,
         saved_options(tensors, layout, metadata, checkpoint.source),
         {checkpoint.source: str(metadata.get("licence") or licence or UNKNOWN)},
     )
@@ -131,19 +132,12 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
 def _check_implied(checkpoint: Checkpoint, layout: CheckpointLayout) -> None:
     """Raises WeightsError if config.json has a value for which the layout builds no model."""
     for name, values in layout.options.implied.items():
-        found: Any = checkpoint.metadata.get("config", {})
-        for key in name.split("."):
-            found = found.get(key) if isinstance(found, Mapping) else None
+        found = option_of(checkpoint.metadata.get("config", {}), name)
         if found is not None and found not in values:
             raise WeightsError(
                 f"{checkpoint.source}: its config.json has {name}: {json.dumps(found)}, but a {layout.name} is built "
                 f"with {' or '.join(map(json.dumps, values))} only, and would compute something else."
             )
-
-
-def is_bgr(checkpoint: Checkpoint) -> bool:
-    """Whether it was trained on images with channels in the order blue, green, red."""
-    return checkpoint.metadata.get("channel_order") == "bgr"
 
 
 def channels_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -203,16 +197,11 @@ def _in_wrapper(tensors: Mapping[str, Tensor], backbone: nn.Module) -> dict[str,
     return {f"{wrapped}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def bgr_to_rgb(translated: TranslatedCheckpoint, backbone: nn.Module) -> None:
-    """Converts a BGR checkpoint to RGB in place: flips the channels of the input convolutions, the mean and the std."""
-    for prefix in ("", "backbone."):
-        for name, module in backbone.named_modules():
-            key = f"{prefix}{name}.weight"
-            if isinstance(module, nn.Conv2d) and key in translated.tensors and translated.tensors[key].shape[1] == 3:
-                translated.tensors[key] = translated.tensors[key].flip(1)
-    mean, std = translated.mean, translated.std
-    translated.mean = mean and (mean[2], mean[1], mean[0])
-    translated.std = std and (std[2], std[1], std[0])
+def _flipped(tensors: Mapping[str, Tensor], layout: CheckpointLayout) -> dict[str, Tensor]:
+    """The tensors with the channels of the backbone's input convolutions in reverse order, RGB for BGR."""
+    prefix = "" if layout.is_backbone else "backbone."
+    stem = [key for key, x in tensors.items() if key.startswith(prefix) and x.ndim == 4 and x.shape[1] == 3]
+    return {**tensors, **{key: tensors[key].flip(1) for key in stem}}
 
 
 def _triple(values: Any) -> Triple | None:

@@ -175,26 +175,11 @@ def missing_because(name: str, layout: CheckpointLayout) -> str | None:
     return next((why for own, why in layout.special.missing.items() if _name(own).match(name) is not None), None)
 
 
-class Difference(NamedTuple):
-    """What a state dict has in common with a layout: the number of keys that it has a line for, the first other key,
-    and the first mark that the state dict lacks."""
-
-    matched: int
-    unknown: str | None
-    missing: str | None
-
-
-def difference(state: StateDict, layout: CheckpointLayout) -> Difference:
-    """Compares the keys of a state dict with those of a layout, under the prefix for which most are known."""
+def matched(state: StateDict, layout: CheckpointLayout) -> int:
+    """The number of keys that a layout has a line for, under the prefix for which it is largest."""
     lines = _Table((line.theirs, line) for line in layout.lines if line.theirs != ZEROS)
-    found = []
-    for prefix in ("", *layout.other_keys.prefixes):
-        keys = {key: key.removeprefix(prefix) for key in state}
-        unknown = [key for key, own in keys.items() if not lines.matches(own)]
-        own = dict.fromkeys(keys.values())
-        missing = next((mark for mark in layout.marks if not _has_all(own, (mark,))), None)
-        found.append(Difference(len(keys) - len(unknown), next(iter(unknown), None), missing))
-    return max(found, key=lambda one: one.matched)
+    prefixes = ("", *layout.other_keys.prefixes)
+    return max(sum(bool(lines.matches(key.removeprefix(prefix))) for key in state) for prefix in prefixes)
 
 
 def _has_all(state: Collection[str], marks: Iterable[str]) -> bool:

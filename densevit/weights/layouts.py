@@ -1,7 +1,7 @@
 """Finds and recognises checkpoint layouts, which are plugins (entry-point group `densevit.checkpoints`)."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from densevit import registry
 from densevit.errors import PluginError, WeightsError, did_you_mean
 from densevit.interfaces import CheckpointLayout, Line, Rearrangement, StateDict
-from densevit.weights.key_mapping import canonical, difference
+from densevit.weights.key_mapping import canonical, matched
 
 
 def names() -> list[str]:
@@ -74,8 +74,7 @@ def recognise(
     """The layout whose marks are all among a checkpoint's keys; among several, the one with the most marks.
 
     metadata: the checkpoint's metadata, see `CheckpointLayout`. Layouts that cannot be loaded are skipped with a
-    warning. Raises WeightsError, with the nearest layout and what it differs in, if there is none, or two have equally
-    many marks.
+    warning. Raises WeightsError, with the nearest layout, if there is none, or two have equally many marks.
     """
     known = list(every())
     matching = [layout for layout in known if _is_of(tensors, layout, metadata)]
@@ -89,7 +88,15 @@ def recognise(
     if best:
         equal = " and ".join(layout.name for layout in best)
         raise WeightsError(f"{found} match {equal}. Name the layout with `densevit convert {source} OUT --as NAME`.")
-    raise WeightsError(f"{found} match no known layout. {_nearest(tensors, source, known)}")
+    counts = {layout.name: matched(tensors, layout) for layout in known}
+    nearest = max(counts, key=counts.__getitem__, default="")
+    hint = "`densevit plugins` lists the projects whose checkpoints can be read."
+    if counts.get(nearest):
+        hint = (
+            f"The nearest is {nearest}, which has {counts[nearest]} of these keys; if it is one, read it with "
+            f"`densevit convert {source} OUT --as {nearest}`. A layout of your own is a plugin (docs/weights.md)."
+        )
+    raise WeightsError(f"{found} match no known layout. {hint}")
 
 
 def of_variant(
@@ -113,19 +120,3 @@ def by_name_only(tensors: StateDict, metadata: Mapping[str, Any]) -> bool:
 def _is_of(tensors: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any]) -> bool:
     own = canonical(tensors, layout) if layout.marks else None
     return own is not None and (layout.fits is None or layout.fits(own, metadata))
-
-
-def _nearest(tensors: StateDict, source: str, known: Sequence[CheckpointLayout]) -> str:
-    """The layout that knows most of the keys, and the first tensor in which it differs."""
-    found = [difference(tensors, layout) for layout in known]
-    most = max((one.matched for one in found), default=0)
-    if not most:
-        return "No layout has any of these keys: `densevit plugins` lists the projects whose checkpoints can be read."
-    one, layout = next((one, layout) for one, layout in zip(found, known, strict=True) if one.matched == most)
-    differences = [f"there is no {one.missing}"] if one.missing else []
-    differences += [f"{one.unknown} is not one of its keys"] if one.unknown else []
-    return (
-        f"The nearest is {layout.name}, which has {most} of these keys; {', and '.join(differences)}. If it is one of "
-        f"these, read it with `densevit convert {source} OUT --as {layout.name}`; a layout of your own is a plugin "
-        "(docs/weights.md)."
-    )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from densevit import config as configs
 from densevit.atomic_io import replaced_file
-from densevit.config import BackboneSection, Config, LoraSection, ModelSections, yaml_io
+from densevit.config import BackboneSection, LoraSection, ModelSections, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class
 from densevit.model import (
@@ -35,19 +35,6 @@ from densevit.weights.state import (
     write_safetensors,
 )
 from densevit.weights.state_dict_loading import load_state
-
-
-class ModelFile(NamedTuple):
-    """A model read from a file, in evaluation mode on the CPU. sections: the config, or those of a model saved without
-    one."""
-
-    model: DenseModel
-    sections: ModelSections
-
-    @property
-    def config(self) -> Config | None:
-        """None if it was saved without one."""
-        return self.sections if isinstance(self.sections, Config) else None
 
 
 def save(
@@ -146,8 +133,8 @@ def is_model_file(source: str | Path) -> bool:
         return False
 
 
-def load(run: str | Path, trust: bool = False) -> ModelFile:
-    """The model of a run folder or a model file, in evaluation mode on the CPU, and its sections.
+def load(run: str | Path, trust: bool = False) -> DenseModel:
+    """The model of a run folder or a model file, in evaluation mode on the CPU.
 
     trust: whether the file may name a `module:Class`, whose code then runs; of a folder, its config.yaml may. Raises
     WeightsError if there is no model, or it is incomplete, and ConfigError for a class without trust.
@@ -162,9 +149,9 @@ def from_state(
     source: str,
     trust: bool = False,
     run: Path | None = None,
-) -> ModelFile:
-    """The model of a state dict and the header of its file. source: the file, for messages. trust: as of
-    `load`. run: the argument of `config.check_no_code`.
+) -> DenseModel:
+    """The model of a state dict and the header of its file. source: the file, for messages. trust: whether it may
+    name a `module:Class`. run: the argument of `config.check_no_code`.
     """
     found = described(entries, source, trust, run)
     try:
@@ -173,7 +160,7 @@ def from_state(
         raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
     load_state(model, merged_state(state, found.sections.backbone.lora), source)
     model.licences, model.score_thresholds = found.licences, found.score_thresholds
-    return ModelFile(model.eval(), found.sections)
+    return model.eval()
 
 
 class Description(NamedTuple):

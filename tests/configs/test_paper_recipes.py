@@ -9,18 +9,16 @@ import torch
 import densevit
 from densevit import config as configs
 from densevit.config import BackboneSection, Config
-from densevit.config.values import with_value
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.optim import learning_rate, rates_of
-from densevit.weights.building import build_model
 from densevit.weights.label_sets import coco_classes, segmentation_classes
-from densevit.weights.pretrained import load_pretrained
 from tests.configs.generated import make_coco, make_depth_maps, make_label_maps
 from tests.configs.published import full_model, one_step
 from tests.configs.test_steps import SMALL_DETR
+from tests.weights.loading import built
 
 RECIPES = sorted(Path("configs/paper").glob("*.yaml"))
 IMAGES = {"coco": 118_287, "ade20k": 20_210, "nyu": 24_231}
@@ -126,7 +124,6 @@ def test_the_weights_of_a_reference_row_load_completely(name: str, tmp_path: Pat
     path, overrides = COMMANDS[name]
     config = configs.load(path, [f"{key}={value}" for key, value in overrides.items()])
     configs.check_plugins(config)
-    built = build_model(config, CLASSES[path.stem], pretrained=False)
     if config.backbone.name == "timm":  # timm loads them
         assert config.backbone.options["model"] in timm.list_pretrained() and config.backbone.options["pretrained"]
         return
@@ -138,8 +135,8 @@ def test_the_weights_of_a_reference_row_load_completely(name: str, tmp_path: Pat
         model = torchvision.models.get_model(*source.split("/")[:1])
         assert torchvision.models.get_weight(f"ResNet50_Weights.{source.split('/')[1]}")
     torch.save(model.state_dict(), tmp_path / "published.pth")
-    config = with_value(config, ("backbone", "weights"), str(tmp_path / "published.pth"))
-    [fit] = load_pretrained(built, config)
+    config = configs.with_overrides(config, [f"backbone.weights={tmp_path / 'published.pth'}"])
+    _, _, [fit] = built(config, CLASSES[path.stem])
     assert not fit.missing
 
 

@@ -12,9 +12,9 @@ from densevit.interfaces import Class
 from densevit.weights.building import build_model
 from densevit.weights.checkpoint_io import read
 from densevit.weights.label_sets import instance_classes
-from densevit.weights.pretrained import load_pretrained
 from tests.configs.conftest import SIZE
 from tests.configs.generated import make_coco
+from tests.weights.loading import built
 
 pytestmark = pytest.mark.integration
 
@@ -94,13 +94,19 @@ def test_a_published_detector_s_head_is_fine_tuned_on_the_preset_s_backbone(tmp_
     densevit.save(published, tmp_path / "published.safetensors")
     source = "hf:ustc-community/dfine-small-obj365"
     classes = (Class("dog", 1, (0, 0, 0)), Class("widget", 2, (0, 0, 0)))
-    states, config = [], configs.load("start/dfine", ["backbone=efficientnet_lite0"])
+    states, config = (
+        [],
+        configs.load(
+            "start/dfine", ["backbone=efficientnet_lite0", "weights=null", f"heads.detection.weights={source}"]
+        ),
+    )
     for _ in range(2):  # the second time from the run's config.yaml
         config = configs.from_mapping(yaml.safe_load(configs.dump(config))) if states else config
         torch.manual_seed(0)
-        model = build_model(config, {"detection": classes})
-        initial = {key: value.clone() for key, value in model.state_dict().items()}
-        _, head = load_pretrained(model, config, {source: read(tmp_path / "published.safetensors")})
+        initial = build_model(config, {"detection": classes}).state_dict()
+        torch.manual_seed(0)
+        published_file = {source: read(tmp_path / "published.safetensors")}
+        model, _, [_, head] = built(config, {"detection": classes}, published_file)
         states.append(model.state_dict())
     assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
     backbone = densevit.create_backbone(

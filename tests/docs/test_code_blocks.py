@@ -75,7 +75,6 @@ def environment(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr("huggingface_hub.hf_hub_download", world.download)
         monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
     monkeypatch.setattr("torch.hub.download_url_to_file", torch_download)
-    monkeypatch.setattr("densevit.weights.hub._length", lambda address: 0)
     monkeypatch.setattr("densevit.exporting.files.write", exported_once(world.made_once("docs/exported", Path.mkdir)))
     monkeypatch.setattr("densevit.exporting.half_precision._MAX_BLOCKS", 2)
     monkeypatch.setattr("densevit.exporting.file_plan._LARGE", (70, 101))

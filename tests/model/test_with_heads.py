@@ -12,7 +12,6 @@ import densevit
 from densevit.channels import Channels
 from densevit.config import DataSection
 from densevit.model import DenseModel, backbone_from
-from densevit.model.build import rebuild
 from densevit_methods.teachers import load_backbone
 
 HEAD = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}
@@ -81,22 +80,6 @@ def test_a_part_of_a_compiled_model_runs_its_own_heads():
     model = _predictor(CHANNELS[1]).model
     nn.Module.compile(model, backend="eager")
     assert [*model.with_heads({"b"})(_batch(model))] == ["b"]
-
-
-def test_a_rebuilt_model_has_all_of_a_new_one_and_the_data_and_licences_of_before():
-    model, batch = _predictor(CHANNELS[1]).model, _batch(_predictor(CHANNELS[1]).model)
-    before = dict(vars(model))
-    architecture = model.sections
-    assert architecture is not None
-    with torch.no_grad():
-        expected = model(batch)
-        rebuild(model, architecture)
-        found = model.eval()(batch)
-    for name, outputs in expected.items():
-        assert all(torch.equal(x, found[name][key]) for key, x in outputs.items())
-    unchanged = ("channels", "classes", "weights", "target_types", "training_data", "licences", "rng_state")
-    assert all(_equal(before[key], getattr(model, key)) for key in unchanged)
-    assert not {id(x) for x in before["_modules"].values()} & set(map(id, model.children()))
 
 
 @pytest.mark.parametrize("channels", CHANNELS, ids=lambda channels: f"{len(channels.names)}-{channels.dtype}")

@@ -12,7 +12,7 @@ from densevit_workbench.interchange.transformers_export import by_task, model_of
 
 def in_layout(source: Path, layout: str) -> dict[str, Tensor]:
     """The tensors of a run or a converted backbone in a layout, or in the variant of it that has a place for them."""
-    model = model_of(source, ())
+    model = model_of(source, trust=False)
     found = find(layout)
     state = by_task(model)[0]
     if found.is_backbone:

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import rich
 import torch
 from safetensors.torch import save_file
 
@@ -244,11 +243,10 @@ def torch_hub(tmp_path, monkeypatch):
         torch.save(STATE, file)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    monkeypatch.setattr("densevit.weights.hub._length", lambda address: 102_530_333)
     return requested
 
 
-def test_torchvision_weights_use_its_cache_and_metadata(torch_hub, tmp_path, monkeypatch, capsys):
+def test_torchvision_weights_use_its_cache_and_metadata(torch_hub, tmp_path, monkeypatch):
     found = read("torchvision:resnet50/IMAGENET1K_V1")
     assert_state(found.tensors)
     cached = tmp_path / "hub/checkpoints/resnet50-0676ba61.pth"
@@ -257,7 +255,6 @@ def test_torchvision_weights_use_its_cache_and_metadata(torch_hub, tmp_path, mon
     assert len(found.metadata["classes"]) == 1000 and found.metadata["classes"][:2] == ["tench", "goldfish"]
     read("torchvision:resnet50/IMAGENET1K_V1")
     assert len(torch_hub) == 1  # the second time from the cache
-    assert "downloading https://download.pytorch.org/models/resnet50-0676ba61.pth (102.5 MB)" in capsys.readouterr().err
     read("torchvision:resnet50")
     assert torch_hub[1][1].name == "resnet50-11ad3fa6.pth"  # without a name the best weights, IMAGENET1K_V2
 
@@ -269,27 +266,6 @@ def test_torchvision_weights_use_its_cache_and_metadata(torch_hub, tmp_path, mon
     facts = f"Name or service.*or put it at {tmp_path / 'hub/checkpoints' / file}.*org/models/{file}"
     with pytest.raises(WeightsError, match=facts):
         read("torchvision:swin_t")
-
-
-# ---- the line before a download ----
-
-
-def test_download_is_announced_with_size_folder_and_what_to_write_instead(hub, monkeypatch, capsys, tmp_path):
-    """Unless the console is quiet."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    size = SimpleNamespace(size=114_374_272)
-    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: size)
-    save_file(STATE, hub.folder / "facebook/model/model.safetensors")
-    read("hf:facebook/model")
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.endswith("in place of hf:facebook/model.\n")
-    address = "https://huggingface.co/facebook/model/resolve/main/model.safetensors"
-    assert f"downloading {address} (114.4 MB) into {tmp_path / 'cache'}. Without a network: name" in said.err
-    monkeypatch.setattr(rich.get_console(), "quiet", True)
-    read("hf:facebook/model")
-    assert capsys.readouterr().err == ""
 
 
 # ---- timm ----

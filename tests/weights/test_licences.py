@@ -8,9 +8,8 @@ import torch
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.model import DenseModel
 from densevit.weights import hub, layouts, licences, preprocessing
-from densevit.weights.pretrained import load_pretrained
+from densevit.weights.building import build_pretrained
 from densevit.weights.state import read_header
 
 CARD = "---\nlanguage: en\nlicense: {}\ntags:\n- vision\n---\n# A model\n\nlicense: of the text\n"
@@ -54,9 +53,8 @@ def test_licence_of_a_card_stays_with_the_backbone_and_with_models_that_start_fr
 def test_published_weights_without_a_licence_say_so(folder, monkeypatch):
     (folder / "README.md").unlink()
     monkeypatch.setattr(hub, "fetch", lambda source, instead: hub.Published(folder / "pytorch_model.bin", {}))
-    model = DenseModel(densevit.create_backbone("resnet", depth=18), {})
     section = configs.section("backbone", {**R18, "weights": "torchvision:resnet18"}, "a test")
-    [found] = load_pretrained(model, configs.ModelSections(backbone=section, heads={}))
+    _, [found] = build_pretrained(configs.ModelSections(backbone=section, heads={}), {})
     assert any(note.startswith("Licence: not stated. What it permits is not known") for note in found.notes)
 
 

@@ -14,7 +14,7 @@ from densevit.interfaces import Class, Head, Neck
 from densevit.model import DenseModel
 from densevit.weights.building import build_model
 from densevit.weights.model_file import load, load_backbone, save, save_backbone
-from densevit.weights.pretrained import load_pretrained
+from tests.weights.loading import built
 
 THINGS = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 ALL = (*THINGS, Class("sky", 157, (1, 2, 3), thing=False))
@@ -105,9 +105,9 @@ def batch():
 def test_model_round_trips(saved):
     model, path = saved
     for source in (path, str(path), path.parent):
-        loaded, config = load(source, trust=True)
+        loaded = load(source, trust=True)
         assert equal(loaded.state_dict(), model.state_dict())
-        assert config == config_of() == loaded.sections
+        assert loaded.sections == config_of()
         assert loaded.classes == {"detection": THINGS, "maps": ALL}
         assert not any(module.training for module in loaded.modules())
     given = batch()
@@ -120,7 +120,7 @@ def test_model_round_trips(saved):
 
 def test_score_thresholds_round_trip_and_files_without_them_load(saved, tmp_path):
     model, path = saved
-    assert load(path, trust=True).model.score_thresholds == {}
+    assert load(path, trust=True).score_thresholds == {}
     with safe_open(path, framework="pt") as file:
         assert "score_thresholds" not in file.metadata()
     model.score_thresholds = {"detection": 0.3125}
@@ -136,9 +136,8 @@ def test_a_model_without_a_config_comes_back_as_it_was(saved, tmp_path):
     keys = ("backbone", "heads", "data")
     model.sections = ModelSections(**{key: getattr(config, key) for key in keys})
     save(model, str(tmp_path / "alone.safetensors"))
-    found = load(str(tmp_path / "alone.safetensors"), trust=True)
-    loaded = found.model
-    assert found.config is None and found.sections.data == config.data
+    loaded = load(str(tmp_path / "alone.safetensors"), trust=True)
+    assert type(loaded.sections) is ModelSections and loaded.sections.data == config.data
     assert loaded.sections == model.sections and loaded.classes == model.classes
     assert equal(loaded.state_dict(), model.state_dict())
 
@@ -186,7 +185,7 @@ def test_another_format_version_is_one_line_wherever_weights_are_read(saved, par
         "densevit.load": lambda: densevit.load(path, trust=True),
         "load_backbone": lambda: load_backbone(path),
         "backbone.weights": lambda: densevit.create_backbone("resnet", depth=18, weights=path),
-        "weights": lambda: load_pretrained(model_of(weights=str(path)), config_of(weights=str(path))),
+        "weights": lambda: built(config_of(weights=str(path)), CLASSES),
     }
     for version in ("1", "3"):
         rewrite(path, format_version=version)
@@ -222,9 +221,10 @@ def test_heads_missing_in_weights_are_added_and_extra_ones_dropped(saved):
     source, path = saved
     heads = {"maps": {"name": f"{__name__}:Maps"}, "more": {"name": f"{__name__}:Scores"}}
     config = config_of(heads=heads, weights=str(path))
-    model = build_model(config, CLASSES)
-    before = {key: value.clone() for key, value in model.heads["more"].state_dict().items()}
-    [report] = load_pretrained(model, config)
+    torch.manual_seed(0)
+    before = build_model(config, CLASSES).heads["more"].state_dict()
+    torch.manual_seed(0)
+    model, _, [report] = built(config, CLASSES)
     assert equal(model.backbone.state_dict(), source.backbone.state_dict())
     assert equal(model.heads["maps"].state_dict(), source.heads["maps"].state_dict())
     assert equal(model.heads["more"].state_dict(), before)
@@ -247,8 +247,7 @@ def test_learned_loss_weights_are_loaded_or_start_at_zero(tmp_path):
         ([], {}),
     ):
         config = config_of(heads=weighted(**dict.fromkeys(learned, "learned")), weights=str(tmp_path))
-        model = build_model(config, CLASSES)
-        load_pretrained(model, config)
+        model, _, _ = built(config, CLASSES)
         assert {name: s.item() for name, s in model.log_variances.items()} == expected
         assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
 
@@ -256,15 +255,13 @@ def test_learned_loss_weights_are_loaded_or_start_at_zero(tmp_path):
 def test_mismatched_weights_error_names_key_and_file(saved):
     path = saved[1]
     config = config_of(backbone={"name": "resnet", "depth": 34, "weights": str(path)})
-    model = build_model(config, CLASSES)
     message = rf"backbone\.weights: {path} does not fit: \d+ tensors are missing \(layer1\.2\.conv1"
     with pytest.raises(WeightsError, match=message):
-        load_pretrained(model, config)
+        built(config, CLASSES)
     head = {"name": f"{__name__}:Scores"}
     for sections, facts in (
         ({"heads": {"other": {**head, "weights": str(path)}}}, r"heads\.other\.weights"),
         ({"heads": {"more": head}, "weights": str(path)}, "tensors are missing"),
     ):
-        config = config_of(**sections)
         with pytest.raises(WeightsError, match=facts):
-            load_pretrained(build_model(config, CLASSES), config)
+            built(config_of(**sections), CLASSES)

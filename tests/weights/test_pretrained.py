@@ -12,14 +12,17 @@ from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck, Publishing, SpecialTensors
 from densevit.model import build_from_sections
-from densevit.weights import layouts, pretrained
-from densevit.weights.building import build_model
+from densevit.weights import layouts
+from densevit.weights.building import build_model, build_pretrained
+from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.class_rows import class_tensors
 from densevit.weights.key_mapping import Line
 from densevit.weights.model_file import load as load_file
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
+from densevit.weights.resolving import resolve
 from densevit.weights.weights_table import weights_line, weights_table
+from tests.weights.loading import built
 
 CLASSES = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 HALF = (0.5, 0.5, 0.5)
@@ -114,9 +117,8 @@ def known(monkeypatch):
     monkeypatch.setattr(layouts, "registry", found)
 
 
-def model_of(backbone=None, heads=None, **sections):
-    """A model and its config."""
-    config = configs.from_mapping(
+def config_of(backbone=None, heads=None, **sections):
+    return configs.from_mapping(
         {
             "backbone": {"name": f"{__name__}:Small", **(backbone or {})},
             "heads": heads or {"boxes": SCORES},
@@ -125,7 +127,16 @@ def model_of(backbone=None, heads=None, **sections):
             **sections,
         }
     )
-    return build_model(config, {"detection": CLASSES}), config
+
+
+def model_of(backbone=None, heads=None, **sections):
+    """A model with random weights."""
+    return build_model(config_of(backbone, heads, **sections), {"detection": CLASSES})
+
+
+def loaded(*arguments, classes=CLASSES, **sections):
+    """A model with its weights, its final config, and the reports."""
+    return built(config_of(*arguments, **sections), {"detection": classes})
 
 
 def encoder(**more):
@@ -149,8 +160,7 @@ def file(tmp_path):
 
 def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     state = encoder(**{"head.weight": torch.randn(7, 4)})
-    model, config = model_of({"weights": file(state)})
-    [report] = load_pretrained(model, config)
+    model, _, [report] = loaded({"weights": file(state)})
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert torch.equal(model.backbone.norm.bias, state["norm.bias"])
     assert report.left_out == {"head.weight": "the classification head"}
@@ -158,17 +168,13 @@ def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     assert report.notes[1].startswith(
         "backbone.mean is [0.5, 0.5, 0.5], as these weights were trained with, in place of"
     )
-    built = model.sections.backbone
-    assert built.mean == built.std == model.backbone.mean == HALF
+    assert model.sections.backbone.mean == model.sections.backbone.std == model.backbone.mean == HALF
     assert model.mean.flatten().tolist() == [127.5] * 3
     save(model, tmp_path / "model.safetensors")
-    loaded = load_file(tmp_path, trust=True).model
-    assert torch.equal(loaded.mean, model.mean) and torch.equal(loaded.std, model.std)
-    again, config = model_of({"weights": str(tmp_path)})
-    load_pretrained(again, config)
-    assert again.sections.backbone.mean == HALF  # a run's weights state it too
-    model, config = model_of({"weights": file(state), "mean": [0, 0, 0.25], "std": [0.5, 0.5, 0.5]})
-    [report] = load_pretrained(model, config)
+    read = load_file(tmp_path, trust=True)
+    assert torch.equal(read.mean, model.mean) and torch.equal(read.std, model.std)
+    assert loaded({"weights": str(tmp_path)})[1].backbone.mean == HALF  # a run's weights state it too
+    model, _, [report] = loaded({"weights": file(state), "mean": [0, 0, 0.25], "std": [0.5, 0.5, 0.5]})
     assert model.mean.flatten().tolist() == [0, 0, 63.75]
     assert report.notes[1:] == [
         "Warning: backbone.mean stays [0.0, 0.0, 0.25]; these weights were trained with [0.5, 0.5, 0.5]."
@@ -183,49 +189,13 @@ def test_foreign_model_loads_into_the_head_of_its_task_or_one_part_of_it(file):
         ({"backbone": {"weights": source}}, ("backbone",), 4),
         ({"heads": {"boxes": {**SCORES, "weights": source}}}, ("head",), 4),
     ):
-        model, config = model_of(**sections)
-        [report] = load_pretrained(model, config)
+        model, _, [report] = loaded(**sections)
         assert report.loaded == count
         head = model.heads["boxes"].label_head.weight
         assert torch.equal(model.backbone.conv.weight, state["patch.weight"]) == ("backbone" in parts)
         assert torch.equal(head, state["cls.weight"]) == ("head" in parts)
         unknown = "The names of head 'boxes''s classes are not known; assuming the data's classes, in order."
         assert unknown in report.notes or len(parts) == 1
-
-
-def test_of_the_same_head_the_whole_model_s_weights_are_loaded(tmp_path):
-    """A part's weights are loaded where the whole model's lack the part."""
-    scores, sources = {**SCORES, "neck": {"name": f"{__name__}:Widened"}}, {}
-    for names in (("boxes",), ("boxes", "parts")):
-        sources[names], _ = model_of(heads=dict.fromkeys(names, scores))
-        save(sources[names], tmp_path / f"{len(names)}.safetensors")
-    one, both = sources.values()
-
-    def loaded(whole, overrides=()):
-        values = {"boxes": scores, "parts": {**scores, "weights": str(tmp_path / "2.safetensors")}}
-        model, config = model_of(heads=values, weights=None if overrides else str(tmp_path / f"{whole}.safetensors"))
-        config = configs.with_overrides(config, overrides)
-        return model, config, load_pretrained(model, config)
-
-    model, config, reports = loaded(1)
-    assert len(reports) == 3 and model.sections.heads["parts"].weights and not config.set_aside
-    for name, source in (("boxes", one), ("parts", both)):
-        for kind in ("heads", "necks"):
-            state, expected = (getattr(own, kind)[name].state_dict() for own in (model, source))
-            assert all(torch.equal(state[key], value) for key, value in expected.items())
-    assert torch.equal(model.backbone.conv.weight, one.backbone.conv.weight)
-
-    model, config, reports = loaded(2)
-    assert len(reports) == 1 and model.sections.heads["parts"].weights is None
-    [line] = config.set_aside
-    assert line.startswith("Set aside: 6 of 6 tensors of heads.parts.weights=")
-    assert all(torch.equal(value, both.state_dict()[key]) for key, value in model.state_dict().items())
-
-    typed = [f"{key}={tmp_path / '2.safetensors'}" for key in ("weights", "heads.parts.weights")]
-    with pytest.raises(
-        ConfigError, match=r"weights=\S+ \(command line\) and heads\.parts\.weights=\S+ \(command line\)"
-    ):
-        loaded(2, typed)
 
 
 def test_a_backbone_s_file_as_a_model_or_head_and_wrong_means_raise(file):
@@ -235,7 +205,7 @@ def test_a_backbone_s_file_as_a_model_or_head_and_wrong_means_raise(file):
         ({"heads": {"boxes": {**SCORES, "weights": source}}}, r"has no head; .* for detection"),
     ):
         with pytest.raises(WeightsError, match=facts):
-            load_pretrained(*model_of(**sections))
+            loaded(**sections)
     for section in ({"mean": [123, 117, 104]}, {"std": [0, 1, 1]}, {"mean": [0.5]}):
         with pytest.raises(ConfigError, match=rf"backbone\.{next(iter(section))}"):
             model_of(section)
@@ -248,22 +218,20 @@ def test_options_of_a_head_s_weights_keep_the_weights_that_the_backbone_loads_it
     known = layouts.registry.find("checkpoints")
     monkeypatch.setitem(known, "made-detector", replace(DETECTOR, describe=lambda _: sections))
     filled = {"name": f"{__name__}:Filled", "pretrained": True}
-    model, config = model_of(filled, {"boxes": {**looks, "weights": file(detector())}})
+    model, config, _ = loaded(filled, {"boxes": {**looks, "weights": file(detector())}})
     state = torch.random.get_rng_state()
     assert class_tensors(model, "boxes") == {"label_head.weight": 1, "label_head.bias": 1}
     assert torch.equal(torch.random.get_rng_state(), state)
-    load_pretrained(model, config)
-    assert model.heads["boxes"].scale == model.sections.heads["boxes"].options["scale"] == 2.0
+    assert model.heads["boxes"].scale == config.heads["boxes"].options["scale"] == 2.0
     assert (model.backbone.conv.weight == 3.0).all()
 
 
 @pytest.mark.parametrize("neck", [None, {"name": f"{__name__}:Widened"}])
 def test_a_head_of_another_backbone_is_loaded_but_for_its_projections(tmp_path, neck):
     head = {**SCORES, "neck": neck}
-    source, _ = model_of(heads={"boxes": head})
+    source = model_of(heads={"boxes": head})
     save(source, tmp_path / "model.safetensors")
-    model, config = model_of({"name": f"{__name__}:Wide"}, {"boxes": {**head, "weights": str(tmp_path)}})
-    reports = load_pretrained(model, config)
+    model, _, reports = loaded({"name": f"{__name__}:Wide"}, {"boxes": {**head, "weights": str(tmp_path)}})
     kept = {"convs.0.weight"} if neck else {"hidden.weight"}
     assert {name for report in reports for name in report.left_out} == kept
     for part in ("heads", "necks"):
@@ -286,13 +254,14 @@ def test_a_head_of_another_backbone_is_loaded_but_for_its_projections(tmp_path, 
     ],
 )
 def test_rows_of_known_classes_are_loaded_by_name(file, theirs, taken):
-    model, config = model_of(weights=file(detector(5 if theirs is None else len(theirs))))
-    state = torch.load(config.weights, weights_only=True)
+    state = detector(5 if theirs is None else len(theirs))
     named = [Class(name, i, (0, 0, 0)) for i, name in enumerate(theirs or [])]
     object.__setattr__(DETECTOR, "classes", lambda state, metadata: {"detection": named} if named else {})
+    torch.manual_seed(0)
+    initial = model_of().heads["boxes"].label_head.state_dict()
+    torch.manual_seed(0)
+    model, _, [report] = loaded(weights=file(state))
     head = model.heads["boxes"]
-    initial = {key: value.clone() for key, value in head.label_head.state_dict().items()}
-    [report] = load_pretrained(model, config)
     for key, value in head.label_head.state_dict().items():
         rows = [initial[key][i] if row is None else state[f"cls.{key}"][row] for i, row in enumerate(taken)]
         assert torch.equal(value, torch.stack(rows))
@@ -312,23 +281,22 @@ def test_rows_of_known_classes_are_loaded_by_name(file, theirs, taken):
 
 def test_two_heads_of_a_task_keep_their_own_classes(tmp_path):
     """Each head is compared with the head of its name in the file, not with the last one of its task."""
-    source, config = model_of(heads={"street": SCORES, "sky": SCORES})
+    config = config_of(heads={"street": SCORES, "sky": SCORES}, weights=str(tmp_path))
     street, sky, other = (tuple(Class(n, i, (0, 0, 0)) for i, n in enumerate(names)) for names in ("ab", "cd", "bx"))
-    source = build_from_sections(source.sections, {"street": street, "sky": sky})
+    source = build_from_sections(config, {"street": street, "sky": sky})
     save(source, tmp_path / "model.safetensors")
-    config = config.model_copy(update={"weights": str(tmp_path)})
+    own = source.heads["street"].label_head.weight
     for classes, rows in (((street, sky), [0, 1, 2]), ((sky, sky), None), ((other, sky), [1, None, 2])):
-        model = build_from_sections(source.sections, dict(zip(("street", "sky"), classes, strict=True)))
-        initial = model.heads["street"].label_head.weight.clone()
-        load_pretrained(model, config)
+        given = dict(zip(("street", "sky"), classes, strict=True))
+        torch.manual_seed(0)
+        initial = build_from_sections(config, given).heads["street"].label_head.weight
+        torch.manual_seed(0)
+        model, _ = build_pretrained(config, given)
         assert torch.equal(model.heads["sky"].label_head.weight, source.heads["sky"].label_head.weight)
-        own = source.heads["street"].label_head.weight
         expected = initial if rows is None else [initial[i] if r is None else own[r] for i, r in enumerate(rows)]
         assert torch.equal(model.heads["street"].label_head.weight, expected if rows is None else torch.stack(expected))
-    alone, config = model_of(heads={"street": {**SCORES, "weights": str(tmp_path)}})
-    alone = build_from_sections(alone.sections, {"street": street})
-    load_pretrained(alone, config)
-    assert torch.equal(alone.heads["street"].label_head.weight, source.heads["street"].label_head.weight)
+    alone, _, _ = loaded(heads={"street": {**SCORES, "weights": str(tmp_path)}}, classes=street)
+    assert torch.equal(alone.heads["street"].label_head.weight, own)
 
 
 def test_missing_and_unexpected_tensors_raise_unless_allowed(file):
@@ -341,8 +309,8 @@ def test_missing_and_unexpected_tensors_raise_unless_allowed(file):
         r"Read as made-encoder, the weights are of\n  backbone:\n    name: small"
     )
     with pytest.raises(WeightsError, match=message):
-        load_pretrained(*model_of({"weights": source}))
-    [report] = load_pretrained(*model_of({"weights": source, "weights_allow": ["extra.*", "norm.bias"]}))
+        loaded({"weights": source})
+    _, _, [report] = loaded({"weights": source, "weights_allow": ["extra.*", "norm.bias"]})
     assert report.missing == ["norm.bias"] and report.unexpected == ["extra.w"]
     counts = "2 tensors loaded, 1 adapted, 1 left out, 1 missing, 1 unexpected."
     assert weights_line(report).startswith(f"{report.source}: {counts} Read as made-encoder. backbone.mean is [0.5, ")
@@ -357,20 +325,20 @@ def test_missing_and_unexpected_tensors_raise_unless_allowed(file):
 def test_all_sources_are_checked_before_loading(file, tmp_path):
     head = str(tmp_path / "head.pth")
     torch.save({"hidden.weight": torch.ones(5, 4)}, head)
-    model, config = model_of({"weights": file(encoder())}, {"boxes": {**SCORES, "weights": head}})
+    config = config_of({"weights": file(encoder())}, {"boxes": {**SCORES, "weights": head}})
+    resolved = resolve(config, {"boxes": CLASSES})
+    model = build_from_sections(resolved.sections, {"boxes": CLASSES})
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(WeightsError, match=r"heads\.boxes\.weights"):
-        load_pretrained(model, config)
+        load_pretrained(model, resolved)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert model.sections.backbone.mean is None
 
 
-def test_weights_of_bgr_images_are_flipped(file, monkeypatch):
+def test_weights_of_bgr_images_are_flipped():
     state = encoder()
     metadata = {"channel_order": "bgr", "mean": (0.1, 0.2, 0.3)}
-    checkpoint = pretrained.Checkpoint(dict(state), "theirs.pth", metadata=metadata)
-    monkeypatch.setattr(pretrained, "read", lambda source, instead: checkpoint)
-    model, config = model_of({"weights": "theirs.pth"})
-    load_pretrained(model, config)
+    checkpoint = Checkpoint(state, "theirs.pth", metadata=metadata)
+    config = config_of({"weights": "theirs.pth"})
+    model, _, _ = built(config, {"detection": CLASSES}, {"theirs.pth": checkpoint})
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"].flip(1))
     assert model.backbone.mean == (0.3, 0.2, 0.1)

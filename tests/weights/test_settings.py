@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from densevit import config as configs
+from densevit.config.values import with_value
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class
 from densevit.weights.building import build_model
@@ -16,10 +17,10 @@ from densevit.weights.key_mapping import saved_options, translate_back
 from densevit.weights.label_sets import coco_classes, segmentation_classes
 from densevit.weights.layouts import find
 from densevit.weights.preprocessing import of_folder, of_timm
-from densevit.weights.pretrained import load_pretrained
 from densevit_heads.dpt.checkpoints import KITTI, NYU
 from densevit_workbench.interchange.foreign_weights import convert
 from tests.configs.published import with_variants
+from tests.weights.loading import built
 
 VIT = {"name": "vit", "variant": "nano", "feature_norm": False}
 
@@ -173,8 +174,8 @@ def test_window_of_config_json_is_set_unless_the_config_has_one(tmp_path):
         heads = {"detection": {"name": "detr", "transformer": {"width": 32}}}
         values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
         config = configs.from_mapping(values)
-        model = build_model(config, {"detection": (Class("a", 0, (0, 0, 0)),)})
-        message.append([note for note in load_pretrained(model, config)[0].notes if "window" in note])
+        _, _, [report] = built(config, {"detection": (Class("a", 0, (0, 0, 0)),)})
+        message.append([note for note in report.notes if "window" in note])
     assert message == [
         ["backbone.window_size is 4 in place of null: these weights were trained with it."],
         ["Warning: backbone.window_size is 8; these weights were trained with 4."],
@@ -194,15 +195,18 @@ def test_config_of_other_attention_heads_raises(tmp_path):
             "trainer": {"max_steps": 1},
         }
         config = configs.from_mapping(values)
-        model = build_model(config, {"detection": coco_classes()})
         if not message:
+            model = build_model(config, {"detection": coco_classes()})
             state = {name.replace("heads.boxes", "heads.detection"): x for name, x in model.state_dict().items()}
             torch.save({"model": translate_back(state, find("detr"))[0]}, tmp_path / "detr.pth")
-        config = config.model_copy(update={"weights": str(tmp_path / "detr.pth")})
-        message.append([note for note in load_pretrained(model, config)[0].notes if "num_heads" in note])
+        config = with_value(config, ("weights",), str(tmp_path / "detr.pth"))
+        _, _, [report] = built(config, {"detection": coco_classes()})
+        message.append([note for note in report.notes if "num_heads" in note])
     assert message == [[], ["heads.boxes.transformer.num_heads is 4; these weights are assumed to have 8."], []]
     state = torch.load(tmp_path / "detr.pth", weights_only=True)["model"]
     del state["transformer.decoder.layers.0.linear1.weight"]  # without it, it cannot be described
     torch.save({"model": state}, tmp_path / "detr.pth")
-    config = config.model_copy(update={"weights_allow": ("*.feedforward.expand.weight",)})
-    assert load_pretrained(model, config)[0].missing == ["heads.boxes.decoder.0.feedforward.expand.weight"]
+    config = with_value(config, ("weights_allow",), ("*.feedforward.expand.weight",))
+    assert built(config, {"detection": coco_classes()})[2][0].missing == [
+        "heads.boxes.decoder.0.feedforward.expand.weight"
+    ]

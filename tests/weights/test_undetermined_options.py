@@ -9,9 +9,9 @@ from densevit.cli import main
 from densevit.weights.building import build_model
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.model_file import save, save_backbone
-from densevit.weights.pretrained import load_pretrained
 from densevit_workbench.interchange.foreign_weights import convert
 from tests.weights.authors_files import in_layout, write_in_layout
+from tests.weights.loading import built
 
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4}
 
@@ -47,9 +47,8 @@ def test_a_conversion_has_the_shift_of_the_layout(shift, layout, theirs, exporte
 def loaded(values):
     values |= {"heads": {"maps": {"name": "setr", "width": 16}}, "data": {"name": "scenes"}}
     config = configs.from_mapping({**values, "trainer": {"max_steps": 1}})
-    model = build_model(config, {"segmentation": segmentation_classes(2)})
-    notes = [note for note in load_pretrained(model, config)[0].notes if "shift" in note]
-    return model, model.sections, notes
+    model, config, [report] = built(config, {"segmentation": segmentation_classes(2)})
+    return model, config, [note for note in report.notes if "shift" in note]
 
 
 @pytest.mark.parametrize(

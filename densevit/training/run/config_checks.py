@@ -29,18 +29,20 @@ def check_model(config: Config, data: Data, model: DenseModel) -> None:
     if registry.load("methods", config.method.name).needs_labels:
         check_learnable(data, model)
     _check_input_size(config, data.val_transform, model)
-    lora = config.backbone.lora
-    if lora is not None:
-        adapted_layers(model.backbone, lora)  # raises for targets that it lacks
 
 
 def check_frozen(config: Config) -> None:
-    """Raises ConfigError if a part of the backbone is frozen but no weights are loaded for it, unless they are
-    `random`. Called before the data is read; builds the backbone without values."""
+    """Raises ConfigError for adapters of layers that the backbone lacks, and if a part of it is frozen but no weights
+    are loaded for it, unless they are `random`. Called before the data is read; builds the backbone without values."""
     section = config.backbone
-    if config.weights or section.weights or section.options.get("pretrained"):
+    has_weights = config.weights or section.weights or section.options.get("pretrained")
+    if has_weights and section.lora is None:
         return
     backbone = built_on_meta(lambda: backbone_from(section, pretrained=False))
+    if section.lora is not None:
+        adapted_layers(backbone, section.lora)  # raises for targets that it lacks
+    if has_weights:
+        return
     freeze_backbone(backbone, section.freeze)
     parameters = list(backbone.parameters())
     frozen = sum(parameter.numel() for parameter in parameters if section.lora or not parameter.requires_grad)

@@ -11,7 +11,7 @@ from densevit.data.build import Data, build_data
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, kinds_of_heads
 from densevit.weights.checkpoint_io import Checkpoint
-from densevit.weights.pretrained import read_files
+from densevit.weights.resolving import read_files
 
 if TYPE_CHECKING:  # late: it imports Lightning
     from densevit.training.run.resuming import RunCheckpoint
@@ -23,8 +23,7 @@ class Inputs:
 
     folder: the run folder; None: the next free runs/NAME. resumed: whether the folder is that of a run that continues.
     checkpoint: the checkpoint to start from; None: from step 0. changed: the keys of the config that differ from the
-    checkpoint's. pretrained: the checkpoints of the pretrained weights by source, which `Plan.of` removes: they are
-    large.
+    checkpoint's. pretrained: the files of the pretrained weights by source, which `Plan.of` removes.
     """
 
     config: Config

@@ -59,7 +59,7 @@ def _origin(plan: Plan, folder: RunFolder) -> Iterator[str]:
     if plan.metrics_changed:
         yield "The best epoch so far was selected by other metrics: the next validation counts as the best."
     if plan.checkpoint is None:
-        yield from plan.config.set_aside
+        yield from plan.config.notes
         if not folder.new:
             yield f"{folder.path} has no checkpoint yet: training starts again from the beginning."
     elif plan.checkpoint.step >= plan.budget.steps:

@@ -16,7 +16,7 @@ from densevit.config import Config
 from densevit.data.build import Data
 from densevit.data.channel_statistics import with_channels
 from densevit.interfaces import Evaluator, Method
-from densevit.model import DenseModel
+from densevit.model import DenseModel, classes_by_head
 from densevit.model.lora import add_adapters
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
@@ -34,8 +34,7 @@ from densevit.training.run.config_checks import check_model, check_monitor
 from densevit.training.run.extensions import build_callbacks, check_callbacks
 from densevit.training.run.inputs import Inputs
 from densevit.training.run.resuming import RunCheckpoint
-from densevit.weights.building import build_model
-from densevit.weights.pretrained import load_pretrained
+from densevit.weights.building import build_model, build_pretrained
 from densevit.weights.state_dict_loading import Fit
 
 _SELECTION = ("trainer.monitor", "heads.*.evaluation", "heads.*.evaluation.*")
@@ -122,25 +121,19 @@ class Plan:
 
 
 def _model(inputs: Inputs) -> tuple[DenseModel, Config, list[Fit]]:
-    """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters.
-
-    Returns it with its config, which has the channels of its images and the options of its weights.
-    """
-    data, checkpoint = inputs.data, inputs.checkpoint
+    """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters. Returns
+    it with its final config, which has the channels of its images and the options of its weights."""
+    data, checkpoint, loaded = inputs.data, inputs.checkpoint, list[Fit]()
     config = with_channels(inputs.config, data.train)
-    model = build_model(config, data.train, pretrained=checkpoint is None)
+    if checkpoint is None:
+        model, loaded = build_pretrained(config, classes_by_head(config, data.train), inputs.pretrained)
+        inputs.pretrained.clear()  # they would stay open during the training
+    else:
+        model = build_model(config, data.train, pretrained=False)
+        model.licences = checkpoint.licences
     for dataset in (data.train, data.val):
         check_channels(dataset, model)
     check_model(config, data, model)
-    loaded = []
-    if checkpoint is None:
-        backbone = model.backbone
-        loaded = load_pretrained(model, config, inputs.pretrained)
-        inputs.pretrained.clear()  # they would stay in memory during the training
-        if model.backbone is not backbone:  # built again, with options of the weights
-            check_model(config, data, model)
-    else:
-        model.licences = checkpoint.licences
     add_adapters(model)
     if config.trainer.channels_last:
         model.to(memory_format=torch.channels_last)

@@ -72,7 +72,7 @@ def model_of(source: str | Path, trust: bool) -> DenseModel:
     file = path / "model.safetensors" if path.is_dir() else path
     header = read_safetensors(file)[1] if file.is_file() and file.suffix == ".safetensors" else {}
     if header.get("part") != "backbone":
-        return model_file.load(source, trust).model
+        return model_file.load(source, trust)
     backbone, section = model_file.load_backbone(source, trust)
     return DenseModel(backbone, {}, sections=ModelSections(backbone=section, heads={})).eval()
 

@@ -11,11 +11,9 @@ from densevit import config as configs
 from densevit.config import Config
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
-from densevit.model import DenseModel
 from densevit.set_prediction.transformer import Transformer
-from densevit.weights.building import build_model
+from densevit.weights.building import build_model, build_pretrained
 from densevit.weights.model_file import save
-from densevit.weights.pretrained import load_pretrained
 from densevit_heads.detr_panoptic import DetrPanoptic
 from densevit_heads.detr_panoptic.losses import mask_losses
 from densevit_heads.detr_panoptic.merging import panoptic_map
@@ -127,18 +125,17 @@ def test_a_run_of_detr_starts_it(tmp_path: Path) -> None:
     every = Scenes("train").classes["panoptic"]
     classes = {"detection": tuple(one for one in every if one.thing), "panoptic": every}
 
-    def model(name: str, **options: Any) -> tuple[DenseModel, Config]:
+    def config(name: str, **options: Any) -> Config:
         heads = {"objects": {"name": name, **(DETR if name == "detr" else SMALL), **options}}
         backbone = {"name": "resnet", "depth": 18}
         values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-        config = configs.from_mapping(values)
-        return build_model(config, classes), config
+        return configs.from_mapping(values)
 
-    (detector, _), file = model("detr"), tmp_path / "model.safetensors"
+    detector, file = build_model(config("detr"), classes), tmp_path / "model.safetensors"
     save(detector, file)
     new = ["attention_maps.*", "mask_head.*"]
-    started, config = model("detr_panoptic", weights=str(file), weights_allow=new)
-    [fit] = load_pretrained(started, config)
+    panoptic = config("detr_panoptic", weights=str(file), weights_allow=new)
+    started, [fit] = build_pretrained(panoptic, {"objects": every})
     assert {name.partition(".")[0] for name in fit.missing} == {"attention_maps", "mask_head"}
     assert not fit.left_out
     own, theirs = started.heads["objects"].state_dict(), detector.heads["objects"].state_dict()

@@ -13,6 +13,7 @@ from torch import nn
 
 import densevit
 from densevit import config as configs
+from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
@@ -62,8 +63,9 @@ def config_file(tmp_path: Path) -> Path:
 
 def by_hand(run: Path, head: str) -> float:
     """The mean loss over the validation images, each in a batch of one."""
-    model, config = model_file.load(run)
-    assert config is not None
+    model = model_file.load(run)
+    config = model.sections
+    assert isinstance(config, Config)
     data = build_data(config, model.multiple)
     losses = []
     for index in range(len(data.val)):

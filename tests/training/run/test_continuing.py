@@ -1,4 +1,4 @@
-"""What a training starts from that continues a model on more data, and what of its config it sets aside."""
+"""What a training starts from that continues a model on more data, and what of its config gives way."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ CONFIG: dict[str, Any] = {
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("no_drawings")
-def test_on_more_data_a_training_starts_from_all_tensors_and_sets_other_weights_aside(tmp_path, capsys):
+def test_on_more_data_a_training_starts_from_all_tensors_and_other_weights_give_way(tmp_path, capsys):
     from densevit.training.run.inputs import Inputs
     from densevit.training.run.plan import Plan
 
@@ -37,9 +37,9 @@ def test_on_more_data_a_training_starts_from_all_tensors_and_sets_other_weights_
     overrides = [f"backbone={tmp_path / 'preset.yaml'}", f"weights={path}", "data.train_length=6"]
     run = densevit.fit(tmp_path / "mine.yaml", overrides, run_dir=tmp_path / "run")
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Set aside: backbone.weights=gone.pth (" in printed and f"for weights={path} (command line)." in printed
+    assert "backbone.weights=gone.pth (" in printed and f"gives way to weights={path} (command line)." in printed
     config = configs.load(run.path)
-    assert config.weights == str(path) and config.backbone.weights is None and not config.set_aside
+    assert config.weights == str(path) and config.backbone.weights is None and not config.notes
 
     plan, old = Plan.of(Inputs.of(config)), model.model.state_dict()
     [report] = plan.loaded

@@ -312,7 +312,7 @@ def test_without_the_files_of_the_best_epoch_the_next_one_is_the_best(stopped, m
     with pytest.warns(UserWarning, match=r"has no model\.safetensors of its best epoch"):
         resume(stopped)
     assert "detection/AP" in metrics_file.read(stopped / "metrics.json")
-    assert load_file(stopped).model.heads
+    assert load_file(stopped).heads
 
 
 @pytest.mark.integration

@@ -11,12 +11,11 @@ from safetensors import safe_open
 import densevit
 from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.model import build_from_sections
+from densevit.weights.building import build_pretrained
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import translate_checkpoint
 from densevit.weights.key_mapping import describe
 from densevit.weights.layouts import recognise
-from densevit.weights.pretrained import load_pretrained
 from densevit_workbench.interchange.foreign_weights import convert, write
 from densevit_workbench.interchange.transformers_export import export
 from tests.weights.authors_files import in_layout, write_in_layout
@@ -141,7 +140,7 @@ def test_metres_are_learned_from_relative_weights(relative):
     torch.testing.assert_close(outputs, torch.full_like(outputs, 2.0), atol=1e-2, rtol=0)  # a quarter of 8 m
 
     sections = configs.model_sections({"backbone": VIT, "heads": {"far": metres}, "weights": str(relative)}, "mine")
-    (fit,) = load_pretrained(build_from_sections(sections, {"far": ()}), sections)
+    _, [fit] = build_pretrained(sections, {"far": ()})
     assert not [note for note in fit.notes if note.startswith("Warning")]
     assert any("is untrained" in note for note in fit.notes)
 

@@ -15,11 +15,11 @@ from densevit.weights.checkpoint_io import read
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes
 from densevit.weights.layouts import find, recognise
-from densevit.weights.pretrained import load_pretrained
 from densevit_heads.deformable_detr.checkpoints import DEFORMABLE_DETR
 from densevit_heads.detr.checkpoints import DETR, IMPOSSIBLE
 from tests.weights.layouts.originals.weights import DETR_BATCHES, NUM_PROPOSALS, detr_image, key_of, random_detr
 from tests.weights.layouts.recordings import recorded
+from tests.weights.loading import built
 
 pytestmark = pytest.mark.integration
 
@@ -210,9 +210,7 @@ def test_a_detector_of_the_same_classes_starts_the_head(project, key, tmp_path):
     """All of its tensors are loaded, also those of the 133 classes among 250 file ids; the mask head is new."""
     names = {one.file_id: one.name for one in coco_panoptic_classes()}
     file = written_detector(project, 251, tmp_path, [names.get(i, f"LABEL_{i}") for i in range(250)])
-    model, config = started(file, key, coco_panoptic_classes())
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    [fit] = load_pretrained(model, config)
+    before, model, fit = started(file, key, coco_panoptic_classes())
 
     checkpoint = read(file)
     expected = translate(checkpoint.tensors, find(project)).tensors
@@ -234,20 +232,24 @@ def test_a_detector_of_the_same_classes_starts_the_head(project, key, tmp_path):
 def test_a_detector_of_things_gives_their_rows_and_only_what_a_detector_never_has_may_be_missing(tmp_path):
     """The 80 things are the first of the 133 panoptic classes; the rows of stuff keep their initial values."""
     file = written_detector("detr", 92, tmp_path, ())
-    model, config = started(file, "weights", coco_panoptic_classes())
-    before = model.heads["panoptic"].label_head.weight.detach().clone()
-    [fit] = load_pretrained(model, config)
+    initial, model, fit = started(file, "weights", coco_panoptic_classes())
+    before = initial["heads.panoptic.label_head.weight"]
     after = model.heads["panoptic"].label_head.weight
     assert torch.equal(after[80:133], before[80:133]) and not (after[:80] == before[:80]).any() and not fit.left_out
     with pytest.raises(WeightsError, match=r"2 tensors are missing \(heads.panoptic.positions"):
-        load_pretrained(*started(file, "weights", coco_classes(), positions="learned"))
+        started(file, "weights", coco_classes(), positions="learned")
 
 
 def started(file, key, classes, **options):
+    """The initial values of a model, the model with the weights of a file, and the report."""
     small = {"width": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "feedforward": 48}
     detr = {"num_queries": 5, "transformer": small, **options}
     head = {"name": "detr_panoptic", "detr": detr, "freeze_detector": True}
     values = {"backbone": {"name": "resnet", "depth": 50, "norm": "frozen"}, "heads": {"panoptic": head}}
     values |= {"data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
     config = configs.from_mapping(values, "config", [f"{key}={file}"])
-    return build_model(config, {"panoptic": classes}), config
+    torch.manual_seed(0)
+    initial = build_model(config, {"panoptic": classes}).state_dict()
+    torch.manual_seed(0)
+    model, _, [fit] = built(config, {"panoptic": classes})
+    return initial, model, fit

@@ -10,11 +10,10 @@ from PIL import Image
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.weights.building import build_model
+from densevit.weights.building import build_model, build_pretrained
 from densevit.weights.checkpoint_io import read
 from densevit.weights.label_sets import coco_classes
 from densevit.weights.model_file import save
-from densevit.weights.pretrained import load_pretrained
 from tests.weights.authors_files import write_in_layout
 
 SMALL = {"num_queries": 9, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2}
@@ -76,8 +75,7 @@ def test_backbone_import_and_export_round_trip(tmp_path, capsys):
     features = []
     for source in (tmp_path / "theirs.pth", tmp_path / "ours", tmp_path / "ours/model.safetensors"):
         config = config_of({**section, "weights": str(source), "mean": None, "std": None})
-        model = build_model(config, {"detection": [densevit.Class("cat", 17, (0, 0, 0))]}).eval()
-        load_pretrained(model, config)
+        model = build_pretrained(config, dict.fromkeys(config.heads, (densevit.Class("cat", 17, (0, 0, 0)),)))[0].eval()
         features.append(model.backbone(pixels)[-1])
         assert model.backbone.mean == tuple(section["mean"])
     assert all(torch.equal(one, features[0]) for one in features)

@@ -1,0 +1,134 @@
+"""Resolves the sections of a model before it is built: fills in what its weights imply where the user set nothing."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from densevit.channels import RGB
+from densevit.config import BackboneSection, ModelSections
+from densevit.config.values import with_value
+from densevit.interfaces import Class
+from densevit.model import DenseModel, build_from_sections
+from densevit.model.meta_device import built_on_meta
+from densevit.model.stem_channels import adapted_state, has_new_filters, stem_tensors
+from densevit.weights.checkpoint_io import Checkpoint, read
+from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translated_for
+from densevit.weights.head_sources import replaced_tensors, source_of
+from densevit.weights.hub import is_published
+from densevit.weights.layout_options import PartWeights, layout_options
+from densevit.weights.state import part
+
+NO_FILES: Mapping[str, Checkpoint] = MappingProxyType({})
+
+
+class Resolved(NamedTuple):
+    """Final sections, and the weights that they name.
+
+    checkpoints: the weights by source. notes: the key of a section, and a line on what its weights imply.
+    """
+
+    sections: ModelSections
+    checkpoints: Mapping[str, TranslatedCheckpoint]
+    notes: Sequence[tuple[str, str]]
+
+
+def read_files(sections: ModelSections) -> dict[str, Checkpoint]:
+    """Opens the files of weights that the sections name, by source. Raises WeightsError. Published weights are left
+    out, because they may have to be downloaded."""
+    return {source: read(source) for source in _sources_of(sections) if not is_published(source)}
+
+
+def resolve(
+    sections: ModelSections,
+    classes: Mapping[str, Sequence[Class]],
+    checkpoints: Mapping[str, Checkpoint] = NO_FILES,
+) -> Resolved:
+    """The final sections of a model: those given, with the options with which the code of another project's weights
+    computes (`layout_options`), the mean and std that they were trained with, and the first layers that are adapted to
+    the channels of the images. Nothing else changes: no value that is set, no argument, and no random state.
+
+    classes: those of each head. checkpoints: the weights that are open already, by source, as by `read_files`.
+    Reads names and shapes of the tensors, and compares them with a model that is built without values.
+    """
+    model = built_on_meta(lambda: build_from_sections(sections, classes, pretrained=False))
+    translated = {}
+    for source, key in _sources_of(sections).items():
+        instead = f"{key}=FILE, or a folder, with what was downloaded elsewhere"
+        translated[source] = translated_for(checkpoints.get(source) or read(source, instead), model)
+    notes: list[tuple[str, str]] = []
+    for weights in _parts(model, sections, translated):
+        path = weights.key.split(".")
+        section: Any = sections
+        for name in path:
+            section = section[name] if isinstance(section, Mapping) else getattr(section, name)
+        if weights.checkpoint.layout is None or section is None:
+            continue
+        options, lines = layout_options(weights, section)
+        sections = with_value(sections, path, section.model_copy(update=options))
+        notes += [(weights.key, line) for line in lines]
+    source = sections.weights or sections.backbone.source
+    backbone, lines = _images_of(sections.backbone, model, translated[source] if source else None)
+    notes += [("backbone", line) for line in lines]
+    return Resolved(with_value(sections, ("backbone",), backbone), translated, notes)
+
+
+def _sources_of(sections: ModelSections) -> dict[str, str]:
+    """The weights that the sections name, each once, and the first key that names them."""
+    named = {"weights": sections.weights, "backbone.weights": sections.backbone.source}
+    named |= {f"heads.{name}.weights": section.weights for name, section in sections.heads.items()}
+    keys: dict[str, str] = {}
+    for key, source in named.items():
+        if source:
+            keys.setdefault(source, key)
+    return keys
+
+
+def _parts(
+    model: DenseModel, sections: ModelSections, checkpoints: Mapping[str, TranslatedCheckpoint]
+) -> Iterator[PartWeights]:
+    """Yields the weights of the backbone and of each head and neck: of the whole model, or else of the part."""
+    whole, source = sections.weights, sections.weights or sections.backbone.source
+    if source is not None:
+        complete = source in (whole, *(head.weights for head in sections.heads.values()))
+        own = {name: tensor.shape for name, tensor in model.backbone.state_dict().items()}
+        theirs = part(checkpoints[source].tensors, "backbone.")
+        resizes = any(tensor.shape != own.get(name, tensor.shape) for name, tensor in theirs.items())
+        yield PartWeights("backbone", "backbone", checkpoints[source], complete, resizes=resizes)
+    for name, section in sections.heads.items():
+        if (source := whole or section.weights) is not None:
+            checkpoint = checkpoints[source]
+            task = f"heads.{source_of(model, name, checkpoint)}"
+            adapted = bool(replaced_tensors(model, name, checkpoint)[0])
+            yield PartWeights(f"heads.{name}", task, checkpoint, adapted=adapted)
+            yield PartWeights(f"heads.{name}.neck", f"{task}.neck", checkpoint)
+
+
+def _images_of(
+    section: BackboneSection, model: DenseModel, checkpoint: TranslatedCheckpoint | None
+) -> tuple[BackboneSection, list[str]]:
+    """The section with the mean and std that the weights were trained with, unless they are of other channels, and with
+    the first layers that are adapted to the channels of the images; and a line for each. checkpoint: None: those that
+    the constructor loads, or none."""
+    ours, lines = model.channels.names, list[str]()
+    update: dict[str, Any] = {}
+    if checkpoint is None:
+        loads = section.options.get("pretrained") is True and has_new_filters(RGB.names, ours)
+        stem = stem_tensors(section) if loads else []
+    else:
+        state, adapted = adapted_state(part(checkpoint.tensors, "backbone."), section, checkpoint.channels)
+        stem = [name for name in checkpoint.adapted_stem if name in state]
+        stem += [name for name, theirs in adapted.items() if has_new_filters(theirs, ours)]
+        for key in ("mean", "std") if checkpoint.channels == ours else ():
+            theirs, here = getattr(checkpoint, key), getattr(model.backbone, key)
+            if theirs is None or all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(theirs, here, strict=True)):
+                continue
+            if getattr(section, key) is not None:
+                lines.append(f"Warning: backbone.{key} stays {[*here]}; these weights were trained with {[*theirs]}.")
+                continue
+            update[key] = theirs
+            lines.append(f"backbone.{key} is {[*theirs]}, as these weights were trained with, in place of {[*here]}.")
+        if stem:
+            lines.append(f"Trained like heads, for new channels: backbone.{', backbone.'.join(stem)}.")
+    update["adapted_stem"] = tuple(dict.fromkeys((*section.adapted_stem, *stem)))
+    return section.model_copy(update=update), lines
