@@ -46,7 +46,7 @@ def test_an_export_reports_another_shift_which_its_conversion_has(shift, layout,
     assert notes == ([f"There, shift is {theirs}: outputs differ for some image sizes."] if theirs else [])
     converted = convert(file)
     assert converted.section.options["shift"] == (theirs or shift or "per_axis")
-    assert converted.backbone.stages[2][-1].attention.rule == (theirs or shift or "per_axis")
+    assert converted.model.backbone.stages[2][-1].attention.rule == (theirs or shift or "per_axis")
 
 
 def loaded(values):
