@@ -22,6 +22,7 @@ _ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {  # the last one given 
     ("optim",): (("lr", "lr_per_256"), ("warmup", "warmup_steps")),
     ("trainer",): (BUDGETS,),
     ("backbone",): (("weights", "pretrained"),),
+    ("method", "teacher"): (("weights", "pretrained"),),
 }
 _NAMED = (("data", "transforms"), ("data", "final_phase", "transforms"))  # sections that may be a name alone
 _SECTIONS = ("backbone", "heads", "data", "optim", "trainer", "inference")

@@ -105,7 +105,7 @@ def load_any(source: str | Path, trust: bool = False, runtime: str | None = None
             f"weights={file}."
         )
     converted = converting.convert_checkpoint(checkpoint)
-    if converted.model is None or converted.config is None:
+    if converted.config is None:
         raise WeightsError(
             f"{source}: contains only a backbone ({converted.section.name}), which predicts nothing. Fix: train a "
             f"model with backbone.weights={source}, or build one with densevit.create_model."

@@ -1,14 +1,14 @@
 """Builds the model of another project's checkpoint, with its config."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from densevit import config as configs
 from densevit.config import BackboneSection, Config, DataSection, ModelSections, merging
 from densevit.config.values import OpenSection, with_value
 from densevit.errors import ConfigError
-from densevit.interfaces import Backbone, CheckpointLayout, Class
+from densevit.interfaces import CheckpointLayout, Class
 from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translate_checkpoint
@@ -23,22 +23,26 @@ Classes = Mapping[str, Sequence[Class]]
 _SETTINGS = ("seed", "data", "optim", "trainer", "inference")  # sections of a recipe other than the model's
 
 
-@dataclass
+@dataclass(frozen=True)
 class Converted:
-    """A converted checkpoint. fit: the report of its tensors. model, config: None for a backbone without heads.
-
-    assumed: the options with their values that neither tensors, metadata nor overrides determine. licences: the
-    licences of the weights, by source.
-    """
+    """A converted checkpoint: a model in evaluation mode, without heads if it is only a backbone, and the report of its
+    tensors. assumed: the options with their values that neither tensors, metadata nor overrides determine."""
 
     source: str
     fit: Fit
-    backbone: Backbone
-    section: BackboneSection
-    model: DenseModel | None = None
-    config: Config | None = None
-    assumed: tuple[str, ...] = ()
-    licences: Mapping[str, str] = field(default_factory=dict)
+    model: DenseModel
+    assumed: Sequence[str]
+
+    @property
+    def config(self) -> Config | None:
+        """None for a backbone without heads."""
+        return self.model.sections if isinstance(self.model.sections, Config) else None
+
+    @property
+    def section(self) -> BackboneSection:
+        """The section of its backbone."""
+        assert self.model.sections is not None
+        return self.model.sections.backbone
 
 
 def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overrides: Sequence[str] = ()) -> Converted:
@@ -53,62 +57,45 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
     checkpoint = replace(checkpoint, tensors=canonical(tensors, chosen) or tensors)
     translated = translate_checkpoint(checkpoint, chosen)
     described = translated.describe()
-    described["backbone"] |= {"mean": [*translated.mean], "std": [*translated.std]}
-    found = (_backbone if translated.is_backbone else _model)(checkpoint, translated, chosen, described, overrides)
-    found.fit.notes += _warnings(found, translated)
-    found.licences = translated.licences
-    found.assumed = tuple(_assumptions(chosen, translated, found, overrides))
-    if found.assumed:
-        names = ", ".join(found.assumed)
+    backbone = {**described["backbone"], "mean": [*translated.mean], "std": [*translated.std]}
+    if translated.is_backbone:
+        classes, sections = {}, _backbone_sections(backbone, translated.source, overrides)
+        allowed = sections.backbone.weights_allow
+    else:
+        classes = chosen.classes(checkpoint.tensors, metadata) if chosen.classes else {}
+        values = with_settings(chosen, {**described, "backbone": backbone}, classes)
+        config = configs.from_mapping(values, translated.source, overrides)
+        configs.check_plugins(config)
+        allowed, sections = config.weights_allow, with_value(config, ("weights_allow",), ())
+    model = build_from_sections(sections, classes_by_head(sections, classes))
+    model.licences |= translated.licences
+    fit = (fit_backbone if translated.is_backbone else fit_model)(model, translated, allowed)
+    fit.notes += _warnings(sections, translated)
+    assumed = _assumptions(chosen, translated, sections, overrides)
+    if assumed:
         others = [] if layout else same_tensors(chosen)
         fix = f" For weights of {' or '.join(others)}, name it with --as." if others else ""
-        found.fit.notes.append(
-            f"Assumed, because the weights do not determine it: {names}. Override as section.key=value.{fix}"
+        fit.notes.append(
+            f"Assumed, because the weights do not determine it: {', '.join(assumed)}. Override as section.key=value."
+            f"{fix}"
         )
-    found.fit.write()
-    return found
+    fit.write()
+    return Converted(translated.source, fit, model.eval(), assumed)
 
 
-def _model(
-    checkpoint: Checkpoint,
-    translated: TranslatedCheckpoint,
-    layout: CheckpointLayout,
-    described: dict[str, Any],
-    overrides: Sequence[str],
-) -> Converted:
-    classes = layout.classes(checkpoint.tensors, checkpoint.metadata) if layout.classes else {}
-    config = configs.from_mapping(with_settings(layout, described, classes), translated.source, overrides)
-    configs.check_plugins(config)
-    allowed, config = config.weights_allow, with_value(config, ("weights_allow",), ())
-    model = build_from_sections(config, classes_by_head(config, classes))
-    model.licences |= translated.licences
-    fit = fit_model(model, translated, allowed)
-    return Converted(translated.source, fit, model.backbone, config.backbone, model.eval(), config)
-
-
-def _backbone(
-    checkpoint: Checkpoint,
-    translated: TranslatedCheckpoint,
-    layout: CheckpointLayout,
-    described: dict[str, Any],
-    overrides: Sequence[str],
-) -> Converted:
+def _backbone_sections(values: Mapping[str, Any], source: str, overrides: Sequence[str]) -> ModelSections:
     for override in overrides:
         if not override.startswith("backbone."):
-            raise ConfigError(f"{override}: {translated.source} is only a backbone; only backbone.* can be overridden.")
-    section = configs.section("backbone", described["backbone"], translated.source, overrides)
-    model = build_from_sections(ModelSections(backbone=section, heads={}), {})
-    fit = fit_backbone(model, translated, section.weights_allow)
-    fit.source = translated.source
-    return Converted(translated.source, fit, model.backbone, section)
+            raise ConfigError(f"{override}: {source} is only a backbone; only backbone.* can be overridden.")
+    return ModelSections(backbone=configs.section("backbone", values, source, overrides), heads={})
 
 
-def _warnings(found: Converted, translated: TranslatedCheckpoint) -> list[str]:
+def _warnings(sections: ModelSections, translated: TranslatedCheckpoint) -> list[str]:
     """Warnings of overrides with which the model computes something else than the authors' code."""
-    sections: dict[str, OpenSection] = {"backbone": found.section}
-    sections |= {f"heads.{name}": head for name, head in (found.config.heads if found.config else {}).items()}
-    weights = {key: PartWeights(key, key, translated, complete=True) for key in sections}
-    lines = [line for key, section in sections.items() for line in layout_options(weights[key], section)[1]]
+    parts: dict[str, OpenSection] = {"backbone": sections.backbone}
+    parts |= {f"heads.{name}": head for name, head in sections.heads.items()}
+    weights = {key: PartWeights(key, key, translated, complete=True) for key in parts}
+    lines = [line for key, section in parts.items() for line in layout_options(weights[key], section)[1]]
     return [line for line in lines if line.startswith(WARNING)]
 
 
@@ -136,16 +123,13 @@ def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes
 
 
 def _assumptions(
-    layout: CheckpointLayout, translated: TranslatedCheckpoint, found: Converted, overrides: Sequence[str]
+    layout: CheckpointLayout, translated: TranslatedCheckpoint, sections: ModelSections, overrides: Sequence[str]
 ) -> list[str]:
     """The options with their values that neither tensors, metadata nor overrides determine."""
-    given = {override.partition("=")[0].strip() for override in overrides}
-    config = {"backbone": found.section.model_dump()}
-    if found.config is not None:
-        config = found.config.model_dump()
+    given, values = {override.partition("=")[0].strip() for override in overrides}, sections.model_dump()
     assumed = []
     for name in layout.options.unsaved:
-        value = option_of(config, name)
+        value = option_of(values, name)
         if name not in given and name not in translated.options:
             assumed.append(f"{name} {'the default' if value is None else str(value).lower()}")
     return assumed

@@ -1,10 +1,9 @@
 """Loads the pretrained weights of a config: of the model, its backbone and its heads."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from densevit.config import yaml_io as yaml
 from densevit.errors import WeightsError
@@ -55,9 +54,8 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
     if checkpoint.is_backbone:
         raise WeightsError(f"{where} contains only a backbone. Name it as backbone.weights={checkpoint.source}.")
     state = by_our_heads(model, checkpoint, where)
-    own = model.state_dict()
+    own, excluded, left_out = model.state_dict(), dict[str, str](), dict(checkpoint.left_out)
     heads = {name.split(".")[1] for name in state if name.startswith("heads.")} & set(model.heads)
-    excluded, left_out = checkpoint.missing(own), dict(checkpoint.left_out)
     for name in own if heads else ():
         if _head_of(name) not in (None, *heads):
             excluded[name] = f"the weights have no head {_head_of(name)!r}"
@@ -78,12 +76,10 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
         notes += head.notes
     state = {name: tensor for name, tensor in state.items() if name not in left_out}
     state, stems = _for_our_channels(model, checkpoint, state, "backbone.")
-    with _describing(checkpoint):
-        found = fit(model, state | _empty(checkpoint.unknown), where, allowed, excluded)
+    found = _fit(model, checkpoint, state | _empty(checkpoint.unknown), where, allowed, excluded)
     found.left_out |= left_out
     found.adapted += adapted + stems
-    found.zeros = {name: why for name, why in checkpoint.zeros.items() if name in found.tensors}
-    found.notes += _layout_notes(checkpoint) + notes
+    found.notes += notes
     return found
 
 
@@ -92,14 +88,9 @@ def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: S
     prefix = "" if checkpoint.is_backbone else "backbone."
     state = part(checkpoint.tensors, "backbone.") | _empty(checkpoint.unknown if checkpoint.is_backbone else ())
     state, stems = _for_our_channels(model, checkpoint, state)
-    excluded = checkpoint.missing(model.backbone.state_dict(), prefix)
-    with _describing(checkpoint):
-        found = fit(model.backbone, state, f"backbone.weights: {checkpoint.source}", allowed, excluded)
+    found = _fit(model.backbone, checkpoint, state, f"backbone.weights: {checkpoint.source}", allowed, {}, prefix)
     found.adapted += stems
     found.left_out |= checkpoint.left_out
-    zeros = {name.removeprefix(prefix): why for name, why in checkpoint.zeros.items()}
-    found.zeros = {name: why for name, why in zeros.items() if name in found.tensors}
-    found.notes += _layout_notes(checkpoint)
     return found
 
 
@@ -113,19 +104,42 @@ def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, al
     state = part(checkpoint.tensors, f"heads.{theirs}.")
     head = adapted_head(model, name, checkpoint, state)
     state |= head.tensors
-    excluded = checkpoint.missing(model.heads[name].state_dict(), f"heads.{theirs}.") | head.excluded
-    if name not in model.necks:
-        excluded |= of_other_channels(model, name, state)
-    with _describing(checkpoint):
-        found = fit(model.heads[name], state, f"{where}: {checkpoint.source}", allowed, excluded)
+    excluded = head.excluded | (of_other_channels(model, name, state) if name not in model.necks else {})
+    where, prefix = f"{where}: {checkpoint.source}", f"heads.{theirs}."
+    found = _fit(model.heads[name], checkpoint, state, where, allowed, excluded, prefix)
     found.adapted += head.adapted
-    found.notes += _layout_notes(checkpoint) + head.notes
+    found.notes += head.notes
     if name not in model.necks:
         return {key: found}
     neck = part(checkpoint.tensors, f"necks.{theirs}.")
     excluded = of_other_channels(model, name, neck)
-    source = f"{where}, the neck: {checkpoint.source}"
+    source = f"{key}.weights, the neck: {checkpoint.source}"
     return {key: found, f"{key}.neck": fit(model.necks[name], neck, source, allowed, excluded)}
+
+
+def _fit(
+    module: nn.Module,
+    checkpoint: TranslatedCheckpoint,
+    state: Mapping[str, Tensor],
+    where: str,
+    allowed: Sequence[str],
+    excluded: Mapping[str, str],
+    prefix: str = "",
+) -> Fit:
+    """Matches tensors of a checkpoint with a module, see `fit`. An error has the config of the checkpoint's model.
+    prefix: of the module's keys in the checkpoint."""
+    excluded = {**checkpoint.missing(module.state_dict(), prefix), **excluded}
+    try:
+        found = fit(module, state, where, allowed, excluded)
+    except WeightsError as error:
+        if checkpoint.layout is None:
+            raise
+        sections = yaml.write(checkpoint.describe()).strip().replace("\n", "\n  ")
+        raise WeightsError(f"{error} Read as {checkpoint.layout.name}, the weights are of\n  {sections}") from error
+    zeros = {name.removeprefix(prefix): why for name, why in checkpoint.zeros.items()}
+    found.zeros = {name: why for name, why in zeros.items() if name in found.tensors}
+    found.notes += _layout_notes(checkpoint)
+    return found
 
 
 def _for_our_channels(
@@ -152,18 +166,6 @@ def _layout_notes(checkpoint: TranslatedCheckpoint) -> list[str]:
         if licence != licences.UNKNOWN or is_published(source):
             notes.append(licences.line("" if source == checkpoint.source else source, licence))
     return notes
-
-
-@contextmanager
-def _describing(checkpoint: TranslatedCheckpoint) -> Iterator[None]:
-    """Adds the config of the checkpoint's model to errors."""
-    try:
-        yield
-    except WeightsError as error:
-        if checkpoint.layout is None:
-            raise
-        sections = yaml.write(checkpoint.describe()).strip().replace("\n", "\n  ")
-        raise WeightsError(f"{error} Read as {checkpoint.layout.name}, the weights are of\n  {sections}") from error
 
 
 def _empty(names: Sequence[str]) -> dict[str, Tensor]:

@@ -128,6 +128,14 @@ def test_weights_and_pretrained_of_a_backbone() -> None:
         configs.load("start/detector", ["backbone.weights=a", "backbone.pretrained=true"])
 
 
+def test_weights_and_pretrained_of_a_method_s_teacher() -> None:
+    write(
+        "base.yaml", f"{PLAIN}method: {{name: m, teacher: {{name: timm, model: resnet18, pretrained: true}}}}\n{REST}"
+    )
+    teacher = configs.load("base.yaml", ["method.teacher.weights=b"]).method.options["teacher"]
+    assert teacher == {"name": "timm", "model": "resnet18", "weights": "b"}
+
+
 def test_overrides_of_a_loaded_config_are_those_of_its_file() -> None:
     changed = configs.with_overrides(configs.load("start/detector", ["backbone=efficientnet_lite0"]), ["weights=a"])
     assert sources(changed) == {"weights": "a"} and len(changed.notes) == 1

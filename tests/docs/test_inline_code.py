@@ -90,7 +90,7 @@ def test_right_code_in_a_page_has_no_fault() -> None:
         "`train CONFIG [section.key=value ...]`, `train CONFIG seed=N weights=RUN`, `evaluate RUN data.seed=1`,\n"
         "`heads.detection.num_queries=300`, `data.transforms=crop`, `trainer.max_epochs`, `heads.NAME.weights`,\n"
         "`data.yaml`, `data.name=my_set:Mine`, `python tools/benchmarks/gpu.py --out DIR`, `scenes/NAME`,\n"
-        "`configs/coco/`, `tests/docs/world.py::mentions`, `it's text`, `start/dfine backbone=efficientnet_lite0`\n"
+        "`configs/coco/`, `tests/docs/world.py::mentions`, `it's text`, `start/detector backbone=efficientnet_lite0`\n"
     )
     assert not faults([*of_page("p.md", text)], Resolver(PROJECT, "p.md"))
 

@@ -149,7 +149,7 @@ def test_swinv2_windows_are_read_from_config_json(tmp_path):
     assert found.section.options["pretrained_window_sizes"] == (4, 4, 4, 2)
     pixels = torch.randn(1, 3, 128, 128)
     last = theirs(pixels).last_hidden_state.transpose(1, 2).unflatten(2, (4, 4))
-    torch.testing.assert_close(found.backbone.eval()(pixels)[-1], last, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.model.backbone(pixels)[-1], last, rtol=1e-4, atol=1e-4)
     (tmp_path / "config.json").unlink()
     assert "Assumed, because the weights do not determine it: backbone.window_size" in convert(tmp_path).fit.notes[1]
 

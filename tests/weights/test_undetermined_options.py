@@ -41,7 +41,7 @@ def exported(tmp_path):
 def test_a_conversion_has_the_shift_of_the_layout(shift, layout, theirs, exported):
     converted = convert(exported(layout, shift))
     assert converted.section.options["shift"] == (theirs or shift or "per_axis")
-    assert converted.backbone.stages[2][-1].attention.rule == (theirs or shift or "per_axis")
+    assert converted.model.backbone.stages[2][-1].attention.rule == (theirs or shift or "per_axis")
 
 
 def loaded(values):

@@ -40,12 +40,12 @@ def run(args: Namespace) -> int:
     if args.to is None:
         found = convert(args.source, args.layout, args.overrides, args.trust)
         write(found, args.out)
-        if found.model is not None:
+        if found.config is not None:
             use = "a run, for densevit.load, evaluate and predict"
         else:
             use = f"a backbone, for train CONFIG backbone={args.out / 'backbone.yaml'}"
         args.output.show(weights_table(found.fit), f"{args.out}: {use}")
-        args.output.result({"out": str(args.out), "kind": "backbone" if found.model is None else "run"})
+        args.output.result({"out": str(args.out), "kind": "backbone" if found.config is None else "run"})
         return 0
     if args.layout is not None or args.overrides:
         raise ConfigError("--to writes a run unchanged. Fix: leave out --as and section.key=value.")

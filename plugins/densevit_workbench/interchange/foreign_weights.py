@@ -27,20 +27,22 @@ def write(converted: Converted, out: Path) -> None:
     """Writes a new folder: for a model, config.yaml and model.safetensors; for a backbone, model.safetensors, a value
     of `backbone.weights`, and backbone.yaml, its config section."""
     with atomic_folder(out) as folder:
-        if converted.model is not None and converted.config is not None:
+        if converted.config is not None:
             model_file.save(converted.model, folder / "model.safetensors", converted.config)
             text = configs.dump(converted.config, _comments(converted, converted.model))
             (folder / "config.yaml").write_text(text, "utf-8")
             return
         section = {key: value for key, value in converted.section.model_dump().items() if key != "weights_allow"}
-        model_file.save_backbone(converted.backbone, section, folder / "model.safetensors", converted.licences)
+        model_file.save_backbone(
+            converted.model.backbone, section, folder / "model.safetensors", converted.model.licences
+        )
         text = f"# Converted from {converted.source}. It is a config's section: backbone={out / 'backbone.yaml'}\n"
         (folder / "backbone.yaml").write_text(text + yaml({**section, "weights": str(out)}), "utf-8")
 
 
 def _comments(converted: Converted, model: DenseModel) -> dict[str, str]:
     metadata = {"converted from": converted.source}
-    metadata |= {f"licence of {source}": licence for source, licence in converted.licences.items()}
+    metadata |= {f"licence of {source}": licence for source, licence in converted.model.licences.items()}
     for name, classes in model.classes.items():
         metadata |= {f"classes of {name}": ", ".join(c.name for c in classes)} if classes else {}
     return metadata

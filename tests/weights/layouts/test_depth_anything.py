@@ -84,7 +84,7 @@ def test_export_has_all_tensors_of_the_authors_code_and_their_processing(relativ
     from transformers import DPTImageProcessor
 
     converted = convert(relative)
-    assert converted.section.options["features"] == (2, 3, 5, 6) and converted.assumed == ()
+    assert converted.section.options["features"] == (2, 3, 5, 6) and not converted.assumed
     data = converted.config.data
     assert (data.transforms.options["short_side"], data.image_size) == (518, 518)
     write(converted, tmp_path / "ours")

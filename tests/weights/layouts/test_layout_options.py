@@ -121,7 +121,7 @@ PLACES = {
         densevit.create_model({**given, "weights": str(file)}, HEADS, ["a", "b"]).backbone
     ),
     "teacher": lambda given, file: load_backbone({**given, "weights": str(file)}).backbone,
-    "convert": lambda given, file: convert(file).backbone,
+    "convert": lambda given, file: convert(file).model.backbone,
 }
 
 

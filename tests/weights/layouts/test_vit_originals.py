@@ -170,7 +170,7 @@ def test_missing_patch_bias_is_zero_and_reported(setr_state, tmp_path):
     torch.save({"state_dict": setr_state, "meta": {}}, tmp_path / "setr.pth")
     assert recognise(setr_state) is layout
     converted = convert(tmp_path / "setr.pth", layout.name)
-    assert converted.fit.missing == [] and not converted.backbone.stem.projection.bias.any()
+    assert converted.fit.missing == [] and not converted.model.backbone.stem.projection.bias.any()
     why = "mmsegmentation 1.x has no bias in its patch embedding unless patch_bias=True"
     assert f"zeros 1 backbone.stem.projection.bias: {why}" in shown(converted.fit)
     left_out = translate(setr_state, layout).left_out
