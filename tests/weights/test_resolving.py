@@ -16,7 +16,7 @@ from densevit.interfaces import Class
 from densevit.weights.building import build_pretrained
 from densevit.weights.model_file import save_backbone
 from densevit.weights.resolving import resolve
-from densevit_workbench.interchange.foreign_export import export
+from tests.weights.authors_files import write_in_layout
 
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4}
 CLASSES = {"maps": (Class("a", 0, (0, 0, 0)), Class("b", 1, (9, 9, 9)))}
@@ -27,7 +27,7 @@ def swin(tmp_path: Path) -> str:
     """A file of Microsoft's layout, whose windows shift along both axes."""
     section = {**SWIN, "shift": "both_axes"}
     save_backbone(densevit.create_backbone(**section).eval(), section, tmp_path / "model.safetensors")
-    export(tmp_path, "microsoft-swin").write(tmp_path / "theirs.pth")
+    write_in_layout(tmp_path, "microsoft-swin", tmp_path / "theirs.pth")
     return str(tmp_path / "theirs.pth")
 
 

@@ -10,8 +10,7 @@ from densevit import config as configs
 from densevit.config import ModelSections
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.layers.positions import mask_on_grid
-from densevit.model import build_from_sections
-from densevit.weights.pretrained import load_pretrained
+from densevit.weights.building import build_pretrained
 
 
 class FeatureDistillation(Method):
@@ -29,8 +28,7 @@ class FeatureDistillation(Method):
         super().__init__(model)
         section = configs.section("backbone", {**teacher, "freeze": True}, "method.teacher")
         sections = ModelSections(backbone=section, heads={})
-        self.teacher = build_from_sections(sections, {})
-        load_pretrained(self.teacher, sections)
+        self.teacher, _ = build_pretrained(sections, {})
         backbone, target = model.backbone, self.teacher.backbone
         self.levels = min(len(backbone.channels), len(target.channels))
         pairs = zip(backbone.channels[-self.levels :], target.channels[-self.levels :], strict=True)
