@@ -25,7 +25,7 @@ LIGHT = {  # in this order, in one interpreter
     "a config": "from densevit import config; config.load('detr_swin', ['optim.lr=1e-3'])",
     "plugins": "assert main(['plugins']) == 0",
     "--help and --version": "assert main(['--help']) == main(['--version']) == 0",
-    "an error": "assert main(['data', 'convert', 'yolo', '.', '.']) == 2",  # OUT exists
+    "an error": "assert main(['data', 'convert', 'yolo', '.', '..']) == 2",  # OUT is not empty
     "new": "assert main(['new', 'head', 'own']) == 0",
     "--help of every command": "for words in commands: assert main([*words, '--help']) == 0, words",
     REFUSED: "for given in ('data=coco data.root=no', 'weights=no.pth', 'optim.lrr=1', '--run-dir own'): "
