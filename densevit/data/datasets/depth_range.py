@@ -138,8 +138,8 @@ def largest_number(split: str, seen: DepthRange, values: DepthValues, path_of: C
     return (
         f"data.scale: the highest depth of each of {seen.files} files of {split!r} ({path_of(seen.medians[0][0])}, "
         f"...) is {stored:.0f}, the largest number of {8 if stored < 256 else 16} bits: {_shown(seen.high)} m. If it "
-        f"means unknown, set data.unknown.values=[{stored:.0f}]. If each file was scaled to this number, its depth is not in "
-        "metres: set data.metric=false."
+        f"means unknown, set data.unknown.values=[{stored:.0f}]. If each file was scaled to this number, its depth is "
+        "not in metres: set data.metric=false."
     )
 
 
