@@ -123,12 +123,11 @@ _ADE20K_STUFF = {
 @cache
 def preset_classes(preset: str) -> tuple[Class, ...]:
     """The classes of a `data.preset`."""
-    from densevit.data.datasets.label_values import LabelValues  # imports OpenCV, which few checkpoints need
+    from densevit.data.datasets.label_values import Ignored, LabelValues  # imports OpenCV, which few checkpoints need
 
     file = resources.files("densevit.data.datasets") / "presets" / f"{preset}.yaml"
     options = yaml_io.parse(file.read_text("utf-8"), file.name)
-    keys = ("classes", "ignore_index", "reduce_zero_label", "ignore_colors")
-    return LabelValues(**{key: options[key] for key in keys if key in options}).classes
+    return LabelValues(options["classes"], Ignored(**options.get("ignore", {}))).classes
 
 
 def _agree(known: Sequence[Class], names: Sequence[str]) -> bool:

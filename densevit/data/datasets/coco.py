@@ -108,7 +108,7 @@ class Coco(MeasuredImages):
         self.open(self.folder, names, channels)
         self.given, self.boxes, self.masks, self._split = read.sizes, boxes, masks, split
         self._grids[:, :2] = self.given
-        self.annotations = replace(read, sizes=self._grids[:, :2])  # which `check_file` measures
+        self.annotations = replace(read, sizes=self._grids[:, :2])  # which `measure` completes
         self.classes = {"detection": read.classes}
         self.provides = (("boxes", "labels", "masks") if masks else ("boxes", "labels")) if read.labelled else ()
 

@@ -11,7 +11,7 @@ import numpy as np
 from densevit.channels import RGB, Channels
 from densevit.data.datasets import depth_range
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind
+from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind, Unknown
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
 from densevit.data.datasets.paired_files import PairPaths, Pairs, find_pairs, label_files
@@ -30,7 +30,6 @@ _DEFAULTS: dict[str, Any] = {
     "labels": "labels/{split}",
     "kind": "depth",
     "metric": True,
-    "invalid": [],
     "depth_range": (0.05, 250.0),
     "seconds": 0.02,
 }
@@ -56,8 +55,8 @@ class DepthMaps(PairedDataset):
     stereo: calibration of disparity, depth = baseline * focal / (disparity + doffs); metres, pixels, pixels.
     calibration: a folder or pattern of Middlebury's calib.txt files, one per image, in place of `stereo`.
     valid: a folder or pattern of validity masks, NPY or PNG, where 0 is unknown.
-    invalid: further numbers in files that mean unknown, besides 0, negative numbers, nan and infinities.
-    min_depth, max_depth: depth outside of these, in metres, becomes unknown.
+    unknown: numbers in files that mean unknown, and the limits in metres outside of which depth is unknown (see
+        `Unknown`).
     depth_range: [minimum, maximum] in metres of the expected median of all depth; by default [0.05, 250].
     seconds: the largest difference in time of an image and its depth map.
     outside_paths: whether a list may name files outside of root, `images` and `labels`.
@@ -86,9 +85,7 @@ class DepthMaps(PairedDataset):
         stereo: Calibration | None = None,
         calibration: Where | None = None,
         valid: Where | None = None,
-        invalid: list[float] | None = None,
-        min_depth: float | None = None,
-        max_depth: float | None = None,
+        unknown: Unknown | None = None,
         depth_range: tuple[float, float] | None = None,
         seconds: float | None = None,
         outside_paths: bool = False,
@@ -100,8 +97,7 @@ class DepthMaps(PairedDataset):
         arguments: dict[str, Any] = {
             **{"images": images, "labels": labels, "list_file": list_file, "splits": splits, "key": key, "kind": kind},
             **{"scale": scale, "metric": metric, "stereo": stereo},
-            **{"calibration": calibration, "valid": valid, "invalid": invalid, "min_depth": min_depth},
-            **{"max_depth": max_depth, "depth_range": depth_range, "seconds": seconds},
+            **{"calibration": calibration, "valid": valid, "depth_range": depth_range, "seconds": seconds},
         }
         given = {name: value for name, value in arguments.items() if value is not None}
         known = load_preset(PRESETS, preset) if preset is not None else {}
@@ -112,8 +108,9 @@ class DepthMaps(PairedDataset):
         self.metric: bool = options["metric"]
         if stereo is None and options["kind"] == "disparity" and not self.metric:
             stereo = Calibration(1.0, 1.0)
-        of_depth = ("kind", "scale", "metric", "invalid", "min_depth", "max_depth")
-        self.values = DepthValues(calibration=stereo, **{name: options[name] for name in of_depth})
+        unknown = Unknown(**known.get("unknown", {})) if unknown is None else unknown
+        of_depth = {name: options[name] for name in ("kind", "scale", "metric")}
+        self.values = DepthValues(calibration=stereo, unknown=unknown, **of_depth)
         self._key: str | None = options["key"]
         base = root_folder(root)
         self.paths, pairs, self._valid, calibrations = _find(
@@ -146,7 +143,7 @@ class DepthMaps(PairedDataset):
 
     def check_labels(self) -> None:
         """Reads depth maps, all or 128 of many, and shows their range. Raises DataError if it is implausible, and if no
-        depth is between min_depth and max_depth."""
+        depth is known."""
         seen, is_known = self.measured_range(range(len(self)))
         if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
             lone = len(self.pairs.left_out)
@@ -158,11 +155,11 @@ class DepthMaps(PairedDataset):
         if not is_known:
             raise DataError(
                 f"{self.label_path(0)}: as in all depth maps of the split {self.split!r} that were read, no pixel has "
-                "a known depth between data.min_depth and data.max_depth: nothing can be learned or measured."
+                "a known depth, by data.unknown: nothing can be learned or measured."
             )
 
     def measured_range(self, indices: Sequence[int]) -> tuple[depth_range.DepthRange, bool]:
-        """Returns the range of some depth maps, and whether any has depth between min_depth and max_depth."""
+        """Returns the range of some depth maps, and whether any has known depth, by `unknown`."""
         indices = [indices[place] for place in depth_range.sample(len(indices))]
         files: dict[int, depth_range.FileRange] = {}
         labelled: set[int] = set()
@@ -183,7 +180,7 @@ class DepthMaps(PairedDataset):
         return depth_range.DepthRange.of(files, where), bool(labelled)
 
     def _depth(self, index: int, stored: np.ndarray) -> np.ndarray:
-        """Converts stored values to depth, (H, W) float32, before min_depth and max_depth are applied."""
+        """Converts stored values to depth, (H, W) float32, before the limits of `unknown` are applied."""
         calibration = None if self._calibrations is None else Calibration(*self._calibrations[index].tolist())
         files = [(self.label_path(index), stored)]
         if self._valid is not None:
@@ -198,7 +195,7 @@ class DepthMaps(PairedDataset):
 
 def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raises DataError for invalid numbers, and for disparity without the calibration that metric depth needs."""
-    for name in ("scale", "max_depth", "seconds"):
+    for name in ("scale", "seconds"):
         value = options[name]
         if value is not None and not 0 < value < np.inf:
             raise DataError(f"data.{name} is {value}; expected a number above 0.")
@@ -207,9 +204,6 @@ def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         raise DataError(f"data.depth_range is {[low, high]}; expected [minimum, maximum], in metres.")
     if "depth_range" in given and not options["metric"]:
         raise DataError("data.depth_range is in metres, but with data.metric=false depth is not. Leave one out.")
-    low, high = options["min_depth"] or 0.0, options["max_depth"] or np.inf
-    if not 0 <= low < high:
-        raise DataError(f"data.min_depth is {low} and data.max_depth {high}; expected a smaller minimum.")
     if options["kind"] != "disparity":
         useless = [name for name in ("stereo", "calibration") if options[name] is not None]
         if useless:

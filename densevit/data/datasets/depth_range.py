@@ -68,7 +68,7 @@ class DepthRange:
         if not chosen:
             raise DataError(
                 f"None of {len(files)} depth maps {where} holds a depth above 0. Check data.scale, data.kind and "
-                "data.invalid."
+                "data.unknown.values."
             )
         median = float(np.median(np.concatenate([file.values for file in chosen.values()])))
         low, high = min(file.low for file in chosen.values()), max(file.high for file in chosen.values())
@@ -138,8 +138,8 @@ def largest_number(split: str, seen: DepthRange, values: DepthValues, path_of: C
     return (
         f"data.scale: the highest depth of each of {seen.files} files of {split!r} ({path_of(seen.medians[0][0])}, "
         f"...) is {stored:.0f}, the largest number of {8 if stored < 256 else 16} bits: {_shown(seen.high)} m. If it "
-        f"means unknown, set data.invalid=[{stored:.0f}]. If each file was scaled to this number, its depth is not in "
-        "metres: set data.metric=false."
+        f"means unknown, set data.unknown.values=[{stored:.0f}]. If each file was scaled to this number, its depth is "
+        "not in metres: set data.metric=false."
     )
 
 

@@ -1,8 +1,7 @@
 """Converts the values of depth files, which are depth, disparity or inverse depth, to depth with 0 = unknown."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -53,23 +52,38 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Unknown:
+    """What is unknown depth, besides 0, negative numbers, nan and infinities.
+
+    values: numbers in files. below, above: depth outside of these, in metres.
+    """
+
+    values: list[float] = field(default_factory=list)
+    below: float = 0.0
+    above: float = np.inf
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.below < self.above:
+            raise DataError(
+                f"data.unknown.below is {self.below:g} and data.unknown.above {self.above:g}; expected a smaller below."
+            )
+
+
+@dataclass(frozen=True)
 class DepthValues:
     """Converts stored numbers to depth.
 
     kind: the quantity that stored numbers times scale are: depth; disparity in pixels; or 1 / depth.
     metric: whether the result is in metres; relative disparity needs no calibration.
     calibration: the calibration of disparity, unless each image has its own.
-    invalid: stored numbers that mean "unknown", besides 0, negative ones, nan and infinities.
-    min_depth, max_depth: depth outside of these becomes unknown.
+    unknown: what becomes unknown besides 0, negative numbers, nan and infinities.
     """
 
     kind: Kind = "depth"
     scale: float | None = None
     metric: bool = True
     calibration: Calibration | None = None
-    invalid: Sequence[float] = ()
-    min_depth: float | None = None
-    max_depth: float | None = None
+    unknown: Unknown = field(default_factory=Unknown)
 
     @property
     def unit(self) -> str:
@@ -85,7 +99,7 @@ class DepthValues:
         """Returns depth (H, W) float32, 0 = unknown. stored: (H, W) as in the file. calibration: the image's."""
         values = stored.astype(np.float32)
         known = np.isfinite(values) & (values > 0)
-        for value in self.invalid:
+        for value in self.unknown.values:
             known &= stored != value if stored.dtype.kind in "iu" else values != np.float32(value)
         values = np.where(known, values, np.float32(1))
         if self.scale is not None:
@@ -100,8 +114,8 @@ class DepthValues:
         return np.where(known & np.isfinite(values), values, np.float32(0))
 
     def capped(self, depth: np.ndarray) -> np.ndarray:
-        """Returns the depth with 0 outside of min_depth and max_depth."""
-        if self.min_depth is None and self.max_depth is None:
+        """Returns the depth with 0 where it is unknown by its limits."""
+        low, high = self.unknown.below, self.unknown.above
+        if not low and high == np.inf:
             return depth
-        low, high = self.min_depth or 0.0, np.inf if self.max_depth is None else self.max_depth
         return np.where((depth >= np.float32(low)) & (depth <= np.float32(high)), depth, np.float32(0))

@@ -51,9 +51,9 @@ def images_below(folder: Path, root: Path, channels: Channels = RGB) -> tuple[li
     return first_files(images, channels), unread
 
 
-def left_out(found: int, names: Sequence[str], reason: str) -> str:
-    """Returns the sentence about images that are not used. found: the number of the others."""
-    text = f"{counted(found + len(names), 'image')} found: {found:,} used, {len(names):,} left out"
+def left_out(used: int, names: Sequence[str], reason: str) -> str:
+    """Returns the sentence about images that are not used. used: the number of the others."""
+    text = f"{counted(used + len(names), 'image')} found: {used:,} used, {len(names):,} left out"
     return f"{text} ({len(names):,} {reason}: {listed(names, 3)})."
 
 

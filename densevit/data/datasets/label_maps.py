@@ -17,7 +17,7 @@ from densevit.data.datasets.division import check_val_share, part_of
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.image_files import IMAGES
 from densevit.data.datasets.label_shares import LabelShares, count_pixels
-from densevit.data.datasets.label_values import LabelValues
+from densevit.data.datasets.label_values import Ignored, LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
 from densevit.data.datasets.paired_files import LABELS, PairPaths, find_pairs
 from densevit.data.datasets.splits import DIVIDED, check_limit, check_split, spellings
@@ -59,9 +59,7 @@ class LabelMaps(PairedDataset):
         or, in RGB files, colours are one class. A class's file_id is its id, or the first of its ids. If all have a
         colour and none an id, the palette of an indexed file decides, not its indices. By default those of CVAT's
         labelmap.txt in root, one line `name:red,green,blue::` per class.
-    ignore_index: the label value or values that are not a class; by default 255, unless a class has it.
-    reduce_zero_label: 0 is "other" and ignored, and classes without an id count from 1, as in ADE20K.
-    ignore_colors: the colours, in RGB files, that are not a class.
+    ignore: the label values and colours that are not a class (see `Ignored`).
     outside_paths: whether a list file may name files outside of root, `images` and `labels`.
     val_share: the share of the validation images of a data set without a val split, by default 0.2. An error if there
         is a val split. Identical and nearly identical images stay in one part, and the parts depend only on the images'
@@ -85,9 +83,7 @@ class LabelMaps(PairedDataset):
         list_file: str | None = None,
         splits: dict[str, str] | None = None,
         classes: list[str | dict[str, Any]] | None = None,
-        ignore_index: int | list[int] | None = None,
-        reduce_zero_label: bool | None = None,
-        ignore_colors: list[tuple[int, int, int]] | None = None,
+        ignore: Ignored | None = None,
         outside_paths: bool = False,
         val_share: float | None = None,
         limit: int | None = None,
@@ -97,24 +93,19 @@ class LabelMaps(PairedDataset):
     ) -> None:
         check_limit(limit)
         base, known = root_folder(root), _preset(preset) if preset is not None else {}
-        values: dict[str, Any] = {
-            "classes": classes,
-            "ignore_index": ignore_index,
-            "reduce_zero_label": reduce_zero_label,
-            "ignore_colors": ignore_colors,
-        }
-        values = {key: known.get(key) if value is None else value for key, value in values.items()}
+        classes = known.get("classes") if classes is None else classes
+        ignore = Ignored(**known.get("ignore", {})) if ignore is None else ignore
         files = {"images": images, "labels": labels, "list_file": list_file, "splits": splits}
         given = {key: value for key, value in files.items() if value is not None}
         of_preset = {key: known[key] for key in files if key in known}
         is_named = bool(of_preset or given.keys() - {"splits"})
         self.paths = PairPaths(**(_FOLDERS if is_named else _default_files(base)) | of_preset | given)
-        self._palette = values["classes"] is None and (base / LABELMAP).is_file()
+        self._palette = classes is None and (base / LABELMAP).is_file()
         if self._palette:
-            values["classes"] = read_labelmap(base / LABELMAP)
-        if values["classes"] is None:
+            classes = [*read_labelmap(base / LABELMAP)]
+        if classes is None:
             raise _missing_classes(base, split, self.paths)
-        self.values = LabelValues(**{key: value for key, value in values.items() if value is not None})
+        self.values = LabelValues(classes, ignore)
         self.classes = {"segmentation": self.values.classes}
         has_parts = _is_divided(base, self.paths, val_share, preset is not None, is_named)
         is_divided = has_parts and split in DIVIDED
@@ -178,7 +169,7 @@ class LabelMaps(PairedDataset):
             found = _found_values([Path(self.label_path(index)) for index in range(len(self))])
             raise DataError(
                 f"{self.label_path(0)}: as in all label maps of the split {self.split!r} that were read, every pixel "
-                f"is ignored, so that nothing can be learned or measured.{found} Check data.ignore_index and "
+                f"is ignored, so that nothing can be learned or measured.{found} Check data.ignore.index and "
                 "data.classes."
             )
         if self.split == "train" and (message := shares.single_class()):
@@ -268,7 +259,7 @@ def _missing_classes(root: Path, split: str, paths: PairPaths) -> DataError:
     ]
     return DataError(
         f"{text} Found in {len(files)} label maps of {root}, with their shares of the pixels; name them, or move them "
-        f"to ignore_index or ignore_colors:\nclasses:{''.join(lines)}"
+        f"to ignore.index or ignore.colors:\nclasses:{''.join(lines)}"
     )
 
 

@@ -52,7 +52,7 @@ class LabelShares:
             return ""
         return (
             f"{self.where}: no pixel has the class {listed(map(repr, self.absent))}. {self.shares_text}.{self._hint} "
-            "If these pixels are to be ignored, set data.ignore_index=255."
+            "If these pixels are to be ignored, set data.ignore.index=255."
         )
 
     def single_class(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -24,15 +25,26 @@ _BY_COLOR = (
 )
 
 
+@dataclass(frozen=True)
+class Ignored:
+    """Label values and colours that are not a class.
+
+    index: a value or values; by default 255, unless a class has it. zero: 0 is "other" and ignored too, and classes
+    without an id count from 1, as in ADE20K. colors: those of RGB files.
+    """
+
+    index: int | list[int] | None = None
+    zero: bool = False
+    colors: list[tuple[int, int, int]] = field(default_factory=list)
+
+
 class LabelValues:
     """Converts the values of label maps to class indices.
 
     classes: names, or {name, id or ids, color or colors} with the values or, in RGB files, the colours of the class.
         Classes without an id have their position as value. The first id or colour is the class's file id or colour.
         If all have different colours and none an id, they are given by colour: see `by_color`.
-    ignore_index: the ignored value or values; by default 255, unless a class has it.
-    reduce_zero_label: 0 is ignored too, and classes without an id count from 1.
-    ignore_colors: the ignored colours of RGB files.
+    ignore: the values and colours that are not a class.
 
     by_color: whether the palette of an indexed file decides, not its indices. by_grey: whether the colours of all
     classes are also grey, so that the values of a grey file are these colours. ignores_255: whether 255 is ignored
@@ -44,29 +56,24 @@ class LabelValues:
     def __init__(
         self,
         classes: Sequence[str | Mapping[str, Any]],
-        ignore_index: int | Sequence[int] | None = None,
-        reduce_zero_label: bool = False,
-        ignore_colors: Sequence[Sequence[int]] = (),
+        ignore: Ignored | None = None,
     ) -> None:
+        ignore = ignore or Ignored()
         if not 1 <= len(classes) <= IGNORE:
             raise DataError(f"data.classes has {len(classes)} classes; expected 1 to {IGNORE}.")
         written = [{"name": one} if isinstance(one, str) else one for one in classes]
-        ids = [_ids(one, i, i + reduce_zero_label) for i, one in enumerate(written)]
+        ids = [_ids(one, i, i + ignore.zero) for i, one in enumerate(written)]
         colors = [_colors(one, i) for i, one in enumerate(written)]
         names = [" ".join(one["name"].split()) for one in written]
         _check_once("name", names)
         _check_once("id", (value for own in ids for value in own))
         known = {value for own in ids for value in own}
-        if ignore_index is None:
-            ignored = {IGNORE} - known
-        else:
-            ignored = {ignore_index} if isinstance(ignore_index, int) else set(ignore_index)
-        if reduce_zero_label:
-            ignored.add(0)
+        values = {IGNORE} - known if ignore.index is None else np.atleast_1d(ignore.index).tolist()
+        ignored = {*values, *([0] if ignore.zero else [])}
         for value in sorted(ignored):
-            _check_value(value, "data.ignore_index")
+            _check_value(value, "data.ignore.index")
         if both := known & ignored:
-            why = " (data.reduce_zero_label ignores 0)" if reduce_zero_label and 0 in both else ""
+            why = " (data.ignore.zero)" if ignore.zero and 0 in both else ""
             raise DataError(f"The label value {min(both)} is both that of a class in data.classes and ignored{why}.")
         self.classes = tuple(
             Class(name, own[0], shown[0] if shown else color_of(i), thing=False)
@@ -80,11 +87,11 @@ class LabelValues:
         has_ids = [bool({"id", "ids"} & one.keys()) for one in written]
         all_colors = [color for own in colors for color in own]
         differ = all(colors) and len(set(all_colors)) == len(all_colors)
-        self.by_color = differ and not any(has_ids) and not reduce_zero_label
+        self.by_color = differ and not any(has_ids) and not ignore.zero
         self.by_grey = self.by_color and all(len(set(color)) == 1 for color in all_colors)
         self._by_id = all(has_ids)
-        self.ignores_255 = ignore_index is None and ignored == {IGNORE}
-        self._ignored_colors = tuple(_color(color, "data.ignore_colors") for color in ignore_colors)
+        self.ignores_255 = ignore.index is None and ignored == {IGNORE}
+        self._ignored_colors = tuple(_color(color, "data.ignore.colors") for color in ignore.colors)
 
     def indices(self, pixels: np.ndarray, path: str) -> np.ndarray:
         """Converts the result of `read_label` for `path` to class indices, (H, W) uint8, 255 = ignore.
@@ -114,7 +121,7 @@ class LabelValues:
             raise DataError(
                 f"{path} is coded in colours, but data.classes has none. Give each class its colour, as in "
                 "`classes: [{name: road, color: [128, 64, 128]}, ...]`, and list colours of no class in "
-                "data.ignore_colors."
+                "data.ignore.colors."
             )
         return np.ascontiguousarray(pixels[..., 0])
 
@@ -136,14 +143,14 @@ class LabelValues:
             lacking = f" (none for {', '.join(missing[:5])})" if missing else ""
             return found + (
                 f"Known: {given} colours of data.classes{lacking} and {len(self._ignored_colors)} ignored. Add each to "
-                "a class as its `color`, or one of its `colors`, or to data.ignore_colors."
+                "a class as its `color`, or one of its `colors`, or to data.ignore.colors."
                 + (_BY_COLOR if self.by_color else "")
             )
         of_classes = np.flatnonzero((self._table > 0) & (self._table < _IGNORED))
         known = f"Known: {_ranges(of_classes)}; ignored: {_ranges(np.flatnonzero(self._table == _IGNORED)) or 'none'}. "
-        fix = "Add each to a class in data.classes as its `id`, or one of its `ids`, or to data.ignore_index"
+        fix = "Add each to a class in data.classes as its `id`, or one of its `ids`, or to data.ignore.index"
         if values.tolist() == [0] or (values.tolist() == [len(self.classes)] and self._table[0] == 1):
-            fix += "; if 0 is not a class and the classes count from 1, set data.reduce_zero_label=true"
+            fix += "; if 0 is not a class and the classes count from 1, set data.ignore.zero=true"
         if self.by_color:
             fix += ". All classes are given by colour, but the file is grey: without ids, values are their positions"
         return f"{found}{known}{fix}."

@@ -51,17 +51,25 @@ class MeasuredImages(Dataset):
         paths = hashlib.sha256(self._paths.tobytes()).hexdigest()
         return [type(self).__name__, self.root, paths, repr(self.channels)]
 
-    def check_file(self, index: int) -> None:
-        """Measures an image. Raises UnreadableFileError for an incomplete one, and DataError if it does not fit its
+    def measure(self, index: int) -> None:
+        """Sets an image's grid. Raises UnreadableFileError for an incomplete one, and DataError if it does not fit its
         labels."""
         size, is_upright = self.grid(index, image_header(self.path(index), self.channels))
         self._grids[index] = *size, UPRIGHT if is_upright else STORED
 
-    def check_files(self, on_error: OnError = "raise") -> None:
-        """Measures all images; those of a large data set are cached. Raises as `file_checks.check_files`."""
+    def check_file(self, index: int) -> None:
+        """Raises as `measure`."""
+        self.measure(index)
 
-        def measure() -> Arrays:
-            check_each(len(self), self.check_file, on_error)
+    def check_files(self, on_error: OnError = "raise") -> None:
+        """Measures all images. Raises as `file_checks.check_files`."""
+        self.measure_all(on_error)
+
+    def measure_all(self, on_error: OnError = "raise") -> None:
+        """Sets the grids of all images; those of a large data set are cached."""
+
+        def scan() -> Arrays:
+            check_each(len(self), self.measure, on_error)
             return {"grids": self._grids}
 
         def files(_: Arrays) -> list[str]:
@@ -69,7 +77,7 @@ class MeasuredImages(Dataset):
             return [file for i, paths in enumerate(images) for file in (*paths, *self.other_files(i))]
 
         arrays = cached_scan(
-            self.scan_key(), measure, files, len(self) >= LARGE, lambda arrays: bool(arrays["grids"].all())
+            self.scan_key(), scan, files, len(self) >= LARGE, lambda arrays: bool(arrays["grids"].all())
         )
         self._grids[:] = arrays["grids"]
         self._grids[self._grids[:, 2] == 0] = 1  # unreadable
@@ -80,7 +88,7 @@ class MeasuredImages(Dataset):
     def sizes(self) -> np.ndarray:
         """Returns (N, 2) heights and widths of the images as `image` returns them."""
         if not self.known_sizes().all():
-            self.check_files()
+            self.measure_all()
         return self.known_sizes()
 
     def known_sizes(self) -> np.ndarray:
@@ -94,7 +102,7 @@ class MeasuredImages(Dataset):
     def size(self, index: int) -> Size:
         """Returns (h, w) of an image and its labels."""
         if not self._grids[index, 2]:
-            self.check_file(index)
+            self.measure(index)
         return int(self._grids[index, 0]), int(self._grids[index, 1])
 
     def image(self, index: int) -> Tensor:

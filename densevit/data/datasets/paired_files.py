@@ -32,7 +32,7 @@ class Pairs:
     labels: np.ndarray  # (N,)
     left_out: np.ndarray  # (M,) names of images that the list file marks as unlabelled
     missing: tuple[UnreadableFileError, ...] = ()  # of names that were left out, as a file is missing
-    found: int = 0  # names, with those left out
+    names_count: int = 0  # with those left out
 
     @classmethod
     def of(cls, rows: Sequence[Row], left_out: Iterable[str] = ()) -> "Pairs":
@@ -55,9 +55,9 @@ class PairPaths:
 
     images, labels, list_file: {split} is replaced by the split's name. Without a `*`, images and labels are folders,
     and files of the same name (relative to the folder, without suffix) are a pair. With stars, they are patterns, and
-    the name is the text that the stars match; a star matches within one folder. A line of the list file is such a name, or
-    the paths of an image and its label, with an optional number (a focal length). These paths are relative to root, to
-    the folders images and labels, or to folders in them.
+    the name is the text that the stars match; a star matches within one folder. A line of the list file is such a
+    name, or the paths of an image and its label, with an optional number (a focal length). These paths are relative to
+    root, to the folders images and labels, or to folders in them.
     splits: the names of splits on disk. suffixes: those of label files. no_label: the word for a missing label in place
     of its path.
     """
@@ -121,7 +121,7 @@ def find_pairs(
         raise UnreadableFileError(f"{missing[0]}{more if len(missing) > 1 else ''}", missing[0].rule)
     if not rows:
         raise DataError(f"{root / paths.images} has no image with a label.")
-    return replace(Pairs.of(rows[:limit], listing.unlabelled), missing=tuple(missing), found=len(listing.entries))
+    return replace(Pairs.of(rows[:limit], listing.unlabelled), missing=tuple(missing), names_count=len(listing.entries))
 
 
 class Folders:

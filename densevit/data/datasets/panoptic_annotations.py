@@ -140,9 +140,9 @@ class Segments(NamedTuple):
 
 
 def segments_of(
-    file: Path, record: Mapping[str, Any], position: int, images: Images, known: Mapping[Any, int]
+    file: Path, record: Mapping[str, Any], position: int, images: Images, label_of: Mapping[Any, int]
 ) -> tuple[int, Segments]:
-    """Reads an annotation: the position of its image, and its segments. known: the index of each category."""
+    """Reads an annotation: the position of its image, and its segments. label_of: the index of each category."""
     image_id, name = (required(file, "annotation", record, position, key) for key in ("image_id", "file_name"))
     if not is_identifier(image_id) or image_id not in images.rows:
         unknown = unknown_reference("image", record, images.rows)
@@ -165,8 +165,8 @@ def segments_of(
                 f"{where} has a segment of id {shown(number)}; expected 1 to {_MOST_IDS - 1}, as a colour "
                 "R + 256 G + 65536 B."
             )
-        if type(category) is not int or category not in known:
-            some = ", ".join(map(str, sorted(known)[:10])) + (", ..." if len(known) > 10 else "")
+        if type(category) is not int or category not in label_of:
+            some = ", ".join(map(str, sorted(label_of)[:10])) + (", ..." if len(label_of) > 10 else "")
             raise DataError(
                 f"{where}: segment {number} has the category_id {shown(category)}, which is missing from "
                 f"`categories`. Known: {some}."
@@ -174,7 +174,7 @@ def segments_of(
         if crowd not in (0, 1):
             raise DataError(f"{where}: segment {number} has iscrowd {shown(crowd)}; expected 0 or 1.")
         found.ids.append(number)
-        found.labels.append(known[category])
+        found.labels.append(label_of[category])
         found.iscrowd.append(int(crowd))
         found.area.append(area if isinstance(area, int) and 0 <= area < 2**31 else -1)
     if len(set(found.ids)) < len(found.ids):

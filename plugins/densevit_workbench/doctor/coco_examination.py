@@ -42,7 +42,7 @@ def examine_coco(
     """Adds findings about a split in COCO's format. Returns what it uses and leaves out, and images whose boxes can be
     read in two ways, with a sample for each. opened, failed: the indices of images whose files were checked, and of
     those that are wrong."""
-    whole = invalid.whole or read_annotations(dataset.file, dataset.masks)
+    whole = invalid.annotations or read_annotations(dataset.file, dataset.masks)
     unclear = [i for i in opened if i not in failed and _is_unclear(dataset, i)]
     _examine_annotations(whole, findings, ambiguous=bool(unclear))
     _examine_reading(dataset, unclear, len(opened), findings)

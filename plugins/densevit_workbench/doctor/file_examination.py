@@ -63,7 +63,7 @@ def examine_files(dataset: Dataset, opened: Sequence[int], findings: Findings) -
 def _report_pairs(dataset: PairedDataset, findings: Findings) -> None:
     """Reports images or label files without the other one, and images that no list names."""
     pairs = dataset.pairs
-    findings.report_errors(pairs.missing, pairs.found)
+    findings.report_errors(pairs.missing, pairs.names_count)
     if isinstance(dataset, LabelMaps | DepthMaps):
         lone, count = unlisted_images(Path(dataset.root), dataset.paths, dataset)
         fix = f"A list chooses; if they are meant to be used, add them to {dataset.paths.list_file}."

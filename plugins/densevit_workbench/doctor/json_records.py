@@ -29,10 +29,10 @@ LeftOut = dict[str, list[str]]  # names by the rule that they break
 
 @dataclass
 class InvalidRecords:
-    """The names of the invalid images and objects of a json, by the rule that they break. whole: the others; None if
-    all are valid."""
+    """The names of the invalid images and objects of a json, by the rule that they break. annotations: the others;
+    None if all are valid."""
 
-    whole: Annotations | None = None
+    annotations: Annotations | None = None
     images: LeftOut = field(default_factory=dict)
     objects: LeftOut = field(default_factory=dict)
 
@@ -68,7 +68,7 @@ def _without_invalid_records(
     files, is_divided = kind.find(root, split, named, share, outside, "skip", section.given_channels)
     document = parse_json(files.file, keep_segmentations=options.get("masks", False))
     images = examine_records(files.file, document, options.get("masks", False), invalid, findings)
-    invalid.whole = annotations_of(files.file, document, options.get("masks", False))
+    invalid.annotations = annotations_of(files.file, document, options.get("masks", False))
     folder = str(files.image_folder(images.names).absolute())
     changed = {"images": folder, "val_share": (share or DEFAULT_SHARE) if is_divided else None}
     dataset = _built_from(document, files.file, section, split, {"name": "coco"} | options | changed)

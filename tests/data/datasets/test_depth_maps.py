@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from densevit.data.datasets.depth_maps import DepthMaps
-from densevit.data.datasets.depth_values import Calibration
+from densevit.data.datasets.depth_values import Calibration, Unknown
 from densevit.data.datasets.timestamp_pairs import associate
 from densevit.errors import DataError
 from densevit_workbench.doctor.file_examination import examine_files
@@ -51,7 +51,7 @@ CONVERTED: dict[str, tuple[Any, dict[str, Any], list[list[float]]]] = {
     "relative": (np.array([[0, 1, 100, 250]], np.uint8), {"kind": "disparity", "metric": False}, [[0, 1, 0.01, 0.004]]),
     "invalid and out of range": (
         MILLIMETRES,
-        {"scale": 0.001, "invalid": [65535, 2000], "min_depth": 1, "max_depth": 2.5},
+        {"scale": 0.001, "unknown": Unknown([65535, 2000], 1, 2.5)},
         [[0, 1.5, 0, 2.5], [1, 0, 0, 0], [0, 0, 0, 0]],
     ),
 }
@@ -115,7 +115,6 @@ def test_file_changed_after_scanning_raises(tmp_path, depth_pair, write_image, d
     [
         ({"limit": 0}, r"data\.limit is 0"),
         ({"scale": 0}, r"data\.scale is 0"),
-        ({"min_depth": 5, "max_depth": 2}, r"data\.min_depth is 5 and data\.max_depth 2"),
         ({"depth_range": (2, 1)}, r"data\.depth_range is \[2, 1\]"),
         ({"depth_range": (1, 2), "metric": False}, r"data\.depth_range is in metres"),
         ({"kind": "disparity"}, r"needs data\.stereo=.*data\.metric=false"),

@@ -8,14 +8,14 @@ import pytest
 
 from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.depth_range import sample
-from densevit.data.datasets.depth_values import Calibration
+from densevit.data.datasets.depth_values import Calibration, Unknown
 from densevit.errors import DataError
 from tests.data.datasets.conftest import MILLIMETRES, opened
 
 
 def test_range_and_median_are_logged_once_per_split(tmp_path, depth_pair, capsys, monkeypatch):
     depth_pair(MILLIMETRES)
-    opened(DepthMaps, "train", root=str(tmp_path), scale=0.001, max_depth=2)
+    opened(DepthMaps, "train", root=str(tmp_path), scale=0.001, unknown=Unknown(above=2))
     shown = capsys.readouterr().err
     assert shown == "depth, train: 0.5 to 65.5 m, median 2 m, 83.3% of pixels known (read 1 of 1)\n"
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -91,6 +91,6 @@ def test_files_that_all_reach_the_largest_number_are_named(largest, kind, scale,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         opened(DepthMaps, "train", **options, metric=False)
-        opened(DepthMaps, "train", **options, invalid=[largest])
+        opened(DepthMaps, "train", **options, unknown=Unknown([largest]))
         depth("labels/train/b.png", np.array([[40 / scale] * 4] * 3).astype(kind))
         opened(DepthMaps, "train", **options)

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from densevit.data.datasets.label_maps import LabelMaps
+from densevit.data.datasets.label_values import Ignored
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE
 from tests.data.datasets.conftest import LABEL, opened, semantic
@@ -54,19 +55,19 @@ MAPPED: dict[str, tuple[np.ndarray, dict[str, Any], list[int], list[list[int]]]]
     # label, options, ids of the classes, label map
     "16 bits, several values of a class": (
         np.array([[1000, 7, 0, 9]] * 3, np.uint16),
-        {"classes": [{"name": "road", "ids": [7, 9]}, {"name": "tree", "id": 1000}], "ignore_index": 0},
+        {"classes": [{"name": "road", "ids": [7, 9]}, {"name": "tree", "id": 1000}], "ignore": Ignored(0)},
         [7, 1000],
         [[1, 0, IGNORE, 0]] * 3,
     ),
     "several values ignored": (
         LABEL,
-        {"classes": [{"name": "tree", "id": 1}], "ignore_index": [0, 2, 255]},
+        {"classes": [{"name": "tree", "id": 1}], "ignore": Ignored([0, 2, 255])},
         [1],
         [[255, 255, 0, 0], [255, 255, 0, 255], [255, 255, 255, 0]],
     ),
     "0 ignored, counted from 1": (
         LABEL,
-        {"classes": ["tree", "car"], "reduce_zero_label": True},
+        {"classes": ["tree", "car"], "ignore": Ignored(zero=True)},
         [1, 2],
         [[255, 255, 0, 0], [1, 1, 0, 255], [1, 255, 255, 0]],
     ),
@@ -85,7 +86,7 @@ def test_several_colours_may_map_to_one_class(tmp_path, pairs):
     palette = np.array([[128, 64, 128], [0, 0, 1], [1, 0, 0]], np.uint8)
     pairs(np.where((LABEL == 255)[..., None], [9, 9, 9], palette[LABEL % 255]).astype(np.uint8))
     classes = [{"name": "road", "color": [128, 64, 128]}, {"name": "rest", "colors": [[0, 0, 1], [1, 0, 0]]}]
-    dataset = opened(LabelMaps, "train", root=str(tmp_path), classes=classes, ignore_colors=[(9, 9, 9)])
+    dataset = opened(LabelMaps, "train", root=str(tmp_path), classes=classes, ignore=Ignored(colors=[(9, 9, 9)]))
     assert semantic(dataset) == [[0, 0, 1, 1], [1, 1, 1, 255], [1, 0, 0, 1]]
     assert dataset.classes["segmentation"][1].color == (0, 0, 1)
 
@@ -126,9 +127,9 @@ INVALID_LABELS: dict[str, tuple[np.ndarray, list[Any], str]] = {
     "a value that no class has": (
         np.where(LABEL == 2, 17, LABEL),
         NAMES,
-        r"labels/train/a\.png .*: 17 in 3 pixels \(25\.0%\).*Known: 0 to 2; ignored: 255.*data\.classes.*ignore_index",
+        r"labels/train/a\.png .*: 17 in 3 pixels \(25\.0%\).*Known: 0 to 2; ignored: 255.*data\.classes.*ignore\.index",
     ),
-    "classes counted from 1": (np.where(LABEL == 255, 0, LABEL + 1), NAMES, r"3 in 3 .*data\.reduce_zero_label=true"),
+    "classes counted from 1": (np.where(LABEL == 255, 0, LABEL + 1), NAMES, r"3 in 3 .*data\.ignore\.zero=true"),
     "a colour that no class has": (
         np.full((3, 4, 3), (5, 6, 7)),
         [{"name": "road", "color": [1, 1, 1]}, "sky"],
@@ -187,8 +188,8 @@ def test_invalid_list_files_raise(text, message, tmp_path, pairs):
         ({"classes": ["a", {"name": "b", "id": 0}]}, r"the id 0 occurs twice"),
         ({"classes": [7]}, r"data\.classes\[0\] is 7; expected a name"),
         ({"classes": ["road", "\udcff", "car"]}, r"'\\udcff' \(id 1\) has half of a surrogate pair"),
-        ({"ignore_index": 1}, r"The label value 1 is both that of a class"),
-        ({"classes": [{"name": "a", "id": 0}], "reduce_zero_label": True}, r"value 0 is both .*reduce_zero_label"),
+        ({"ignore": Ignored(1)}, r"The label value 1 is both that of a class"),
+        ({"classes": [{"name": "a", "id": 0}], "ignore": Ignored(zero=True)}, r"value 0 is both .*ignore\.zero"),
         ({"limit": 0}, r"data\.limit is 0"),
         ({"root": None}, r"data\.root is missing"),
         ({"root": "a" * 5000}, r"data\.root: .* Name the data set's folder"),

@@ -65,7 +65,7 @@ def test_classes_match_those_of_torchvision_and_the_devkit_colours(tmp_path, wri
     trained = sorted((c for c in Cityscapes.classes if not c.ignore_in_eval), key=lambda c: c.train_id)
     assert [(c.name, c.file_id, c.color) for c in classes] == [(c.name, c.id, c.color) for c in trained]
     given = yaml.safe_load((PRESETS / "cityscapes.yaml").read_text())
-    assert set(given["ignore_index"]) - {255} == {c.id for c in Cityscapes.classes if c.ignore_in_eval and c.id >= 0}
+    assert set(given["ignore"]["index"]) - {255} == {c.id for c in Cityscapes.classes if c.ignore_in_eval and c.id >= 0}
 
     classes = classes_of("voc", tmp_path, write_image, label)
     assert [c.name for c in classes] == ["background", *_VOC_CATEGORIES[1:]]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from densevit.data.datasets import label_shares
 from densevit.data.datasets.label_maps import LabelMaps
+from densevit.data.datasets.label_values import Ignored
 from densevit.errors import DataError
 from densevit_workbench.doctor.diagnose import diagnose
 from tests.data.datasets.conftest import opened
@@ -57,7 +58,7 @@ def test_binary_masks_of_255_are_an_error_whose_fix_reads_them(tmp_path):
             assert fact in message
     fixed = yaml.safe_load(message[message.index("data.classes: ") + len("data.classes: ") :].partition(". If")[0])
     assert semantic(root, ["background", fixed]) == [[0, 0, 0, 1]] * 3
-    assert "data.ignore_index=255" in message
+    assert "data.ignore.index=255" in message
 
 
 def test_255_of_many_pixels_is_an_error_only_if_a_class_has_none(tmp_path):
@@ -69,7 +70,7 @@ def test_255_of_many_pixels_is_an_error_only_if_a_class_has_none(tmp_path):
         opened(LabelMaps, "train", root=root, classes=["a", "b", "c"])
     assert len(opened(LabelMaps, "val", root=root, classes=["a", "b", "c"]))  # a rare class may have no pixel there
     with pytest.warns(UserWarning, match=r"1 of 3 classes have no pixel and cannot be learned: c\."):
-        opened(LabelMaps, "train", root=root, classes=["a", "b", "c"], ignore_index=255)
+        opened(LabelMaps, "train", root=root, classes=["a", "b", "c"], ignore=Ignored(255))
 
 
 def test_a_rare_class_without_pixels_is_one_line_in_training(tmp_path):
@@ -89,11 +90,11 @@ def test_a_rare_class_without_pixels_is_one_line_in_training(tmp_path):
 
 def test_training_on_a_single_class_is_an_error_and_evaluation_is_not(tmp_path):
     root = write(tmp_path, LESION)
-    options: Any = {"root": root, "classes": ["background", "lesion"], "ignore_index": 255}
+    options: Any = {"root": root, "classes": ["background", "lesion"], "ignore": Ignored(255)}
     opened(LabelMaps, "val", **options).check_labels()
     with pytest.raises(DataError, match=r"all labelled pixels have the class 'background'"):
         opened(LabelMaps, "train", **options).check_labels()
-    nothing = LabelMaps("train", root=root, classes=["x", "y"], reduce_zero_label=True)
+    nothing = LabelMaps("train", root=root, classes=["x", "y"], ignore=Ignored(zero=True))
     with pytest.raises(DataError, match=r"is ignored, .*0 \(75\.00%\), 255 \(25\.00%\)"):
         nothing.check_labels()
 
