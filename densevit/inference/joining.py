@@ -148,7 +148,8 @@ def join(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> C
         add({"images.json": ""} if settings["format"] == "json" else {IMAGES: "[]"})
         for file in (file for part in parts for file in part.blocks if file.is_file()):
             counts = read_counts(file)
-            images, failed = images + counts.images, [*failed, *counts.failed]
+            images += counts.images
+            failed += counts.failed
             for texts in (*read_texts(file), *(failed_texts(one, settings["format"]) for one in counts.failed)):
                 add(texts)
         for writer in files.values():

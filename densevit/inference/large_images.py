@@ -35,7 +35,7 @@ def streams_maps(predictor: Predictor) -> bool:
 
 def is_large(image: ImageFile, predictor: Predictor) -> bool:
     """Whether an image is read and predicted by rows of windows."""
-    if not image.location.lower().endswith(large_tiff.SUFFIXES) or image.url or image.member or image.problem:
+    if not image.location.lower().endswith(large_tiff.SUFFIXES) or image.url or image.member:
         return False
     try:
         with LargeTiff(image.path, predictor.channels, predictor.device) as opened:
