@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -119,7 +119,7 @@ class FolderPrediction:
             return True
         return False
 
-    def predict(self, left: Mapping[Path, Sequence[ImageFile]]) -> Iterator[Predicted]:
+    def predict(self, left: Mapping[Path, Sequence[ImageFile]]) -> Generator[Predicted, None, None]:
         """Predicts the images of these blocks, and yields them in order. At the end, also after an interruption, what
         was yielded is written. Raises the first error of writing; then its block is not.
 

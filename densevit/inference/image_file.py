@@ -32,8 +32,8 @@ class ImageFile:
     image_id: the id in a COCO json. For other images the file's stem as an integer, as in COCO (000000000139.jpg is
     139), if it is one and unique; else the file's name, or its path if the name is not unique.
     frame: the number of a frame of `video`, from 0; its name and id are NAME_000012. url: the address of an image to
-    download, whose path is HOST/FILE. place: the place in the list of all images, from 0. member: the image in a tar; or
-    the error of a line that names no image.
+    download, whose path is HOST/FILE. place: the place in the list of all images, from 0. member: the image in a tar,
+    or the error of a line that names no image.
     """
 
     location: str

@@ -32,7 +32,7 @@ PER_SUBFOLDER = 1_000  # images
 
 
 class _Source(NamedTuple):
-    """What a source says of an image. image_id: the id in a COCO json. member: see `ImageFile`."""
+    """What a source says of an image. image_id: the id in a COCO json. member: the one of `ImageFile`."""
 
     location: str
     url: str | None = None

@@ -72,7 +72,7 @@ class CsvTable:
 
 
 class ParquetTable:
-    """A table of Parquet: a folder of part files of so many rows. metadata: of the schema."""
+    """A table of Parquet: a folder of part files of so many rows. metadata: what the schema has."""
 
     def __init__(self, path: Path, rows: int, metadata: Mapping[str, Any] | None = None) -> None:
         self._path, self._partial, self._most = path, path.with_name(f"{path.name}.partial"), rows

@@ -80,7 +80,7 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def measure(name: str, folder: Path, count: int, rounds: int) -> tuple[float, float]:
-    """Returns the images per second of the command and of the iterator. name: of the model."""
+    """Returns the images per second of the command and of the iterator. name: the name of a config, or `waiting`."""
     if name == "waiting":
         predictor = Predictor(DenseModel(WaitingBackbone(), {"detection": FixedBoxes((1,), (32,), CLASSES)}))
     else:
