@@ -124,12 +124,12 @@ def _evaluate(
     from pytorch_lightning.utilities import rank_zero_only
 
     from densevit.data.build import build_data
+    from densevit.data.io.map_files import MapFiles
     from densevit.evaluation.evaluation_tables import comparison_table, evaluation_tables
     from densevit.evaluation.metrics_file import by_head
     from densevit.evaluation.metrics_table import single_class
     from densevit.inference.file_model import FileModel
     from densevit.inference.loading import load_any
-    from densevit.inference.map_files import MapFiles
     from densevit.inference.predictor import Predictor
     from densevit.training.run.evaluation import EvaluationPlan
     from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation

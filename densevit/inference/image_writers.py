@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.channel_files import as_rgb
+from densevit.data.io.map_files import MapFiles
 from densevit.drawing.draw import draw
 from densevit.drawing.drawn_video import DrawnVideo
 from densevit.drawing.point_cloud import write_ply
 from densevit.errors import DensevitError
 from densevit.inference.iterating import Predicted
-from densevit.inference.map_files import MapFiles
 from densevit.inference.predictor import Predictor
 from densevit.inference.result import Result
 
