@@ -146,7 +146,7 @@ class FolderPrediction:
                             _wait(pending, self.part.block)
                             yield predicted
                     finally:
-                        pending.append(pool.submit(_end_block, file, failed, texts))
+                        pending.append(pool.submit(_end_block, file, len(images), failed, texts))
                 next(stream, None)  # its end, where it may warn
             finally:
                 _wait(pending, 0)
@@ -190,8 +190,10 @@ def _wait(pending: deque[Future[Any]], most: int) -> None:
             raise
 
 
-def _end_block(file: Path, failed: Sequence[Failed], texts: Sequence[Future[Texts]]) -> None:
-    write_block(file, failed, [one.result() for one in texts])
+def _end_block(file: Path, images: int, failed: Sequence[Failed], texts: Sequence[Future[Texts]]) -> None:
+    """Writes a block; after an interruption, one with fewer images, unless there is one from before."""
+    if len(failed) + len(texts) == images or not file.exists():
+        write_block(file, failed, [one.result() for one in texts])
 
 
 def _with_ids_of_one_type(images: Sequence[ImageFile]) -> Sequence[ImageFile]:
