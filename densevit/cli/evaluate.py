@@ -14,6 +14,8 @@ from densevit.errors import ConfigError
 from densevit.paths import user_path
 
 if TYPE_CHECKING:
+    from rich.console import Group
+
     from densevit.config import Config
     from densevit.inference.loading import LoadedModel
     from densevit.interfaces import Evaluator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 MODEL = "a run folder, a model file, a checkpoint of another project, or hf:ORG/NAME"
 MODEL_OR_FILE = f"{MODEL}; or an exported file, NAME.onnx or NAME.pt2"
 
+_LISTED = 20  # classes of a mapping
 EXAMPLES = """examples:
   densevit evaluate runs/detr_swin
   densevit evaluate runs/detr_swin data=coco data.root=~/coco --out results
@@ -117,13 +120,13 @@ def _evaluate(
 ) -> int:
     from pytorch_lightning.utilities import rank_zero_only
 
-    from densevit.cli.evaluation_tables import comparison_table, evaluation_tables, mapping_table
     from densevit.data.build import build_data
+    from densevit.data.io.map_files import MapFiles
+    from densevit.evaluation.evaluation_tables import comparison_table, evaluation_tables
     from densevit.evaluation.metrics_file import by_head
     from densevit.evaluation.metrics_table import single_class
     from densevit.inference.file_model import FileModel
     from densevit.inference.loading import load_any
-    from densevit.inference.map_files import MapFiles
     from densevit.inference.predictor import Predictor
     from densevit.training.run.evaluation import EvaluationPlan
     from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation
@@ -216,3 +219,30 @@ def write_detections(evaluators: "Mapping[str, Evaluator]", folder: Path) -> Non
     for head, entries in found.items():
         name = "detections.json" if len(found) == 1 else f"detections-{head}.json"
         (folder / name).write_text(json.dumps(entries) + "\n", encoding="utf-8")
+
+
+def mapping_table(
+    head: str, pairs: Sequence[tuple[str, str]], only_model: Sequence[str], only_data: Sequence[str]
+) -> "Group":
+    """The mapped classes, and the unmapped classes of the model and of the data."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from densevit.terminal import table
+
+    title = f"{head}: {len(pairs)} of the model's {len(pairs) + len(only_model)} classes are mapped to the data's"
+    rows = []
+    same = [old for old, new in pairs if old == new]
+    if same:
+        rows.append([Text(f"{len(same)} of the same name"), Text(_listed(same), "cyan")])
+    rows += [[Text(old, "cyan"), Text(new, "cyan")] for old, new in pairs if old != new]
+    if only_model:
+        rows.append([Text(_listed(only_model), "yellow"), Text("not in the data: predictions count as no class")])
+    if only_data:
+        rows.append([Text("not in the model: not evaluated"), Text(_listed(only_data), "yellow")])
+    return Group(Text(title, "bold"), table(rows, ["model", "data"], right=()), Text())
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" ... ({len(names)})" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

@@ -94,8 +94,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Runs the command."""
     from densevit.atomic_io import check_free
-    from densevit.cli.evaluation_tables import comparison_table
     from densevit.errors import counted
+    from densevit.evaluation.evaluation_tables import comparison_table
     from densevit.exporting.exporting import export
     from densevit.exporting.file_plan import FileOptions, check_options
     from densevit.inference.loading import load_any

@@ -6,12 +6,12 @@ Writes a folder of visualizations and predictions: COCO results, CSV, maps, poin
 import io
 import math
 import sys
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
+from argparse import Namespace
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densevit.cli.evaluate import MODEL_OR_FILE, add_runtime, add_trust
+from densevit.cli.predict_arguments import add_arguments
 from densevit.errors import DensevitError
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from densevit.inference.blocks import Counts
     from densevit.inference.folder_prediction import FolderPrediction
     from densevit.inference.image_file import ImageFile
-    from densevit.inference.image_sizes import ImageSize
 
 _INTERRUPTED = 130  # exit status, as of a shell
 _SHOWN_FAILURES = 20  # failed.csv has all
 
+__all__ = ["EXAMPLES", "add_arguments", "run"]
 EXAMPLES = """examples:
   densevit predict runs/mine examples/coffee.jpg
   densevit predict runs/mine photos 'more/**/*.jpg' clip.mp4 --out found --threshold 0.3
@@ -36,102 +36,6 @@ EXAMPLES = """examples:
   densevit predict runs/mine coco/annotations/instances_val2017.json shards/000000.tar names.txt
   find . -name '*.png' | densevit predict runs/mine - --out found
 """
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=MODEL_OR_FILE)
-    parser.add_argument(
-        "sources",
-        metavar="INPUT",
-        nargs="+",
-        help="an image, a folder, a pattern ('photos/**/*.jpg'), a video, a URL of an image, a tar of images, a COCO "
-        "json, or a list of them: names.txt, or - for stdin",
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", type=Path, help="a new folder (default: ./predictions, or the next free one)"
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue in --out DIR after an interruption: predicts the images that it does not have, also those that "
-        "can be read now",
-    )
-    parser.add_argument(
-        "--threshold",
-        metavar="SCORE",
-        type=float,
-        help="the lowest score of objects in drawn/ and predictions.csv; predictions.json has all (default: the score "
-        "with the largest F1 in the model's validation; 0.5 for a model without one)",
-    )
-    parser.add_argument(
-        "--min-score",
-        metavar="SCORE",
-        type=float,
-        help="the lowest score of objects in all files, at most the threshold (default: 0; with windows 0.05)",
-    )
-    parser.add_argument(
-        "--draw",
-        metavar="all|N|none",
-        type=_number_of_images,
-        help="the images that are drawn: all, the first N of the list, or none (default: all of up to 1,000 images, "
-        "else the first 100)",
-    )
-    parser.add_argument(
-        "--max-failed",
-        metavar="N",
-        type=int,
-        default=0,
-        help="the exit status is 1 if more than N images cannot be read (%(default)s); failed.csv has them",
-    )
-    parser.add_argument(
-        "--video",
-        action="store_true",
-        help="of videos: draw all frames to drawn/NAME.mp4 instead of one image per frame",
-    )
-    parser.add_argument(
-        "--format",
-        choices=("json", "parquet"),
-        default="json",
-        help="of predictions: images.json and predictions.json, or the tables images.parquet and objects.parquet, "
-        "which need pyarrow (%(default)s)",
-    )
-    parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images per batch (%(default)s)")
-    parser.add_argument(
-        "--focal",
-        metavar="PIXELS",
-        type=float,
-        help="the camera's focal length in pixels of the images: also writes point clouds, clouds/NAME.ply",
-    )
-    parser.add_argument(
-        "--image-size",
-        metavar="SIZE",
-        type=_image_size,
-        help="the long side to which images are resized (1280), height and width into which they are fitted "
-        "(960x1280), or source: images keep their size (default: as in evaluation; with --window: source)",
-    )
-    group = parser.add_argument_group("windows, and test-time augmentation of dense heads; by default as in the run")
-    for name, kind, form, text in (
-        ("window", _sides, "SIDE|HxW", "size of sliding windows, in pixels of --image-size; null: the whole image"),
-        ("stride", _sides, "SIDE|HxW", "stride of the windows; null: two thirds of the window"),
-        ("scales", _factors, "S,S,...", "scales of the image: 0.75,1,1.25"),
-        ("average", str, "KIND", "average logits or probabilities"),
-    ):
-        group.add_argument(f"--{name}", type=kind, metavar=form, default=SUPPRESS, help=text)
-    group.add_argument("--flip", action=BooleanOptionalAction, default=SUPPRESS, help="also use the flipped image")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: an accelerator)")
-    group = parser.add_argument_group("several processes, which share --out DIR")
-    group.add_argument(
-        "--devices", metavar="N", type=int, default=1, help="predict N parts on N devices of this machine"
-    )
-    group.add_argument(
-        "--part",
-        metavar="I/N",
-        type=_part,
-        help="predict part I of N, from 1, in a job of an array or on another machine (default: as torchrun or srun "
-        "say); afterwards: densevit predictions join DIR",
-    )
-    add_runtime(parser)
-    add_trust(parser)
 
 
 def run(args: Namespace) -> int:
@@ -147,8 +51,8 @@ def run(args: Namespace) -> int:
     from densevit.inference.joining import join
     from densevit.inference.prediction_folder import open_folder
 
-    process = this_process()
-    part = args.part or (process.rank + 1, process.total)
+    rank, processes, local = this_process()
+    part = args.part or (rank + 1, processes)
     _check(args, part[1] > 1)
     names = sys.stdin.read() if "-" in args.sources else ""
 
@@ -166,7 +70,7 @@ def run(args: Namespace) -> int:
     }
     alone = {key: value for key, value in inference.items() if key != "stride" or "window" in inference}
     section("inference", alone, "command line")  # the stride of the model's own window is checked with it
-    device = "cpu" if args.devices > 1 else devices[process.local % len(devices)]
+    device = "cpu" if args.devices > 1 else devices[local % len(devices)]
     predictor = loading.load(args.model, device, args.trust, args.runtime)
     if predictor.channels.files or any(image.location.lower().endswith(CHANNEL_FILES) for image in images):
         images = find(predictor.channels)
@@ -192,10 +96,10 @@ def run(args: Namespace) -> int:
         )
     open_folder(args.out, prediction.settings, args.resume)
     if args.devices > 1:
-        status = predict_on_devices(args, len(images), devices, names)
+        status = predict_on_devices(args, devices, names)
         return status or _show(args, prediction, join(args.out, lambda: prediction.output.maps), len(images))
     status = _predict(args, prediction)
-    return 0 if status == 1 and process.total > 1 else status  # torchrun ends the other processes if one returns 1
+    return 0 if status == 1 and processes > 1 else status  # torchrun ends the other processes if one returns 1
 
 
 def _check(args: Namespace, shares: bool) -> None:
@@ -295,46 +199,3 @@ def _show(args: Namespace, prediction: "FolderPrediction", counts: "Counts", tot
     result = {"out": str(args.out), "images": counts.images, "threshold": prediction.thresholds, "problems": reasons}
     output.result(result)
     return 1 if len(reasons) > args.max_failed else 0
-
-
-def _sides(text: str) -> int | list[int] | None:
-    """Parses 512, 512x768 (height x width) or null."""
-    try:
-        sides = None if text == "null" else [int(side) for side in text.split("x")]
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r} is not a side (512), a height and width (512x768), or null.") from None
-    return sides[0] if sides is not None and len(sides) == 1 else sides
-
-
-def _image_size(text: str) -> "ImageSize":
-    """Parses source, 1280 or 960x1280 (height x width)."""
-    sides = text.split("x")
-    if text == "source":
-        return "source"
-    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
-        raise ArgumentTypeError(f"{text!r} is not a side (1280), a height and width (960x1280), or source.")
-    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
-
-
-def _number_of_images(text: str) -> int:
-    """Parses all, none or a number."""
-    if text in ("all", "none"):
-        return sys.maxsize if text == "all" else 0
-    if not (text.isascii() and text.isdigit()):
-        raise ArgumentTypeError(f"{text!r} is not all, none or a number of images such as 100.")
-    return int(text)
-
-
-def _part(text: str) -> tuple[int, int]:
-    """Parses 3/16."""
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ArgumentTypeError(f"{text!r} is not a part such as 3/16; parts are numbered from 1: 1/16 ... 16/16.")
-    return int(number), int(count)
-
-
-def _factors(text: str) -> list[float]:
-    try:
-        return [float(factor) for factor in text.split(",")]
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.75,1,1.25.") from None

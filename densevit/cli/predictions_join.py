@@ -20,9 +20,9 @@ def run(args: Namespace) -> int:
     from densevit.atomic_io import check_writable
 
     check_writable(args.predictions, fix="Fix: make it writable.")  # before slow imports
+    from densevit.data.io.map_files import MapFiles
     from densevit.inference import loading
     from densevit.inference.joining import join
-    from densevit.inference.map_files import MapFiles
     from densevit.inference.prediction_folder import read_settings
 
     def maps() -> MapFiles:

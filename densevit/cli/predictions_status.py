@@ -1,12 +1,11 @@
 """Shows how far the parts of a prediction are, in one line."""
 
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from pathlib import Path
 
 EXAMPLES = """examples:
   densevit predictions status found"""
-
-_LISTED = 10  # parts
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -16,25 +15,18 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     from densevit.inference.prediction_folder import parts_of
 
-    parts, total = [], 0
-    for part in parts_of(args.predictions):
-        counts, total = part.counts, part.images
-        state, failed = part.state(counts), len(counts.failed)
-        parts.append({"part": part.number, "state": state, "images": counts.images, "failed": failed})
-    if not parts:
-        args.output.show(f"{args.predictions}: all images are predicted and joined")
-    else:
-        images, failed = (sum(part[key] for part in parts) for key in ("images", "failed"))
-        new = [str(part["part"]) for part in parts if part["state"] == "not begun"]
-        begun = [f"{part['part']}: {part['state']}" for part in parts if part["state"] not in ("not begun", "complete")]
-        args.output.show(
-            f"{args.predictions}: of {len(parts)} parts {len(parts) - len(new) - len(begun)} complete, "
-            f"{len(begun)} begun{_listed(begun)}, {len(new)} not begun{_listed(new)}; {images:,} of {total:,} images "
-            f"are predicted, {failed:,} could not be read"
-        )
-    args.output.result({"parts": parts})
+    counts = {part: part.counts for part in parts_of(args.predictions)}
+    states = {part: part.state(one) for part, one in counts.items()}
+    number = Counter(state if state in ("complete", "not begun") else "begun" for state in states.values())
+    texts = [f"{number[state]} {state}" for state in ("complete", "begun", "not begun")]
+    images, failed = sum(one.images for one in counts.values()), sum(len(one.failed) for one in counts.values())
+    total = next((f" of {part.images:,}" for part in counts), "")
+    args.output.show(
+        f"{args.predictions}: of {len(counts)} parts {', '.join(texts)}; {images:,}{total} images are predicted, "
+        f"{failed:,} could not be read"
+        if counts
+        else f"{args.predictions}: all images are predicted and joined"
+    )
+    rows = [(part.number, states[part], one.images, len(one.failed)) for part, one in counts.items()]
+    args.output.result({"parts": [dict(zip(("part", "state", "images", "failed"), row, strict=True)) for row in rows]})
     return 0
-
-
-def _listed(numbers: list[str]) -> str:
-    return "" if not numbers else f" ({', '.join(numbers[:_LISTED])}{', ...' if len(numbers) > _LISTED else ''})"

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -119,7 +119,7 @@ class FolderPrediction:
             return True
         return False
 
-    def predict(self, left: Mapping[Path, Sequence[ImageFile]]) -> Iterator[Predicted]:
+    def predict(self, left: Mapping[Path, Sequence[ImageFile]]) -> Generator[Predicted, None, None]:
         """Predicts the images of these blocks, and yields them in order. At the end, also after an interruption, what
         was yielded is written. Raises the first error of writing; then its block is not.
 
@@ -146,7 +146,7 @@ class FolderPrediction:
                             _wait(pending, self.part.block)
                             yield predicted
                     finally:
-                        pending.append(pool.submit(_end_block, file, failed, texts))
+                        pending.append(pool.submit(_end_block, file, len(images), failed, texts))
                 next(stream, None)  # its end, where it may warn
             finally:
                 _wait(pending, 0)
@@ -190,8 +190,10 @@ def _wait(pending: deque[Future[Any]], most: int) -> None:
             raise
 
 
-def _end_block(file: Path, failed: Sequence[Failed], texts: Sequence[Future[Texts]]) -> None:
-    write_block(file, failed, [one.result() for one in texts])
+def _end_block(file: Path, images: int, failed: Sequence[Failed], texts: Sequence[Future[Texts]]) -> None:
+    """Writes a block; after an interruption, one with fewer images, unless there is one from before."""
+    if len(failed) + len(texts) == images or not file.exists():
+        write_block(file, failed, [one.result() for one in texts])
 
 
 def _with_ids_of_one_type(images: Sequence[ImageFile]) -> Sequence[ImageFile]:

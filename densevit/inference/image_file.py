@@ -32,8 +32,8 @@ class ImageFile:
     image_id: the id in a COCO json. For other images the file's stem as an integer, as in COCO (000000000139.jpg is
     139), if it is one and unique; else the file's name, or its path if the name is not unique.
     frame: the number of a frame of `video`, from 0; its name and id are NAME_000012. url: the address of an image to
-    download, whose path is HOST/FILE. place: the place in the list of all images, from 0. problem: why there is no such
-    image, for a line of a list.
+    download, whose path is HOST/FILE. place: the place in the list of all images, from 0. member: the image in a tar,
+    or the error of a line that names no image.
     """
 
     location: str
@@ -43,8 +43,7 @@ class ImageFile:
     url: str | None = None
     place: int = 0
     video: Video | None = None
-    member: TarMember | None = None
-    problem: str | None = None
+    member: TarMember | DataError | None = None
 
     @property
     def path(self) -> Path:
@@ -57,8 +56,8 @@ class ImageFile:
 
     def read(self, channels: Channels) -> np.ndarray:
         """Returns the pixels (H, W, C). Raises DataError if the image cannot be read."""
-        if self.problem is not None:
-            raise DataError(self.problem)
+        if isinstance(self.member, DataError):
+            raise self.member
         if self.url is not None:
             return read_image(download(self.url), channels, name=self.url)
         if self.member is not None:

@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.channel_files import as_rgb
+from densevit.data.io.map_files import MapFiles
 from densevit.drawing.draw import draw
 from densevit.drawing.drawn_video import DrawnVideo
 from densevit.drawing.point_cloud import write_ply
 from densevit.errors import DensevitError
 from densevit.inference.iterating import Predicted
-from densevit.inference.map_files import MapFiles
 from densevit.inference.predictor import Predictor
 from densevit.inference.result import Result
 
@@ -39,10 +39,10 @@ class OutputFolder:
         return path
 
     def drawn(self, head: str, predicted: Predicted, frame: bool = False) -> np.ndarray:
-        """The visualization of a head's predictions, (H, W, 3) uint8. frame: of the size of the image."""
+        """The visualization of a head's predictions, (H, W, 3) uint8. frame: whether it keeps the size of the image."""
         found, classes, types = result_of(predicted).predictions[head], self.maps.classes[head], self.maps.types[head]
         options = self.thresholds[head], None, types, frame, self.predictor.channels
-        return draw(predicted.pixels, found, classes, *options)
+        return draw(pixels_of(predicted), found, classes, *options)
 
 
 class ImageWriter(Protocol):
@@ -56,6 +56,11 @@ class ImageWriter(Protocol):
 def result_of(predicted: Predicted) -> Result:
     assert predicted.result is not None
     return predicted.result
+
+
+def pixels_of(predicted: Predicted) -> np.ndarray:
+    assert predicted.pixels is not None
+    return predicted.pixels
 
 
 class Drawings:
@@ -94,7 +99,7 @@ class DrawnVideos:
 
 
 class PointClouds:
-    """Writes clouds/NAME.ply of images with depth. focal: in pixels, the same for all images."""
+    """Writes clouds/NAME.ply of images with depth. focal: the focal length in pixels, the same for all."""
 
     def __init__(self, output: OutputFolder, focal: float) -> None:
         self._output, self._focal = output, focal
@@ -109,7 +114,7 @@ class PointClouds:
             )
         for head in (head for head, predictions in found.items() if "depth" in predictions):
             path = self._output.file(head, "clouds", f"{predicted.image.name}.ply")
-            image = as_rgb(predicted.pixels, self._output.predictor.channels)
+            image = as_rgb(pixels_of(predicted), self._output.predictor.channels)
             write_ply(path, np.asarray(found[head]["depth"].cpu()), image, self._focal)
 
     def close(self) -> None: ...

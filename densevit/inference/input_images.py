@@ -31,13 +31,12 @@ PER_SUBFOLDER = 1_000  # images
 
 
 class _Source(NamedTuple):
-    """What a source says of an image. image_id: the id in a COCO json. problem: why a line names no image."""
+    """What a source says of an image. image_id: the id in a COCO json. member: the one of `ImageFile`."""
 
     location: str
     url: str | None = None
     image_id: int | str | None = None
-    member: TarMember | None = None
-    problem: str | None = None
+    member: TarMember | DataError | None = None
 
 
 def find_images(sources: Sequence[str], channels: Channels = RGB) -> list[ImageFile]:
@@ -66,11 +65,11 @@ def find_images(sources: Sequence[str], channels: Channels = RGB) -> list[ImageF
     names = _output_names([one.location for one in listed], [*clips])
     images: list[ImageFile] = []
     for index, (source, name, image_id) in enumerate(zip(listed, names, _image_ids(listed), strict=True)):
-        (location, url, _, member, problem), video = source, Video() if index in clips else None
+        (location, url, _, member), video = source, Video() if index in clips else None
         for frame in (None,) if video is None else range(clips[index]):
             place, stem = len(images), name if frame is None else f"{name}_{frame:06}"
             path, own_id = f"{place // PER_SUBFOLDER:04}/{stem}" if in_subfolders else stem, stem if video else image_id
-            images.append(ImageFile(location, path, own_id, frame, url, place, video, member, problem))
+            images.append(ImageFile(location, path, own_id, frame, url, place, video, member))
     return images
 
 
@@ -96,7 +95,7 @@ def _of_lines(lines: Iterable[str], title: str, channels: Channels) -> Iterator[
         try:
             yield from _located(line, channels)
         except DataError as error:
-            yield _Source(line, problem=str(error))
+            yield _Source(line, member=error)
     if not count:
         raise DataError(f"{title} names no image; expected one file, folder or pattern per line.")
 

@@ -35,22 +35,14 @@ class Predicted(NamedTuple):
     """An image with its result, or with the error for which there is none.
 
     image: what was given. pixels: (H, W, C). error: the reason why it cannot be read. Without result and error it was
-    left out.
+    left out. sample: what the model takes; only before it is predicted.
     """
 
     image: Any
     pixels: np.ndarray | None = None
     result: Result | None = None
     error: DensevitError | None = None
-
-
-class _Read(NamedTuple):
-    """An image that is read, and its sample as the model takes it."""
-
-    image: Any
-    pixels: np.ndarray | None = None
     sample: Sample | None = None
-    error: DensevitError | None = None
 
 
 @dataclass(frozen=True)
@@ -80,29 +72,28 @@ class ImageLoop:
         if warns:
             warn_of_unused_windows(self.inference, sizes, self.resize)
 
-    def _read(self, numbered: tuple[int, Any]) -> _Read:
+    def _read(self, numbered: tuple[int, Any]) -> Predicted:
         number, image = numbered
         try:
             if self.left_out is not None and self.left_out(image):
-                return _Read(image)
+                return Predicted(image)
             with _one_at_a_time if isinstance(image, Image.Image) else nullcontext():
                 sample = as_sample(image, number, self.model.channels)
         except DensevitError as error:
-            return _Read(image, error=error)
+            return Predicted(image, error=error)
         pixels = sample["image"].permute(1, 2, 0).numpy()
-        return _Read(image, pixels, sample if self.resize is None else self.resize(sample))
+        return Predicted(image, pixels, sample=sample if self.resize is None else self.resize(sample))
 
-    def _predict(self, block: Sequence[_Read]) -> Iterator[Predicted]:
+    def _predict(self, block: Sequence[Predicted]) -> Iterator[Predicted]:
         found: dict[int, dict[str, Predictions]] = {}
         with evaluation_mode(self.model):
             for batch in self._batches(block):
                 samples = [read.sample for n in batch if (read := block[n]).sample is not None]
                 found.update(zip(batch, infer(self.model, self.inference, samples), strict=True))
         for n, read in enumerate(block):
-            result = self._result(read, found[n]) if n in found else None
-            yield Predicted(read.image, read.pixels, result, read.error)
+            yield read._replace(result=self._result(read, found[n]), sample=None) if n in found else read
 
-    def _batches(self, block: Sequence[_Read]) -> Iterator[list[int]]:
+    def _batches(self, block: Sequence[Predicted]) -> Iterator[list[int]]:
         """Yields the places of images that form batches: of one padded size, full ones first."""
         waiting: dict[tuple[int, ...], list[int]] = {}
         for n, read in enumerate(block):
@@ -114,7 +105,7 @@ class ImageLoop:
                 yield waiting.pop(size)
         yield from waiting.values()
 
-    def _result(self, read: _Read, predictions: Mapping[str, Predictions]) -> Result:
+    def _result(self, read: Predicted, predictions: Mapping[str, Predictions]) -> Result:
         image, pixels, model = read.image, read.pixels, self.model
         assert pixels is not None
         named = isinstance(image, str | os.PathLike)

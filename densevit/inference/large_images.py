@@ -7,12 +7,12 @@ import torch
 
 from densevit.data.io import large_tiff
 from densevit.data.io.large_tiff import LargeTiff
+from densevit.data.io.map_files import TILE
 from densevit.drawing.draw import MAX_SIDE
 from densevit.errors import UnreadableFileError
 from densevit.inference.image_file import ImageFile
 from densevit.inference.image_writers import OutputFolder
 from densevit.inference.iterating import Predicted, evaluation_mode
-from densevit.inference.map_files import TILE
 from densevit.inference.predictor import Predictor
 from densevit.inference.result import Result
 from densevit.interfaces import DenseHead, Predictions
@@ -35,7 +35,7 @@ def streams_maps(predictor: Predictor) -> bool:
 
 def is_large(image: ImageFile, predictor: Predictor) -> bool:
     """Whether an image is read and predicted by rows of windows."""
-    if not image.location.lower().endswith(large_tiff.SUFFIXES) or image.url or image.member or image.problem:
+    if not image.location.lower().endswith(large_tiff.SUFFIXES) or image.url or image.member:
         return False
     try:
         with LargeTiff(image.path, predictor.channels, predictor.device) as opened:

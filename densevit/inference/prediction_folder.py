@@ -6,8 +6,9 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from densevit.atomic_io import atomic_file, atomic_folder, check_new_folder, locked_folder
 from densevit.errors import DataError, DensevitError, WeightsError
@@ -71,7 +72,8 @@ def resume_hint(folder: Path) -> str:
     return ", or add --resume to continue in it" if (folder / SETTINGS).is_file() else ""
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """One of `count` parts of a list of images, by its number from 1: a slice of whole blocks.
 
     predictions: the folder of predictions. images: the number of images in the list. block: that in a block.

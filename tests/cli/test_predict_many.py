@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from densevit.cli import main
+from densevit.data.io.prediction_entries import json_lines
 from densevit.errors import DensevitError
 from densevit.inference.folder_prediction import FolderPrediction, PredictionOptions
 from densevit.inference.image_file import ImageFile
 from densevit.inference.input_images import find_images
 from densevit.inference.iterating import Predicted
-from densevit.inference.object_entries import json_lines
 from densevit.inference.prediction_folder import open_folder
 from tests.cli.stand_in import StandIn, read, write_video
 

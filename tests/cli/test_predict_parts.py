@@ -19,7 +19,7 @@ from PIL import Image
 
 import densevit
 from densevit.cli import main
-from densevit.cli.prediction_processes import Process, devices_of, this_process
+from densevit.cli.prediction_processes import devices_of, this_process
 from densevit.data.io.prediction_tables import IMAGES, OBJECTS, read_table
 from densevit.errors import DensevitError
 from densevit.inference import folder_prediction
@@ -187,8 +187,21 @@ def test_a_part_that_was_begun_needs_resume(list_of_ten, model, monkeypatch, cap
         assert part.state(part.counts) == "complete"
 
 
+def test_two_processes_do_not_predict_one_part_at_once(list_of_ten, model, monkeypatch, capsys) -> None:
+    see, statuses = model.see, list[int]()
+
+    def meanwhile(height: int, width: int) -> Any:
+        monkeypatch.setattr(model, "see", see)
+        statuses.append(main([*PREDICT, "found", "--part", "1/2", "--resume"]))
+        return see(height, width)
+
+    monkeypatch.setattr(model, "see", meanwhile)
+    assert main([*PREDICT, "found", "--part", "1/2"]) == 0
+    assert statuses == [2] and "1-of-2: another process is writing to it." in capsys.readouterr().err
+
+
 def test_processes_of_torchrun_and_srun_predict_their_parts(list_of_ten, model, monkeypatch) -> None:
-    assert this_process() == Process()
+    assert this_process() == (0, 1, 0)
     for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
         with monkeypatch.context() as patch:
             for rank in (1, 0):
@@ -207,8 +220,7 @@ def test_status_is_one_line(list_of_ten, model, capsys) -> None:
     capsys.readouterr()
     assert main(["predictions", "status", "found"]) == 0
     assert capsys.readouterr().out == (
-        "found: of 3 parts 1 complete, 1 begun (3: process 7 on there), 1 not begun (1); 3 of 10 images are predicted, "
-        "1 could not be read\n"
+        "found: of 3 parts 1 complete, 1 begun, 1 not begun; 3 of 10 images are predicted, 1 could not be read\n"
     )
     assert main(["predictions", "status", "found", "--json"]) == 0
     assert [part["images"] for part in json.loads(capsys.readouterr().out)["parts"]] == [0, 3, 0]

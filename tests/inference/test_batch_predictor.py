@@ -16,9 +16,9 @@ from pycocotools import mask as rle
 
 import densevit
 from densevit import BatchPredictor
+from densevit.data.io.prediction_columns import image_columns, object_columns
 from densevit.exporting.comparison import example_images
 from densevit.inference import batch_predictor
-from densevit.inference.prediction_columns import image_columns, object_columns
 from densevit.targets.types import TargetTypes
 from tests.exporting.small_models import CHANNELS, NAIVE, channel_predictor
 from tests.model.small_models import CLASSES

@@ -144,7 +144,7 @@ def test_images_that_are_not_read_by_rows_are_refused(tmp_path: Path):
 @pytest.fixture
 def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("densevit.inference.map_files.TILE", 32)
+    monkeypatch.setattr("densevit.data.io.map_files.TILE", 32)
     monkeypatch.setattr("densevit.inference.large_images.TILE", 32)
 
     def run(loaded: Predictor, out: str, *options: str, large: bool = True) -> int:

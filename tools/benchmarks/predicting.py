@@ -1,21 +1,20 @@
-"""Compares the speed of `densevit predict` with that of its parts, each alone, on images of 480 x 640.
+"""Compares the speed of `densevit predict` without drawings with that of the iterator alone, on images of 480 x 640.
 
-With `waiting`, a backbone waits 10 ms per image without a core, as for a GPU, and a head predicts 300 boxes: the
-command should reach 0.9 of the images per second of `predictor.predict`. With a config's name, a model with random
-weights uses the cores: the command's time should be at most 1.05 of the CPU seconds of all parts, divided by the number
-of cores. About ten objects per image are above the threshold.
+With `waiting`, a backbone waits 10 ms per image without a core, as for a GPU, and a head predicts 300 boxes. With a
+config's name, a model with random weights uses the cores. About ten objects per image are above the threshold. Both are
+run alternately, and the medians compared: the command should reach 0.9 of the images per second of
+`predictor.iterate`.
 
-    python tools/benchmarks/predicting.py waiting --images 1000
-    python tools/benchmarks/predicting.py coco/dfine_n --images 200
+    python tools/benchmarks/predicting.py waiting start/detector coco/dfine_n --images 200
 """
 
 import argparse
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -24,17 +23,14 @@ from torch import Tensor
 
 import densevit
 from densevit.cli import main as densevit_command
-from densevit.cli.prediction_files import PredictionFiles
-from densevit.data.io.images import read_image
 from densevit.inference import loading
 from densevit.inference.input_images import find_images
-from densevit.inference.predictor import BATCHES_AT_ONCE, Predictor
+from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head, Outputs, Predictions, Targets
 from densevit.model import DenseModel
 
 CLASSES = [Class(f"class {n}", n + 1, (20, 3 * n, 250 - 3 * n)) for n in range(80)]
 FILES, BATCH, DRAWN = 20, 8, 10
-CHUNK = BATCHES_AT_ONCE * BATCH  # images that the command predicts together
 
 
 class WaitingBackbone(Backbone):
@@ -77,43 +73,43 @@ def write_images(folder: Path, count: int) -> None:
             os.link(folder / f"{n % FILES:06}.jpg", folder / f"{n:06}.jpg")
 
 
-def timed(run: Callable[[], Any], count: int) -> tuple[Any, float, float]:
-    """Returns the result, and the elapsed and CPU milliseconds per image."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = run()
-    return result, 1e3 * (time.perf_counter() - wall) / count, 1e3 * (time.process_time() - cpu) / count
+def timed(run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def measure(name: str, folder: Path, count: int, rounds: int) -> tuple[float, float]:
+    """Returns the images per second of the command and of the iterator. name: the name of a config, or `waiting`."""
+    if name == "waiting":
+        predictor = Predictor(DenseModel(WaitingBackbone(), {"detection": FixedBoxes((1,), (32,), CLASSES)}))
+    else:
+        predictor = densevit.create_model(name, classes=CLASSES, pretrained=False)
+    loading.load = lambda *given, **options: predictor
+    images = [image.path for image in find_images([str(folder / "images")])]
+    results = predictor.predict(images[:FILES], 0.0, BATCH)
+    threshold = float(torch.cat([result["scores"] for result in results]).sort().values[-DRAWN * FILES])
+    command = ["predict", name, str(folder / "images"), "--draw", "none", "--threshold", str(threshold), "--quiet"]
+    seconds: dict[str, list[float]] = {"command": [], "iterator": []}
+    for n in range(rounds):
+        out = ["--out", str(folder / f"{name.replace('/', '-')}-{n}")]
+        seconds["command"].append(timed(lambda: densevit_command([*command, *out])))  # noqa: B023
+        seconds["iterator"].append(timed(lambda: [None for _ in predictor.iterate(images, 0.0, BATCH)]))
+    return count / statistics.median(seconds["command"]), count / statistics.median(seconds["iterator"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="waiting, or the name of a config that detects objects")
+    parser.add_argument("models", nargs="+", help="waiting, or the name of a config that detects objects")
     parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    if args.model == "waiting":
-        predictor = Predictor(DenseModel(WaitingBackbone(), {"detection": FixedBoxes((1,), (32,), CLASSES)}))
-    else:
-        predictor = densevit.create_model(args.model, classes=CLASSES, pretrained=False)
-    loading.load = lambda *given, **options: predictor
+    print(f"{args.images} images, {torch.get_num_threads()} threads; images per second:")
     with tempfile.TemporaryDirectory() as name:
-        folder, count = Path(name, "images"), args.images
-        write_images(folder, count)
-        images = find_images([str(folder)])
-        pixels, *decoding = timed(lambda: [read_image(image.path) for image in images[:FILES]], FILES)
-        chunks = [[pixels[n % FILES] for n in range(count)][n : n + CHUNK] for n in range(0, count, CHUNK)]
-        results = predictor.predict(pixels, 0.0, BATCH)
-        threshold = float(torch.cat([result["scores"] for result in results]).sort().values[-DRAWN * FILES])
-        command = ["predict", args.model, str(folder), "--out", f"{name}/out", "--threshold", str(threshold), "--quiet"]
-        code, *whole = timed(lambda: densevit_command(command), count)
-        predicting = timed(lambda: [len(predictor.predict(chunk, 0.0, BATCH)) for chunk in chunks], count)[1:]
-        with PredictionFiles(Path(name, "alone"), predictor.classes, {"detection": threshold}) as files:
-            writing = timed(lambda: [files.add(*one) for one in zip(images, pixels, results)], FILES)[1:]  # noqa: B905
-    print(f"{args.model}, {count} images, {torch.get_num_threads()} threads, exit status {code}; ms per image:")
-    parts = {"decoding": decoding, "predicting": predicting, "writing": writing, "command": whole}
-    for part, (wall, cpu) in parts.items():
-        print(f"  {part:11} {wall:7.2f} elapsed {cpu:7.2f} CPU  ({1e3 / wall:.1f} images/s)")
-    total, cores = decoding[1] + predicting[1] + writing[1], os.cpu_count() or 1
-    print(f"images per second of the command / of predict alone: {predicting[0] / whole[0]:.3f}")
-    print(f"elapsed / (CPU of the parts / {cores} cores): {whole[0] * cores / total:.3f}")
+        write_images(Path(name, "images"), args.images)
+        for model in args.models:
+            command, iterator = measure(model, Path(name), args.images, args.rounds)
+            print(f"  {model:16} command {command:7.1f}  iterator {iterator:7.1f}  ratio {command / iterator:.3f}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ MOST_FILES = {
     "A config through `fit`": 9,
     "An override to its value": 6,
     "In each step": 6,
-    "An image through `predict`": 6,
+    "A folder through `predict`": 6,
     "Another project's checkpoint to a model": 6,
     "The polygons of a COCO file to Mask2Former's loss": 8,
 }

@@ -19,6 +19,7 @@ from densevit.config import InferenceSection
 from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.label_files import read_label
+from densevit.data.io.map_files import MapFiles, SupportsAnnotationFile
 from densevit.data.io.prediction_tables import (
     is_table,
     listed_images,
@@ -30,7 +31,6 @@ from densevit.data.io.prediction_tables import (
 from densevit.data.io.text_files import read_json
 from densevit.errors import ConfigError, DataError, PluginError, one_line
 from densevit.evaluation.csv_options import READ_FORM
-from densevit.inference.map_files import MapFiles, SupportsAnnotationFile
 from densevit.interfaces import Batch, Dataset, Predictions, Targets, TargetType
 from densevit.model import DenseModel
 from densevit.targets.image_classes import LISTED

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from densevit.data.datasets.coco_panoptic import CocoPanoptic
+from densevit.data.io.map_files import MapFiles
 from densevit.errors import DataError
 from densevit.evaluation.panoptic import Panoptic
-from densevit.inference.map_files import MapFiles
 from densevit.interfaces import Class
 
 CLASSES = (Class("person", 1, (220, 20, 60)), Class("car", 3, (0, 0, 142)), Class("sky", 300, (70, 130, 180), False))

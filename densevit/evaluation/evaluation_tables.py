@@ -1,7 +1,7 @@
 """Terminal tables of an evaluation."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -12,7 +12,6 @@ from densevit.interfaces import Table as Rows
 from densevit.terminal import table
 
 MAX_ROWS = 40  # of a table; longer ones are in the report
-MAX_LISTED = 20  # classes
 
 
 def evaluation_tables(
@@ -66,25 +65,3 @@ def _cell(value: str | int | float) -> str:
     if isinstance(value, float):
         return number(value)
     return f"{value:,}" if isinstance(value, int) else value
-
-
-def mapping_table(
-    head: str, pairs: Sequence[tuple[str, str]], only_model: Sequence[str], only_data: Sequence[str]
-) -> Group:
-    """The mapped classes, and the unmapped classes of the model and of the data."""
-    title = f"{head}: {len(pairs)} of the model's {len(pairs) + len(only_model)} classes are mapped to the data's"
-    rows = []
-    same = [old for old, new in pairs if old == new]
-    if same:
-        rows.append([Text(f"{len(same)} of the same name"), Text(_listed(same), "cyan")])
-    rows += [[Text(old, "cyan"), Text(new, "cyan")] for old, new in pairs if old != new]
-    if only_model:
-        rows.append([Text(_listed(only_model), "yellow"), Text("not in the data: predictions count as no class")])
-    if only_data:
-        rows.append([Text("not in the model: not evaluated"), Text(_listed(only_data), "yellow")])
-    return Group(Text(title, "bold"), table(rows, ["model", "data"], right=()), Text())
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" ... ({len(names)})" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more

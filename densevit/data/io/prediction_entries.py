@@ -48,7 +48,7 @@ def json_lines(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def table_row(entry: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, Any]:
     """Returns an entry as a row: `x`, `y`, `width`, `height` of its box, the `class` beside its category, the counts of
-    its run lengths. names: of the classes, by category."""
+    its run lengths. names: the class names by category."""
     row: dict[str, Any] = {}
     for key, value in entry.items():
         row |= dict(zip(BOX, value, strict=True)) if key == "bbox" else {key: value}

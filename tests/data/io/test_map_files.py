@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from densevit.data.io.map_files import MapFiles
 from densevit.errors import DataError
-from densevit.inference.map_files import MapFiles
 from densevit.interfaces import Class
 
 CLASSES = (Class("road", 7, (128, 64, 128)), Class("sky", 23, (70, 130, 180)), Class("car", 0, (0, 0, 142)))
