@@ -10,7 +10,6 @@ from densevit import registry
 from densevit.channels import RGB
 from densevit.errors import ConfigError, one_line
 from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
-from densevit.layers.fast.replacement import replace_layers
 from densevit.model.architecture import Architecture, BackboneArchitecture, options_without_weights
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
@@ -160,8 +159,6 @@ def build_from_architecture(
         set_adapted_stem(model, stem_tensors(own))
     for name, head in architecture.heads.items():
         freeze_head(heads[name], necks.get(name), head.freeze, f"heads.{name}.freeze")
-    if architecture.replace_layers:
-        replace_layers(model)
     return model.train()
 
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone
-from densevit.layers.fast.replacement import replace_layers
 from densevit.model.architecture import LoraArchitecture
 from densevit.model.dense import DenseModel
 
@@ -83,8 +82,6 @@ def add_adapters(model: DenseModel) -> None:
         layer = model.backbone.get_submodule(name)
         assert type(layer) is Linear
         object.__setattr__(layer, "__class__", _with_adapted_weight(Linear))
-    if model.architecture.replace_layers:
-        replace_layers(model)
 
 
 def merged_state(state: Mapping[str, Tensor], lora: LoraArchitecture | None) -> dict[str, Tensor]:
