@@ -10,7 +10,6 @@ import argparse
 import math
 import multiprocessing
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,13 +26,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import densevit
-from densevit.layers.fast import attention, linear
+from densevit.layers.fast import attention
 from densevit.layers.fast.replacement import replace_layers
 
 # densevit's optimisations for speed, each with a function that disables it.
 WITHOUT: dict[str, Callable[[], None]] = {
-    "convolutions": lambda: setattr(linear, "MIN_TOKENS", sys.maxsize),  # linear layers as such, fp32 on a CPU
-    "products": lambda: delattr(linear.Conv1x1, "_conv_forward"),  # 1x1 convolutions as such, bf16 on one
     "written-out": lambda: setattr(attention, "MAX_UNFUSED_KEYS", 0),  # fused attention on a CPU at any length
 }
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "convolution", "mkldnn_linear", "attention")

@@ -15,8 +15,7 @@ from densevit.layers.fast import conv_norm as fast_conv_norm
 from densevit.layers.fast import deformable_attention as fast_deformable_attention
 from densevit.layers.fast import windows as fast_windows
 from densevit.layers.fast.dropout import Dropout, ReluDropoutFeedForward
-from densevit.layers.fast.hardware import blas_lacks_avx512
-from densevit.layers.fast.linear import Conv1x1, Linear
+from densevit.layers.fast.linear import Conv1x1
 from densevit.layers.mlp import FeedForward
 
 FUNCTIONS: dict[Any, Any] = {
@@ -45,8 +44,6 @@ def replace_layers(model: nn.Module) -> None:
 
 def _faster(module: nn.Module) -> type[nn.Module] | None:
     """The class that replaces that of a module, which adds no attributes to it."""
-    if type(module) is nn.Linear and blas_lacks_avx512():
-        return Linear
     if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and _is_a_product(module):
         return Conv1x1
     if type(module) is nn.Dropout and not module.inplace:

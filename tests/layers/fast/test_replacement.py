@@ -11,30 +11,21 @@ from torch import nn
 
 import densevit
 from densevit.inference.predictor import Predictor
-from densevit.layers.fast import linear, replacement
+from densevit.layers.fast import replacement
 from densevit.layers.fast.dropout import Dropout, ReluDropoutFeedForward
-from densevit.layers.fast.linear import Conv1x1, Linear
+from densevit.layers.fast.linear import Conv1x1
 from densevit.layers.fast.replacement import replace_layers
 from densevit.layers.mlp import FeedForward
 from densevit.weights import model_file
 
 
-@pytest.fixture(autouse=True)
-def processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One on which linear layers are computed as convolutions."""
-    for module in (linear, replacement):
-        monkeypatch.setattr(module, "blas_lacks_avx512", lambda: True)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-
-
-class OwnLinear(nn.Linear):
+class OwnDropout(nn.Dropout):
     """A subclass, which may compute something else."""
 
 
 @pytest.mark.parametrize(
     ("layer", "faster"),
     [
-        (lambda: nn.Linear(3, 4), Linear),
         (lambda: nn.Conv2d(3, 4, 1, stride=2, bias=False), Conv1x1),
         (lambda: nn.Dropout(0.5), Dropout),
         (lambda: FeedForward(4, 8, nn.ReLU, 0.1), ReluDropoutFeedForward),
@@ -44,7 +35,7 @@ class OwnLinear(nn.Linear):
         (lambda: nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d),
         (lambda: nn.Dropout(0.5, inplace=True), nn.Dropout),
         (lambda: FeedForward(4, 8, nn.GELU, 0.1), FeedForward),
-        (lambda: OwnLinear(3, 4), OwnLinear),
+        (lambda: OwnDropout(0.5), OwnDropout),
     ],
 )
 def test_layers_that_have_a_faster_one_are_replaced(layer: Callable[[], nn.Module], faster: type[nn.Module]) -> None:
@@ -53,13 +44,6 @@ def test_layers_that_have_a_faster_one_are_replaced(layer: Callable[[], nn.Modul
     assert type(model[0][0]) is faster
     replace_layers(model)
     assert type(model[0][0]) is faster
-
-
-def test_linear_layers_stay_where_the_blas_is_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replacement, "blas_lacks_avx512", lambda: False)
-    layer = nn.Linear(3, 4)
-    replace_layers(layer)
-    assert type(layer) is nn.Linear
 
 
 def test_functions_that_a_module_keeps_are_replaced_by_those_with_the_same_arguments() -> None:
@@ -74,20 +58,29 @@ def test_functions_that_a_module_keeps_are_replaced_by_those_with_the_same_argum
 
 
 def test_parameters_hooks_and_modes_stay() -> None:
-    layer = nn.Linear(3, 4).eval()
+    layer = nn.Conv2d(3, 4, 1, bias=False).eval()
     layer.weight.requires_grad_(False)
     weight, calls = layer.weight, []
     layer.register_forward_hook(lambda *args: calls.append(args))
     replace_layers(layer)
-    layer(torch.ones(1, 3))
+    layer(torch.ones(1, 3, 2, 2))
     assert layer.weight is weight and not layer.training and len(calls) == 1
 
 
 def test_a_model_from_a_config_has_replaced_layers() -> None:
     model = densevit.create_model("resnet", heads={"a": "detr"}, classes=["x"], pretrained=False).model
     kinds = {type(module) for module in model.modules()}
-    assert {Linear, Conv1x1, Dropout, ReluDropoutFeedForward} <= kinds
-    assert nn.Linear not in kinds
+    assert {Conv1x1, Dropout, ReluDropoutFeedForward} <= kinds
+    assert nn.Dropout not in kinds
+
+
+def test_a_model_built_by_hand_has_those_of_a_config() -> None:
+    backbone = densevit.create_backbone("resnet", depth=18)
+    head = densevit.create_head("detr", backbone.channels, backbone.strides, [densevit.Class("x", 0, (0, 0, 0))])
+    model = densevit.DenseModel(backbone, {"a": head})
+    config = densevit.create_model("resnet", heads={"a": "detr"}, classes=["x"], pretrained=False).model
+    kinds = [[type(module) for name, module in each.named_modules() if name[:5] == "heads"] for each in (model, config)]
+    assert kinds[0] == kinds[1] and Dropout in kinds[0]
 
 
 def test_a_config_keeps_torchs_layers_also_in_training_and_in_its_model_file(tmp_path: Path) -> None:
@@ -97,5 +90,5 @@ def test_a_config_keeps_torchs_layers_also_in_training_and_in_its_model_file(tmp
     model_file.save(model, tmp_path / "model.safetensors", config)
     for each in (module, densevit.load(tmp_path / "model.safetensors").model):
         kinds = {type(layer) for layer in each.modules()}
-        assert {nn.Linear, nn.Conv2d, nn.Dropout} <= kinds
-        assert not {Linear, Conv1x1, Dropout, ReluDropoutFeedForward} & kinds
+        assert {nn.Conv2d, nn.Dropout} <= kinds
+        assert not {Conv1x1, Dropout, ReluDropoutFeedForward} & kinds
