@@ -19,10 +19,6 @@ def supports_bf16(device_type: str) -> bool:
     flags = _cpu_words()
     if flags.isdisjoint({"avx512_bf16", "amx_bf16"}):
         return "bf16" in flags  # ARM
-    return _uses_avx512()
-
-
-def _uses_avx512() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
