@@ -9,7 +9,6 @@ from densevit.channels import RGB
 from densevit.config import BackboneSection, ModelSections
 from densevit.errors import ConfigError, one_line
 from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
-from densevit.layers.fast.replacement import replace_layers
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
 from densevit.model.stem_channels import adapted_state
@@ -155,6 +154,4 @@ def build_from_sections(
     freeze_backbone(backbone, own.freeze, own.adapted_stem)
     for name, head in sections.heads.items():
         freeze_head(heads[name], necks.get(name), head.freeze, f"heads.{name}.freeze")
-    if sections.replace_layers:
-        replace_layers(model)
     return model.train()

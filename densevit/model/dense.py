@@ -25,6 +25,7 @@ from densevit.interfaces import (
     Targets,
     TokenBackbone,
 )
+from densevit.layers.fast.replacement import replace_layers
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
 from densevit.model import test_time_augmentation, tiled_detection
@@ -88,6 +89,8 @@ class DenseModel(nn.Module):
         self.register_buffer("mean", torch.empty_like(self.low), persistent=False)
         self.register_buffer("std", torch.empty_like(self.low), persistent=False)
         self._set_normalisation()
+        if sections is None or sections.replace_layers:
+            replace_layers(self)
 
     def with_heads(self, names: Collection[str]) -> "DenseModel":
         """A model with these heads only, and all else of this one: it shares parameters, buffers and hooks."""

@@ -17,7 +17,6 @@ from densevit.config.model_schema import LoraSection
 from densevit.config.plugin_checks import missing_peft
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone
-from densevit.layers.fast.replacement import replace_layers
 from densevit.model.dense import DenseModel
 
 _NAME = "default"  # of peft's adapter, which is part of the keys
@@ -73,8 +72,6 @@ def add_adapters(model: DenseModel) -> None:
         layer = model.backbone.get_submodule(name)
         assert type(layer) is Linear
         object.__setattr__(layer, "__class__", _with_adapted_weight(Linear))
-    if model.sections.replace_layers:
-        replace_layers(model)
 
 
 def merged_state(state: Mapping[str, Tensor], lora: LoraSection | None) -> dict[str, Tensor]:

@@ -117,8 +117,7 @@ def create_backbone(
     weights: pretrained weights as in `backbone.weights`, which also set mean, std, the channels of the images and the
     options with which another project's code computes; None or "random": random weights.
     weights_allow: name patterns of tensors that may be missing, unexpected or of another shape.
-    Its layers are those of the papers; a model's are replaced by faster ones with the same results
-    (`densevit.layers.fast.replacement.replace_layers`).
+    Its layers are those of the papers; `DenseModel` replaces them by faster ones with the same results.
     """
     if weights is not None and options.get("pretrained") is True:
         raise ConfigError(f"create_backbone: weights={weights} and pretrained=True are given. Fix: omit one.")

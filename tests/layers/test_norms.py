@@ -1,16 +1,13 @@
 """Norms that torch lacks, and convolutions with frozen norms, plain and folded, beside torch's."""
 
 from collections.abc import Callable
-from types import ModuleType
 
 import pytest
 import torch
 from torch import distributed, nn
 from torch.nn import functional as F
 
-from densevit.layers import conv_norm as plain
-from densevit.layers.fast import conv_norm as fast
-from densevit.layers.fast.linear import Conv1x1
+from densevit.layers.conv_norm import conv_norm
 from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d
 
 
@@ -76,8 +73,8 @@ def test_synchronised_batch_norm_on_a_cpu_is_batch_norm_in_a_process_group_too(p
 
 
 CASES: dict[str, tuple[Callable[[], nn.Conv2d], int]] = {
-    "more cells than kernel elements": (lambda: Conv1x1(8, 6, 1, bias=False), 9),
-    "of stride 2": (lambda: Conv1x1(8, 6, 1, stride=2, bias=False), 12),
+    "more cells than kernel elements": (lambda: nn.Conv2d(8, 6, 1, bias=False), 9),
+    "of stride 2": (lambda: nn.Conv2d(8, 6, 1, stride=2, bias=False), 12),
     "3x3, dilated, in groups": (lambda: nn.Conv2d(8, 6, 3, padding=2, dilation=2, groups=2, bias=False), 10),
     "fewer cells than kernel elements": (lambda: nn.Conv2d(8, 6, 3, padding=1, bias=False), 4),
 }
@@ -93,14 +90,11 @@ def frozen_and_torchs() -> tuple[FrozenBatchNorm2d, nn.BatchNorm2d]:
     return frozen, torchs
 
 
-@pytest.mark.parametrize("form", [plain, fast])
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(
     ("relu", "residual", "autocast"), [(True, False, False), (False, True, False), (True, True, True)]
 )
-def test_result_and_gradients_are_those_of_batch_norm(
-    form: ModuleType, name: str, relu: bool, residual: bool, autocast: bool
-) -> None:
+def test_result_and_gradients_are_those_of_batch_norm(name: str, relu: bool, residual: bool, autocast: bool) -> None:
     build, side = CASES[name]
     conv = build()
     frozen, torchs = frozen_and_torchs()
@@ -111,7 +105,7 @@ def test_result_and_gradients_are_those_of_batch_norm(
     expected = expected if other is None else expected + other
     expected = expected.relu() if relu else expected
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        found = form.conv_norm(conv, frozen, x, relu, None if other is None else other.to(conv(x).dtype))
+        found = conv_norm(conv, frozen, x, relu, None if other is None else other.to(conv(x).dtype))
     gradient = torch.randn_like(expected)
     pairs = [(found, expected)]
     pairs += zip(

@@ -1,18 +1,18 @@
 """Scaled dot-product attention with separate operations where they are faster on a CPU.
 
-Computes `densevit.layers.attention.attention`; weights are dropped with other random numbers. With few keys, torch's
-fused kernel is slower on a CPU: for queries 1.1 to 1.8 times in fp32 and 1.8 to 5.7 times in bf16, in windows with a
-learned bias 1.3 to 1.9 times (docs/development/cpus.md). GPUs, exported files and many keys, for which the fused kernel
-also saves memory, use torch's.
+Computes `densevit.layers.attention.attention`. With few keys, torch's fused kernel is slower on a CPU: for queries 1.1 to
+1.8 times in fp32 and 1.8 to 5.7 times in bf16, in windows with a learned bias 1.3 to 1.9 times
+(docs/development/cpus.md). GPUs, exported files and many keys, for which the fused kernel also saves memory, use
+torch's.
 """
 
 import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from densevit.layers import attention as plain
-from densevit.layers.fast.dropout import dropout_matmul
 from densevit.layers.tracing import is_exporting
 
 MAX_UNFUSED_KEYS = 1024  # on a CPU
@@ -35,7 +35,7 @@ def attention(
     if bias is not None:
         scores = scores + bias
     weights = scores.softmax(-1)
-    return dropout_matmul(weights, value, dropout) if dropout else weights @ value
+    return F.dropout(weights, dropout) @ value
 
 
 def _max_unfused_keys(query: Tensor, bias: Tensor | None, dropout: float) -> int:

@@ -19,15 +19,6 @@ def supports_bf16(device_type: str) -> bool:
     flags = _cpu_words()
     if flags.isdisjoint({"avx512_bf16", "amx_bf16"}):
         return "bf16" in flags  # ARM
-    return _uses_avx512()
-
-
-def blas_lacks_avx512() -> bool:
-    """Whether fp32 matrix products use AVX2 on a CPU with AVX-512: MKL's products on AMD processors."""
-    return _uses_avx512() and "AuthenticAMD" in _cpu_words() and torch.backends.mkl.is_available()
-
-
-def _uses_avx512() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 

@@ -17,7 +17,6 @@ from densevit.config import InferenceSection, OptimSection
 from densevit.config.plugin_checks import check_optimizer
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Evaluator, LossContext, Losses, Method, OptimizerStep, Predictions
-from densevit.layers.fast.replacement import replace_layers
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
@@ -75,8 +74,6 @@ class DenseModule(lightning.LightningModule):
         self.model, self.config = self._predictor.model, self._predictor.config
         self.method = Supervised(self.model) if method is None else method
         check_method(self.method, self.model)
-        if self.config is None or self.config.trainer.replace_layers:
-            replace_layers(self)  # also those of the method
         if not isinstance(optim, OptimSection):
             optim = cast(OptimSection, configs.section("optim", optim or {}, "DenseModule"))
             check_optimizer(optim)

@@ -1,9 +1,7 @@
 """Runs a benchmark: cost, speed, memory and scores of several models, cell by cell."""
 
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -152,12 +150,11 @@ def benchmark(
         _measure(cases, mine, attempt, models, given, [*batch_sizes], [*modes], place, rounds, quiet)
         if train:
             chosen = tuple(rates) if backbones else ()
-            with each_warning_once():
-                for number, case in enumerate(cases, 1):
-                    if not quiet:
-                        print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)
-                    own = (case, mine[case.name], folder / TRAININGS / case.name, images, chosen, seeds, results.write)
-                    attempt(case.name, "training", partial(train_case, *own))
+            for number, case in enumerate(cases, 1):
+                if not quiet:
+                    print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)
+                own = (case, mine[case.name], folder / TRAININGS / case.name, images, chosen, seeds, results.write)
+                attempt(case.name, "training", partial(train_case, *own))
         found = Benchmark(mine, folder, results.facts)
         results.write()
         (folder / "benchmark.md").write_text(found.markdown(), encoding="utf-8")
@@ -165,23 +162,6 @@ def benchmark(
         if panels:
             (folder / "benchmark.svg").write_text(scatter_file(panels), encoding="utf-8")
     return found
-
-
-@contextmanager
-def each_warning_once() -> Iterator[None]:
-    """A context in which each warning is shown once, even if the filters change."""
-    usual, shown = warnings.showwarning, set[tuple[type[Warning], str]]()
-
-    def show(message: Warning | str, category: type[Warning], *args: Any, **options: Any) -> None:
-        if (category, str(message)) not in shown:
-            shown.add((category, str(message)))
-            usual(message, category, *args, **options)
-
-    warnings.showwarning = show
-    try:
-        yield
-    finally:
-        warnings.showwarning = usual
 
 
 class _Attempts:

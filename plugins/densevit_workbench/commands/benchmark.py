@@ -48,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--rates", type=_rates, help="learning rates to choose from, with --backbones (default: 5e-4,1e-3,2e-3)"
     )
     parser.add_argument(
-        "--seeds", type=_seeds, default=[], help="0,1,2: repeat each training with each seed (default: the config's)"
+        "--seeds", type=_numbers, default=[], help="0,1,2: repeat each training with each seed (default: the config's)"
     )
     parser.add_argument(
         "--out",
@@ -112,17 +112,10 @@ def _sizes(text: str) -> list[tuple[int, int]]:
 
 
 def _numbers(text: str) -> list[int]:
-    numbers = _rates(text)
-    if not all(number.is_integer() for number in numbers):
-        raise ArgumentTypeError(f"{text!r}: expected whole numbers")
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(number.isdecimal() for number in numbers):
+        raise ArgumentTypeError(f"{text!r}: expected whole numbers, separated by commas")
     return [int(number) for number in numbers]
-
-
-def _seeds(text: str) -> list[int]:
-    seeds = [part.strip() for part in text.split(",")]
-    if not all(seed.isdecimal() for seed in seeds):
-        raise ArgumentTypeError(f"{text!r}: expected whole numbers of 0 or more, separated by commas")
-    return [int(seed) for seed in seeds]
 
 
 def _rates(text: str) -> list[float]:

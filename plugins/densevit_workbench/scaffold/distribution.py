@@ -1,14 +1,12 @@
 """The files of a new plugin distribution."""
 
-import ast
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
 import densevit
-from densevit.errors import PluginError
+from densevit.atomic_io import check_new_folder
 from densevit_workbench.scaffold import backbone, head, method, segmentation_head, task
 from densevit_workbench.scaffold.names import class_name
 
@@ -109,7 +107,7 @@ def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
     """The files of a new distribution, by path in its folder.
 
     noun: a key of `KINDS`. name: the package's name, as `check_name` returns it. task: a head's task, a key of `HEADS`;
-    by default detection. Raises PluginError if a module of the template already uses the name of its class.
+    by default detection.
     """
     kind = KINDS[noun] if task is None else HEADS[task]
     words = {"name": name, "cls": class_name(name), "noun": noun, "versions": _versions()}
@@ -122,14 +120,7 @@ def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
         f"tests/test_{name}.py": kind.test,
         f"configs/{name}.yaml": kind.config,
     }
-    texts = {path: Template(text).substitute(words) for path, text in templates.items()}
-    for file in kind.modules:
-        for used, count in Counter(_names(texts[f"{name}/{file}"])).items():
-            if count > 1:
-                raise PluginError(
-                    f"{name!r} would name its class {used!r}, which its module already uses. Choose another name."
-                )
-    return texts
+    return {path: Template(text).substitute(words) for path, text in templates.items()}
 
 
 def _versions() -> str:
@@ -139,22 +130,9 @@ def _versions() -> str:
 
 
 def write(folder: Path, texts: Mapping[str, str]) -> None:
-    """Writes files into a new or empty folder. Raises PluginError for any other folder, and leaves it unchanged."""
-    try:
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise PluginError(f"{folder} exists and is not an empty folder. Choose another --out, or remove it.")
-        for path, text in texts.items():
-            file = folder / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise PluginError(f"{folder} cannot be written: {error.strerror}.") from error
-
-
-def _names(module: str) -> Iterator[str]:
-    """The names of a module's imports, functions and classes."""
-    for node in ast.parse(module).body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield from (alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            yield node.name
+    """Writes files into a new or empty folder. Raises DensevitError for any other folder, and leaves it unchanged."""
+    check_new_folder(folder)
+    for path, text in texts.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")

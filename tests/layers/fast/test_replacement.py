@@ -1,65 +1,23 @@
-"""Replaced layers against those of torch that they stand for."""
+"""Replaced functions against the plain ones that they stand for."""
 
 import copy
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 
 import densevit
 from densevit.inference.predictor import Predictor
-from densevit.layers.fast import linear, replacement
-from densevit.layers.fast.dropout import Dropout, ReluDropoutFeedForward
-from densevit.layers.fast.linear import Conv1x1, Linear
-from densevit.layers.fast.replacement import replace_layers
-from densevit.layers.mlp import FeedForward
+from densevit.layers.fast import replacement
+from densevit.layers.fast.replacement import FUNCTIONS, replace_layers
 from densevit.weights import model_file
 
 
-@pytest.fixture(autouse=True)
-def processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One on which linear layers are computed as convolutions."""
-    for module in (linear, replacement):
-        monkeypatch.setattr(module, "blas_lacks_avx512", lambda: True)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-
-
-class OwnLinear(nn.Linear):
-    """A subclass, which may compute something else."""
-
-
-@pytest.mark.parametrize(
-    ("layer", "faster"),
-    [
-        (lambda: nn.Linear(3, 4), Linear),
-        (lambda: nn.Conv2d(3, 4, 1, stride=2, bias=False), Conv1x1),
-        (lambda: nn.Dropout(0.5), Dropout),
-        (lambda: FeedForward(4, 8, nn.ReLU, 0.1), ReluDropoutFeedForward),
-        (lambda: nn.Conv2d(3, 4, 1), nn.Conv2d),
-        (lambda: nn.Conv2d(3, 4, 1, padding=1, bias=False), nn.Conv2d),
-        (lambda: nn.Conv2d(4, 4, 1, groups=2, bias=False), nn.Conv2d),
-        (lambda: nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d),
-        (lambda: nn.Dropout(0.5, inplace=True), nn.Dropout),
-        (lambda: FeedForward(4, 8, nn.GELU, 0.1), FeedForward),
-        (lambda: OwnLinear(3, 4), OwnLinear),
-    ],
-)
-def test_layers_that_have_a_faster_one_are_replaced(layer: Callable[[], nn.Module], faster: type[nn.Module]) -> None:
-    model = nn.Sequential(nn.Sequential(layer()))
-    replace_layers(model)
-    assert type(model[0][0]) is faster
-    replace_layers(model)
-    assert type(model[0][0]) is faster
-
-
-def test_linear_layers_stay_where_the_blas_is_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replacement, "blas_lacks_avx512", lambda: False)
-    layer = nn.Linear(3, 4)
-    replace_layers(layer)
-    assert type(layer) is nn.Linear
+def functions(model: nn.Module) -> set[object]:
+    """The plain and the faster functions that the modules of a model keep."""
+    both = {*FUNCTIONS, *FUNCTIONS.values()}
+    return {value for module in model.modules() for value in vars(module).values() if callable(value)} & both
 
 
 def test_functions_that_a_module_keeps_are_replaced_by_those_with_the_same_arguments() -> None:
@@ -73,29 +31,20 @@ def test_functions_that_a_module_keeps_are_replaced_by_those_with_the_same_argum
         assert parameters[0] == parameters[1]
 
 
-def test_parameters_hooks_and_modes_stay() -> None:
-    layer = nn.Linear(3, 4).eval()
-    layer.weight.requires_grad_(False)
-    weight, calls = layer.weight, []
-    layer.register_forward_hook(lambda *args: calls.append(args))
-    replace_layers(layer)
-    layer(torch.ones(1, 3))
-    assert layer.weight is weight and not layer.training and len(calls) == 1
+@pytest.mark.parametrize("backbone", ["swin", "resnet"])
+def test_models_of_a_config_and_those_built_by_hand_have_the_faster_functions(backbone: str) -> None:
+    built = densevit.create_model(backbone, heads={"a": "detr"}, classes=["x"], pretrained=False).model
+    alone = densevit.create_backbone(backbone)
+    head = densevit.create_head("detr", alone.channels, alone.strides, [densevit.Class("x", 0, (0, 0, 0))])
+    by_hand = densevit.DenseModel(alone, {"a": head})
+    assert functions(built) == functions(by_hand) and functions(built) <= {*FUNCTIONS.values()}
+    assert len(functions(built)) == (2 if backbone == "swin" else 1)
 
 
-def test_a_model_from_a_config_has_replaced_layers() -> None:
-    model = densevit.create_model("resnet", heads={"a": "detr"}, classes=["x"], pretrained=False).model
-    kinds = {type(module) for module in model.modules()}
-    assert {Linear, Conv1x1, Dropout, ReluDropoutFeedForward} <= kinds
-    assert nn.Linear not in kinds
-
-
-def test_a_config_keeps_torchs_layers_also_in_training_and_in_its_model_file(tmp_path: Path) -> None:
+def test_a_config_keeps_the_plain_functions_also_in_training_and_in_its_model_file(tmp_path: Path) -> None:
     config = densevit.config.load("scenes/detr_resnet", ["trainer.replace_layers=false"])
     model = densevit.build_model(config, {"detection": [densevit.Class("x", 0, (0, 0, 0))]}, pretrained=False)
     module = densevit.DenseModule(Predictor(model, config))
     model_file.save(model, tmp_path / "model.safetensors", config)
     for each in (module, densevit.load(tmp_path / "model.safetensors").model):
-        kinds = {type(layer) for layer in each.modules()}
-        assert {nn.Linear, nn.Conv2d, nn.Dropout} <= kinds
-        assert not {Linear, Conv1x1, Dropout, ReluDropoutFeedForward} & kinds
+        assert functions(each) and functions(each) <= {*FUNCTIONS}

@@ -74,16 +74,6 @@ def test_the_automatic_precision_is_what_the_hardware_computes_natively(has, acc
     assert [resolve(name) for name in ("32", "16-mixed", "bf16-true")] == ["32", "16-mixed", "bf16-true"]
 
 
-@pytest.mark.parametrize(
-    ("maker", "capability", "expected"),
-    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False)],
-)
-def test_only_amd_processors_with_avx512_have_a_slow_blas(maker, capability, expected, machine, monkeypatch):
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    machine.has(cpu=maker, capability=capability)
-    assert hardware.blas_lacks_avx512() is expected
-
-
 def test_emulated_bf16_is_a_warning(machine, recwarn):
     from densevit.training.loop.precision import trainer_arguments
 

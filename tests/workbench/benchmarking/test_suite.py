@@ -119,12 +119,12 @@ def test_wrong_arguments_exit_with_2(capsys, tmp_path):
         "no_such": "there is no config file 'no_such'",
         "detr_swin --modes fp8": "there is no mode 'fp8'",
         "detr_swin --sizes 12y": "expected a side, or HEIGHTxWIDTH",
-        "detr_swin --batches 0": "expected a positive number",
+        "detr_swin --batches 0": "at least 1",
         "detr_swin --rounds 0": "at least 1",
         "detr_swin --device tpu9": "device tpu9",
         "detr_swin --seeds 0,1": "seeds are for trainings",
         "detr_swin --train --seeds 1,1": "a seed is given twice: 1, 1",
-        "detr_swin --train --seeds 0,-1": "expected whole numbers of 0 or more",
+        "detr_swin --train --seeds 0,-1": "expected whole numbers",
     }.items():
         assert main(["benchmark", *arguments.split(), "--out", str(tmp_path / "new")]) == 2
         assert message in capsys.readouterr().err

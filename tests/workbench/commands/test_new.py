@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import types
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,47 +148,36 @@ def test_a_package_requires_versions_with_the_same_names(monkeypatch: pytest.Mon
         ("backbone 2net", "'2net' cannot be a package's name"),
         ("backbone ../net", "cannot be a package's name"),
         ("backbone nétz", "cannot be a package's name"),
-        ("backbone lambda", "'lambda' is a Python keyword"),
-        ("head tests", "'tests' is the name of a folder"),
+        ("backbone lambda", "'lambda' is the name of an installed module or a keyword"),
         ("backbone torch", "'torch' is the name of an installed module"),
-        ("head made-up", "(loaded without a file)"),
         ("backbone swin", "already a backbone 'swin'"),
-        ("head Pytorch-Lightning", "is the name of an installed distribution"),
-        ("backbone tensor", "'Tensor', which its module already uses"),
         ("task keypoints", "already a target type 'keypoints'"),
-        ("task image-id", "'image-id' is a key"),
-        ("task pixel", "'PixelMap', which its module already uses"),
         ("backbone own --task segmentation", "--task segmentation"),
         ("neck x", "usage: densevit new "),
     ],
 )
-def test_invalid_name_is_refused_before_writing(words, said, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "made_up", types.ModuleType("made_up"))
+def test_invalid_name_is_refused_before_writing(words, said, tmp_path, capsys):
     assert main(["new", *words.split(), "--out", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_name_of_a_folder_on_the_path_is_refused_except_the_target(tmp_path, monkeypatch, capsys):
+def test_a_new_folder_may_have_the_name(tmp_path, monkeypatch):
     (tmp_path / "own_net").mkdir()
-    (tmp_path / "elsewhere" / "far_net").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
     assert main(["new", "backbone", "own_net"]) == 0
     assert (tmp_path / "own_net" / "setup.cfg").is_file()
-    assert main(["new", "backbone", "far_net"]) == 2
-    assert f"({tmp_path / 'elsewhere' / 'far_net'})" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten(tmp_path, capsys):
     (tmp_path / "own_net").mkdir()
     (tmp_path / "own_net" / "mine.txt").write_text("mine")
     assert main(["new", "backbone", "own-net", "--out", str(tmp_path)]) == 2
-    assert "own_net exists and is not an empty folder." in capsys.readouterr().err
+    assert "own_net is not empty. Fix: name a new folder" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "own_net").iterdir()] == ["mine.txt"]
     assert main(["new", "backbone", "own-net", "--out", str(tmp_path / "own_net" / "mine.txt")]) == 2
-    assert "own_net cannot be written: Not a directory." in capsys.readouterr().err
+    assert "mine.txt is not a folder" in capsys.readouterr().err
 
 
 PAGES = [
