@@ -19,7 +19,6 @@ class Method(nn.Module):
     views: number of differently augmented copies of each image; a batch has the first ones, and those after the first
         as `other_views`.
     any_channels: whether it trains on images of other channels than RGB of 8 bits.
-    compiled: whether the training step calls the model or its backbone, which `trainer.compile` compiles.
     loaded: names of frozen modules of the method whose weights its constructor loads; checkpoints do not have them, and
         they stay in evaluation mode.
     """
@@ -28,7 +27,6 @@ class Method(nn.Module):
     needs_labels: bool = False
     views: int = 1
     any_channels: bool = False
-    compiled: bool = True
     loaded: tuple[str, ...] = ()
 
     def __init__(self, model: Any) -> None:

@@ -29,6 +29,7 @@ from densevit.layers.fast.replacement import replace_layers
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
 from densevit.model import test_time_augmentation, tiled_detection
+from densevit.model.compiling import compile_regions
 from densevit.model.freezing import frozen_modules
 from densevit.targets.types import TargetTypes
 
@@ -134,9 +135,8 @@ class DenseModel(nn.Module):
         return 1 if self.backbone.input_size else self.backbone.size_multiple or max(self.backbone.strides)
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compiles the model, and its backbone, which some methods call alone."""
-        super().compile(*args, **options)
-        self.backbone.compile(*args, **options)
+        """Compiles the repeated blocks of backbone, heads and necks, see `densevit.model.compiling`."""
+        compile_regions((self.backbone, *self.heads.values(), *self.necks.values()), *args, **options)
 
     def plugin_name(self, head: str) -> str:
         """The plugin name of a head, for messages; its class name in a model built from modules."""

@@ -59,8 +59,7 @@ class MAE(Unlabelled):
         self.masking = random_masking(mask_ratio)
         self.mask_token: nn.Parameter | None = None
         self.mask_pixels: MaskToken | None = None
-        self.compiled = not can_drop_tokens(backbone)  # the blocks are called one by one
-        if not self.compiled:
+        if can_drop_tokens(backbone):
             self.mask_token = nn.Parameter(0.02 * torch.randn(width))
         else:
             self.mask_pixels = MaskToken(backbone, self.patch)

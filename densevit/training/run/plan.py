@@ -2,7 +2,6 @@
 
 import fnmatch
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -149,11 +148,6 @@ def _method(config: Config, model: DenseModel, data: Data) -> Method:
         "methods", config.method.name, model, options=config.method.options, where="method"
     )
     check_method(method, model)
-    if config.trainer.compile and not method.compiled:
-        warnings.warn(
-            f"trainer.compile has no effect: the method {config.method.name} calls parts of the backbone one by one.",
-            stacklevel=2,
-        )
     data.use(method)
     return method
 

@@ -204,8 +204,7 @@ def test_wrong_methods_are_errors_with_what_was_found(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("name", "options"), [("supervised", {}), ("simmim", {}), ("mae", {"width": 32, "depth": 1, "num_heads": 2})]
 )
-def test_every_method_is_compiled_or_says_that_it_is_not(name: str, options: dict[str, Any]) -> None:
-    """With `model.compile()`, as a run calls it, and a backend that counts graphs."""
+def test_every_method_runs_the_compiled_blocks(name: str, options: dict[str, Any]) -> None:
     torch._dynamo.reset()
     heads = {"x": {"name": "setr", "width": 8}} if name == "supervised" else {}
     model = densevit.create_model({"name": "vit", "variant": "nano"}, heads, {"x": ["a", "b"]} if heads else {}).model
@@ -220,4 +219,4 @@ def test_every_method_is_compiled_or_says_that_it_is_not(name: str, options: dic
     }
     batch: Any = view | ({"other_views": [view] * (method.views - 1)} if method.views > 1 else {})
     method.training_step(model, batch, LossContext())
-    assert bool(graphs) == method.compiled
+    assert graphs

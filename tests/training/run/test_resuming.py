@@ -9,11 +9,14 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
 
 from densevit import config as configs
 from densevit.cli import main
@@ -23,7 +26,18 @@ from densevit.evaluation import metrics_file
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.weights.model_file import load as load_file
 from tests.training.process_groups import child, linux, wait_for
-from tests.training.runs import TINY, assert_same, assert_same_run, checkpoint, edit, recorded, resume, train, weights
+from tests.training.runs import (
+    TINY,
+    assert_same,
+    assert_same_run,
+    checkpoint,
+    edit,
+    interrupted_after,
+    recorded,
+    resume,
+    train,
+    weights,
+)
 
 pytestmark = pytest.mark.usefixtures("no_drawings")
 
@@ -102,6 +116,23 @@ def test_a_wrong_clock_changes_neither_a_training_nor_its_resuming(tmp_path, mon
     assert next(clock) < 86_400.0 - 2 * 3600.0  # it was read
     assert_same(weights(new), weights(right))
     assert (wrong / "metrics.json").read_text() == (right / "metrics.json").read_text()
+
+
+@pytest.mark.integration
+def test_a_compiled_run_is_resumed_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a frozen stem, checkpointing, drop path, accumulation, bf16 and an average of the weights."""
+    torch._dynamo.reset()
+    backend = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    keys = ["trainer.compile=true", "trainer.accumulate=2", "trainer.precision=bf16-mixed", "trainer.ema=0.9"]
+    keys += ["backbone.freeze=1", "backbone.checkpointing=true", "backbone.drop_path=0.2", "trainer.max_epochs=3"]
+    config = configs.from_mapping(yaml.safe_load(TINY), overrides=keys)
+    whole, run = train(config, tmp_path / "whole"), tmp_path / "run"
+    with interrupted_after(2):
+        train(config, run)
+    resume(run)
+    assert_same_run(whole, run)
+    assert backend.frame_count and not counters["graph_break"]
 
 
 # ---- an earlier checkpoint, and nothing to train ----

@@ -19,17 +19,16 @@ from densevit.errors import TrainingError
 from gpu_parts.results import Case, Setting, need
 from gpu_parts.training import DTYPES, moved, recipe, set_precision, wait
 
-DETECTION = ("heads.detection.extensions.contrastive_denoising=0",)
 RECIPES: dict[str, tuple[str, ...]] = {  # without drop path and denoising, whose random numbers differ by device
-    "detr_swin": DETECTION,
-    "scenes/dino_detr_swin": DETECTION,
-    "scenes/dfine_swin": DETECTION,
+    "detr_swin": ("heads.detection.extensions.contrastive_denoising=0",),
+    "scenes/dino_detr_swin": ("heads.detection.contrastive_denoising=0",),
+    "scenes/dfine_swin": ("heads.detection.contrastive_denoising=0",),
     "detector": (),
     "scenes/instance_swin": (),
     "panoptic_swin": (),
     "setr_vit": (),
     "dpt_swin": (),
-    "scenes/multitask_swin": ("heads.detection.denoising=0",),
+    "scenes/multitask_swin": ("heads.detection.extensions.denoising=0",),
 }
 RANDOM_POINTS = ("scenes/instance_swin", "panoptic_swin")  # masks are sampled at random points, drawn on the device
 LIMITS = {"cpu": (1e-3, 0.999), "tf32": (2e-2, 0.98), "bf16": (5e-2, 0.9), "fp16": (2e-2, 0.98)}

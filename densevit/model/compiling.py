@@ -1,0 +1,56 @@
+"""Compilation by regions: `torch.compile` of the repeated blocks of a model, each kind of block once."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+LIMIT = 64  # compilations of one class: for widths and options of its blocks, sizes, training and evaluation
+
+
+def compile_regions(parts: Iterable[nn.Module], **options: Any) -> None:
+    """Compiles the `regions` of the parts of a model in place, with options of `torch.compile`.
+
+    Regions of one class share what is compiled. State dicts, copies and pickles are those of an uncompiled model.
+    Raises the number of compilations after which torch runs a function uncompiled, 8, in this process.
+    """
+    torch._dynamo.config.recompile_limit = max(LIMIT, torch._dynamo.config.recompile_limit)
+    compiled: dict[type[nn.Module], Any] = {}
+    for region in chain.from_iterable(map(regions, parts)):
+        kind = type(region)
+        if kind not in compiled:  # with a code object of its own: torch stores, searches and counts compilations by it
+            code = _call.__code__.replace(co_name=f"{kind.__module__}.{kind.__qualname__}")
+            compiled[kind] = torch.compile(FunctionType(code, _call.__globals__), **options)
+        region._compiled_call_impl = partial(compiled[kind], region)  # type: ignore[assignment]  # as `Module.compile`
+
+
+def regions(module: nn.Module) -> Iterator[nn.Module]:
+    """Yields the blocks of a module: a backbone's block, an encoder layer, a decoder layer.
+
+    A block is a child of an `nn.ModuleList`, `nn.ModuleDict` or `nn.Sequential` with two weight matrices or more. A
+    child of which blocks inside hold at least half of the weights is a stage, and they are the regions. Modules with
+    hooks are left out: a graph calls a hook only while it is traced.
+    """
+    for child in module.children():
+        blocks = list(regions(child))
+        if isinstance(module, _LISTS) and not isinstance(child, _LISTS):
+            weights = _weights(child)
+            if len(weights) > 1 and 2 * sum(chain(*map(_weights, blocks))) < sum(weights):
+                blocks = [] if any(inner._forward_pre_hooks for inner in child.modules()) else [child]
+        yield from blocks
+
+
+_LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+
+
+def _weights(module: nn.Module) -> list[int]:
+    """The sizes of the weight matrices and kernels."""
+    return [parameter.numel() for parameter in module.parameters() if parameter.ndim > 1]
+
+
+def _call(region: nn.Module, *inputs: Any, **options: Any) -> Any:
+    return region._call_impl(*inputs, **options)
