@@ -163,7 +163,7 @@ class Batches:
         for name, number in {"batches": 1, "images": readable, "seconds": time.monotonic() - begin}.items():
             self.counts[name] += number
         for one, predicted in zip(batch, found, strict=True):
-            if predicted.error is None:
+            if predicted.result is not None:
                 one.result.set_result(predicted.result)
             else:
                 one.result.set_exception(predicted.error)

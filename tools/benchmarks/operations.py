@@ -19,7 +19,7 @@ from gpu_parts.training import recipe
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701
 
 from densevit import config as configs
 from densevit.losses import matching
@@ -37,8 +37,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
 PARTS = ("backbone", "encoder", "decoder", "rest of forward", "matching", "losses", "backward", "clipping", "optimiser",
          "averages")  # fmt: skip
 VIEWS = {"view", "_unsafe_view", "reshape", "transpose", "t", "permute", "expand", "select", "slice", "unsqueeze",
-         "squeeze", "split", "split_with_sizes", "unbind", "as_strided", "detach", "alias", "diagonal", "unfold", "chunk",
-         "_reshape_alias"}  # fmt: skip
+         "squeeze", "split", "split_with_sizes", "unbind", "as_strided", "detach", "alias", "diagonal", "unfold",
+         "chunk", "_reshape_alias"}  # fmt: skip
 
 
 class Operations(TorchDispatchMode):
@@ -93,8 +93,8 @@ def count(name: str, keys: tuple[str, ...]) -> tuple[Operations, float]:
             for key, module in head.named_modules():
                 if key.split(".")[-1] in (part, f"{part}_layers") and key.count(".") <= 1:
                     operations.of(module, part)
-    matching.assigned_pairs = _as(operations, "matching", matching.assigned_pairs)
-    matching.costs = _as(operations, "matching", matching.costs)
+    for function in ("assign", "costs"):
+        setattr(matching, function, _as(operations, "matching", getattr(matching, function)))
 
     def step() -> torch.Tensor:
         with operations.counted_as("rest of forward"):

@@ -21,7 +21,6 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.weights.state import count, part
-from densevit_backbones.vit.variants import VARIANTS
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.deformable_detr.checkpoints import CLASS_ROWS
 from densevit_heads.detr.checkpoints import classes_of
@@ -147,6 +146,7 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     one_level = tuple(neck["pyramid_strides"]) == (backbone["patch_size"],)
     if not one_level or neck["norm"] != "layer" or "registers" in backbone:
         return {}
+    width = len(state["backbone.blocks.0.norm1.weight"])
     depth = count(state, r"backbone\.blocks\.(\d+)\.norm1\.weight")
     features = backbone.get("features") or [depth * i // 4 for i in range(1, 5)]
     config: dict[str, Any] = {
@@ -156,9 +156,9 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
         ],
         "backbone_config": {
             "model_type": "rf_detr_dinov2",
-            "hidden_size": VARIANTS[backbone["variant"]].width,
+            "hidden_size": width,
             "num_hidden_layers": depth,
-            "num_attention_heads": VARIANTS[backbone["variant"]].heads,
+            "num_attention_heads": width // 64,
             "image_size": backbone["image_size"],
             "patch_size": backbone["patch_size"],
             "num_windows": backbone["num_windows"],

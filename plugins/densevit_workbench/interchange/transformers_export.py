@@ -41,7 +41,7 @@ def export(source: str | Path, out: Path, trust: bool = False) -> list[str]:
             "densevit export, which writes ONNX and pt2 files of any channels."
         )
     state, own = by_task(model)
-    candidates: list[tuple[CheckpointLayout, Mapping[str, Tensor]]] = []
+    candidates: list[tuple[CheckpointLayout, dict[str, Tensor]]] = []
     failed: dict[str, int] = {}  # the reasons, with the number of tensors without a place
     for layout in layouts.every():
         if layout.publishing.config_files is Publishing.config_files or layout.is_backbone != (not model.heads):
@@ -149,9 +149,9 @@ def _merged(described: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
 def _check(model: DenseModel, state: Mapping[str, Tensor], own: Mapping[str, Any], back: Converted) -> None:
     """Raises WeightsError unless the model that was read back has the same tensors, classes and outputs."""
     pixels = torch.randn(1, 3, 72, 104, generator=torch.Generator().manual_seed(0))
-    if back.model is None or back.config is None:
-        again, sections = back.backbone.state_dict(), {"backbone": back.section.options}
-        outputs, theirs = model.backbone(pixels), back.backbone.eval()(pixels)
+    if back.config is None:
+        again, sections = back.model.backbone.state_dict(), {"backbone": back.section.options}
+        outputs, theirs = model.backbone(pixels), back.model.backbone(pixels)
     else:
         again, sections = back.model.state_dict(), back.config.model_dump()
         for (name, classes), others in zip(model.classes.items(), back.model.classes.values(), strict=True):
