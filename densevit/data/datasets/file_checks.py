@@ -45,7 +45,7 @@ def check_files(dataset: Dataset, on_error: OnError = "raise") -> None:
         check_each(len(dataset), dataset.check_file, on_error)
 
 
-def check_each(count: int, check: Callable[[int], None], on_error: OnError) -> None:
+def check_each(count: int, check: Callable[[int], object], on_error: OnError) -> None:
     """Calls check(0) to check(count - 1) in threads. Raises as `check_files`."""
     unreadable: dict[int, UnreadableFileError] = {}
 
@@ -70,7 +70,7 @@ def check_each(count: int, check: Callable[[int], None], on_error: OnError) -> N
         )
 
 
-def for_each(count: int, check: Callable[[int], None], title: str) -> None:
+def for_each(count: int, check: Callable[[int], object], title: str) -> None:
     """Calls check(0) to check(count - 1) in threads, until one raises. Shows the progress of many."""
 
     def chunk(start: int) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,6 +128,7 @@ def find_pairs(
 class Folders:
     """Images and labels that are paired by their names."""
 
+    entries: Sequence[Any]  # names
     unlabelled: Sequence[str] = ()
 
     def __init__(self, root: Path, paths: PairPaths, channels: Channels) -> None:
@@ -158,6 +160,8 @@ class Folders:
 
 class Lines:
     """The lines of a list file, each with a name, or with the paths of an image and its label."""
+
+    entries: Sequence[Any]  # the number of a line, its name or image, and its label or None
 
     def __init__(self, root: Path, paths: PairPaths, outside_paths: bool, channels: Channels) -> None:
         assert paths.list_file is not None
