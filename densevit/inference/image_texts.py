@@ -33,14 +33,14 @@ def image_texts(predicted: Predicted, output: OutputFolder, format: str) -> Text
             texts[f"{prefix}{key}{ENTRIES}"] = json.dumps(annotated)
         entries = json_entries(file.image_id, found, classes, types)
         if entries is not None:
-            rows = [table_row(one, {c.file_id: c.name for c in classes}) for one in entries]
-            texts[f"{prefix}predictions.csv"] = csv_text(rows, output.thresholds[head], file.file_name)
+            names = {c.file_id: c.name for c in classes}
+            texts[f"{prefix}predictions.csv"] = csv_text(entries, names, output.thresholds[head], file.file_name)
             if format == "json":
                 texts[f"{prefix}predictions.json"] = json_lines(entries)
             else:
                 of_image = image_columns(found, classes, types)
                 entry |= {f"{prefix}{key}": value for key, value in of_image.items()}
-                objects = rows[:-1] if of_image else rows
+                objects = [table_row(one, names) for one in (entries[:-1] if of_image else entries)]
                 texts |= {f"{prefix}{OBJECTS}": json.dumps(objects)} if objects or not of_image else {}
     texts |= {IMAGES: json.dumps([entry | {"state": PREDICTED}])} if format != "json" else {}
     return texts if format != "json" else texts | {"images.json": json.dumps(entry)}
@@ -49,6 +49,6 @@ def image_texts(predicted: Predicted, output: OutputFolder, format: str) -> Text
 def failed_texts(failed: Failed, format: str) -> Texts:
     """Returns the texts of an image that cannot be read."""
     row = {"image": failed.file_name, "reason": failed.reason}
-    texts = {"failed.csv": csv_text([row], 0, failed.file_name)}
+    texts = {"failed.csv": csv_text([row], {}, 0, failed.file_name)}
     entry = {"id": failed.image_id, "file_name": failed.file_name, "state": FAILED}
     return texts if format == "json" else texts | {IMAGES: json.dumps([entry])}

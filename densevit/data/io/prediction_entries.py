@@ -59,13 +59,15 @@ def table_row(entry: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, A
     return row
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]], lowest: float, file_name: str) -> str:
-    """Returns rows of `table_row` as CSV with a header, those with at least this score. Columns: image, its id, class,
-    numbers and texts, without masks and lists. Numbers are rounded to four decimal places."""
+def csv_text(entries: Sequence[Mapping[str, Any]], names: Mapping[int, str], lowest: float, file_name: str) -> str:
+    """Returns entries as CSV with a header, those with at least this score. Columns: image, its id, class, numbers and
+    texts, without masks and lists. Numbers are rounded to four decimal places. names: as in `table_row`."""
     text = io.StringIO()
     table: csv.DictWriter[str] | None = None
-    for row in rows:
-        if table is None or row.get("score", lowest) >= lowest:
+    for entry in entries:
+        is_listed = entry.get("score", lowest) >= lowest
+        if is_listed or table is None:
+            row = table_row(entry, names)
             first = {"image": file_name} | {key: row[key] for key in ("image_id", "class") if key in row}
             numbers = {key: round(value, _DIGITS) for key, value in row.items() if isinstance(value, float)}
             cells = first | {key: value for key, value in row.items() if isinstance(value, int | float | str)} | numbers
@@ -73,6 +75,6 @@ def csv_text(rows: Sequence[Mapping[str, Any]], lowest: float, file_name: str) -
             if table is None:
                 table = csv.DictWriter(text, [*cells], restval="", extrasaction="ignore")
                 table.writeheader()
-            if row.get("score", lowest) >= lowest:
+            if is_listed:
                 table.writerow(cells)
     return text.getvalue()
