@@ -1,7 +1,7 @@
 """Scaled dot-product attention with separate operations where they are faster on a CPU.
 
-Computes `densevit.layers.attention.attention`. With few keys, torch's fused kernel is slower on a CPU: for queries 1.1 to
-1.8 times in fp32 and 1.8 to 5.7 times in bf16, in windows with a learned bias 1.3 to 1.9 times
+Computes `densevit.layers.attention.attention`. With few keys, torch's fused kernel is slower on a CPU: for queries 1.1
+to 1.8 times in fp32 and 1.8 to 5.7 times in bf16, in windows with a learned bias 1.3 to 1.9 times
 (docs/development/cpus.md). GPUs, exported files and many keys, for which the fused kernel also saves memory, use
 torch's.
 """
