@@ -16,8 +16,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
-from densevit.layers.norms import FrozenBatchNorm2d
-
 Module = TypeVar("Module", bound=nn.Module)
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -35,7 +33,6 @@ def fold_batch_norms(module: Module, run: Callable[[Module], Any]) -> None:
     statistics; a norm with an activation leaves its activation. A norm is not folded if the layer's output is also used
     elsewhere, or if the folded layer gives other values, as for a layer that normalises its weights.
     """
-    _replace(module, {norm: _unfrozen(norm) for norm in module.modules() if isinstance(norm, FrozenBatchNorm2d)})
     observed = _Observed()
     handles = [handle for layer in module.modules() for handle in observed.watch(layer)]
     try:
@@ -170,14 +167,6 @@ def is_batch_norm(module: nn.Module) -> bool:
     return isinstance(getattr(module, "running_mean", None), Tensor) and all(
         hasattr(module, name) for name in _STATISTICS
     )
-
-
-def _unfrozen(norm: FrozenBatchNorm2d) -> nn.BatchNorm2d:
-    """The same norm as a module that is called: `conv_norm` computes frozen ones without calling them."""
-    result = nn.BatchNorm2d(len(norm.weight), norm.eps).to(norm.weight).eval()
-    for name in _STATISTICS:
-        getattr(result, name).copy_(getattr(norm, name))
-    return result
 
 
 def _replace(module: nn.Module, replacements: dict[nn.Module, nn.Module]) -> None:
