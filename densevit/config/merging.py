@@ -10,7 +10,7 @@ import yaml
 
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, HeadSection
-from densevit.config.sources import BACKBONE, Key, names_weights
+from densevit.config.sources import BACKBONE, BACKBONE_WEIGHTS, PRETRAINED, Key, names_weights
 from densevit.config.training_schema import BUDGETS, OptimSection
 from densevit.config.values import as_section
 from densevit.config.yaml_io import find_file, parse, read_file, shipped_configs
@@ -124,8 +124,13 @@ def check_evaluation_overrides(overrides: Sequence[str]) -> None:
 
 def over(parent: Layer, child: Layer) -> Layer:
     """The parent updated with the child, key by key. What the parent has typed counts if the child has nothing typed;
-    a backbone's name that is the parent's too is not typed."""
+    a backbone's name that is the parent's too is not typed. A section file of a backbone without weights leaves the
+    parent's, which `initial_weights.check_backbone` refuses."""
     values, sources = _merged(parent.values, child.values, (), child.replaced), parent.sources | child.sources
+    weights = _at(parent.values, BACKBONE_WEIGHTS)
+    loads = any(_at(child.values, key) for key in (BACKBONE_WEIGHTS, PRETRAINED))
+    if BACKBONE[:1] in child.replaced and weights and not loads:
+        values = {**values, "backbone": {**values["backbone"], "weights": weights}}
     typed = child.typed
     if BACKBONE[:1] not in child.replaced and _at(child.values, BACKBONE) == _at(parent.values, BACKBONE):
         typed -= {BACKBONE}

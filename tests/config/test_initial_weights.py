@@ -171,4 +171,5 @@ def test_a_backbone_is_not_loaded_from_a_recipe_s_weights_of_another() -> None:
     configs.check_plugins(configs.load(DETR, ["backbone.name=vit", "weights=whole.pth"]))
     configs.check_plugins(configs.load(DETR, ["backbone.depth=101"]))  # the weights tell
     write("mine.yaml", "name: vit\n")
-    assert loaded(DETR, "backbone=mine.yaml") == {}  # a section file replaces the section
+    with pytest.raises(ConfigError, match="is of another backbone than"):
+        configs.check_plugins(configs.load(DETR, ["backbone=mine.yaml"]))
