@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from densevit.data.build import Data
-from densevit.data.image_names import BEST, WORST, drawing_name, image_name
+from densevit.data.io.image_names import BEST, WORST, drawing_name, image_name
 from densevit.drawing.draw import draw
 from densevit.errors import UnreadableFileError
 from densevit.interfaces import Class, Predictions, TargetType

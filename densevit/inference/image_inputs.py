@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.image_files import IMAGES, UNREAD, first_files, warn_of_unread
+from densevit.data.datasets.image_files import UNREAD, first_files, warn_of_unread
 from densevit.data.io import videos
+from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.images import read_image
 from densevit.errors import DataError

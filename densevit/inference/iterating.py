@@ -156,7 +156,8 @@ def _lower_priority() -> None:
 def infer(
     model: DenseModel, inference: Mapping[str, InferenceSection], samples: list[Sample]
 ) -> list[dict[str, Predictions]]:
-    """Returns the predictions of each head for each image of a batch, on the CPU. model: in evaluation mode."""
+    """Returns the predictions of each head for each image of a batch, on the CPU, of a model in
+    evaluation mode."""
     batch = collate(samples, model.multiple, channels=model.channels)
     for key in ("images", "padding_mask"):
         batch[key] = batch[key].to(model.mean.device)

@@ -9,7 +9,7 @@ from typing import Any
 
 from densevit.config.data_schema import data_title
 from densevit.config.yaml_io import parse
-from densevit.data.image_names import BEST, WORST, distinct_drawing_name, drawing_name
+from densevit.data.io.image_names import BEST, WORST, distinct_drawing_name, drawing_name
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.evaluation.metrics_file import by_class, number, overall

@@ -165,7 +165,7 @@ def mask_losses(
     """Binary cross-entropy and dice of the matched masks of L layers at points, summed over masks: (2, L).
 
     embeddings: (L, B, Q, C). pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), the result of
-    `image_shares`. pairs: on the CPU.
+    `image_shares`. pairs: those of `match`, on the CPU.
     """
     counts = pairs.image.bincount(minlength=len(segments.counts)).tolist()
     pairs = pairs.to(pixels.device)

@@ -127,7 +127,7 @@ def _fit(
     prefix: str = "",
 ) -> Fit:
     """Matches tensors of a checkpoint with a module, see `fit`. An error has the config of the checkpoint's model.
-    prefix: of the module's keys in the checkpoint."""
+    prefix: what the module's keys begin with in the checkpoint."""
     excluded = {**checkpoint.missing(module.state_dict(), prefix), **excluded}
     try:
         found = fit(module, state, where, allowed, excluded)

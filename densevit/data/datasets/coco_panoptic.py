@@ -12,12 +12,13 @@ import torch
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.file_checks import OnError, check_each
-from densevit.data.datasets.image_files import IMAGES, check_missing, existing_files
+from densevit.data.datasets.image_files import check_missing, existing_files
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.paired_dataset import load_preset
 from densevit.data.datasets.paired_files import list_files
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
 from densevit.data.datasets.splits import check_limit, check_split, spellings
+from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
 from densevit.data.io.rgb_files import Header

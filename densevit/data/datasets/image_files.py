@@ -5,14 +5,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from densevit.channels import RGB, Channels
+from densevit.data.io.channel_files import IMAGES, channel_paths
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
-from densevit.data.io.channel_files import channel_paths
 from densevit.data.io.file_lookup import find_file, missing_hint
 from densevit.data.io.folders import files_below
 from densevit.data.outside_paths import FIX, is_outside
 from densevit.errors import DataError, counted, listed, warn_once
 
-IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 UNREAD = (
     *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".ppm", ".pgm", ".dng", ".cr2", ".nef", ".arw"),
     *(".tmp", ".part", ".partial", ".crdownload"),  # unfinished copies

@@ -15,12 +15,12 @@ from densevit.data.datasets.color_tables import LABELMAP, read_labelmap, suggest
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import check_val_share, part_of
 from densevit.data.datasets.file_checks import OnError, check_each
-from densevit.data.datasets.image_files import IMAGES
 from densevit.data.datasets.label_shares import LabelShares, count_pixels
 from densevit.data.datasets.label_values import Ignored, LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
 from densevit.data.datasets.paired_files import LABELS, PairPaths, find_pairs
 from densevit.data.datasets.splits import DIVIDED, check_limit, check_split, spellings
+from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.folders import files_below
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError, listed, warn_once

@@ -11,8 +11,9 @@ import numpy as np
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.file_checks import OnError
-from densevit.data.datasets.image_files import IMAGES, UNREAD, first_files, image_suffixes, warn_of_unread
+from densevit.data.datasets.image_files import UNREAD, first_files, image_suffixes, warn_of_unread
 from densevit.data.datasets.splits import matches, path_exists, spellings
+from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.folders import files_below
 from densevit.data.io.text_files import read_text
 from densevit.data.outside_paths import check_listed_path

@@ -21,6 +21,7 @@ from densevit.data.io.tiff import TIFF_MAGIC
 from densevit.data.io.tiff_channels import decode_tiff
 from densevit.errors import DataError, counted
 
+IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 SUFFIXES = (".npy", ".exr")
 """Suffixes of images with other channels, besides those of RGB images."""
 _NPY, _EXR = b"\x93NUMPY", b"v/1\x01"

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.atomic_io import replaced_file
-from densevit.data.image_names import checksum, file_name
+from densevit.data.io.image_names import checksum, file_name
 from densevit.errors import DataError, DensevitError
 from densevit.interfaces import Class, Predictions, Size, TargetType
 from densevit.targets.types import TargetTypes, as_array

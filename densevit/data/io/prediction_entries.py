@@ -61,7 +61,7 @@ def table_row(entry: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, A
 
 def csv_text(entries: Sequence[Mapping[str, Any]], names: Mapping[int, str], lowest: float, file_name: str) -> str:
     """Returns entries as CSV with a header, those with at least this score. Columns: image, its id, class, numbers and
-    texts, without masks and lists. Numbers are rounded to four decimal places. names: as in `table_row`."""
+    texts, without masks and lists. Numbers are rounded to four decimal places."""
     text = io.StringIO()
     table: csv.DictWriter[str] | None = None
     for entry in entries:

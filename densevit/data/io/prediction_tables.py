@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densevit.data.image_names import names_below
+from densevit.data.io.image_names import names_below
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError, DensevitError, one_line
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as lightning
 
-from densevit.data.image_names import image_names
+from densevit.data.io.image_names import image_names
 from densevit.evaluation import metrics_file
 from densevit.evaluation.tables_file import write_tables
 from densevit.interfaces import DEFAULT_THRESHOLD, Dataset

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from densevit.data.build import Data
-from densevit.data.image_names import drawing_names, image_names
+from densevit.data.io.image_names import drawing_names, image_names
 from densevit.drawing.samples import draw_extremes, draw_samples
 from densevit.evaluation import tables_file
 from densevit.inference.predictor import Predictor

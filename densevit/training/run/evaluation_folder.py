@@ -7,7 +7,7 @@ from pathlib import Path
 from densevit import config as configs
 from densevit.atomic_io import next_free_folder
 from densevit.config import Config
-from densevit.data.image_names import file_name, image_names
+from densevit.data.io.image_names import file_name, image_names
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.evaluation import metrics_file, tables_file

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from densevit.data.image_names import image_name
+from densevit.data.io.image_names import image_name
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.drawing.draw import draw
 from densevit.errors import DensevitError

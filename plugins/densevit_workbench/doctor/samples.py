@@ -12,8 +12,8 @@ import torch
 from torch.utils import data
 
 from densevit.data.duplicates import difference_hash, pixel_digest
-from densevit.data.image_names import image_name
 from densevit.data.io.channel_files import as_rgb
+from densevit.data.io.image_names import image_name
 from densevit.data.loading.worker_processes import start_worker
 from densevit.data.sample_checks import check_image
 from densevit.data.transforms.resizing import TrainingTransform, as_numpy, to_pixels

@@ -20,10 +20,9 @@ from densevit.channels import Channels
 from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_layouts import NamedFiles, SplitFiles, find_files
 from densevit.data.datasets.file_checks import OnError
-from densevit.data.datasets.image_files import IMAGES
 from densevit.data.datasets.scan_cache import Arrays, cache_folder, cached_scan, json_array, json_value
+from densevit.data.io.channel_files import IMAGES, channel_paths
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
-from densevit.data.io.channel_files import channel_paths
 from densevit.data.io.folders import files_below
 from densevit.errors import DataError, counted, warn_once
 from densevit_workbench.interchange.annotated import absolute, below_root

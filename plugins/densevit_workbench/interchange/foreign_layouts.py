@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 
-from densevit.data.datasets.image_files import IMAGES
+from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.text_files import read_json, read_text
 from densevit.errors import DataError

@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from densevit.atomic_io import atomic_file
-from densevit.data.image_names import names_below
+from densevit.data.io.image_names import names_below
 from densevit.data.io.prediction_tables import is_table, listed_images, objects_list, read_objects
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError

@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from densevit.channels import Channels
-from densevit.data.datasets.image_files import IMAGES
+from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.file_errors import check_regular
 from densevit.data.io.folders import files_below
 from densevit.data.io.label_files import read_label

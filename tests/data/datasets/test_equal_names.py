@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from densevit.cli import main
-from densevit.data.image_names import drawing_names, image_names
+from densevit.data.io.image_names import drawing_names, image_names
 from densevit.data.splits import create_dataset
 from densevit.errors import DataError
 from densevit.inference.input_images import find_images

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
-from densevit.data.datasets.image_files import IMAGES
+from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.errors import DataError
 from densevit.interfaces import Dataset

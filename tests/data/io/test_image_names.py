@@ -1,6 +1,6 @@
 """File names for image ids."""
 
-from densevit.data.image_names import drawing_name, drawing_names, file_name, image_names
+from densevit.data.io.image_names import drawing_name, drawing_names, file_name, image_names
 from densevit.interfaces import Dataset
 
 
