@@ -5,12 +5,10 @@ The losses are those of the paper and of kMaX-DeepLab (Yu et al. 2022), which di
 in place of the instance discrimination, and a semantic loss at sampled pixels.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +17,7 @@ from densevit.interfaces import LABEL_DIVISOR, Class, Dataset, Losses, Targets
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.distributed import to_device
-from densevit.losses.matching import finite_costs
+from densevit.losses.matching import assign
 from densevit.set_prediction.limits import QueryLimit, check_counts, check_weights
 from densevit.set_prediction.mask_segments import NEEDS, segment_ids
 
@@ -261,15 +259,15 @@ def match(outputs: Sequence[MaskOutputs], truths: Sequence[GridTruth], strict: b
         for x, truth in zip(outputs, truths, strict=True)
     ]
     costs = [-(classes * overlaps) for classes, overlaps in pairs]  # (N, Q) each
-    from scipy.optimize import linear_sum_assignment  # half a second
-
-    flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy() if costs else np.zeros(0)
+    if not costs:
+        return []
+    counts, names = [len(cost) for cost in costs], [truth.name for truth in truths]
+    assigned = assign(torch.cat(costs)[None], counts, names, strict)  # on the CPU
     matches, first = [], 0
-    for x, truth, (classes, overlaps), cost in zip(outputs, truths, pairs, costs, strict=True):
-        matrix = flat[first : first + cost.numel()].reshape(cost.shape)
-        first += cost.numel()
-        matrix = finite_costs(matrix, functools.partial(_not_finite, matrix, truth.name), strict)
-        rows, columns = (to_device(torch.from_numpy(side), cost.device) for side in linear_sum_assignment(matrix))
+    for image, (x, truth, (classes, overlaps)) in enumerate(zip(outputs, truths, pairs, strict=True)):
+        own = assigned.image == image
+        rows, columns = (to_device(side[0, own], classes.device) for side in (assigned.target - first, assigned.query))
+        first += counts[image]
         kept = truth.select(rows)
         p = x.masks.softmax(0)
         void = (p @ (~kept.labelled).to(p.dtype)) / (p.sum(1) + _EPS)
@@ -365,11 +363,3 @@ def _zero(*tensors: Tensor) -> Tensor:
 def _mean(values: Tensor, where: Tensor) -> Tensor:
     """Mean of (P,) values; 0 if there are none."""
     return (values * where).sum() / where.sum().clamp(min=1)
-
-
-def _not_finite(matrix: np.ndarray, name: int | str) -> str:
-    segment, query = (int(index[0]) for index in np.nonzero(~np.isfinite(matrix)))
-    return (
-        f"Image {name!r}: the similarity of segment {segment} and query {query} is {matrix[segment, query]}. "
-        "Predictions have diverged. Fix: lower the learning rate, or clip gradients (trainer.clip_grad_norm)."
-    )
