@@ -58,11 +58,13 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
     translated = translate_checkpoint(checkpoint, chosen)
     described = translated.describe()
     backbone = {**described["backbone"], "mean": [*translated.mean], "std": [*translated.std]}
+    classes: Classes = {}
+    sections: ModelSections
     if translated.is_backbone:
-        classes, sections = {}, _backbone_sections(backbone, translated.source, overrides)
+        sections = _backbone_sections(backbone, translated.source, overrides)
         allowed = sections.backbone.weights_allow
     else:
-        classes = chosen.classes(checkpoint.tensors, metadata) if chosen.classes else {}
+        classes = chosen.classes(checkpoint.tensors, metadata) if chosen.classes else classes
         values = with_settings(chosen, {**described, "backbone": backbone}, classes)
         config = configs.from_mapping(values, translated.source, overrides)
         configs.check_plugins(config)

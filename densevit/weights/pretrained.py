@@ -42,7 +42,7 @@ def load_pretrained(model: DenseModel, resolved: Resolved) -> list[Fit]:
     for found in fits.values():
         found.write()
     for key, line in resolved.notes:
-        fits.get("weights", fits.get(key)).notes.append(line)
+        fits["weights" if "weights" in fits else key].notes.append(line)
     for checkpoint in checkpoints.values():
         model.licences |= checkpoint.licences
     return [*fits.values()]

@@ -67,8 +67,8 @@ def resolve(
         options, lines = layout_options(weights, section)
         sections = with_value(sections, path, section.model_copy(update=options))
         notes += [(weights.key, line) for line in lines]
-    source = sections.weights or sections.backbone.source
-    backbone, lines = _images_of(sections.backbone, model, translated[source] if source else None)
+    first = sections.weights or sections.backbone.source
+    backbone, lines = _images_of(sections.backbone, model, translated[first] if first else None)
     notes += [("backbone", line) for line in lines]
     return Resolved(with_value(sections, ("backbone",), backbone), translated, notes)
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -260,13 +259,15 @@ def match(outputs: Sequence[MaskOutputs], truths: Sequence[GridTruth], strict: b
         for x, truth in zip(outputs, truths, strict=True)
     ]
     costs = [-(classes * overlaps) for classes, overlaps in pairs]  # (N, Q) each
-    flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy() if costs else np.zeros(0)
+    if not costs:
+        return []
+    counts, names = [len(cost) for cost in costs], [truth.name for truth in truths]
+    assigned = assign(torch.cat(costs)[None], counts, names, strict)  # on the CPU
     matches, first = [], 0
-    for x, truth, (classes, overlaps), cost in zip(outputs, truths, pairs, costs, strict=True):
-        matrix = flat[first : first + cost.numel()].reshape(cost.shape)
-        first += cost.numel()
-        pairs_of_image = assign(torch.from_numpy(matrix)[None], [len(matrix)], [truth.name], strict)
-        rows, columns = (to_device(side[0], cost.device) for side in (pairs_of_image.target, pairs_of_image.query))
+    for image, (x, truth, (classes, overlaps)) in enumerate(zip(outputs, truths, pairs, strict=True)):
+        own = assigned.image == image
+        rows, columns = (to_device(side[0, own], classes.device) for side in (assigned.target - first, assigned.query))
+        first += counts[image]
         kept = truth.select(rows)
         p = x.masks.softmax(0)
         void = (p @ (~kept.labelled).to(p.dtype)) / (p.sum(1) + _EPS)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,7 +12,7 @@ import densevit
 from densevit import config as configs
 from densevit import registry
 from densevit.errors import DensevitError, TrainingError
-from densevit.losses.matching import finite_costs
+from densevit.losses.matching import assign
 from tests.training.process_groups import group, linux
 from tests.training.runs import assert_same, interrupted_after, weights
 
@@ -125,10 +124,10 @@ def test_nan_in_one_of_two_processes_ends_both(tmp_path):
 
 
 def test_costs_that_are_not_finite_are_replaced_only_where_allowed():
-    matrix = np.array([[[0.5, np.nan, np.inf]]])
+    cost = torch.tensor([[[0.5, float("nan"), float("inf")]]])
     with pytest.raises(DensevitError, match="the image"):
-        finite_costs(matrix, lambda: "the image", strict=True)
-    assert finite_costs(matrix, lambda: "the image", strict=False).tolist() == [[[0.5, 1e6, 1e6]]]
+        assign(cost, [1], ["the image"], strict=True)
+    assert assign(cost, [1], ["the image"], strict=False).query.tolist() == [[0]]
 
 
 def test_only_torchs_fused_adam_on_a_gpu_leaves_out_the_update_by_itself():
