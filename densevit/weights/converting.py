@@ -57,7 +57,8 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
     checkpoint = replace(checkpoint, tensors=canonical(tensors, chosen) or tensors)
     translated = translate_checkpoint(checkpoint, chosen)
     described = translated.describe()
-    backbone = {**described["backbone"], "mean": [*translated.mean], "std": [*translated.std]}
+    normalisation = {"mean": translated.mean, "std": translated.std}
+    backbone = {**described["backbone"], **{key: [*values] for key, values in normalisation.items() if values}}
     classes: Classes = {}
     sections: ModelSections
     if translated.is_backbone:
