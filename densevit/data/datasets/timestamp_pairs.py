@@ -54,7 +54,7 @@ def find_times(
     if errors and on_error == "raise":
         raise errors[0]
     if errors:
-        warn_once(f"{root}: pairs are left out, as {len(errors):,} files are missing (data.on_error: skip): {errors[0]}")
+        warn_once(f"{root}: {len(errors):,} files are missing, pairs are left out (data.on_error: skip): {errors[0]}")
     absent = set(missing)
     rows = [row for row in rows if absent.isdisjoint(row[1:])]
     return replace(Pairs.of(rows[:limit], lone), missing=tuple(errors))
