@@ -17,7 +17,7 @@ from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.folders import files_below
 from densevit.data.io.text_files import read_text
 from densevit.data.outside_paths import check_listed_path
-from densevit.errors import DataError, UnreadableFileError, listed
+from densevit.errors import DataError, UnreadableFileError, listed, warn_once
 
 LABELS = (".png", ".bmp", ".tif", ".tiff")
 _NUMBER = re.compile(r"\d+(\.\d*)?")
@@ -123,6 +123,11 @@ def find_pairs(
         raise UnreadableFileError(f"{missing[0]}{more if len(missing) > 1 else ''}", missing[0].rule)
     if not rows:
         raise DataError(f"{root / paths.images} has no image with a label.")
+    if missing:
+        warn_once(
+            f"{root}: {len(missing):,} of {len(listing.entries):,} images or labels lack a file and are left out "
+            f"(data.on_error: skip): {missing[0]}"
+        )
     return replace(Pairs.of(rows[:limit], listing.unlabelled), missing=tuple(missing), names_count=len(listing.entries))
 
 

@@ -11,7 +11,7 @@ from densevit.data.datasets.file_checks import OnError
 from densevit.data.datasets.paired_files import PairPaths, Pairs, find_pairs
 from densevit.data.io.text_files import read_text
 from densevit.data.outside_paths import check_listed_path
-from densevit.errors import DataError, UnreadableFileError
+from densevit.errors import DataError, UnreadableFileError, warn_once
 
 
 def find_times(
@@ -53,6 +53,8 @@ def find_times(
     ]
     if errors and on_error == "raise":
         raise errors[0]
+    if errors:
+        warn_once(f"{root}: {len(errors):,} files are missing, pairs are left out (data.on_error: skip): {errors[0]}")
     absent = set(missing)
     rows = [row for row in rows if absent.isdisjoint(row[1:])]
     return replace(Pairs.of(rows[:limit], lone), missing=tuple(errors))

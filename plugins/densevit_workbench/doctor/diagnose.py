@@ -107,7 +107,11 @@ def _built(data: Data, split: str, findings: Findings) -> _Built | None:
         warnings.simplefilter("always")
         dataset, invalid = built_without_invalid_records(section, split, findings)
     texts = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
-    findings.report("warning", "warnings of the data set", [text for text in texts if "iscrowd" not in text])
+    findings.report(
+        "warning",
+        "warnings of the data set",
+        [text for text in texts if "iscrowd" not in text and "data.on_error: skip" not in text],
+    )
     if dataset is not None and not len(dataset):
         findings.report("error", "the split cannot be read", ["the data set has no images."])
     if dataset is None or not len(dataset):

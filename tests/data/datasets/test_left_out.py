@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from densevit.config import DataSection
-from densevit.data.splits import create_dataset
+from densevit.data.splits import build_split, create_dataset
 from densevit.errors import DataError
 from densevit.inference.input_images import find_images
 from densevit.interfaces import Dataset
@@ -165,3 +165,14 @@ def test_images_in_no_list_are_a_note_of_doctor(line, tmp_path):
     assert len(dataset) == 2 and not said
     [found] = [one for one in findings(tmp_path, name, options) if one.title == "images in no list"]
     assert (found.severity, found.count, found.of, found.examples) == ("note", 1, 4, ("images/town/d.jpg",))
+
+
+def test_pairs_without_a_file_are_left_out_with_on_error_skip(tmp_path):
+    name, options, folder = label_maps(tmp_path)
+    (tmp_path / folder / "a.jpg").unlink()
+    (tmp_path / "labels" / "train" / "b.png").unlink()
+    section = DataSection(name=name, root=str(tmp_path), on_error="skip", **options)
+    with pytest.warns(UserWarning, match=r"2 of 3 images or labels lack a file and are left out .*a\.png has no image"):
+        assert len(build_split(section, "train")) == 1
+    found = {one.title: one.count for one in findings(tmp_path, name, options)}
+    assert found["labels without image"] == found["images without label"] == 1
