@@ -111,7 +111,7 @@ class TrainerSection(Section):
     """Interval between writes of `last.ckpt`, in addition to the writes after validations: optimiser steps, or a time
     such as `30s`, `5min` or `1h`. `null`: only after validations."""
     compile: bool = False
-    """Compile the model with `torch.compile`."""
+    """Compile the repeated blocks of the model with `torch.compile`."""
     replace_layers: bool = True
     """Replace `nn.Linear`, `nn.Dropout`, 1x1 convolutions and FFNs of the model by implementations of the same
     parameters that are faster on some CPUs. `false`: torch's own."""

@@ -120,7 +120,7 @@ def test_blocks_with_adapters_are_compiled() -> None:
     counters.clear()
     lora = LoraArchitecture(rank=2, alpha=6.0, targets=("*.qkv", "*.output"))
     backbone = BackboneArchitecture("vit", {"variant": "nano", "drop_path": 0.0}, lora=lora)
-    classes = (Class("a", 1, (0, 0, 0)),)
+    classes = tuple(Class(f"{i}", i + 1, (i, i, i)) for i in range(4))
     model = build_from_architecture(
         Architecture(backbone, {"head": HeadArchitecture("setr", {"width": 8})}), {"head": classes}
     )
