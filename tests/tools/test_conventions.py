@@ -46,7 +46,7 @@ RECIPE = "# Published, not run here: box AP 0.4\n#   densevit train configs/coco
 CONTRACT = '[tool.importlinter]\nroot_package = "densevit"\n[[tool.importlinter.contracts]]\nname = "rows"\n'
 CONTRACT += 'type = "layers"\ncontainers = ["densevit"]\nlayers = ["training", "data : config"]\n'
 TABLE = "## Packages\n\n| packages | |\n|---|---|\n| `training` | runs |\n| `data`, `config` | loads |\n\n"
-WALK = "## Four walks\n\n### In each step\n\n| losses | `Net.step` in `densevit/net.py` |\n"
+WALK = "## Walks\n\n### In each step\n\n| losses | `Net.step` in `densevit/net.py` |\n"
 NET = '"""Nets."""\n\n\nclass Net:\n    """A net."""\n\n    def step(self): ...\n'
 WALKS = {"pyproject.toml": CONTRACT, ARCHITECTURE: TABLE + WALK, "densevit/net.py": NET}
 CHECK = "def check_x(config):\n    {}\n"

@@ -37,8 +37,8 @@ def packages_are_the_layers(tree: Tree) -> Iterator[Problem]:
 
 
 def walks_are_short(tree: Tree) -> Iterator[Problem]:
-    """Each step is defined in its file. The first two walks name few files, and none is long."""
-    for walk in section(tree, "Four walks").split("\n### ")[1:]:
+    """Each step is defined in its file. Walks name few files, and none is long."""
+    for walk in section(tree, "Walks").split("\n### ")[1:]:
         heading = walk.partition("\n")[0]
         line = tree.line_of(PAGE, f"### {heading}")
         table = "\n".join(re.findall(r"^\|.*", walk, re.MULTILINE))
