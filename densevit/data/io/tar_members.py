@@ -1,5 +1,6 @@
 """Files in a tar, read in place: one pass over the headers lists them, and each is then one seek and one read."""
 
+import os
 import tarfile
 from typing import NamedTuple
 
@@ -26,17 +27,26 @@ def find_members(path: str, suffixes: tuple[str, ...]) -> dict[str, TarMember]:
     """Returns the files of a tar with these suffixes by name, in its order, without hidden ones and links.
 
     Joined tars are read to the end of the last; of files with one name, the last one counts, as it does for tar. Raises
-    UnreadableFileError if the tar is compressed, cut short or without such files.
+    UnreadableFileError if the tar is compressed, damaged, cut short or without such files.
     """
     check_unpacked(path, tar_allowed=True)
     with naming_file(path, "tar file"), tarfile.open(path, "r:", ignore_zeros=True) as tar:
-        members = {
-            member.name: TarMember(path, member.offset_data, member.size)
-            for member in tar
-            if member.isreg()
-            and member.name.lower().endswith(suffixes)
-            and not member.name.rpartition("/")[2].startswith(".")
-        }
+        members, end = {}, 0
+        for member in tar:
+            _check_zeros(tar, end, member.offset)
+            end = tar.offset
+            hidden = member.name.rpartition("/")[2].startswith(".")
+            if member.isreg() and member.name.lower().endswith(suffixes) and not hidden:
+                members[member.name] = TarMember(path, member.offset_data, member.size)
+        _check_zeros(tar, end, os.path.getsize(path))
         if not members:
             raise DataError(f"no images in this tar; expected {', '.join(suffixes)}.")
     return members
+
+
+def _check_zeros(tar: tarfile.TarFile, start: int, end: int) -> None:
+    """Raises DataError unless these bytes are the zeros between joined tars: tarfile skips a damaged header."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(start)
+    if tar.fileobj.read(max(0, end - start)).strip(b"\0"):
+        raise DataError(f"the tar is damaged at byte {start:,}. Fix: copy or write it again.")

@@ -87,3 +87,16 @@ def test_a_tar_that_is_cut_short_is_named(tmp_path: Path):
             find_members(str(path), SUFFIXES)
     with pytest.raises(UnreadableFileError, match=r"none\.tar: there is no such tar file"):
         find_members(str(tmp_path / "none.tar"), SUFFIXES)
+
+
+@pytest.mark.parametrize("damaged", ["1.jpg", "2.txt", "3.png"])
+def test_a_damaged_header_is_named(tmp_path: Path, damaged: str):
+    path = tmp_path / "a.tar"
+    tar_of(path, ["1.jpg", "2.txt", "3.png"])
+    with tarfile.open(path) as tar:
+        start = tar.getmember(damaged).offset_data - tarfile.BLOCKSIZE
+    data = bytearray(path.read_bytes())
+    data[start + 150] ^= 1  # of its checksum
+    path.write_bytes(data)
+    with pytest.raises(UnreadableFileError, match=rf"a\.tar[^\n]*damaged at byte {start:,}[^\n]*$"):
+        find_members(str(path), SUFFIXES)
