@@ -59,7 +59,7 @@ class FolderPrediction:
         self, predictor: Predictor, images: Sequence[ImageFile], folder: Path, options: PredictionOptions
     ) -> None:
         self.options, self.images, self._predictor = options, images, predictor
-        windowed = predictor.with_inference(options.inference) if options.inference else predictor
+        windowed = predictor.with_inference(options.inference, "command line") if options.inference else predictor
         self._size = requested_size(options.image_size, options.inference, predictor.model, windowed.inference)
         self.thresholds = predictor.default_thresholds
         if options.threshold is not None:

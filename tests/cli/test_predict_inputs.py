@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from densevit.cli import main
-from densevit.data.io import large_images
 from densevit.data.io.videos import VideoFrames, count_frames
 from densevit.errors import DataError
 from tests.cli.stand_in import StandIn, read, write_video
@@ -132,9 +131,3 @@ def test_predictions_at_once_without_out_have_a_folder_each(model, photos, monke
     assert main(["predict", "run", "a/1.jpg", "b/cat.png"]) == 0
     names = {folder: [image["file_name"] for image in read(f"{folder}/images.json")] for folder in FOLDERS}
     assert names == {"predictions": ["b/1.jpg"], "predictions-2": ["a/1.jpg", "b/cat.png"]}
-
-
-def test_a_video_of_huge_frames_is_refused_before_it_is_decoded(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large_images, "MAX_PIXELS", 64 * 48 - 1)
-    with pytest.raises(DataError, match=r"clip\.avi: it has 64 x 48 = 3,072 pixels; at most 3,071 can be read"):
-        VideoFrames(clip, {0}).read(0)

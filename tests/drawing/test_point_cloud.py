@@ -84,7 +84,7 @@ class Wall(StandIn):
 
     def __init__(self, key: str) -> None:
         super().__init__(("depth",))
-        self.key, self.classes = key, {"depth": ()}
+        self.key = key
 
     def see(self, height: int, width: int) -> dict[str, torch.Tensor]:
         return {self.key: torch.full((height, width), 2.0)}

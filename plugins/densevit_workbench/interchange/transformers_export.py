@@ -14,7 +14,7 @@ from densevit.channels import RGB
 from densevit.config import ModelSections
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Publishing
-from densevit.model import DenseModel
+from densevit.model import DenseModel, build_from_sections
 from densevit.paths import user_path
 from densevit.weights import layouts, model_file
 from densevit.weights.converting import Converted
@@ -74,7 +74,9 @@ def model_of(source: str | Path, trust: bool) -> DenseModel:
     if header.get("part") != "backbone":
         return model_file.load(source, trust)
     backbone, section = model_file.load_backbone(source, trust)
-    return DenseModel(backbone, {}, sections=ModelSections(backbone=section, heads={})).eval()
+    model = build_from_sections(ModelSections(backbone=section, heads={}), {}, pretrained=False)
+    model.backbone.load_state_dict(backbone.state_dict())
+    return model.eval()
 
 
 def by_task(model: DenseModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
