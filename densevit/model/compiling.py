@@ -18,7 +18,8 @@ def compile_regions(parts: Iterable[nn.Module], **options: Any) -> None:
     Regions of one class share what is compiled. State dicts, copies and pickles are those of an uncompiled model.
     Raises the number of compilations after which torch runs a function uncompiled, 8, in this process.
     """
-    torch._dynamo.config.recompile_limit = max(LIMIT, torch._dynamo.config.recompile_limit)
+    config = torch._dynamo.config
+    config.cache_size_limit = max(LIMIT, config.cache_size_limit)  # since torch 2.7 an alias of `recompile_limit`
     compiled: dict[type[nn.Module], Any] = {}
     for region in chain.from_iterable(map(regions, parts)):
         kind = type(region)
