@@ -13,12 +13,12 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 import densevit
+from densevit import config as configs
 from densevit import registry
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.model import Architecture, DenseModel, LoraArchitecture, build_from_architecture
-from densevit.model.architecture import BackboneArchitecture, HeadArchitecture
+from densevit.model import DenseModel, build_from_sections
 from densevit.model.compiling import LIMIT, compile_regions, regions
 from densevit.model.lora import add_adapters
 from densevit.targets.types import TargetTypes
@@ -118,12 +118,11 @@ def test_blocks_with_adapters_are_compiled() -> None:
     pytest.importorskip("peft")
     torch._dynamo.reset()
     counters.clear()
-    lora = LoraArchitecture(rank=2, alpha=6.0, targets=("*.qkv", "*.output"))
-    backbone = BackboneArchitecture("vit", {"variant": "nano", "drop_path": 0.0}, lora=lora)
+    lora = {"rank": 2, "alpha": 6.0, "targets": ["*.qkv", "*.output"]}
+    backbone = {"name": "vit", "variant": "nano", "drop_path": 0.0, "lora": lora}
+    sections = configs.model_sections({"backbone": backbone, "heads": {"head": {"name": "setr", "width": 8}}}, "test")
     classes = tuple(Class(f"{i}", i + 1, (i, i, i)) for i in range(4))
-    model = build_from_architecture(
-        Architecture(backbone, {"head": HeadArchitecture("setr", {"width": 8})}), {"head": classes}
-    )
+    model = build_from_sections(sections, {"head": classes})
     add_adapters(model)
     plain, backend = copy.deepcopy(model), CompileCounterWithBackend("aot_eager")
     model.compile(backend=backend)
