@@ -26,7 +26,7 @@ def compile_regions(parts: Iterable[nn.Module], **options: Any) -> None:
         if kind not in compiled:  # with a code object of its own: torch stores, searches and counts compilations by it
             code = _call.__code__.replace(co_name=f"{kind.__module__}.{kind.__qualname__}")
             compiled[kind] = torch.compile(FunctionType(code, _call.__globals__), **options)
-        region._compiled_call_impl = partial(compiled[kind], region)  # type: ignore[assignment]  # as `Module.compile`
+        region._compiled_call_impl = partial(compiled[kind], region)  # as `Module.compile`
 
 
 def regions(module: nn.Module) -> Iterator[nn.Module]:
