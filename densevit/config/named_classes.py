@@ -12,7 +12,6 @@ from densevit.config.training_schema import OptimSection
 from densevit.config.values import PluginSection
 from densevit.errors import PluginError, nearest
 from densevit.registry import options as signatures
-from densevit.registry.options import OptionError
 
 BUILT_IN_LOGGERS = ("csv", "tensorboard")
 _TRACKERS = {  # short names of Lightning's loggers, whose packages have the same names
@@ -51,12 +50,7 @@ def load(noun: str, name: str) -> Any:
     base = getattr(importlib.import_module(home), kind)
     if not (isinstance(found, type) and issubclass(found, base)):
         what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
-        other = f" It belongs to the package lightning; densevit uses {base.__module__.partition('.')[0]}."
-        is_other = isinstance(found, type) and any(c.__module__.startswith("lightning.") for c in found.__mro__)
-        raise PluginError(
-            f"The {noun} {name!r} is {what}, which is not a {_BASES[noun].replace(':', '.')}."
-            f"{other if is_other else ''}"
-        )
+        raise PluginError(f"The {noun} {name!r} is {what}, which is not a {_BASES[noun].replace(':', '.')}.")
     return found
 
 
@@ -91,18 +85,12 @@ def check_logger(section: PluginSection, where: str, folder: str = ".") -> dict[
     folder: the run folder, passed as `save_dir` to a constructor that has this parameter unless it is given.
     """
     if section.name in BUILT_IN_LOGGERS:
-        if section.options:
-            key = next(iter(section.options))
-            raise OptionError(f"{where}.{key}", f"is not an option of {section.name!r}. It has no options.")
+        signatures.check(lambda: None, (), section.name, section.options, where)  # it has none
         if section.name == "tensorboard" and not any(map(importlib.util.find_spec, ("tensorboard", "tensorboardX"))):
             raise PluginError(
                 "The logger 'tensorboard' needs a package that is not installed. Try `pip install tensorboard`."
             )
         return {}
-    if section.name in _TRACKERS and importlib.util.find_spec(section.name) is None:
-        raise PluginError(
-            f"The logger {section.name!r} needs a package that is not installed. Try `pip install {section.name}`."
-        )
     parameters, _ = signatures.parameters_of(load("logger", section.name), (), section.name)
     options = {"save_dir": folder} if "save_dir" in parameters else {}
     if section.name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):  # MLflow 3 refuses folders

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from densevit.config.values import (
     Count,
@@ -154,13 +154,6 @@ class TrainerSection(Section):
         if isinstance(values, dict) and type(values.get("precision")) is int:
             return {**values, "precision": str(values["precision"])}
         return values
-
-    @field_validator("ema_warmup")
-    @classmethod
-    def _warms_up_an_average(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("ema", 0) is None:
-            raise ValueError("there is no average to warm up. Set trainer.ema, such as 0.9999, or leave it out.")
-        return value
 
     @field_validator("evaluate_every")
     @classmethod

@@ -6,20 +6,16 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from densevit.config import key_hints
 from densevit.config.model_schema import ModelSections
 from densevit.config.sources import Sources
 from densevit.errors import ConfigError, nearest
-from densevit.registry.options import shown, wanted, wrong_numbers
+from densevit.registry.options import shown, wanted
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def validated(kind: type[Model], values: Mapping[str, Any], sources: Sources) -> Model:
     """The values as sections, such as a `Config`. Raises ConfigError with one line for each invalid key or value."""
-    wrong = [f"{sources.of(key)}: {'.'.join(key)} {problem}" for key, problem in wrong_numbers(values)]
-    if wrong:  # nan, infinity and too large numbers
-        raise ConfigError("\n".join(wrong[:5]))
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -54,8 +50,7 @@ def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources, 
             case "extra_forbidden":
                 known = sorted(_section_at(top, key[:-1]).model_fields)
                 section = f" of {'.'.join(key[:-1])}" if key[1:] else ""
-                meant = "" if key[1:] else key_hints.hint(dotted)
-                text = f"{dotted} is not a key{section}.{meant or nearest(key[-1], known)} Keys: {', '.join(known)}."
+                text = f"{dotted} is not a key{section}.{nearest(key[-1], known)} Keys: {', '.join(known)}."
             case "missing":
                 text = f"{dotted} is missing."
             case "value_error":

@@ -34,8 +34,6 @@ def as_tuple(value: Any) -> Any:
 
 def module_section(value: Any) -> Any:
     """Converts module:Name to {name: module:Name}. For a union of built-in names and sections."""
-    if isinstance(value, dict) and "name" not in value:
-        raise ValueError("its name is missing, as in {name: module:Name, options}.")
     return {"name": value} if isinstance(value, str) and ":" in value else value
 
 

@@ -37,7 +37,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "500 levels deep": (TINY.replace("seed: 0", f"seed: {'[' * 500}{']' * 500}"), "not valid YAML (maximum recursion"),
     "base is itself": ("base: wrong.yaml", "base is circular: wrong.yaml → wrong.yaml"),
     "base is missing": ("base: nope.yaml", "base: there is no config file 'nope.yaml'"),
-    "base is a number": ("base: 5", "base must be one file, relative to this file, not 5"),
+    "base is a number": ("base: 5", "base must be one file or a shipped config's name, not 5"),
     "section is missing": ("seed: 0", "backbone is missing"),
     "head's name with an escape": (TINY.replace("boxes:", '"\\e[31m":'), "'\\x1b[31m' is not a valid name for a head"),
     "head's name of 300 letters": (TINY.replace("boxes:", "a" * 300 + ":"), "digits, _ and -, at most 100"),
@@ -52,7 +52,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
 # The argument in place of a config file.
 PATHS = {
     "folder": "It is a folder without a config.yaml",
-    "fifo": "It is neither a file nor a folder",
+    "fifo": "there is no config file 'fifo'",
     "loop": "there is no config file 'loop'",
     "": "a path is empty",
     "tiny.yml": "Did you mean 'tiny.yaml'",
@@ -67,8 +67,6 @@ OVERRIDES = {
     "data.name=scene": "There is no dataset 'scene'. Did you mean 'scenes'? ",
     "optim.name=torch.optim.RAdam": "There is no optimiser 'torch.optim.RAdam'. For the class ",
     "optim.lrr=1": "optim.lrr is not an option of 'adamw'. Did you mean 'lr'? Options: betas, eps, amsgrad. Other keys",
-    "data={name: coco, root:/x}": "'root:/x' needs a space after the colon: write {root: /x}.",
-    "heads={a: {name:my.module:MyHead}}": "'name:my.module:MyHead' needs a space after the colon: write {name: my.",
     "backbone.freeze=yes": "give true, false or a list of names, as in [stages.0.*], not 'yes'",
     "heads.extra.weight=1": "heads.extra.name is missing",
     "trainer.max_steps=null": "trainer: set max_images, max_steps or max_epochs, else the training has no end",
