@@ -1,12 +1,11 @@
 """Merges config layers: a file over its base, then section files, then command-line overrides."""
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, HeadSection
@@ -100,7 +99,7 @@ def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
     keys.typed = typed_keys(sections.values) | typed_keys(keys.values)
     for part in (sections, keys):
         for key in _keys(part.values):
-            if not (_is_mapping(part.values, key) and _is_mapping(layer.values, key)):
+            if not all(isinstance(_at(one.values, key), Mapping) for one in (part, layer)):
                 part.sources[key] = COMMAND_LINE
         _fill_sections(part, COMMAND_LINE)
         layer = over(layer, part)
@@ -212,12 +211,8 @@ def _data_root(name: str) -> str | None:
         file = find_file(name, section="data")
     except ConfigError:
         return name if user_path(name).is_dir() else None
-    try:
-        values = yaml.safe_load(file.read_bytes())  # with keys that a config may not have
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    is_yolo = isinstance(values, dict) and "names" in values and "name" not in values
-    return str(file) if is_yolo and ("train" in values or "val" in values) else None
+    keys = re.findall(rb"^(name|names|train|val)\s*:", file.read_bytes(), re.MULTILINE)
+    return str(file) if b"names" in keys and b"name" not in keys and len(keys) > 1 else None
 
 
 def _set(values: dict[str, Any], path: Key, value: Any, override: str) -> None:
@@ -246,7 +241,3 @@ def _at(values: Any, path: Key) -> Any:
     for key in path:
         values = values.get(key) if isinstance(values, Mapping) else None
     return values
-
-
-def _is_mapping(values: Any, path: Key) -> bool:
-    return isinstance(_at(values, path), Mapping)

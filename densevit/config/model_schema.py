@@ -127,7 +127,7 @@ class InferenceSection(Section):
             return stride
         if any(step > side for step, side in zip(_pair(stride), _pair(window), strict=True)):
             raise ValueError(
-                f"{_shown(stride)} is more than inference.window, {_shown(window)}, and skips pixels. "
+                f"{stride} is more than inference.window, {window}, and skips pixels. "
                 "Expected at most the window; null is two thirds of it."
             )
         return stride
@@ -155,10 +155,6 @@ class InferenceSection(Section):
 
 def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else sides
-
-
-def _shown(sides: int | tuple[int, int]) -> str:
-    return str(sides if isinstance(sides, int) else list(sides))
 
 
 class HeadSection(PluginSection):

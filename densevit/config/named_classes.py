@@ -3,14 +3,14 @@
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from densevit import registry
 from densevit.config.training_schema import OptimSection
 from densevit.config.values import PluginSection
-from densevit.errors import PluginError, nearest
+from densevit.errors import PluginError
 from densevit.registry import options as signatures
 
 BUILT_IN_LOGGERS = ("csv", "tensorboard")
@@ -22,9 +22,9 @@ _BASES = {
     "callback": "pytorch_lightning:Callback",
     "logger": "pytorch_lightning.loggers:Logger",
 }
-_EXAMPLES = {
-    "callback": "pytorch_lightning.callbacks:EarlyStopping",
-    "logger": "pytorch_lightning.loggers:WandbLogger",
+_FORMS = {
+    "callback": "module:Class, as in pytorch_lightning.callbacks:EarlyStopping",
+    "logger": "csv, tensorboard, wandb, mlflow or module:Class, as in pytorch_lightning.loggers:WandbLogger",
 }
 
 
@@ -36,8 +36,7 @@ def load(noun: str, name: str) -> Any:
     if noun == "logger":
         name = _TRACKERS.get(name, name)
     if ":" not in name:
-        hint = nearest(name, (*BUILT_IN_LOGGERS, *_TRACKERS) if noun == "logger" else ())
-        raise PluginError(f"There is no {noun} {name!r}.{hint} Write module:Class, as in {_EXAMPLES[noun]}.")
+        raise PluginError(f"There is no {noun} {name!r}. Write {_FORMS[noun]}.")
     found = registry.import_object(noun, name)
     if noun == "schedule":
         if not callable(found) or (isinstance(found, type) and "__call__" not in dir(found)):
@@ -54,29 +53,22 @@ def load(noun: str, name: str) -> Any:
     return found
 
 
-def check(
-    noun: str, name: str, options: Mapping[str, Any], where: str, given: tuple[str, ...] = ()
-) -> tuple[Any, dict[str, Any]]:
-    """The class, and the options converted to the types of its constructor; see `options.check`."""
-    found = load(noun, name)
-    return found, signatures.check(found, given, name, options, where)
-
-
 def schedule(section: OptimSection) -> Callable[[int, int], float] | None:
     """The schedule, as a function (step, steps) -> factor; None for a built-in one."""
     if isinstance(section.schedule, str):
         return None
     name, where = section.schedule.name, "optim.schedule"
-    is_class = isinstance(load("schedule", name), type)
-    found, options = check("schedule", name, section.schedule.options, where, () if is_class else ("step", "steps"))
-    if is_class:
+    found = load("schedule", name)
+    given = () if isinstance(found, type) else ("step", "steps")
+    options = signatures.check(found, given, name, section.schedule.options, where)
+    if isinstance(found, type):
         return registry.construct(found, name, options=options, where=where)
     return lambda step, steps: found(step, steps, **options)
 
 
 def check_callback(section: PluginSection, where: str) -> dict[str, Any]:
     """The options of a callback. Raises PluginError if it cannot be imported, and OptionError for an invalid option."""
-    return check("callback", section.name, section.options, where)[1]
+    return signatures.check(load("callback", section.name), (), section.name, section.options, where)
 
 
 def check_logger(section: PluginSection, where: str, folder: str = ".") -> dict[str, Any]:
@@ -91,8 +83,9 @@ def check_logger(section: PluginSection, where: str, folder: str = ".") -> dict[
                 "The logger 'tensorboard' needs a package that is not installed. Try `pip install tensorboard`."
             )
         return {}
-    parameters, _ = signatures.parameters_of(load("logger", section.name), (), section.name)
+    found = load("logger", section.name)
+    parameters, _ = signatures.parameters_of(found, (), section.name)
     options = {"save_dir": folder} if "save_dir" in parameters else {}
     if section.name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):  # MLflow 3 refuses folders
         options["tracking_uri"] = f"sqlite:///{Path(folder).absolute() / 'mlflow.db'}"
-    return check("logger", section.name, options | section.options, where)[1]
+    return signatures.check(found, (), section.name, options | section.options, where)

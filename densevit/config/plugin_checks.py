@@ -7,7 +7,7 @@ from typing import Any
 from densevit import registry
 from densevit.config import named_classes
 from densevit.config.data_schema import DataSection
-from densevit.config.model_schema import HeadSection
+from densevit.config.model_schema import EvaluationSection, HeadSection
 from densevit.config.schema import Config
 from densevit.config.sections import data_options
 from densevit.config.sources import Key
@@ -47,13 +47,11 @@ def _of_model(config: Config) -> Iterator[str]:
         yield from _of_section(config, where, "heads", head.name, head)
         if head.neck is not None:
             yield from _of_section(config, f"{where}.neck", "necks", head.neck.name, head.neck)
-        yield from _of_evaluator(config, f"{where}.evaluation", head)
+        if head.evaluation is not None:
+            yield from _of_evaluator(config, f"{where}.evaluation", head, head.evaluation)
 
 
-def _of_evaluator(config: Config, where: str, head: HeadSection) -> Iterator[str]:
-    evaluation = head.evaluation
-    if evaluation is None:
-        return
+def _of_evaluator(config: Config, where: str, head: HeadSection, evaluation: EvaluationSection) -> Iterator[str]:
     try:
         name = evaluation.name or str(getattr(registry.load("heads", head.name), "task", ""))
     except PluginError:  # a line of the head

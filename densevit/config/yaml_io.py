@@ -67,14 +67,10 @@ def read_file(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: has {size:,} bytes; a config file is text of at most {_LARGEST:,}.")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{path}: the file cannot be read: {reason}.") from None
+        raise ConfigError(f"{path}: the file cannot be read as UTF-8 text ({one_line(error)}).") from None
     value = parse(text, str(path), lines=True)
     if not isinstance(value, dict):
-        found = "nothing" if value is None else f"a {type(value).__name__}"
-        raise ConfigError(
-            f"{path}: a config file contains keys and values, such as `seed: 0`; this one contains {found}."
-        )
+        raise ConfigError(f"{path}: contains no keys and values, such as `seed: 0`.")
     return value
 
 
@@ -109,8 +105,7 @@ class _Loader(yaml.SafeLoader):
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                found = f", not {key.value}" if isinstance(key, yaml.ScalarNode) else ""
-                raise yaml.constructor.ConstructorError(None, None, f"a key must be a word{found}", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
             if key.value in lines:
                 problem = f"the key {key.value!r} is duplicated; first in line {lines[key.value]}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)

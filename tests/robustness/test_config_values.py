@@ -40,7 +40,7 @@ SCHEMA = {
     "optim.schedule={peak: 1}": "optim.schedule.name is missing",
     "optim.schedule=no_such:function": "there is no module 'no_such'",
     "optim.schedule=densevit:__version__": "cannot be called with a step",
-    "trainer.callbacks=EarlyStopping": "give a list",
+    "trainer.callbacks=EarlyStopping": "should be a valid tuple",
     "trainer.callbacks=[3]": "callbacks.0 should be a section of keys, not 3",
     "trainer.callbacks=[EarlyStopping]": "Write module:Class, as in pytorch_lightning.callbacks:EarlyStopping",
     "trainer.callbacks=[{name: 'pytorch_lightning:Callback', x: 1}]": "It has no options",
@@ -76,7 +76,7 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
     CROP: {
         "data.transforms.short_side=0": "greater than or equal to 1",
         "data.transforms.rotation=181": "less than or equal to 180",
-        "data.transforms.scales=[2, 1]": "two numbers above 0, the smallest and the largest",
+        "data.transforms.scales=[2, 1]": "should be the smallest and the largest",
     },
     FPN: {
         "heads.boxes.neck.width=9999999999": "expected a number of channels from 1 to 65536",

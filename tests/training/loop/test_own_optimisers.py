@@ -67,7 +67,6 @@ OWN = "torch.optim:NAdam"
         ([f"optim.schedule={{name: {__name__}:triangle, peak: x}}"], r"optim\.schedule\.peak should be a valid number"),
         (["optim.schedule=math:cos"], r"optim\.schedule\.name: 'math:cos': it must take step, steps first"),
         (["optim.schedule=torch.optim.lr_scheduler:StepLR"], r"cannot be called with a step\. Fix: write a function"),
-        (["optim.schedule={peak: 1}"], r"optim\.schedule\.name is missing"),
     ],
 )
 def test_a_wrong_entry_is_one_line_before_data_is_read(tiny: Path, overrides: list[str], message: str) -> None:
