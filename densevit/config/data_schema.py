@@ -43,12 +43,6 @@ def folder_name(plugin: str, root: Any) -> str:
     return plugin.rpartition(":")[2] if name in ("", "..") else name
 
 
-def data_title(plugin: str, root: Any) -> str:
-    """The displayed name of a data set: its folder's name, and the plugin's in parentheses if they differ."""
-    folder, short = folder_name(plugin, root), plugin.rpartition(":")[2]
-    return folder if folder == short else f"{folder} ({short})"
-
-
 class DataSection(OpenSection):
     """The data set, its loader and augmentation, and the data set's own options, such as `root`."""
 
@@ -71,7 +65,7 @@ class DataSection(OpenSection):
     `percentile`: measured in the training images, as is the mean and standard deviation."""
     nodata: Float | None = None
     """The value of pixels without data, such as -9999. They count in no statistics; the model sees the mean there."""
-    display: Annotated[Names, Field(validate_default=True)] = ()
+    display: Names = ()
     """The channels that are drawn: three as red, green and blue, or one as grey. By default red, green and blue, or
     the first."""
     transforms: Annotated[PluginSection, BeforeValidator(as_section)] = PluginSection(name="fixed")
@@ -131,26 +125,6 @@ class DataSection(OpenSection):
     def folder_name(self) -> str:
         """The name of the data set's folder, such as "street"; the plugin's name if there is no folder."""
         return folder_name(self.name, self.options.get("root"))
-
-    @property
-    def title(self) -> str:
-        """The displayed name of the data set, such as "street (coco)"."""
-        return data_title(self.name, self.options.get("root"))
-
-    @field_validator("display")
-    @classmethod
-    def _describes_channels(cls, value: Any, info: ValidationInfo) -> Any:
-        keys = {"channels", "range", "nodata"}
-        if keys <= info.data.keys():  # otherwise one is invalid, which is reported
-            _ = cls.model_construct(**{**info.data, "display": value}).given_channels
-        return value
-
-    @field_validator("multi_scale")
-    @classmethod
-    def _has_a_base(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is not None and info.data.get("image_size", 0) is None:
-            raise ValueError("the sizes take the place of data.image_size, which is missing: set it.")
-        return value
 
     @field_validator("final_phase")
     @classmethod

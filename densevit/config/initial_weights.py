@@ -11,7 +11,7 @@ from typing import Any
 from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
 from densevit.config.sources import BACKBONE, BACKBONE_WEIGHTS, PRETRAINED, WEIGHTS, Key, Sources
-from densevit.config.values import RANDOM, with_value
+from densevit.config.values import with_value
 from densevit.errors import ConfigError
 
 
@@ -59,21 +59,6 @@ def check_weights(sections: ModelSections, sources: Sources) -> list[tuple[Key, 
                 f"weights of each part, or leave {'.'.join(part[0])} out."
             )
     return parts
-
-
-def check_backbone(config: Config) -> None:
-    """Raises ConfigError if the weights of the backbone are a recipe's and another backbone is typed, as in
-    `paper/coco backbone.name=mynet`."""
-    sources, section = config._sources, config.backbone
-    is_chosen = BACKBONE in sources.typed and BACKBONE_WEIGHTS not in sources.typed
-    if section.source is None or not is_chosen or sources.of(BACKBONE) == sources.of(BACKBONE_WEIGHTS):
-        return
-    weights, name = _shown(sources, BACKBONE_WEIGHTS, section.weights), _shown(sources, BACKBONE, section.name)
-    command = f"densevit train {sources.of(())} ... backbone.name={section.name} backbone.weights="
-    raise ConfigError(
-        f"{weights} is of another backbone than {name}. Fix: {command}SOURCE, a file, timm:NAME or torchvision:NAME; "
-        f"or, from random weights, {command}{RANDOM}."
-    )
 
 
 def _shown(sources: Sources, key: Key, value: Any) -> str:

@@ -1,12 +1,11 @@
 """Merges config layers: a file over its base, then section files, then command-line overrides."""
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, HeadSection
@@ -56,31 +55,30 @@ def read(path: Path, above: tuple[Path, ...] = (), at: Key = (), typed: bool = F
     if path.resolve() in [file.resolve() for file in above]:
         chain = " → ".join(str(file) for file in (*above, path))
         raise ConfigError(f"{above[0]}: base is circular: {chain}.")
-    values = read_file(path)
-    base = values.pop("base", None)
-    for key in reversed(at):
-        values = {key: values}
-    layer = Layer(values, dict.fromkeys(_keys(values), str(path)), typed=typed_keys(values) if typed else frozenset())
-    _fill_sections(layer, str(path), (*above, path), at)
-    if base is None:
-        return layer
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: base must be one file, relative to this file, not {base!r}.")
-    file = find_file(base, f"{path}: base", path.parent)
-    return over(read(file, (*above, path), at), layer)
+    return _over_base(read_file(path), str(path), (*above, path), at, typed)
 
 
 def of_mapping(values: Mapping[str, Any], source: str) -> Layer:
     """Merges a mapping over its base and reads its section files; paths are relative to the working directory."""
-    own = copy.deepcopy(dict(values))
-    base = own.pop("base", None)
-    layer = Layer(own, dict.fromkeys(_keys(own), source), typed=typed_keys(own))
-    _fill_sections(layer, source)
+    return _over_base(copy.deepcopy(dict(values)), source, typed=True)
+
+
+def _over_base(
+    values: dict[str, Any], source: str, above: tuple[Path, ...] = (), at: Key = (), typed: bool = False
+) -> Layer:
+    """The layer of values over that of their base, which is relative to the last of the files `above`. Other parameters
+    as of `read`."""
+    base = values.pop("base", None)
+    for key in reversed(at):
+        values = {key: values}
+    layer = Layer(values, dict.fromkeys(_keys(values), source), typed=typed_keys(values) if typed else frozenset())
+    _fill_sections(layer, source, above, at)
     if base is None:
         return layer
     if not isinstance(base, str | Path):
         raise ConfigError(f"{source}: base must be one file or a shipped config's name, not {base!r}.")
-    return over(read(find_file(str(base), f"{source}: base")), layer)
+    folder = above[-1].parent if above else None
+    return over(read(find_file(str(base), f"{source}: base", folder), above, at), layer)
 
 
 def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
@@ -101,7 +99,7 @@ def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
     keys.typed = typed_keys(sections.values) | typed_keys(keys.values)
     for part in (sections, keys):
         for key in _keys(part.values):
-            if not (_is_mapping(part.values, key) and _is_mapping(layer.values, key)):
+            if not all(isinstance(_at(one.values, key), Mapping) for one in (part, layer)):
                 part.sources[key] = COMMAND_LINE
         _fill_sections(part, COMMAND_LINE)
         layer = over(layer, part)
@@ -125,7 +123,7 @@ def check_evaluation_overrides(overrides: Sequence[str]) -> None:
 def over(parent: Layer, child: Layer) -> Layer:
     """The parent updated with the child, key by key. What the parent has typed counts if the child has nothing typed;
     a backbone's name that is the parent's too is not typed. A section file of a backbone without weights leaves the
-    parent's, which `initial_weights.check_backbone` refuses."""
+    parent's, which do not fit it then."""
     values, sources = _merged(parent.values, child.values, (), child.replaced), parent.sources | child.sources
     weights = _at(parent.values, BACKBONE_WEIGHTS)
     loads = any(_at(child.values, key) for key in (BACKBONE_WEIGHTS, PRETRAINED))
@@ -213,12 +211,8 @@ def _data_root(name: str) -> str | None:
         file = find_file(name, section="data")
     except ConfigError:
         return name if user_path(name).is_dir() else None
-    try:
-        values = yaml.safe_load(file.read_bytes())  # with keys that a config may not have
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    is_yolo = isinstance(values, dict) and "names" in values and "name" not in values
-    return str(file) if is_yolo and ("train" in values or "val" in values) else None
+    keys = re.findall(rb"^(name|names|train|val)\s*:", file.read_bytes(), re.MULTILINE)
+    return str(file) if b"names" in keys and b"name" not in keys and len(keys) > 1 else None
 
 
 def _set(values: dict[str, Any], path: Key, value: Any, override: str) -> None:
@@ -247,7 +241,3 @@ def _at(values: Any, path: Key) -> Any:
     for key in path:
         values = values.get(key) if isinstance(values, Mapping) else None
     return values
-
-
-def _is_mapping(values: Any, path: Key) -> bool:
-    return isinstance(_at(values, path), Mapping)

@@ -68,13 +68,6 @@ class BackboneSection(OpenSection):
     """Trains low-rank adapters in place of the backbone's parameters: `{rank: 8, alpha: 16, targets: ['*']}`.
     `null`: none."""
 
-    @field_validator("weights_allow")
-    @classmethod
-    def _has_weights(cls, patterns: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if patterns and info.data.get("weights") == RANDOM:
-            raise ValueError(f"{list(patterns)} has no effect, as backbone.weights is {RANDOM}. Fix: set it to [].")
-        return patterns
-
     @field_validator("lora")
     @classmethod
     def _freezes_the_rest(cls, lora: LoraSection | None, info: ValidationInfo) -> LoraSection | None:
@@ -129,14 +122,12 @@ class InferenceSection(Section):
     @field_validator("stride")
     @classmethod
     def _covers_every_pixel(cls, stride: Any, info: ValidationInfo) -> Any:
-        if stride is None or "window" not in info.data:  # an invalid window is reported separately
+        window = info.data.get("window")  # an invalid one is reported separately
+        if stride is None or window is None:
             return stride
-        window = info.data["window"]
-        if window is None:
-            raise ValueError(f"a stride of {_shown(stride)} needs a window. Set inference.window too, or leave it out.")
         if any(step > side for step, side in zip(_pair(stride), _pair(window), strict=True)):
             raise ValueError(
-                f"{_shown(stride)} is more than inference.window, {_shown(window)}, and skips pixels. "
+                f"{stride} is more than inference.window, {window}, and skips pixels. "
                 "Expected at most the window; null is two thirds of it."
             )
         return stride
@@ -164,10 +155,6 @@ class InferenceSection(Section):
 
 def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else sides
-
-
-def _shown(sides: int | tuple[int, int]) -> str:
-    return str(sides if isinstance(sides, int) else list(sides))
 
 
 class HeadSection(PluginSection):

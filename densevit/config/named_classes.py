@@ -3,16 +3,15 @@
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from densevit import registry
 from densevit.config.training_schema import OptimSection
 from densevit.config.values import PluginSection
-from densevit.errors import PluginError, nearest
+from densevit.errors import PluginError
 from densevit.registry import options as signatures
-from densevit.registry.options import OptionError
 
 BUILT_IN_LOGGERS = ("csv", "tensorboard")
 _TRACKERS = {  # short names of Lightning's loggers, whose packages have the same names
@@ -23,9 +22,9 @@ _BASES = {
     "callback": "pytorch_lightning:Callback",
     "logger": "pytorch_lightning.loggers:Logger",
 }
-_EXAMPLES = {
-    "callback": "pytorch_lightning.callbacks:EarlyStopping",
-    "logger": "pytorch_lightning.loggers:WandbLogger",
+_FORMS = {
+    "callback": "module:Class, as in pytorch_lightning.callbacks:EarlyStopping",
+    "logger": "csv, tensorboard, wandb, mlflow or module:Class, as in pytorch_lightning.loggers:WandbLogger",
 }
 
 
@@ -37,8 +36,7 @@ def load(noun: str, name: str) -> Any:
     if noun == "logger":
         name = _TRACKERS.get(name, name)
     if ":" not in name:
-        hint = nearest(name, (*BUILT_IN_LOGGERS, *_TRACKERS) if noun == "logger" else ())
-        raise PluginError(f"There is no {noun} {name!r}.{hint} Write module:Class, as in {_EXAMPLES[noun]}.")
+        raise PluginError(f"There is no {noun} {name!r}. Write {_FORMS[noun]}.")
     found = registry.import_object(noun, name)
     if noun == "schedule":
         if not callable(found) or (isinstance(found, type) and "__call__" not in dir(found)):
@@ -51,21 +49,8 @@ def load(noun: str, name: str) -> Any:
     base = getattr(importlib.import_module(home), kind)
     if not (isinstance(found, type) and issubclass(found, base)):
         what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
-        other = f" It belongs to the package lightning; densevit uses {base.__module__.partition('.')[0]}."
-        is_other = isinstance(found, type) and any(c.__module__.startswith("lightning.") for c in found.__mro__)
-        raise PluginError(
-            f"The {noun} {name!r} is {what}, which is not a {_BASES[noun].replace(':', '.')}."
-            f"{other if is_other else ''}"
-        )
+        raise PluginError(f"The {noun} {name!r} is {what}, which is not a {_BASES[noun].replace(':', '.')}.")
     return found
-
-
-def check(
-    noun: str, name: str, options: Mapping[str, Any], where: str, given: tuple[str, ...] = ()
-) -> tuple[Any, dict[str, Any]]:
-    """The class, and the options converted to the types of its constructor; see `options.check`."""
-    found = load(noun, name)
-    return found, signatures.check(found, given, name, options, where)
 
 
 def schedule(section: OptimSection) -> Callable[[int, int], float] | None:
@@ -73,16 +58,17 @@ def schedule(section: OptimSection) -> Callable[[int, int], float] | None:
     if isinstance(section.schedule, str):
         return None
     name, where = section.schedule.name, "optim.schedule"
-    is_class = isinstance(load("schedule", name), type)
-    found, options = check("schedule", name, section.schedule.options, where, () if is_class else ("step", "steps"))
-    if is_class:
+    found = load("schedule", name)
+    given = () if isinstance(found, type) else ("step", "steps")
+    options = signatures.check(found, given, name, section.schedule.options, where)
+    if isinstance(found, type):
         return registry.construct(found, name, options=options, where=where)
     return lambda step, steps: found(step, steps, **options)
 
 
 def check_callback(section: PluginSection, where: str) -> dict[str, Any]:
     """The options of a callback. Raises PluginError if it cannot be imported, and OptionError for an invalid option."""
-    return check("callback", section.name, section.options, where)[1]
+    return signatures.check(load("callback", section.name), (), section.name, section.options, where)
 
 
 def check_logger(section: PluginSection, where: str, folder: str = ".") -> dict[str, Any]:
@@ -91,20 +77,15 @@ def check_logger(section: PluginSection, where: str, folder: str = ".") -> dict[
     folder: the run folder, passed as `save_dir` to a constructor that has this parameter unless it is given.
     """
     if section.name in BUILT_IN_LOGGERS:
-        if section.options:
-            key = next(iter(section.options))
-            raise OptionError(f"{where}.{key}", f"is not an option of {section.name!r}. It has no options.")
+        signatures.check(lambda: None, (), section.name, section.options, where)  # it has none
         if section.name == "tensorboard" and not any(map(importlib.util.find_spec, ("tensorboard", "tensorboardX"))):
             raise PluginError(
                 "The logger 'tensorboard' needs a package that is not installed. Try `pip install tensorboard`."
             )
         return {}
-    if section.name in _TRACKERS and importlib.util.find_spec(section.name) is None:
-        raise PluginError(
-            f"The logger {section.name!r} needs a package that is not installed. Try `pip install {section.name}`."
-        )
-    parameters, _ = signatures.parameters_of(load("logger", section.name), (), section.name)
+    found = load("logger", section.name)
+    parameters, _ = signatures.parameters_of(found, (), section.name)
     options = {"save_dir": folder} if "save_dir" in parameters else {}
     if section.name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):  # MLflow 3 refuses folders
         options["tracking_uri"] = f"sqlite:///{Path(folder).absolute() / 'mlflow.db'}"
-    return check("logger", section.name, options | section.options, where)[1]
+    return signatures.check(found, (), section.name, options | section.options, where)

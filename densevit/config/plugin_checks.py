@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from densevit import registry
-from densevit.config import initial_weights, named_classes
+from densevit.config import named_classes
 from densevit.config.data_schema import DataSection
-from densevit.config.model_schema import HeadSection
+from densevit.config.model_schema import EvaluationSection, HeadSection
 from densevit.config.schema import Config
 from densevit.config.sections import data_options
 from densevit.config.sources import Key
@@ -15,7 +15,7 @@ from densevit.config.training_schema import OptimSection
 from densevit.config.validation import check_head_names
 from densevit.config.values import OpenSection
 from densevit.errors import ConfigError, PluginError
-from densevit.registry.options import GIVEN, OptionError, parameters_of
+from densevit.registry.options import OptionError
 
 
 def check_plugins(config: Config) -> None:
@@ -25,7 +25,6 @@ def check_plugins(config: Config) -> None:
     Raises ConfigError with a line for each invalid key, with its file or override.
     """
     check_head_names(config, config._sources)
-    initial_weights.check_backbone(config)
     _raise([*_of_model(config), *_of_data(config), *_of_training(config)])
 
 
@@ -48,13 +47,11 @@ def _of_model(config: Config) -> Iterator[str]:
         yield from _of_section(config, where, "heads", head.name, head)
         if head.neck is not None:
             yield from _of_section(config, f"{where}.neck", "necks", head.neck.name, head.neck)
-        yield from _of_evaluator(config, f"{where}.evaluation", head)
+        if head.evaluation is not None:
+            yield from _of_evaluator(config, f"{where}.evaluation", head, head.evaluation)
 
 
-def _of_evaluator(config: Config, where: str, head: HeadSection) -> Iterator[str]:
-    evaluation = head.evaluation
-    if evaluation is None:
-        return
+def _of_evaluator(config: Config, where: str, head: HeadSection, evaluation: EvaluationSection) -> Iterator[str]:
     try:
         name = evaluation.name or str(getattr(registry.load("heads", head.name), "task", ""))
     except PluginError:  # a line of the head
@@ -93,16 +90,8 @@ def _of_training(config: Config) -> Iterator[str]:
 
 
 def check_optimizer(section: OptimSection) -> None:
-    """Raises PluginError for an optimiser that cannot be imported, and OptionError for an invalid option or a weight
-    decay that its constructor does not take."""
+    """Raises PluginError for an optimiser that cannot be imported, and OptionError for an invalid option."""
     _check_options("optim", "optimizers", section.name, section)
-    kind = registry.load("optimizers", section.name)
-    parameters, takes_all = parameters_of(kind, GIVEN["optimizers"], section.name)
-    if section.weight_decay and "weight_decay" not in parameters and not takes_all:
-        raise OptionError(
-            "optim.weight_decay",
-            f"is {section.weight_decay:g}, but {section.name!r} has no weight decay. Fix: set optim.weight_decay=0.",
-        )
 
 
 def missing_peft() -> str:

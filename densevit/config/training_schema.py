@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from densevit.config.values import (
     Count,
@@ -86,7 +86,10 @@ class TrainerSection(Section):
     """The budget in optimiser steps."""
     max_epochs: Count | None = None
     """The budget in passes over the data set."""
-    precision: Literal["auto", "32", "16-mixed", "bf16-mixed", "bf16-true", "64"] = "auto"
+    precision: Annotated[
+        Literal["auto", "32", "16-mixed", "bf16-mixed", "bf16-true", "64"],
+        BeforeValidator(lambda value: str(value) if type(value) is int else value),
+    ] = "auto"
     """`auto`: bf16-mixed if the hardware supports it, else 32."""
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
     """`auto`: the best available one."""
@@ -148,20 +151,6 @@ class TrainerSection(Section):
     channels_last: bool = False
     """Keep images and kernels in torch's memory format `channels_last`, which is faster for convolutions on GPUs."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _numeric_precision(cls, values: Any) -> Any:
-        if isinstance(values, dict) and type(values.get("precision")) is int:
-            return {**values, "precision": str(values["precision"])}
-        return values
-
-    @field_validator("ema_warmup")
-    @classmethod
-    def _warms_up_an_average(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("ema", 0) is None:
-            raise ValueError("there is no average to warm up. Set trainer.ema, such as 0.9999, or leave it out.")
-        return value
-
     @field_validator("evaluate_every")
     @classmethod
     def _share_or_epochs(cls, value: float) -> float:
@@ -171,9 +160,6 @@ class TrainerSection(Section):
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainerSection":
-        given = [name for name in BUDGETS if getattr(self, name) is not None]
-        if not given:
-            raise ValueError("set max_images, max_steps or max_epochs, else the training has no end.")
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are both given; keep one budget.")
+        if sum(getattr(self, name) is not None for name in BUDGETS) != 1:
+            raise ValueError("set exactly one of max_images, max_steps and max_epochs.")
         return self

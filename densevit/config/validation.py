@@ -1,25 +1,25 @@
 """Validates values by the schema, with a line for each invalid key: its source, the error and the nearest key."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from densevit.config import key_hints
-from densevit.config.model_schema import ModelSections
+from densevit.config.model_schema import InferenceSection, LoraSection, ModelSections
 from densevit.config.sources import Sources
+from densevit.config.training_schema import TrainerSection
 from densevit.errors import ConfigError, nearest
-from densevit.registry.options import shown, wanted, wrong_numbers
+from densevit.registry.options import shown, wanted
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_FIXED: dict[str, type[BaseModel]] = {"trainer": TrainerSection, "inference": InferenceSection, "lora": LoraSection}
+"""The sections without options of plugins."""
 
 
 def validated(kind: type[Model], values: Mapping[str, Any], sources: Sources) -> Model:
     """The values as sections, such as a `Config`. Raises ConfigError with one line for each invalid key or value."""
-    wrong = [f"{sources.of(key)}: {'.'.join(key)} {problem}" for key, problem in wrong_numbers(values)]
-    if wrong:  # nan, infinity and too large numbers
-        raise ConfigError("\n".join(wrong[:5]))
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -27,12 +27,11 @@ def validated(kind: type[Model], values: Mapping[str, Any], sources: Sources) ->
 
 
 def check_head_names(config: ModelSections, sources: Sources) -> None:
-    """Raises ConfigError for a head name that is an attribute of torch.nn.ModuleDict, its container: `train`."""
+    """Raises ConfigError for a head name that is an attribute of a container of torch, such as `train`."""
     from torch import nn  # late: the plugins import it anyway
 
-    for name, head in config.heads.items():
-        containers = [nn.ModuleDict()] + ([nn.ParameterDict()] if head.weight == "learned" else [])
-        if any(hasattr(container, name) for container in containers):
+    for name in config.heads:
+        if any(hasattr(container, name) for container in (nn.ModuleDict(), nn.ParameterDict())):
             raise ConfigError(
                 f"{sources.of(('heads', name))}: heads.{name}: {name!r} cannot name a head, because "
                 f"torch modules have an attribute of that name. Use another name, such as {name}_head."
@@ -52,10 +51,9 @@ def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources, 
         dotted = ".".join(key)
         match problem["type"]:
             case "extra_forbidden":
-                known = sorted(_section_at(top, key[:-1]).model_fields)
+                known = sorted(_FIXED.get(key[-2] if key[1:] else "", top).model_fields)
                 section = f" of {'.'.join(key[:-1])}" if key[1:] else ""
-                meant = "" if key[1:] else key_hints.hint(dotted)
-                text = f"{dotted} is not a key{section}.{meant or nearest(key[-1], known)} Keys: {', '.join(known)}."
+                text = f"{dotted} is not a key{section}.{nearest(key[-1], known)} Keys: {', '.join(known)}."
             case "missing":
                 text = f"{dotted} is missing."
             case "value_error":
@@ -69,22 +67,6 @@ def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources, 
                 hint = nearest(value, re.findall("'(.+?)'", expected)) if isinstance(value, str) else ""
                 text = f"{dotted} should be {expected}, not {shown(value)}.{hint}"
         yield f"{sources.of(key)}: {text}"
-
-
-def _section_at(top: type[BaseModel], key: Sequence[str]) -> type[BaseModel]:
-    """The schema of the section at a key, such as `heads.detection.inference`."""
-    section = top
-    for part in key:
-        if part in section.model_fields:  # else a name, as that of a head
-            section = next(_sections_in(section.model_fields[part].annotation), section)
-    return section
-
-
-def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and not get_args(annotation) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _sections_in(part)
 
 
 def _lookup(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:

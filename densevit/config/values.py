@@ -1,11 +1,11 @@
 """Value types of config keys, and base classes of config sections."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -34,8 +34,6 @@ def as_tuple(value: Any) -> Any:
 
 def module_section(value: Any) -> Any:
     """Converts module:Name to {name: module:Name}. For a union of built-in names and sections."""
-    if isinstance(value, dict) and "name" not in value:
-        raise ValueError("its name is missing, as in {name: module:Name, options}.")
     return {"name": value} if isinstance(value, str) and ":" in value else value
 
 
@@ -52,9 +50,7 @@ def as_section(value: Any) -> Any:
 
 def as_sections(value: Any) -> Any:
     """Converts the names in a list to sections: [tensorboard] to ({name: tensorboard},)."""
-    if value is not None and not isinstance(value, list | tuple):
-        raise ValueError(f"give a list, as in [{{name: module:Class}}], not {value!r}.")
-    return None if value is None else tuple(map(as_section, value))
+    return tuple(map(as_section, value)) if isinstance(value, list | tuple) else value
 
 
 def _size(value: Any) -> Any:
@@ -92,11 +88,9 @@ def seconds_of(duration: str) -> float:
     return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
 
 
-def _scales(value: Any) -> Any:
-    scales = tuple(map(_number, value)) if isinstance(value, list | tuple) else ()
-    numbers = all(type(scale) in (int, float) for scale in scales)
-    if len(scales) != 2 or not numbers or not 0 < scales[0] <= scales[1] < math.inf:
-        raise ValueError("two numbers above 0, the smallest and the largest, as in [0.5, 2.0]")
+def _ascending(scales: tuple[float, float]) -> tuple[float, float]:
+    if scales[0] > scales[1]:
+        raise ValueError("the smallest and the largest, as in [0.5, 2.0]")
     return scales
 
 
@@ -120,7 +114,7 @@ Frozen = Annotated[bool | tuple[str, ...], BeforeValidator(_names)]
 FrozenDepths = Annotated[bool | Annotated[Int, Field(ge=0)] | tuple[str, ...], BeforeValidator(_names)]
 Side = Annotated[Count, Field(le=2**16)]
 Sides = Annotated[Side | tuple[Side, Side] | None, BeforeValidator(_size)]
-Scales = Annotated[tuple[float, float], BeforeValidator(_scales)]
+Scales = Annotated[tuple[Factor, Factor], BeforeValidator(as_tuple), AfterValidator(_ascending)]
 
 
 class Section(BaseModel):

@@ -34,10 +34,9 @@ def find_file(name: str, source: str = "", folder: Path | None = None, section: 
         if candidate_name in shipped:
             return shipped[candidate_name]
     prefix = f"{source}: " if source else ""
-    reason = " It is neither a file nor a folder." if path.exists() else ""
-    reason = " It is a folder without a config.yaml." if path.is_dir() else reason
-    neighbours = [str(path.parent / other.name) for other in sorted(path.parent.glob("*.yaml"))]
+    reason = " It is a folder without a config.yaml." if path.is_dir() else ""
     names = [other for other in shipped if other.rpartition("/")[0] == section]
+    neighbours = [str(path.parent / other.name) for other in sorted(path.parent.glob("*.yaml"))]
     hint = nearest(str(path), neighbours) or nearest(within.name, [PurePosixPath(other).name for other in names])
     raise ConfigError(
         f"{prefix}there is no config file {str(path)!r}.{reason}{hint} Shipped: {', '.join(names) or 'none'}."
@@ -68,14 +67,10 @@ def read_file(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: has {size:,} bytes; a config file is text of at most {_LARGEST:,}.")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{path}: the file cannot be read: {reason}.") from None
+        raise ConfigError(f"{path}: the file cannot be read as UTF-8 text ({one_line(error)}).") from None
     value = parse(text, str(path), lines=True)
     if not isinstance(value, dict):
-        found = "nothing" if value is None else f"a {type(value).__name__}"
-        raise ConfigError(
-            f"{path}: a config file contains keys and values, such as `seed: 0`; this one contains {found}."
-        )
+        raise ConfigError(f"{path}: contains no keys and values, such as `seed: 0`.")
     return value
 
 
@@ -97,11 +92,6 @@ def write(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=120, allow_unicode=True)
 
 
-def write_line(values: dict[str, Any]) -> str:
-    """A mapping as YAML on one line, for messages."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=10_000).rstrip()
-
-
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's numbers and booleans; a duplicate key is an error."""
 
@@ -113,24 +103,14 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
-        for key, value in node.value:
-            if node.flow_style and ":" in str(key.value) and _is_empty(value):
-                spaced = key.value.replace(":", ": ", 1)
-                problem = f"{key.value!r} needs a space after the colon: write {{{spaced}}}"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        for key, _ in node.value:
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                found = f", not {key.value}" if isinstance(key, yaml.ScalarNode) else ""
-                raise yaml.constructor.ConstructorError(None, None, f"a key must be a word{found}", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
             if key.value in lines:
                 problem = f"the key {key.value!r} is duplicated; first in line {lines[key.value]}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             lines[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
-
-
-def _is_empty(node: yaml.Node) -> bool:
-    """Whether a value is left out, as opposed to `null`."""
-    return isinstance(node, yaml.ScalarNode) and node.value == "" and node.style is None
 
 
 class _Dumper(yaml.SafeDumper):

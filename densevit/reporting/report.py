@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from densevit.config.data_schema import data_title
+from densevit.config.data_schema import folder_name
 from densevit.config.yaml_io import parse
 from densevit.data.io.image_names import BEST, WORST, distinct_drawing_name, drawing_name
 from densevit.errors import ConfigError, DataError
@@ -171,7 +171,7 @@ def _about_config(config: str) -> str:
         heads, method = sections["heads"], sections.get("method", {"name": "supervised"})["name"]
         trained = " + ".join(head["name"] for head in heads.values()) or method
         how = f", method: {method}" if heads and method != "supervised" else ""
-        data = data_title(sections["data"]["name"], sections["data"].get("root"))
+        data = folder_name(sections["data"]["name"], sections["data"].get("root"))
         return f"{trained} on {sections['backbone']['name']}, data: {data}{how}"
     except (ConfigError, KeyError, TypeError, AttributeError):
         return ""

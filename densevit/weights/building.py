@@ -5,14 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, ModelSections
 from densevit.config.initial_weights import check_weights, settled
 from densevit.config.merging import typed_keys
-from densevit.config.plugin_checks import missing_peft
 from densevit.config.sources import BACKBONE_WEIGHTS, WEIGHTS, Sources
 from densevit.config.values import RANDOM, with_value
 from densevit.data.build import build_data
@@ -48,11 +45,6 @@ def build_with_weights(
     """Builds the model of `densevit.create_model`, in evaluation mode, and returns it with its sections."""
     if weights is not None and not pretrained:
         raise ConfigError("create_model: pretrained=False loads no weights, but weights are given. Fix: omit one.")
-    for key, given in {
-        "backbone": backbone,
-        **{f"heads[{name!r}]": head for name, head in (heads or {}).items()},
-    }.items():
-        _check_named(key, given)
     sections: ModelSections
     if heads is None:
         config = _config(backbone)
@@ -70,8 +62,6 @@ def build_with_weights(
         values["heads"] = {name: _section(head) for name, head in heads.items()}
         sections = configs.model_sections(values, "create_model")
         check_weights(sections, Sources(typed=typed_keys(values)))
-    if sections.backbone.lora is not None and (missing := missing_peft()):
-        raise ConfigError(missing)
     given = _given_classes(sections, classes or {})
     if not pretrained:
         model = build_from_sections(sections, given, pretrained=False)
@@ -151,17 +141,6 @@ def _config(source: Section | Path | Config) -> Config:
 
 def _section(given: Any) -> Any:
     return {"name": given} if isinstance(given, str) else given
-
-
-def _check_named(key: str, given: object) -> None:
-    """Raises ConfigError for a class or a module instead of its name."""
-    if isinstance(given, type | nn.Module):
-        kind = given if isinstance(given, type) else type(given)
-        name = f"{kind.__module__}:{kind.__qualname__}"
-        raise ConfigError(
-            f"create_model: {key} is {'the class' if kind is given else 'an object of class'} {kind.__name__}; a name "
-            f"or a section is expected. Fix: write {name!r}, with options {{'name': {name!r}, OPTION: VALUE}}."
-        )
 
 
 def _given_classes(sections: ModelSections, given: Classes | Mapping[str, Classes]) -> dict[str, tuple[Class, ...]]:

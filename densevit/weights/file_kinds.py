@@ -12,6 +12,26 @@ Kind = Literal["torch", "safetensors", "npz"]
 _EXPECTED = "Expected a .pth, .pt, .pyth, .bin, .npz or .safetensors checkpoint"
 _AGAIN = "Download it again"
 _LEGACY_TORCH = bytes.fromhex("8a0a6cfc9c46f9206aa85019")  # the magic number of torch.save before 1.6, pickled
+_OTHERS: tuple[
+    tuple[bytes, str, str], ...
+] = (  # the first bytes of files that are named in place of a checkpoint, what they are and the fix
+    (rb"\Z", "an empty file", _AGAIN),
+    (
+        rb"\s*<(!doctype )?html",
+        "an HTML page",
+        "Download the file itself: use `resolve` in place of `blob` in a Hugging Face address, `raw` on GitHub",
+    ),
+    (
+        rb"version https://git-lfs",
+        "a git-LFS pointer, not the file",
+        "Run `git lfs pull` in its repository, or download the file",
+    ),
+    (
+        rb"\x80[\x02-\x05](?s:.{14})",
+        "a bare pickle, not made by torch.save; loading it would run its code",
+        "Save its tensors once where you trust it: docs/weights.md, section Pickles, has the lines",
+    ),
+)
 _HEAD = 4096  # bytes read
 _SHOWN = 60  # of them in a message
 
@@ -27,23 +47,11 @@ def kind(path: Path) -> Kind:
         return "torch"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 27:  # the header's length, then its JSON
         return "safetensors"
-    if not head:
-        raise _invalid(path, f"an empty file, {size}")
-    if re.match(rb"\s*<(!doctype )?html", head, re.IGNORECASE):
-        title = re.search(r"<title>\s*(.*?)\s*</title>", head.decode("utf-8", "replace"), re.IGNORECASE | re.DOTALL)
-        fix = "Download the file itself: use `resolve` in place of `blob` in a Hugging Face address, `raw` on GitHub"
-        raise _invalid(path, "an HTML page" + (f" ({title[1][:_SHOWN]!r})" if title else ""), fix)
-    if head.startswith(b"version https://git-lfs"):
-        fix = "Run `git lfs pull` in its repository, or download the file"
-        raise _invalid(path, "a git-LFS pointer, not the file", fix)
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and not head.startswith(b"version"):
         return "safetensors"  # the reader reports what is wrong with it
-    if re.match(rb"\x80[\x02-\x05]", head) and len(head) >= 16:
-        raise _invalid(
-            path,
-            "a bare pickle, not made by torch.save; loading it would run its code",
-            "Save its tensors once where you trust it: docs/weights.md, section Pickles, has the lines",
-        )
+    for pattern, found, fix in _OTHERS:
+        if re.match(pattern, head, re.IGNORECASE):
+            raise _invalid(path, found, fix)
     raise _invalid(path, f"not a checkpoint: {size}, the first are {head[:_SHOWN]!r}")
 
 
@@ -62,5 +70,4 @@ def _zip_kind(path: Path, size: str) -> Kind:
         return "torch"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
-    inside = ", ".join(names[:3]) or "nothing"
-    raise _invalid(path, f"a zip archive without data.pkl; it holds {inside}", "Unpack it and name a file in it")
+    raise _invalid(path, f"a zip archive without data.pkl, {size}", "Unpack it and name a file in it")

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from densevit.errors import WeightsError, did_you_mean, nearest
 from densevit.weights import packages, preprocessing
-from densevit.weights.licences import UNKNOWN, line, permits_commercial_use
 
 FORMS = ("timm:NAME[.TAG]", "torchvision:NAME[/WEIGHTS]", "hf:ORG/NAME[/FILE]", packages.FORM)
 HUB_FILES = (
@@ -85,16 +84,14 @@ def timm_arguments(source: str, config: Any, instead: str) -> dict[str, Any]:
     """Arguments of `timm.create_model` with which it reads its weights of the Hugging Face Hub from the cache.
 
     source: the name in messages. config: timm's `PretrainedCfg` of the weights. instead: the argument of `fetch`.
-    Downloads the file if it is not cached, after a warning with the licence if that is restricted. Without network it
-    fails after one request, where timm would repeat it for minutes. Empty for weights that are not on the Hub, which
-    timm downloads itself.
+    Downloads the file if it is not cached. Without network it fails after one request, where timm would repeat it for
+    minutes. Empty for weights that are not on the Hub, which timm downloads itself.
     Raises WeightsError for weights that are missing, gated or cannot be downloaded.
     """
     if not config.hf_hub_id or "@" in config.hf_hub_id:
         return {}
     hub, wanted = Repository(source, config.hf_hub_id, instead), config.hf_hub_filename
     files = dict.fromkeys([str(Path(wanted).with_suffix(".safetensors")), wanted] if wanted else HUB_FILES[::2])
-    hub.warn_of_licence(config.license, files)
     return {"pretrained_cfg_overlay": {"file": str(hub.first(files))}}
 
 
@@ -135,15 +132,16 @@ def _hugging_face(source: str, name: str, instead: str) -> Published:
     if not own:
         raise WeightsError(f"{source}: no repository name. Expected {FORMS[2]}.")
     hub = Repository(source, f"{organisation}/{own}", instead)
-    card, files = hub.get(preprocessing.CARD), [wanted] if wanted else HUB_FILES
-    hub.warn_of_licence(preprocessing.licence(card) if card is not None else None, files)
+    files = [wanted] if wanted else HUB_FILES
     weights = next(filter(None, map(hub.get, files)), None)
     if weights is None and hub.unreachable is not None:
         beside = [files[0], preprocessing.CONFIG, preprocessing.PREPROCESSORS[0]]
         addresses = [hub.address(file) for file in beside]
         raise WeightsError(_failed(source, hub.unreachable, addresses, instead)) from hub.unreachable
     if weights is None:
-        raise WeightsError(hub.without(files))
+        raise WeightsError(
+            f"{source}: the repository {hub.name} has no {' or '.join(files)}. Name a file in it: hf:{hub.name}/FILE."
+        )
     if weights.name.endswith(".index.json"):
         hub.instead = f"put it beside {weights}"
         for shard in sorted(set(preprocessing.weight_map(weights).values())):
@@ -227,24 +225,6 @@ class Repository:
             raise WeightsError(_failed(self.source, error, [self.address(files[0])], self.instead)) from error
         return file
 
-    def warn_of_licence(self, licence: str | None, files: Iterable[str]) -> None:
-        """Warns of a restricted licence, unless one of the files is cached. licence: None: not known."""
-        is_cached = any(isinstance(self._library.try_to_load_from_cache(self.name, file), str) for file in files)
-        if not is_cached and licence not in (None, UNKNOWN) and not permits_commercial_use(licence):
-            warnings.warn(line(self.source, licence), stacklevel=2)
-
-    def without(self, files: Sequence[str]) -> str:
-        """The error message for a repository without these files."""
-        try:
-            there = self._library.list_repo_files(self.name)
-        except Exception:  # only to help
-            there = []
-        endings = (".safetensors", ".bin", ".pth", ".pt", ".pyth", ".npz", ".ckpt")
-        weights = [name for name in there if name.endswith(endings)][:8]
-        lacks = f"has no {files[0]}" if len(files) == 1 else f"has none of {', '.join(files)}"
-        listed = f"It has {', '.join(weights)}: name one as" if weights else "Name a file:"
-        return f"{self.source}: the repository {self.name} {lacks}. {listed} hf:{self.name}/FILE."
-
 
 # ---- messages ----
 
@@ -255,12 +235,9 @@ def _not_installed(source: str, library: str, extra: str) -> str:
 
 def _failed(source: str, error: BaseException, addresses: Sequence[str], instead: str) -> str:
     """The error of a failed download. instead: the argument of `fetch`."""
-    first, *others = addresses
-    files = f"The file: {first}"
-    if others:
-        files = f"The files, for one folder: {first}, with {' and '.join(others)} if they exist"
     return (
-        f"{source}: not in the cache, and the download failed ({_reason(error)}). Without a network: {instead}. {files}"
+        f"{source}: not in the cache, and the download failed ({_reason(error)}). Without a network: {instead}. "
+        f"Download {', '.join(addresses)}."
     )
 
 

@@ -175,13 +175,6 @@ def missing_because(name: str, layout: CheckpointLayout) -> str | None:
     return next((why for own, why in layout.special.missing.items() if _name(own).match(name) is not None), None)
 
 
-def matched(state: StateDict, layout: CheckpointLayout) -> int:
-    """The number of keys that a layout has a line for, under the prefix for which it is largest."""
-    lines = _Table((line.theirs, line) for line in layout.lines if line.theirs != ZEROS)
-    prefixes = ("", *layout.other_keys.prefixes)
-    return max(sum(bool(lines.matches(key.removeprefix(prefix))) for key in state) for prefix in prefixes)
-
-
 def _has_all(state: Collection[str], marks: Iterable[str]) -> bool:
     def present(mark: str) -> bool:
         name = _name(mark)

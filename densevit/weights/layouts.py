@@ -9,7 +9,7 @@ from typing import Any
 from densevit import registry
 from densevit.errors import PluginError, WeightsError, did_you_mean
 from densevit.interfaces import CheckpointLayout, Line, Rearrangement, StateDict
-from densevit.weights.key_mapping import canonical, matched
+from densevit.weights.key_mapping import canonical
 
 
 def names() -> list[str]:
@@ -74,10 +74,9 @@ def recognise(
     """The layout whose marks are all among a checkpoint's keys; among several, the one with the most marks.
 
     metadata: the checkpoint's metadata, see `CheckpointLayout`. Layouts that cannot be loaded are skipped with a
-    warning. Raises WeightsError, with the nearest layout, if there is none, or two have equally many marks.
+    warning. Raises WeightsError if there is none, or two have equally many marks.
     """
-    known = list(every())
-    matching = [layout for layout in known if _is_of(tensors, layout, metadata)]
+    matching = [layout for layout in every() if _is_of(tensors, layout, metadata)]
     most = max((len(layout.marks) for layout in matching), default=0)
     best = [layout for layout in matching if len(layout.marks) == most]
     if len(best) == 1:
@@ -88,15 +87,10 @@ def recognise(
     if best:
         equal = " and ".join(layout.name for layout in best)
         raise WeightsError(f"{found} match {equal}. Name the layout with `densevit convert {source} OUT --as NAME`.")
-    counts = {layout.name: matched(tensors, layout) for layout in known}
-    nearest = max(counts, key=counts.__getitem__, default="")
-    hint = "`densevit plugins` lists the projects whose checkpoints can be read."
-    if counts.get(nearest):
-        hint = (
-            f"The nearest is {nearest}, which has {counts[nearest]} of these keys; if it is one, read it with "
-            f"`densevit convert {source} OUT --as {nearest}`. A layout of your own is a plugin (docs/weights.md)."
-        )
-    raise WeightsError(f"{found} match no known layout. {hint}")
+    raise WeightsError(
+        f"{found} match no known layout. `densevit plugins` lists the projects whose checkpoints can be read; name one "
+        f"with `densevit convert {source} OUT --as NAME`."
+    )
 
 
 def of_variant(
@@ -105,11 +99,6 @@ def of_variant(
     """The one of a layout and its variants that a checkpoint is of; the layout itself if none has all marks."""
     matching = [one for one in (layout, *layout.variants) if _is_of(tensors, one, metadata)]
     return max(matching, key=lambda one: len(one.marks), default=layout)
-
-
-def same_tensors(layout: CheckpointLayout) -> list[str]:
-    """The names of other layouts with the same marks, whose checkpoints differ in what tensors do not tell."""
-    return [one.name for one in every() if one.marks == layout.marks and one.name != layout.name]
 
 
 def by_name_only(tensors: StateDict, metadata: Mapping[str, Any]) -> bool:

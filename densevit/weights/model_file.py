@@ -1,13 +1,13 @@
 """Model files: one safetensors file with the weights, classes and config of a model."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from densevit import config as configs
@@ -35,6 +35,9 @@ from densevit.weights.state import (
     write_safetensors,
 )
 from densevit.weights.state_dict_loading import load_state
+
+_CLASSES = TypeAdapter(dict[str, tuple[Class, ...]])
+_THRESHOLDS = TypeAdapter(dict[str, Annotated[float, Field(ge=0, le=1)]])
 
 
 def save(
@@ -183,9 +186,9 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
     try:
         values = configs.values_of_file(entries["config"], source)
         complete = "trainer" in values
-        classes = _classes(entries["classes"])
+        classes = _CLASSES.validate_json(entries["classes"])
         thresholds, of_weights = score_thresholds(entries), licences(entries)
-    except (LookupError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
+    except (LookupError, TypeError, AttributeError, ValidationError, RecursionError) as error:
         raise WeightsError(
             f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
         ) from error
@@ -197,11 +200,8 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
 
 
 def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:
-    """The score thresholds of a header, by head; empty if it has none. Raises TypeError for other values."""
-    found = json.loads(entries.get("score_thresholds", "{}"))
-    if not isinstance(found, dict) or any(type(score) is not float or not 0 <= score <= 1 for score in found.values()):
-        raise TypeError(f"score_thresholds {str(found)[:100]!r}")
-    return found
+    """The score thresholds of a header, by head; empty if it has none. Raises ValueError for other values."""
+    return _THRESHOLDS.validate_json(entries.get("score_thresholds", "{}"))
 
 
 def load_backbone(run: str | Path, trust: bool = False) -> tuple[Backbone, BackboneSection]:
@@ -243,16 +243,3 @@ def _read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
     if entries.get("format") != "densevit":
         raise WeightsError(f"{path}: has no densevit header. For tensors only, train with `weights={path}`.")
     return state, entries, path
-
-
-def _classes(text: str) -> dict[str, tuple[Class, ...]]:
-    return {name: tuple(map(_class, own)) for name, own in json.loads(text).items()}
-
-
-def _class(entries: dict[str, Any]) -> Class:
-    """Raises LookupError or TypeError for other entries than those of a class."""
-    found = Class(**{**entries, "color": tuple(entries["color"])})
-    numbers = (found.file_id, *found.color)
-    if not isinstance(found.name, str) or len(numbers) != 4 or any(type(number) is not int for number in numbers):
-        raise TypeError(f"a class {entries!r}")
-    return found

@@ -8,8 +8,7 @@ is "bgr"; `classes`, the class names by row of the classifier; `config`, the con
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +22,24 @@ PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 def of_folder(folder: Path) -> dict[str, Any]:
     """The metadata in a Hub folder's JSON files; empty if there are none. Raises WeightsError for an invalid file."""
-    metadata: dict[str, Any] = {}
-    config = _json(folder / CONFIG)
-    with _naming_file(folder / CONFIG):
-        metadata |= of_timm(config.get("pretrained_cfg") or {})
-        metadata |= _label_names(config.get("id2label") or {})
+    file = folder / CONFIG
+    try:
+        config = _json(file)
+        metadata = of_timm(config.get("pretrained_cfg") or {}) | _label_names(config.get("id2label") or {})
         if config:
             metadata["config"] = {**metadata.get("config", {}), **config}
-    if name := licence(folder / CARD):
-        metadata["licence"] = name
-    for name in PREPROCESSORS:
-        found = _json(folder / name)
-        found = found.get("image_processor", found)
-        if isinstance(found, Mapping) and ("image_mean" in found or "do_rescale" in found):
-            with _naming_file(folder / name):
+        if name := licence(folder / CARD):
+            metadata["licence"] = name
+        for file in (folder / name for name in PREPROCESSORS):
+            found = _json(file)
+            found = found.get("image_processor", found)
+            if isinstance(found, Mapping) and ("image_mean" in found or "do_rescale" in found):
                 return metadata | of_transformers(found)
-    return metadata
-
-
-@contextmanager
-def _naming_file(file: Path) -> Iterator[None]:
-    """Converts errors raised for unexpected content to a WeightsError that names the file."""
-    try:
-        yield
-    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
         raise WeightsError(
             f"{file}: not in the format of transformers or timm ({one_line(error)}). Copy or download it again."
         ) from error
+    return metadata
 
 
 def of_transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +116,10 @@ def licence(card: Path) -> str | None:
 
 def weight_map(index: Path) -> dict[str, str]:
     """The file name by tensor from an index of shards in the same folder. Raises WeightsError for any other content."""
-    where = _json(index).get("weight_map")
+    try:
+        where = _json(index).get("weight_map")
+    except (ValueError, RecursionError):
+        where = None
     files = where if isinstance(where, dict) else {}
     if not files or any(not isinstance(file, str) or Path(file).name != file for file in files.values()):
         raise WeightsError(
@@ -153,8 +146,5 @@ def _three(value: float | Sequence[float]) -> tuple[float, ...]:
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))  # with or without a byte-order mark
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: invalid JSON ({one_line(error)}). Copy or download it again.") from error
+    content = json.loads(path.read_text(encoding="utf-8-sig"))  # with or without a byte-order mark
     return content if isinstance(content, dict) else {}

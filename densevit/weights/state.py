@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -79,8 +80,5 @@ def header(entries: Mapping[str, Any]) -> dict[str, str]:
 
 
 def licences(entries: Mapping[str, str]) -> dict[str, str]:
-    """The licences in a model file's header, by the source of the weights. Raises TypeError for other values."""
-    found = json.loads(entries.get("licences", "{}"))
-    if not isinstance(found, dict) or any(not isinstance(licence, str) for licence in found.values()):
-        raise TypeError(f"licences {str(found)[:100]!r}")
-    return found
+    """The licences in a model file's header, by the source of the weights. Raises ValueError for other values."""
+    return TypeAdapter(dict[str, str]).validate_json(entries.get("licences", "{}"))

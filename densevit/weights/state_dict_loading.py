@@ -33,7 +33,6 @@ class Fit:
     the reason.
     initialised: the keys of the module that keep their initial values, with the reason. zeros: biases that the
     checkpoint lacks and that are set to zeros, with the reason. missing, unexpected: keys that were allowed to be.
-    stem: the backbone's parameters among them with filters for new channels (`set_adapted_stem`), by its keys.
     notes: further remarks, a sentence each; those that begin with "Warning:" are shown wherever weights are loaded.
     """
 
@@ -46,7 +45,6 @@ class Fit:
     zeros: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    stem: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -128,40 +126,23 @@ def fit(
         shapes = f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
         problems.append(f"{len(misshapen)} have another shape ({shapes})")
     if problems:
-        differing = [*missing, *unexpected, *misshapen]
+        key = found.source.partition(": ")[0] if "weights: " in found.source else "weights"
         raise WeightsError(
             f"{source} does not fit: {'; '.join(problems)}. Use the config it was trained with, or other weights; "
-            f"allow intended differences by name, {_allowing(differing, found)}."
+            f"allow intended differences by name, {key}_allow=[PATTERN, ...]."
         )
     return found
 
 
-def _allowing(names: list[str], found: Fit) -> str:
-    """The override that allows these keys. Keys of one module, without a loaded one, are one pattern."""
-    loaded = {name.rpartition(".")[0] for name in found.tensors}
-    modules = [name.rpartition(".")[0] for name in names]
-    patterns = dict.fromkeys(
-        f"{module}.*" if module and module not in loaded else name for name, module in zip(names, modules, strict=True)
-    )
-    section = key[:-1] if (key := found.source.partition(" ")[0]).endswith("weights:") else "weights"
-    return f"{section}_allow=[{', '.join(patterns) if found.tensors and len(patterns) <= LISTED else 'PATTERN, ...'}]"
-
-
 def _check_types(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str | Path) -> None:
     """Raises WeightsError for integer, complex and sparse tensors where the module has floating-point ones."""
-    floating = {name: tensor for name, tensor in state.items() if own[name].is_floating_point()}
-    wrong = {
-        name: str(tensor.dtype if tensor.layout is torch.strided else tensor.layout).removeprefix("torch.")
-        for name, tensor in floating.items()
-        if not tensor.is_floating_point() or tensor.layout is not torch.strided
-    }
-    if wrong:
-        name, kind = next(iter(wrong.items()))
-        others = f" (and {len(wrong) - 1} tensors more)" if len(wrong) > 1 else ""
-        raise WeightsError(
-            f"{source} does not fit: {name} is {kind}{others}; dense floating point is expected. Save the weights as "
-            "float32, for a quantised model before quantisation."
-        )
+    for name, tensor in state.items():
+        kind = tensor.dtype if tensor.layout is torch.strided else tensor.layout
+        if own[name].is_floating_point() and not (tensor.is_floating_point() and kind is tensor.dtype):
+            raise WeightsError(
+                f"{source} does not fit: {name} is {kind}; dense floating point is expected. "
+                "Save the weights as float32, for a quantised model before quantisation."
+            )
 
 
 def resize_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:

@@ -56,10 +56,10 @@ def test_page_of_a_backbone_trained_alone_has_its_method_and_no_visualizations(r
     sections = "backbone: {name: swin}\ndata: {name: coco, root: /sets/street}\nmethod: {name: simmim}\n"
     (run / "config.yaml").write_text(f"{sections}heads: {{}}\n")
     page = written(run)
-    assert page.texts[2] == "simmim on swin, data: street (coco)"
+    assert page.texts[2] == "simmim on swin, data: street"
     assert "Visualizations" not in page.texts and not page.links
     (run / "config.yaml").write_text(f"{sections}heads: {{a: {{name: detr}}}}\n")
-    assert written(run).texts[2] == "detr on swin, data: street (coco), method: simmim"
+    assert written(run).texts[2] == "detr on swin, data: street, method: simmim"
 
 
 def test_metrics_of_several_heads(run: Path):

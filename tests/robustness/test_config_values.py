@@ -15,7 +15,7 @@ CROP = ("data.transforms=crop",)
 
 # Invalid override, and text of the message besides its key.
 SCHEMA = {
-    f"seed={HUGE}": "at most 9223372036854775807, not 9999999999999999999999",
+    f"seed={HUGE}": "less than 9223372036854776000, not 9999999999999999999999",
     "seed=99999999999": "less than 4294967296, not 99999999999",
     "seed=-1": "greater than or equal to 0",
     "backbone.mean=[0.5, 0.5, .inf]": "mean.2 should be a finite number, not inf",
@@ -24,7 +24,7 @@ SCHEMA = {
     "backbone.std=[0, 1, 1]": "none may be 0",
     "backbone.freeze=-1": "greater than or equal to 0",
     "heads.boxes.weight=-1": "greater than or equal to 0",
-    "heads.boxes.weight=1e300": "at most 3.40282e+38, the largest of float32, not 1e+300",
+    "heads.boxes.weight=1e300": "less than or equal to 1000000",
     "data.batch_size=0": "greater than or equal to 1, not 0",
     "data.num_workers=-1": "greater than or equal to 0 or 'auto', not -1",
     "data.image_size=0": "greater than or equal to 1",
@@ -37,10 +37,10 @@ SCHEMA = {
     "optim.drop_at=0": "greater than 0",
     "optim.lr_factors={'*': .nan}": "lr_factors.* should be a finite number, not nan",
     "optim.schedule=cosin": "'step' or a module:Name, not 'cosin'. Did you mean 'cosine'?",
-    "optim.schedule={peak: 1}": "its name is missing",
+    "optim.schedule={peak: 1}": "optim.schedule.name is missing",
     "optim.schedule=no_such:function": "there is no module 'no_such'",
     "optim.schedule=densevit:__version__": "cannot be called with a step",
-    "trainer.callbacks=EarlyStopping": "give a list",
+    "trainer.callbacks=EarlyStopping": "should be a valid tuple",
     "trainer.callbacks=[3]": "callbacks.0 should be a section of keys, not 3",
     "trainer.callbacks=[EarlyStopping]": "Write module:Class, as in pytorch_lightning.callbacks:EarlyStopping",
     "trainer.callbacks=[{name: 'pytorch_lightning:Callback', x: 1}]": "It has no options",
@@ -76,7 +76,7 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
     CROP: {
         "data.transforms.short_side=0": "greater than or equal to 1",
         "data.transforms.rotation=181": "less than or equal to 180",
-        "data.transforms.scales=[2, 1]": "two numbers above 0, the smallest and the largest",
+        "data.transforms.scales=[2, 1]": "should be the smallest and the largest",
     },
     FPN: {
         "heads.boxes.neck.width=9999999999": "expected a number of channels from 1 to 65536",

@@ -46,19 +46,6 @@ def is_of(backbone: nn.Module, resnet: Any) -> bool:
     return torch.allclose(found, x, rtol=1e-4, atol=1e-5)
 
 
-class Unnamed(nn.Module):
-    """A model that is given as an object."""
-
-
-def test_a_class_or_an_object_in_place_of_a_name_is_refused_with_its_name():
-    for arguments, what in (
-        ({"backbone": Unnamed}, "backbone is the class Unnamed"),
-        ({"backbone": "swin", "heads": {"seg": Unnamed()}}, r"heads\['seg'\] is an object of class Unnamed"),
-    ):
-        with pytest.raises(ConfigError, match=f"{what}; .*Fix: write '{__name__}:Unnamed'"):
-            densevit.create_model(**arguments)
-
-
 def test_names_and_sections_build_a_model():
     predictor = densevit.create_model(
         RESNET,

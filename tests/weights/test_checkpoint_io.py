@@ -134,21 +134,17 @@ def test_shards_are_read_as_one_from_their_folder_or_index(safe, tmp_path):
     assert_state(read(index).tensors)
 
 
-def test_missing_and_mismatched_shards_raise(tmp_path):
+def test_a_missing_shard_raises(tmp_path):
     sharded(tmp_path)
-    second = tmp_path / "model-00002-of-00002.safetensors"
-    save_file({"a.bias": STATE["a.bias"]}, second)
-    with pytest.raises(WeightsError, match=r"1 tensors are in none of the shards \(b\.weight\)"):
-        read(tmp_path)
-    second.unlink()
-    with pytest.raises(WeightsError, match=r"1 of 2 shards are missing .*\(model-00002-of-00002\.safetensors\)"):
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"cannot be read .*No such file.*model-00002-of-00002\.safetensors"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": {}}', '{"weight_map": {"a": "../secret.safetensors"}}'])
 def test_index_without_its_shards_raises(content, tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(WeightsError, match=r"index\.json: (not an index of shards|invalid JSON)"):
+    with pytest.raises(WeightsError, match=r"index\.json: not an index of shards"):
         read(tmp_path)
 
 
@@ -210,12 +206,11 @@ def zipped(**files: bytes) -> bytes:
 
 
 REFUSED = {  # content, file name, facts
-    "empty": (b"", "w.pth", r"is an empty file, 0 bytes\. Expected a \.pth.*Download it again"),
+    "empty": (b"", "w.pth", r"is an empty file\. Expected a \.pth.*Download it again"),
     "pointer": (POINTER, "w.safetensors", r"git-LFS pointer, not the file.*git lfs pull"),
-    "page": (PAGE, "w.npz", r"an HTML page \('Google Drive - Quota exceeded'\).*Download the file itself"),
-    "page without a title": (b"<html><body>", "w.pth", r"an HTML page\. Expected"),
+    "page": (PAGE, "w.npz", r"an HTML page\. Expected .*Download the file itself"),
     "detectron2": (pickle.dumps({"model": {"w": np.ones(9)}}), "w.pkl", r"a bare pickle, not made.*section Pickles"),
-    "zip": (zipped(**{"a/resnet.pth": b"x", "b": b""}), "w.pth", r"without data\.pkl; it holds a/resnet\.pth, b\."),
+    "zip": (zipped(**{"a/resnet.pth": b"x", "b": b""}), "w.pth", r"without data\.pkl, .*name a file in it"),
 }
 # Anything else gets one message: the size, the first bytes and what is expected.
 OTHERS = {

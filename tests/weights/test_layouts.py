@@ -44,17 +44,6 @@ def test_the_most_specific_layout_is_selected_and_no_or_several_and_unknown_name
         layouts.find("a-vti")
 
 
-def test_the_nearest_layout_is_named():
-    names = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.norm1.weight", "levels.0.w")
-    with pytest.raises(WeightsError) as error:
-        layouts.recognise(state(*names), "some.pth")
-    for fact in (
-        "The nearest is beit, which has 4 of these keys",
-        "`densevit convert some.pth OUT --as beit`",
-    ):
-        assert fact in str(error.value)
-
-
 def test_all_modules_are_found_and_layouts_are_complete():
     names = layouts.names()
     assert {"torchvision-resnet", "detr", "timm-vit"} <= set(names)

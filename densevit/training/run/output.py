@@ -138,7 +138,7 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
         yield licences.line(source, licence)
     size = "" if config.data.image_size is None else f"; image_size {config.data.image_size}"
     images = f"{len(data.train):,} training images, {len(data.val):,} validation images"
-    yield f"{config.data.title}: {images}{size}"
+    yield f"{config.data.folder_name}: {images}{size}"
     if not data.train.channels.is_rgb:
         yield f"channels: {plan.model.channels}"
     yield from filter(None, (data.val.conversion, data.val.division))
