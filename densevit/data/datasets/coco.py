@@ -46,8 +46,7 @@ class Coco(MeasuredImages):
         Images that are not in these folders are searched for below root, by their `file_name`.
         a folder in YOLO's or Pascal VOC's format, or root is YOLO's data.yaml
     annotations, images: the json and the folder of its images instead of the search, for every split, or by split as in
-        {train: a.json, val: b.json}. Relative to root. In place of a json also objects.parquet of
-        `densevit predict --format parquet` (see `coco_document`).
+        {train: a.json, val: b.json}. Relative to root.
     outside_paths: whether a `file_name` may lead out of the folder of the images, by `..` or as an absolute path.
     val_share: the share of the validation images of a data set that has annotations for train, or a single json, and
         none for val; by default 0.2. An error if there is a val split. Identical and nearly identical images stay in

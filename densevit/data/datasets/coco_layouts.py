@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from densevit.data.datasets.coco_json import is_via
 from densevit.data.datasets.division import check_val_share
 from densevit.data.datasets.splits import DIVIDED
 from densevit.data.io.file_lookup import find_file
-from densevit.data.io.prediction_tables import is_table
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.paths import user_path
@@ -118,7 +116,7 @@ def files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | N
     if annotations is None:
         return located_split(base, split, images)
     file = base / user_path(annotations)
-    if not file.is_file() and not is_table(file):
+    if not file.is_file():
         raise DataError(f"There is no annotation file {file} for the split {split!r}.")
     folders = [folder for _, candidates in _layouts(base, split) for folder in candidates]
     return _with_images(SplitFiles(file, (*folders, file.parent), root), base, images)
@@ -191,12 +189,9 @@ def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def _coco_jsons(root: Path) -> list[Path]:
-    """Returns all jsons in COCO's format, or a json of VIA, which `parse_json` refuses; none if a folder has too many
-    jsons to read."""
+    """Returns all jsons in COCO's format; none if a folder has too many jsons to read."""
     files = list(islice((file for depth in _DEPTHS for file in sorted(root.glob(f"{depth}*.json"))), _MOST_JSONS + 1))
-    if len(files) > _MOST_JSONS:
-        return []
-    return [file for file in files if _is_coco(file)] or [*filter(is_via, files)][:1]
+    return [] if len(files) > _MOST_JSONS else [file for file in files if _is_coco(file)]
 
 
 def _is_coco(file: Path) -> bool:

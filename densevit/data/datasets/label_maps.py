@@ -23,7 +23,7 @@ from densevit.data.datasets.splits import DIVIDED, check_limit, check_split, spe
 from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.folders import files_below
 from densevit.data.io.label_files import label_size_of, read_label
-from densevit.errors import DataError, listed, warn_once
+from densevit.errors import DataError
 from densevit.interfaces import IGNORE, Size
 
 Preset = Literal[
@@ -154,22 +154,17 @@ class LabelMaps(PairedDataset):
         return values.indices(pixels, path)
 
     def check_labels(self) -> None:
-        """Reads the first label maps, up to 200. Raises DataError for a value of no class and as `check_shares`; in
-        training, warns of classes without a pixel if these are all label maps."""
-        shares = self.shares(range(min(len(self), CHECKED)))
-        self.check_shares(shares)
-        if shares.is_complete and (message := shares.without_pixels()):
-            warn_once(message)
+        """Reads the first label maps, up to 200. Raises DataError for a value of no class and as `check_shares`."""
+        self.check_shares(self.shares(range(min(len(self), CHECKED))))
 
     def check_shares(self, shares: LabelShares) -> None:
         """Raises DataError if all pixels are ignored, if 255 may be a class, and in training if all have one class."""
         if message := shares.ambiguous():
             raise DataError(message)
         if not shares.present:
-            found = _found_values([Path(self.label_path(index)) for index in range(len(self))])
             raise DataError(
                 f"{self.label_path(0)}: as in all label maps of the split {self.split!r} that were read, every pixel "
-                f"is ignored, so that nothing can be learned or measured.{found} Check data.ignore.index and "
+                f"is ignored, so that nothing can be learned or measured. Check data.ignore.index and "
                 "data.classes."
             )
         if self.split == "train" and (message := shares.single_class()):
@@ -250,7 +245,10 @@ def _missing_classes(root: Path, split: str, paths: PairPaths) -> DataError:
     files = _sampled(_label_files(root, split, paths))
     if not files:
         _check_no_objects(root)
-    suggested = _values_of(files)
+    try:
+        suggested = suggested_classes([read_label(path) for path in files])
+    except DataError:  # an invalid file, which is reported when the classes are given
+        suggested = None
     if not suggested:
         return DataError(text)
     lines = [
@@ -261,20 +259,6 @@ def _missing_classes(root: Path, split: str, paths: PairPaths) -> DataError:
         f"{text} Found in {len(files)} label maps of {root}, with their shares of the pixels; name them, or move them "
         f"to ignore.index or ignore.colors:\nclasses:{''.join(lines)}"
     )
-
-
-def _values_of(files: list[Path]) -> list[tuple[dict[str, Any], float]] | None:
-    """Returns the values or colours in label maps with their shares, as `suggested_classes` does."""
-    try:
-        return suggested_classes([read_label(path) for path in files])
-    except DataError:  # an invalid file, which is reported when the classes are given
-        return None
-
-
-def _found_values(files: list[Path]) -> str:
-    """Returns the values or colours in some label maps as a sentence, with a space before it; empty if too many."""
-    found = [(one.get("id", one.get("color")), share) for one, share in _values_of(_sampled(files)) or []]
-    return f" Values found: {listed([f'{value} ({share:.2%})' for value, share in found])}." if found else ""
 
 
 def _preset(name: str) -> dict[str, Any]:

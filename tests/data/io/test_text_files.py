@@ -45,9 +45,9 @@ def test_readers_of_text_accept_files_of_windows(tmp_path, monkeypatch):
     for folder, kind in (("images", np.uint8), ("labels", np.uint16)):
         (tmp_path / folder).mkdir()
         Image.fromarray(np.ones((3, 4), kind)).save(tmp_path / folder / "a.png")
-    write("rgb.txt", "1.0 images/a.png\n")
-    write("depth.txt", "1.0 labels/a.png\n")
-    assert len(DepthMaps("train", root=str(tmp_path), scale=1.0, images="rgb.txt", labels="depth.txt")) == 1
+    write("list.txt", "images/a.png labels/a.png\n")
+    where = {"images": "images", "labels": "labels", "list_file": "list.txt"}
+    assert len(DepthMaps("train", root=str(tmp_path), scale=1.0, **where)) == 1
     monkeypatch.setattr("sys.stdin", io.StringIO(f"\ufeff{tmp_path}/images/a.png\n"))
     assert [image.path for image in find_images(["-"])] == [tmp_path / "images" / "a.png"]
     (tmp_path / "table.csv").write_bytes(codecs.BOM_UTF8 + b"image,score\r\na.png,0.5\r\n")

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -107,26 +106,6 @@ def test_first_augmentation_depends_on_seed_and_index_only():
     prepared = TransformedDataset(Noise(), drawn, train=True)
     first, second = (prepared[SampleKey(7, 1 << 30, repeat)]["targets"]["drawn"] for repeat in (0, 1))
     assert first == np.random.default_rng([1 << 30, 7]).random() != second
-
-
-def test_objects_that_cannot_be_trained_on_are_reported_at_the_start():
-    class Wrong(Noise):
-        """Boxes as x, y, width, height, of which the third sample's is thus empty; and a crowd."""
-
-        def __getitem__(self, index: int) -> Sample:
-            sample = super().__getitem__(index)
-            box = [9.0, 10, 8, 8] if index == 2 else [1.0, 2, 8, 8]
-            targets = {"boxes": torch.tensor([box]), "iscrowd": torch.tensor([index == 1])}
-            return {**sample, "targets": sample["targets"] | targets}
-
-    train, val = build_transforms(DataSection(name="scenes", image_size=48))
-    message = r"Wrong: objects that cannot be trained on, .*: boxes of 1 of the 1 objects of image 'image 2'\."
-    with pytest.warns(UserWarning, match=message):
-        TransformedDataset(Wrong(), train, train=True).check_values(23)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        TransformedDataset(Wrong(), val, train=False).check_values(23)
-        TransformedDataset(Wrong(2), train, train=True).check_values()
 
 
 class Unlike(Noise):
