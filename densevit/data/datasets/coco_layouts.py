@@ -152,23 +152,16 @@ def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
 
 def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
     """Returns the error for a folder without a json of this split."""
-    others = {other: files.file for other in SPLITS if (files := files_of(root, other, named)) is not None}
-    if _val_split(root, named, None) is None:
-        divided = files_of(root, "train", named) or single_json(root)
-        others |= {} if divided is None else dict.fromkeys(DIVIDED, divided.file)
-    listed = ", ".join(f"{other} ({os.path.relpath(file, root)})" for other, file in others.items())
-    there = f", only for {listed}" if listed else ""
-    evaluated = [other for other in others if other != "train" and split != "train"]
-    also = f"To evaluate on {evaluated[-1]}, set data.split={evaluated[-1]}. " if evaluated else ""
+    others = [other for other in SPLITS if files_of(root, other, named) is not None]
+    there = f", only for {', '.join(others)} (data.split)" if others else ""
     jsons = [] if others else _coco_jsons(root)
     several = ", ".join(str(file.relative_to(root)) for file in jsons[:5])
     unused = f"\nFound {len(jsons)} files in COCO's format with other names: {several}." if jsons else ""
     places = "".join(f"\n  {file.relative_to(root)}" for file, _ in _layouts(root, split))
-    fix = f"Name the file and its images' folder with data.annotations.{split} and data.images.{split}"
     kind = DataError if others else NoAnnotationsError
     return kind(
-        f"{root} has no annotations for the split {split!r}{there}. Looked for{places}{unused}\n{also}{fix}, relative "
-        "to data.root."
+        f"{root} has no annotations for the split {split!r}{there}. Looked for{places}{unused}\nName the file and its "
+        f"images' folder with data.annotations.{split} and data.images.{split}, relative to data.root."
     )
 
 

@@ -14,7 +14,7 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind, Unknown
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
-from densevit.data.datasets.paired_files import PairPaths, Pairs, find_pairs, label_files
+from densevit.data.datasets.paired_files import PairPaths, Pairs, find_pairs
 from densevit.data.datasets.splits import check_limit, check_split, missing_split
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
 from densevit.errors import DataError
@@ -117,7 +117,7 @@ class DepthMaps(PairedDataset):
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
         """Recognises a folder with images/train and labels/train, with label files other than 8-bit images."""
-        files = label_files(root)
+        files = PairPaths(_DEFAULTS["images"], _DEFAULTS["labels"]).label_files(root, "train")
         if not files or files[0].suffix.lower() not in SUFFIXES:
             return None
         return None if read_depth(str(files[0])).dtype == np.uint8 else {}

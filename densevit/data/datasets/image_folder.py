@@ -57,7 +57,7 @@ class ImageFolder(MeasuredImages):
         has_parts = val == train or not val.is_dir()
         is_divided = has_parts and split in DIVIDED
         check_val_share(val_share, None if has_parts else val)
-        check_split(base, split, [pattern], splits, has_parts and train.is_dir())
+        check_split(base, split, [pattern], splits)
         folder = train if is_divided else _folder(base, pattern, split, splits)
         names = class_folders(train if train.is_dir() else folder)
         _check_classes(base, folder, names)
@@ -95,7 +95,9 @@ class ImageFolder(MeasuredImages):
 def class_folders(folder: Path) -> list[str]:
     """Returns the names of the folders in a folder, sorted, without hidden ones. Raises DataError if it is missing."""
     if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}. Expected {_LAYOUT} in data.root, or set data.images.")
+        raise DataError(
+            f"There is no folder {folder}. Expected {_LAYOUT} in data.root, or set data.images or data.split."
+        )
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 

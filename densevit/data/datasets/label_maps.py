@@ -21,7 +21,6 @@ from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
 from densevit.data.datasets.paired_files import LABELS, PairPaths, find_pairs
 from densevit.data.datasets.splits import DIVIDED, check_limit, check_split, spellings
 from densevit.data.io.channel_files import IMAGES
-from densevit.data.io.folders import files_below
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, Size
@@ -110,7 +109,7 @@ class LabelMaps(PairedDataset):
         has_parts = _is_divided(base, self.paths, val_share, preset is not None, is_named)
         is_divided = has_parts and split in DIVIDED
         try:
-            check_split(base, split, self.paths.given, self.paths.splits, has_parts)
+            check_split(base, split, self.paths.given, self.paths.splits)
             first, name = (None, "train") if is_divided else (limit, split)
             pairs = find_pairs(base, name, self.paths, first, outside_paths, channels, on_error)
         except DataError:
@@ -127,8 +126,8 @@ class LabelMaps(PairedDataset):
     def recognise(cls, root: Path) -> dict[str, Any] | None:
         """Recognises a folder with images and label maps of integers up to 255, or of up to 255 colours. Without a
         labelmap.txt, the classes are these values or colours."""
-        files = _label_files(root, "train", PairPaths(**_default_files(root)))
-        if not files:
+        files = PairPaths(**_default_files(root)).label_files(root, "train")
+        if not files or files[0].suffix.lower() not in LABELS:
             return None
         if (root / LABELMAP).is_file():
             return {}
@@ -211,17 +210,6 @@ def _default_files(root: Path) -> dict[str, Any]:
     return {"images": "images", "labels": "labels"} if has_images else _FOLDERS
 
 
-def _label_files(root: Path, split: str, paths: PairPaths) -> list[Path]:
-    """Returns the files in the label folder of a split, without reading lists; none unless they are label maps."""
-    for name in spellings(split):
-        folder = root / paths.labels.replace("{split}", name)
-        images = root / paths.images.replace("{split}", name)
-        if "*" not in paths.labels and folder.is_dir() and images.is_dir():
-            files = files_below(folder)
-            return files if files and files[0].suffix.lower() in LABELS else []
-    return []
-
-
 def _check_no_objects(root: Path) -> None:
     """Raises DataError for a folder of boxes in another format."""
     other = other_format(root)
@@ -242,7 +230,7 @@ def _missing_classes(root: Path, split: str, paths: PairPaths) -> DataError:
         "data.classes is missing: name the classes in the order of their label values, as in `classes: [road, tree]` "
         "or `classes: [{name: road, id: 7, color: [128, 64, 128]}, ...]`, or a data.preset."
     )
-    files = _sampled(_label_files(root, split, paths))
+    files = _sampled(paths.label_files(root, split))
     if not files:
         _check_no_objects(root)
     try:
