@@ -97,13 +97,6 @@ def test_nothing_is_said_about_a_correct_set(reader, tmp_path):
     assert len(dataset) == 4 and not said
 
 
-def test_empty_classes_are_said(tmp_path):
-    name, options, _ = image_folder(tmp_path / "classes")
-    (tmp_path / "classes" / "train" / "horse").mkdir()
-    [text] = read(tmp_path / "classes", name, options)[1]
-    assert "1 of 3 class folders have no images: horse. These classes cannot be learned" in text
-
-
 @READERS
 def test_images_of_formats_that_are_not_read_are_counted(reader, tmp_path):
     """a.heic is the source of a.jpg, so that its image is not left out."""
