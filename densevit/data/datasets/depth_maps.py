@@ -137,7 +137,7 @@ class DepthMaps(PairedDataset):
         if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
             lone = len(self.pairs.left_out)
             depth_range.show(self.split, seen, self.values, len(self), lone)
-        if message := depth_range.implausible(self.split, seen, self.values, self.expected, self.label_path):
+        if message := depth_range.implausible(self.split, seen, self.values, self.expected):
             raise DataError(message)
         if not is_known:
             raise DataError(

@@ -1,7 +1,7 @@
 """Detects wrong units: measures the depth of a data set and checks that it is plausible in metres."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,8 +45,7 @@ class FileRange(NamedTuple):
 class DepthRange:
     """Statistics of some depth maps.
 
-    known_share: the share of pixels with known depth. files: the number of files read. medians: index and median of
-    each file with known depth.
+    known_share: the share of pixels with known depth. files: the number of files read.
     """
 
     low: float
@@ -54,7 +53,6 @@ class DepthRange:
     high: float
     known_share: float
     files: int
-    medians: tuple[tuple[int, float], ...]
 
     @classmethod
     def of(cls, files: Mapping[int, FileRange], where: str) -> "DepthRange":
@@ -62,21 +60,16 @@ class DepthRange:
 
         where: their origin, for messages. Raises DataError if no depth is known.
         """
-        chosen = {index: files[index] for index in sorted(files) if files[index].known_pixels}
+        chosen = [files[index] for index in sorted(files) if files[index].known_pixels]
         if not chosen:
             raise DataError(
                 f"None of {len(files)} depth maps {where} holds a depth above 0. Check data.scale, data.kind and "
                 "data.unknown.values."
             )
-        median = float(np.median(np.concatenate([file.values for file in chosen.values()])))
-        low, high = min(file.low for file in chosen.values()), max(file.high for file in chosen.values())
+        median = float(np.median(np.concatenate([file.values for file in chosen])))
+        low, high = min(file.low for file in chosen), max(file.high for file in chosen)
         share = sum(file.known_pixels for file in files.values()) / sum(file.pixels for file in files.values())
-        medians = tuple((index, float(np.median(file.values))) for index, file in chosen.items())
-        return cls(float(low), median, float(high), share, len(files), medians)
-
-    def farthest(self, low: float, high: float) -> tuple[int, float]:
-        """Returns the file whose median is farthest outside of these bounds."""
-        return max(self.medians, key=lambda file: max(file[1] / high, low / file[1]))
+        return cls(float(low), median, float(high), share, len(files))
 
 
 def sample(count: int) -> list[int]:
@@ -99,19 +92,15 @@ def described(seen: DepthRange, values: DepthValues, count: int) -> str:
     )
 
 
-def implausible(
-    split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float], path_of: Callable[[int], str]
-) -> str:
+def implausible(split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float]) -> str:
     """Returns the error, with the likely fix, if the median of metric depth is outside of the expected range; else
     empty."""
     low, high = expected
     if not values.metric or low <= seen.median <= high:
         return ""
-    index, median = seen.farthest(low, high)
-    example = f", such as {path_of(index)} with a median of {_shown(median)} m"
     return (
         f"data.depth_range: the depth of {split!r} has a median of {_shown(seen.median)} m ({_shown(seen.low)} to "
-        f"{_shown(seen.high)} m in {seen.files} files{example}); expected {low:g} to {high:g} m. "
+        f"{_shown(seen.high)} m in {seen.files} files); expected {low:g} to {high:g} m. "
         f"{_fix(seen.median, values, expected)}"
     )
 

@@ -10,7 +10,6 @@ import numpy as np
 import yaml
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.coco import other_format
 from densevit.data.datasets.color_tables import LABELMAP, read_labelmap, suggested_classes
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import check_val_share, part_of
@@ -108,13 +107,9 @@ class LabelMaps(PairedDataset):
         self.classes = {"segmentation": self.values.classes}
         has_parts = _is_divided(base, self.paths, val_share, preset is not None, is_named)
         is_divided = has_parts and split in DIVIDED
-        try:
-            check_split(base, split, self.paths.given, self.paths.splits)
-            first, name = (None, "train") if is_divided else (limit, split)
-            pairs = find_pairs(base, name, self.paths, first, outside_paths, channels, on_error)
-        except DataError:
-            _check_no_objects(base)
-            raise
+        check_split(base, split, self.paths.given, self.paths.splits)
+        first, name = (None, "train") if is_divided else (limit, split)
+        pairs = find_pairs(base, name, self.paths, first, outside_paths, channels, on_error)
         if is_divided:
             names = [str(base / os.fsdecode(path)) for path in pairs.images]
             chosen, self.division = part_of(split, names, val_share, base, channels)
@@ -210,16 +205,6 @@ def _default_files(root: Path) -> dict[str, Any]:
     return {"images": "images", "labels": "labels"} if has_images else _FOLDERS
 
 
-def _check_no_objects(root: Path) -> None:
-    """Raises DataError for a folder of boxes in another format."""
-    other = other_format(root)
-    if other is not None:
-        raise DataError(
-            f"{root} is in the format {other[0]!r} of boxes and masks of objects, and has no label maps. Fix: choose a "
-            f"head for objects, with data=folder data.root={root}"
-        )
-
-
 def _sampled(files: list[Path]) -> list[Path]:
     return files[:: -(-len(files) // _SEEN)]
 
@@ -231,8 +216,6 @@ def _missing_classes(root: Path, split: str, paths: PairPaths) -> DataError:
         "or `classes: [{name: road, id: 7, color: [128, 64, 128]}, ...]`, or a data.preset."
     )
     files = _sampled(paths.label_files(root, split))
-    if not files:
-        _check_no_objects(root)
     try:
         suggested = suggested_classes([read_label(path) for path in files])
     except DataError:  # an invalid file, which is reported when the classes are given

@@ -35,7 +35,7 @@ def test_integer_files_require_a_scale(tmp_path, depth_pair):
     [
         (0.001, (3.0, 60.0), "1/256 m, as in KITTI: set data.scale=0.00390625"),
         (1e-6, (0.05, 250.0), "millimetres: set data.scale=0.001"),
-        (1.0, (0.05, 250.0), r"'train'.*2000 m.*500 to 65535 m.*labels/train/a\.png.*0\.05 to 250 m.*scale=0\.001"),
+        (1.0, (0.05, 250.0), r"'train'.*2000 m.*500 to 65535 m.*0\.05 to 250 m.*scale=0\.001"),
         (0.001, (300.0, 400.0), r"Set data\.scale, .*data\.depth_range=\[LOW,HIGH\]"),
     ],
 )
