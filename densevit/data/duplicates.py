@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
+from PIL import Image
 
 NEAR = 20  # the most of 256 bits in which the difference hashes of nearly identical images differ
 _AT_ONCE = 2**25  # comparisons in one block, of 4 bytes each
@@ -14,7 +14,7 @@ _LEAST_SHARE = 0.2  # of bits that are 1, and that are 0; natural images have ab
 _FLAT = 8  # grey levels; an image with fewer has no meaningful difference hash
 
 
-class Image(NamedTuple):
+class HashedImage(NamedTuple):
     """Hashes of an image. digest: the hash of the pixels. bits: (256,) bool, the difference hash; None if the image is
     flat.
     split, name: the image's split and file name, for messages.
@@ -26,7 +26,7 @@ class Image(NamedTuple):
     bits: np.ndarray | None
 
 
-def duplicate_groups(images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
+def duplicate_groups(images: Sequence[HashedImage]) -> tuple[np.ndarray, np.ndarray]:
     """Returns two group numbers for each image, (N,) each: by identical, and by identical or nearly identical images.
 
     An image that is nearly identical to two others is in one group with both.
@@ -69,21 +69,10 @@ def difference_hash(pixels: np.ndarray) -> np.ndarray | None:
     """Difference hash (256,) bool of an image (H, W, 3) uint8: whether each of 16 x 16 grey cells is brighter than its
     left neighbour.
 
-    Integer arithmetic makes it the same on each machine. None for an image of less than 8 grey levels, and for a hash
-    of almost only zeros or ones, which distinguishes few images.
+    Pillow computes the cells with integers, so that it is the same on each machine. None for an image of less than 8
+    grey levels, and for a hash of almost only zeros or ones, which distinguishes few images.
     """
-    grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
-    rows, heights = _cells(grey.shape[0], _SIDE)
-    columns, widths = _cells(grey.shape[1], _SIDE + 1)
-    cells = [grey[row : row + height] for row, height in zip(rows.tolist(), heights.tolist(), strict=True)]
-    sums = np.concatenate([cv2.reduce(cell, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S) for cell in cells])  # (16, W)
-    sums = np.add.reduceat(sums.astype(np.int64), columns, axis=1)  # (16, 17)
-    bits = (sums[:, 1:] * widths[:-1] > sums[:, :-1] * widths[1:]).ravel()
-    means = sums // (heights[:, None] * widths)
-    return bits if np.ptp(means) >= _FLAT and _LEAST_SHARE <= bits.mean() <= 1 - _LEAST_SHARE else None
-
-
-def _cells(length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first pixel and the number of pixels of each of `count` cells; on a short side, cells share pixels."""
-    ends = np.arange(count + 1) * length // count
-    return ends[:-1], np.maximum(np.diff(ends), 1)
+    grey = Image.fromarray(np.ascontiguousarray(pixels)).convert("L")
+    cells = np.asarray(grey.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX))
+    bits = (cells[:, 1:] > cells[:, :-1]).ravel()
+    return bits if np.ptp(cells) >= _FLAT and _LEAST_SHARE <= bits.mean() <= 1 - _LEAST_SHARE else None

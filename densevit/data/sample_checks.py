@@ -7,8 +7,6 @@ from torch import Tensor
 from densevit.channels import RGB, Channels
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample, Targets
-from densevit.targets.objects import InstanceMasks
-from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes, untyped_keys
 
 
@@ -29,28 +27,6 @@ def check_sample(sample: Sample, dataset: Dataset, index: int, types: TargetType
             f"flip it. Keys with types: {', '.join(types)}. Fix: use one of these keys, or give the type in `provides` "
             "(docs/own-target.md); without a type only strings and single numbers are passed on."
         )
-
-
-def check_collated(sample: Sample, place: int, types: TargetTypes, channels: Channels = RGB) -> None:
-    """Raises DataError for an image that is not (C, H, W) of these channels, and for maps and masks whose (h, w) is not
-    that of the image without padding. place: position in the batch.
-    """
-    image, targets = sample["image"], sample["targets"]
-    origin = f"Sample {place} of a batch (image {targets.get('image_id')!r})"
-    check_image(image, targets, origin, channels)
-    size = tuple(targets.get("size", image.shape[1:]))
-    for key, value in targets.items():
-        kind = types.get(key) if isinstance(value, Tensor | RunLengthMasks) else None
-        if isinstance(kind, InstanceMasks):
-            try:
-                kind.check(value, size)
-            except DataError as error:
-                raise DataError(f"{origin}: {key} {error}") from None
-        elif kind is not None and kind.per == "pixel" and tuple(value.shape[-2:]) != size:
-            raise DataError(
-                f"{origin}: {key} has shape {tuple(value.shape)}; its last two sides must be the targets' size, {size}."
-                " Fix: resize the image and its targets alike."
-            )
 
 
 def check_image(image: Any, targets: Targets, origin: str, channels: Channels = RGB) -> None:

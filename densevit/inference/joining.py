@@ -101,7 +101,6 @@ def _writer(path: Path, settings: Mapping[str, Any], maps: Callable[[], MapFiles
     if path.name == IMAGES:
         return ParquetTable(path, MAX_IMAGES)
     if path.suffix == ".parquet":
-        about = {"categories": settings["categories"][head], "threshold": settings["threshold"][head]}
-        return ParquetTable(path, MAX_OBJECTS, about)
+        return ParquetTable(path, MAX_OBJECTS)
     partial = replaced.enter_context(replaced_file(path))
     return JsonList(partial) if path.suffix == ".json" else CsvTable(partial)

@@ -3,7 +3,6 @@
 import csv
 import errno
 import io
-import json
 import threading
 import time
 import tracemalloc
@@ -16,7 +15,6 @@ import pytest
 import torch
 
 from densevit.cli import main
-from densevit.data.io.prediction_entries import json_lines
 from densevit.errors import DensevitError
 from densevit.inference.folder_prediction import FolderPrediction, PredictionOptions
 from densevit.inference.image_file import ImageFile
@@ -105,19 +103,6 @@ def test_entries_are_in_the_order_of_the_list(model: StandIn, photos: Path, monk
     assert main([*ALL, "--out", "found"]) == 0
     assert contents("found") == contents("one")
     assert written("found") == NAMES
-
-
-@pytest.mark.parametrize(
-    "entries",
-    [
-        [],
-        [{"image_id": 7, "score": 1 / 3}],
-        [{"image_id": 'a}, {"image_id": b', "bbox": [0.1, 2.0]}, {"image_id": 'a}, {"image_id": b'}, {"image_id": "ü"}],
-        [{"image_id": 1, "parts": [{"image_id": 2}, {"image_id": 3}]}, {"image_id": 1}],
-    ],
-)
-def test_lines_of_entries_are_those_of_json(entries: list[dict[str, Any]]):
-    assert json_lines(entries).split("\n") == ",\n".join(map(json.dumps, entries)).split("\n")
 
 
 @pytest.mark.parametrize(

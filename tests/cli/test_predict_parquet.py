@@ -1,5 +1,4 @@
-"""`densevit predict --format parquet`: the same predictions as in the json files, also after a kill, read back as
-annotations."""
+"""`densevit predict --format parquet`: the same predictions as in the json files, also after a kill."""
 
 import json
 import os
@@ -14,7 +13,7 @@ import torch
 
 import densevit
 from densevit.cli import main
-from densevit.data.io.prediction_tables import IMAGES, OBJECTS, read_images, read_objects
+from densevit.data.io.prediction_tables import IMAGES, OBJECTS, read_images, read_objects, read_table
 from densevit.errors import DataError
 from densevit.inference import joining
 from densevit.inference.image_file import ImageFile
@@ -79,17 +78,9 @@ def test_failed_images_are_tried_again(model, photos, small_parts) -> None:
     assert [*map(str, Path("tables").rglob("*.partial"))] == []
 
 
-def test_the_objects_above_the_threshold_are_annotations_and_prelabels(model: StandIn, photos: Path) -> None:
+def test_the_objects_above_the_threshold_are_prelabels(model: StandIn, photos: Path) -> None:
     for form in ("json", "parquet"):
         assert main([*COMMAND, "--out", form, "--format", form, "--threshold", "0.3"]) == 0
-    data = densevit.create_dataset("coco", "val", root=".", annotations=f"parquet/{OBJECTS}", images=".")
-    assert len(data) == 4 and [(c.name, c.file_id) for c in data.classes["detection"]] == [("cat", 17), ("dog", 18)]
-    sizes = {}
-    for n in range(4):
-        targets = data[n]["targets"]
-        assert targets["labels"].tolist() == [1], "the cat of 0.25 is below the threshold"
-        sizes[data.image_name(n)] = targets["boxes"].tolist()[0]
-    assert sizes["b/cat.png"] == [1, 2, 53, 40] and sizes["a/1.jpg"] == [1, 2, 50, 40]
     for form in ("json", "parquet"):
         assert write_prelabels(form, model, f"{form}.json", 0.2).objects == 8
     assert read("parquet.json") == read("json.json")
@@ -147,14 +138,8 @@ def test_without_pyarrow_and_with_names_that_are_no_text(model, photos, monkeypa
 
 
 def test_a_table_of_other_files_is_an_error(tmp_path: Path) -> None:
-    table = tmp_path / OBJECTS
-    table.mkdir()
     for content, message in ((None, "has no part of a table"), (b"PAR1", "000000.parquet cannot be read as Parquet")):
         if content is not None:
-            (table / "000000.parquet").write_bytes(content)
+            (tmp_path / "000000.parquet").write_bytes(content)
         with pytest.raises(DataError, match=message):
-            densevit.create_dataset("coco", "val", root=str(tmp_path), annotations=OBJECTS, images=".")
-    (table / "000000.parquet").unlink()
-    pandas.DataFrame({"a": [1]}).to_parquet(table / "000000.parquet")
-    with pytest.raises(DataError, match=r"expected the table of objects objects.parquet in a folder of"):
-        densevit.create_dataset("coco", "val", root=str(tmp_path), annotations=OBJECTS, images=".")
+            read_table(tmp_path)

@@ -45,7 +45,7 @@ OF_MIX: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "no sets": (["data.sets=[]"], ("data.sets",)),
     "an unknown plugin": (["data.sets.a.name=scene"], ("'scene'", "Did you mean 'scenes'")),
     "an unknown option": (["data.sets.a.lenth=5"], ("data.sets.a.lenth", "not an option")),
-    "a share of 0": (["data.sets.a.share=0", "data.sets.b.share=1"], ("data.sets.a.share is 0",)),
+    "a share of 0": (["data.sets.a.share=0", "data.sets.b.share=1"], ("data.sets.a.share", "greater than 0, not 0")),
     "a share alone": (["data.sets.a.share=1"], ("data.sets.b.share is missing",)),
     "a share of 10^12": (["data.sets.a.share=1e12", "data.sets.b.share=1"], ("data.sets: the shares 1e+12, 1",)),
     "provides of what is not there": (["data.sets.a.provides=[keypoints]"], ("data.sets.a.provides",)),

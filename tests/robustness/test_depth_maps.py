@@ -98,7 +98,6 @@ OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
         ("no folder nowhere/train", "Name the labels with data.labels"),
     ),
     "labels of a split": (["data.labels={train: labels/train}"], ("data.labels has no split 'val', only train",)),
-    "seconds below zero": (["data.seconds=-1"], ("data.seconds is -1",)),
     "metric of text": (["data.metric=sometimes"], ("data.metric", "'sometimes'")),
 }
 

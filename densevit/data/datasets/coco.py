@@ -29,7 +29,7 @@ from densevit.data.datasets.measured_images import STORED, MeasuredImages
 from densevit.data.datasets.splits import check_limit
 from densevit.data.io.rgb_files import Header
 from densevit.data.outside_paths import check_file_names
-from densevit.errors import DataError, PluginError, listed, warn_once
+from densevit.errors import DataError, PluginError, warn_once
 from densevit.interfaces import Sample, Size, Targets
 
 _MARGIN = 1.0  # pixels; a box that is less far outside fits
@@ -46,8 +46,7 @@ class Coco(MeasuredImages):
         Images that are not in these folders are searched for below root, by their `file_name`.
         a folder in YOLO's or Pascal VOC's format, or root is YOLO's data.yaml
     annotations, images: the json and the folder of its images instead of the search, for every split, or by split as in
-        {train: a.json, val: b.json}. Relative to root. In place of a json also objects.parquet of
-        `densevit predict --format parquet` (see `coco_document`).
+        {train: a.json, val: b.json}. Relative to root.
     outside_paths: whether a `file_name` may lead out of the folder of the images, by `..` or as an absolute path.
     val_share: the share of the validation images of a data set that has annotations for train, or a single json, and
         none for val; by default 0.2. An error if there is a val split. Identical and nearly identical images stay in
@@ -61,8 +60,8 @@ class Coco(MeasuredImages):
         objects: COCO has 1 %, and CVAT writes `iscrowd` 1 for each mask that is painted with a brush.
 
     The json is checked at the start (see `read_annotations`), and all images by `check_files`. Samples have the boxes
-    of the json, which evaluation uses; in training they are clipped to the image, and those without area are left out,
-    with a warning. `area` defaults to width times height. A json without `annotations`, as of test sets, gives images
+    of the json, which evaluation uses; in training they are clipped to the image, and those without area are left out.
+    `area` defaults to width times height. A json without `annotations`, as of test sets, gives images
     without labels.
     """
 
@@ -121,7 +120,7 @@ class Coco(MeasuredImages):
         return [str(self.file)] if index == 0 else []
 
     def check_files(self, on_error: OnError = "raise") -> None:
-        """Checks all images. Warns of boxes on the stored pixels of photos that EXIF rotates, and of empty boxes."""
+        """Checks all images. Warns of boxes on the stored pixels of photos that EXIF rotates."""
         if on_error == "raise" or len(self.missing) == len(self):
             check_missing(self.file, self.folder, self.annotations.names(), self.missing)
         super().check_files(on_error)
@@ -132,13 +131,6 @@ class Coco(MeasuredImages):
                 f"{self.path(stored[0])}), and the json has the size of the stored pixels: the boxes are read on these "
                 "pixels. Label Studio writes this size for boxes on the upright image: then set data.boxes=upright. "
                 "data.boxes=stored confirms this reading; densevit doctor draws both."
-            )
-        empty = self.annotations.ids[~self.annotations.have_area()]
-        if len(empty):
-            warn_once(
-                f"{self.file}: boxes without area inside their image are left out in training: {len(empty):,} of "
-                f"{len(self.annotations.ids):,} (annotation {listed(empty)}). In evaluation they count as objects, as "
-                "in pycocotools."
             )
 
     def grid(self, index: int, header: Header) -> tuple[Size, bool]:

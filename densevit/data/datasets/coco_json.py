@@ -5,24 +5,18 @@ import gc
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from densevit.data.io.file_errors import check_regular
-from densevit.data.io.prediction_tables import coco_document, is_table
 from densevit.errors import DataError, has_surrogates, listed
 from densevit.interfaces import Class
 from densevit.registry.options import shown
 
 _INT64 = 2**63
 _LARGEST_SIDE = 2**30
-_EXPORT = (  # of VIA
-    "define an attribute of regions, of the type dropdown, whose options are the classes, set it for all regions, and "
-    "export the annotations in COCO's format"
-)
 INVALID_IMAGES = "invalid entries of `images`"
 _LONGEST_NAME = 4096  # characters of a file name or an id: arrays of text are as wide as the longest
 
@@ -77,16 +71,13 @@ def images_of(file: Path, document: Mapping[str, Any]) -> Images:
 
 
 def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
-    """Parses a COCO json, or the objects of `densevit predict --format parquet` (see `coco_document`). Raises DataError
-    unless it is a valid json of an object."""
+    """Parses a COCO json. Raises DataError unless it is a valid json of an object."""
 
     def slim(record: dict[str, Any]) -> dict[str, Any]:
         if record.pop("segmentation", None):
             record.pop("attributes", None)  # whose rotation is only of boxes
         return record
 
-    if is_table(file):
-        return coco_document(file, keep_segmentations)
     check_regular(file)
     collecting = gc.isenabled()
     gc.disable()  # millions of new dicts, none of them garbage
@@ -104,17 +95,7 @@ def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
     if not isinstance(document, dict):
         found = type(document).__name__
         raise DataError(f"{file} holds a {found}; expected COCO's object of images, annotations and categories.")
-    if "images" not in document and is_via(file):
-        raise DataError(f"{file} is in the format of VIA (VGG Image Annotator), which is not read. Fix: {_EXPORT}.")
     return document
-
-
-def is_via(file: Path) -> bool:
-    """Whether a json is of VIA (VGG Image Annotator), by its first bytes."""
-    if file.is_file():  # no FIFO
-        with suppress(OSError), file.open("rb") as content:
-            return b'"shape_attributes"' in content.read(1 << 20)
-    return False
 
 
 def section_of(file: Path, document: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
@@ -170,10 +151,7 @@ def classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
     """Reads the section `categories`: classes in the order of their ids, without the group that Roboflow adds."""
     categories = _without_group(section_of(file, document, "categories"), section_of(file, document, "annotations"))
     if not categories:
-        raise DataError(
-            f"{file}: `categories` is missing or empty; expected one entry per class with id and name. Is it of VIA? "
-            f"Then {_EXPORT}."
-        )
+        raise DataError(f"{file}: `categories` is missing or empty; expected one entry per class with id and name.")
     ids, names = (
         [required(file, "category", one, i, key) for i, one in enumerate(categories)] for key in ("id", "name")
     )

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from densevit.data.datasets.coco_json import is_via
 from densevit.data.datasets.division import check_val_share
 from densevit.data.datasets.splits import DIVIDED
 from densevit.data.io.file_lookup import find_file
-from densevit.data.io.prediction_tables import is_table
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.paths import user_path
@@ -118,7 +116,7 @@ def files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | N
     if annotations is None:
         return located_split(base, split, images)
     file = base / user_path(annotations)
-    if not file.is_file() and not is_table(file):
+    if not file.is_file():
         raise DataError(f"There is no annotation file {file} for the split {split!r}.")
     folders = [folder for _, candidates in _layouts(base, split) for folder in candidates]
     return _with_images(SplitFiles(file, (*folders, file.parent), root), base, images)
@@ -154,23 +152,16 @@ def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
 
 def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
     """Returns the error for a folder without a json of this split."""
-    others = {other: files.file for other in SPLITS if (files := files_of(root, other, named)) is not None}
-    if _val_split(root, named, None) is None:
-        divided = files_of(root, "train", named) or single_json(root)
-        others |= {} if divided is None else dict.fromkeys(DIVIDED, divided.file)
-    listed = ", ".join(f"{other} ({os.path.relpath(file, root)})" for other, file in others.items())
-    there = f", only for {listed}" if listed else ""
-    evaluated = [other for other in others if other != "train" and split != "train"]
-    also = f"To evaluate on {evaluated[-1]}, set data.split={evaluated[-1]}. " if evaluated else ""
+    others = [other for other in SPLITS if files_of(root, other, named) is not None]
+    there = f", only for {', '.join(others)} (data.split)" if others else ""
     jsons = [] if others else _coco_jsons(root)
     several = ", ".join(str(file.relative_to(root)) for file in jsons[:5])
     unused = f"\nFound {len(jsons)} files in COCO's format with other names: {several}." if jsons else ""
     places = "".join(f"\n  {file.relative_to(root)}" for file, _ in _layouts(root, split))
-    fix = f"Name the file and its images' folder with data.annotations.{split} and data.images.{split}"
     kind = DataError if others else NoAnnotationsError
     return kind(
-        f"{root} has no annotations for the split {split!r}{there}. Looked for{places}{unused}\n{also}{fix}, relative "
-        "to data.root."
+        f"{root} has no annotations for the split {split!r}{there}. Looked for{places}{unused}\nName the file and its "
+        f"images' folder with data.annotations.{split} and data.images.{split}, relative to data.root."
     )
 
 
@@ -191,12 +182,9 @@ def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def _coco_jsons(root: Path) -> list[Path]:
-    """Returns all jsons in COCO's format, or a json of VIA, which `parse_json` refuses; none if a folder has too many
-    jsons to read."""
+    """Returns all jsons in COCO's format; none if a folder has too many jsons to read."""
     files = list(islice((file for depth in _DEPTHS for file in sorted(root.glob(f"{depth}*.json"))), _MOST_JSONS + 1))
-    if len(files) > _MOST_JSONS:
-        return []
-    return [file for file in files if _is_coco(file)] or [*filter(is_via, files)][:1]
+    return [] if len(files) > _MOST_JSONS else [file for file in files if _is_coco(file)]
 
 
 def _is_coco(file: Path) -> bool:

@@ -23,7 +23,7 @@ from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
 from densevit.data.io.rgb_files import Header
 from densevit.data.outside_paths import check_file_names
-from densevit.errors import DataError
+from densevit.errors import DataError, counted, listed
 from densevit.interfaces import IGNORE, VOID, Sample, Size, Targets
 from densevit.targets.run_length_masks import RunLengthMasks
 
@@ -37,7 +37,6 @@ _COCO = {
     "empty_segments": False,
 }
 CHECKED = 200  # PNGs that are read before a training
-_LISTED = 5  # segments in a message
 
 
 class CocoPanoptic(MeasuredImages):
@@ -210,39 +209,21 @@ class CocoPanoptic(MeasuredImages):
         runs = Runs.of(read_segment_ids(self.segments_path(index)))
         ids = self.annotations.ids[self.annotations.rows(index)]
         found, unknown = _rows_of(runs, ids)
+        image = self.annotations.image_ids[index].item()
         if unknown.any():
-            self._raise_unlisted(index, runs, unknown)
+            raise DataError(
+                f"{self.segments_path(index)} has {counted(len(np.unique(runs.ids[unknown])), 'segment id')} that "
+                f"{self.file} does not list for image {image}, such as {runs.ids[unknown][0]}. Add each to its "
+                "`segments_info`, or make these pixels 0 (void)."
+            )
         empty = np.flatnonzero(runs.areas(found, len(ids) + 1)[:-1] == 0)
         if len(empty) and not self._empty_segments:
-            self._raise_empty(index, empty)
+            raise DataError(
+                f"{self.segments_path(index)} has 0 pixels of {counted(len(empty), 'segment')} that {self.file} lists "
+                f"for image {image}: {listed(ids[empty])}. Is it the PNG of another image? If such segments are "
+                "hidden, set data.empty_segments=true, which leaves them out."
+            )
         return runs, found
-
-    def _raise_unlisted(self, index: int, runs: Runs, unknown: np.ndarray) -> None:
-        ids, inverse = np.unique(runs.ids[unknown], return_inverse=True)
-        pixels = np.bincount(inverse, runs.lengths[unknown]).astype(int)
-        listed = ", ".join(
-            f"{one} in {count} pixel{'s' if count > 1 else ''}"
-            for one, count in zip(ids[:_LISTED], pixels, strict=False)
-        )
-        more = f", and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
-        raise DataError(
-            f"{self.segments_path(index)} has segment ids that {self.annotations.file} does not list for image "
-            f"{self.annotations.image_ids[index].item()}: {listed}{more}. Add each to its `segments_info`, or make "
-            "these pixels 0 (void)."
-        )
-
-    def _raise_empty(self, index: int, empty: np.ndarray) -> None:
-        known, rows = self.annotations, self.annotations.rows(index)
-        listed = []
-        for i in empty[:_LISTED]:
-            annotated = f", {known.area[rows][i]} pixels by its `area`" if known.area[rows][i] >= 0 else ""
-            listed.append(f"{known.ids[rows][i]} ({known.classes[known.labels[rows][i]].name}{annotated})")
-        more = f", and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
-        raise DataError(
-            f"{self.segments_path(index)} has 0 pixels of segments that {known.file} lists for image "
-            f"{known.image_ids[index].item()}: {', '.join(listed)}{more}. Is it the PNG of another image? If such "
-            "segments are hidden, set data.empty_segments=true, which leaves them out."
-        )
 
 
 def panoptic_json(root: Path, split: str, given: Mapping[str, Any]) -> Path:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ class Segmentations:
     starts: np.ndarray  # (M,) int64
     lengths: np.ndarray  # (M,) int64
     kinds: np.ndarray  # (M,) uint8
-    sizes: np.ndarray  # (M, 2) int64, height and width that a run-length code is for, or a polygon needs; 0: any
+    sizes: np.ndarray  # (M, 2) int64, height and width that a run-length code is for; 0: any, of polygons
 
     def __getitem__(self, chosen: "np.ndarray | slice") -> "Segmentations":
         columns = (self.starts, self.lengths, self.kinds, self.sizes)
@@ -99,16 +98,7 @@ def packed_segmentation(segmentation: Any, size: tuple[int, int]) -> Packed:
     polygons = [_polygon(polygon, size) for polygon in segmentation if len(polygon) >= 6]
     if not polygons:
         raise ValueError("has no polygon of three points or more")
-    needs = (0, 0)
-    if 0 not in size and all(map(partial(_is_outside, size=size), polygons)):
-        needs = size[::-1]
-    if 0 not in needs and all(map(partial(_is_outside, size=needs), polygons)):
-        x, y = polygons[0][::2], polygons[0][1::2]
-        raise ValueError(
-            f"is outside of the image of {size[1]} x {size[0]}: x is {x.min():g} to {x.max():g}, y {y.min():g} to "
-            f"{y.max():g}"
-        )
-    return _packed_polygons(polygons), _POLYGONS, needs
+    return _packed_polygons(polygons), _POLYGONS, (0, 0)
 
 
 def _polygon(numbers: list[Any], size: tuple[int, int]) -> np.ndarray:
@@ -127,11 +117,6 @@ def _polygon(numbers: list[Any], size: tuple[int, int]) -> np.ndarray:
         wrong = polygon[~(np.abs(polygon) <= farthest)][0]
         raise ValueError(f"has a polygon with {wrong:g}, far outside of the image of {width} x {height}")
     return polygon
-
-
-def _is_outside(polygon: np.ndarray, size: tuple[int, int]) -> bool:
-    x, y = polygon[::2], polygon[1::2]
-    return bool(x.max() < 0 or y.max() < 0 or x.min() > size[1] or y.min() > size[0])
 
 
 def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> Packed:

@@ -14,14 +14,13 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind, Unknown
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
-from densevit.data.datasets.paired_files import PairPaths, Pairs, find_pairs, label_files
+from densevit.data.datasets.paired_files import PairPaths, Pairs, find_pairs
 from densevit.data.datasets.splits import check_limit, check_split, missing_split
-from densevit.data.datasets.timestamp_pairs import find_times
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
-from densevit.errors import DataError, warn_once
+from densevit.errors import DataError
 from densevit.interfaces import Size
 
-Preset = Literal["diode", "kitti", "nyu", "tum"]
+Preset = Literal["diode", "kitti", "nyu"]
 Where = str | dict[str, str]
 
 PRESETS = Path(__file__).parent / "presets" / "depth"
@@ -31,7 +30,6 @@ _DEFAULTS: dict[str, Any] = {
     "kind": "depth",
     "metric": True,
     "depth_range": (0.05, 250.0),
-    "seconds": 0.02,
 }
 
 
@@ -43,8 +41,7 @@ class DepthMaps(PairedDataset):
     preset: the options of a known data set, in presets/depth/PRESET.yaml beside this file. Other options override
         them.
     images, labels: folders, in which files of the same name are pairs, or patterns such as "{split}/*/im0.png", in
-        which the stars match the name (see `find_pairs`); or text files of timestamps (see `find_times`). By default
-        images/{split} and labels/{split}.
+        which the stars match the name (see `find_pairs`). By default images/{split} and labels/{split}.
     list_file: the images to use, one name per line, or the paths of an image and of its depth map, and a focal length
         if any. Images whose depth map is called None are left out.
     splits: the names of train and val on disk, {train: part1}; by default also training, valid and validation.
@@ -53,12 +50,10 @@ class DepthMaps(PairedDataset):
     scale: metres (inverse_depth: 1/metres) per unit in a file: 0.001 for millimetres. Required for files of integers.
     metric: false for relative depth, known up to its unit (or, for disparity, without calibration).
     stereo: calibration of disparity, depth = baseline * focal / (disparity + doffs); metres, pixels, pixels.
-    calibration: a folder or pattern of Middlebury's calib.txt files, one per image, in place of `stereo`.
     valid: a folder or pattern of validity masks, NPY or PNG, where 0 is unknown.
     unknown: numbers in files that mean unknown, and the limits in metres outside of which depth is unknown (see
         `Unknown`).
     depth_range: [minimum, maximum] in metres of the expected median of all depth; by default [0.05, 250].
-    seconds: the largest difference in time of an image and its depth map.
     outside_paths: whether a list may name files outside of root, `images` and `labels`.
     limit: the number of images to use, the first ones.
 
@@ -83,11 +78,9 @@ class DepthMaps(PairedDataset):
         scale: float | None = None,
         metric: bool | None = None,
         stereo: Calibration | None = None,
-        calibration: Where | None = None,
         valid: Where | None = None,
         unknown: Unknown | None = None,
         depth_range: tuple[float, float] | None = None,
-        seconds: float | None = None,
         outside_paths: bool = False,
         limit: int | None = None,
         *,
@@ -96,8 +89,7 @@ class DepthMaps(PairedDataset):
     ) -> None:
         arguments: dict[str, Any] = {
             **{"images": images, "labels": labels, "list_file": list_file, "splits": splits, "key": key, "kind": kind},
-            **{"scale": scale, "metric": metric, "stereo": stereo},
-            **{"calibration": calibration, "valid": valid, "depth_range": depth_range, "seconds": seconds},
+            **{"scale": scale, "metric": metric, "stereo": stereo, "valid": valid, "depth_range": depth_range},
         }
         given = {name: value for name, value in arguments.items() if value is not None}
         known = load_preset(PRESETS, preset) if preset is not None else {}
@@ -113,10 +105,7 @@ class DepthMaps(PairedDataset):
         self.values = DepthValues(calibration=stereo, unknown=unknown, **of_depth)
         self._key: str | None = options["key"]
         base = root_folder(root)
-        self.paths, pairs, self._valid, calibrations = _find(
-            base, split, options, limit, outside_paths, channels, on_error
-        )
-        self._calibrations = None if calibrations is None else _read_calibrations(str(base), calibrations)
+        self.paths, pairs, self._valid = _find(base, split, options, limit, outside_paths, channels, on_error)
         self.expected: tuple[float, float] = options["depth_range"]
         self._on_error = on_error
         self.open_pairs(base, split, pairs, channels)
@@ -128,7 +117,7 @@ class DepthMaps(PairedDataset):
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
         """Recognises a folder with images/train and labels/train, with label files other than 8-bit images."""
-        files = label_files(root)
+        files = PairPaths(_DEFAULTS["images"], _DEFAULTS["labels"]).label_files(root, "train")
         if not files or files[0].suffix.lower() not in SUFFIXES:
             return None
         return None if read_depth(str(files[0])).dtype == np.uint8 else {}
@@ -147,10 +136,8 @@ class DepthMaps(PairedDataset):
         seen, is_known = self.measured_range(range(len(self)))
         if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
             lone = len(self.pairs.left_out)
-            depth_range.show(self.split, seen, self.values, self.expected, self.label_path, len(self), lone)
-        if warning := depth_range.largest_number(self.split, seen, self.values, self.label_path):
-            warn_once(warning)
-        if message := depth_range.implausible(self.split, seen, self.values, self.expected, self.label_path):
+            depth_range.show(self.split, seen, self.values, len(self), lone)
+        if message := depth_range.implausible(self.split, seen, self.values, self.expected):
             raise DataError(message)
         if not is_known:
             raise DataError(
@@ -181,7 +168,6 @@ class DepthMaps(PairedDataset):
 
     def _depth(self, index: int, stored: np.ndarray) -> np.ndarray:
         """Converts stored values to depth, (H, W) float32, before the limits of `unknown` are applied."""
-        calibration = None if self._calibrations is None else Calibration(*self._calibrations[index].tolist())
         files = [(self.label_path(index), stored)]
         if self._valid is not None:
             valid = os.path.join(self.root, os.fsdecode(self._valid[index]))
@@ -189,32 +175,27 @@ class DepthMaps(PairedDataset):
         for path, values in files:
             if values.shape != self.size(index):
                 raise DataError(f"{path} has {values.shape} pixels; expected its image's {self.size(index)}, (h, w).")
-        depth = self.values.depth(stored, calibration)
+        depth = self.values.depth(stored)
         return depth if self._valid is None else np.where(files[1][1] > 0, depth, np.float32(0))
 
 
 def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raises DataError for invalid numbers, and for disparity without the calibration that metric depth needs."""
-    for name in ("scale", "seconds"):
-        value = options[name]
-        if value is not None and not 0 < value < np.inf:
-            raise DataError(f"data.{name} is {value}; expected a number above 0.")
+    scale = options["scale"]
+    if scale is not None and not 0 < scale < np.inf:
+        raise DataError(f"data.scale is {scale}; expected a number above 0.")
     low, high = options["depth_range"]
     if not 0 <= low < high:
         raise DataError(f"data.depth_range is {[low, high]}; expected [minimum, maximum], in metres.")
     if "depth_range" in given and not options["metric"]:
         raise DataError("data.depth_range is in metres, but with data.metric=false depth is not. Leave one out.")
     if options["kind"] != "disparity":
-        useless = [name for name in ("stereo", "calibration") if options[name] is not None]
-        if useless:
-            raise DataError(f"data.{useless[0]} is for disparity, but data.kind is {options['kind']}.")
-        return
-    if options["calibration"] is not None and options["stereo"] is not None:
-        raise DataError("data.calibration and data.stereo are both given; keep one.")
-    if options["metric"] and options["calibration"] is None and options["stereo"] is None:
+        if options["stereo"] is not None:
+            raise DataError(f"data.stereo is for disparity, but data.kind is {options['kind']}.")
+    elif options["metric"] and options["stereo"] is None:
         raise DataError(
-            "data.kind=disparity needs data.stereo={baseline: METRES, focal: PIXELS}, or data.calibration, files such "
-            "as Middlebury's calib.txt. Without them depth is relative: data.metric=false."
+            "data.kind=disparity needs data.stereo={baseline: METRES, focal: PIXELS}. Without it depth is relative: "
+            "data.metric=false."
         )
 
 
@@ -226,37 +207,23 @@ def _find(
     outside_paths: bool,
     channels: Channels,
     on_error: OnError,
-) -> tuple[PairPaths, Pairs, np.ndarray | None, np.ndarray | None]:
-    """Returns images with depth maps, and the (N,) paths of validity masks and of calibrations, or None."""
-    names = ("images", "labels", "list_file", "valid", "calibration")
-    images, labels, list_file, valid, calibration = (_of_split(options[name], split, name) for name in names)
+) -> tuple[PairPaths, Pairs, np.ndarray | None]:
+    """Returns images with depth maps, and the (N,) paths of validity masks, or None."""
+    names = ("images", "labels", "list_file", "valid")
+    images, labels, list_file, valid = (_of_split(options[name], split, name) for name in names)
     assert images is not None and labels is not None
-    splits = options["splits"]
-    paths = PairPaths(images, labels, list_file, splits, SUFFIXES, "None")
+    paths = PairPaths(images, labels, list_file, options["splits"], SUFFIXES, "None")
     if not any(isinstance(options[name], dict) for name in names):
-        check_split(base, split, [options[name] for name in names if options[name] is not None], splits)
-    if images.endswith(".txt") and labels.endswith(".txt"):
-        if list_file or valid or calibration:
-            raise DataError(
-                "data.list_file, valid and calibration cannot be used with pairs by time (images: rgb.txt)."
-            )
-        name = (splits or {}).get(split, split)
-        images, labels = images.replace("{split}", name), labels.replace("{split}", name)
-        pairs = find_times(base, images, labels, options["seconds"], limit, outside_paths, on_error)
-        return paths, pairs, None, None
+        check_split(base, split, [options[name] for name in names if options[name] is not None], paths.splits)
     pairs = find_pairs(base, split, paths, limit, outside_paths, channels, on_error)
-
-    def beside(where: str | None, suffixes: Sequence[str], option: str) -> np.ndarray | None:
-        if where is None:
-            return None
-        stem = os.path.splitext(pairs.images[0])[0]
-        if list_file is not None and stem == pairs.names[0] and os.path.normpath(images) != ".":
-            raise DataError(f"data.{option} pairs files by name; data.list_file must then hold names, not paths.")
-        found = find_pairs(base, split, replace(paths, labels=where, suffixes=suffixes), channels=channels)
-        by_name = dict(zip(found.names.tolist(), found.labels.tolist(), strict=True))
-        return np.array([by_name[name] for name in pairs.names.tolist()], np.bytes_)
-
-    return paths, pairs, beside(valid, (".npy", ".png"), "valid"), beside(calibration, (".txt",), "calibration")
+    if valid is None:
+        return paths, pairs, None
+    stem = os.path.splitext(pairs.images[0])[0]
+    if list_file is not None and stem == pairs.names[0] and os.path.normpath(images) != ".":
+        raise DataError("data.valid pairs files by name; data.list_file must then hold names, not paths.")
+    found = find_pairs(base, split, replace(paths, labels=valid, suffixes=(".npy", ".png")), channels=channels)
+    by_name = dict(zip(found.names.tolist(), found.labels.tolist(), strict=True))
+    return paths, pairs, np.array([by_name[name] for name in pairs.names.tolist()], np.bytes_)
 
 
 def _of_split(where: Where | None, split: str, option: str) -> str | None:
@@ -266,9 +233,3 @@ def _of_split(where: Where | None, split: str, option: str) -> str | None:
     if split not in where:
         raise missing_split(f"data.{option}", split, where, f"add `{split}: PATH` to data.{option}, or ")
     return where[split]
-
-
-def _read_calibrations(root: str, paths: np.ndarray) -> np.ndarray:
-    """Reads (N, 3) baseline, focal, doffs."""
-    read = [Calibration.read(os.path.join(root, os.fsdecode(path))) for path in paths]
-    return np.array([(one.baseline, one.focal, one.doffs) for one in read])

@@ -1,7 +1,7 @@
 """Detects wrong units: measures the depth of a data set and checks that it is plausible in metres."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +12,6 @@ from densevit.errors import DataError
 
 _MOST_FILES = 128
 _MOST_VALUES = 1 << 14  # per file, for the median
-_LARGEST = (255, 65535)
 _UNITS = (
     ("millimetres", 0.001),
     ("1/256 m, as in KITTI", 1 / 256),
@@ -46,8 +45,7 @@ class FileRange(NamedTuple):
 class DepthRange:
     """Statistics of some depth maps.
 
-    known_share: the share of pixels with known depth. files: the number of files read. medians: index and median of
-    each file with known depth. common_high: the highest depth of each of several files, if it is the same.
+    known_share: the share of pixels with known depth. files: the number of files read.
     """
 
     low: float
@@ -55,8 +53,6 @@ class DepthRange:
     high: float
     known_share: float
     files: int
-    medians: tuple[tuple[int, float], ...]
-    common_high: float | None = None
 
     @classmethod
     def of(cls, files: Mapping[int, FileRange], where: str) -> "DepthRange":
@@ -64,27 +60,16 @@ class DepthRange:
 
         where: their origin, for messages. Raises DataError if no depth is known.
         """
-        chosen = {index: files[index] for index in sorted(files) if files[index].known_pixels}
+        chosen = [files[index] for index in sorted(files) if files[index].known_pixels]
         if not chosen:
             raise DataError(
                 f"None of {len(files)} depth maps {where} holds a depth above 0. Check data.scale, data.kind and "
                 "data.unknown.values."
             )
-        median = float(np.median(np.concatenate([file.values for file in chosen.values()])))
-        low, high = min(file.low for file in chosen.values()), max(file.high for file in chosen.values())
+        median = float(np.median(np.concatenate([file.values for file in chosen])))
+        low, high = min(file.low for file in chosen), max(file.high for file in chosen)
         share = sum(file.known_pixels for file in files.values()) / sum(file.pixels for file in files.values())
-        medians = tuple((index, float(np.median(file.values))) for index, file in chosen.items())
-        highs = {float(file.high) for file in chosen.values()}
-        common = float(high) if len(highs) == 1 < len(chosen) else None
-        return cls(float(low), median, float(high), share, len(files), medians, common)
-
-    def outside(self, low: float, high: float) -> list[tuple[int, float]]:
-        """Returns the files whose median is outside of these bounds, farthest first."""
-
-        def ratio(file: tuple[int, float]) -> float:
-            return max(file[1] / high, low / file[1])
-
-        return sorted((file for file in self.medians if ratio(file) > 1), key=ratio, reverse=True)
+        return cls(float(low), median, float(high), share, len(files))
 
 
 def sample(count: int) -> list[int]:
@@ -92,33 +77,10 @@ def sample(count: int) -> list[int]:
     return np.linspace(0, count - 1, min(count, _MOST_FILES)).round().astype(int).tolist()
 
 
-def show(
-    split: str,
-    seen: DepthRange,
-    values: DepthValues,
-    expected: tuple[float, float],
-    path_of: Callable[[int], str],
-    count: int,
-    left_out: int,
-) -> None:
-    """Prints the range on stderr, and a second line if some files differ from the others.
-
-    path_of: maps an index to the depth map's path.
-    """
+def show(split: str, seen: DepthRange, values: DepthValues, count: int, left_out: int) -> None:
+    """Prints the range on stderr."""
     lone = f"; {left_out} image{'s'[: left_out - 1]} without depth left out" if left_out else ""
-    print(
-        f"depth, {split}: {described(seen, values, count)}{lone}",
-        file=sys.stderr,
-    )
-    low, high = expected
-    outside = seen.outside(low, high) if values.metric and low <= seen.median <= high else []
-    if outside:
-        index, median = outside[0]
-        print(
-            f"depth, {split}: the median of {len(outside)} of these files is not in data.depth_range, {low:g} to "
-            f"{high:g} m; the farthest is {_shown(median)} m, in {path_of(index)}. Do all files have the same unit?",
-            file=sys.stderr,
-        )
+    print(f"depth, {split}: {described(seen, values, count)}{lone}", file=sys.stderr)
 
 
 def described(seen: DepthRange, values: DepthValues, count: int) -> str:
@@ -130,32 +92,15 @@ def described(seen: DepthRange, values: DepthValues, count: int) -> str:
     )
 
 
-def largest_number(split: str, seen: DepthRange, values: DepthValues, path_of: Callable[[int], str]) -> str:
-    """Returns the warning that the highest value of all files is the largest of 8 or 16 bits; else empty."""
-    stored = (seen.common_high or 0.0) / (values.scale or 1.0)
-    if not (values.metric and values.kind == "depth" and any(np.isclose(stored, largest) for largest in _LARGEST)):
-        return ""
-    return (
-        f"data.scale: the highest depth of each of {seen.files} files of {split!r} ({path_of(seen.medians[0][0])}, "
-        f"...) is {stored:.0f}, the largest number of {8 if stored < 256 else 16} bits: {_shown(seen.high)} m. If it "
-        f"means unknown, set data.unknown.values=[{stored:.0f}]. If each file was scaled to this number, its depth is "
-        "not in metres: set data.metric=false."
-    )
-
-
-def implausible(
-    split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float], path_of: Callable[[int], str]
-) -> str:
+def implausible(split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float]) -> str:
     """Returns the error, with the likely fix, if the median of metric depth is outside of the expected range; else
     empty."""
     low, high = expected
     if not values.metric or low <= seen.median <= high:
         return ""
-    found = seen.outside(low, high)
-    example = f", such as {path_of(found[0][0])} with a median of {_shown(found[0][1])} m" if found else ""
     return (
         f"data.depth_range: the depth of {split!r} has a median of {_shown(seen.median)} m ({_shown(seen.low)} to "
-        f"{_shown(seen.high)} m in {seen.files} files{example}); expected {low:g} to {high:g} m. "
+        f"{_shown(seen.high)} m in {seen.files} files); expected {low:g} to {high:g} m. "
         f"{_fix(seen.median, values, expected)}"
     )
 
@@ -188,10 +133,6 @@ def _fix(median: float, values: DepthValues, expected: tuple[float, float]) -> s
         return f"{guess or 'Set data.scale, the number of metres per unit in a file.'} {otherwise}"
     if values.kind == "inverse_depth":
         return f"Set data.scale, 1/metres per unit in a file; or data.kind=depth, if files store depth. {otherwise}"
-    stereo = values.calibration
-    if stereo is not None and expected[0] <= median / 1000 <= expected[1]:
-        metres = f"data.stereo.baseline={stereo.baseline / 1000:g}"
-        return f"data.stereo.baseline looks like millimetres: set {metres}. {otherwise}"
     return f"Check data.stereo: baseline (metres), focal and doffs (pixels at the files' size). {otherwise}"
 
 

@@ -1,18 +1,13 @@
 """Converts the values of depth files, which are depth, disparity or inverse depth, to depth with 0 = unknown."""
 
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 
 Kind = Literal["depth", "disparity", "inverse_depth"]
-
-_NUMBER = r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)"
 
 
 @dataclass(frozen=True)
@@ -30,25 +25,6 @@ class Calibration:
         for name in ("baseline", "focal"):
             if not 0 < getattr(self, name) < np.inf:
                 raise DataError(f"{name} is {getattr(self, name):g}; expected a number above 0.")
-
-    @classmethod
-    def read(cls, path: str | Path) -> "Calibration":
-        """Reads a calib.txt of Middlebury (2014): cam0=[focal 0 cx; ...], doffs, and baseline in millimetres."""
-        text = read_text(Path(path))
-        found = [
-            re.search(rf"^\s*{name}\s*=\s*\[?\s*{_NUMBER}", text, re.MULTILINE)
-            for name in ("baseline", "cam0", "doffs")
-        ]
-        if found[0] is None or found[1] is None:
-            raise DataError(
-                f"{path} has no {'cam0' if found[0] else 'baseline'}; expected cam0=[focal 0 cx; ...], "
-                "doffs=... and baseline=..., as in Middlebury's calib.txt."
-            )
-        baseline, focal, doffs = (0.0 if match is None else float(match[1]) for match in found)
-        try:
-            return cls(baseline / 1000, focal, doffs)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -75,7 +51,7 @@ class DepthValues:
 
     kind: the quantity that stored numbers times scale are: depth; disparity in pixels; or 1 / depth.
     metric: whether the result is in metres; relative disparity needs no calibration.
-    calibration: the calibration of disparity, unless each image has its own.
+    calibration: the calibration of disparity.
     unknown: what becomes unknown besides 0, negative numbers, nan and infinities.
     """
 
@@ -95,8 +71,8 @@ class DepthValues:
         """Whether files of integers need a scale, as whole metres are implausible."""
         return self.scale is None and self.metric and self.kind != "disparity"
 
-    def depth(self, stored: np.ndarray, calibration: Calibration | None = None) -> np.ndarray:
-        """Returns depth (H, W) float32, 0 = unknown. stored: (H, W) as in the file. calibration: the image's."""
+    def depth(self, stored: np.ndarray) -> np.ndarray:
+        """Returns depth (H, W) float32, 0 = unknown. stored: (H, W) as in the file."""
         values = stored.astype(np.float32)
         known = np.isfinite(values) & (values > 0)
         for value in self.unknown.values:
@@ -105,7 +81,7 @@ class DepthValues:
         if self.scale is not None:
             values *= np.float32(self.scale)
         if self.kind != "depth":
-            stereo = calibration or self.calibration or Calibration(1.0, 1.0)
+            stereo = self.calibration or Calibration(1.0, 1.0)
             if self.kind == "disparity":
                 values += np.float32(stereo.doffs)
                 known &= values > 0

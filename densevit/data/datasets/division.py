@@ -10,7 +10,7 @@ import numpy as np
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.file_checks import for_each
 from densevit.data.datasets.scan_cache import Arrays, cached_scan
-from densevit.data.duplicates import Image, difference_hash, duplicate_groups, pixel_digest
+from densevit.data.duplicates import HashedImage, difference_hash, duplicate_groups, pixel_digest
 from densevit.data.io.channel_files import as_rgb, channel_paths
 from densevit.data.io.images import read_image
 from densevit.errors import DataError, warn_once
@@ -113,7 +113,7 @@ def _scan(paths: Sequence[str], channels: Channels) -> Arrays:
     A file that cannot be read is alone in its group; the data set's own checks report it.
     """
     digests = np.zeros((len(paths), 16), np.uint8)
-    images = [Image("", "", b"", None)] * len(paths)
+    images = [HashedImage("", "", b"", None)] * len(paths)
 
     def read(index: int) -> None:
         path = paths[index]
@@ -122,9 +122,9 @@ def _scan(paths: Sequence[str], channels: Channels) -> Arrays:
             content = b"".join(Path(file).read_bytes() for file in channel_paths(path, channels))
         except (OSError, ValueError):  # includes DataError
             content = os.path.basename(path).encode(errors="surrogateescape")
-            images[index] = Image("", path, path.encode(errors="surrogateescape"), None)
+            images[index] = HashedImage("", path, path.encode(errors="surrogateescape"), None)
         else:
-            images[index] = Image("", path, pixel_digest(pixels), difference_hash(as_rgb(pixels, channels)))
+            images[index] = HashedImage("", path, pixel_digest(pixels), difference_hash(as_rgb(pixels, channels)))
         digests[index] = np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), np.uint8)
 
     for_each(len(paths), read, "Searching for duplicates")

@@ -7,7 +7,7 @@ from pathlib import Path
 from densevit.channels import RGB, Channels
 from densevit.data.io.channel_files import IMAGES, channel_paths
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
-from densevit.data.io.file_lookup import find_file, missing_hint
+from densevit.data.io.file_lookup import find_file
 from densevit.data.io.folders import files_below
 from densevit.data.outside_paths import FIX, is_outside
 from densevit.errors import DataError, counted, listed, warn_once
@@ -50,16 +50,13 @@ def images_below(folder: Path, root: Path, channels: Channels = RGB) -> tuple[li
     return first_files(images, channels), unread
 
 
-def left_out(used: int, names: Sequence[str], reason: str) -> str:
-    """Returns the sentence about images that are not used. used: the number of the others."""
-    text = f"{counted(used + len(names), 'image')} found: {used:,} used, {len(names):,} left out"
-    return f"{text} ({len(names):,} {reason}: {listed(names, 3)})."
-
-
 def warn_of_unread(folder: Path, paths: Sequence[str], used: int) -> None:
     """Warns about images of formats that are not read, if any. used: the number of the other images."""
     if paths:
-        warn_once(f"{folder}: {left_out(used, paths, 'of a format that is not read')} Convert them to JPEG or PNG.")
+        warn_once(
+            f"{folder}: {counted(used + len(paths), 'image')} found: {used:,} used, {len(paths):,} left out "
+            f"({len(paths):,} of a format that is not read: {listed(paths, 3)}). Convert them to JPEG or PNG."
+        )
 
 
 def existing_files(
@@ -98,5 +95,5 @@ def check_missing(annotations: Path, folder: Path, names: Sequence[str], missing
         lines = "".join(f"\n  {path}" for path in paths[:5]) + ("\n  ..." if len(paths) > 5 else "")
         raise DataError(
             f"{annotations} names {len(names)} images, of which {len(missing)} do not exist:{lines}\nCopy them to "
-            f"these paths, or remove them from the annotations.{missing_hint(folder, names[missing[0]])}"
+            "these paths, or remove them from the annotations."
         )

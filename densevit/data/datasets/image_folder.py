@@ -15,7 +15,7 @@ from densevit.data.datasets.image_files import images_below, warn_of_unread
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.splits import DIVIDED, check_limit, check_split, spellings
 from densevit.data.io.channel_files import IMAGES
-from densevit.errors import DataError, listed, warn_once
+from densevit.errors import DataError, listed
 from densevit.interfaces import Class, Sample
 
 _NO_CLASSES = {"images", "labels", "masks", "annotations"}  # folders of other layouts
@@ -57,12 +57,12 @@ class ImageFolder(MeasuredImages):
         has_parts = val == train or not val.is_dir()
         is_divided = has_parts and split in DIVIDED
         check_val_share(val_share, None if has_parts else val)
-        check_split(base, split, [pattern], splits, has_parts and train.is_dir())
+        check_split(base, split, [pattern], splits)
         folder = train if is_divided else _folder(base, pattern, split, splits)
         names = class_folders(train if train.is_dir() else folder)
         _check_classes(base, folder, names)
         self.classes = {"classification": tuple(Class(name, i, color_of(i)) for i, name in enumerate(names))}
-        paths, labels = _images(base, folder, split, names, channels)
+        paths, labels = _images(base, folder, names, channels)
         if is_divided:
             chosen, self.division = part_of(split, [str(base / path) for path in paths], val_share, base, channels)
             paths, labels = [paths[i] for i in np.flatnonzero(chosen)], labels[chosen]
@@ -95,7 +95,9 @@ class ImageFolder(MeasuredImages):
 def class_folders(folder: Path) -> list[str]:
     """Returns the names of the folders in a folder, sorted, without hidden ones. Raises DataError if it is missing."""
     if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}. Expected {_LAYOUT} in data.root, or set data.images.")
+        raise DataError(
+            f"There is no folder {folder}. Expected {_LAYOUT} in data.root, or set data.images or data.split."
+        )
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
@@ -130,11 +132,11 @@ def _check_classes(root: Path, folder: Path, names: list[str]) -> None:
         )
 
 
-def _images(root: Path, folder: Path, split: str, names: list[str], channels: Channels) -> tuple[list[str], np.ndarray]:
+def _images(root: Path, folder: Path, names: list[str], channels: Channels) -> tuple[list[str], np.ndarray]:
     """Returns the paths of all images relative to root, and their class indices (N,).
 
-    Warns of images of formats that are not read, and of classes without images in the training split. Raises DataError
-    if there are none, and for images that are in no folder of a class.
+    Warns of images of formats that are not read. Raises DataError if there are none, and for images that are in no
+    folder of a class.
     """
     if lone := [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGES)]:
         raise DataError(f"{folder / lone[0]} is in no folder of a class. Expected {_LAYOUT}. Fix: move or remove it.")
@@ -149,11 +151,6 @@ def _images(root: Path, folder: Path, split: str, names: list[str], channels: Ch
     warn_of_unread(folder, unread, len(paths))
     if not paths:
         raise DataError(f"{folder} has the folders {listed(names)}, but no images ({', '.join(IMAGES)}) in them.")
-    if split == "train" and (absent := [name for name, count in zip(names, counts, strict=True) if not count]):
-        warn_once(
-            f"{folder}: {len(absent)} of {len(names)} class folders have no images: {listed(absent)}. These classes "
-            "cannot be learned. Add images, or remove the folders."
-        )
     return paths, np.repeat(np.arange(len(names)), counts)
 
 

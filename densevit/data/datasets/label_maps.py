@@ -10,7 +10,6 @@ import numpy as np
 import yaml
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.coco import other_format
 from densevit.data.datasets.color_tables import LABELMAP, read_labelmap, suggested_classes
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import check_val_share, part_of
@@ -21,9 +20,8 @@ from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
 from densevit.data.datasets.paired_files import LABELS, PairPaths, find_pairs
 from densevit.data.datasets.splits import DIVIDED, check_limit, check_split, spellings
 from densevit.data.io.channel_files import IMAGES
-from densevit.data.io.folders import files_below
 from densevit.data.io.label_files import label_size_of, read_label
-from densevit.errors import DataError, listed, warn_once
+from densevit.errors import DataError
 from densevit.interfaces import IGNORE, Size
 
 Preset = Literal[
@@ -109,13 +107,9 @@ class LabelMaps(PairedDataset):
         self.classes = {"segmentation": self.values.classes}
         has_parts = _is_divided(base, self.paths, val_share, preset is not None, is_named)
         is_divided = has_parts and split in DIVIDED
-        try:
-            check_split(base, split, self.paths.given, self.paths.splits, has_parts)
-            first, name = (None, "train") if is_divided else (limit, split)
-            pairs = find_pairs(base, name, self.paths, first, outside_paths, channels, on_error)
-        except DataError:
-            _check_no_objects(base)
-            raise
+        check_split(base, split, self.paths.given, self.paths.splits)
+        first, name = (None, "train") if is_divided else (limit, split)
+        pairs = find_pairs(base, name, self.paths, first, outside_paths, channels, on_error)
         if is_divided:
             names = [str(base / os.fsdecode(path)) for path in pairs.images]
             chosen, self.division = part_of(split, names, val_share, base, channels)
@@ -127,8 +121,8 @@ class LabelMaps(PairedDataset):
     def recognise(cls, root: Path) -> dict[str, Any] | None:
         """Recognises a folder with images and label maps of integers up to 255, or of up to 255 colours. Without a
         labelmap.txt, the classes are these values or colours."""
-        files = _label_files(root, "train", PairPaths(**_default_files(root)))
-        if not files:
+        files = PairPaths(**_default_files(root)).label_files(root, "train")
+        if not files or files[0].suffix.lower() not in LABELS:
             return None
         if (root / LABELMAP).is_file():
             return {}
@@ -154,22 +148,17 @@ class LabelMaps(PairedDataset):
         return values.indices(pixels, path)
 
     def check_labels(self) -> None:
-        """Reads the first label maps, up to 200. Raises DataError for a value of no class and as `check_shares`; in
-        training, warns of classes without a pixel if these are all label maps."""
-        shares = self.shares(range(min(len(self), CHECKED)))
-        self.check_shares(shares)
-        if shares.is_complete and (message := shares.without_pixels()):
-            warn_once(message)
+        """Reads the first label maps, up to 200. Raises DataError for a value of no class and as `check_shares`."""
+        self.check_shares(self.shares(range(min(len(self), CHECKED))))
 
     def check_shares(self, shares: LabelShares) -> None:
         """Raises DataError if all pixels are ignored, if 255 may be a class, and in training if all have one class."""
         if message := shares.ambiguous():
             raise DataError(message)
         if not shares.present:
-            found = _found_values([Path(self.label_path(index)) for index in range(len(self))])
             raise DataError(
                 f"{self.label_path(0)}: as in all label maps of the split {self.split!r} that were read, every pixel "
-                f"is ignored, so that nothing can be learned or measured.{found} Check data.ignore.index and "
+                f"is ignored, so that nothing can be learned or measured. Check data.ignore.index and "
                 "data.classes."
             )
         if self.split == "train" and (message := shares.single_class()):
@@ -216,27 +205,6 @@ def _default_files(root: Path) -> dict[str, Any]:
     return {"images": "images", "labels": "labels"} if has_images else _FOLDERS
 
 
-def _label_files(root: Path, split: str, paths: PairPaths) -> list[Path]:
-    """Returns the files in the label folder of a split, without reading lists; none unless they are label maps."""
-    for name in spellings(split):
-        folder = root / paths.labels.replace("{split}", name)
-        images = root / paths.images.replace("{split}", name)
-        if "*" not in paths.labels and folder.is_dir() and images.is_dir():
-            files = files_below(folder)
-            return files if files and files[0].suffix.lower() in LABELS else []
-    return []
-
-
-def _check_no_objects(root: Path) -> None:
-    """Raises DataError for a folder of boxes in another format."""
-    other = other_format(root)
-    if other is not None:
-        raise DataError(
-            f"{root} is in the format {other[0]!r} of boxes and masks of objects, and has no label maps. Fix: choose a "
-            f"head for objects, with data=folder data.root={root}"
-        )
-
-
 def _sampled(files: list[Path]) -> list[Path]:
     return files[:: -(-len(files) // _SEEN)]
 
@@ -247,10 +215,11 @@ def _missing_classes(root: Path, split: str, paths: PairPaths) -> DataError:
         "data.classes is missing: name the classes in the order of their label values, as in `classes: [road, tree]` "
         "or `classes: [{name: road, id: 7, color: [128, 64, 128]}, ...]`, or a data.preset."
     )
-    files = _sampled(_label_files(root, split, paths))
-    if not files:
-        _check_no_objects(root)
-    suggested = _values_of(files)
+    files = _sampled(paths.label_files(root, split))
+    try:
+        suggested = suggested_classes([read_label(path) for path in files])
+    except DataError:  # an invalid file, which is reported when the classes are given
+        suggested = None
     if not suggested:
         return DataError(text)
     lines = [
@@ -261,20 +230,6 @@ def _missing_classes(root: Path, split: str, paths: PairPaths) -> DataError:
         f"{text} Found in {len(files)} label maps of {root}, with their shares of the pixels; name them, or move them "
         f"to ignore.index or ignore.colors:\nclasses:{''.join(lines)}"
     )
-
-
-def _values_of(files: list[Path]) -> list[tuple[dict[str, Any], float]] | None:
-    """Returns the values or colours in label maps with their shares, as `suggested_classes` does."""
-    try:
-        return suggested_classes([read_label(path) for path in files])
-    except DataError:  # an invalid file, which is reported when the classes are given
-        return None
-
-
-def _found_values(files: list[Path]) -> str:
-    """Returns the values or colours in some label maps as a sentence, with a space before it; empty if too many."""
-    found = [(one.get("id", one.get("color")), share) for one, share in _values_of(_sampled(files)) or []]
-    return f" Values found: {listed([f'{value} ({share:.2%})' for value, share in found])}." if found else ""
 
 
 def _preset(name: str) -> dict[str, Any]:

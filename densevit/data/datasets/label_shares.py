@@ -1,4 +1,4 @@
-"""Detects label values that are read wrongly: classes without a pixel, and 255 that may be a class."""
+"""Detects label values that are read wrongly: 255 that may be a class, and one class for all pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,15 +63,6 @@ class LabelShares:
         return (
             f"{self.where}: all labelled pixels have the class {self.present[0]!r}, so that nothing can be learned. "
             f"{self.shares_text}.{self._hint} Check data.classes and the label maps."
-        )
-
-    def without_pixels(self) -> str:
-        """The warning about classes without a pixel; empty if there is none, and for the `single_class` error."""
-        if not self.absent or len(self.present) < 2:
-            return ""
-        return (
-            f"{self.where}: {len(self.absent)} of {len(self.values.classes)} classes have no pixel and cannot be "
-            f"learned: {listed(self.absent)}. {self.shares_text}.{self._hint}"
         )
 
     @property

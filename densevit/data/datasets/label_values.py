@@ -4,18 +4,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from densevit.data.datasets.coco_json import color_of
-from densevit.errors import DataError, did_you_mean
+from densevit.errors import DataError, counted
 from densevit.interfaces import IGNORE, Class
+from densevit.registry.options import shown
 
-Color = tuple[int, int, int]
-
-_KEYS = ("name", "id", "ids", "color", "colors")
+_Byte = Annotated[int, Field(strict=True, ge=0, le=255)]
+Color = tuple[_Byte, _Byte, _Byte]
 _MOST_VALUES = 2**16
 _IGNORED = IGNORE + 1  # tables contain class index + 1; 0 is unknown
 _BY_COLOR = (
@@ -23,6 +24,27 @@ _BY_COLOR = (
     "not count, and by the values of grey files if all colours are grey. If the indices or values are the classes, "
     "give each class its `id`."
 )
+
+
+Value = Annotated[int, Field(strict=True, ge=0, lt=_MOST_VALUES)]
+
+
+class LabelClass(BaseModel):
+    """An entry of `data.classes`: the values and the colours of a class."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Annotated[str, Field(pattern=r"\S")]
+    id: Value | None = None
+    ids: list[Value] = []
+    color: Color | None = None
+    colors: list[Color] = []
+
+    def values(self, otherwise: int) -> list[int]:
+        """Returns its values. otherwise: that of a class without an id."""
+        return [*([] if self.id is None else [self.id]), *self.ids] or [otherwise]
+
+    def all_colors(self) -> tuple[Color, ...]:
+        return (*([] if self.color is None else [self.color]), *self.colors)
 
 
 @dataclass(frozen=True)
@@ -33,9 +55,9 @@ class Ignored:
     without an id count from 1, as in ADE20K. colors: those of RGB files.
     """
 
-    index: int | list[int] | None = None
+    index: Value | list[Value] | None = None
     zero: bool = False
-    colors: list[tuple[int, int, int]] = field(default_factory=list)
+    colors: list[Color] = field(default_factory=list)
 
 
 class LabelValues:
@@ -61,17 +83,15 @@ class LabelValues:
         ignore = ignore or Ignored()
         if not 1 <= len(classes) <= IGNORE:
             raise DataError(f"data.classes has {len(classes)} classes; expected 1 to {IGNORE}.")
-        written = [{"name": one} if isinstance(one, str) else one for one in classes]
-        ids = [_ids(one, i, i + ignore.zero) for i, one in enumerate(written)]
-        colors = [_colors(one, i) for i, one in enumerate(written)]
-        names = [" ".join(one["name"].split()) for one in written]
+        written = [_class_of(one, i) for i, one in enumerate(classes)]
+        ids = [one.values(i + ignore.zero) for i, one in enumerate(written)]
+        colors = [one.all_colors() for one in written]
+        names = [" ".join(one.name.split()) for one in written]
         _check_once("name", names)
         _check_once("id", (value for own in ids for value in own))
         known = {value for own in ids for value in own}
         values = {IGNORE} - known if ignore.index is None else np.atleast_1d(ignore.index).tolist()
         ignored = {*values, *([0] if ignore.zero else [])}
-        for value in sorted(ignored):
-            _check_value(value, "data.ignore.index")
         if both := known & ignored:
             why = " (data.ignore.zero)" if ignore.zero and 0 in both else ""
             raise DataError(f"The label value {min(both)} is both that of a class in data.classes and ignored{why}.")
@@ -81,17 +101,17 @@ class LabelValues:
         )
         self._table = np.zeros(_MOST_VALUES, np.uint16)
         for index, own in enumerate(ids):
-            self._table[list(own)] = index + 1
+            self._table[own] = index + 1
         self._table[sorted(ignored)] = _IGNORED
         self._colors = tuple(colors)
-        has_ids = [bool({"id", "ids"} & one.keys()) for one in written]
+        has_ids = [one.id is not None or bool(one.ids) for one in written]
         all_colors = [color for own in colors for color in own]
         differ = all(colors) and len(set(all_colors)) == len(all_colors)
         self.by_color = differ and not any(has_ids) and not ignore.zero
         self.by_grey = self.by_color and all(len(set(color)) == 1 for color in all_colors)
         self._by_id = all(has_ids)
         self.ignores_255 = ignore.index is None and ignored == {IGNORE}
-        self._ignored_colors = tuple(_color(color, "data.ignore.colors") for color in ignore.colors)
+        self._ignored_colors = tuple(map(tuple, ignore.colors))
 
     def indices(self, pixels: np.ndarray, path: str) -> np.ndarray:
         """Converts the result of `read_label` for `path` to class indices, (H, W) uint8, 255 = ignore.
@@ -129,21 +149,17 @@ class LabelValues:
         """Returns the message about pixels whose values no class has. codes: (N,), of a file of so many pixels."""
         values, counts = np.unique(codes, return_counts=True)
         order = np.argsort(-counts, kind="stable")
-        listed = [
-            f"{_color_of_code(value) if colored else value} in {count} pixel{'s' if count > 1 else ''} "
-            f"({count / pixels:.1%})"
-            for value, count in zip(values[order].tolist(), counts[order].tolist(), strict=True)
+        most = zip(values[order][:5].tolist(), counts[order].tolist(), strict=False)
+        texts = [
+            f"{_color_of_code(value) if colored else value} in {counted(count, 'pixel')} ({count / pixels:.1%})"
+            for value, count in most
         ]
-        more = f", and {len(listed) - 5} more" if len(listed) > 5 else ""
         kind = "colours" if colored else "values"
-        found = f"{path} has {kind} that no class has: {', '.join(listed[:5])}{more}. "
+        found = f"{path} has {kind} that no class has: {', '.join(texts)}. "
         if colored:
-            given = sum(map(len, self._colors))
-            missing = [one.name for one, own in zip(self.classes, self._colors, strict=True) if not own]
-            lacking = f" (none for {', '.join(missing[:5])})" if missing else ""
             return found + (
-                f"Known: {given} colours of data.classes{lacking} and {len(self._ignored_colors)} ignored. Add each to "
-                "a class as its `color`, or one of its `colors`, or to data.ignore.colors."
+                f"Known: {sum(map(len, self._colors))} colours of data.classes and {len(self._ignored_colors)} ignored."
+                " Add each to a class as its `color`, or one of its `colors`, or to data.ignore.colors."
                 + (_BY_COLOR if self.by_color else "")
             )
         of_classes = np.flatnonzero((self._table > 0) & (self._table < _IGNORED))
@@ -151,51 +167,20 @@ class LabelValues:
         fix = "Add each to a class in data.classes as its `id`, or one of its `ids`, or to data.ignore.index"
         if values.tolist() == [0] or (values.tolist() == [len(self.classes)] and self._table[0] == 1):
             fix += "; if 0 is not a class and the classes count from 1, set data.ignore.zero=true"
-        if self.by_color:
-            fix += ". All classes are given by colour, but the file is grey: without ids, values are their positions"
         return f"{found}{known}{fix}."
 
 
-def _ids(written: Mapping[str, Any], position: int, otherwise: int) -> tuple[int, ...]:
-    """Returns the values of a class. Raises DataError for an invalid entry."""
-    where = f"data.classes[{position}]"
-    if not isinstance(written, Mapping):
-        raise DataError(f"{where} is {written!r}; expected a name, or a mapping as in {{name: road, id: 7}}.")
-    for key in written:
-        if key not in _KEYS:
-            raise DataError(f"{where}.{key} is not a key of a class.{did_you_mean(str(key), _KEYS)}")
-    if not isinstance(written.get("name"), str) or not written["name"].strip():
-        raise DataError(f"{where} has the name {written.get('name')!r}; expected text, as in {{name: road, id: 7}}.")
-    for one, several in (("id", "ids"), ("color", "colors")):
-        if one in written and several in written:
-            raise DataError(f"{where} ({written['name']}) has both `{one}` and `{several}`; expected one of them.")
-    ids = written.get("ids", [written.get("id", otherwise)])
-    if not isinstance(ids, list | tuple) or not ids:
-        raise DataError(f"{where}.ids ({written['name']}) is {ids!r}; expected a list of label values.")
-    for value in ids:
-        _check_value(value, f"{where} ({written['name']}): id")
-    return tuple(ids)
-
-
-def _check_value(value: Any, where: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST_VALUES:
-        raise DataError(f"{where} is {value!r}; expected a whole number of 0 to {_MOST_VALUES - 1}.")
-
-
-def _colors(written: Mapping[str, Any], position: int) -> tuple[Color, ...]:
-    where = f"data.classes[{position}] ({written['name']})"
-    if "colors" in written:
-        if not isinstance(written["colors"], list | tuple) or not written["colors"]:
-            raise DataError(f"{where}: colors is {written['colors']!r}; expected a list of [red, green, blue].")
-        return tuple(_color(color, f"{where}: colors") for color in written["colors"])
-    return (_color(written["color"], f"{where}: color"),) if "color" in written else ()
-
-
-def _color(color: Any, where: str) -> Color:
-    fits = isinstance(color, list | tuple) and len(color) == 3
-    if not fits or not all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c <= 255 for c in color):
-        raise DataError(f"{where} is {color!r}; expected [red, green, blue], each 0 to 255.")
-    return (color[0], color[1], color[2])
+def _class_of(written: str | Mapping[str, Any], position: int) -> LabelClass:
+    """Returns a class as it is written in `data.classes`. Raises DataError for an invalid entry."""
+    try:
+        return LabelClass.model_validate({"name": written} if isinstance(written, str) else written)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        key = ".".join((f"data.classes[{position}]", *map(str, wrong["loc"])))
+        raise DataError(
+            f"{key}: {wrong['msg']}; found {shown(wrong['input'])}. Expected a name, or a mapping of name, id or ids (0"
+            f" to {_MOST_VALUES - 1}), color or colors ([red, green, blue], each 0 to 255)."
+        ) from None
 
 
 def _check_once(what: str, given: Iterable[Any]) -> None:

@@ -1,19 +1,32 @@
 """Concatenates data sets with different labels, sampled by share."""
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from densevit import registry
 from densevit.channels import RGB, Channels
+from densevit.config.values import Float, Int
 from densevit.data.datasets.file_checks import OnError, check_files
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample, Targets
-from densevit.registry.options import takes
+from densevit.registry.options import check, takes
 from densevit.targets.types import TargetTypes, registered_tasks
 
 _LONGEST_EPOCH = 10**8  # images
+
+
+@dataclass(frozen=True)
+class SetOptions:
+    """The keys of a set that are the mix's own; see `Mix`."""
+
+    name: str
+    share: Annotated[Float, Field(gt=0)] | None = None
+    per_batch: Annotated[Int, Field(gt=0)] | None = None
+    provides: list[str] | None = None
 
 
 class Mix(Dataset):
@@ -51,23 +64,14 @@ class Mix(Dataset):
         self._names: list[str] = []
         self._sets: list[Dataset] = []
         kept: list[tuple[str, ...]] = []
-        shares: dict[str, float] = {}
-        numbers: dict[str, int] = {}  # of images in a batch
+        of_mix = {name: _set_options(section, name) for name, section in sets.items()}
         for name, section in sets.items():
             if "/" in name:  # "a" with the image b/0, and "a/b" with the image 0, would have one id
                 raise DataError(f"data.sets.{name}: the name of a set has no slash, as image ids are NAME/ID.")
-            options = dict(section)
-            plugin = options.pop("name", None)
-            if not isinstance(plugin, str):
-                raise DataError(f"data.sets.{name}.name is missing: name the data set's plugin, as in `name: coco`.")
-            share, chosen = options.pop("share", None), options.pop("provides", None)
-            number = options.pop("per_batch", None)
-            if share is not None:
-                shares[name] = _share(share, name)
-            if number is not None:
-                numbers[name] = _per_batch(number, name)
+            plugin, chosen = of_mix[name].name, of_mix[name].provides
             if chosen == [] and split != "train":
                 continue
+            options = {key: value for key, value in section.items() if key not in vars(of_mix[name])}
             if image_size is not None and takes(registry.load("datasets", plugin), "image_size"):
                 options.setdefault("image_size", image_size)
             where = f"data.sets.{name}"
@@ -76,8 +80,9 @@ class Mix(Dataset):
             kept.append(_chosen(own.provides, chosen, name))
             self._names.append(name)
             self._sets.append(own)
-        sections: tuple[tuple[str, Collection[str]], ...] = (("share", shares), ("per_batch", numbers))
-        for key, given in sections:
+        shares = {name: one.share for name, one in of_mix.items() if one.share is not None}
+        numbers = {name: one.per_batch for name, one in of_mix.items() if one.per_batch is not None}
+        for key, given in (("share", shares.keys()), ("per_batch", numbers.keys())):
             if given and len(given) < len(sets):
                 lacking = next(name for name in sets if name not in given)
                 raise DataError(f"data.sets.{lacking}.{key} is missing: give each set a {key}, or none of them.")
@@ -222,22 +227,15 @@ class Mix(Dataset):
         return {task: classes for task, (_, classes) in joined.items()}
 
 
-def _share(share: Any, name: str) -> float:
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < float("inf"):
-        raise DataError(f"data.sets.{name}.share is {share}; a number above 0 is expected.")
-    return float(share)
+def _set_options(section: Mapping[str, Any], name: str) -> SetOptions:
+    given = {key: value for key, value in section.items() if key in SetOptions.__dataclass_fields__}
+    return SetOptions(**check(SetOptions, (), "mix", given, f"data.sets.{name}"))
 
 
-def _per_batch(number: Any, name: str) -> int:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise DataError(f"data.sets.{name}.per_batch is {number}; a whole number of images, 1 or more, is expected.")
-    return number
-
-
-def _chosen(provided: Collection[str], chosen: Any, name: str) -> tuple[str, ...]:
+def _chosen(provided: Collection[str], chosen: list[str] | None, name: str) -> tuple[str, ...]:
     if chosen is None:
         return tuple(provided)
-    if not isinstance(chosen, list | tuple) or not set(chosen) <= set(provided):
+    if not set(chosen) <= set(provided):
         labelled = ", ".join(provided) or "nothing"
         raise DataError(f"data.sets.{name}.provides is {chosen}; this set labels {labelled}: list some of it, or [].")
     return tuple(key for key in provided if key in chosen)

@@ -90,6 +90,12 @@ class PairPaths:
         images, labels, *lists = (pattern.replace("{split}", name) for pattern in self.given)
         return replace(self, images=images, labels=labels, list_file=lists[0] if lists else None)
 
+    def label_files(self, root: Path, split: str) -> list[Path]:
+        """Returns the sorted files in the label folder of a split that also has a folder of images."""
+        paths = self.of_split(root, split)
+        is_there = (root / paths.images).is_dir() and (root / paths.labels).is_dir()
+        return files_below(root / paths.labels) if is_there else []
+
 
 def find_pairs(
     root: Path,
@@ -142,10 +148,8 @@ class Folders:
         self.images = _by_name(root, paths.images, there, image_suffixes(channels), "images")
         self.labels = _by_name(root, paths.labels, label_paths, paths.suffixes, "labels")
         self.paths, self.entries = paths, sorted(self.images.keys() | self.labels.keys())
-        unread = {name: path for name, path in there if name not in self.images and path.lower().endswith(UNREAD)}
-        others = {name: path for name, path in label_paths if path.lower().endswith((*IMAGES, *UNREAD))}
-        self._others = {"image": unread, "label": others}  # in formats that are not read
-        warn_of_unread(root / paths.images, sorted(unread.values()), len(self.images))
+        unread = sorted(path for name, path in there if name not in self.images and path.lower().endswith(UNREAD))
+        warn_of_unread(root / paths.images, unread, len(self.images))
 
     def pair(self, name: str) -> Row:
         """Returns a pair. Raises UnreadableFileError if one of its files is missing."""
@@ -155,13 +159,12 @@ class Folders:
         kind, other, form = (
             ("label", "image", self.paths.images) if image is None else ("image", "label", self.paths.labels)
         )
-        fix = (
-            f"Expected the {other} under the {kind}'s name, as {_path_of(form, name)}. To use only some of the files, "
-            "name these in a list (data.list_file)."
+        raise UnreadableFileError(
+            f"{image or label} has no {other}. Expected the {other} under the {kind}'s name, as {_path_of(form, name)},"
+            f" in a format that is read ({', '.join(IMAGES if other == 'image' else self.paths.suffixes)}). To use "
+            "only some of the files, name these in a list (data.list_file).",
+            f"{kind}s without {other}",
         )
-        if name in self._others[other]:
-            fix = f"{self._others[other][name]} is of a format that is not read: convert it to PNG. {fix}"
-        raise UnreadableFileError(f"{image or label} has no {other}. {fix}", f"{kind}s without {other}")
 
 
 class Lines:
@@ -209,13 +212,11 @@ class Lines:
             raise DataError(f"{where}: {name} occurs already in line {self._seen[name]}. Fix: remove one of the lines.")
         self._seen[name] = number
         if missing:
-            is_there = (self.root / missing[0]).is_file()
-            fix = (
-                "its format is not read: convert it to JPEG or PNG" if is_there else "copy it there, or remove the line"
+            raise UnreadableFileError(
+                f"{where}: {self.root / missing[0]} does not exist, or has a format that is not read; copy it "
+                "there, or remove the line.",
+                f"missing files of {self.file.name}",
             )
-            state = "exists" if is_there else "does not exist"
-            text = f"{where}: {self.root / missing[0]} {state}; {fix}."
-            raise UnreadableFileError(text, f"missing files of {self.file.name}")
         return name, image, label
 
 
@@ -234,13 +235,6 @@ def _spelled(root: Path, split: str, patterns: Sequence[str], splits: Mapping[st
         if all(path_exists(root, pattern.replace("{split}", name)) for pattern in patterns):
             return name
     return names[0]
-
-
-def label_files(root: Path) -> list[Path]:
-    """Returns the sorted files of labels/train, in any spelling of train, if the folder also has images/train."""
-    folders = [(root / "images" / name, root / "labels" / name) for name in spellings("train")]
-    there = next((labels for images, labels in folders if images.is_dir() and labels.is_dir()), None)
-    return [] if there is None else files_below(there)
 
 
 def list_files(
@@ -263,7 +257,7 @@ def _paths(root: Path, pattern: str, option: str, channels: Channels = RGB) -> l
     if not (root / pattern).is_dir():
         raise DataError(
             f"There is no folder {root / pattern}. Name the {option} with data.{option}, relative to data.root, as "
-            f"a folder ({option}/{{split}}) or a pattern ({option}/{{split}}/*/*.png)."
+            f"a folder ({option}/{{split}}) or a pattern ({option}/{{split}}/*/*.png), or another data.split."
         )
     relative = first_files((os.path.relpath(path, root / pattern) for path in files_below(root / pattern)), channels)
     return [(os.path.splitext(path)[0], os.path.join(pattern, path)) for path in relative]

@@ -44,7 +44,6 @@ class PanopticAnnotations:
     ids: np.ndarray  # (M,) int32, in the PNG
     labels: np.ndarray  # (M,) int32, class indices
     iscrowd: np.ndarray  # (M,) bool
-    area: np.ndarray  # (M,) int64, pixels; as annotated, -1 if the json has none
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -57,7 +56,7 @@ class PanopticAnnotations:
         """Returns the first `count` images."""
         segments = slice(0, int(self.first[min(count, len(self))]))
         cut = {name: getattr(self, name)[:count] for name in ("image_ids", "image_names", "segment_files")}
-        cut |= {name: getattr(self, name)[segments] for name in ("ids", "labels", "iscrowd", "area")}
+        cut |= {name: getattr(self, name)[segments] for name in ("ids", "labels", "iscrowd")}
         return replace(self, first=self.first[: count + 1], **cut)
 
 
@@ -79,7 +78,7 @@ def read_panoptic_annotations(file: Path) -> PanopticAnnotations:
     labelled = document.get("annotations") is not None
     if labelled and (lone := [name for row, name in enumerate(images.names) if row not in segments]):
         raise DataError(f"{file}: image {lone[0]} has no annotations; {_EXPECTED}")
-    in_order = [segments[row] for row in sorted(segments)] or [Segments("", [], [], [], [])] * len(images.names)
+    in_order = [segments[row] for row in sorted(segments)] or [Segments("", [], [], [])] * len(images.names)
     first = np.cumsum([0, *(len(one.ids) for one in in_order)])
 
     def joined(name: str, kind: type) -> np.ndarray:
@@ -96,7 +95,6 @@ def read_panoptic_annotations(file: Path) -> PanopticAnnotations:
         ids=joined("ids", np.int32),
         labels=joined("labels", np.int32),
         iscrowd=joined("iscrowd", np.bool_),
-        area=joined("area", np.int64),
     )
 
 
@@ -130,13 +128,12 @@ def panoptic_classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class,
 
 
 class Segments(NamedTuple):
-    """An image's segments. file: the name of its PNG. area: pixels as annotated, -1 if the json has none."""
+    """An image's segments. file: the name of its PNG."""
 
     file: str
     ids: list[int]
     labels: list[int]
     iscrowd: list[int]
-    area: list[int]
 
 
 def segments_of(
@@ -156,9 +153,9 @@ def segments_of(
             f"{where} has the segments_info {shown(segments)}; expected a list of {{id, category_id, iscrowd, area, "
             "bbox}."
         )
-    found = Segments(name, [], [], [], [])
+    found = Segments(name, [], [], [])
     for segment in segments:
-        number, category, area = (segment.get(key) for key in ("id", "category_id", "area"))
+        number, category = segment.get("id"), segment.get("category_id")
         crowd = segment.get("iscrowd", 0)
         if type(number) is not int or not 0 < number < _MOST_IDS:
             raise DataError(
@@ -166,17 +163,12 @@ def segments_of(
                 "R + 256 G + 65536 B."
             )
         if type(category) is not int or category not in label_of:
-            some = ", ".join(map(str, sorted(label_of)[:10])) + (", ..." if len(label_of) > 10 else "")
-            raise DataError(
-                f"{where}: segment {number} has the category_id {shown(category)}, which is missing from "
-                f"`categories`. Known: {some}."
-            )
+            raise DataError(f"{where}: segment {number} {unknown_reference('category', segment, label_of)}")
         if crowd not in (0, 1):
             raise DataError(f"{where}: segment {number} has iscrowd {shown(crowd)}; expected 0 or 1.")
         found.ids.append(number)
         found.labels.append(label_of[category])
         found.iscrowd.append(int(crowd))
-        found.area.append(area if isinstance(area, int) and 0 <= area < 2**31 else -1)
     if len(set(found.ids)) < len(found.ids):
         number, count = Counter(found.ids).most_common(1)[0]
         raise DataError(

@@ -1,15 +1,13 @@
 """The names of a data set's splits on disk, and the error for a split that it does not have."""
 
 import glob
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from densevit.errors import DataError
 
 DIVIDED = ("train", "val")  # the splits of images that are divided by a share
 _SPELLINGS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
-_NAMES = {spelling: split for split, names in _SPELLINGS.items() for spelling in names}
 
 
 def check_limit(limit: int | None) -> None:
@@ -33,37 +31,10 @@ def matches(root: Path, pattern: str) -> list[str]:
     return glob.glob("*".join(map(glob.escape, pattern.split("*"))), root_dir=root)
 
 
-def split_names(root: Path, patterns: Sequence[str], splits: Mapping[str, str] | None = None) -> list[str]:
-    """Returns the splits for which the paths of all patterns with {split} exist, and the names in `splits`.
-
-    patterns: relative to root. splits: the names of splits on disk.
-    """
-    on_disk = [_on_disk(root, pattern) for pattern in patterns if "{split}" in pattern]
-    names = set.intersection(*on_disk) if on_disk else set(DIVIDED)
-    splits = splits or {}
-    return _ordered(splits.keys() | {_NAMES.get(name, name) for name in names - set(splits.values())})
-
-
-def check_split(
-    root: Path,
-    split: str,
-    patterns: Sequence[str],
-    splits: Mapping[str, str] | None = None,
-    is_divided: bool = False,
-) -> None:
-    """Raises DataError for a split of which no path exists, if the data set has others. Paths without {split} are those
-    of train and val.
-
-    patterns, splits: the arguments of `split_names`. is_divided: whether the images of train are divided into train and
-    val.
-    """
-    given = [pattern for pattern in patterns if "{split}" in pattern]
-    if split in (splits or {}) or ((is_divided or not given) and split in DIVIDED):
-        return
-    if any(path_exists(root, pattern.replace("{split}", name)) for pattern in given for name in spellings(split)):
-        return
-    if names := {*split_names(root, patterns, splits), *(DIVIDED if is_divided else ())}:
-        raise missing_split(root, split, names, "" if given else "put {split} into the paths of the data set, or ")
+def check_split(root: Path, split: str, patterns: Sequence[str], splits: Mapping[str, str] | None = None) -> None:
+    """Raises DataError for another split than train and val, and those of `splits`, if no path has {split}."""
+    if split not in (*DIVIDED, *(splits or {})) and not any("{split}" in pattern for pattern in patterns):
+        raise missing_split(root, split, DIVIDED, "put {split} into the paths of the data set, or ")
 
 
 def missing_split(where: object, split: str, names: Iterable[str], fix: str = "") -> DataError:
@@ -71,25 +42,9 @@ def missing_split(where: object, split: str, names: Iterable[str], fix: str = ""
 
     names: its splits. fix: the start of the fix in the message.
     """
-    known = _ordered(names)
+    known = sorted(names)
     example = next((name for name in known if name != "train"), known[0])
     return DataError(
         f"{where} has no split {split!r}, only {', '.join(known)}. Fix: {fix}name one of them, as in "
         f"data.split={example}."
     )
-
-
-def _on_disk(root: Path, pattern: str) -> set[str]:
-    """The names in place of {split} for which a path of the pattern exists."""
-    stars = pattern.replace("{split}", "*")
-    form = re.escape(pattern).replace(r"\*", "[^/]*").replace(re.escape("{split}"), "([^/]+)", 1)
-    form = form.replace(re.escape("{split}"), r"\1")
-    found = ((path, re.fullmatch(form, path)) for path in matches(root, stars))
-    is_folder = "*" not in pattern and not Path(pattern.replace("{split}", "split")).suffix
-    return {match[1] for path, match in found if match and (not is_folder or (root / path).is_dir())}
-
-
-def _ordered(names: Iterable[str]) -> list[str]:
-    """Names with train and val first."""
-    known: Collection[str] = set(names)
-    return [name for name in DIVIDED if name in known] + sorted(name for name in known if name not in DIVIDED)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.image_files import images_below, left_out, warn_of_unread
+from densevit.data.datasets.image_files import images_below, warn_of_unread
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.splits import DIVIDED, missing_split
 from densevit.data.io.channel_files import IMAGES
-from densevit.errors import DataError, warn_once
+from densevit.errors import DataError
 from densevit.interfaces import Sample
 
 
@@ -67,10 +67,6 @@ def _paths(root: Path, split: str, val_share: float, channels: Channels) -> list
         )
     found, unread = images_below(folder, root, channels)
     warn_of_unread(folder, unread, len(found))
-    lone = [entry.name for entry in os.scandir(root) if entry.name.lower().endswith(IMAGES)] if has_folders else []
-    if lone:
-        reason = "beside the folders of the splits"
-        warn_once(f"{root}: {left_out(len(found), sorted(lone), reason)} Move them into one of these folders.")
     if not found:
         raise DataError(f"{folder} contains no images ({', '.join(IMAGES)}).")
     if has_folders:

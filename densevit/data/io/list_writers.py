@@ -4,11 +4,9 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from densevit.data.io.prediction_tables import METADATA
 from densevit.evaluation.csv_options import FORM
 
 
@@ -48,11 +46,11 @@ class CsvTable:
 
 
 class ParquetTable:
-    """A table of Parquet: a folder of part files of so many rows. metadata: what the schema has."""
+    """A table of Parquet: a folder of part files of so many rows."""
 
-    def __init__(self, path: Path, rows: int, metadata: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, path: Path, rows: int) -> None:
         self._path, self._partial, self._most = path, path.with_name(f"{path.name}.partial"), rows
-        self._metadata, self._part, self._rows = metadata, 0, list[dict[str, Any]]()
+        self._part, self._rows = 0, list[dict[str, Any]]()
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
 
@@ -73,8 +71,6 @@ class ParquetTable:
 
         names = dict.fromkeys(key for row in self._rows for key in row)
         table = pyarrow.table({name: [row.get(name) for row in self._rows] for name in names or ("image_id",)})
-        if self._metadata is not None:
-            table = table.replace_schema_metadata({METADATA: json.dumps(self._metadata).encode()})
         parquet.write_table(table, self._partial / f"{self._part:06}.parquet", compression="zstd")
         self._part += 1
         self._rows.clear()

@@ -1,12 +1,10 @@
 """The folders of predictions that `densevit predict` writes, and their Parquet tables:
 `images.parquet`, and `objects.parquet` of each head, which are folders of part files."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densevit.data.io.image_names import names_below
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError, DensevitError, one_line
 
@@ -15,7 +13,6 @@ if TYPE_CHECKING:
 
 IMAGES, OBJECTS = "images.parquet", "objects.parquet"
 PREDICTED, FAILED = "predicted", "failed"  # states of an image
-METADATA = b"densevit"  # of the schema of objects: categories and threshold, as JSON
 BOX = ("x", "y", "width", "height")
 
 
@@ -105,34 +102,3 @@ def object_entries(rows: "pyarrow.Table", images: Sequence[Mapping[str, Any]]) -
             entry["segmentation"] = {"size": sizes[row["image_id"]], "counts": row["segmentation"]}
         entries.append(entry)
     return entries
-
-
-def coco_document(table: Path, keep_segmentations: bool = True) -> dict[str, Any]:
-    """Returns a table of objects as a document in COCO's format: the objects with at least the threshold of the
-    prediction, as in its predictions.csv.
-
-    table: DIR/objects.parquet or DIR/HEAD/objects.parquet, where DIR has images.parquet. Images are named by their
-    paths below the folder that has all of them. Raises DataError for other folders.
-    """
-    folder = next((folder for folder in (table.parent, table.parent.parent) if is_table(folder / IMAGES)), None)
-    head = (read_table(table).schema.metadata or {}).get(METADATA)
-    if folder is None or head is None:
-        raise DataError(
-            f"{table}: expected the table of objects {OBJECTS} in a folder of `densevit predict --format parquet`, "
-            f"with {IMAGES} beside it or one folder above."
-        )
-    options = json.loads(head)
-    images = read_images(folder / IMAGES)
-    names = names_below([image["file_name"] for image in images])
-    annotations = []
-    for number, entry in enumerate(read_objects(table, images, options["threshold"]), 1):
-        if not keep_segmentations:
-            entry.pop("segmentation", None)
-        if "bbox" in entry:
-            entry["area"] = entry["bbox"][2] * entry["bbox"][3]
-        annotations.append({"id": number, "iscrowd": 0, **entry})
-    return {
-        "images": [image | {"file_name": name} for image, name in zip(images, names, strict=True)],
-        "annotations": annotations,
-        "categories": options["categories"],
-    }

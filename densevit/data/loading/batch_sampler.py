@@ -10,10 +10,9 @@ import torch
 from torch.utils.data import Sampler
 
 from densevit.channels import RGB, Channels
-from densevit.data.sample_checks import check_collated
+from densevit.data.sample_checks import check_image
 from densevit.interfaces import Batch, Sample
 from densevit.layers.padding import padded
-from densevit.targets.types import TargetTypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +41,11 @@ def collate(samples: Sequence[Sample], multiple: int = 1, shared: bool = False, 
     shared: allocates images and mask in shared memory, from which another process reads them without a copy.
 
     The padding mask is False inside each sample's `size`, by default its whole image. Raises DataError for an image
-    that is not (C, H, W) of these channels, and for a label map, depth or masks of another size.
+    that is not (C, H, W) of these channels.
     """
-    types = TargetTypes()
     for place, sample in enumerate(samples):
-        check_collated(sample, place, types, channels)
+        origin = f"Sample {place} of a batch (image {sample['targets'].get('image_id')!r})"
+        check_image(sample["image"], sample["targets"], origin, channels)
     height, width = (max(sample["image"].shape[axis] for sample in samples) for axis in (1, 2))
     shape = (len(samples), len(channels.names), *padded((height, width), multiple))
     kind = getattr(torch, channels.dtype)

@@ -25,8 +25,8 @@ from densevit.data.loading.worker_processes import (
 )
 from densevit.data.sample_checks import check_sample, name_of
 from densevit.data.transforms.phases import Phase, final_phase_start
-from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform, checked_values, image_size
-from densevit.errors import DataError, DensevitError, UnreadableFileError, warn_once
+from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform, checked_values
+from densevit.errors import DataError, DensevitError, UnreadableFileError
 from densevit.interfaces import Dataset, OptimizerStep, Sample
 from densevit.targets.types import TargetTypes
 
@@ -151,11 +151,7 @@ class TransformedDataset(data.Dataset[Sample]):
         return samples if mixing is None else mixing(samples, [key.seed, key.index, key.repeat], self.types)
 
     def check_values(self, count: int = 16) -> None:
-        """Raises DataError for invalid values in `count` evenly spaced samples, or fewer if reading takes seconds.
-
-        Warns of objects of training images that cannot be trained on, such as boxes without area, except crowds.
-        """
-        unusable: list[str] = []
+        """Raises DataError for invalid values in `count` evenly spaced samples, or fewer if reading takes seconds."""
         deadline = time.monotonic() + _CHECK_SECONDS
         for index in np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist():
             if time.monotonic() > deadline:
@@ -167,17 +163,7 @@ class TransformedDataset(data.Dataset[Sample]):
                     raise
                 continue
             check_sample(sample, self.dataset, index, self.types, self.channels)
-            values, size = checked_values(sample, self.types), image_size(sample)
-            for key, value in values.items():
-                usable = None if self.types[key].truth_only else self.types[key].usable(value, size)
-                if usable is not None and not usable.all():
-                    left_out, name = int(np.count_nonzero(~usable)), sample["targets"].get("image_id")
-                    unusable.append(f"{key} of {left_out} of the {len(usable)} objects of image {name!r}")
-        if unusable and self.train:
-            warn_once(
-                f"{name_of(self.dataset)}: objects that cannot be trained on, such as boxes without area inside "
-                f"their image, are left out in training: {unusable[0]}{', ...' if len(unusable) > 1 else ''}."
-            )
+            checked_values(sample, self.types)
 
 
 class Loader(data.DataLoader[Any]):

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 
 from densevit.channels import FULL_RANGES
-from densevit.data.duplicates import Image
+from densevit.data.duplicates import HashedImage
 from densevit.errors import listed
 from densevit_workbench.doctor.duplicates import identical, nearly_identical
 from densevit_workbench.doctor.findings import Finding, Findings
@@ -141,7 +141,7 @@ def check_across_splits(
             fix = f"Remove them from one split: metrics on {other} would include training images."
             findings.report("error", f"files of {split} that are also in {other}", shared, fix, of=len(paths))
     images = [
-        Image(split, _name(files.get(split, ()), one, summary.index, summary.name), summary.digest, summary.bits)
+        HashedImage(split, _name(files.get(split, ()), one, summary.index, summary.name), summary.digest, summary.bits)
         for split, one in statistics.items()
         for summary in one.summaries
         if summary.digest
@@ -169,7 +169,7 @@ def _name(files: Sequence[str], one: SplitStatistics, index: int, name: str) -> 
     return files[index] if len(files) == one.images else name
 
 
-def _listed(group: Sequence[Image]) -> str:
+def _listed(group: Sequence[HashedImage]) -> str:
     several = len({image.split for image in group}) > 1
     return " = ".join(f"{image.split}: {image.name}" if several else image.name for image in group[:4]) + (
         f" = ... ({len(group)} in all)" if len(group) > 4 else ""

@@ -5,21 +5,21 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from densevit.data.duplicates import NEAR, Image, close_pairs
+from densevit.data.duplicates import NEAR, HashedImage, close_pairs
 
 
-def identical(images: Sequence[Image]) -> list[list[Image]]:
+def identical(images: Sequence[HashedImage]) -> list[list[HashedImage]]:
     """Returns the groups of two or more images with the same pixels."""
-    by_digest: dict[bytes, list[Image]] = defaultdict(list)
+    by_digest: dict[bytes, list[HashedImage]] = defaultdict(list)
     for image in images:
         by_digest[image.digest].append(image)
     return [group for group in by_digest.values() if len(group) > 1]
 
 
-def nearly_identical(images: Sequence[Image]) -> Iterator[tuple[Image, Image]]:
+def nearly_identical(images: Sequence[HashedImage]) -> Iterator[tuple[HashedImage, HashedImage]]:
     """Yields pairs of different images whose difference hashes differ in at most `NEAR` bits. Of identical images,
     only the first is compared."""
-    first: dict[bytes, Image] = {}
+    first: dict[bytes, HashedImage] = {}
     for image in images:
         first.setdefault(image.digest, image)
     hashed = [image for image in first.values() if image.bits is not None]

@@ -105,10 +105,7 @@ def _examine_depth(dataset: DepthMaps, indices: Sequence[int], findings: Finding
     findings.report("note", "images without a depth map", names, of=len(dataset) + len(names))
     seen, is_known = dataset.measured_range(indices)
     findings.report("note", "depth", [depth_range.described(seen, dataset.values, len(dataset))])
-    about = dataset.split, seen, dataset.values
-    if warning := depth_range.largest_number(*about, dataset.label_path):
-        findings.report("warning", "depth of the largest number", [warning])
-    if message := depth_range.implausible(*about, dataset.expected, dataset.label_path):
+    if message := depth_range.implausible(dataset.split, seen, dataset.values, dataset.expected):
         findings.report("error", "implausible depth", [message])
     if not is_known:
         dataset.check_labels()

@@ -1,11 +1,9 @@
 """Layouts of COCO-format data: where the json and its images are found."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from densevit.data.datasets.coco import Coco
 from densevit.errors import DataError
@@ -78,7 +76,7 @@ def test_roboflow_group_of_all_classes_is_no_class(write_coco):
 
 def test_split_of_another_name_is_no_single_json(write_coco):
     root = write_coco(None, "test.json", "test")
-    message = r"'val', only for test \(test\.json\)(.|\n)*To evaluate on test, set data\.split=test"
+    message = r"'val', only for test \(data\.split\)"
     with pytest.raises(DataError, match=message):
         Coco("val", root=str(root))
 
@@ -113,30 +111,3 @@ def test_unknown_layout_error_lists_the_expected_paths(write_coco):
     assert "data.annotations.train and data.images.train" in str(caught.value)
     with pytest.raises(DataError, match=r"no annotation file .*set/x\.json"):
         Coco("train", root=str(root), annotations="x.json")
-
-
-@pytest.mark.parametrize("kind", ["regions", "project", "coco without classes"])
-@pytest.mark.parametrize("folders", [("",), ("train", "val")])
-def test_jsons_of_via_are_one_line_with_the_fix(tmp_path: Path, kind: str, folders: tuple[str, ...]):
-    region = {"shape_attributes": {"name": "rect", "x": 1, "y": 1, "width": 3, "height": 3}, "region_attributes": {}}
-    regions = {"a.png9": {"filename": "a.png", "size": 9, "regions": [region], "file_attributes": {}}}
-    annotation = {"id": 0, "image_id": 0, "bbox": [1, 1, 3, 3], "segmentation": [1, 1, 4, 1, 4, 4]}
-    document = {
-        "regions": regions,
-        "project": {"_via_settings": {}, "_via_img_metadata": regions},
-        "coco without classes": {
-            "images": [{"id": 0, "file_name": "a.png"}],
-            "annotations": [annotation],
-            "categories": [],
-        },
-    }[kind]
-    for folder in folders if kind != "coco without classes" else folders[:1]:
-        (tmp_path / folder).mkdir(exist_ok=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / folder / "a.png")
-        (tmp_path / folder / "via_region_data.json").write_text(json.dumps(document))
-    file = next(tmp_path.rglob("*.json"))
-    for options in ({}, {"annotations": str(file.relative_to(tmp_path))}):
-        with pytest.raises(
-            DataError, match=r"^[^\n]*via_region_data\.json[^\n]*VIA[^\n]*export the annotations in COCO"
-        ):
-            Coco("train", str(tmp_path), **options)

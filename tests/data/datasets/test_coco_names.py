@@ -59,15 +59,3 @@ def test_no_form_of_a_name_leads_out_of_the_folder(tmp_path, name, written):
     assert len(found[0]["targets"]["boxes"]) == 1 and os.path.samefile(found.path(0), root / "a.jpg")
     if name == "coco":
         assert found.image_name(0) == written
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_a_missing_file_is_explained(tmp_path, name):
-    """With the file of the same name in the folder, or the form that was searched for."""
-    root = write(tmp_path, name, "C:\\data\\my%20cat.jpg", None)
-    message = r"1 do not exist[^§]*searched for as 'C:/data/my cat\.jpg' too: correct the name"
-    with pytest.raises(DataError, match=message):
-        read(root, name)
-    Image.new("RGB", (8, 6)).save(root / "train2017" / "my cat.jpg")
-    with pytest.raises(DataError, match=r"There is .*train2017/my cat\.jpg: correct the folders of the name"):
-        read(root, name)

@@ -137,7 +137,7 @@ def test_ade20k_may_list_stuff_that_things_hide(tmp_path, write):
     hidden = {"id": 11, "category_id": 1, "iscrowd": 0, "area": 12}
     annotation = {"image_id": 42, "file_name": "a.png", "segments_info": [hidden, *SEGMENTS]}
     root = write(document(annotations=[annotation]))
-    with pytest.raises(DataError, match=r"a\.png has 0 pixels of segments .* 11 \(wall, 12 pixels by its `area`\)"):
+    with pytest.raises(DataError, match=r"a\.png has 0 pixels of 1 segment that .*: 11\."):
         dataset(root)
     (root / "images").mkdir()
     (root / "train2017").rename(root / "images/training")
@@ -158,7 +158,7 @@ def with_segments(*segments: dict[str, Any]) -> dict[str, Any]:
 def test_segments_that_do_not_fit_the_json_or_the_image_are_named(write):
     ids = IDS.copy()
     ids[2, 2:] = 70001, 12
-    facts = r"panoptic_train2017/a\.png .*image 42: 12 in 1 pixel, 300 in 2 pixels, 70001 in 1 pixel\."
+    facts = r"panoptic_train2017/a\.png has 3 segment ids .*image 42, such as (12|300|70001)\."
     with pytest.raises(DataError, match=facts):
         dataset(write(with_segments(*SEGMENTS[:3]), ids))
     with pytest.raises(DataError, match=r"a\.jpg has 8 x 6 pixels, but its segments .*a\.png have 4 x 3"):
@@ -168,7 +168,7 @@ def test_segments_that_do_not_fit_the_json_or_the_image_are_named(write):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (with_segments(SEGMENTS[0] | {"category_id": 6}), r"image 42: segment 9 .*category_id 6.* 1, 5, 187, 200"),
+        (with_segments(SEGMENTS[0] | {"category_id": 6}), r"image 42: segment 9 .*category_id 6.* 1, 187, 200, 5"),
         (with_segments(SEGMENTS[0] | {"id": 0}), "image 42 has a segment of id 0"),
         (with_segments(SEGMENTS[0], SEGMENTS[0]), "image 42 has 2 segments of id 9"),
         (with_segments(SEGMENTS[0] | {"iscrowd": 2}), "iscrowd 2"),

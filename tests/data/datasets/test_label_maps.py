@@ -133,7 +133,7 @@ INVALID_LABELS: dict[str, tuple[np.ndarray, list[Any], str]] = {
     "a colour that no class has": (
         np.full((3, 4, 3), (5, 6, 7)),
         [{"name": "road", "color": [1, 1, 1]}, "sky"],
-        r"a\.png .*\(5, 6, 7\) in 12 pixels \(100\.0%\).*Known: 1 col.*none for sky",
+        r"a\.png .*\(5, 6, 7\) in 12 pixels \(100\.0%\).*Known: 1 col",
     ),
     "colours of classes without": (np.full((3, 4, 3), (5, 6, 7)), NAMES, r"a\.png .*colours, but data\.classes has no"),
     "the colour of several classes": (
@@ -166,7 +166,7 @@ def test_equal_names_and_grey_labels_beside_a_labelmap_raise(tmp_path, pairs, wr
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\nz\n", r"train\.txt, line 2: .*images/train/z does not exist; copy it there"),
+        ("a\nz\n", r"train\.txt, line 2: .*images/train/z does not exist, .*copy it there"),
         ("a\nb\na\n", r"train\.txt, line 3: a occurs already in line 1"),
         ("images/train/a.jpg labels/train/q.png", r"train\.txt, line 1: .*labels/train/q\.png does not exist"),
         ("\n", r"is empty"),
@@ -186,8 +186,8 @@ def test_invalid_list_files_raise(text, message, tmp_path, pairs):
         ({"classes": [str(i) for i in range(256)]}, r"256 classes"),
         ({"classes": ["a", "a"]}, r"the name 'a' occurs twice"),
         ({"classes": ["a", {"name": "b", "id": 0}]}, r"the id 0 occurs twice"),
-        ({"classes": [7]}, r"data\.classes\[0\] is 7; expected a name"),
-        ({"classes": ["road", "\udcff", "car"]}, r"'\\udcff' \(id 1\) has half of a surrogate pair"),
+        ({"classes": [7]}, r"data\.classes\[0\]: .* found 7\. Expected a name"),
+        ({"classes": ["road", "\udcff", "car"]}, r"data\.classes\[1\]\.name: .*'\\udcff'"),
         ({"ignore": Ignored(1)}, r"The label value 1 is both that of a class"),
         ({"classes": [{"name": "a", "id": 0}], "ignore": Ignored(zero=True)}, r"value 0 is both .*ignore\.zero"),
         ({"limit": 0}, r"data\.limit is 0"),

@@ -69,23 +69,7 @@ def test_255_of_many_pixels_is_an_error_only_if_a_class_has_none(tmp_path):
     with pytest.raises(DataError, match=message):
         opened(LabelMaps, "train", root=root, classes=["a", "b", "c"])
     assert len(opened(LabelMaps, "val", root=root, classes=["a", "b", "c"]))  # a rare class may have no pixel there
-    with pytest.warns(UserWarning, match=r"1 of 3 classes have no pixel and cannot be learned: c\."):
-        opened(LabelMaps, "train", root=root, classes=["a", "b", "c"], ignore=Ignored(255))
-
-
-def test_a_rare_class_without_pixels_is_one_line_in_training(tmp_path):
-    label = np.zeros((10, 10), np.uint8)
-    label[:5], label[9, 9] = 1, 255
-    root = write(tmp_path, label)
-    classes = ["a", "b", "c", "d"]
-    with pytest.warns(UserWarning) as caught:
-        opened(LabelMaps, "train", root=root, classes=classes).check_labels()
-    [text] = [str(one.message) for one in caught]
-    for fact in ("2 of 4 classes", "c, d", "0 = a (49.00%)", "255, ignored (1.00%)", "{name: c, id: 255}"):
-        assert fact in text
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        opened(LabelMaps, "val", root=root, classes=classes).check_labels()
+    assert len(opened(LabelMaps, "train", root=root, classes=["a", "b", "c"], ignore=Ignored(255)))
 
 
 def test_training_on_a_single_class_is_an_error_and_evaluation_is_not(tmp_path):
@@ -95,7 +79,7 @@ def test_training_on_a_single_class_is_an_error_and_evaluation_is_not(tmp_path):
     with pytest.raises(DataError, match=r"all labelled pixels have the class 'background'"):
         opened(LabelMaps, "train", **options).check_labels()
     nothing = LabelMaps("train", root=root, classes=["x", "y"], ignore=Ignored(zero=True))
-    with pytest.raises(DataError, match=r"is ignored, .*0 \(75\.00%\), 255 \(25\.00%\)"):
+    with pytest.raises(DataError, match=r"is ignored, .* data\.ignore\.index"):
         nothing.check_labels()
 
 
@@ -145,5 +129,5 @@ def test_grey_files_and_classes_of_colours(tmp_path: Path) -> None:
     """Without ids, the values are the classes' positions; a grey copy of a coloured file has other values."""
     assert semantic(write(tmp_path / "positions", VALUES), BY_COLOR) == VALUES.tolist()
     root = write(tmp_path / "copy", Image.fromarray(np.array([ROAD, TREE], np.uint8)[VALUES]).convert("L"))
-    with pytest.raises(DataError, match=r"a\.png has values that no class has: 75 in 6 .* 90 in 6 .* the file is grey"):
+    with pytest.raises(DataError, match=r"a\.png has values that no class has: 75 in 6 .* 90 in 6 .*"):
         opened(LabelMaps, "train", root=root, classes=BY_COLOR)

@@ -97,17 +97,6 @@ def test_nothing_is_said_about_a_correct_set(reader, tmp_path):
     assert len(dataset) == 4 and not said
 
 
-def test_images_beside_the_folders_of_splits_and_empty_classes_are_said(tmp_path):
-    name, options, _ = images(tmp_path / "images")
-    save(tmp_path / "images" / "lone.jpg", noise(8))
-    [text] = read(tmp_path / "images", name, options)[1]
-    assert "4 images found: 3 used, 1 left out (1 beside the folders of the splits: lone.jpg)" in text
-    name, options, _ = image_folder(tmp_path / "classes")
-    (tmp_path / "classes" / "train" / "horse").mkdir()
-    [text] = read(tmp_path / "classes", name, options)[1]
-    assert "1 of 3 class folders have no images: horse. These classes cannot be learned" in text
-
-
 @READERS
 def test_images_of_formats_that_are_not_read_are_counted(reader, tmp_path):
     """a.heic is the source of a.jpg, so that its image is not left out."""
@@ -124,21 +113,17 @@ def test_images_of_formats_that_are_not_read_are_counted(reader, tmp_path):
 def test_a_label_of_an_image_in_another_format_names_it(tmp_path):
     name, options, folder = label_maps(tmp_path)
     (tmp_path / folder / "a.jpg").rename(tmp_path / folder / "a.heic")
-    with pytest.raises(
-        DataError, match=r"labels/train/a\.png has no image\. .*a\.heic is of a format that is not read"
-    ):
+    with pytest.raises(DataError, match=r"labels/train/a\.png has no image\. .* in a format that is read \(\.jpg"):
         create_dataset(name, root=str(tmp_path), **options)
     (tmp_path / "list.txt").write_text("b\na.heic\n")
     where = {"images": "images/train", "labels": "labels/train", "list_file": "list.txt"}
     with pytest.raises(
-        DataError, match=r"list\.txt, line 2: .*a\.heic exists; its format is not read: convert it to JPEG or PNG\."
+        DataError, match=r"list\.txt, line 2: .*a\.heic does not exist, or has a format that is not read"
     ):
         create_dataset(name, root=str(tmp_path), **where, **options)
     (tmp_path / folder / "a.heic").rename(tmp_path / folder / "a.jpg")
     (tmp_path / "labels" / "train" / "b.png").rename(tmp_path / "labels" / "train" / "b.webp")
-    with pytest.raises(
-        DataError, match=r"images/train/b\.JFIF has no label\. .*b\.webp is of a format that is not read"
-    ):
+    with pytest.raises(DataError, match=r"images/train/b\.JFIF has no label\. .* in a format that is read \(\.png"):
         create_dataset(name, root=str(tmp_path), **options)
 
 

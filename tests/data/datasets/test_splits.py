@@ -86,13 +86,11 @@ def write(layout: Layout, root: Path) -> None:
 
 
 @pytest.mark.parametrize("case", LAYOUTS)
-def test_a_split_that_does_not_exist_is_an_error_that_lists_the_others(case, tmp_path):
+def test_a_split_that_does_not_exist_is_an_error_that_names_it(case, tmp_path):
     layout = LAYOUTS[case]
     write(layout, tmp_path)
     options = {"root": str(tmp_path), **layout.options} | ({"val_share": 0.5} if case == "images, flat" else {})
     assert all(len(create_dataset(layout.name, split, **options)) for split in layout.splits)
     for split in {"test", "nonsense"} - {*layout.splits}:
-        with pytest.raises(DataError, match=f"{split!r}") as error:
+        with pytest.raises(DataError, match=rf"\b{split}\b"):
             create_dataset(layout.name, split, **options)
-        listed = str(error.value).partition("only ")[2]
-        assert all(known in listed for known in layout.splits), error.value

@@ -10,7 +10,6 @@ from PIL import Image
 
 from densevit.data.datasets.color_tables import read_labelmap
 from densevit.data.datasets.depth_maps import DepthMaps
-from densevit.data.datasets.depth_values import Calibration
 from densevit.data.io.text_files import read_json, read_text
 from densevit.errors import DataError
 from densevit.evaluation import tables_file
@@ -39,8 +38,6 @@ def test_readers_of_text_accept_files_of_windows(tmp_path, monkeypatch):
 
     labelmap = read_labelmap(write("labelmap.txt", "road:1,2,3::\ntree:4,5,6::\n"))
     assert [one["name"] for one in labelmap] == ["road", "tree"]
-    text = "cam0=[1000 0 5; 0 1000 5; 0 0 1]\ndoffs=2\nbaseline=100\n"
-    assert Calibration.read(write("calib.txt", text)) == Calibration(0.1, 1000.0, 2.0)
     from densevit.training.run.evaluation_folder import read_mapping
 
     mapping = read_mapping([str(write("names.yaml", "person: pedestrian\ncar:\n"))])
@@ -48,9 +45,9 @@ def test_readers_of_text_accept_files_of_windows(tmp_path, monkeypatch):
     for folder, kind in (("images", np.uint8), ("labels", np.uint16)):
         (tmp_path / folder).mkdir()
         Image.fromarray(np.ones((3, 4), kind)).save(tmp_path / folder / "a.png")
-    write("rgb.txt", "1.0 images/a.png\n")
-    write("depth.txt", "1.0 labels/a.png\n")
-    assert len(DepthMaps("train", root=str(tmp_path), scale=1.0, images="rgb.txt", labels="depth.txt")) == 1
+    write("list.txt", "images/a.png labels/a.png\n")
+    where = {"images": "images", "labels": "labels", "list_file": "list.txt"}
+    assert len(DepthMaps("train", root=str(tmp_path), scale=1.0, **where)) == 1
     monkeypatch.setattr("sys.stdin", io.StringIO(f"\ufeff{tmp_path}/images/a.png\n"))
     assert [image.path for image in find_images(["-"])] == [tmp_path / "images" / "a.png"]
     (tmp_path / "table.csv").write_bytes(codecs.BOM_UTF8 + b"image,score\r\na.png,0.5\r\n")

@@ -134,14 +134,12 @@ def test_data_may_be_a_folder_or_data_yaml(tmp_path: Path, monkeypatch: pytest.M
     assert configs.load("start/detector", ["data=coco"]).data == shipped
 
 
-def test_formats_are_recognised_by_the_doctor_and_by_label_maps(tmp_path: Path):
+def test_formats_are_recognised_by_the_doctor(tmp_path: Path):
     from densevit_workbench.doctor.source import find_source
 
     for format, make in SETS.items():
         root = make(tmp_path / format)
         assert find_source(root).section.name == format == (other_format(root) or [""])[0]
-        with pytest.raises(DataError, match=f"the format '{format}'.* no label maps.*data=folder data.root={root}"):
-            densevit.create_dataset("label_maps", "train", root=str(root), classes=["a"])
     assert find_source(tmp_path / "yolo" / "data.yaml").section.options == {"root": str(tmp_path / "yolo/data.yaml")}
     write(tmp_path / "labelme" / "a.json", '{"shapes": [], "imagePath": "a.png"}')
     with pytest.raises(DataError, match=f"densevit data convert labelme {tmp_path / 'labelme'} NEW_FOLDER"):
