@@ -6,7 +6,7 @@ Shapes, gradients, precisions, state, options and more. Exit code 1 if a check f
 import functools
 import importlib
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from densevit import registry
@@ -47,8 +47,8 @@ def run(args: Namespace) -> int:
         checks = getattr(module, f"{args.kind}_checks")(factory, skip=args.skip)
     except ValueError as error:
         raise ConfigError(f"--skip: {error}") from None
-    shown = not (args.output.quiet or args.output.json)
-    results = show(f"{args.kind} {args.name}", checks) if shown else list(checks)
+    results = list(checks)
+    args.output.show(_table(f"{args.kind} {args.name}", results))
     passed = sum(result.passed for result in results)
     for message in messages(results):
         args.output.problem(message)
@@ -74,23 +74,6 @@ def read_options(given: Sequence[str]) -> dict[str, Any]:
                 raise ConfigError(f"command line: {option}: {part} is also set to a value; keep one.")
         section[key] = parse(text, f"command line: {option}")
     return options
-
-
-def show(title: str, checks: "Iterator[CheckResult]") -> "list[CheckResult]":
-    """Prints a table of results; in a terminal it grows while the checks run."""
-    from rich.live import Live
-
-    from densevit.terminal import text_console
-
-    results: list[CheckResult] = []
-    console = text_console()
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        for result in checks:
-            results.append(result)
-            if console.is_terminal:
-                live.update(_table(title, results), refresh=True)
-    console.print(_table(title, results))
-    return results
 
 
 def _table(title: str, results: "Sequence[CheckResult]") -> "Table":
