@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -269,7 +269,7 @@ def _measure(
             attempt(case.name, key, partial(_prepare, runs, case, models, batch, size, device, mode))
         timings, errors = interleaved(runs, rounds)
         for name, timing in timings.items():
-            results[name].timings[key] = timing.as_dict()
+            results[name].timings[key] = asdict(timing)
         for name, error in errors.items():
             attempt.failed(name, key, error)
         attempt.save()

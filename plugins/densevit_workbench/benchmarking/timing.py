@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,6 @@ class Timing:
     images_per_second: float
     memory_mb: float | None
     runs: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def check_modes(modes: list[str]) -> list[str]:

@@ -58,7 +58,7 @@ def run(args: Namespace) -> int:
 
 
 def read_options(given: Sequence[str]) -> dict[str, Any]:
-    """A dict of `key=value` arguments, with values in YAML; `section.key=value` for an option that is a section."""
+    """A dict of `key=value` arguments, with values in YAML."""
     from densevit.config.yaml_io import parse
 
     options: dict[str, Any] = {}
@@ -66,13 +66,7 @@ def read_options(given: Sequence[str]) -> dict[str, Any]:
         name, equals, text = option.partition("=")
         if not equals or not name.strip() or not text.strip():
             raise ConfigError(f"command line: {option!r} is not an option: write key=value, and key=null for none.")
-        *path, key = name.strip().split(".")
-        section = options
-        for part in path:
-            section = section.setdefault(part, {})
-            if not isinstance(section, dict):
-                raise ConfigError(f"command line: {option}: {part} is also set to a value; keep one.")
-        section[key] = parse(text, f"command line: {option}")
+        options[name.strip()] = parse(text, f"command line: {option}")
     return options
 
 

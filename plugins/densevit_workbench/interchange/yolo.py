@@ -30,7 +30,6 @@ from densevit_workbench.interchange.yolo_files import NOTHING, Listing, TextFile
 from densevit_workbench.interchange.yolo_lines import parse_line
 
 _NAME_FILES = ("classes.txt", "obj.names")
-_LABEL_NUMBERS = 5  # a class and a box
 
 
 def read_yolo(source: Path, faults: Faults, channels: Channels | None = None) -> Annotated:
@@ -153,7 +152,6 @@ def _inventories(
     root, channels = listing.root, listing.channels
     wanted = [path for paths in listing.images.values() for path in paths]
     images = image_inventory(root, wanted, splits, "in no split", channels)
-    images.leave_out("named again by a list", listing.again)
     split_of = {path: split for split, paths in listing.images.items() for path in paths}
     owners = {
         absolute(text_files.of(path, split_of.get(path, ""))): path for path in image_files(root, channels, unread=True)
@@ -167,8 +165,8 @@ def _inventories(
     others = {
         file for file in text_files.all() - used - {*map(absolute, listing.lists)} if file.name not in _NAME_FILES
     }
+    others = {file for file in others if file in owners or "labels" in Path(below_root(file, root)).parts}
     lines = {file: _lines(file) for file in others}
-    lines = {file: texts for file, texts in lines.items() if file in owners or _holds_labels(file, texts, root)}
 
     def reason(file: Path) -> str:
         if file not in owners:
@@ -189,10 +187,3 @@ def _lines(file: Path) -> list[str]:
         return [line for line in read_text(file).splitlines() if line.strip()]
     except DataError:
         return []
-
-
-def _holds_labels(file: Path, lines: Sequence[str], root: Path) -> bool:
-    """Whether a text file is in a folder `labels`, or begins with a class and numbers."""
-    parts = lines[0].split() if lines else []
-    is_row = len(parts) >= _LABEL_NUMBERS and all(part.replace(".", "", 1).isdigit() for part in parts)
-    return is_row or "labels" in Path(below_root(file, root)).parts

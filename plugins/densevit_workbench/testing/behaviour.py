@@ -1,6 +1,5 @@
 """Checks of a backbone's outputs: determinism, batches, precisions, memory layouts, devices and export."""
 
-
 import torch
 from torch import Tensor
 

@@ -195,22 +195,6 @@ def original_pixels(fixture: HeadFixture) -> None:
                 )
 
 
-@check("predictions without labels", _PREDICTS)
-def targets_unread(fixture: HeadFixture) -> None:
-    """predict uses `size` and `original_size` only: labels do not change the predictions."""
-    head, batch = fixture.build().eval(), fixture.batch()
-    with torch.no_grad():
-        outputs = head(batch.copies(), batch.padding_mask)
-        without, with_labels = head.predict(outputs, batch.unlabelled()), head.predict(outputs, batch.targets)
-    require_equal(
-        flattened(with_labels),
-        flattened(without),
-        "{name} that differs if targets have labels",
-        "use size and original_size only in predict",
-        tolerance=0,
-    )
-
-
 @check("predictions that ignore padding", RUNS)
 def padding(fixture: HeadFixture) -> str:
     """Features of padding do not change the predictions of an image."""

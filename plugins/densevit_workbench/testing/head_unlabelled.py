@@ -1,4 +1,4 @@
-"""Checks of a head's losses for target values that label nothing (`TargetType.unlabelled`), and for crowds."""
+"""Checks of a head's losses for target values that label nothing (`TargetType.unlabelled`)."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densevit.interfaces import VOID, Head, LossContext
+from densevit.interfaces import Head, LossContext
 from densevit_workbench.testing.head_fixtures import GRID, HeadBatch, HeadFixture, total
 from densevit_workbench.testing.results import NotChecked, check, require
 from densevit_workbench.testing.targets import SupportsUnlabelled
@@ -45,21 +45,6 @@ def unlabelled_values(fixture: HeadFixture) -> None:
                 "exactly 0, as without labels",
                 _FIX,
             )
-
-
-@check("crowds that are not trained on", "leave out the pixels of `panoptic_crowds`, as void")
-def crowds(fixture: HeadFixture) -> None:
-    """The losses of an image with crowds (`panoptic_crowds`) are those of the image with void in their place."""
-    fixture.require_labels()
-    if "panoptic" not in fixture.needs:
-        raise NotChecked("it does not learn panoptic maps")
-    head, batch, other = _with_noise(fixture.build()), *(fixture.batch(images=(GRID, GRID)) for _ in range(2))
-    for i, target in enumerate(batch.targets):
-        ids = target["panoptic"]
-        crowd = int(ids[ids != VOID].max())
-        batch.targets[i] = {**target, "panoptic_crowds": [crowd]}
-        other.targets[i] = {**target, "panoptic": torch.where(ids == crowd, VOID, ids)}
-    _require_same(_losses(head, batch), _losses(head, other), "with crowds, against void in their place")
 
 
 def _values(fixture: HeadFixture) -> Iterator[tuple[str, str, Any]]:

@@ -35,7 +35,6 @@ CHECKS = (
     head_predictions.predictions,
     head_predictions.inside_image,
     head_predictions.original_pixels,
-    head_predictions.targets_unread,
     head_maps.maps,
     head_export.export,
     state.seeding,
@@ -44,7 +43,6 @@ CHECKS = (
     behaviour.determinism,  # required by the checks below, which compare runs
     head_losses.partly_labelled,
     head_unlabelled.unlabelled_values,
-    head_unlabelled.crowds,
     head_predictions.padding,
     head_predictions.batch_independence,
     state.state_dict,

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from densevit.interfaces import DenseHead, Head
-from densevit.targets.maps import PanopticMap, ValueMap
+from densevit.targets.maps import ValueMap
 from densevit.testing import head_checks
 from densevit_workbench.testing.heads import CHECKS
 
@@ -193,23 +193,6 @@ class ClassOfMaps(Maps):
         ]
 
 
-class Segments(Maps):
-    """The classes of panoptic maps, also of crowds."""
-
-    task, needs = "panoptic", ("panoptic",)
-
-    def loss(self, outputs, targets, context):
-        def labelled(panoptic):
-            return {"semantic": torch.from_numpy(PanopticMap().class_map(panoptic.numpy()))}
-
-        maps = [{**t, **labelled(t["panoptic"])} if "panoptic" in t else t for t in targets]
-        return Segmenter.loss(self, outputs, maps, context)
-
-    def predict(self, outputs, targets):
-        labels = Segmenter.predict(self, outputs, targets)
-        return [{"panoptic": 1000 * one["semantic"].int()} for one in labels]
-
-
 @pytest.mark.parametrize(
     ("head", "failed"),
     [
@@ -219,11 +202,10 @@ class Segments(Maps):
         (having(Segmenter, loss=mean_of_maps), {"unlabelled_values"}),
         (having(Segmenter, loss=ignored_is_background), {"unlabelled_values"}),
         (ClassOfMaps, {"unlabelled_values"}),
-        (Segments, {"crowds"}),
     ],
 )
 def test_values_that_label_nothing_are_not_learned(head, failed):
-    found = failures(head, only=("determinism", "unlabelled_values", "crowds"))
+    found = failures(head, only=("determinism", "unlabelled_values"))
     assert found.keys() == failed, found
 
 

@@ -205,7 +205,6 @@ BROKEN = [  # the checks that fail, and what fails them
         "original_pixels",
         changed(in_pixels=lambda _, head, boxes, t: Sound.in_pixels(head, boxes, {"original_size": (16, 16)})),
     ),
-    ("targets_unread", changed(predict=each(lambda p, t: {**p, "scores": p["scores"] * (0.5 if "boxes" in t else 1)}))),
     ("padding", SEES_PADDING),
     ("batch_independence partly_labelled", changed(pooled=lambda x, *_: x - x.mean(0))),
     ("determinism", changed(pooled=lambda x, *_: F.dropout(x, 0.5))),
@@ -277,5 +276,5 @@ def test_a_gradient_of_zero_of_detr_is_noted():
 def test_custom_features():
     found = failures(FOUR_LEVELS, channels=(8, 8, 8, 8, 8), strides=(2, 4, 8, 16, 32))
     assert found.keys() == {"one_level", "equal_strides"}
-    with pytest.raises(CheckFailed, match="fails 1 of 27 checks"):
+    with pytest.raises(CheckFailed, match="fails 1 of 25 checks"):
         check_head(functools.partial(SEES_PADDING), skip=("export", "registration", "pickling"))
