@@ -1,4 +1,4 @@
-"""Plots as SVG, by matplotlib: curves, histograms, scatter plots and confusion matrices.
+"""Plots as SVG, by matplotlib: curves, histograms and confusion matrices.
 
 In a page, colours are the CSS variables of `templates/style.css`, so that a plot follows the page's light or dark
 scheme; `svg_file` writes them into a separate file. Titles and legends of plots in a page are HTML (`html_page.Plot`).
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -116,49 +116,6 @@ def columns(values: Sequence[Sequence[float]], x: str = "") -> str:
         _label(axes, x, "")
 
     return _svg(draw, WIDTH, HEIGHT + 14, bottom=BOTTOM + 14)
-
-
-class Panel(NamedTuple):
-    """One scatter plot. points: (x, y, label); x is positive and its axis logarithmic."""
-
-    title: str
-    x: str
-    points: Sequence[tuple[float, float, str]]
-
-
-def scatter(panel: Panel) -> str:
-    """A scatter plot with labelled points."""
-    return _for_page(*_scatter([panel]))
-
-
-def scatter_file(panels: Sequence[Panel]) -> str:
-    """Scatter plots with labelled points, in rows of three, as an SVG file."""
-    return _as_file(*_scatter(panels))
-
-
-def _scatter(panels: Sequence[Panel]) -> tuple[str, float, float]:
-    """The content of an SVG, its width and its height."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    per_row, (width, height) = min(3, len(panels)), (420, 280)
-    rows = -(-len(panels) // per_row)
-    with _style():
-        figure = Figure((per_row * width / 72, rows * height / 72), dpi=72, layout="constrained")
-        for panel, axes in zip(panels, np.ravel(figure.subplots(rows, per_row, squeeze=False)), strict=False):
-            xs, ys = ([point[n] for point in panel.points] for n in (0, 1))
-            axes.set_xscale("log")
-            axes.plot(xs, ys, "o", color=color(0), markersize=6)
-            for x, y, text in panel.points:
-                axes.annotate(text, (x, y), (8, 0), textcoords="offset pixels", fontsize=FONT, color=SOFT, va="center")
-            axes.margins(x=0.15, y=0.15)
-            axes.set_title(panel.title, color=INK, loc="left", fontsize=FONT + 1.5)
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-            _label(axes, panel.x, "")
-        for unused in figure.axes[len(panels) :]:
-            unused.remove()
-        return _saved(figure), per_row * width, rows * height
 
 
 def heat_map(names: Sequence[str], shares: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds and activations beside the papers' tables and counts by hand."""
+"""Parameters and multiply-adds beside the papers' tables and counts by hand."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from densevit.errors import DensevitError
 from densevit.interfaces import Backbone, Class, Head
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.layers.fast.replacement import replace_layers
-from densevit.model.build import build_backbone, create_head
+from densevit.model.build import build_backbone
 from densevit.model.dense import DenseModel
-from densevit_workbench.model_cost import Cost, model_cost, multiply_adds
+from densevit_workbench.model_cost import model_cost, multiply_adds
 
 COCO = [Class(f"class {i}", i, (0, 0, 0)) for i in range(91)]
 
@@ -31,23 +31,20 @@ class Classifier(Head):
 
 
 # Multiply-adds in G: He et al. 2016, Liu et al. 2021, Dosovitskiy et al. 2021 (timm's count).
-# Activations in M: Radosavovic et al. 2020, table 4 (ResNet-50); the others as in timm's tables of results, of which
-# Swin's adds the 3.62 of attention's own products: 2401 scores and 1568 sums a window, head and block.
 @pytest.mark.parametrize(
-    ("name", "options", "gmacs", "activations"),
+    ("name", "options", "gmacs"),
     [
-        ("resnet", {"depth": 50}, 4.1, 11.1),
-        ("swin", {"variant": "tiny"}, 4.5, 17.06 - 3.62),
-        ("vit", {"variant": "base", "image_size": 224}, 17.58 - 0.01, 16.5),
+        ("resnet", {"depth": 50}, 4.1),
+        ("swin", {"variant": "tiny"}, 4.5),
+        ("vit", {"variant": "base", "image_size": 224}, 17.58 - 0.01),
     ],
 )
-def test_cost_matches_the_papers(name: str, options: dict[str, Any], gmacs: float, activations: float):
+def test_cost_matches_the_papers(name: str, options: dict[str, Any], gmacs: float):
     with torch.device("meta"):
         backbone = build_backbone(name, **options)
         model = DenseModel(backbone, {"classification": Classifier(backbone.channels, backbone.strides, ())})
     cost = model_cost(model, (224, 224))
     assert cost.multiply_adds / 1e9 == pytest.approx(gmacs, rel=0.015)
-    assert cost.activations / 1e6 == pytest.approx(activations, rel=0.01)
 
 
 def test_deformable_attention_counts_its_projections_and_its_sampling() -> None:
@@ -70,23 +67,6 @@ def test_fused_attention_in_evaluation_mode_is_counted(device: str) -> None:
         parameter.requires_grad_(False)
     found = multiply_adds(layer, torch.zeros(1, N, C, device=device))
     assert found == 4 * N * C * C + 2 * N * N * C + 2 * N * C * hidden
-
-
-def test_modules_add_up() -> None:
-    with torch.device("meta"):
-        backbone = build_backbone("swin", variant="nano")
-        head = create_head("detr", backbone.channels, backbone.strides, COCO, num_queries=10)
-        model = DenseModel(backbone, {"own": head})
-    cost = model_cost(model, (64, 96))
-    by_name = {part.name: part for part in cost.modules()}
-    assert set(by_name) == {name for name, _ in model.named_modules(remove_duplicate=False)}
-    parts = [by_name["backbone"], by_name["heads.own"]]
-    assert cost.multiply_adds == sum(part.multiply_adds for part in parts)
-    assert cost.activations == sum(part.activations for part in parts)
-    stages = [by_name[f"backbone.stages.{i}"] for i in range(4)]
-    assert by_name["backbone.stages"].multiply_adds == sum(stage.multiply_adds for stage in stages)
-    assert by_name["backbone.patch_embed"] == Cost("backbone.patch_embed", 1568, 1568, 48 * 32 * 16 * 24, 32 * 16 * 24)
-    assert [part.name for part in cost.modules(1)] == ["", "backbone", "heads", "necks", "log_variances"]
 
 
 class Reading(Backbone):

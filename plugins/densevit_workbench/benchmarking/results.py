@@ -9,7 +9,7 @@ from typing import Any
 from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass
@@ -17,7 +17,7 @@ class CaseResult:
     """The results of one model.
 
     fingerprint: identifies its config. setting: what the timings depend on, see `setting_of`. cost: parameters,
-    multiply-adds and activations.
+    and multiply-adds.
     timings: the times of each mode, device, batch and size. training: images, learning rate, seconds and metrics, means
     over the seeds; `runs` has the values of each seed. errors: messages by the step that failed.
     """

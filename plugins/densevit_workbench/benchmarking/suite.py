@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +19,7 @@ from densevit.inference.loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.paths import user_path
-from densevit.reporting.html_page import Grid, Heading, Plot, fragment
-from densevit.reporting.plots import scatter, scatter_file
+from densevit.reporting.html_page import Heading, fragment
 from densevit_workbench.benchmarking import tables
 from densevit_workbench.benchmarking.cases import (
     PROTOCOL,
@@ -33,11 +32,10 @@ from densevit_workbench.benchmarking.cases import (
 from densevit_workbench.benchmarking.results import CaseResult, Results, finite
 from densevit_workbench.benchmarking.timing import MODES, Forward, check_modes, device_name, interleaved
 from densevit_workbench.benchmarking.trainings import train_case
-from densevit_workbench.model_cost import Cost, model_cost
+from densevit_workbench.model_cost import model_cost
 
 ASSUMED_CLASSES = 80  # of a head whose data set is not on this machine
 DEFAULT_SIDE = 512  # of the images of a config without data.image_size
-MODULE_DEPTH = 3  # levels of modules in the results
 RATES = (5e-4, 1e-3, 2e-3)
 TRAININGS = "trainings"  # a folder with a folder for each model
 
@@ -48,7 +46,7 @@ Size = tuple[int, int]
 class Benchmark:
     """A finished benchmark.
 
-    results: the results of each model. folder: where `benchmark.md`, `.json` and `.svg` are.
+    results: the results of each model. folder: where `benchmark.md` and `.json` are.
     """
 
     results: Mapping[str, CaseResult]
@@ -65,14 +63,12 @@ class Benchmark:
         return f"Benchmark(folder={str(self.folder)!r}, models={list(self.results)}, errors={len(self.errors)})"
 
     def _repr_html_(self) -> str:
-        """The tables and the plot, which Jupyter displays for a benchmark at the end of a cell."""
-        plots = [Plot(panel.title, scatter(panel)) for panel in tables.panels(self.results)]
-        parts = tables.parts(self.results, self.facts, modules=False)
-        return fragment([Heading("Benchmark"), *parts, Grid("plots", plots)])
+        """The tables, which Jupyter displays for a benchmark at the end of a cell."""
+        return fragment([Heading("Benchmark"), *tables.parts(self.results, self.facts)])
 
-    def markdown(self, modules: bool = True) -> str:
-        """The tables, as in `benchmark.md`. modules: also the cost of each module."""
-        return tables.markdown(self.results, self.facts, modules)
+    def markdown(self) -> str:
+        """The tables, as in `benchmark.md`."""
+        return tables.markdown(self.results, self.facts)
 
 
 def benchmark(
@@ -95,7 +91,7 @@ def benchmark(
     quiet: bool = True,
     command: str = "",
 ) -> Benchmark:
-    """Measures models side by side: parameters, multiply-adds, activations, latency, throughput, memory and scores.
+    """Measures models side by side: parameters, multiply-adds, latency, throughput, memory and scores.
 
     configs: config files, shipped configs' names, run folders, whose scores are taken over, or exported files, whose
     speed is measured with ONNX Runtime or PyTorch on the CPU. backbones, heads: instead of configs: each backbone under
@@ -158,9 +154,6 @@ def benchmark(
         found = Benchmark(mine, folder, results.facts)
         results.write()
         (folder / "benchmark.md").write_text(found.markdown(), encoding="utf-8")
-        panels = tables.panels(mine)
-        if panels:
-            (folder / "benchmark.svg").write_text(scatter_file(panels), encoding="utf-8")
     return found
 
 
@@ -243,18 +236,7 @@ def _cost(case: Case, result: CaseResult, sizes: Sequence[Size], models: _Models
             result.cost["assumed_classes"] = ASSUMED_CLASSES
         result.cost.setdefault("by_size", {})[_named(size)] = {
             "multiply_adds": cost.multiply_adds,
-            "activations": cost.activations,
-            "modules": [_row(part) for part in cost.modules(MODULE_DEPTH) if part.name and part.multiply_adds],
         }
-
-
-def _row(part: Cost) -> dict[str, Any]:
-    return {
-        "name": part.name,
-        "parameters": part.parameters,
-        "multiply_adds": part.multiply_adds,
-        "activations": part.activations,
-    }
 
 
 def _measure(
@@ -287,7 +269,7 @@ def _measure(
             attempt(case.name, key, partial(_prepare, runs, case, models, batch, size, device, mode))
         timings, errors = interleaved(runs, rounds)
         for name, timing in timings.items():
-            results[name].timings[key] = timing.as_dict()
+            results[name].timings[key] = asdict(timing)
         for name, error in errors.items():
             attempt.failed(name, key, error)
         attempt.save()

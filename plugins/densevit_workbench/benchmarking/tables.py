@@ -1,4 +1,4 @@
-"""The tables of a benchmark, and the points of its plot of score against cost."""
+"""The tables of a benchmark."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 from densevit.errors import counted
 from densevit.evaluation.metrics_file import by_head
 from densevit.reporting.html_page import Cell, Heading, Pairs, Part, Table, Text
-from densevit.reporting.plots import Panel
 from densevit_workbench.benchmarking.results import CaseResult
 from densevit_workbench.reports import text_tables
 from densevit_workbench.reports.evaluated_data import different_keys
@@ -19,31 +18,25 @@ SHOWN = {  # columns beside the main metric of a head; of others, the first of `
     "AbsRel": ("delta1", "RMSE"),
 }
 SHOWN_METRICS = 3
-DISTURBED = 1.5  # ratio of the 95th percentile to the median from which a latency is marked
-MODULE_LEVELS = 2
 
 Results = Mapping[str, CaseResult]
 
 
-def parts(results: Results, facts: Mapping[str, Any], modules: bool = True) -> list[Part]:
-    """The origin of the tables, then scores, costs with main scores, speed, modules if requested, and failures."""
+def parts(results: Results, facts: Mapping[str, Any]) -> list[Part]:
+    """The origin of the tables, then scores, costs with main scores, speed and failures."""
     found: list[Part] = [Pairs(_origin(results, facts))]
     if any(case.metrics for case in results.values()):
         found += [Heading("Scores"), Text(SCORES), *_data_note(results), _scores(results)]
     found += [Heading("Cost"), _costs(results)]
     if any(case.timings for case in results.values()):
         found += [Heading("Speed"), Text(SPEED), _speed(results)]
-        if any(_is_disturbed(timing) for case in results.values() for timing in case.timings.values()):
-            found.append(Text(DISTURBANCE))
-    if modules:
-        found += [Heading("Modules"), _modules(results)]
     failed = [(f"{name}, {step}", text) for name, case in results.items() for step, text in case.errors.items()]
     return [*found, Heading("Failed"), Pairs(failed)] if failed else found
 
 
-def markdown(results: Results, facts: Mapping[str, Any], modules: bool = True) -> str:
+def markdown(results: Results, facts: Mapping[str, Any]) -> str:
     """The parts as Markdown."""
-    return "\n\n".join(["# Benchmark", *map(_markdown, parts(results, facts, modules))]) + "\n"
+    return "\n\n".join(["# Benchmark", *map(_markdown, parts(results, facts))]) + "\n"
 
 
 def _markdown(part: Part) -> str:
@@ -63,11 +56,7 @@ SCORES = (
 )
 SPEED = (
     "Times are from uint8 images on the device to predictions, with random weights; images/s at the median. Memory is "
-    "the peak that a batch adds."
-)
-DISTURBANCE = (
-    f"† p95 is more than {DISTURBED:g} times p50: other load on the machine or changes of its clock frequency may have "
-    "disturbed the measurement. Repeat it in another folder, with nothing else running."
+    "that of the weights and the peak that a batch adds, on GPUs."
 )
 
 
@@ -176,11 +165,10 @@ def _costs(results: Results) -> Table:
                     size,
                     _millions(case.cost["parameters"]),
                     f"{cost['multiply_adds'] / 1e9:.3g}",
-                    _millions(cost["activations"]),
                     scores,
                 ]
             )
-    return _table(["model", "size", "parameters, M", "multiply-adds, G", "activations, M", "scores"], rows)
+    return _table(["model", "size", "parameters, M", "multiply-adds, G", "scores"], rows)
 
 
 def _main_scores(case: CaseResult) -> dict[str, float]:
@@ -202,29 +190,12 @@ def _speed(results: Results) -> Table:
                     batch,
                     size,
                     f"{timing['p50_ms']:.1f}",
-                    f"{timing['p95_ms']:.1f}{' †' if _is_disturbed(timing) else ''}",
+                    f"{timing['p95_ms']:.1f}",
                     f"{timing['images_per_second']:.1f}",
                     "" if memory is None else f"{memory:.0f}",
                 ]
             )
     return _table(["model", "mode", "batch", "size", "p50, ms", "p95, ms", "images/s", "memory, MB"], rows)
-
-
-def _is_disturbed(timing: Mapping[str, Any]) -> bool:
-    return bool(timing["p95_ms"] > DISTURBED * timing["p50_ms"])
-
-
-def _modules(results: Results) -> Table:
-    rows = []
-    for name, case in results.items():
-        for size, cost in case.cost.get("by_size", {}).items():
-            for part in cost["modules"]:
-                if part["name"].count(".") < MODULE_LEVELS and part["name"] not in ("heads", "necks"):
-                    work = f"{part['multiply_adds'] / 1e9:.3g}"
-                    rows.append(
-                        [name, size, part["name"], _millions(part["parameters"]), work, _millions(part["activations"])]
-                    )
-    return _table(["model", "size", "module", "parameters, M", "multiply-adds, G", "activations, M"], rows)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -241,13 +212,3 @@ def _score(case: CaseResult, metric: str) -> str:
     """A score as text, such as "0.126", or "0.126 ± 0.004" over several seeds."""
     deviation = case.training.get("deviations", {}).get(metric)
     return f"{case.metrics[metric]:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
-
-
-def panels(results: Results) -> list[Panel]:
-    """Score against multiply-adds of an image, one panel per main metric."""
-    points: dict[str, list[tuple[float, float, str]]] = {}
-    for name, case in results.items():
-        works = [cost["multiply_adds"] for cost in case.cost.get("by_size", {}).values()]
-        for metric, value in _main_scores(case).items() if works else ():
-            points.setdefault(metric, []).append((works[0] / 1e9, value, case.backbone or name))
-    return [Panel(metric, "multiply-adds, G", of_metric) for metric, of_metric in points.items()]

@@ -1,13 +1,11 @@
 """Latency, throughput and memory of inference, measured in rounds that are interleaved between the models."""
 
-import ctypes
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,8 +30,8 @@ MOST_SECONDS = 20.0  # of the counted rounds, for each model
 class Timing:
     """Times of one batch, from uint8 images on the device to predictions, over `runs` runs.
 
-    p50_ms, p95_ms: percentiles. images_per_second: the throughput at the median time. memory_mb: the peak that one
-    batch adds to the weights, and on a GPU the weights too; None where it cannot be measured.
+    p50_ms, p95_ms: percentiles. images_per_second: the throughput at the median time. memory_mb: on a GPU the weights
+    and the peak that one batch adds to them; None elsewhere.
     """
 
     p50_ms: float
@@ -41,9 +39,6 @@ class Timing:
     images_per_second: float
     memory_mb: float | None
     runs: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def check_modes(modes: list[str]) -> list[str]:
@@ -92,15 +87,15 @@ class Forward:
 
     def peak_memory(self) -> float | None:
         """MB; see `Timing`."""
-        if self.device.type == "cuda":
-            _wait(self.device)
-            before = torch.cuda.memory_allocated(self.device)  # other models of the benchmark are there too
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self()
-            _wait(self.device)
-            own = sum(x.numel() * x.element_size() for x in [*self.model.parameters(), *self.model.buffers()])
-            return (torch.cuda.max_memory_allocated(self.device) - before + own) / 1e6
-        return _process_peak(self) if self.device.type == "cpu" else None
+        if self.device.type != "cuda":
+            return None
+        _wait(self.device)
+        before = torch.cuda.memory_allocated(self.device)  # other models of the benchmark are there too
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self()
+        _wait(self.device)
+        own = sum(x.numel() * x.element_size() for x in [*self.model.parameters(), *self.model.buffers()])
+        return (torch.cuda.max_memory_allocated(self.device) - before + own) / 1e6
 
 
 def interleaved(runs: Mapping[str, Forward], rounds: int) -> tuple[dict[str, Timing], dict[str, Exception]]:
@@ -153,22 +148,3 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def _process_peak(run: Callable[[], None]) -> float | None:
-    """The peak that a call adds to the resident memory of this process in MB; None where Linux's /proc is missing."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps would not show
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to the current memory
-        before = _status("VmRSS")
-        run()
-        return max(0.0, (_status("VmHWM") - before) / 1e3)
-    except OSError:
-        return None
-
-
-def _status(key: str) -> int:
-    """A value of /proc/self/status in kB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

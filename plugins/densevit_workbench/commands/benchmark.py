@@ -1,6 +1,6 @@
 """Measures models: cost, speed, memory, and scores.
 
-Parameters, multiply-adds, activations, latency, throughput, memory and scores, side by side.
+Parameters, multiply-adds, latency, throughput, memory and scores, side by side.
 """
 
 import contextlib
@@ -84,9 +84,7 @@ def run(args: Namespace) -> int:
             quiet=args.output.quiet,
             command=args.command,
         )
-    args.output.show(
-        found.markdown(modules=False), f"{found.folder}/benchmark.md, benchmark.json and, with scores, benchmark.svg"
-    )
+    args.output.show(found.markdown(), f"{found.folder}/benchmark.md and benchmark.json")
     cases = {name: vars(case) for name, case in found.results.items()}
     args.output.result({"folder": str(found.folder), "facts": found.facts, "cases": cases})
     for name, text in found.errors.items():
@@ -112,17 +110,14 @@ def _sizes(text: str) -> list[tuple[int, int]]:
 
 
 def _numbers(text: str) -> list[int]:
-    numbers = [part.strip() for part in text.split(",")]
-    if not all(number.isdecimal() for number in numbers):
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text):
         raise ArgumentTypeError(f"{text!r}: expected whole numbers, separated by commas")
-    return [int(number) for number in numbers]
+    return [int(part) for part in text.split(",")]
 
 
 def _rates(text: str) -> list[float]:
-    try:
+    with contextlib.suppress(ValueError):
         rates = [float(part) for part in text.split(",")]
-    except ValueError:
-        rates = []
-    if not rates or not all(0 < rate < float("inf") for rate in rates):
-        raise ArgumentTypeError(f"{text!r}: expected a positive number, or several separated by commas")
-    return rates
+        if all(0 < rate < float("inf") for rate in rates):
+            return rates
+    raise ArgumentTypeError(f"{text!r}: expected a positive number, or several separated by commas")

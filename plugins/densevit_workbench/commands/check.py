@@ -6,7 +6,7 @@ Shapes, gradients, precisions, state, options and more. Exit code 1 if a check f
 import functools
 import importlib
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from densevit import registry
@@ -47,8 +47,8 @@ def run(args: Namespace) -> int:
         checks = getattr(module, f"{args.kind}_checks")(factory, skip=args.skip)
     except ValueError as error:
         raise ConfigError(f"--skip: {error}") from None
-    shown = not (args.output.quiet or args.output.json)
-    results = show(f"{args.kind} {args.name}", checks) if shown else list(checks)
+    results = list(checks)
+    args.output.show(_table(f"{args.kind} {args.name}", results))
     passed = sum(result.passed for result in results)
     for message in messages(results):
         args.output.problem(message)
@@ -58,7 +58,7 @@ def run(args: Namespace) -> int:
 
 
 def read_options(given: Sequence[str]) -> dict[str, Any]:
-    """A dict of `key=value` arguments, with values in YAML; `section.key=value` for an option that is a section."""
+    """A dict of `key=value` arguments, with values in YAML."""
     from densevit.config.yaml_io import parse
 
     options: dict[str, Any] = {}
@@ -66,31 +66,8 @@ def read_options(given: Sequence[str]) -> dict[str, Any]:
         name, equals, text = option.partition("=")
         if not equals or not name.strip() or not text.strip():
             raise ConfigError(f"command line: {option!r} is not an option: write key=value, and key=null for none.")
-        *path, key = name.strip().split(".")
-        section = options
-        for part in path:
-            section = section.setdefault(part, {})
-            if not isinstance(section, dict):
-                raise ConfigError(f"command line: {option}: {part} is also set to a value; keep one.")
-        section[key] = parse(text, f"command line: {option}")
+        options[name.strip()] = parse(text, f"command line: {option}")
     return options
-
-
-def show(title: str, checks: "Iterator[CheckResult]") -> "list[CheckResult]":
-    """Prints a table of results; in a terminal it grows while the checks run."""
-    from rich.live import Live
-
-    from densevit.terminal import text_console
-
-    results: list[CheckResult] = []
-    console = text_console()
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        for result in checks:
-            results.append(result)
-            if console.is_terminal:
-                live.update(_table(title, results), refresh=True)
-    console.print(_table(title, results))
-    return results
 
 
 def _table(title: str, results: "Sequence[CheckResult]") -> "Table":

@@ -1,6 +1,6 @@
 """Shows what a model attends to on an image.
 
-Filters, positions, attention by layer and head, windows, objects.
+Positions, attention by layer and head, objects.
 """
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace

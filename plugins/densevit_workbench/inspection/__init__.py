@@ -1,1 +1,1 @@
-"""Inspection of transformers: filters, positions, attention distances, rollout and attention maps over an image."""
+"""Inspection of transformers: positions, attention distances and attention maps over an image."""

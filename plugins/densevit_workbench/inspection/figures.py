@@ -86,16 +86,3 @@ def with_box(pixels: np.ndarray, box: Sequence[float]) -> np.ndarray:
     x1, y1, x2, y2 = (round(float(value)) for value in box)
     cv2.rectangle(drawn, (x1, y1), (x2, y2), QUERY, max(1, max(pixels.shape[:2]) // 200))
     return drawn
-
-
-def with_windows(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Draws the borders of windows. groups: (h, w), the window of each cell."""
-    ids = cv2.resize(groups.astype(np.int32).astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    border = np.zeros(ids.shape, bool)
-    border[1:] |= ids[1:] != ids[:-1]
-    border[:, 1:] |= ids[:, 1:] != ids[:, :-1]
-    if max(image.shape[:2]) > 400:  # the page shows it smaller
-        border = cv2.dilate(border.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-    drawn = image.copy()
-    drawn[border] = (255, 230, 60)
-    return drawn

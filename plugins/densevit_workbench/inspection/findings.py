@@ -31,11 +31,9 @@ class Findings:
 
     image: np.ndarray
     point: tuple[float, float]
-    filters: Tensor | None = None
     similarity: Tensor | None = None
     layers: Sequence[AttentionLayer] = ()
     distances: Mapping[str, Tensor] = field(default_factory=dict)
-    rollout: Tensor | None = None
     objects: Mapping[str, Sequence[ObjectAttention]] = field(default_factory=dict)
     figures: Mapping[str, Sequence[Figure]] = field(default_factory=dict)
 

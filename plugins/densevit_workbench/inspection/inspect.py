@@ -1,4 +1,4 @@
-"""Inspects a model on one image: filters, positions and attention of its backbone and heads."""
+"""Inspects a model on one image: positions and attention of its backbone and heads."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,13 +27,12 @@ MOST_OBJECTS = 8
 
 
 class Inspection(Findings):
-    """Filters, positions and attention of a model on one image. Parts that the model does not have are None or empty.
+    """Positions and attention of a model on one image. Parts that the model does not have are None or empty.
 
     image: (H, W, 3) uint8, as the model sees it, padded; other channels as they are drawn. point: the query's (y, x),
-    as fractions of the image. filters: (N, k, k, 3), principal components of a patch embedding of three channels.
-    similarity: (H, W, H, W), cosine similarity of positions. layers: attention of the backbone. distances:
-    mean attention distances in pixels by layer, (heads,) each. rollout: (T, T); tokens that are no cells come first.
-    objects: detected objects by head. figures: those of inspectors, by part of the model.
+    as fractions of the image. similarity: (H, W, H, W), cosine similarity of positions. layers: attention of the
+    backbone. distances: mean attention distances in pixels by layer, (heads,) each. objects: detected objects by head.
+    figures: those of inspectors, by part of the model.
     """
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -52,7 +51,7 @@ def inspect(
     at: tuple[float, float] | None = None,
     inspectors: Sequence[str] = (),
 ) -> Inspection:
-    """Computes filters, positions and attention of a model on one image, by layer and for each detected object.
+    """Computes positions and attention of a model on one image, by layer and for each detected object.
 
     model: a model, or an argument of `load`. image: a path, URL, bytes, PIL image, array or tensor. at: (x, y) in
     pixels of the image, the query whose attention is shown; None: the centre. inspectors: names of installed
@@ -95,14 +94,10 @@ def inspect(
         dense.train(training)
     predictions = dense.predictions(outputs, batch["targets"])
 
-    filters, embeddings = backbone.filters(), backbone.positions()
-    if filters is not None:
-        of_displayed = filters[:, list(dense.channels.displayed)].expand(-1, 3, -1, -1)
-        found.filters = measures.principal_components(of_displayed.cpu())
+    embeddings = backbone.positions()
     found.similarity = None if embeddings is None else measures.position_similarity(embeddings.cpu())
     found.layers = backbone.attention(recorded, found.size)
     found.distances = {layer.name: measures.mean_attention_distance(layer, found.size) for layer in found.layers}
-    found.rollout = measures.rollout(found.layers) if found.layers else None
     objects, lowest = {}, dense.default_thresholds
     for name, head in heads.items():
         maps = head.objects(recorded, outputs[name], found.size)

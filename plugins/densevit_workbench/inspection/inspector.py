@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from densevit_workbench.inspection.attention_layers import (
@@ -27,12 +27,6 @@ class Inspector:
     part: the backbone or the head. recorded: the attention weights that its modules computed, in this order, by the
     name of the module in the part. outputs: those of the head; empty for a backbone. size: (H, W) of the padded image.
     """
-
-    def filters(self, part: Any) -> Tensor | None:
-        """The filters of a backbone's patch embedding, (C, 3, k, k). Default: the first convolution of three
-        channels."""
-        convolutions = (module for module in part.modules() if isinstance(module, nn.Conv2d))
-        return next((conv.weight for conv in convolutions if conv.weight.shape[1] == 3), None)
 
     def positions(self, part: Any) -> Tensor | None:
         """The position embeddings of the cells of a backbone's map, (H, W, C). Default: None."""

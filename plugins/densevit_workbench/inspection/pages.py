@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from densevit.drawing.fonts import drawable_names
@@ -30,9 +29,6 @@ def write(findings: Findings, folder: Path) -> list[Path]:
 
     image = [("", figures.with_point(findings.image, findings.point))]
     sections = [Section("Image", figure("image", image, 1, 420, IMAGE))]
-    if findings.filters is not None:
-        tiles = [("", np.round(255 * one.numpy()).astype(np.uint8)) for one in findings.filters]
-        sections.append(Section("Patch embedding", figure("filters", tiles, 7, 56, FILTERS)))
     if findings.similarity is not None:
         tiles, columns = _similarities(findings.similarity)
         sections.append(Section("Position embeddings", figure("positions", tiles, columns, 64, POSITIONS)))
@@ -41,20 +37,12 @@ def write(findings: Findings, folder: Path) -> list[Path]:
     else:
         svg = plots.columns([heads.tolist() for heads in findings.distances.values()], "layer")
         sections.append(Section("Mean attention distance", [Plot("pixels", svg), Text(DISTANCE, soft=True)]))
-        if findings.rollout is not None:
-            rollout = figure("rollout", _rollout(findings, findings.rollout), 2, 300, ROLLOUT)
-        else:
-            rollout = [missing("Not defined: the layers have maps of different sizes.")]
-        sections.append(Section("Attention rollout", rollout))
         tiles = [_query_tile(findings, layer) for layer in findings.layers]
         sections.append(Section("Attention of the query, by layer", figure("query", tiles, 6, SIDE, QUERY)))
         last = query_maps(findings.layers[-1], findings.point)
         tiles = [(f"head {i}", _over_image(findings, head)) for i, head in enumerate(last, 1)]
         title = "Attention of the query, heads of the last layer"
         sections.append(Section(title, figure("heads", tiles, 6, SIDE, HEADS)))
-        tiles = [_windows_tile(findings, layer) for layer in findings.layers if layer.window is not None]
-        if tiles:
-            sections.append(Section("Windows", figure("windows", tiles, 4, 300, WINDOWS)))
     for head, objects in findings.objects.items():
         names = drawable_names({one.label: one.name for one in objects})
         tiles = [
@@ -78,16 +66,13 @@ def write(findings: Findings, folder: Path) -> list[Path]:
 
 
 IMAGE = "As the model sees it, resized and padded. The cross is the query of the maps below."
-FILTERS = "First principal components of the filters, in RGB (Dosovitskiy et al. 2021, figure 7)."
 POSITIONS = "Cosine similarity of a cell's embedding with the embeddings of all cells. Some cells, one tile each."
 DISTANCE = (
     "Distance between a cell and the others, weighted by attention, mean over all cells (Dosovitskiy et al. 2021, "
     "section 4.5). One point per head, one column per layer."
 )
-ROLLOUT = "Attention through all layers, with residuals (Abnar and Zuidema 2020)."
 QUERY = "Mean over heads, each map on its own scale."
 HEADS = "Each map on its own scale."
-WINDOWS = "Borders of the windows, over the attention of the query in its window."
 OBJECTS = "Cross-attention of the last decoder layer, mean over heads, with the predicted box."
 
 
@@ -105,23 +90,5 @@ def _over_image(findings: Findings, values: Tensor) -> np.ndarray:
     return figures.with_point(figures.heat(findings.image, values.float().numpy()), findings.point)
 
 
-def _rollout(findings: Findings, rollout: Tensor) -> list[figures.Tile]:
-    grid = findings.layers[0].query_grid
-    tokens = len(rollout) - grid[0] * grid[1]
-    row, column = (min(int(at * side), side - 1) for at, side in zip(findings.point, grid, strict=True))
-    first = ("class token", rollout[0, tokens:]) if tokens else ("mean over all cells", rollout.mean(0))
-    of_query = ("query", rollout[tokens + row * grid[1] + column, tokens:])
-    return [(name, _over_image(findings, values.unflatten(0, grid))) for name, values in (first, of_query)]
-
-
 def _query_tile(findings: Findings, layer: AttentionLayer) -> figures.Tile:
     return layer.name, _over_image(findings, query_maps(layer, findings.point).mean(0))
-
-
-def _windows_tile(findings: Findings, layer: AttentionLayer) -> figures.Tile:
-    height, width = layer.query_grid
-    groups = torch.zeros(height * width, dtype=torch.int64)
-    inside = layer.query_cells >= 0
-    groups[layer.query_cells[inside]] = inside.nonzero()[:, 0]
-    over = _over_image(findings, query_maps(layer, findings.point).mean(0))
-    return layer.name, figures.with_windows(over, groups.view(height, width).numpy())

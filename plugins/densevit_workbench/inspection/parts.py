@@ -14,7 +14,7 @@ from densevit_workbench.inspection.attention_layers import AttentionLayer, Grid,
 from densevit_workbench.inspection.figures import Figure
 from densevit_workbench.inspection.inspector import Inspector
 
-_TENSORS = ("filters", "positions", "objects")  # methods that return a tensor or None; the others return sequences
+_TENSORS = ("positions", "objects")  # methods that return a tensor or None; the others return sequences
 
 
 class InspectedPart:
@@ -28,9 +28,6 @@ class InspectedPart:
         self.name, self.part = name, part
         self.inspector = inspector_of(part)
         self.named = {one: build_inspector(one) for one in named}
-
-    def filters(self) -> Tensor | None:
-        return self._of(self.inspector, "filters")
 
     def positions(self) -> Tensor | None:
         return self._of(self.inspector, "positions")
@@ -54,8 +51,6 @@ class InspectedPart:
         found = {}
         for name, inspector in {"": self.inspector, **self.named}.items():
             found[name] = self._of(inspector, "figures", self._own(recorded), outputs, image)
-            for figure in found[name]:
-                _check_figure(figure, self._where(inspector, "figures"))
         return found
 
     def _own(self, recorded: Sequence[RecordedAttention]) -> list[RecordedAttention]:
@@ -111,15 +106,4 @@ def _check_layer(layer: AttentionLayer, where: str) -> None:
             raise PluginError(
                 f"{where}: {layer.name} has cell {int(cells.max())} on a grid of {height} x {width}; expected cells "
                 f"below {height * width}, counted row by row."
-            )
-
-
-def _check_figure(figure: Figure, where: str) -> None:
-    if not isinstance(figure, Figure):
-        raise PluginError(f"{where}: found a {type(figure).__name__}; expected a list of Figure.")
-    for caption, pixels in figure.tiles:
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise PluginError(
-                f"{where}: the tile {caption!r} of {figure.name} is {pixels.dtype} of the shape {pixels.shape}; "
-                "expected uint8 (H, W, 3)."
             )

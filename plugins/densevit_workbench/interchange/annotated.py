@@ -66,7 +66,7 @@ class Annotated:
     """A data set: its class names in order, and the images of each split.
 
     ids: the class ids; by default 1, 2, ... left_out: one message for each image that cannot be read and is left out.
-    keypoints: the names of the keypoints that objects have in `more`. inventories: the counts of the images, label
+    inventories: the counts of the images, label
     files and objects of the source.
     """
 
@@ -74,7 +74,6 @@ class Annotated:
     splits: dict[Split, list[AnnotatedImage]]
     ids: tuple[int, ...] | None = None
     left_out: tuple[str, ...] = ()
-    keypoints: tuple[str, ...] = ()
     inventories: tuple[Inventory, ...] = ()
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from densevit.channels import Channels
 from densevit.data.datasets.coco_annotations import annotations_of
-from densevit.data.datasets.coco_json import classes_of, is_number, parse_json
+from densevit.data.datasets.coco_json import classes_of, parse_json
 from densevit.data.datasets.coco_layouts import SPLITS, SplitFiles, located_split, single_json
 from densevit.data.datasets.rotated_boxes import rotation_of
 from densevit.data.io.file_lookup import find_file
@@ -48,7 +48,7 @@ def read_coco(source: Path, faults: Faults, channels: Channels | None = None) ->
     others: list[str] = []  # the image of each annotation of an image that is left out
     for split, files in found.items():
         file = files.file
-        document = _without_invalid_boxes(file, parse_json(file, keep_segmentations=True), faults)
+        document = parse_json(file, keep_segmentations=True)
         annotations_of(file, document, masks=False)  # raises for an invalid document
         own = {one.file_id: one.name for one in classes_of(file, document)}
         for file_id, name in own.items():
@@ -103,21 +103,6 @@ def _split_files(source: Path) -> dict[str, SplitFiles]:
     found = {split: files for split in SPLITS if (files := located_split(source, split)) is not None}
     single = None if found else single_json(source)
     return found if single is None else {"": single}
-
-
-def _without_invalid_boxes(file: Path, document: dict[str, Any], faults: Faults) -> dict[str, Any]:
-    """Leaves out annotations whose box is missing or is not four finite numbers."""
-    records = document.get("annotations")
-    if faults.strict or not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        return document  # its validation raises
-    valid = []
-    for record in records:
-        box = record.get("bbox")
-        if isinstance(box, list) and len(box) == 4 and all(map(is_number, box)):
-            valid.append(record)
-        else:
-            faults.leave_out("whose box is not four finite numbers", [_place(file, record)])
-    return document | {"annotations": valid}
 
 
 def _place(file: Path, record: Mapping[str, Any]) -> str:

@@ -116,8 +116,7 @@ def coco_json(given: Annotated, images: Sequence[AnnotatedImage], names: Sequenc
         for one in image.objects:
             record = {"id": len(annotations) + 1, "image_id": number, "category_id": category_id[one.category]}
             annotations.append(record | _record(one))
-    points = {"keypoints": list(given.keypoints), "skeleton": []} if given.keypoints else {}
-    categories = [{"id": category_id[name], "name": name, **points} for name in given.classes]
+    categories = [{"id": category_id[name], "name": name} for name in given.classes]
     return json.dumps({"images": listed, "annotations": annotations, "categories": categories}, ensure_ascii=False)
 
 

@@ -1,6 +1,5 @@
 """The predictions in a folder of `densevit predict`, read image by image, and a model that returns them."""
 
-import csv
 import json
 import operator
 import os
@@ -30,7 +29,6 @@ from densevit.data.io.prediction_tables import (
 )
 from densevit.data.io.text_files import read_json
 from densevit.errors import ConfigError, DataError, PluginError, one_line
-from densevit.evaluation.csv_options import READ_FORM
 from densevit.interfaces import Batch, Dataset, Predictions, Targets, TargetType
 from densevit.model import DenseModel
 from densevit.targets.image_classes import LISTED
@@ -83,14 +81,9 @@ class StoredPredictions:
 
     def missing(self, name: str, which: str) -> DataError:
         """An error for images without a prediction. name: that of the first. which: text."""
-        reason, file = "", self.folder / "failed.csv"
-        if file.is_file():
-            with file.open(**READ_FORM) as rows:
-                reasons = {os.path.basename(row["image"]): row["reason"] for row in csv.DictReader(rows)}
-            reason = reasons.get(os.path.basename(name), "")
         return DataError(
-            f"{self.folder} has no prediction of {which}; the first is {name}{reason and f' ({reason})'}. Fix: predict "
-            "these images too, or evaluate on data without them."
+            f"{self.folder} has no prediction of {which}; the first is {name}. Fix: predict these images too "
+            "(failed.csv has the reasons), or evaluate on data without them."
         )
 
     def _read_head(self, head: str, image: Mapping[str, Any]) -> Predictions:

@@ -8,7 +8,6 @@ from typing import Any
 from densevit.channels import Channels
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError, listed
-from densevit.targets.keypoints import COCO_KEYPOINTS
 from densevit_workbench.interchange.annotated import (
     TO_CONVERT,
     Annotated,
@@ -23,16 +22,14 @@ from densevit_workbench.interchange.annotated import (
     named,
     object_count,
     object_inventory,
-    shown_place,
 )
 from densevit_workbench.interchange.faults import LISTED, Faults
 from densevit_workbench.interchange.inventory import Inventory
 from densevit_workbench.interchange.yaml_text import read_yaml_as_text
 from densevit_workbench.interchange.yolo_files import NOTHING, Listing, TextFiles, places_of
-from densevit_workbench.interchange.yolo_lines import Keypoints, parse_line
+from densevit_workbench.interchange.yolo_lines import parse_line
 
 _NAME_FILES = ("classes.txt", "obj.names")
-_LABEL_NUMBERS = 5  # a class and a box
 
 
 def read_yolo(source: Path, faults: Faults, channels: Channels | None = None) -> Annotated:
@@ -44,7 +41,7 @@ def read_yolo(source: Path, faults: Faults, channels: Channels | None = None) ->
     values = {} if file is None else _values(file)
     root = source if source.is_dir() else source.parent
     names = _names(root, file, values)
-    keypoints = _keypoints(file, values)
+    has_keypoints = values.get("kpt_shape", "") not in NOTHING
     listing = Listing(root, file, values, faults, channels)
     if not any(listing.images.values()):
         unread = [path for path in image_files(root, channels, unread=True) if is_unread(path)]
@@ -55,50 +52,19 @@ def read_yolo(source: Path, faults: Faults, channels: Channels | None = None) ->
         )
     text_files = TextFiles(listing)
     splits: dict[str, list[AnnotatedImage]] = {split: [] for split in listing.images}
-    confidences: list[str] = []
     for split, paths in listing.images.items():
         for path in paths:
             with faults.collecting():
                 text_file = text_files.of(path, split)
-                splits[split].append(_image(path, text_file, names, keypoints, listing, confidences))
+                splits[split].append(_image(path, text_file, names, has_keypoints, listing))
     faults.check(source, splits)
-    inventories = _inventories(listing, text_files, splits, confidences)
+    inventories = _inventories(listing, text_files, splits)
     if not object_count(splits):
         first = next(path for paths in listing.images.values() for path in paths)
         looked = text_files.of(first, next(iter(splits)))
         raise DataError(f"{source}: no image has a label. Looked for {looked} and others. {inventories[2]}.")
     _warn_of_missing(splits, source)
-    _warn_of_keypoints(splits, source)
-    return Annotated(names, splits, keypoints=keypoints.names if keypoints else (), inventories=inventories)
-
-
-def _keypoints(file: Path | None, values: Mapping[str, Any]) -> Keypoints | None:
-    """Reads `kpt_shape` and `kpt_names` of data.yaml; None if it has no keypoints."""
-    shape = values.get("kpt_shape", "")
-    if shape in NOTHING:
-        return None
-    if not (isinstance(shape, list) and len(shape) == 2 and _is_index(shape[0]) and shape[1] in ("2", "3")):
-        raise DataError(f"{file}: kpt_shape is {shape}; expected [number of keypoints, 2 or 3], as in [17, 3].")
-    count, columns = map(int, shape)
-    names = values.get("kpt_names")
-    if isinstance(names, Mapping):  # by class
-        names = next(iter(names.values()), None)
-    if names is None:
-        names = COCO_KEYPOINTS if count == len(COCO_KEYPOINTS) else [f"keypoint {k + 1}" for k in range(count)]
-    if not isinstance(names, list | tuple) or len(names) != count:
-        raise DataError(f"{file}: kpt_names is {names}; expected the names of {count} keypoints, as in kpt_shape.")
-    return Keypoints(tuple(map(str, names)), columns)
-
-
-def _warn_of_keypoints(splits: Mapping[str, Sequence[AnnotatedImage]], source: Path) -> None:
-    objects = [one for images in splits.values() for image in images for one in image.objects]
-    count = sum("keypoints" in one.more for one in objects)
-    if count:
-        warnings.warn(
-            f"{source}: {count:,} of {len(objects):,} objects have keypoints. They are written as COCO's `keypoints`; "
-            "the data set 'coco' reads boxes and masks only.",
-            stacklevel=2,
-        )
+    return Annotated(names, splits, inventories=inventories)
 
 
 def _warn_of_missing(splits: Mapping[str, Sequence[AnnotatedImage]], source: Path) -> None:
@@ -160,11 +126,10 @@ def _image(
     path: Path,
     file: Path,
     names: tuple[str, ...],
-    keypoints: Keypoints | None,
+    has_keypoints: bool,
     listing: Listing,
-    confidences: list[str],
 ) -> AnnotatedImage:
-    """Reads an image and the objects of its text file, if it has one. confidences: gets the lines that have one."""
+    """Reads an image and the objects of its text file, if it has one."""
     faults = listing.faults
     height, width = header_of(path, listing.channels).upright_size
     exists = file.is_file()
@@ -175,9 +140,7 @@ def _image(
         if line.strip():
             with faults.collecting():
                 where = f"{file}, line {place}"
-                one, has_confidence = parse_line(line.split(), names, (width, height), keypoints, where)
-                objects.append(one)
-                confidences += [where] * has_confidence
+                objects.append(parse_line(line.split(), names, (width, height), has_keypoints, where))
     return AnnotatedImage(path, height, width, tuple(objects), label_file_exists=exists)
 
 
@@ -185,12 +148,10 @@ def _inventories(
     listing: Listing,
     text_files: TextFiles,
     splits: Mapping[str, Sequence[AnnotatedImage]],
-    confidences: Sequence[str],
 ) -> tuple[Inventory, ...]:
     root, channels = listing.root, listing.channels
     wanted = [path for paths in listing.images.values() for path in paths]
     images = image_inventory(root, wanted, splits, "in no split", channels)
-    images.leave_out("named again by a list", listing.again)
     split_of = {path: split for split, paths in listing.images.items() for path in paths}
     owners = {
         absolute(text_files.of(path, split_of.get(path, ""))): path for path in image_files(root, channels, unread=True)
@@ -204,8 +165,8 @@ def _inventories(
     others = {
         file for file in text_files.all() - used - {*map(absolute, listing.lists)} if file.name not in _NAME_FILES
     }
+    others = {file for file in others if file in owners or "labels" in Path(below_root(file, root)).parts}
     lines = {file: _lines(file) for file in others}
-    lines = {file: texts for file, texts in lines.items() if file in owners or _holds_labels(file, texts, root)}
 
     def reason(file: Path) -> str:
         if file not in owners:
@@ -213,13 +174,10 @@ def _inventories(
         return f"of an image {TO_CONVERT}" if is_unread(owners[file]) else "of an image that is left out"
 
     of_others = [below_root(file, root) for file, texts in sorted(lines.items()) for _ in texts]
-    column = Inventory("confidence")
-    column.leave_out("after the coordinates of an object", (shown_place(where, root) for where in confidences))
     return (
         images,
         file_inventory("label file", [*lines, *used], used, root, reason),
         object_inventory("object", object_count(splits), of_others, root, listing.faults),
-        *([column] if confidences else []),
     )
 
 
@@ -229,10 +187,3 @@ def _lines(file: Path) -> list[str]:
         return [line for line in read_text(file).splitlines() if line.strip()]
     except DataError:
         return []
-
-
-def _holds_labels(file: Path, lines: Sequence[str], root: Path) -> bool:
-    """Whether a text file is in a folder `labels`, or begins with a class and numbers."""
-    parts = lines[0].split() if lines else []
-    is_row = len(parts) >= _LABEL_NUMBERS and all(part.replace(".", "", 1).isdigit() for part in parts)
-    return is_row or "labels" in Path(below_root(file, root)).parts

@@ -11,7 +11,7 @@ from densevit.data.io.file_lookup import find_file, name_forms
 from densevit.data.io.folders import files_below
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
-from densevit_workbench.interchange.annotated import SPLIT_FOLDERS, absolute, below_root, image_files
+from densevit_workbench.interchange.annotated import SPLIT_FOLDERS, absolute, image_files
 from densevit_workbench.interchange.faults import Faults
 from densevit_workbench.interchange.image_lookup import key
 
@@ -33,8 +33,8 @@ class MissingEntryError(DataError):
 class Listing:
     """The image files of each split, which need not exist.
 
-    root: the data set's folder. base: `path` of data.yaml. lists: the list files. again: the images that a list names
-    a second time. channels: those of the images; None: RGB.
+    root: the data set's folder. base: `path` of data.yaml. lists: the list files. channels: those of the images; None:
+    RGB.
     """
 
     def __init__(
@@ -42,7 +42,6 @@ class Listing:
     ) -> None:
         self.root, self.faults, self.base, self.channels = root, faults, root, channels
         self.lists: list[Path] = []
-        self.again: list[str] = []
         entries = {
             split: values[name]
             for split, names in SPLIT_FOLDERS.items()
@@ -114,8 +113,6 @@ class Listing:
             if line.strip():
                 path = self._listed(line.strip(), file)
                 self.faults.check_place(f"{file}, line {row}", path, self.root)
-                if path in paths:
-                    self.again.append(f"{below_root(file, self.root)}, line {row}")
                 paths[path] = None
         return list(paths)
 

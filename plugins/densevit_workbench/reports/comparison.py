@@ -29,28 +29,20 @@ from densevit.reporting.html_page import (
 from densevit_workbench.reports.evaluated_data import different_keys, evaluated_data
 
 MAX_IMAGES = 8  # images that all runs have drawn
-MAX_CURVES = 10  # compared curves of one plot
 ABSENT = "–"
 
 
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
-    """Writes a page that compares the curves, metrics, tables, plots, images and confusion matrices of several folders,
-    and lists the differences of their configs. Returns its path."""
+    """Writes a page that compares the curves, metrics and images of several folders, and lists the differences of their
+    configs. Returns its path."""
     names, configs = _named(runs)
-    heads = sorted({head for name, run in names.items() for head in report.heads_of(run, configs[name])})
-    heads.sort(key=len, reverse=True)
     images = _common_images(names)
-    extremes = {name: _extremes(run) for name, run in names.items()}
-    confusions = {name: _confusions(run, heads) for name, run in names.items()}
     sections = [
         Section("Runs", _runs(names, configs)),
         Section("Metrics", _metrics(names, _data_of(configs))),
         Section("Config differences", _config_differences(configs)),
         Section("Curves", _curves(names)),
-        *_tables(names, heads),
         *([Section("Images", _images(names, images))] if images else []),
-        *_folded("Worst and best images", extremes),
-        *_folded("Confusion", confusions),
     ]
     write_page(out, f"{len(names)} runs", " · ".join(names), sections, contents=True)
     return out
@@ -199,73 +191,9 @@ def _curves(names: Mapping[str, Path]) -> list[Part]:
     ]
 
 
-def _overlay(title: str, curves: Mapping[str, Any], names: Mapping[str, Path], **axes: Any) -> Plot:
+def _overlay(title: str, curves: Mapping[str, Any], names: Mapping[str, Path]) -> Plot:
     """One plot in which each run has its own colour."""
-    return Plot(title, plots.lines(curves, order=list(names), **axes))
-
-
-def _tables(names: Mapping[str, Path], heads: Sequence[str]) -> list[Section]:
-    """A section for each head: the plots, and the first column of fractions of each table, by run."""
-    drawn: dict[str, dict[str, dict[str, Any]]] = {}
-    tables: dict[str, dict[str, dict[str, list[list[str]]]]] = {}
-    for run, folder in names.items():
-        with suppress(DataError):
-            for head, own in tables_file.read_plots(folder).items():
-                for title, plot in own.items():
-                    drawn.setdefault(head, {}).setdefault(title, {})[run] = plot
-        for head, of_head in report.tables_of(folder, heads).items():
-            for title, rows in of_head.items():
-                if len(rows) > 1 and not title.endswith("confusion"):
-                    tables.setdefault(head, {}).setdefault(title, {})[run] = rows
-    sections = []
-    for head in dict.fromkeys([*tables, *drawn]):
-        parts = [part for title, by_run in tables.get(head, {}).items() for part in _compared(title, by_run)]
-        figures = [figure for title, own in drawn.get(head, {}).items() for figure in _plots(title, own, names)]
-        if figures:
-            parts += [Heading("plots"), Legend(list(names)), Grid("plots", figures)]
-        sections.append(Section(f"Analysis: {head}", parts))
-    return sections
-
-
-def _plots(title: str, by_run: Mapping[str, Any], names: Mapping[str, Path]) -> list[Plot]:
-    """One plot per curve, with all runs that have it."""
-    first = next(iter(by_run.values()))
-    curves = dict.fromkeys(name for plot in by_run.values() for name, points in plot.curves.items() if points)
-    figures = []
-    for name in list(curves)[:MAX_CURVES]:
-        points = {run: plot.curves[name] for run, plot in by_run.items() if plot.curves.get(name)}
-        label = title if len(curves) == 1 else f"{title}: {name}"
-        figures.append(_overlay(label, points, names, x=first.x, unit_axes=first.unit_axes))
-    return figures
-
-
-def _compared(title: str, by_run: Mapping[str, list[list[str]]]) -> list[Part]:
-    """One column of a table, by run."""
-    header = next(iter(by_run.values()))[0]
-    column = next((name for n, name in enumerate(header) if n and _is_fraction(by_run, name)), None)
-    if column is None:
-        return []
-    values = {
-        run: {row[0]: row[rows[0].index(column)] for row in rows[1:] if len(row) == len(rows[0])}
-        for run, rows in by_run.items()
-        if column in rows[0]
-    }
-    names = list(dict.fromkeys(name for of_run in values.values() for name in of_run))[: report.MAX_ROWS]
-    rows = [[name, *(of_run.get(name, ABSENT) for of_run in values.values())] for name in names]
-    compared = table([[header[0], *values], *rows], relative=title.endswith("errors"))
-    return [Heading(f"{title}: {column}"), compared]
-
-
-def _is_fraction(by_run: Mapping[str, list[list[str]]], column: str) -> bool:
-    """Whether all cells of a column are numbers with a decimal point, or empty."""
-    cells = [
-        row[rows[0].index(column)]
-        for rows in by_run.values()
-        if column in rows[0]
-        for row in rows[1:]
-        if len(row) == len(rows[0])
-    ]
-    return any("." in cell for cell in cells)
+    return Plot(title, plots.lines(curves, order=list(names)))
 
 
 def _common_images(names: Mapping[str, Path]) -> list[Path]:
@@ -285,18 +213,3 @@ def _images(names: Mapping[str, Path], paths: Sequence[Path]) -> list[Part]:
         images = [Image(run / "predictions" / path, name) for name, run in names.items()]
         parts += [Heading(path.with_suffix("").as_posix()), Grid("images", images)]
     return parts
-
-
-def _extremes(run: Path) -> list[Part]:
-    images = [Image(path, path.relative_to(run / "predictions").as_posix()) for path in report.extremes_of(run)]
-    return [Grid("images", images)] if images else []
-
-
-def _confusions(run: Path, heads: Sequence[str]) -> list[Part]:
-    return [part for head, parts in report.confusions(run, heads).items() for part in (Heading(head), *parts)]
-
-
-def _folded(title: str, contents: Mapping[str, Sequence[Part]]) -> list[Section]:
-    """A section in which each run's content is folded."""
-    parts = [Folded(name, own) for name, own in contents.items() if own]
-    return [Section(title, parts)] if parts else []

@@ -1,7 +1,6 @@
 """Checks, their results, and the runner."""
 
 import os
-import re
 import sys
 import sysconfig
 import time
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 import densevit
-from densevit.errors import counted, did_you_mean
+from densevit.errors import did_you_mean
 
 Function = Callable[[Any], str | None]
 
@@ -61,8 +60,7 @@ def require(condition: object, actual: str, expected: str, fix: str) -> None:
 class CheckResult:
     """The result of one check.
 
-    message: empty if the check passed. note: more information, for example on skipped parts. exception: the exception
-    that the plugin raised, as in the message.
+    message: empty if the check passed. note: more information, for example on skipped parts.
     """
 
     name: str
@@ -70,7 +68,6 @@ class CheckResult:
     message: str
     seconds: float
     note: str = ""
-    exception: str = ""
 
 
 class CheckFailed(AssertionError):  # noqa: N818  # pytest shows the name
@@ -84,22 +81,8 @@ class CheckFailed(AssertionError):  # noqa: N818  # pytest shows the name
 
 
 def messages(results: Sequence[CheckResult]) -> list[str]:
-    """One line per failed check. An exception that several checks raise has one line without a fix, because the fixes
-    of the single checks do not apply."""
-    groups: dict[str, list[CheckResult]] = {}
-    for result in results:
-        if not result.passed:
-            place = re.search(r" \([^()]+, line \d+\)$", result.exception)
-            same = result.exception.partition(":")[0] + place[0] if place else result.exception
-            groups.setdefault(same or result.name, []).append(result)
-    lines = []
-    for first, *others in groups.values():
-        message = first.message
-        if others:
-            names = ", ".join(one.name for one in others)
-            message = f"{first.exception}. The same in {counted(len(others), 'other check')}: {names}."
-        lines.append(f"{first.name}: {message}")
-    return lines
+    """One line per failed check."""
+    return [f"{result.name}: {result.message}" for result in results if not result.passed]
 
 
 def run(checks: Sequence[Check], fixture: Any, skip: Collection[str] = ()) -> Iterator[CheckResult]:
@@ -125,7 +108,7 @@ def all_passed(plugin: str, results: Iterator[CheckResult]) -> list[CheckResult]
 def _run(checks: Sequence[Check], fixture: Any) -> Iterator[CheckResult]:
     for i, check in enumerate(checks):
         start = time.perf_counter()
-        note, message, exception = "", "", ""
+        note, message = "", ""
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(0)
@@ -141,7 +124,7 @@ def _run(checks: Sequence[Check], fixture: Any) -> Iterator[CheckResult]:
         stop = message and check.required
         if stop and checks[i + 1 :]:
             message += f" The other {len(checks) - i - 1} checks need this one."
-        yield CheckResult(check.name, not message, message, time.perf_counter() - start, note, exception)
+        yield CheckResult(check.name, not message, message, time.perf_counter() - start, note)
         if stop:
             return
 

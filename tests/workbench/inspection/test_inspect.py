@@ -83,18 +83,20 @@ def test_a_third_partys_backbone_shows_what_it_has():
     found = densevit.inspect(of_backbone(Own()), example_image(64, 96))
     layers = [(layer.name, layer.query_grid, layer.tokens) for layer in found.layers]
     assert layers == [(f"layers.layers.{i}.self_attn", (4, 6), 2) for i in range(2)]
-    assert found.filters is not None and found.filters.shape == (28, 16, 16, 3)
-    assert found.similarity is None and found.rollout is not None
-    torch.testing.assert_close(found.rollout.sum(1), torch.ones(26))
+    assert found.similarity is None
 
 
 @pytest.mark.parametrize(
     ("name", "options", "sections"),
     [
-        ("swin", {"variant": "nano", "window_size": 4}, {"Windows", "Detected objects: detection"}),
-        ("vit", {"variant": "nano", "patch_size": 8, "image_size": 64}, {"Position embeddings", "Attention rollout"}),
+        ("swin", {"variant": "nano", "window_size": 4}, {"Detected objects: detection"}),
+        (
+            "vit",
+            {"variant": "nano", "patch_size": 8, "image_size": 64},
+            {"Position embeddings", "Mean attention distance"},
+        ),
         ("mvit", {"variant": "nano", "version": 1}, {"Position embeddings", "Mean attention distance"}),
-        ("resnet", {"depth": 18}, {"Patch embedding", "Attention"}),
+        ("resnet", {"depth": 18}, {"Image", "Attention"}),
     ],
 )
 def test_page_is_self_contained(name, options, sections, tmp_path):
@@ -110,7 +112,7 @@ def test_page_is_self_contained(name, options, sections, tmp_path):
     images = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', page)
     for data in images:
         Image.open(io.BytesIO(base64.b64decode(data))).load()
-    assert len(images) == sum(path.suffix == ".png" for path in files) >= 2
+    assert len(images) == sum(path.suffix == ".png" for path in files) >= 1
     assert not re.search(r'srcset=|="http|[^:]href="[^#]|src="(?!data:)', page)
     assert len(page) < 5e6
 
@@ -139,6 +141,6 @@ def test_command(tmp_path, capsys):
 def test_an_image_of_other_channels_is_shown_as_it_is_drawn(name, tmp_path):
     pixels = np.ascontiguousarray(example_images((64, 96), 1, 0, CHANNELS[name])[0].transpose(1, 2, 0))
     found = densevit.inspect(channel_predictor(name, {"boxes": CELLS}), pixels)
-    assert (found.image.shape, found.image.dtype, found.filters) == ((64, 96, 3), np.uint8, None)
+    assert (found.image.shape, found.image.dtype) == ((64, 96, 3), np.uint8)
     assert np.array_equal(found.image, as_rgb(pixels, CHANNELS[name])) and found.image.std() > 20
     assert all(path.is_file() for path in found.save(tmp_path / "shown"))

@@ -115,12 +115,6 @@ def test_named_inspectors_add_their_figures_and_leave_no_hooks(install, tmp_path
             r"cells has weights \(1, 2, 9, 9\), query_cells \(1, 9\) and key_cells \(1, 4\); expected \(G, ",
         ),
         ("attention", "return [replace(layer, key_grid=(2, 3))]", "cells has cell 8 on a grid of 2 x 3; expected "),
-        ("figures", "return [1]", "backbone Windows: Wrong.figures: found a int; expected a list of Figure"),
-        (
-            "figures",
-            "return [Figure('a', 'A', 'a', [('b', np.zeros((2, 3))) ])]",
-            r"Wrong.figures: the tile 'b' of a is float64 of the shape \(2, 3\); expected uint8",
-        ),
     ],
 )
 def test_a_failing_inspector_is_named(method, body, message, install):
@@ -146,7 +140,7 @@ def test_a_broken_inspector_is_an_error_only_where_it_is_used(install):
     entries = "[densevit.inspectors]\nbroken = ti_broken:Gone\nstrangers.Net = ti_broken:Gone\nlist = builtins:list"
     install("broken", entries, {"ti_broken.py": "raise RuntimeError('no colours')"})
     model = of_backbone(Windows())
-    assert densevit.inspect(model, IMAGE).filters is not None
+    assert densevit.inspect(model, IMAGE).image is not None
     for name, message in {
         "broken": r"The inspector 'broken' \(ti_broken:Gone, from broken 1.0\) cannot be imported: .*no colours",
         "brokn": "There is no inspector 'brokn'. Did you mean 'broken'?",

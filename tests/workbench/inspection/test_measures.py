@@ -8,7 +8,7 @@ from torch import Tensor
 import densevit
 from densevit_workbench.inspection import measures
 from densevit_workbench.inspection.attention_layers import PADDING, global_layer, windowed_layer
-from densevit_workbench.inspection.measures import dense_attention, mean_attention_distance, query_maps, rollout
+from densevit_workbench.inspection.measures import mean_attention_distance, query_maps
 from densevit_workbench.inspection.parts import inspector_of
 from densevit_workbench.inspection.recording import recorded_attention
 
@@ -74,46 +74,11 @@ def test_cells_of_groups_are_those_that_influence_each_other(name, options):
             assert reached == seen
 
 
-def test_rollout_equals_the_authors_algorithm():
-    """Abnar and Zuidema's code: add the identity to the mean over heads, normalise rows, multiply from the first on."""
-    attention = weights(3, 1, 4, 7, 7)
-    layers = [global_layer(str(i), one, (2, 3)) for i, one in enumerate(attention)]
-    joint = np.eye(7)
-    for one in attention.numpy():
-        mixed = one[0].mean(0) + np.eye(7)
-        joint = (mixed / mixed.sum(-1, keepdims=True)) @ joint
-    found = rollout(layers)
-    assert found is not None
-    np.testing.assert_allclose(found.numpy(), joint, rtol=1e-4, atol=1e-7)
-    smaller = global_layer("b", weights(1, 1, 1, 1), (1, 1))
-    assert rollout([layers[0], smaller]) is None, "of different grids"
-
-
-def test_in_windows_a_token_attends_to_itself_and_cells_to_their_window():
-    windows = windowed_layer("a", torch.full((2, 1, 4, 4), 0.25), (2, 3), 2)  # the second window is half padding
-    matrix = dense_attention(windows, tokens=1)
-    assert matrix[0].tolist() == [1, 0, 0, 0, 0, 0, 0]
-    assert matrix[1].tolist() == [0, 0.25, 0.25, 0, 0.25, 0.25, 0]  # cell 0: cells 0, 1, 3, 4
-    assert matrix[3].tolist() == [0, 0, 0, 0.5, 0, 0, 0.5]  # cell 2: cells 2 and 5
-    assert rollout([windows, global_layer("b", weights(1, 1, 7, 7), (2, 3))]) is not None
-
-
 def test_query_map_is_the_row_of_the_cell_at_the_point():
     attention = weights(1, 2, 7, 7)
     layer = global_layer("a", attention, (2, 3))
     maps = query_maps(layer, (0.6, 0.99))  # row 1, column 2: cell 5, behind one token
     torch.testing.assert_close(maps, attention[0, :, 6, 1:].unflatten(1, (2, 3)))
-
-
-def test_principal_components_are_the_eigenvectors_of_the_covariance():
-    filters = torch.randn(64, 3, 2, 2) * torch.arange(1, 13).view(3, 2, 2)
-    found = measures.principal_components(filters, 3)
-    rows = filters.flatten(1).double().numpy()
-    vectors = np.linalg.eigh(np.cov(rows.T))[1][:, ::-1].T[:3]
-    for component, vector in zip(found, vectors, strict=True):
-        vector = vector * np.sign(vector[np.abs(vector).argmax()])
-        scaled = (vector - vector.min()) / (vector.max() - vector.min())
-        np.testing.assert_allclose(component.permute(2, 0, 1).flatten().numpy(), scaled, atol=1e-5)
 
 
 def test_position_similarity_is_the_cosine():

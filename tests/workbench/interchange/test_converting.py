@@ -109,25 +109,13 @@ def test_yolo_boxes_and_polygons_become_pixels(tmp_path: Path):
     assert (out / "train" / "a.png").stat().st_ino == (tmp_path / "in/images/train/a.png").stat().st_ino, "a hard link"
 
 
-@pytest.mark.parametrize("columns", [2, 3])
-def test_yolo_keypoints_become_cocos(tmp_path: Path, columns: int):
+def test_keypoints_of_yolo_are_left_out(tmp_path: Path):
     root = yolo(tmp_path / "in")
-    names = "kpt_names: {0: [head, tail]}"
-    write(root / "data.yaml", (root / "data.yaml").read_text() + f"kpt_shape: [2, {columns}]\n{names}\n")
-    points = "0.5 0.25 1 0 0 0" if columns == 3 else "0.5 0.25 0 0"
-    write(root / "labels" / "train" / "a.txt", f"1 0.5 0.5 0.25 0.5 {points}\n0 0.5 0.5 0.25 0.5\n")
-    write(root / "labels" / "train" / "b.txt", "")
-    write(root / "labels" / "val" / "c.txt", "")
-    with pytest.warns(UserWarning, match="1 of 2 objects have keypoints"):
-        convert_dataset("yolo", root, tmp_path / "out")
-    pose, plain = annotations(tmp_path / "out" / "train.json", "a.png")
-    assert pose["keypoints"] == [40, 10, 1 if columns == 3 else 2, 0, 0, 0] and pose["num_keypoints"] == 1
-    assert pose["bbox"] == [30, 10, 20, 20] and "keypoints" not in plain
-    categories = read(tmp_path / "out" / "train.json").dataset["categories"]
-    assert [one["keypoints"] for one in categories] == [["head", "tail"]] * 2
-    write(root / "labels" / "train" / "a.txt", "1 0.5 0.5 0.25 0.5 0.5")
-    with pytest.raises(DataError, match=rf"6 numbers.* 2 keypoints of {columns} numbers"):
-        convert_dataset("yolo", root, tmp_path / "other")
+    write(root / "data.yaml", (root / "data.yaml").read_text() + "kpt_shape: [2, 3]\n")
+    write(root / "labels" / "train" / "a.txt", "1 0.5 0.5 0.25 0.5 0.5 0.25 1 0 0 0\n")
+    convert_dataset("yolo", root, tmp_path / "out")
+    [pose] = annotations(tmp_path / "out" / "train.json", "a.png")
+    assert pose["bbox"] == [30, 10, 20, 20] and "keypoints" not in pose
 
 
 A_TXT = "labels/train/a.txt"

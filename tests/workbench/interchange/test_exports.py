@@ -121,11 +121,10 @@ def small(root: Path) -> Path:
     return root
 
 
-def test_confidences_of_predictions_are_dropped_and_counted(small: Path):
+def test_confidences_of_predictions_are_dropped(small: Path):
     write(small / "labels" / "train" / "a.txt", f"{LINE.strip()} 0.87")
     write(small / "labels" / "val" / "a.txt", "0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75 0.9")
-    with pytest.warns(UserWarning, match=r"2 confidences found: 0 used, 2 left out"):
-        result = convert("yolo", small)
+    result = convert("yolo", small)
     found = [result.splits[split][0].objects[0].segmentation is not None for split in ("train", "val")]
     assert found == [False, True], "a box and a polygon"
     write(small / "labels" / "train" / "a.txt", f"{LINE.strip()} 7")  # a track's number
@@ -147,8 +146,7 @@ def test_missing_files_of_a_list_are_counted_or_errors(small: Path):
     write(small / "data.yaml", "train: train.txt\nval: val.txt\nnames: [cat]\n")
     with pytest.raises(DataError, match=r"images/train/gone\.jpg: there is no such .*--skip-unreadable"):
         convert("yolo", small)
-    reasons = r".*images/train/gone.jpg.*val.txt, line 2"
-    with pytest.warns(UserWarning, match=rf"4 images found: 2 used, 2 left out \({reasons}\)"):
+    with pytest.warns(UserWarning, match=r"3 images found: 2 used, 1 left out \(.*images/train/gone.jpg\)"):
         convert("yolo", small, skip_unreadable=True)
 
 
@@ -215,17 +213,6 @@ def test_a_list_trainval_is_of_train(root: Path):
     write(lists / "trainval.txt", "a\nb\n")
     (lists / "test.txt").rename(lists / "val.txt")
     assert names(read_voc(root, Faults())) == {"train": ["a.jpg"], "val": ["b.jpg"]}
-
-
-@pytest.mark.parametrize(
-    ("written", "declared", "name"),
-    [("utf-8-sig", "utf-8", "Käfer"), ("gb2312",) * 2 + ("猫",), ("utf-8", "utf-16", "Käfer")],
-)
-def test_encodings_of_xml_files(root: Path, written: str, declared: str, name: str):
-    for file in (voc(root) / "Annotations").glob("*.xml"):
-        declaration = f'<?xml version="1.0" encoding="{declared}"?>\n'
-        write(file, declaration + file.read_text().replace("cat", name), written)
-    assert convert("voc", root).classes == (name,)
 
 
 # ---- labelme ----

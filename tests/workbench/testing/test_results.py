@@ -14,7 +14,6 @@ from densevit_workbench.testing.results import (
     all_passed,
     check,
     described,
-    messages,
     run,
 )
 from densevit_workbench.testing.targets import random_targets
@@ -75,23 +74,6 @@ def test_skipped_checks_do_not_run_and_a_failure_lists_every_failed_check():
     assert (first, second) == ("it fails 2 of 4 checks:", f"- finds: {FOUND}.")
     assert third.startswith("- breaks: found KeyError")
     assert len(caught.value.results) == 4
-
-
-def test_exception_of_several_checks_is_listed_once_without_a_fix():
-    def fails(size):
-        raise ValueError(f"{size} channels")
-
-    @check("small maps", fix="support small maps")
-    def small(fixture):
-        fails(8)
-
-    @check("large maps", fix="support large maps")
-    def large(fixture):
-        fails(64)
-
-    first, second = messages(list(run((small, finds, large), {})))
-    assert first.startswith("small: ValueError: 8 channels (test_results.py, line ")
-    assert first.endswith("). The same in 1 other check: large.") and second == f"finds: {FOUND}."
 
 
 def test_exception_names_the_innermost_line_of_the_plugins_own_file():
