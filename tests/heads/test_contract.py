@@ -24,7 +24,7 @@ def test_every_head_is_a_case() -> None:
 def test_a_head_passes_all_checks(name: str) -> None:
     """All but the export, which costs ten seconds: tests/exporting exports each head.
 
-    Values that label nothing (-1, 255, void, 0 m, nan) are not learned, with any of its losses.
+    Values that label nothing (-1, 255, void, 0 m, nan, crowds) are not learned, with any of its losses.
     """
     case = CASES[name]
     kind = registry.load("heads", case.head)
@@ -38,6 +38,8 @@ def test_a_head_passes_all_checks(name: str) -> None:
     notes = {result.name for result in results if result.note}
     pixels = {"semantic", "panoptic", "depth"}.intersection(kind.needs)
     assert ("unlabelled_values" in notes) == (not pixels and "image_class" not in kind.needs)
+    assert ("unlabelled_pixels" in notes) == (not pixels)
+    assert ("crowds" in notes) == ("panoptic" not in kind.needs)
 
 
 @pytest.mark.parametrize("name", ["deformable_detr", "dino", "rtdetr", "dfine", "rf_detr"])

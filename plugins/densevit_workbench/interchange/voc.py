@@ -2,9 +2,10 @@
 
 Many tools write coordinates that count from 0 instead; an xmin or ymin of 0 shows it. Objects marked `difficult` become
 crowds: left out in training and ignored in evaluation, as in VOC. Boxes are rotated by CVAT's attribute `rotation`, in
-degrees.
+degrees, and in roLabelImg's `robndbox`, in radians.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -46,13 +47,14 @@ from densevit_workbench.interchange.annotated import (
 from densevit_workbench.interchange.faults import Faults, InvalidObjectError
 from densevit_workbench.interchange.image_lookup import ImageLookup, key
 
+_DECLARATION = re.compile(r"""^\s*<\?xml[^>]*?encoding=["']([\w.:-]+)["'][^>]*\?>""")
 _LISTS = {"trainval": "train", "test": "test", "validation": "val", "valid": "val", "val": "val", "train": "train"}
 _MEMBER = re.compile(r'"?(.+?)"?(\s+-?[01])?')  # a line of a list: a name, and in lists of a class a flag
 
 
 class _Object(NamedTuple):
     """corners: xmin, ymin, xmax, ymax as in the file. place: its number in the file, from 1. degrees: the clockwise
-    rotation about its centre. from_zero: whether it is of CVAT, which counts from 0."""
+    rotation about its centre. from_zero: whether it is of a tool that counts from 0, CVAT or roLabelImg."""
 
     name: str
     corners: tuple[float, float, float, float]
@@ -194,14 +196,24 @@ def _document(file: Path, faults: Faults) -> _Document | None:
 
 
 def _parsed(file: Path) -> ElementTree.Element:
-    """Returns the root of an xml file."""
+    """Returns the root of an xml file, also in encodings that only Python knows, such as gb2312."""
     check_regular(file)
     try:
-        return ElementTree.parse(file).getroot()
+        content = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}.") from None
+    try:
+        return ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # ValueError: an encoding of several bytes
-        raise DataError(f"{file} is not valid xml: {one_line(error)}.") from None
+        reason = one_line(error)
+    declared = _DECLARATION.match(content[:200].decode("latin-1"))
+    if declared is not None:
+        for encoding in (declared[1], "utf-8-sig"):  # some declare utf-16 and write utf-8
+            try:
+                return ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", content.decode(encoding)))
+            except (ElementTree.ParseError, ValueError, LookupError):
+                continue
+    raise DataError(f"{file} is not valid xml: {reason}.")
 
 
 def _side(root: ElementTree.Element, side: str, file: Path) -> int:
@@ -218,6 +230,12 @@ def _object(element: ElementTree.Element, place: int, where: str) -> _Object:
     if not name:
         raise DataError(f"{where} has no name.")
     where, difficult = f"{where} ({name})", element.findtext("difficult") == "1"
+    if (box := element.find("robndbox")) is not None:  # of roLabelImg
+        cx, cy, w, h, angle = (
+            number(box.findtext(key), f"{where}: robndbox: {key}") for key in ("cx", "cy", "w", "h", "angle")
+        )
+        corners = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
+        return _Object(name, corners, difficult, place, math.degrees(angle), from_zero=True)
     sides = {side: element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")}
     lacking = [side for side, text in sides.items() if text is None]
     if lacking:

@@ -1,5 +1,7 @@
 """Checks of a backbone's outputs: determinism, batches, precisions, memory layouts, devices and export."""
 
+import inspect
+
 import torch
 from torch import Tensor
 
@@ -131,6 +133,35 @@ def _require_finite(features: list[Tensor], what: str) -> None:
             "floating point",
             "return the features before any conversion",
         )
+
+
+@check(
+    "the same gradients and buffers with `checkpointing`",
+    "recompute parts by densevit.layers.checkpointing.run",
+)
+def checkpointing(fixture: BackboneFixture) -> None:
+    """The option `checkpointing`, if the backbone has it, changes nothing but memory in a training step."""
+    plain = fixture.build()
+    if "checkpointing" not in inspect.signature(fixture.plugin).parameters:
+        raise NotChecked("no option `checkpointing`")
+    try:
+        spared = fixture.factory(checkpointing=True)
+    except TypeError:
+        raise NotChecked("not checked: the factory takes no options; functools.partial(CLASS, ...) does") from None
+    spared.load_state_dict(plain.state_dict())
+    found = []
+    for backbone in (plain, spared):
+        torch.manual_seed(0)  # drop path
+        fixture.training_loss(backbone).backward()
+        gradients = {f"the gradient of {key}": p.grad for key, p in backbone.named_parameters() if p.grad is not None}
+        buffers = {f"the buffer {key}": x.detach().clone() for key, x in backbone.named_buffers()}
+        found.append({**gradients, **buffers})
+    require_equal(
+        found[1],
+        found[0],
+        "{name} that differs by {difference} with checkpointing",
+        "recompute parts by densevit.layers.checkpointing.run, which updates running statistics once",
+    )
 
 
 @check("support for any memory layout", "use reshape instead of view")

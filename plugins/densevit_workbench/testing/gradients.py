@@ -7,6 +7,7 @@ from densevit_workbench.testing.fixtures import BackboneFixture, Fixture, weight
 from densevit_workbench.testing.results import check, require
 
 ATTEMPTS = 4  # runs, because stochastic depth may drop a block in a single one
+_FINITE = "normalise inside blocks; add an eps to sqrt, log and divisions; no masked_fill with -inf in a complete row"
 
 
 @check("a gradient in every parameter", "do not detach")
@@ -54,6 +55,22 @@ def image_gradients(fixture: BackboneFixture) -> None:
         "features that depend on every pixel",
         "use kernels at least as large as their strides; pad instead of cropping",
     )
+
+
+@check("two training steps", "do not modify tensors in place that a gradient needs")
+def trains(fixture: BackboneFixture) -> None:
+    """Loss and parameters stay finite in two steps of AdamW on random regression targets."""
+    backbone = fixture.build().train()
+    optimizer = torch.optim.AdamW([p for p in backbone.parameters() if p.requires_grad], lr=1e-4)
+    for step in (1, 2):
+        features = backbone(fixture.images(seed=step))
+        loss = torch.stack([(x - torch.randn_like(x)).square().mean() for x in features]).sum()
+        require(loss.isfinite(), f"a loss of {float(loss)} at step {step}", "finite numbers", _FINITE)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for name, p in backbone.named_parameters():
+            require(p.isfinite().all(), f"{name} not finite after step {step}", "finite numbers", _FINITE)
 
 
 def perturb(module: nn.Module) -> None:

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +18,19 @@ from densevit.inference import runtimes
 from densevit.interfaces import Backbone, Encoding
 from densevit.model import DenseModel
 from densevit.model.exported_outputs import (
+    SupportsExport,
+    SupportsPredictExported,
+    exported,
     is_exportable,
+    predict_exported,
+    predicts_exported,
 )
-from densevit_workbench.testing.head_fixtures import GRID, HeadFixture
+from densevit_workbench.testing.head_fixtures import GRID, HeadFixture, flattened
 from densevit_workbench.testing.results import Failure, NotChecked, check, require
 from densevit_workbench.testing.token_blocks import last_blocks_of
 
 _SIZES = (GRID, (71, 150))
+_TIES = 1e-3  # the share of values that rounding may decide, as pixels whose two classes are equal
 _RULES = (
     "make shapes and branches depend on sizes only: no loops over images, x.shape[0] instead of len(x), no .item() and "
     "no numpy in forward, maps and exported"
@@ -98,4 +105,33 @@ def export(fixture: HeadFixture) -> None:
             f"{height} x {width}",
             f"at most {LIMIT:.0e}",
             _RULES,
+        )
+
+
+@check(
+    "predictions from an exported file",
+    "in predict_exported(exported, targets), repeat what predict does after the outputs of exported()",
+)
+def exported_predictions(fixture: HeadFixture) -> None:
+    """`predict_exported` makes the predictions of `predict` from the outputs of `exported`."""
+    head: Any = fixture.shared()
+    if not is_exportable(head) or not predicts_exported(head):
+        raise NotChecked("has no predict_exported(): files of it are not evaluated")
+    if not any(isinstance(head, protocol) for protocol in (SupportsExport, SupportsPredictExported)):
+        raise NotChecked("a DenseHead's, of the maps that are checked above")
+    batch = fixture.batch().first()
+    target: Any = {"size": GRID, "original_size": GRID}
+    with torch.no_grad():
+        outputs = head.eval()(batch.copies(), batch.padding_mask)
+        expected = flattened(head.predict(outputs, [target]))
+        found = flattened(predict_exported(head, exported(head, outputs, GRID), [target]))
+    fix = "repeat what predict does after the outputs of exported(), in pixels of the targets' size"
+    require(found.keys() == expected.keys(), f"{sorted(found)}", f"the predictions of predict, {sorted(expected)}", fix)
+    for name, want in expected.items():
+        same = found[name].shape == want.shape
+        require(same, f"{name} of shape {tuple(found[name].shape)}", f"{tuple(want.shape)}, as of predict", fix)
+        tolerance = LIMIT * max(1.0, float(want.abs().max())) if want.numel() else 0.0
+        share = float(((found[name] - want).abs() > tolerance).float().mean()) if want.numel() else 0.0
+        require(
+            share <= _TIES, f"{name} that differs from predict's in {share:.1%} of its values", "the same values", fix
         )

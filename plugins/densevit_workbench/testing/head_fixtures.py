@@ -69,10 +69,16 @@ class HeadFixture(Fixture):
         if self.unknown:
             raise NotChecked(f"not checked: there are no random targets for {self.unknown}")
 
-    def build(self, seed: int = 0, levels: Levels | None = None, classes: int = 4) -> Head:
-        """A new head. classes: the number of classes; ignored for depth, which has none."""
+    def build(
+        self, seed: int = 0, levels: Levels | None = None, classes: int = 4, order: Sequence[int] | None = None
+    ) -> Head:
+        """A new head.
+
+        classes: the number of classes; ignored for depth, which has none. order: a permutation of the classes.
+        """
         torch.manual_seed(seed)
-        head: Head = self.factory(*(levels or self.levels), self.classes(classes))
+        own = self.classes(classes)
+        head: Head = self.factory(*(levels or self.levels), tuple(own[i] for i in order) if order and own else own)
         self.plugin = type(head)
         self.task, self.needs = getattr(head, "task", ""), getattr(head, "needs", ())
         given_types = getattr(head, "target_types", None)

@@ -10,8 +10,10 @@ from densevit import registry
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Head, Predictions, Targets
 from densevit.targets import InstanceMasks
+from densevit.targets.class_mapping import with_classes
 from densevit.targets.types import TargetTypes, as_array
 from densevit.training.loop.evaluators import create_evaluator
+from densevit.weights.class_rows import rows_from, rows_per_class
 from densevit_workbench.testing.fixtures import ROUNDING, difference, require_equal
 from densevit_workbench.testing.head_fixtures import HeadBatch, HeadFixture, flattened
 from densevit_workbench.testing.head_losses import RUNS
@@ -193,6 +195,57 @@ def original_pixels(fixture: HeadFixture) -> None:
                     f"{key} in original pixels, height and width each by its own factor",
                     "scale x by original_size[1] and y by original_size[0]",
                 )
+
+
+@check("predictions without labels", _PREDICTS)
+def targets_unread(fixture: HeadFixture) -> None:
+    """predict uses `size` and `original_size` only: labels do not change the predictions."""
+    head, batch = fixture.build().eval(), fixture.batch()
+    with torch.no_grad():
+        outputs = head(batch.copies(), batch.padding_mask)
+        without, with_labels = head.predict(outputs, batch.unlabelled()), head.predict(outputs, batch.targets)
+    require_equal(
+        flattened(with_labels),
+        flattened(without),
+        "{name} that differs if targets have labels",
+        "use size and original_size only in predict",
+        tolerance=0,
+    )
+
+
+@check("the rows of classes, by which other classes are loaded", RUNS)
+def class_rows(fixture: HeadFixture) -> str:
+    """A head of the classes in another order, with the rows of each class by `class_rows`, predicts the same."""
+    head, order = fixture.build(), (2, 0, 3, 1)
+    depending = rows_per_class(head, fixture.build(classes=5))
+    if not depending:
+        raise NotChecked("no tensor depends on the number of classes")
+    other = fixture.build(seed=1, order=order)
+    state, unknown = head.state_dict(), []
+    for key, count in depending.items():
+        rows = rows_from(other, head, key, state[key], dict(enumerate(order)), count)
+        unknown += [key] if rows is None else []
+        state[key] = state[key] if rows is None else rows
+    if len(unknown) == len(depending):
+        raise NotChecked("class_rows does not know the rows: other classes start from initial values")
+    require(
+        not unknown,
+        f"no rows, or not one row per added row, for {', '.join(unknown)}",
+        "(K, R) indices for each tensor whose shape depends on the classes, or for none",
+        "implement class_rows(name, rows)",
+    )
+    other.load_state_dict(state)
+    batch, table = fixture.batch(scale=3.0), np.argsort(order)
+    found, expected = (fixture.predictions(one, batch) for one in (other, head))
+    renumbered = [with_classes(one, lambda task: (table, other.classes), fixture.types) for one in expected]
+    require_equal(
+        _by_column(fixture, found),
+        _by_column(fixture, renumbered),
+        "{name} that differs by {difference} with the rows of classes in another order",
+        "implement class_rows(name, rows), the rows of each class, or (K, 0) if they are not known",
+        tolerance=10 * ROUNDING,
+    )
+    return ""
 
 
 @check("predictions that ignore padding", RUNS)

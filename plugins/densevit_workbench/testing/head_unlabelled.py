@@ -1,4 +1,4 @@
-"""Checks of a head's losses for target values that label nothing (`TargetType.unlabelled`)."""
+"""Checks of a head's losses for target values that label nothing (`TargetType.unlabelled`), and for crowds."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Head, LossContext
-from densevit_workbench.testing.head_fixtures import GRID, HeadBatch, HeadFixture, total
+from densevit.interfaces import VOID, Head, LossContext
+from densevit_workbench.testing.head_fixtures import GRID, HeadBatch, HeadFixture, tensors, total
 from densevit_workbench.testing.results import NotChecked, check, require
 from densevit_workbench.testing.targets import SupportsUnlabelled
 
 TOLERANCE = 1e-4  # for another order of summation, relative to the value
 _SIGMA = 0.05  # of the noise on weights: layers that start with zeros would hide gradients
+_MARGIN = 1.5  # cells of a map before labelled pixels, which cubic interpolation mixes with them
 _FIX = "leave these values out of the losses, of their divisors and of `loss_counts`, as images without the key"
 
 
@@ -47,9 +48,54 @@ def unlabelled_values(fixture: HeadFixture) -> None:
             )
 
 
-def _values(fixture: HeadFixture) -> Iterator[tuple[str, str, Any]]:
+@check("no gradient where pixels are unlabelled", _FIX)
+def unlabelled_pixels(fixture: HeadFixture) -> None:
+    """Outputs at unlabelled pixels have no influence on the losses: their gradient is 0."""
+    fixture.require_labels()
+    head, (H, W) = _with_noise(fixture.build()), GRID
+    edge = 3 * W // 4
+    found = 0
+    for key, text, value in _values(fixture, per="pixel"):
+        batch = fixture.batch(images=(GRID, GRID))
+        for i, target in enumerate(batch.targets):
+            labels = target[key].clone()
+            labels[..., :edge] = value[..., :edge]
+            batch.targets[i] = {**target, key: labels}
+        outputs = _leaves(head.train()(batch.copies(), batch.padding_mask, batch.targets))
+        total(head.loss(outputs, batch.targets, LossContext())).backward()
+        for x in tensors(outputs):
+            columns = int(edge * x.shape[-1] / W - _MARGIN) if _is_map(x, (H, W)) else 0
+            if x.grad is None or columns <= 0:
+                continue
+            found += 1
+            require(
+                not x.grad[..., :columns].any(),
+                f"a gradient of an output of shape {tuple(x.shape)} where {key} is {text}",
+                "0: nothing is known about these pixels",
+                _FIX,
+            )
+    if not found:
+        raise NotChecked("not checked: no output of training is a map")
+
+
+@check("crowds that are not trained on", "leave out the pixels of `panoptic_crowds`, as void")
+def crowds(fixture: HeadFixture) -> None:
+    """The losses of an image with crowds (`panoptic_crowds`) are those of the image with void in their place."""
+    fixture.require_labels()
+    if "panoptic" not in fixture.needs:
+        raise NotChecked("it does not learn panoptic maps")
+    head, batch, other = _with_noise(fixture.build()), *(fixture.batch(images=(GRID, GRID)) for _ in range(2))
+    for i, target in enumerate(batch.targets):
+        ids = target["panoptic"]
+        crowd = int(ids[ids != VOID].max())
+        batch.targets[i] = {**target, "panoptic_crowds": [crowd]}
+        other.targets[i] = {**target, "panoptic": torch.where(ids == crowd, VOID, ids)}
+    _require_same(_losses(head, batch), _losses(head, other), "with crowds, against void in their place")
+
+
+def _values(fixture: HeadFixture, per: str | None = None) -> Iterator[tuple[str, str, Any]]:
     """The keys that the head needs with each of their values that label nothing, and its text for messages."""
-    kinds = {key: fixture.types[key] for key in fixture.needs}
+    kinds = {key: fixture.types[key] for key in fixture.needs if per is None or fixture.types[key].per == per}
     found = [
         (key, value)
         for key, kind in kinds.items()
@@ -57,7 +103,7 @@ def _values(fixture: HeadFixture) -> Iterator[tuple[str, str, Any]]:
         for value in kind.unlabelled(GRID)
     ]
     if not found:
-        raise NotChecked(f"no value of {', '.join(fixture.needs)} labels nothing")
+        raise NotChecked(f"no value of {', '.join(fixture.needs)} labels nothing" + (" at a pixel" if per else ""))
     for key, value in found:
         yield key, f"{value.flat[0]:g}", torch.from_numpy(value)
 
@@ -94,3 +140,24 @@ def _require_same(found: dict[str, float], expected: dict[str, float], where: st
             f"{expected[name]:.6g}, as without it",
             _FIX,
         )
+
+
+def _leaves(outputs: Any) -> Any:
+    """Outputs whose floating-point tensors are detached and require gradients: other outputs are not computed from
+    them."""
+    if isinstance(outputs, Tensor):
+        return outputs.detach().requires_grad_() if outputs.requires_grad else outputs
+    if isinstance(outputs, dict):
+        return {key: _leaves(value) for key, value in outputs.items()}
+    if isinstance(outputs, list | tuple):
+        items = [_leaves(value) for value in outputs]
+        return type(outputs)(*items) if hasattr(outputs, "_fields") else type(outputs)(items)
+    return outputs
+
+
+def _is_map(x: Tensor, size: tuple[int, int]) -> bool:
+    """Whether the last two dimensions are the batch's grid (H, W) at some stride."""
+    if x.ndim < 3 or min(x.shape[-2:]) < 2:
+        return False
+    rows, columns = size[0] / x.shape[-2], size[1] / x.shape[-1]
+    return rows >= 1 and abs(rows - columns) < 1e-6

@@ -116,6 +116,17 @@ def gradients(fixture: MethodFixture) -> None:
     require(not missing, f"no gradient in {listed(missing)}", "a gradient in each trained parameter", frozen)
 
 
+@check("the same terms of blank images", "multiply a term without pixels or labels by 0; do not leave it out")
+def blank_images(fixture: MethodFixture) -> None:
+    """Black images have the same loss terms, finite."""
+    method = fixture.build()
+    batch = fixture.batch(method)
+    expected = fixture.losses(method, batch)
+    for view in (batch, *batch.get("other_views", ())):
+        view["images"] = torch.zeros_like(view["images"])
+    _require_terms(fixture.losses(method, batch), expected)
+
+
 @check("images without labels", "set needs_labels = True, or do not read labels from the targets")
 def labels(fixture: MethodFixture) -> None:
     """A method without `needs_labels` trains on images without labels."""
@@ -127,6 +138,23 @@ def labels(fixture: MethodFixture) -> None:
     for view in (batch, *batch.get("other_views", ())):
         view["targets"] = [{key: x for key, x in one.items() if key in GENERAL_KEYS} for one in view["targets"]]
     _require_terms(fixture.losses(method, batch), expected)
+
+
+@check("validation losses", "return one loss per image (B,) from validation_losses(model, batch)")
+def validation_losses(fixture: MethodFixture) -> None:
+    """`validation_losses` returns a finite loss per image, the same each time."""
+    method = fixture.build().eval()
+    if type(method).validation_losses is Method.validation_losses:
+        raise NotChecked("not implemented: without heads, the last epoch is saved")
+    batch = next(iter(build_data(fixture.config).padded_to(fixture.model.multiple).val_loader()))
+    model = method.saved_model(fixture.model).eval()
+    with torch.no_grad():
+        first, second = (method.validation_losses(model, batch) for _ in range(2))
+    found, count = f"shape {tuple(first.shape)}", len(batch["images"])
+    require(first.shape == (count,), found, f"({count},) of {count} images", "do not average over the batch")
+    require(first.isfinite().all(), "a loss that is not finite", "finite numbers", "clamp divisors")
+    seeded = "take random numbers from a torch.Generator with a fixed seed"
+    require(torch.equal(first, second), "another loss in the second validation", "the same loss", seeded)
 
 
 @check("an exact resumption", "keep all that changes in parameters and buffers")
@@ -181,7 +209,9 @@ CHECKS = (
     construction,
     losses,
     gradients,
+    blank_images,
     labels,
+    validation_losses,
     resuming,
     state.seeding,
     state.options,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from densevit import registry
-from densevit.errors import PluginError
+from densevit.errors import DensevitError, PluginError
 from densevit.registry import options as signature
 from densevit_workbench.testing.fixtures import BackboneFixture, Fixture, require_equal
 from densevit_workbench.testing.gradients import listed, perturb
@@ -136,7 +136,7 @@ def _require_unknown_option_fails(fixture: Fixture, given: tuple[str, ...], requ
 
 
 @check("a class that the registry finds", "see densevit/interfaces/ and the docs of your own backbone or head")
-def registration(fixture: Fixture) -> None:
+def registration(fixture: Fixture) -> str:
     """The registry finds the class and its docstring."""
     plugin = fixture.plugin
     path = f"{plugin.__module__}:{plugin.__qualname__}"
@@ -155,6 +155,21 @@ def registration(fixture: Fixture) -> None:
         "a docstring, whose first line `densevit plugins` shows",
         "write a docstring below the class line",
     )
+    for (group, _), entry in sorted(registry.scan().plugins.items()):
+        if group == fixture.group and (entry.value == path or _loads(entry, plugin)):
+            return f"found as {entry.name!r}, from {entry.origin}"
+    return f"no entry point; `name: {path}` finds it"
+
+
+def _loads(entry: registry.Plugin, plugin: type) -> bool:
+    """Whether an entry point of the plugin's own top-level package loads it. Imports no other package."""
+    module, _, attribute = entry.value.partition(":")
+    if module.split(".")[0] != plugin.__module__.split(".")[0] or attribute != plugin.__qualname__:
+        return False
+    try:
+        return registry.load(entry.group, entry.name) is plugin
+    except DensevitError:
+        return False
 
 
 @check("every parameter in one group", "return lists of parameters")

@@ -46,7 +46,7 @@ def own(install):
 def test_valid_backbone_returns_0(own, capsys):
     assert main(["check", "backbone", "own", "width=4"]) == 0
     printed = capsys.readouterr().out
-    assert "29 of 29 checks passed" in printed
+    assert "31 of 31 checks passed" in printed
 
 
 def test_findings_return_1(own, capsys):
@@ -54,7 +54,7 @@ def test_findings_return_1(own, capsys):
     captured = capsys.readouterr()
     assert all(fact in captured.err for fact in ("strides: ", "17 x 24", "33 x 47", "9 x 12"))
     assert "FAILED" in next(line for line in captured.out.splitlines() if line.startswith("strides"))
-    assert "27 of 28 checks passed" in captured.out
+    assert "29 of 30 checks passed" in captured.out
     assert main(["check", "backbone", "own", "depth=2"]) == 1
     assert "ValueError: depth is 2; it is 1 (own_backbones.py, line" in capsys.readouterr().err
 
@@ -66,12 +66,12 @@ def test_a_head_is_checked_beside_broken_plugins_of_others(install, capsys):
     options = ["num_layers=1", "width=16", "num_heads=2"]
     assert main(["check", "head", "segmenter", *options, "--skip", "padding"]) == 0
     captured = capsys.readouterr()
-    assert "27 of 27 checks passed" in captured.out and "licence" not in captured.out + captured.err
+    assert "32 of 32 checks passed" in captured.out and "licence" not in captured.out + captured.err
 
 
 def test_a_method_is_checked(capsys):
     assert main(["check", "method", "simmim", "patch=16"]) == 0
-    assert "8 of 8 checks passed" in capsys.readouterr().out
+    assert "10 of 10 checks passed" in capsys.readouterr().out
 
 
 def test_command_line_error_returns_2(own, capsys):

@@ -41,11 +41,14 @@ def coco(root: Path, split: str, area: dict[str, float]) -> None:
     write(root / f"{split}.json", json.dumps(coco_document(split, {"segmentation": [], "iscrowd": 0, **area})))
 
 
-def voc(root: Path, split: str) -> None:
+def voc(root: Path, split: str, rolabelimg: bool = False) -> None:
     for n, degrees in enumerate(DEGREES):
         image(root / split / f"{split}{n}.png", n, SIZE)
         box = f"<bndbox><xmin>{X}</xmin><ymin>{Y}</ymin><xmax>{X + W}</xmax><ymax>{Y + H}</ymax></bndbox>"
         box += f"<attributes><attribute><name>rotation</name><value>{degrees}</value></attribute></attributes>"
+        if rolabelimg:
+            box = f"<type>robndbox</type><robndbox><cx>{X + W / 2}</cx><cy>{Y + H / 2}</cy><w>{W}</w><h>{H}</h>"
+            box += f"<angle>{math.radians(degrees)}</angle></robndbox>"
         text = f"<annotation><filename>{split}{n}.png</filename><object><name>ship</name>{box}</object></annotation>"
         write(root / split / f"{split}{n}.xml", text)
 
@@ -61,6 +64,7 @@ SOURCES: dict[str, Any] = {
     "coco": (lambda root, split: coco(root, split, {}), "coco", ("coco",)),
     "coco with area": (lambda root, split: coco(root, split, {"area": W * H}), "coco", ("coco",)),
     "voc": (voc, "voc", ("voc",)),
+    "rolabelimg": (lambda root, split: voc(root, split, rolabelimg=True), "voc", ("voc",)),
     "labelme": (labelme, "labelme", ()),
 }
 

@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from densevit import registry
 from densevit.interfaces import Backbone
+from densevit.layers import checkpointing
 from densevit.testing import CheckFailed, backbone_checks, check_backbone
+from densevit_workbench.testing.backbones import CHECKS
 
 
 class Sound(Backbone):
@@ -192,6 +195,7 @@ BROKEN = [  # the checks that fail, and what fails them
     ("parameter_gradients", changed(init=sets(scale=lambda: nn.Parameter(torch.ones(8))))),
     ("parameter_gradients image_gradients", changed(forward=staged(lambda self, x: x.detach()))),
     ("image_gradients", changed(init=sets(stem=lambda: nn.Conv2d(3, 8, 3, stride=4, padding=1)))),
+    ("trains", changed(forward=mapped(lambda x: torch.where(x > 0.5, (x - 0.5).sqrt(), 0.1 * x)))),
     ("determinism", changed(forward=mapped(lambda x: F.dropout(x, 0.1)))),
     ("determinism", changed(forward=draws)),
     ("batch_independence", changed(forward=mapped(lambda x: F.batch_norm(x, None, None, training=True)))),
@@ -264,12 +268,40 @@ def test_what_is_peculiar_is_noted():
     assert notes["parameter_depths"].startswith("1 depth: ") and "input_size is not needed" in notes["sizes"]
     notes = {result.name: result.note for result in backbone_checks(SAYS_ITS_SIZE, skip=("export", "registration"))}
     assert notes["sizes"] == "64 x 96 only"
+    [note] = [one.note for one in check_backbone(Sound, skip=("export",)) if one.name == "registration"]
+    assert note == f"no entry point; `name: {__name__}:Sound` finds it"
 
 
 @pytest.mark.integration
 def test_built_in_backbone_passes():
     results = check_backbone(functools.partial(registry.load("backbones", "swin"), variant="nano"))
-    assert "export" in {result.name for result in results}
+    notes = {result.name: result.note for result in results}
+    assert "export" in notes and notes["registration"].startswith("found as 'swin', from densevit ")
+
+
+def recomputed(runs):
+    class Checkpointed(Sound):
+        """With a batch norm; `checkpointing` recomputes it."""
+
+        def __init__(self, checkpointing=False):
+            super().__init__()
+            self.checkpointing, self.added = checkpointing, nn.BatchNorm2d(3)
+
+        def forward(self, images):
+            checkpointed = self.checkpointing and self.training
+            return super().forward(runs(self.added, images) if checkpointed else self.added(images))
+
+    return Checkpointed
+
+
+def test_checkpointing_that_updates_statistics_twice_is_found():
+    others = [one.name for one in CHECKS if one.name not in ("construction", "forward", "checkpointing")]
+    right = recomputed(lambda part, x: checkpointing.run(part, x, checkpointed=True))
+    for backbone, note in ((right, ""), (Sound, "no option `checkpointing`")):
+        assert [result.note for result in check_backbone(backbone, skip=others)][-1] == note
+    wrong = recomputed(lambda part, x: checkpoint(part, x, use_reentrant=False))
+    with pytest.raises(CheckFailed, match="the buffer added.num_batches_tracked that differs by"):
+        check_backbone(wrong, skip=others)
 
 
 def test_failures_name_what_was_found_what_was_expected_and_the_place():
@@ -277,7 +309,7 @@ def test_failures_name_what_was_found_what_was_expected_and_the_place():
     with pytest.raises(CheckFailed) as caught:
         check_backbone(twice, skip=("export", "registration", "pickling"))
     first, channels, strides = str(caught.value).splitlines()
-    assert first == "Changed fails 2 of 26 checks:"
+    assert first == "Changed fails 2 of 28 checks:"
     assert all(fact in channels for fact in ("channels: ", "(8, 24)", "Fix: set self.channels = (8, 16)"))
     assert all(fact in strides for fact in ("strides: ", "9 x 12, 5 x 6", "33 x 47", "(4, 16)", "Fix: set self.st"))
     assert "NHWC: return x.permute(0, 3, 1, 2)" in failures(NHWC)["layout"]

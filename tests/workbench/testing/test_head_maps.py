@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from densevit.interfaces import DenseHead, Head
-from densevit.targets.maps import ValueMap
+from densevit.targets.maps import PanopticMap, ValueMap
 from densevit.testing import head_checks
 from densevit_workbench.testing.heads import CHECKS
 
@@ -193,19 +193,37 @@ class ClassOfMaps(Maps):
         ]
 
 
+class Segments(Maps):
+    """The classes of panoptic maps, also of crowds."""
+
+    task, needs = "panoptic", ("panoptic",)
+
+    def loss(self, outputs, targets, context):
+        def labelled(panoptic):
+            return {"semantic": torch.from_numpy(PanopticMap().class_map(panoptic.numpy()))}
+
+        maps = [{**t, **labelled(t["panoptic"])} if "panoptic" in t else t for t in targets]
+        return Segmenter.loss(self, outputs, maps, context)
+
+    def predict(self, outputs, targets):
+        labels = Segmenter.predict(self, outputs, targets)
+        return [{"panoptic": 1000 * one["semantic"].int()} for one in labels]
+
+
 @pytest.mark.parametrize(
     ("head", "failed"),
     [
         (Segmenter, set()),
         (Depth, set()),
-        (having(Depth, known=lambda self, depth: depth > 0), {"unlabelled_values"}),
+        (having(Depth, known=lambda self, depth: depth > 0), {"unlabelled_values", "unlabelled_pixels"}),
         (having(Segmenter, loss=mean_of_maps), {"unlabelled_values"}),
-        (having(Segmenter, loss=ignored_is_background), {"unlabelled_values"}),
+        (having(Segmenter, loss=ignored_is_background), {"unlabelled_values", "unlabelled_pixels"}),
         (ClassOfMaps, {"unlabelled_values"}),
+        (Segments, {"crowds"}),
     ],
 )
 def test_values_that_label_nothing_are_not_learned(head, failed):
-    found = failures(head, only=("determinism", "unlabelled_values"))
+    found = failures(head, only=("determinism", "unlabelled_values", "unlabelled_pixels", "crowds"))
     assert found.keys() == failed, found
 
 
@@ -274,3 +292,17 @@ def test_exported_outputs_are_checked():
         (having(DenseDepth, exported=remembers_the_size), "'depth' of the exported file that differs by"),
     ):
         assert fact in failures(broken, only=("export",))["export"]
+
+
+def test_predictions_from_exported_outputs_are_checked():
+    only = ("exported_predictions",)
+    skip = [check.name for check in CHECKS if check.name not in ("construction", "export", *only)]
+    notes = {result.name: result.note for result in head_checks(Depth, skip=skip)}
+    assert "has no exported()" in notes["export"] and "has no predict_exported()" in notes[only[0]]
+    assert not failures(DenseSegmenter, only=only) and not failures(DenseDepth, only=only)
+    doubled = having(DenseDepth, predict_exported=lambda _, x, targets: [{"depth": 2 * one} for one in x["depth"]])
+    message = failures(doubled, only=only)["exported_predictions"]
+    assert "predictions[0]['depth']" in message and "in 100.0% of its values" in message
+    other = having(DenseDepth, predict_exported=lambda _, x, targets: [{"inverse_depth": one} for one in x["depth"]])
+    message = failures(other, only=only)["exported_predictions"]
+    assert """expected the predictions of predict, ["predictions[0]['depth']"]""" in message

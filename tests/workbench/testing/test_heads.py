@@ -150,6 +150,10 @@ def scaled_features(outputs, head, features, *_):
     return outputs
 
 
+def query_rows(_, head, name, rows):
+    return torch.arange(rows).view(-1, len(head.classes)).T
+
+
 class Lambda(Sound):
     """Holds a lambda."""
 
@@ -205,6 +209,7 @@ BROKEN = [  # the checks that fail, and what fails them
         "original_pixels",
         changed(in_pixels=lambda _, head, boxes, t: Sound.in_pixels(head, boxes, {"original_size": (16, 16)})),
     ),
+    ("targets_unread", changed(predict=each(lambda p, t: {**p, "scores": p["scores"] * (0.5 if "boxes" in t else 1)}))),
     ("padding", SEES_PADDING),
     ("batch_independence partly_labelled", changed(pooled=lambda x, *_: x - x.mean(0))),
     ("determinism", changed(pooled=lambda x, *_: F.dropout(x, 0.5))),
@@ -214,6 +219,11 @@ BROKEN = [  # the checks that fail, and what fails them
             init=lambda head, *_: setattr(head, "scale", 0.5 + torch.rand(16)),
             pooled=lambda x, head, *_: x * head.scale,
         ),
+    ),
+    ("class_rows", changed(class_rows=lambda _, head, name, rows: torch.arange(rows).view(len(head.classes), -1))),
+    (
+        "class_rows",
+        changed(class_rows=lambda _, head, name, rows: query_rows(_, head, name, rows * name.endswith("weight"))),
     ),
     ("seeding", changed(init=lambda head, *_: nn.init.constant_(head.boxes.bias, np.random.default_rng().uniform()))),
     ("pickling", Lambda),
@@ -243,6 +253,13 @@ def only(*names):
     return [check.name for check in CHECKS if check.name not in ("construction", *names)]
 
 
+def test_rows_of_classes_are_checked_if_the_head_knows_them():
+    heads = changed(class_rows=query_rows), Sound
+    known, unknown = (list(head_checks(head, skip=only("class_rows")))[-1] for head in heads)
+    assert known.passed and unknown.passed and not known.note
+    assert "class_rows does not know the rows" in unknown.note
+
+
 def test_non_scalar_loss_fails():
     found = failures(changed(loss=lambda losses, head, x, t, _: {k: v.repeat(len(t)) for k, v in losses.items()}))
     assert "losses['label'] of shape (3,)" in found["loss_keys"]
@@ -268,7 +285,8 @@ def test_a_gradient_of_zero_of_detr_is_noted():
     """Its queries are initialised to zero."""
     size = {"num_queries": 5, "transformer": Transformer(32, 2, 1, 2, 32)}
     head = functools.partial(registry.load("heads", "detr"), **size)
-    results = {one.name: one for one in check_head(head, skip=only("parameter_gradients"))}
+    results = {one.name: one for one in check_head(head, skip=only("registration", "parameter_gradients"))}
+    assert results["registration"].note.startswith("found as 'detr', from densevit ")
     zero = "a gradient of exactly 0 in decoder.0.self_attention.value.weight"
     assert results["parameter_gradients"].note == zero
 
@@ -276,5 +294,5 @@ def test_a_gradient_of_zero_of_detr_is_noted():
 def test_custom_features():
     found = failures(FOUR_LEVELS, channels=(8, 8, 8, 8, 8), strides=(2, 4, 8, 16, 32))
     assert found.keys() == {"one_level", "equal_strides"}
-    with pytest.raises(CheckFailed, match="fails 1 of 25 checks"):
+    with pytest.raises(CheckFailed, match="fails 1 of 30 checks"):
         check_head(functools.partial(SEES_PADDING), skip=("export", "registration", "pickling"))

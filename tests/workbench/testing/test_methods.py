@@ -90,12 +90,27 @@ class Unused(Sound):
         self.teacher = nn.Linear(2, 2)
 
 
+class OnlyBright(Sound):
+    """Leaves out a term of black images."""
+
+    def training_step(self, model: Any, batch: Any, context: Any) -> dict[str, Any]:
+        terms = super().training_step(model, batch, context)
+        return {**terms, **({"bright": 0 * terms["mean"]} if batch["images"].any() else {})}
+
+
 class ReadsLabels(Sound):
     """Needs labels, and does not say so."""
 
     def training_step(self, model: Any, batch: Any, context: Any) -> dict[str, Any]:
         found = sum(len(target["labels"]) for target in batch["targets"])
         return {"mean": super().training_step(model, batch, context)["mean"] * found}
+
+
+class OneValidation(Sound):
+    """The mean over the batch."""
+
+    def validation_losses(self, model: Any, batch: Any) -> torch.Tensor:
+        return self.features(model, batch).mean()
 
 
 class Forgets(Sound):
@@ -121,7 +136,9 @@ BROKEN: dict[type[Method], tuple[str, str]] = {
     PerImage: ("losses", r"mean of shape \(2, 1\); expected a scalar"),
     Detached: ("gradients", "no gradient in the model"),
     Unused: ("gradients", r"no gradient in method\.teacher\.weight, method\.teacher\.bias"),
+    OnlyBright: ("blank_images", "mean in place of bright, mean"),
     ReadsLabels: ("labels", "KeyError.*needs_labels = True"),
+    OneValidation: ("validation_losses", r"shape \(\); expected \(2,\)"),
     Forgets: ("resuming", "mean that differs .* plain attribute is not saved"),
     Explodes: ("resuming", "not finite after 2 steps"),
 }
