@@ -92,13 +92,12 @@ def load_any(source: str | Path, trust: bool = False, runtime: str | None = None
         return LoadedModel(*build(open_file(source, runtime), trust), foreign=False)
     if runtime is not None:
         raise DensevitError(f"{source}: runtime {runtime} is for exported files, NAME.onnx. Fix: leave it out.")
-    if model_file.is_model_file(source):
-        return _own(model_file.load(source, trust))
     checkpoint = checkpoint_io.read(source, trust=trust)
-    if checkpoint.header.get("format") == "densevit":  # published
-        return _own(model_file.from_state(checkpoint.tensors, checkpoint.header, str(source), trust))
+    folder = user_path(source) if user_path(source).is_dir() else None
+    file = str(source) if folder is None else f"{source}/model.safetensors"
+    if checkpoint.header.get("format") == "densevit":
+        return _own(model_file.from_state(checkpoint.tensors, checkpoint.header, file, trust, folder))
     if {"backbone", "heads"} <= {name.partition(".")[0] for name in checkpoint.tensors}:
-        file = f"{source}/model.safetensors" if user_path(source).is_dir() else source
         raise WeightsError(
             f"{file}: a checkpoint of {len(checkpoint.tensors)} tensors without classes and config: it has no densevit "
             f"header. Fix: name the run folder or its model.safetensors; to train from these tensors, set "

@@ -149,11 +149,8 @@ def _arrays(path: Path) -> dict[str, Tensor]:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
         reason = "it contains pickled objects" if "allow_pickle" in str(error) else one_line(error)
         raise WeightsError(f"{path}: not a complete .npz of plain arrays: {reason}. Download it again.") from error
-    found = {name: _tensor(array) for name, array in arrays.items() if isinstance(array, np.ndarray)}
-    tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
-    if not tensors:
-        raise WeightsError(f"{path}: contains no numeric arrays. Expected weights by name.")
-    return tensors
+    tensors = {name: _tensor(array) for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def _tensor(array: np.ndarray) -> Tensor | None:

@@ -7,7 +7,6 @@ download fails, the error names the file and what to do without a network.
 
 import http.client
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,8 +47,6 @@ def fetch(source: str, instead: str = "") -> Published:
     instead: what to do where there is no network, for messages; "": name a downloaded file in place of `source`.
     """
     kind, _, name = source.partition(":")
-    if not name.strip():
-        raise WeightsError(f"{source}: the name is empty. Expected {', '.join(FORMS)}.")
     return _SOURCES[kind](source, name.strip(), instead or f"name a downloaded file or folder in place of {source}")
 
 
@@ -149,12 +146,6 @@ def _hugging_face(source: str, name: str, instead: str) -> Published:
     described = [hub.get(file) for file in (preprocessing.CONFIG, *preprocessing.PREPROCESSORS, preprocessing.CARD)]
     folder = next((file.parent for file in described if file is not None), None)
     metadata = preprocessing.of_folder(folder) if folder is not None else {}
-    if hub.unreachable is not None and "mean" not in metadata:
-        warnings.warn(
-            f"{source}: the Hub is unreachable ({_reason(hub.unreachable)}) and the cache has no "
-            f"{preprocessing.PREPROCESSORS[0]}: the repository's mean and std are not known.",
-            stacklevel=2,
-        )
     return Published(weights, metadata)
 
 
@@ -188,7 +179,7 @@ class Repository:
 
     def get(self, file: str) -> Path | None:
         """The cached path of a file; None if the repository lacks it, or it is not cached and the Hub unreachable."""
-        errors, wrong = self._errors, ""
+        errors = self._errors
         try:
             return Path(self._library.hf_hub_download(self.name, file, local_files_only=self.unreachable is not None))
         except errors.LocalEntryNotFoundError as error:  # a subclass of EntryNotFoundError
@@ -201,18 +192,12 @@ class Repository:
             ) from error
         except Exception as error:  # of whichever library tried to reach the network
             is_forbidden = getattr(getattr(error, "response", None), "status_code", None) == 403
-            if isinstance(error, errors.GatedRepoError) or is_forbidden:  # a subclass of RepositoryNotFoundError
-                wrong = (
-                    f"the repository {self.name} is gated. Accept its terms at https://huggingface.co/{self.name} and "
-                    "log in with `hf auth login`; a token needs access to gated repositories."
-                )
-            elif isinstance(error, errors.RepositoryNotFoundError):
-                wrong = (
-                    f"the Hugging Face Hub gives no access to a repository {self.name}: there is none of this name, or "
-                    "it is private. Check the name; for a private one, log in with `hf auth login`."
-                )
-            if wrong:
-                raise WeightsError(f"{self.source}: {wrong}") from error
+            if isinstance(error, errors.RepositoryNotFoundError) or is_forbidden:  # or gated, a subclass
+                raise WeightsError(
+                    f"{self.source}: the Hugging Face Hub gives no access to a repository {self.name}: there is none "
+                    "of this name, or it is private or gated. Check the name; accept the terms of a gated one at "
+                    f"https://huggingface.co/{self.name}, and log in with `hf auth login`."
+                ) from error
             self.unreachable = self.unreachable or error
         return None
 

@@ -12,10 +12,6 @@ _SOURCE = re.compile(  # that states it: a repository, an organisation or a pack
     r" \((?:[\w.-]+/[\w.-]+(?:: [\w ]+)?|[\w.-]+ on the hugging face hub|(?:[\w.-]+ of )?[\w.-]+ \d[\w.]*)\)$"
 )
 _NON_COMMERCIAL = re.compile(r"cc-by-nc|non[- ]?commercial|research[- ]only|apple-amlr")
-_OWN = {
-    "dinov3": "commercial use is allowed; fine-tuned weights that you pass on stay under the same agreement, with a "
-    "copy of it"
-}
 
 
 def permits_commercial_use(licence: str | None) -> bool:
@@ -37,8 +33,7 @@ def in_words(licence: str | None) -> str:
         return "What it permits is not known: ask the authors before you publish or sell what you train from it."
     if _NON_COMMERCIAL.search(name):
         return "Not for commercial use, and neither is what you train from it."
-    own = next((f"An agreement of its own: {terms}." for key, terms in _OWN.items() if key in name), "")
-    return own or "Not known to be permissive: read it before you publish or sell weights."
+    return "Not known to be permissive: read it before you publish or sell weights."
 
 
 def line(source: str, licence: str | None) -> str:

@@ -22,7 +22,6 @@ from densevit.model import (
 )
 from densevit.model.lora import merged_state
 from densevit.paths import user_path
-from densevit.weights import file_kinds
 from densevit.weights.checkpoint_io import read as read_checkpoint
 from densevit.weights.state import (
     FORMAT,
@@ -30,8 +29,6 @@ from densevit.weights.state import (
     header,
     licences,
     part,
-    read_header,
-    read_safetensors,
     write_safetensors,
 )
 from densevit.weights.state_dict_loading import load_state
@@ -124,18 +121,6 @@ def _step(step: int | None) -> dict[str, str]:
     return {} if step is None else {"step": str(step)}
 
 
-def is_model_file(source: str | Path) -> bool:
-    """Whether it is a model file, or a folder with one."""
-    path = user_path(source)
-    path = path / "model.safetensors" if path.is_dir() else path
-    if not path.is_file() or file_kinds.kind(path) != "safetensors":
-        return False
-    try:
-        return read_header(path).get("format") == "densevit"
-    except WeightsError:
-        return False
-
-
 def load(run: str | Path, trust: bool = False) -> DenseModel:
     """The model of a run folder or a model file, in evaluation mode on the CPU.
 
@@ -143,7 +128,7 @@ def load(run: str | Path, trust: bool = False) -> DenseModel:
     WeightsError if there is no model, or it is incomplete, and ConfigError for a class without trust.
     """
     state, entries, path = _read(run)
-    return from_state(state, entries, str(path), trust, _folder(run))
+    return from_state(state, entries, path, trust, _folder(run))
 
 
 def from_state(
@@ -207,13 +192,13 @@ def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:
 def load_backbone(run: str | Path, trust: bool = False) -> tuple[Backbone, BackboneSection]:
     """The backbone of a run or of a file from `save_backbone`, in evaluation mode, and its section."""
     state, entries, path = _read(run)
-    check_format(entries.get("format_version"), str(path))
-    values = configs.values_of_file(entries.get("config", ""), str(path)).get("backbone")
+    check_format(entries.get("format_version"), path)
+    values = configs.values_of_file(entries.get("config", ""), path).get("backbone")
     if not isinstance(values, dict):  # a text would name a section's file
         raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
     if not trust:
-        configs.check_no_code(values, str(path), _folder(run))
-    section = configs.section("backbone", values, str(path))
+        configs.check_no_code(values, path, _folder(run))
+    section = configs.section("backbone", values, path)
     backbone = backbone_from(section, pretrained=False)
     load_state(backbone, part(state, "backbone."), path)
     return backbone.eval(), section
@@ -225,21 +210,13 @@ def _folder(run: str | Path) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
-    """The tensors, the header and the path of a run's model file."""
-    path = user_path(run)
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.is_file():
-        why = "The run has not validated yet" if (path.parent / "config.yaml").is_file() else "It is not a run folder"
-        raise WeightsError(f"{path}: no such file. {why}; name a folder with a model.safetensors, or such a file.")
-    if file_kinds.kind(path) != "safetensors":
-        found = read_checkpoint(path)  # raises if it is no complete checkpoint
+def _read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
+    """The tensors, the header and the name of a run's model file."""
+    file = str(run) if _folder(run) is None else f"{run}/model.safetensors"
+    found = read_checkpoint(run)
+    if found.header.get("format") != "densevit":
         raise WeightsError(
-            f"{path}: a checkpoint of {len(found.tensors)} tensors without classes and config, not a run's model file. "
-            f"Make a run of it with `densevit convert {path} OUT`, or train with `weights={path}`."
+            f"{file}: a checkpoint of {len(found.tensors)} tensors without a densevit header, not a run's model file. "
+            f"Make a run of it with `densevit convert {run} OUT`, or train with `weights={run}`."
         )
-    state, entries = read_safetensors(path)
-    if entries.get("format") != "densevit":
-        raise WeightsError(f"{path}: has no densevit header. For tensors only, train with `weights={path}`.")
-    return state, entries, path
+    return found.tensors, found.header, file

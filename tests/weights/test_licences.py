@@ -75,7 +75,6 @@ PERMITS = {
     "": ("Apache-2.0 (facebookresearch/dinov2: code and weights)", "mit", "bsd-3-clause", "cc-by-4.0"),
     FORBIDDEN: ("CC-BY-NC-4.0 (facebookresearch/mae)", "apple-amlr", "Apache-2.0, research only",
                 "MIT (non commercial)", "fair-noncommercial-research-license"),
-    "An agreement of its own: commercial use is allowed": ("dinov3-license",),
     READ_IT: ("fastvit-license", "cc-by-sa-4.0", "other", "MIT AND CC-BY-SA-4.0", "MIT-like", "The MIT License"),
     "What it permits is not known": ("unknown", None),
 }  # fmt: skip

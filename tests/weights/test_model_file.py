@@ -158,8 +158,8 @@ def test_files_that_are_no_models_are_refused(saved, tmp_path):
     (tmp_path / "new" / "config.yaml").touch()
     for source, facts in {
         path: "not a complete safetensors file",
-        tmp_path / "foreign.safetensors": "has no densevit header",
-        tmp_path / "run": r"model\.safetensors: no such file\. It is not a run folder",
+        tmp_path / "foreign.safetensors": "without a densevit header",
+        tmp_path / "run": r"model\.safetensors: no such file\. Name a file, or a folder",
         tmp_path / "new": "The run has not validated yet",
         tmp_path / "nowhere": r"nowhere: no such file",
     }.items():
