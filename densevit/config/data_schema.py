@@ -126,6 +126,13 @@ class DataSection(OpenSection):
         """The name of the data set's folder, such as "street"; the plugin's name if there is no folder."""
         return folder_name(self.name, self.options.get("root"))
 
+    @field_validator("multi_scale")
+    @classmethod
+    def _has_a_base(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("image_size", 0) is None:
+            raise ValueError("the sizes take the place of data.image_size, which is missing: set it.")
+        return value
+
     @field_validator("final_phase")
     @classmethod
     def _changes_augmentation(cls, phase: FinalPhase | None, info: ValidationInfo) -> FinalPhase | None:

@@ -61,6 +61,21 @@ def check_weights(sections: ModelSections, sources: Sources) -> list[tuple[Key, 
     return parts
 
 
+def check_backbone(config: Config) -> None:
+    """Raises ConfigError if the weights of the backbone are a recipe's and another backbone is typed, as in
+    `paper/coco backbone.name=mynet`."""
+    sources, section = config._sources, config.backbone
+    is_chosen = BACKBONE in sources.typed and BACKBONE_WEIGHTS not in sources.typed
+    if section.source is None or not is_chosen or sources.of(BACKBONE) == sources.of(BACKBONE_WEIGHTS):
+        return
+    weights, name = _shown(sources, BACKBONE_WEIGHTS, section.weights), _shown(sources, BACKBONE, section.name)
+    command = f"densevit train {sources.of(())} ... backbone.name={section.name} backbone.weights="
+    raise ConfigError(
+        f"{weights} is of another backbone than {name}. Fix: {command}SOURCE, a file, timm:NAME or torchvision:NAME; "
+        f"or, from random weights, {command}{RANDOM}."
+    )
+
+
 def _shown(sources: Sources, key: Key, value: Any) -> str:
     """A key with its value and source: backbone.weights=timm:resnet18 (mine.yaml)."""
     source = sources.of(key)

@@ -68,6 +68,13 @@ class BackboneSection(OpenSection):
     """Trains low-rank adapters in place of the backbone's parameters: `{rank: 8, alpha: 16, targets: ['*']}`.
     `null`: none."""
 
+    @field_validator("weights_allow")
+    @classmethod
+    def _has_weights(cls, patterns: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if patterns and info.data.get("weights") == RANDOM:
+            raise ValueError(f"{list(patterns)} has no effect, as backbone.weights is {RANDOM}. Fix: set it to [].")
+        return patterns
+
     @field_validator("lora")
     @classmethod
     def _freezes_the_rest(cls, lora: LoraSection | None, info: ValidationInfo) -> LoraSection | None:
@@ -122,9 +129,11 @@ class InferenceSection(Section):
     @field_validator("stride")
     @classmethod
     def _covers_every_pixel(cls, stride: Any, info: ValidationInfo) -> Any:
-        window = info.data.get("window")  # an invalid one is reported separately
-        if stride is None or window is None:
+        if stride is None or "window" not in info.data:  # an invalid window is reported separately
             return stride
+        window = info.data["window"]
+        if window is None:
+            raise ValueError(f"a stride of {stride} needs a window. Set inference.window too, or leave it out.")
         if any(step > side for step, side in zip(_pair(stride), _pair(window), strict=True)):
             raise ValueError(
                 f"{stride} is more than inference.window, {window}, and skips pixels. "

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from densevit import registry
-from densevit.config import named_classes
+from densevit.config import initial_weights, named_classes
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import EvaluationSection, HeadSection
 from densevit.config.schema import Config
@@ -15,7 +15,7 @@ from densevit.config.training_schema import OptimSection
 from densevit.config.validation import check_head_names
 from densevit.config.values import OpenSection
 from densevit.errors import ConfigError, PluginError
-from densevit.registry.options import OptionError
+from densevit.registry.options import GIVEN, OptionError, parameters_of
 
 
 def check_plugins(config: Config) -> None:
@@ -25,6 +25,7 @@ def check_plugins(config: Config) -> None:
     Raises ConfigError with a line for each invalid key, with its file or override.
     """
     check_head_names(config, config._sources)
+    initial_weights.check_backbone(config)
     _raise([*_of_model(config), *_of_data(config), *_of_training(config)])
 
 
@@ -90,8 +91,16 @@ def _of_training(config: Config) -> Iterator[str]:
 
 
 def check_optimizer(section: OptimSection) -> None:
-    """Raises PluginError for an optimiser that cannot be imported, and OptionError for an invalid option."""
+    """Raises PluginError for an optimiser that cannot be imported, and OptionError for an invalid option or a weight
+    decay that its constructor does not take."""
     _check_options("optim", "optimizers", section.name, section)
+    kind = registry.load("optimizers", section.name)
+    parameters, takes_all = parameters_of(kind, GIVEN["optimizers"], section.name)
+    if section.weight_decay and "weight_decay" not in parameters and not takes_all:
+        raise OptionError(
+            "optim.weight_decay",
+            f"is {section.weight_decay:g}, but {section.name!r} has no weight decay. Fix: set optim.weight_decay=0.",
+        )
 
 
 def missing_peft() -> str:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from densevit.config.values import (
     Count,
@@ -150,6 +150,13 @@ class TrainerSection(Section):
     """TF32 for fp32 matrix products and convolutions on NVIDIA GPUs: faster, with 10 bits of precision."""
     channels_last: bool = False
     """Keep images and kernels in torch's memory format `channels_last`, which is faster for convolutions on GPUs."""
+
+    @field_validator("ema_warmup")
+    @classmethod
+    def _warms_up_an_average(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("ema", 0) is None:
+            raise ValueError("there is no average to warm up. Set trainer.ema, such as 0.9999, or leave it out.")
+        return value
 
     @field_validator("evaluate_every")
     @classmethod

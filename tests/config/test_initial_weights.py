@@ -152,6 +152,8 @@ def test_random_weights_on_purpose(recwarn: pytest.WarningsRecorder) -> None:
     assert loaded("start/detector", "backbone.weights=random") == random
     assert loaded(DETR, "backbone.weights=random") == random
     assert configs.load(DETR, ["backbone.weights=random"]).initial_weights == "random"
+    with pytest.raises(ConfigError, match=r"has no effect, as backbone\.weights is random"):
+        configs.load("start/detector", ["backbone.weights=random", "backbone.weights_allow=[norm.*]"])
     section = {"name": "swin", "variant": "nano", "weights": "random", "freeze": True}
     model = densevit.create_model(section, heads={"a": "setr"}, classes={"a": ["x"]})
     assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
@@ -162,8 +164,12 @@ def test_random_weights_on_purpose(recwarn: pytest.WarningsRecorder) -> None:
     assert not recwarn.list
 
 
-def test_another_backbone_does_not_start_from_random_weights_unnoticed() -> None:
-    """A recipe's weights stay, and do not fit it."""
+def test_a_backbone_is_not_loaded_from_a_recipe_s_weights_of_another() -> None:
+    config = configs.load(DETR, ["backbone.name=vit"])
+    with pytest.raises(ConfigError, match=r"resnet50/IMAGENET1K_V1 .* is of another backbone than backbone\.name=vit"):
+        configs.check_plugins(config)
+    configs.check_plugins(configs.load(DETR, ["backbone.name=vit", "weights=whole.pth"]))
+    configs.check_plugins(configs.load(DETR, ["backbone.depth=101"]))  # the weights tell
     write("mine.yaml", "name: vit\n")
-    for override in ("backbone.name=vit", "backbone=mine.yaml"):
-        assert "resnet50" in str(configs.load(DETR, [override]).backbone.source)
+    with pytest.raises(ConfigError, match="is of another backbone than"):
+        configs.check_plugins(configs.load(DETR, ["backbone=mine.yaml"]))

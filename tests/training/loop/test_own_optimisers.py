@@ -60,6 +60,7 @@ OWN = "torch.optim:NAdam"
         ([f"optim.name={OWN}", "optim.momentum_decay=x"], r"optim\.momentum_decay should be a valid number.*, not 'x'"),
         (["optim.name=no_such:Lion"], r"optim\.name: .*'no_such:Lion' cannot be imported: there is no module"),
         ([f"optim.name={__name__}:Staircase"], r"optim\.name: .*Staircase, which is not a torch\.optim\.Opt"),
+        (["optim.name=torch.optim:Rprop"], r"optim\.weight_decay is 0\.0001, .* Fix: set optim\.weight_decay=0"),
         (["optim.cautious=true"], r"optim\.cautious is not an option of 'adamw'\. Options: betas, eps, amsgrad\."),
         (["optim.schedule=no_such:f"], r"optim\.schedule\.name: The schedule .* there is no module 'no_such'"),
         ([f"optim.schedule={__name__}:triangel"], r"has no 'triangel'\. Did you mean 'triangle'\?"),
