@@ -11,7 +11,7 @@ from typing import Any
 from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
 from densevit.config.sources import BACKBONE, BACKBONE_WEIGHTS, PRETRAINED, WEIGHTS, Key, Sources
-from densevit.config.values import with_value
+from densevit.config.values import RANDOM, with_value
 from densevit.errors import ConfigError
 
 

@@ -148,8 +148,12 @@ class FolderPrediction:
                     finally:
                         pending.append(pool.submit(_end_block, file, len(images), failed, texts))
                 next(stream, None)  # its end, where it may warn
-            finally:
                 _wait(pending, 0)
+            except BaseException:
+                with suppress(Exception):  # the first error counts
+                    _wait(pending, 0)
+                raise
+            finally:
                 for writer in writers:
                     writer.close()
 
