@@ -1,7 +1,7 @@
-"""Draws augmented samples with their targets, as the model sees them in training."""
+"""Draws augmented samples with their targets, as the model sees them in training, and both readings of photos."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,23 @@ def augmented_samples(
                 yield f"{caption}{', ' if task else ''}{task}", Image.fromarray(pixels)
         except DensevitError:  # already a finding
             continue
+
+
+def both_readings(
+    readings: Sequence[tuple[str, Mapping[str, Sample]]], dataset: Dataset
+) -> Iterator[tuple[str, Image.Image]]:
+    """Yields images whose boxes can be read in two ways, drawn side by side, with captions."""
+    types = TargetTypes.of(dataset)
+    for name, samples in readings:
+        drawn = [pixels for one in samples.values() for _, pixels in drawings(one, dataset, types)]
+        gap = max(drawn[0].shape) // 50
+        width = sum(one.shape[1] + gap for one in drawn) - gap
+        canvas = Image.new("RGB", (width, max(one.shape[0] for one in drawn)), "white")
+        left = 0
+        for pixels in drawn:
+            canvas.paste(Image.fromarray(pixels), (left, 0))
+            left += pixels.shape[1] + gap
+        yield f"{name}: {', '.join(samples)}", canvas
 
 
 def drawings(sample: Sample, dataset: Dataset, types: TargetTypes) -> Iterator[tuple[str, np.ndarray]]:

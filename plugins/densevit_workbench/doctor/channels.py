@@ -1,6 +1,9 @@
 """Measures the channels of images, and proposes a config's keys for images that are not RGB of 8 bits."""
 
+import glob
 import math
+import os
+import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,13 +16,15 @@ import numpy as np
 from densevit.channels import FULL_RANGES, Channels
 from densevit.data.io.images import channels_of_files, read_image
 from densevit.errors import DataError, counted
-from densevit_workbench.channel_names import channel_names
+from densevit_workbench.channel_names import channel_names, colors_first
 from densevit_workbench.doctor.findings import Finding, Severity, evenly_spaced
 from densevit_workbench.doctor.source import flow
 
 _PIXELS = 1 << 16  # measured of each channel of an image
 _IMAGES = 8  # read for a proposal
 _NODATA = 0.05  # least share of pixels that are likely without data, of the image and of its border
+_FILE = re.compile(r"(.+)([_.-][^_.-]+)(\.\w+)")  # of a channel
+_OF_CHANNEL = re.compile(r"[_.-](red|green|blue|nir|swir\d?|b\d{1,2}a?|dapi|gfp)", re.IGNORECASE)
 
 
 class ChannelValues(NamedTuple):
@@ -91,11 +96,14 @@ def _nodata(plane: np.ndarray, values: np.ndarray) -> float:
 def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
     """Proposes keys of the section `data` for images, as overrides, and the finding with them: an error if the images
     cannot be read as RGB, else a warning. None if most are RGB of 8 bits, and if none can be read."""
-    chosen = [files[i] for i in evenly_spaced(len(files), _IMAGES).tolist()]
+    endings = _endings(files)
+    images = [file for file in files if os.path.splitext(file)[0].endswith(next(iter(endings.values()), ""))]
+    chosen = [images[i] for i in evenly_spaced(len(images), _IMAGES).tolist()]
     kinds: dict[tuple[tuple[str, ...], str, float | None], dict[str, ChannelValues]] = defaultdict(dict)
     for file in chosen:
         with suppress(DataError):  # reported when the image is opened
-            channels = replace(channels_of_files([file], Channels(channel_names(file), "", ())), range=())
+            channels = Channels(tuple(endings) or channel_names(file), "", (), files=tuple(endings.values()))
+            channels = replace(channels_of_files([file], channels), range=())
             pixels = read_image(file, channels).transpose(2, 0, 1)
             kind = channels.names, channels.stored or channels.dtype, channels.nodata
             kinds[kind][file] = channel_values(pixels, channels)
@@ -113,12 +121,26 @@ def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
     with suppress(DataError):
         read_image(next(iter(measured)))
         severity = "warning"
-    if severity == "warning" and dtype == "uint8":
+    if severity == "warning" and dtype == "uint8" and not endings:
         return None
-    overrides = [f"data.channels={flow(names)}"]
+    overrides = [f"data.channels={flow(endings or names)}"]
     overrides.append(f"data.range={'[0, 255]' if dtype == 'uint8' else 'percentile'}")
     if not math.isnan(values.likely_nodata):
         overrides.append(f"data.nodata={values.likely_nodata:.9g}")
     fix = f"Set these keys in the config, or add {shlex.join(overrides)} to the command. Below, they are set."
     examples = (*texts[::-1], *(one.replace("=", ": ", 1) for one in overrides))
     return overrides, Finding(severity, "images with other channels than RGB of 8 bits", 1, fix, examples)
+
+
+def _endings(files: Sequence[str]) -> dict[str, str]:
+    """The channels of the first image with the end of the name of each one's file, if each has a file: files that
+    differ only in the end, of which one is the name of a colour or band. The first is that of all files, if any is."""
+    match = _FILE.fullmatch(files[0]) if files else None
+    found = glob.glob(f"{glob.escape(match[1])}[_.-]*{match[3]}") if match else []
+    ends = [other[2] for other in map(_FILE.fullmatch, found) if other and match and other[1] == match[1]]
+    if len(ends) < 2 or not any(map(_OF_CHANNEL.fullmatch, ends)):
+        return {}
+    of_all = {end for end in ends if all(os.path.splitext(file)[0].endswith(end) for file in files)}
+    return {
+        end[1:].lower(): end for end in sorted(ends, key=lambda end: (end not in of_all, colors_first(end[1:].lower())))
+    }

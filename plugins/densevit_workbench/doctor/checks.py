@@ -14,6 +14,8 @@ from densevit_workbench.doctor.findings import Finding, Findings
 from densevit_workbench.doctor.split_statistics import SplitStatistics
 
 RARE = 10  # objects: a class with fewer is hardly learned
+IMBALANCE = 100.0  # ratio of the most and the least frequent class
+LONG = 4.0  # ratio of an image's sides
 SATURATED, CLIPPED = 0.01, 0.05  # shares of an image's pixels
 TINY = 8.0  # pixels of the model's input
 OTHER_SIZE = 4.0  # ratio of the objects' sizes in two splits
@@ -33,6 +35,7 @@ def check_split(split: SplitStatistics, findings: Findings) -> None:
     _classes(split, findings)
     _objects(split, findings)
     _channels(split, findings)
+    _image_sizes(split, findings)
 
 
 def _classes(one: SplitStatistics, findings: Findings) -> None:
@@ -45,11 +48,18 @@ def _classes(one: SplitStatistics, findings: Findings) -> None:
         severity = "warning" if in_training and classes.complete else "note"
         title = f"classes without {classes.unit} of {key!r}{where}"
         findings.report(severity, title, absent, fix, of=len(classes.names))  # type: ignore[arg-type]
-        if in_training and classes.complete and classes.unit == "objects" and np.count_nonzero(classes.counts) > 1:
+        present = classes.counts[classes.counts > 0]
+        if not in_training or len(present) < 2 or not classes.complete:
+            continue
+        if classes.unit == "objects":
             pairs = zip(classes.names, classes.counts.tolist(), strict=True)
             rare = [f"{name}: {count}" for name, count in pairs if 0 < count < RARE]
-            fix = "Add images of them; data.repeat_factor repeats those that there are."
-            findings.report("note", f"classes with fewer than {RARE} {classes.unit}", rare, fix)
+            findings.report("note", f"classes with fewer than {RARE} {classes.unit}", rare, "Add images of them.")
+        if present.max() >= IMBALANCE * present.min():
+            most, least = classes.names[int(classes.counts.argmax())], np.where(classes.counts, classes.counts, np.inf)
+            text = f"{most} {present.max() / present.min():,.0f} times as often as {classes.names[int(least.argmin())]}"
+            fix = "data.repeat_factor repeats images of rare classes, if the data set knows the classes of its images."
+            findings.report("note", "classes are imbalanced", [f"{key}: {text}"], fix)
 
 
 def _objects(one: SplitStatistics, findings: Findings) -> None:
@@ -105,6 +115,17 @@ def _channels(one: SplitStatistics, findings: Findings) -> None:
         ]
         examples = [f"{images[i]}: {listed(of_image)}" for i, of_image in zip(rows, texts, strict=True)]
         findings.report("warning", f"images with {title}", examples, fix, of=len(images))
+
+
+def _image_sizes(one: SplitStatistics, findings: Findings) -> None:
+    if not len(one.sizes):
+        return
+    ratio = one.sizes.max(axis=1) / np.maximum(one.sizes.min(axis=1), 1)
+    long = np.flatnonzero(ratio > LONG)
+    texts = [f"{one.sizes[i, 1]} x {one.sizes[i, 0]}" for i in long[:5].tolist()]
+    fix = "After resizing to the model's input, their short side is very small. Cut them into tiles."
+    title = f"images more than {LONG:g} times as long as wide"
+    findings.report("note", title, texts, fix, len(long), len(one.sizes))
 
 
 def check_across_splits(

@@ -1,11 +1,12 @@
 """Reports unusual annotations of a COCO json that training accepts, and what its splits use and leave out."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from densevit.channels import Channels
 from densevit.config import DataSection
@@ -16,13 +17,17 @@ from densevit.data.datasets.coco_layouts import SPLITS, NamedFiles, SplitFiles, 
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.image_files import first_files, image_suffixes
 from densevit.data.io.file_lookup import find_file
-from densevit.data.io.images import image_header
+from densevit.data.io.images import image_header, read_image
 from densevit.errors import DataError, counted, listed
-from densevit_workbench.doctor.findings import EXAMPLES, Findings, Severity
+from densevit.interfaces import Sample, Targets
+from densevit_workbench.doctor.findings import EXAMPLES, Findings, Severity, evenly_spaced
 from densevit_workbench.doctor.json_records import InvalidRecords
 from densevit_workbench.interchange.inventory import Inventory
 
+Readings = tuple[str, Mapping[str, Sample]]
+
 _MARGIN = 1.0  # pixels; a box that is farther outside is not a rounding error
+_DRAWN, _DRAWN_SIDE = 6, 1000  # images of which both readings are drawn, and their longer side, in pixels
 
 
 def examine_coco(
@@ -33,9 +38,10 @@ def examine_coco(
     opened: Sequence[int],
     failed: set[int],
     findings: Findings,
-) -> list[Inventory]:
-    """Adds findings about a split in COCO's format. Returns what it uses and leaves out. opened, failed: the indices of
-    images whose files were checked, and of those that are wrong."""
+) -> tuple[list[Inventory], list[Readings]]:
+    """Adds findings about a split in COCO's format. Returns what it uses and leaves out, and images whose boxes can be
+    read in two ways, with a sample for each. opened, failed: the indices of images whose files were checked, and of
+    those that are wrong."""
     whole = invalid.annotations or read_annotations(dataset.file, dataset.masks)
     unclear = [i for i in opened if i not in failed and _is_unclear(dataset, i)]
     _examine_annotations(whole, findings, ambiguous=bool(unclear))
@@ -53,7 +59,7 @@ def examine_coco(
     files.leave_out("of images that are not used", sorted(others - of_others))
     files.leave_out("only in the json of another split", sorted(of_others - set(unlisted)))
     files.leave_out("in no json", unlisted)
-    return [*inventories, files]
+    return [*inventories, files], [] if dataset.boxes is not None else list(_readings(dataset, unclear))
 
 
 def _is_unclear(dataset: Coco, index: int) -> bool:
@@ -195,6 +201,23 @@ def _inventory(
         used &= ~chosen
     inventory.used = int(used.sum())
     return inventory
+
+
+def _readings(dataset: Coco, unclear: Sequence[int]) -> Iterator[Readings]:
+    """Samples of some images with objects, with the boxes on the upright and on the stored image."""
+    with_objects = [i for i in unclear if len(dataset.objects(i)["labels"])]
+    for place in evenly_spaced(len(with_objects), _DRAWN).tolist():
+        i, samples = with_objects[place], {}
+        name, objects = os.path.relpath(dataset.path(i), dataset.folder), dataset.objects(i)
+        with suppress(DataError):  # reported when the image is opened
+            for grid in ("upright", "stored"):
+                pixels = read_image(dataset.path(i), dataset.channels, upright=grid == "upright")
+                step = -(-max(pixels.shape[:2]) // _DRAWN_SIDE)
+                pixels = pixels[::step, ::step].copy()
+                targets: Targets = {"image_id": name, "size": pixels.shape[:2], "labels": objects["labels"]}
+                targets["boxes"] = objects["boxes"] / step
+                samples[grid] = Sample(image=torch.from_numpy(pixels).permute(2, 0, 1), targets=targets)
+            yield name, samples
 
 
 def _unlisted_note(files: Sequence[str]) -> str:

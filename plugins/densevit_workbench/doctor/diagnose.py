@@ -21,7 +21,7 @@ from densevit.errors import ConfigError, DataError, DensevitError, warn_once
 from densevit.interfaces import Dataset
 from densevit.registry.options import takes
 from densevit_workbench.doctor import checks
-from densevit_workbench.doctor.augmented_samples import augmented_samples
+from densevit_workbench.doctor.augmented_samples import augmented_samples, both_readings
 from densevit_workbench.doctor.channels import proposed_keys
 from densevit_workbench.doctor.coco_examination import examine_coco
 from densevit_workbench.doctor.diagnosis import Diagnosis
@@ -139,8 +139,9 @@ def _examine_split(
     opened = evenly_spaced(len(dataset), images).tolist()
     failed = examine_files(dataset, opened, findings)
     if isinstance(dataset, Coco):
-        inventories = examine_coco(dataset, data.section, split, built.invalid, opened, failed, findings)
+        inventories, readings = examine_coco(dataset, data.section, split, built.invalid, opened, failed, findings)
         diagnosis.inventories[split] = inventories
+        diagnosis.readings += both_readings(readings, dataset)
     if split == "train" and dataset.conversion:
         findings.report("note", "data set in another format", [dataset.conversion])
     if split != "train" and dataset.division:

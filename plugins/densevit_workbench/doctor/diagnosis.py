@@ -21,14 +21,16 @@ class Diagnosis:
     """The result of `densevit doctor`.
 
     name: the argument that was examined. findings: errors first. splits: the statistics of each split that could be
-    read. inventories: what each split's reader finds, uses and leaves out. samples: augmented training images with
-    their targets, each with a caption. cost: the cost of the config's training; None without a config.
+    read. inventories: what each split's reader finds, uses and leaves out. readings: images whose boxes can be read in
+    two ways, drawn side by side. samples: augmented training images with their targets, each with a caption. cost: the
+    cost of the config's training; None without a config.
     """
 
     name: str
     findings: list[Finding] = field(default_factory=list)
     splits: dict[str, SplitStatistics] = field(default_factory=dict)
     inventories: dict[str, list[Inventory]] = field(default_factory=dict)
+    readings: list[tuple[str, Image.Image]] = field(default_factory=list)
     samples: list[tuple[str, Image.Image]] = field(default_factory=list)
     cost: TrainingCost | None = None
 
@@ -57,7 +59,7 @@ class Diagnosis:
         write_page(user_path(path), f"Doctor: {self.name}", self.summary, self._sections())
 
     def _sections(self) -> list[Section]:
-        return page.sections(self.findings, self.splits, self.inventories, self.samples, self.cost)
+        return page.sections(self.findings, self.splits, self.inventories, self.readings, self.samples, self.cost)
 
     def count(self, severity: str) -> int:
         """The number of findings of a severity."""

@@ -16,6 +16,7 @@ VARIABLES = (
 """Environment variables that change the computation or its speed."""
 
 _MODULES = ("torch", "torchvision", "pytorch_lightning", "cv2", "simplejpeg", "pycocotools.mask")  # of binary libraries
+_OPENCV = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 _LEFT_OUT = ("pip_packages", "conda_packages", "cpu_info")  # of torch's table
 
 
@@ -28,6 +29,11 @@ def examine() -> tuple[dict[str, str], list[str]]:
     scan = registry.scan()
     problems = [f"{one.noun} of {one.origin} is hidden: {other.origin} has that name." for one, other in scan.shadowed]
     problems += scan.broken
+    if several := [name for name in _OPENCV if name in installed]:
+        problems.append(
+            f"opencv-python-headless and {' and '.join(several)} overwrite each other's files, because each contains "
+            "the module cv2. Fix: uninstall them, then install opencv-python-headless."
+        )
     for plugin in scan.plugins.values():
         if plugin.origin.rpartition(" ")[0] != "densevit":
             of_origin = [one.noun for one in scan.plugins.values() if one.origin == plugin.origin]

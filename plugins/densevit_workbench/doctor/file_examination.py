@@ -2,14 +2,19 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from densevit.data.datasets import depth_range
 from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.file_checks import SupportsCheckFile, for_each
+from densevit.data.datasets.image_files import image_suffixes
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.paired_dataset import PairedDataset
+from densevit.data.datasets.paired_files import PairPaths, entry_of, list_files
+from densevit.data.datasets.splits import matches
+from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 from densevit_workbench.doctor.findings import Findings
@@ -41,7 +46,7 @@ def examine_files(dataset: Dataset, opened: Sequence[int], findings: Findings) -
     failed = errors.keys() | missing
     valid = [index for index in opened if index not in failed]
     if isinstance(dataset, PairedDataset):
-        findings.report_errors(dataset.pairs.missing, dataset.pairs.names_count)
+        _report_pairs(dataset, findings)
     title = "the split cannot be read" if isinstance(dataset, DepthMaps) else "the split has no labels"
     try:
         if isinstance(dataset, LabelMaps):
@@ -53,6 +58,36 @@ def examine_files(dataset: Dataset, opened: Sequence[int], findings: Findings) -
     except DataError as error:
         findings.report("error", title, [str(error)])
     return failed
+
+
+def _report_pairs(dataset: PairedDataset, findings: Findings) -> None:
+    """Reports images or label files without the other one, and images that no list names."""
+    pairs = dataset.pairs
+    findings.report_errors(pairs.missing, pairs.names_count)
+    if isinstance(dataset, LabelMaps | DepthMaps):
+        lone, count = unlisted_images(Path(dataset.root), dataset.paths, dataset)
+        fix = f"A list chooses; if they are meant to be used, add them to {dataset.paths.list_file}."
+        findings.report("note", "images in no list", lone, fix, of=count)
+
+
+def unlisted_images(root: Path, paths: PairPaths, dataset: Dataset) -> tuple[list[str], int]:
+    """Returns the images of a folder of all splits that none of the lists names, and the number of all."""
+    if paths.list_file is None or "{split}" in paths.images:
+        return [], 0
+    suffixes = image_suffixes(dataset.channels)
+    lists = matches(root, paths.list_file.replace("{split}", "*"))
+    lines = [line.strip() for path in lists for line in read_text(root / path).splitlines() if line.strip()]
+    listed = (entry_of(line, paths)[0].lstrip("/") for line in lines)
+    names = {os.path.splitext(name)[0] if name.lower().endswith(suffixes) else name for name in listed}
+    found = list_files(root, paths.images, suffixes, "images", dataset.channels).items()
+    return [path for name, path in found if names.isdisjoint(_name_forms(name, os.path.splitext(path)[0]))], len(found)
+
+
+def _name_forms(name: str, path: str) -> set[str]:
+    """Returns the texts with which a line of a list may name an image: its name, and its path without suffix below any
+    of its folders."""
+    parts = os.path.normpath(path).split(os.sep)
+    return {name, *("/".join(parts[start:]) for start in range(len(parts)))}
 
 
 def _examine_labels(dataset: LabelMaps, indices: Sequence[int], findings: Findings) -> None:

@@ -13,10 +13,12 @@ from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_annotations import Annotations, annotations_of
 from densevit.data.datasets.coco_json import Images, classes_of, is_identifier, parse_json, section_of
 from densevit.data.datasets.coco_layouts import NamedFiles
+from densevit.data.datasets.coco_panoptic import CocoPanoptic, panoptic_json
 from densevit.data.datasets.coco_records import INVALID_SEGMENTATIONS, Objects
 from densevit.data.datasets.coco_segmentations import pack, wrong_codes
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import DEFAULT_SHARE
+from densevit.data.datasets.panoptic_annotations import panoptic_classes_of, segments_of
 from densevit.data.splits import unchecked_split
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
@@ -48,6 +50,8 @@ def built_without_invalid_records(
         try:
             if issubclass(kind, Coco) and error.rule:
                 return _without_invalid_records(kind, section, split, invalid, findings), invalid
+            if kind is CocoPanoptic:
+                return _without_invalid_segments(section, split, findings), invalid
         except DataError as other:
             error = other
         findings.report("error", "the split cannot be read", [str(error)])
@@ -67,12 +71,14 @@ def _without_invalid_records(
     invalid.annotations = annotations_of(files.file, document, options.get("masks", False))
     folder = str(files.image_folder(images.names).absolute())
     changed = {"images": folder, "val_share": (share or DEFAULT_SHARE) if is_divided else None}
-    return _built_from(document, files.file, section, split, {"name": "coco"} | options | changed)
+    dataset = _built_from(document, files.file, section, split, {"name": "coco"} | options | changed)
+    assert isinstance(dataset, Coco)
+    return dataset
 
 
 def _built_from(
     document: Mapping[str, Any], file: Path, section: DataSection, split: str, options: dict[str, Any]
-) -> Coco:
+) -> Coco | CocoPanoptic:
     """Builds a split from the changed document of its json, with these options."""
     with TemporaryDirectory() as temporary:
         copy = Path(temporary) / file.name
@@ -81,9 +87,27 @@ def _built_from(
             dataset = unchecked_split(section.model_copy(update=options | {"annotations": str(copy)}), split)
         except DataError as error:
             raise DataError(str(error).replace(str(copy), str(file)), error.rule) from None
-    assert isinstance(dataset, Coco)
+    assert isinstance(dataset, Coco | CocoPanoptic)
     dataset.file, dataset.division = file, dataset.division.replace(str(copy), str(file))
     return dataset
+
+
+def _without_invalid_segments(section: DataSection, split: str, findings: Findings) -> Dataset:
+    """Counts the invalid images and annotations of a panoptic json, and builds the split without them."""
+    file = panoptic_json(root_folder(section.options.get("root")), split, section.options)
+    document = parse_json(file, keep_segmentations=True)
+    images, invalid, seen = Images(file), InvalidRecords(), set()
+    entries = _valid(section_of(file, document, "images"), images.add, _image_name, invalid.images, findings)
+    labels = {one.file_id: i for i, one in enumerate(panoptic_classes_of(file, document))}
+
+    def add(record: Mapping[str, Any], position: int) -> None:
+        segments_of(file, record, position, images, labels)
+        seen.add(record["image_id"])
+
+    records = section_of(file, document, "annotations")
+    document["annotations"] = _valid(records, add, _object_name, invalid.objects, findings)
+    document["images"] = [one for one in entries if one["id"] in seen]
+    return _built_from(document, file, section, split, section.options)
 
 
 def examine_records(

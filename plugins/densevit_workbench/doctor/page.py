@@ -7,11 +7,13 @@ from PIL import Image
 
 from densevit.reporting import html_page, plots
 from densevit.reporting.html_page import (
+    Cell,
     FindingPart,
     Grid,
     Part,
     Plot,
     Section,
+    Table,
     Text,
     missing,
     text_table,
@@ -30,6 +32,7 @@ def sections(
     findings: Sequence[Finding],
     splits: rows.Splits,
     inventories: rows.Inventories,
+    readings: Samples,
     samples: Samples,
     cost: TrainingCost | None,
 ) -> list[Section]:
@@ -37,10 +40,7 @@ def sections(
     found = [
         Section("Findings", [_finding(one) for one in findings] or [missing("Nothing to report.")]),
         Section("Splits", [text_table([rows.SPLIT_COLUMNS, *rows.split_rows(splits)])]),
-        *(
-            Section(f"Classes: {key}", [text_table([("class", *names), *lines])])
-            for key, names, lines in rows.class_rows(splits)
-        ),
+        *(Section(f"Classes: {key}", [_class_table(names, lines)]) for key, names, lines in rows.class_rows(splits)),
     ]
     channels = rows.channel_rows(splits)
     if channels:
@@ -48,6 +48,8 @@ def sections(
     if inventories:
         counts = [rows.INVENTORY_COLUMNS, *rows.inventory_rows(inventories)]
         found.insert(2, Section("Found, used and left out", [text_table(counts)]))
+    if readings:
+        found.insert(1, Section("Upright or stored boxes", _readings(readings)))
     charts = _charts(splits)
     if charts:
         measures = [rows.MEASURE_COLUMNS, *rows.measure_rows(splits)]
@@ -62,6 +64,17 @@ def sections(
 def _finding(one: Finding) -> Part:
     more = [one.left_out] if one.left_out else []
     return FindingPart(one.severity, one.heading, [*one.examples, *more], one.fix)
+
+
+def _class_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    """Counts with bars by their share."""
+    cells = [[Cell(name, left=True), *(Cell(text, _share(text)) for text in texts)] for name, *texts in lines]
+    return Table([Cell("class", left=True), *map(Cell, names)], cells)
+
+
+def _share(text: str) -> float:
+    """The share in a text such as "12 (3.5%)"."""
+    return float(text.partition("(")[2].rstrip("%)") or 0) / 100
 
 
 def _charts(splits: rows.Splits) -> list[Plot]:
@@ -82,6 +95,14 @@ def _charts(splits: rows.Splits) -> list[Plot]:
                 median = f"median {np.median(values):.4g}"
                 drawn.append(Plot(f"{split}, {title}", plots.histogram(values), median))
     return drawn
+
+
+def _readings(readings: Samples) -> list[Part]:
+    text = (
+        "Photos that EXIF rotates, with the boxes of the json: left with data.boxes=upright, right with "
+        "data.boxes=stored. Choose the one whose boxes are on their objects."
+    )
+    return [Text(text), _images(readings)]
 
 
 def _samples(samples: Samples) -> list[Part]:

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -45,6 +46,9 @@ def find_source(given: str | Path, overrides: Sequence[str] = ()) -> Source:
         raise ConfigError(f"{name}: there is no such folder.{nearest_neighbour(folder, only_folders=True)}")
     if folder.is_file() and other_format(folder) is not None:  # YOLO's data.yaml
         return _of_folder(name, folder, overrides)
+    hint = "" if folder.exists() or not _is_no_config(name) else nearest_neighbour(folder, only_folders=True)
+    if hint:
+        raise ConfigError(f"{name}: there is no folder and no config of this name.{hint}")
     found = config_or_data(name, "doctor", overrides)
     if isinstance(found, Config):
         configs.check_plugins(found)
@@ -68,6 +72,15 @@ def config_or_data(path_or_name: str, source: str, overrides: Sequence[str] = ()
         return configs.load(path_or_name, overrides)
     section: DataSection = configs.section("data", path_or_name, source, overrides)
     return section
+
+
+def _is_no_config(name: str) -> bool:
+    """Whether neither a config nor a data section has this name."""
+    for section in ("", "data"):
+        with suppress(ConfigError):
+            find_file(name, section=section)
+            return False
+    return True
 
 
 def _of_folder(given: str, folder: Path, overrides: Sequence[str]) -> Source:

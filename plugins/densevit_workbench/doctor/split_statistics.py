@@ -37,7 +37,7 @@ class SplitStatistics:
     """Statistics of one split.
 
     sizes: (n, 2), height and width of images where they are known. measures: numbers by target key and name, as
-    annotated. inputs: the measures of `MOST_TRANSFORMED` images
+    annotated; complete: the keys whose measures are of all images. inputs: the measures of `MOST_TRANSFORMED` images
     after the training transform. objects: the number of objects per image, where known. summaries: the measurements of
     the images that were opened. channels: those of the images; of train with the ranges that training uses.
     """
@@ -49,6 +49,7 @@ class SplitStatistics:
     classes: dict[str, ClassCounts] = field(default_factory=dict)
     objects: np.ndarray | None = None
     measures: Measures = field(default_factory=dict)
+    complete: set[str] = field(default_factory=set)
     inputs: Measures = field(default_factory=dict)
     summaries: list[Summary] = field(default_factory=list)
     channels: Channels = RGB
@@ -114,6 +115,7 @@ def _add_all_objects(found: SplitStatistics, dataset: Dataset, types: TargetType
         measures = measure(types[key], value, sizes[images])
         if measures:
             found.measures[key] = dict(measures)
+            found.complete.add(key)
         classes = dataset.classes.get(types[key].task or "", ())
         counts = class_counts(types[key], value, len(classes))
         if counts is not None:

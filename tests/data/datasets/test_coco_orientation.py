@@ -148,11 +148,21 @@ def test_a_segmentation_of_the_other_grid_is_an_error(tmp_path, orientation):
 
 
 @pytest.mark.integration
-def test_doctor_names_both_readings(tmp_path):
+def test_doctor_draws_both_readings(tmp_path):
+    """Side by side: red fills the box on the left half, the upright image, and not on the right one."""
     root = write_photos(tmp_path / "set", [_BOTH, _BOTH])
-    diagnosis = densevit.diagnose(root)
+    diagnosis = densevit.diagnose(root, page=tmp_path / "page.html")
     [finding] = [one for one in diagnosis.findings if "EXIF" in one.title and one.split == "train"]
     assert finding.severity == "warning" and finding.count == finding.of == 2 and "data.boxes=upright" in finding.fix
+    assert [name for name, _ in diagnosis.readings] == ["0.png: upright, stored", "1.png: upright, stored"]
+    x, y, w, h = _BOTH
+    drawn = diagnosis.readings[0][1]
+    scale = drawn.height // 60  # of the upright image
+    right = drawn.width - 60 * scale
+    for left, is_red in ((0, True), (right, False)):
+        box = (left + (x + 3) * scale, (y + 3) * scale, left + (x + w - 3) * scale, (y + h - 3) * scale)
+        assert (np.asarray(drawn.crop(box))[..., 0].mean() > 180) == is_red
+    assert "Upright or stored boxes" in (tmp_path / "page.html").read_text()
     chosen = densevit.diagnose(root, ["data.boxes=upright"])
-    assert not [one for one in chosen.errors if one.split == "train"]
+    assert not chosen.readings and not [one for one in chosen.errors if one.split == "train"]
     assert any("data.boxes=upright is set" in one.fix for one in chosen.findings)

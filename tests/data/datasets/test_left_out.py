@@ -135,6 +135,23 @@ def test_prediction_of_a_folder_counts_other_formats(tmp_path):
         assert len(find_images([str(tmp_path / "train")])) == 3
 
 
+@pytest.mark.parametrize("line", ["{}", "images/{}.jpg labels/{}.png"])
+def test_images_in_no_list_are_a_note_of_doctor(line, tmp_path):
+    """A list chooses: nothing is said in training."""
+    name, labels = "depth", np.full((6, 8), 2000, np.uint16)
+    for index, image in enumerate(("a", "b", "town/c", "town/d")):
+        save(tmp_path / "images" / f"{image}.jpg", noise(index))
+        save(tmp_path / "labels" / f"{image}.png", labels)
+    for split, images_of_split in (("train", ("a", "town/c")), ("val", ("b",))):
+        lines = [line.replace("{}", image) for image in images_of_split]
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+    options = {"scale": 0.001, "images": "images", "labels": "labels", "list_file": "{split}.txt"}
+    dataset, said = read(tmp_path, name, options)
+    assert len(dataset) == 2 and not said
+    [found] = [one for one in findings(tmp_path, name, options) if one.title == "images in no list"]
+    assert (found.severity, found.count, found.of, found.examples) == ("note", 1, 4, ("images/town/d.jpg",))
+
+
 def test_pairs_without_a_file_are_left_out_with_on_error_skip(tmp_path):
     name, options, folder = label_maps(tmp_path)
     (tmp_path / folder / "a.jpg").unlink()

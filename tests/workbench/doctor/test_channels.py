@@ -69,6 +69,11 @@ def exr(path: Path, pixels: np.ndarray) -> None:
     openexr.File(header, planes).write(str(path))
 
 
+def file_per_channel(path: Path, pixels: np.ndarray) -> None:
+    for i, end in enumerate(("_red", "_blue", "_nir")):
+        tifffile.imwrite(str(path).replace("_red", end), pixels[..., i])
+
+
 @pytest.mark.parametrize(
     ("name", "write", "count", "dtype", "channels", "severity"),
     [
@@ -80,6 +85,7 @@ def exr(path: Path, pixels: np.ndarray) -> None:
         (".png", lambda path, pixels: cv2.imwrite(str(path), pixels), 3, np.uint16, "[red, green, blue]", "warning"),
         (".npy", np.save, 4, np.float32, "[band1, band2, band3, band4]", "error"),
         (".exr", exr, 4, np.float32, "[red, green, blue, nir]", "error"),
+        ("_red.tif", file_per_channel, 3, np.uint16, "{red: _red, blue: _blue, nir: _nir}", "warning"),
     ],
 )
 def test_keys_are_proposed_and_used(

@@ -29,7 +29,7 @@ PROPOSED = {
     "gaps by a tag": "[band1, band2]",
     "npy": "[band1, band2, band3, band4]",
     "exr": "[red, nir]",
-    "a file per channel": "[grey]",
+    "a file per channel": "{red: _red, nir: _nir, swir: _swir}",
     "palette": "",
     "alpha of 16 bits": "[band1, band2]",
 }
@@ -45,7 +45,7 @@ def test_each_kind_of_images(kind, tmp_path):
         [f"data.channels: {PROPOSED[kind]}"] if PROPOSED[kind] else []
     )
     named = densevit.diagnose(tmp_path, [f"data.{key}={json.dumps(value)}" for key, value in source.keys.items()])
-    for found in (named,) if kind == "a file per channel" else (diagnosis, named):
+    for found in (diagnosis, named):
         titles = {one.title for one in found.findings if one not in proposals}
         assert not any("no json names" in title or "cannot be" in title or "unreadable" in title for title in titles)
         assert ("pixels without data by the files' tag GDAL_NODATA" in titles) == (kind == "gaps by a tag")

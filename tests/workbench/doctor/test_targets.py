@@ -69,7 +69,7 @@ def write_panoptic(root: Path, split: str, changes: dict[int, Any]) -> None:
     (root / "annotations" / f"panoptic_{split}2017.json").write_text(json.dumps(document))
 
 
-def test_invalid_panoptic_segments_are_an_error(tmp_path: Path):
+def test_all_problems_of_panoptic_segments_are_found(tmp_path: Path):
     unknown = [{"id": 1, "category_id": 5, "iscrowd": 0}, {"id": 2, "category_id": 6, "iscrowd": 0}]
     doubled = [{"id": 1, "category_id": 5, "iscrowd": 0}, {"id": 1, "category_id": 9, "iscrowd": 0}]
     unlisted = [{"id": 1, "category_id": 5, "iscrowd": 0}]
@@ -77,8 +77,10 @@ def test_invalid_panoptic_segments_are_an_error(tmp_path: Path):
     write_panoptic(tmp_path, "val", {})
     diagnosis = densevit.diagnose(tmp_path)
     found = {one.title: one for one in diagnosis.errors}
-    assert set(found) == {"the split cannot be read"}
-    assert "category_id 6, which is missing" in found["the split cannot be read"].examples[0]
+    assert set(found) == {"invalid entries", "invalid files"}
+    assert "category_id 6, which is missing" in found["invalid entries"].examples[0]
+    assert "2 segments of id 1" in found["invalid entries"].examples[1]
+    assert "segment ids that" in found["invalid files"].examples[0] and "2 in 100 pixels" in str(found)
     counts = diagnosis.splits["val"].classes["panoptic"].counts
     assert counts.tolist() == [4 * (HEIGHT * WIDTH - 100), 400]
 
