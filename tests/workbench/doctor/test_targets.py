@@ -78,9 +78,9 @@ def test_all_problems_of_panoptic_segments_are_found(tmp_path: Path):
     diagnosis = densevit.diagnose(tmp_path)
     found = {one.title: one for one in diagnosis.errors}
     assert set(found) == {"invalid entries", "invalid files"}
-    assert "category_id 6, which is missing" in found["invalid entries"].examples[0]
+    assert "category_id 6, and no category" in found["invalid entries"].examples[0]
     assert "2 segments of id 1" in found["invalid entries"].examples[1]
-    assert "segment ids that" in found["invalid files"].examples[0] and "2 in 100 pixels" in str(found)
+    assert "1 segment id that" in found["invalid files"].examples[0] and "such as 2." in str(found)
     counts = diagnosis.splits["val"].classes["panoptic"].counts
     assert counts.tolist() == [4 * (HEIGHT * WIDTH - 100), 400]
 
