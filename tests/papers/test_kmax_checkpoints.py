@@ -114,7 +114,7 @@ def test_the_authors_checkpoints_load_and_are_written_back(semantic, tmp_path):
     assert describe(theirs, layout) == {"backbone": RESNET, "heads": {"panoptic": HEAD | options}}
     assert config.backbone.mean == config.backbone.std == (0.5, 0.5, 0.5)
     assert (config.data.image_size, config.data.transforms.name) == (1281, "lsj")
-    assert [*found.licences.values()] == ["Apache-2.0 (bytedance/kmax-deeplab)"]
+    assert [*model.licences.values()] == ["Apache-2.0 (bytedance/kmax-deeplab)"]
     norms = [module for module in model.modules() if hasattr(module, "running_var")]
     assert {module.eps for module in norms} == {1e-3} and {type(module) for module in norms} > {BatchNorm}
 

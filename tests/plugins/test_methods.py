@@ -101,7 +101,7 @@ def test_its_run_folder_is_complete(pretrained: Path) -> None:
     assert "swin, method my_simmim, 2.41 M trained parameters" in said
     assert "# parameters of the method: 789,507" in (pretrained / "config.yaml").read_text()
     report = (pretrained / "report.html").read_text()
-    assert "my_simmim on swin, data: photos (images)" in report and "Visualizations" not in report
+    assert "my_simmim on swin, data: photos" in report and "Visualizations" not in report
     tensors, header = read_safetensors(pretrained / "model.safetensors")
     backbone = build_backbone("swin", variant="nano", window_size=4).state_dict()
     assert {name: x.shape for name, x in tensors.items()} == {f"backbone.{k}": x.shape for k, x in backbone.items()}

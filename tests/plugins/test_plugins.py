@@ -114,10 +114,6 @@ def test_a_strangers_checkpoint_is_recognised_loaded_and_converted(site, tmp_pat
     run_command("convert", "released.pth", "converted", site=site, cwd=tmp_path)
     section = yaml.safe_load((tmp_path / "converted" / "backbone.yaml").read_text())
     assert (section["name"], section["width"], section["std"]) == ("mynet", 16, [0.25, 0.25, 0.25])
-    run_command("convert", "converted", "back.pth", "--to", "mynet-released", site=site, cwd=tmp_path)
-    back = torch.load(tmp_path / "back.pth")
-    assert back.keys() == released.keys() - {"fc.weight"}
-    assert all(torch.equal(back[key], released[key]) for key in back)
 
 
 def test_every_built_in_plugin_is_listed_with_a_description(project):
