@@ -6,16 +6,17 @@ from typing import Any
 
 from densevit import config as configs
 from densevit.config import BackboneSection, Config, DataSection, ModelSections, merging
-from densevit.config.values import with_value
+from densevit.config.values import OpenSection, with_value
 from densevit.errors import ConfigError
 from densevit.interfaces import CheckpointLayout, Class
 from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translate_checkpoint
 from densevit.weights.key_mapping import canonical, option_of
-from densevit.weights.layouts import find, of_variant, recognise
+from densevit.weights.layout_options import PartWeights, layout_options
+from densevit.weights.layouts import find, of_variant, recognise, same_tensors
 from densevit.weights.pretrained import fit_backbone, fit_model
-from densevit.weights.state_dict_loading import Fit
+from densevit.weights.state_dict_loading import WARNING, Fit
 
 Classes = Mapping[str, Sequence[Class]]
 
@@ -72,10 +73,14 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
     model = build_from_sections(sections, classes_by_head(sections, classes))
     model.licences |= translated.licences
     fit = (fit_backbone if translated.is_backbone else fit_model)(model, translated, allowed)
+    fit.notes += _warnings(sections, translated)
     assumed = _assumptions(chosen, translated, sections, overrides)
     if assumed:
+        others = [] if layout else same_tensors(chosen)
+        fix = f" For weights of {' or '.join(others)}, name it with --as." if others else ""
         fit.notes.append(
             f"Assumed, because the weights do not determine it: {', '.join(assumed)}. Override as section.key=value."
+            f"{fix}"
         )
     fit.write()
     return Converted(translated.source, fit, model.eval(), assumed)
@@ -86,6 +91,15 @@ def _backbone_sections(values: Mapping[str, Any], source: str, overrides: Sequen
         if not override.startswith("backbone."):
             raise ConfigError(f"{override}: {source} is only a backbone; only backbone.* can be overridden.")
     return ModelSections(backbone=configs.section("backbone", values, source, overrides), heads={})
+
+
+def _warnings(sections: ModelSections, translated: TranslatedCheckpoint) -> list[str]:
+    """Warnings of overrides with which the model computes something else than the authors' code."""
+    parts: dict[str, OpenSection] = {"backbone": sections.backbone}
+    parts |= {f"heads.{name}": head for name, head in sections.heads.items()}
+    weights = {key: PartWeights(key, key, translated, complete=True) for key in parts}
+    lines = [line for key, section in parts.items() for line in layout_options(weights[key], section)[1]]
+    return [line for line in lines if line.startswith(WARNING)]
 
 
 def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes: Classes) -> dict[str, Any]:

@@ -101,6 +101,11 @@ def of_variant(
     return max(matching, key=lambda one: len(one.marks), default=layout)
 
 
+def same_tensors(layout: CheckpointLayout) -> list[str]:
+    """The names of other layouts with the same marks, whose checkpoints differ in what tensors do not tell."""
+    return [one.name for one in every() if one.marks == layout.marks and one.name != layout.name]
+
+
 def by_name_only(tensors: StateDict, metadata: Mapping[str, Any]) -> bool:
     """`CheckpointLayout.fits` of a variant whose checkpoints differ in nothing from another's."""
     return False

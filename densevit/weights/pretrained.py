@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from densevit.config import yaml_io as yaml
 from densevit.errors import WeightsError
 from densevit.model import DenseModel
 from densevit.model.stem_channels import adapted_state
@@ -125,12 +126,16 @@ def _fit(
     excluded: Mapping[str, str],
     prefix: str = "",
 ) -> Fit:
-    """Matches tensors of a checkpoint with a module, see `fit`.
-
-    prefix: what the module's keys begin with in the checkpoint.
-    """
+    """Matches tensors of a checkpoint with a module, see `fit`. An error has the config of the checkpoint's model.
+    prefix: what the module's keys begin with in the checkpoint."""
     excluded = {**checkpoint.missing(module.state_dict(), prefix), **excluded}
-    found = fit(module, state, where, allowed, excluded)
+    try:
+        found = fit(module, state, where, allowed, excluded)
+    except WeightsError as error:
+        if checkpoint.layout is None:
+            raise
+        sections = yaml.write(checkpoint.describe()).strip().replace("\n", "\n  ")
+        raise WeightsError(f"{error} Read as {checkpoint.layout.name}, the weights are of\n  {sections}") from error
     zeros = {name.removeprefix(prefix): why for name, why in checkpoint.zeros.items()}
     found.zeros = {name: why for name, why in zeros.items() if name in found.tensors}
     found.notes += _layout_notes(checkpoint)

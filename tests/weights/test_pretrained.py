@@ -304,7 +304,10 @@ def test_missing_and_unexpected_tensors_raise_unless_allowed(file):
     state["patch.weight"] = torch.randn(4, 3, 8, 8)
     del state["norm.bias"]
     source = file(state)
-    message = r"1 tensors are missing \(norm\.bias\); 1 are not the model's \(extra\.w.*\)"
+    message = (
+        r"1 tensors are missing \(norm\.bias\); 1 are not the model's \(extra\.w.*\)(.|\n)*"
+        r"Read as made-encoder, the weights are of\n  backbone:\n    name: small"
+    )
     with pytest.raises(WeightsError, match=message):
         loaded({"weights": source})
     _, _, [report] = loaded({"weights": source, "weights_allow": ["extra.*", "norm.bias"]})

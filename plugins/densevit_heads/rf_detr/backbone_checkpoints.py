@@ -18,9 +18,9 @@ from densevit.weights.state import count
 
 DINOV2 = next(layout for layout in find("transformers-vit").variants if layout.name == "transformers-dinov2")
 BEIT = find("beit")
-VARIANTS = {  # of `windowed_vit`: channels and blocks
-    "nano": (128, 6), "small": (384, 12), "base": (768, 12), "large": (1024, 24),
-    "lw_tiny": (192, 6), "lw_small": (192, 10), "lw_medium": (384, 10), "lw_xlarge": (768, 10),
+VARIANTS = {  # of `windowed_vit`: channels, blocks and attention heads
+    "nano": (128, 6, 4), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16),
+    "lw_tiny": (192, 6, 12), "lw_small": (192, 10, 12), "lw_medium": (384, 10, 12), "lw_xlarge": (768, 10, 12),
 }  # fmt: skip
 UNSAVED = ("backbone.num_windows", "backbone.features")
 """The options that no tensor determines."""

@@ -158,7 +158,7 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
             "model_type": "rf_detr_dinov2",
             "hidden_size": width,
             "num_hidden_layers": depth,
-            "num_attention_heads": width // 64,
+            "num_attention_heads": vit.VARIANTS[backbone["variant"]][2],
             "image_size": backbone["image_size"],
             "patch_size": backbone["patch_size"],
             "num_windows": backbone["num_windows"],

@@ -358,6 +358,6 @@ def test_killed_loader_process_raises(tiny: Path, tmp_path: Path, monkeypatch: p
         return original(self, pick)
 
     monkeypatch.setattr(TransformedDataset, "__getitem__", killed)
-    said = r"^A data loader's process \(\d+\) (ended|was killed).*when memory runs out\. Fix: reduce data\.num_workers"
+    said = r"^A data loader's process was killed, as happens when memory runs out .*Fix: reduce data\.num_workers"
     with pytest.raises((DataError, TrainingError), match=said):
         train(configs.load(tiny, ["data.num_workers=1"]), tmp_path / "run")

@@ -32,8 +32,8 @@ SMALL: dict[str, Any] = {
 def small_variants(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(VARIANTS, "nano", Variant(48, 12, 4, 0.0))
     monkeypatch.setitem(VARIANTS, "lw_tiny", Variant(48, 6, 12, 0.0))
-    for name, depth in (("nano", 12), ("lw_tiny", 6)):
-        monkeypatch.setitem(backbone_checkpoints.VARIANTS, name, (48, depth))
+    for name, depth, heads in (("nano", 12, 4), ("lw_tiny", 6, 12)):
+        monkeypatch.setitem(backbone_checkpoints.VARIANTS, name, (48, depth, heads))
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
 from densevit.weights.foreign_checkpoint import translated_for
 from densevit.weights.key_mapping import translate, translate_back
-from densevit.weights.layouts import find, recognise
+from densevit.weights.layouts import find, recognise, same_tensors
 from densevit.weights.pretrained import fit_backbone
 from densevit.weights.weights_table import weights_table
 from densevit_backbones.vit.variants import VARIANTS, Variant
@@ -119,7 +119,7 @@ def test_maps_of_heads_are_those_of_the_original(original, whole):
     shapes, maps = recorded(original)
     state = randomly(shapes)
     assert recognise(state).name == recognised
-    assert find(name).marks == find(recognised).marks
+    assert name == recognised or name in same_tensors(find(recognised))
     model = whole(state, find(name), without_effect)
     auxiliary = [maps.pop(key) for key in sorted(maps) if key.startswith("auxiliary")]
     for key, expected in maps.items():
