@@ -164,6 +164,9 @@ def assign(cost: Tensor, counts: Sequence[int], names: Sequence[int | str], stri
     Raises DensevitError, which names the image, if a cost is not finite and `strict`; otherwise such a cost is large:
     see `LossContext.finite_costs`.
     """
+    if not any(counts):  # without waiting for a GPU
+        none = torch.zeros(len(cost), 0, dtype=torch.long)
+        return MatchedPairs(none.new_zeros(0), none, none)
     from scipy.optimize import linear_sum_assignment  # half a second
 
     matrix = cost.cpu().numpy()

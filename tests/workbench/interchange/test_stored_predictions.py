@@ -255,7 +255,7 @@ def test_image_classes_parts_and_errors(tmp_path: Path, monkeypatch, capsys) -> 
     capsys.readouterr()
     message = refused("less", "--out", "new")
     assert "less has no prediction of 2 of the 3 images of the data; the first is" in message
-    assert "dog/1.png (" in message and "Fix: predict these images too" in message
+    assert "dog/1.png. Fix: predict these images too (failed.csv" in message
     Image.new("RGB", (30, 20)).save("pets/val/dog/2.png")
     assert "dog/2.png was predicted with 56 x 40 pixels; image" in refused("json", "--out", "new2")
     Path("model.safetensors").rename("moved.safetensors")
