@@ -214,7 +214,7 @@ def test_a_file_makes_the_predictions_of_predict(tmp_path: Path):
     threshold = float(expected.scores[30]) - 1e-6
     exported = densevit.export(predictor, tmp_path / "x.onnx", postprocess=True, threshold={"x": threshold})
     assert exported.difference <= 1e-4 and exported.differences["objects"] == 0
-    loaded = densevit.load(exported.path).with_resize(predictor.resize)
+    loaded = densevit.load(exported.path, trust=True).with_resize(predictor.resize)
     found = loaded.predict(image, threshold=0)
     torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-5)
     torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-2)
@@ -235,7 +235,10 @@ def test_a_program_needs_no_inputs_but_the_image_and_gets_the_objects_above_the_
     assert [one.name for one in session.get_inputs()] == ["images"]
     differences = json.loads((program / "model.json").read_text())["differences"]
     assert max(differences.values()) <= 1e-4 and differences["objects"] == 0
-    expected, loaded = program_predictor().predict(program / "image.png", 0), densevit.load(program / "model.onnx")
+    expected, loaded = (
+        program_predictor().predict(program / "image.png", 0),
+        densevit.load(program / "model.onnx", trust=True),
+    )
     of_file = loaded.predict(program / "image.png", threshold=0)
     torch.testing.assert_close(of_file.scores, expected.scores, rtol=0, atol=2e-3)  # one level of brightness
     refuses_evaluation_with_openvino(loaded)
@@ -245,7 +248,7 @@ def test_a_program_needs_no_inputs_but_the_image_and_gets_the_objects_above_the_
     threshold = json.loads((program / "model.json").read_text())["threshold"]
     assert len(found) >= 31 and found.min() >= np.float32(threshold)
     given = [str(program / name) for name in ("model.onnx", "image.png")]
-    assert main(["predict", *given, "--out", str(tmp_path / "out")]) == 0
+    assert main(["predict", *given, "--trust", "--out", str(tmp_path / "out")]) == 0
     assert f"the {len(found)} objects of score" in (said := capsys.readouterr().out) and "inside the file" in said
 
 
@@ -275,7 +278,7 @@ def test_every_head_is_exported(head: str, tmp_path: Path):
     predictor = predictor_of(head, BACKBONES["resnet"])
     exported = densevit.export(predictor, tmp_path / "x.onnx", postprocess=True, threshold=None)
     assert exported.difference <= 1e-4
-    loaded = densevit.load(exported.path)
+    loaded = densevit.load(exported.path, trust=True)
     image = torch.from_numpy(comparison.example_images((75, 107), 1, 5)[0])
     assert [*loaded.predict(image)] == [*predictor.predict(image)]
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def expected(program: Path) -> list[dict[str, Any]]:
     """The objects of `predict` on the image of the fixture `program`."""
-    found = densevit.load(program / "model.onnx").predict(program / "image.png")
+    found = densevit.load(program / "model.onnx", trust=True).predict(program / "image.png")
     everything = program_predictor().predict(program / "image.png", threshold=0)
     np.testing.assert_allclose(found.scores, everything.scores[: len(found.scores)], atol=2e-3)  # one level of pixels
     rows = zip(found.names, found.scores.tolist(), found.boxes.tolist(), strict=True)
@@ -78,7 +78,7 @@ def test_the_javascript_program_detects_what_predict_does(
 def test_openvino_predicts_with_the_threshold_inside_the_file(program: Path, expected: list[dict[str, Any]]):
     pytest.importorskip("openvino")
     with pytest.warns(UserWarning, match=r"model\.onnx: OpenVINO returns no objects below the score threshold inside"):
-        predictor = densevit.load(program / "model.onnx", runtime="openvino")
+        predictor = densevit.load(program / "model.onnx", runtime="openvino", trust=True)
     for threshold in (None, 0):
         found = predictor.predict(program / "image.png", threshold=threshold)
         rows = zip(found.names, found.scores.tolist(), found.boxes.tolist(), strict=True)

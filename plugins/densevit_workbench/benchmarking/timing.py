@@ -30,8 +30,8 @@ MOST_SECONDS = 20.0  # of the counted rounds, for each model
 class Timing:
     """Times of one batch, from uint8 images on the device to predictions, over `runs` runs.
 
-    p50_ms, p95_ms: percentiles. images_per_second: the throughput at the median time. memory_mb: on a GPU the weights
-    and the peak that one batch adds to them; None elsewhere.
+    p50_ms, p95_ms: percentiles. images_per_second: the throughput at the median time. memory_mb: the weights and
+    the peak that one batch adds to them, on a GPU; None elsewhere.
     """
 
     p50_ms: float
