@@ -206,12 +206,14 @@ def _fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: 
 
 
 def _data_root(name: str) -> str | None:
-    """Returns `name` if it is not a data section, but a data set: a folder without a config, or YOLO's data.yaml."""
+    """Returns `name` if it is not a data section, but a data set: a folder, or YOLO's data.yaml."""
     try:
         file = find_file(name, section="data")
     except ConfigError:
         return name if user_path(name).is_dir() else None
-    keys = re.findall(rb"^(name|names|train|val)\s*:", file.read_bytes(), re.MULTILINE)
+    keys = re.findall(rb"^(name|names|train|val|data)\s*:", file.read_bytes(), re.MULTILINE)
+    if b"data" in keys and user_path(name).is_dir():  # the file is a recipe for such a folder
+        return name
     return str(file) if b"names" in keys and b"name" not in keys and len(keys) > 1 else None
 
 

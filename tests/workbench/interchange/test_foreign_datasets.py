@@ -127,6 +127,9 @@ def test_data_may_be_a_folder_or_data_yaml(tmp_path: Path, monkeypatch: pytest.M
         found = configs.load("start/detector", [f"data={given}", "data.masks=true"]).data
         assert found.options == {"root": str(given), "masks": True}
         assert (found.batch_size, found.image_size) == (expected.batch_size, expected.image_size)
+    root.rename(tmp_path / "bccd")  # also a recipe's name
+    assert configs.load("start/detector", ["data=bccd"]).data.options == {"root": "bccd"}
+    (tmp_path / "bccd").rename(root)
     (tmp_path / "own.yaml").write_text("base: start/detector\ndata: in/data.yaml\n")
     assert configs.load("own.yaml").data.options["root"] == "in/data.yaml"
     shipped = configs.load("start/detector", ["data=coco"]).data
