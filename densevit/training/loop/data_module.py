@@ -58,8 +58,9 @@ class DenseDataModule(lightning.LightningDataModule):
         if isinstance(model, DenseModel):
             self.data = self.data.padded_to(model.multiple)
         if isinstance(model, DenseModel) and isinstance(method, Method):
-            self.data.use(method)
             labels = method.needs_labels or bool(model.heads)
+            if stage == "fit":  # the validation data may be alone
+                self.data.use(method)
         # Lightning warns that the module overrides these hooks of the data module, which is intended.
         hooks = "on_before_batch_transfer|transfer_batch_to_device"
         warnings.filterwarnings("ignore", f"You have overridden `({hooks})` in `LightningModule`")

@@ -1,12 +1,15 @@
 """Batches of a loader of one's own: what is wrong with them, and how they are moved to the device."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 
+import densevit
 from densevit import config as configs
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import DataError
@@ -81,3 +84,15 @@ def test_validation_images_of_another_type_are_reported_at_the_start(train, val,
     )
     with pytest.raises(DataError, match=rf"channels r, g, b, n, {val}.*trained on r, g, b, n, {train}"):
         Plan.of(Inputs.of(config))
+
+
+@pytest.mark.integration
+def test_a_model_is_evaluated_on_validation_data_alone(tmp_path: Path) -> None:
+    for folder, values in (("images", 200), ("labels", 1)):
+        (tmp_path / folder / "val").mkdir(parents=True)
+        shape = (32, 48, 3) if folder == "images" else (32, 48)
+        Image.fromarray(np.full(shape, values, np.uint8)).save(tmp_path / folder / "val" / "0.png")
+    model = densevit.create_model({"name": "resnet", "depth": 18}, {"map": "setr"}, ["a", "b"])
+    data = {"name": "label_maps", "root": str(tmp_path), "classes": ["a", "b"], "image_size": 32, "num_workers": 0}
+    metrics = densevit.evaluate(model, {**data, "images": "images/{split}", "labels": "labels/{split}"})
+    assert 0 <= metrics["map/mIoU"] <= 1
