@@ -11,7 +11,7 @@ from densevit.data.io.depth_files import open_exr
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.tiff_channels import opened_tiff
 
-_OF_EXR = {"R": "red", "G": "green", "B": "blue"}
+_EXR_NAMES = {"R": "red", "G": "green", "B": "blue"}
 _GDAL_METADATA = 42112  # the tag of a TIFF
 _NAME = re.compile(r'(?<=<Channel )[^>]*\bName="([^"]+)|<Item name="DESCRIPTION"[^>]*>([^<]+)')  # OME-XML, GDAL
 
@@ -25,7 +25,7 @@ def channel_names(file: str) -> tuple[str, ...]:
     with naming_file(file, "image"):
         if suffix == ".exr":
             with open_exr().File(file, separate_channels=True) as exr:
-                return tuple(sorted((_OF_EXR.get(name, name) for name in exr.channels()), key=colors_first))
+                return tuple(sorted((_EXR_NAMES.get(name, name) for name in exr.channels()), key=colors_first))
         if suffix == ".npy":
             shape = np.load(file, mmap_mode="r").shape
             count = 1 if len(shape) == 2 else min(shape[0], shape[-1])

@@ -95,7 +95,7 @@ def cases_of_protocol(
     files (`mine.yaml`), or plugins with default options (`mynet`, `my_package:MyNet`). heads: names in the protocol, or
     plugins with default options. Raises ConfigError for a name that is neither.
     """
-    wrong = [given for given in overrides if given.split("=")[0].split(".")[0] == "backbone"]
+    wrong = [override for override in overrides if override.split("=")[0].split(".")[0] == "backbone"]
     if wrong:
         raise ConfigError(
             f"benchmark: {wrong[0]}: with --backbones, options of a backbone must be in a separate file: write the "
@@ -108,49 +108,49 @@ def cases_of_protocol(
     for backbone in backbones:
         name, section = _backbone(backbone)
         for head, values in sections.items():
-            own = {**layer.values, "backbone": section, "heads": {head: values}}
-            cases.append(Case(f"{name}-{head}", own, f"{file} with {backbone} and {head}", name, head))
+            case_values = {**layer.values, "backbone": section, "heads": {head: values}}
+            cases.append(Case(f"{name}-{head}", case_values, f"{file} with {backbone} and {head}", name, head))
     repeated = {case.name for case in cases if [other.name for other in cases].count(case.name) > 1}
     if repeated:
         raise ConfigError(f"benchmark: {min(repeated)} is given twice. Fix: give files different names.")
     return cases
 
 
-def _backbone(given: str) -> tuple[str, dict[str, Any]]:
+def _backbone(backbone: str) -> tuple[str, dict[str, Any]]:
     """Name and section of a backbone."""
     shipped = yaml_io.shipped_configs()
-    if f"benchmark/{given}" in shipped:
-        return given, yaml_io.read_file(shipped[f"benchmark/{given}"])
-    if given.endswith((".yaml", ".yml")):
-        return Path(given).stem, yaml_io.read_file(user_path(given))
+    if f"benchmark/{backbone}" in shipped:
+        return backbone, yaml_io.read_file(shipped[f"benchmark/{backbone}"])
+    if backbone.endswith((".yaml", ".yml")):
+        return Path(backbone).stem, yaml_io.read_file(user_path(backbone))
     beside = [name.partition("/")[2] for name in shipped if name.startswith("benchmark/") and name != PROTOCOL]
-    known = [*beside, *registry.find("backbones")]
-    if ":" not in given and given not in known:
+    names = [*beside, *registry.find("backbones")]
+    if ":" not in backbone and backbone not in names:
         raise ConfigError(
-            f"benchmark: there is no backbone {given!r}.{did_you_mean(given, known)} Or a file FILE.yaml with its "
-            "section, or module:Class."
+            f"benchmark: there is no backbone {backbone!r}.{did_you_mean(backbone, names)} Or a file FILE.yaml with "
+            "its section, or module:Class."
         )
-    return given.rpartition(":")[2], {"name": given}
+    return backbone.rpartition(":")[2], {"name": backbone}
 
 
-def _head(given: str, sections: Mapping[str, Any]) -> dict[str, Any]:
-    if given in sections:
-        return dict(sections[given])
-    known = [*sections, *registry.find("heads")]
-    if ":" not in given and given not in known:
-        raise ConfigError(f"benchmark: there is no head {given!r}.{did_you_mean(given, known)}")
-    return {"name": given}
+def _head(head: str, sections: Mapping[str, Any]) -> dict[str, Any]:
+    if head in sections:
+        return dict(sections[head])
+    names = [*sections, *registry.find("heads")]
+    if ":" not in head and head not in names:
+        raise ConfigError(f"benchmark: there is no head {head!r}.{did_you_mean(head, names)}")
+    return {"name": head}
 
 
 def _replaced(values: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The values with keys of sections replaced. A learning rate or budget replaces all keys that set the same."""
     result = dict(values)
     for section, keys in trained.items():
-        own = dict(result.get(section, {}))
+        options = dict(result.get(section, {}))
         for alternatives in (("lr", "lr_per_256"), ("max_images", "max_steps", "max_epochs")):
             if any(key in keys for key in alternatives):
-                own = {key: value for key, value in own.items() if key not in alternatives}
-        result[section] = own | dict(keys)
+                options = {key: value for key, value in options.items() if key not in alternatives}
+        result[section] = options | dict(keys)
     return result
 
 
@@ -171,7 +171,7 @@ def main_metrics(config: Config, metrics: Mapping[str, float]) -> list[str]:
 
     A metric's name may have a suffix, as in `AbsRel_aligned_median`.
     """
-    found = []
+    chosen = []
     for name, head in config.heads.items():
         if head.evaluation is None:
             continue
@@ -182,5 +182,5 @@ def main_metrics(config: Config, metrics: Mapping[str, float]) -> list[str]:
             continue
         if isinstance(main := getattr(evaluator, "main", None), str):
             full = f"{name}/{main}"
-            found += [metric for metric in metrics if metric == full or metric.startswith(f"{full}_")][:1]
-    return found
+            chosen += [metric for metric in metrics if metric == full or metric.startswith(f"{full}_")][:1]
+    return chosen

@@ -51,20 +51,20 @@ class Results:
         if not path.is_file():
             return cls(path)
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["format"] != FORMAT:
-                raise ValueError(f"format {found['format']}")
-            cases = {name: CaseResult(**case) for name, case in found["cases"].items()}
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["format"] != FORMAT:
+                raise ValueError(f"format {stored['format']}")
+            cases = {name: CaseResult(**case) for name, case in stored["cases"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}: expected the results of a benchmark; found: {one_line(error)}. Fix: name another folder."
             ) from error
-        return cls(path, cases, found.get("facts", {}))
+        return cls(path, cases, stored.get("facts", {}))
 
     def case(self, name: str, fingerprint: str, backbone: str, head: str) -> CaseResult:
         """The results of a model so far; empty if they are of another config."""
-        known = self.cases.get(name)
-        if known is None or known.fingerprint != fingerprint:
+        stored = self.cases.get(name)
+        if stored is None or stored.fingerprint != fingerprint:
             self.cases[name] = CaseResult(fingerprint, backbone, head)
         return self.cases[name]
 

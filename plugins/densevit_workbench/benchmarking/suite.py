@@ -117,44 +117,47 @@ def benchmark(
         raise ConfigError("benchmark: seeds are for trainings only. Fix: give train too.")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"benchmark: a seed is given twice: {', '.join(map(str, seeds))}.")
-    place, folder = device_of(device), user_path(out)
+    torch_device, folder = device_of(device), user_path(out)
     check_writable(folder, fix="Fix: name a folder with --out DIR.")
-    given = [(size, size) if isinstance(size, int) else (size[0], size[1]) for size in sizes]
+    input_sizes = [(size, size) if isinstance(size, int) else (size[0], size[1]) for size in sizes]
     with locked_folder(folder):
         results = Results.of(folder / "benchmark.json")
         results.facts = {
             "command": command,
             "densevit": version("densevit"),
             "torch": torch.__version__,
-            "device": device_name(place),
+            "device": device_name(torch_device),
             "threads": torch.get_num_threads(),
         }
-        mine: dict[str, CaseResult] = {}
+        case_results: dict[str, CaseResult] = {}
         for case in cases:
-            mine[case.name] = results.case(case.name, case.fingerprint, case.backbone, case.head)
-            mine[case.name].errors.clear()
+            case_results[case.name] = results.case(case.name, case.fingerprint, case.backbone, case.head)
+            case_results[case.name].errors.clear()
             if case.metrics is not None and not train:
-                mine[case.name].training |= {
+                case_results[case.name].training |= {
                     "metrics": finite(dict(case.metrics)),
                     "main": main_metrics(case.config(), case.metrics),
                     "lower_is_better": case.lower_is_better,
                 }
-        attempt, models = _Attempts(mine, results.write), _Models()
+        attempt, models = _Attempts(case_results, results.write), _Models()
 
         for case in progress.track(cases, "cost", len(cases), quiet):
-            attempt(case.name, "cost", partial(_cost, case, mine[case.name], given, models))
-        _measure(cases, mine, attempt, models, given, [*batch_sizes], [*modes], place, rounds, quiet)
+            attempt(case.name, "cost", partial(_cost, case, case_results[case.name], input_sizes, models))
+        _measure(
+            cases, case_results, attempt, models, input_sizes, [*batch_sizes], [*modes], torch_device, rounds, quiet
+        )
         if train:
             chosen = tuple(rates) if backbones else ()
             for number, case in enumerate(cases, 1):
                 if not quiet:
                     print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)
-                own = (case, mine[case.name], folder / TRAININGS / case.name, images, chosen, seeds, results.write)
-                attempt(case.name, "training", partial(train_case, *own))
-        found = Benchmark(mine, folder, results.facts)
+                training_folder = folder / TRAININGS / case.name
+                work = partial(train_case, case, case_results[case.name], training_folder, images, chosen, seeds)
+                attempt(case.name, "training", partial(work, results.write))
+        finished = Benchmark(case_results, folder, results.facts)
         results.write()
-        (folder / "benchmark.md").write_text(found.markdown(), encoding="utf-8")
-    return found
+        (folder / "benchmark.md").write_text(finished.markdown(), encoding="utf-8")
+    return finished
 
 
 class _Attempts:
@@ -212,11 +215,11 @@ class _Models:
                 self.classes[case.name] = classes_by_head(config, train)
             except DensevitError:
                 self.classes[case.name] = None
-        known = self.classes[case.name]
-        if known is None:
+        classes = self.classes[case.name]
+        if classes is None:
             assumed = [Class(f"class {i}", i, (0, 0, 0)) for i in range(ASSUMED_CLASSES)]
-            known = dict.fromkeys(config.heads, assumed)
-        return build_from_sections(config, known, pretrained=False)
+            classes = dict.fromkeys(config.heads, assumed)
+        return build_from_sections(config, classes, pretrained=False)
 
 
 def _cost(case: Case, result: CaseResult, sizes: Sequence[Size], models: _Models) -> None:
@@ -224,8 +227,8 @@ def _cost(case: Case, result: CaseResult, sizes: Sequence[Size], models: _Models
     result.setting = setting_of(config)
     if case.file is not None:
         return  # a runtime's graph has no modules to count
-    own = [*sizes] or [_size(config)]
-    missing = [size for size in own if _named(size) not in result.cost.get("by_size", {})]
+    case_sizes = [*sizes] or [_size(config)]
+    missing = [size for size in case_sizes if _named(size) not in result.cost.get("by_size", {})]
     if not missing:
         return
     model = models.build(case)
@@ -256,10 +259,10 @@ def _measure(
     for case in cases:
         if "cost" in results[case.name].errors:
             continue
-        own = [*sizes] or [_size(case.config())]
+        case_sizes = [*sizes] or [_size(case.config())]
         for mode in modes:
             for batch in batch_sizes:
-                for size in own:
+                for size in case_sizes:
                     if timing_key(device, mode, batch, size) not in results[case.name].timings:
                         groups.setdefault((mode, batch, size), []).append(case)
     for (mode, batch, size), members in progress.track(groups.items(), "latency", len(groups), quiet):

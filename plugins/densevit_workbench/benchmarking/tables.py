@@ -24,14 +24,14 @@ Results = Mapping[str, CaseResult]
 
 def parts(results: Results, facts: Mapping[str, Any]) -> list[Part]:
     """The origin of the tables, then scores, costs with main scores, speed and failures."""
-    found: list[Part] = [Pairs(_origin(results, facts))]
+    contents: list[Part] = [Pairs(_origin(results, facts))]
     if any(case.metrics for case in results.values()):
-        found += [Heading("Scores"), Text(SCORES), *_data_note(results), _scores(results)]
-    found += [Heading("Cost"), _costs(results)]
+        contents += [Heading("Scores"), Text(SCORES), *_data_note(results), _scores(results)]
+    contents += [Heading("Cost"), _costs(results)]
     if any(case.timings for case in results.values()):
-        found += [Heading("Speed"), Text(SPEED), _speed(results)]
+        contents += [Heading("Speed"), Text(SPEED), _speed(results)]
     failed = [(f"{name}, {step}", text) for name, case in results.items() for step, text in case.errors.items()]
-    return [*found, Heading("Failed"), Pairs(failed)] if failed else found
+    return [*contents, Heading("Failed"), Pairs(failed)] if failed else contents
 
 
 def markdown(results: Results, facts: Mapping[str, Any]) -> str:
@@ -71,11 +71,18 @@ def _origin(results: Results, facts: Mapping[str, Any]) -> list[tuple[str, str]]
         "device of cost and speed": f"{facts['device']}{threads}",
         "data": _shared({n: _data(settings[n], trained.get(n)) for n in trained or settings if settings[n]}),
         "budget": _shared(
-            {n: f"{own['images']:,} images seen, {settings[n]['batch_size']} per batch" for n, own in trained.items()}
+            {
+                n: f"{training['images']:,} images seen, {settings[n]['batch_size']} per batch"
+                for n, training in trained.items()
+            }
         ),
-        "seed": _shared({name: ", ".join(map(str, own["seeds"])) for name, own in trained.items() if "seeds" in own}),
+        "seed": _shared(
+            {name: ", ".join(map(str, training["seeds"])) for name, training in trained.items() if "seeds" in training}
+        ),
         "learning rate": _rates(results, trained),
-        "device of trainings": _shared({n: f"{own['device']}, {own['precision']}" for n, own in trained.items()}),
+        "device of trainings": _shared(
+            {n: f"{training['device']}, {training['precision']}" for n, training in trained.items()}
+        ),
     }
     return [(name, text) for name, text in lines.items() if text]
 
@@ -105,7 +112,7 @@ def _shared(values: Mapping[str, str], separator: str = "; ") -> str:
         names.setdefault(value, []).append(name)
     if len(names) < 2:
         return "".join(names)
-    return separator.join(f"{value} ({', '.join(own)})" for value, own in names.items())
+    return separator.join(f"{value} ({', '.join(group)})" for value, group in names.items())
 
 
 def _scores(results: Results) -> Table:
@@ -117,9 +124,9 @@ def _scores(results: Results) -> Table:
         columns |= {metric: f"{metric.replace('/', ' ', 1)}{_direction(case, metric)}" for metric in _shown(case)}
     rows = []
     for name, cases in rows_of.items():
-        found = {metric: _score(case, metric) for case in cases for metric in case.metrics}
+        scores = {metric: _score(case, metric) for case in cases for metric in case.metrics}
         weights = _shared({case.head: case.setting["initial_weights"] for case in cases if case.setting})
-        rows.append([name, weights, *(found.get(metric, "") for metric in columns)])
+        rows.append([name, weights, *(scores.get(metric, "") for metric in columns)])
     return _table(["backbone" if _is_grid(results) else "model", "initial weights", *columns.values()], rows)
 
 

@@ -94,8 +94,8 @@ class Forward:
         torch.cuda.reset_peak_memory_stats(self.device)
         self()
         _wait(self.device)
-        own = sum(x.numel() * x.element_size() for x in [*self.model.parameters(), *self.model.buffers()])
-        return (torch.cuda.max_memory_allocated(self.device) - before + own) / 1e6
+        weights = sum(x.numel() * x.element_size() for x in [*self.model.parameters(), *self.model.buffers()])
+        return (torch.cuda.max_memory_allocated(self.device) - before + weights) / 1e6
 
 
 def interleaved(runs: Mapping[str, Forward], rounds: int) -> tuple[dict[str, Timing], dict[str, Exception]]:

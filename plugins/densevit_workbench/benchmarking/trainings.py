@@ -47,10 +47,10 @@ def train_case(
         training["asked"] = [budget, *rates]
         shutil.rmtree(folder, ignore_errors=True)
     runs: dict[str, Any] = training.setdefault("runs", {})
-    own = [*seeds] or [config.seed]
-    if any(str(seed) not in runs for seed in own):
+    seeds = [*seeds] or [config.seed]
+    if any(str(seed) not in runs for seed in seeds):
         training["lr"] = _rate(case, training, folder, budget, rates, save)
-    for seed in own:
+    for seed in seeds:
         if str(seed) in runs:
             continue
         optim = {"lr": training["lr"]} if rates else {}
@@ -59,9 +59,9 @@ def train_case(
         name = "run" if seed == config.seed else f"run-seed-{seed}"
         run = _trained(case.config(seed, optim=optim, trainer=trainer), folder / name, facts)
         runs[str(seed)] = {"seconds": time.perf_counter() - start, "metrics": finite(run.metrics)}
-        training |= facts.found
+        training |= facts.values
         save()
-    training |= {"seeds": own, **_summary([runs[str(seed)] for seed in own])}
+    training |= {"seeds": seeds, **_summary([runs[str(seed)] for seed in seeds])}
     save()
 
 
@@ -87,9 +87,9 @@ def _rate(
 def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means and sample standard deviations of the metrics, None where a run has none. One run has no deviations."""
     by_metric = {name: [run["metrics"].get(name) for run in runs] for name in runs[0]["metrics"]}
-    known = {name: values for name, values in by_metric.items() if None not in values}
-    means = dict.fromkeys(by_metric) | {name: statistics.fmean(values) for name, values in known.items()}
-    deviations = {name: statistics.stdev(values) for name, values in known.items()} if len(runs) > 1 else {}
+    complete = {name: values for name, values in by_metric.items() if None not in values}
+    means = dict.fromkeys(by_metric) | {name: statistics.fmean(values) for name, values in complete.items()}
+    deviations = {name: statistics.stdev(values) for name, values in complete.items()} if len(runs) > 1 else {}
     return {"seconds": sum(run["seconds"] for run in runs), "metrics": means, "deviations": deviations}
 
 
@@ -135,14 +135,14 @@ class _Facts(lightning.Callback):
     """Collects the facts about a training that the tables show."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         module = getattr(trainer, "datamodule", None)  # Lightning sets it in `fit`
         assert isinstance(module, DenseDataModule)
         assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
         data, evaluators = module.data, pl_module.validation.evaluators or {}
-        self.found = {
+        self.values = {
             "images": pl_module.budget.images,
             "lr": learning_rate(pl_module.optim, pl_module.budget.images_per_step),
             "train_images": len(data.train),

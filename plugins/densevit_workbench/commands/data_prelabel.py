@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from densevit_workbench.interchange.prelabels import write_prelabels
 
     model = load(args.model, "cpu", args.trust)
-    found = write_prelabels(args.predictions, model, args.out, args.threshold, args.model)
-    origin = threshold_origin(args.threshold, model, found.head)
-    args.output.show(f"{args.out}: {found.objects:,} objects of score {found.threshold:.4g} or more ({origin})")
-    args.output.result({"out": str(args.out), "objects": found.objects, "threshold": found.threshold})
+    written = write_prelabels(args.predictions, model, args.out, args.threshold, args.model)
+    origin = threshold_origin(args.threshold, model, written.head)
+    args.output.show(f"{args.out}: {written.objects:,} objects of score {written.threshold:.4g} or more ({origin})")
+    args.output.result({"out": str(args.out), "objects": written.objects, "threshold": written.threshold})
     return 0

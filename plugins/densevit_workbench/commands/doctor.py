@@ -70,8 +70,8 @@ def _environment(args: argparse.Namespace) -> int:
     from densevit import terminal
     from densevit_workbench.doctor import environment
 
-    given = [args.source, *args.overrides, args.images != IMAGES and "--images", args.out and "--out"]
-    unused = [one for one in given if one]
+    arguments = [args.source, *args.overrides, args.images != IMAGES and "--images", args.out and "--out"]
+    unused = [argument for argument in arguments if argument]
     if unused:
         raise ConfigError(
             f"--environment examines the installation, and neither data nor a config. Fix: leave out "

@@ -40,13 +40,14 @@ def run(args: Namespace) -> int:
     check_new_folder(out)
     with locked_folder(out):
         check_new_folder(out)  # another process may have written it meanwhile
-        found = inspect(load(args.model, trust=args.trust), args.image, args.at, args.inspector)
-        files = found.save(out)
-    shown = [path.name for path in files]
+        inspection = inspect(load(args.model, trust=args.trust), args.image, args.at, args.inspector)
+        files = inspection.save(out)
+    names = [path.name for path in files]
     args.output.show(
-        f"{len(found.layers)} layers of attention; {out}/inspect.html, with {', '.join(shown[:-2])} and {shown[-1]}"
+        f"{len(inspection.layers)} layers of attention; {out}/inspect.html, with {', '.join(names[:-2])} and "
+        f"{names[-1]}"
     )
-    args.output.result({"folder": str(out), "files": shown, **found.as_dict()})
+    args.output.result({"folder": str(out), "files": names, **inspection.as_dict()})
     return 0
 
 

@@ -24,8 +24,8 @@ def augmented_samples(
 ) -> Iterator[tuple[str, Image.Image]]:
     """Yields `count` drawn images with captions, evenly spaced among these indices, one for each labelled task."""
     types = TargetTypes.of(dataset)
-    for place in evenly_spaced(len(indices), count).tolist():
-        index = indices[place]
+    for position in evenly_spaced(len(indices), count).tolist():
+        index = indices[position]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -43,10 +43,10 @@ def both_readings(
     """Yields images whose boxes can be read in two ways, drawn side by side, with captions."""
     types = TargetTypes.of(dataset)
     for name, samples in readings:
-        drawn = [pixels for one in samples.values() for _, pixels in drawings(one, dataset, types)]
+        drawn = [pixels for sample in samples.values() for _, pixels in drawings(sample, dataset, types)]
         gap = max(drawn[0].shape) // 50
-        width = sum(one.shape[1] + gap for one in drawn) - gap
-        canvas = Image.new("RGB", (width, max(one.shape[0] for one in drawn)), "white")
+        width = sum(image.shape[1] + gap for image in drawn) - gap
+        canvas = Image.new("RGB", (width, max(image.shape[0] for image in drawn)), "white")
         left = 0
         for pixels in drawn:
             canvas.paste(Image.fromarray(pixels), (left, 0))

@@ -24,7 +24,7 @@ _PIXELS = 1 << 16  # measured of each channel of an image
 _IMAGES = 8  # read for a proposal
 _NODATA = 0.05  # least share of pixels that are likely without data, of the image and of its border
 _FILE = re.compile(r"(.+)([_.-][^_.-]+)(\.\w+)")  # of a channel
-_OF_CHANNEL = re.compile(r"[_.-](red|green|blue|nir|swir\d?|b\d{1,2}a?|dapi|gfp)", re.IGNORECASE)
+_CHANNEL_ENDING = re.compile(r"[_.-](red|green|blue|nir|swir\d?|b\d{1,2}a?|dapi|gfp)", re.IGNORECASE)
 
 
 class ChannelValues(NamedTuple):
@@ -47,7 +47,7 @@ class ChannelValues(NamedTuple):
     clipped: np.ndarray
 
     @classmethod
-    def of_images(cls, images: Iterable["ChannelValues"]) -> "ChannelValues":
+    def stacked(cls, images: Iterable["ChannelValues"]) -> "ChannelValues":
         """The values (N, C) of N images."""
         return cls(*map(np.stack, zip(*images, strict=True)))
 
@@ -99,21 +99,21 @@ def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
     endings = _endings(files)
     images = [file for file in files if os.path.splitext(file)[0].endswith(next(iter(endings.values()), ""))]
     chosen = [images[i] for i in evenly_spaced(len(images), _IMAGES).tolist()]
-    kinds: dict[tuple[tuple[str, ...], str, float | None], dict[str, ChannelValues]] = defaultdict(dict)
+    formats: dict[tuple[tuple[str, ...], str, float | None], dict[str, ChannelValues]] = defaultdict(dict)
     for file in chosen:
         with suppress(DataError):  # reported when the image is opened
             channels = Channels(tuple(endings) or channel_names(file), "", (), files=tuple(endings.values()))
             channels = replace(channels_of_files([file], channels), range=())
             pixels = read_image(file, channels).transpose(2, 0, 1)
-            kind = channels.names, channels.stored or channels.dtype, channels.nodata
-            kinds[kind][file] = channel_values(pixels, channels)
-    if not kinds:
+            image_format = channels.names, channels.stored or channels.dtype, channels.nodata
+            formats[image_format][file] = channel_values(pixels, channels)
+    if not formats:
         return None
     texts: list[str] = []
     severity: Severity = "error"
-    for kind, measured in sorted(kinds.items(), key=lambda item: len(item[1])):  # the most frequent is last
-        names, dtype, nodata = kind
-        values = ChannelValues.of_images(measured.values())
+    for image_format, measured in sorted(formats.items(), key=lambda item: len(item[1])):  # the most frequent is last
+        names, dtype, nodata = image_format
+        values = ChannelValues.stacked(measured.values())
         limits = f"{np.fmin.reduce(values.low, axis=None):g} to {np.fmax.reduce(values.high, axis=None):g}"
         tag = "" if nodata is None else f", {nodata:g} without data by the tag GDAL_NODATA"
         described = f"{counted(len(names), 'channel')} of {dtype}, values {limits}{tag}"
@@ -128,7 +128,7 @@ def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
     if not math.isnan(values.likely_nodata):
         overrides.append(f"data.nodata={values.likely_nodata:.9g}")
     fix = f"Set these keys in the config, or add {shlex.join(overrides)} to the command. Below, they are set."
-    examples = (*texts[::-1], *(one.replace("=", ": ", 1) for one in overrides))
+    examples = (*texts[::-1], *(override.replace("=", ": ", 1) for override in overrides))
     return overrides, Finding(severity, "images with other channels than RGB of 8 bits", 1, fix, examples)
 
 
@@ -136,11 +136,12 @@ def _endings(files: Sequence[str]) -> dict[str, str]:
     """The channels of the first image with the end of the name of each one's file, if each has a file: files that
     differ only in the end, of which one is the name of a colour or band. The first is that of all files, if any is."""
     match = _FILE.fullmatch(files[0]) if files else None
-    found = glob.glob(f"{glob.escape(match[1])}[_.-]*{match[3]}") if match else []
-    ends = [other[2] for other in map(_FILE.fullmatch, found) if other and match and other[1] == match[1]]
-    if len(ends) < 2 or not any(map(_OF_CHANNEL.fullmatch, ends)):
+    paths = glob.glob(f"{glob.escape(match[1])}[_.-]*{match[3]}") if match else []
+    ends = [other[2] for other in map(_FILE.fullmatch, paths) if other and match and other[1] == match[1]]
+    if len(ends) < 2 or not any(map(_CHANNEL_ENDING.fullmatch, ends)):
         return {}
-    of_all = {end for end in ends if all(os.path.splitext(file)[0].endswith(end) for file in files)}
+    shared_ends = {end for end in ends if all(os.path.splitext(file)[0].endswith(end) for file in files)}
     return {
-        end[1:].lower(): end for end in sorted(ends, key=lambda end: (end not in of_all, colors_first(end[1:].lower())))
+        end[1:].lower(): end
+        for end in sorted(ends, key=lambda end: (end not in shared_ends, colors_first(end[1:].lower())))
     }

@@ -42,22 +42,22 @@ def examine_coco(
     """Adds findings about a split in COCO's format. Returns what it uses and leaves out, and images whose boxes can be
     read in two ways, with a sample for each. opened, failed: the indices of images whose files were checked, and of
     those that are wrong."""
-    whole = invalid.annotations or read_annotations(dataset.file, dataset.masks)
+    annotations = invalid.annotations or read_annotations(dataset.file, dataset.masks)
     unclear = [i for i in opened if i not in failed and _is_unclear(dataset, i)]
-    _examine_annotations(whole, findings, ambiguous=bool(unclear))
+    _examine_annotations(annotations, findings, ambiguous=bool(unclear))
     _examine_reading(dataset, unclear, len(opened), findings)
-    _examine_crowds(whole, section.options.get("crowds"), findings)
+    _examine_crowds(annotations, section.options.get("crowds"), findings)
     there = _image_files({os.path.dirname(dataset.path(i)) for i in range(len(dataset))}, dataset.channels)
-    of_others = _without_named(there, [(dataset.folder, whole.names())])
-    unlisted = sorted(_without_named(of_others, map(_named_files, _other_splits(section, split, dataset.file))))
+    unnamed = _without_named(there, [(dataset.folder, annotations.names())])
+    unlisted = sorted(_without_named(unnamed, map(_named_files, _other_splits(section, split, dataset.file))))
     findings.report("note", "image files that no json names", unlisted, _unlisted_note(unlisted))
     missing = set(dataset.missing)
-    inventories = _inventories(dataset, whole, section, split, invalid, missing, failed - missing)
+    inventories = _inventories(dataset, annotations, section, split, invalid, missing, failed - missing)
     used = [dataset.path(i) for i in range(len(dataset)) if i not in failed]
-    others = _without_named(there, [(Path(), used)])
-    files = Inventory("image file", len(there) - len(others))
-    files.leave_out("of images that are not used", sorted(others - of_others))
-    files.leave_out("only in the json of another split", sorted(of_others - set(unlisted)))
+    unused = _without_named(there, [(Path(), used)])
+    files = Inventory("image file", len(there) - len(unused))
+    files.leave_out("of images that are not used", sorted(unused - unnamed))
+    files.leave_out("only in the json of another split", sorted(unnamed - set(unlisted)))
     files.leave_out("in no json", unlisted)
     return [*inventories, files], [] if dataset.boxes is not None else list(_readings(dataset, unclear))
 
@@ -79,7 +79,7 @@ def _examine_annotations(read: Annotations, findings: Findings, ambiguous: bool 
     names, counts = np.unique(read.file_names, return_counts=True)
     twice = [f"{names[i].decode()}: {counts[i]} entries" for i in np.flatnonzero(counts > 1)]
     fix_rotated = "The boxes around them are used, and as masks the rotated rectangles."
-    rotated = [f"annotation {one}" for one in read.ids[read.rotated]]
+    rotated = [f"annotation {identifier}" for identifier in read.ids[read.rotated]]
     findings.report("note", "rotated boxes (attributes.rotation)", rotated, fix_rotated, of=len(read.boxes))
     fix = "Merge their annotations into one entry: now each entry trains the objects of the others as background."
     findings.report("warning", "image files with several entries", twice, fix, of=len(read))
@@ -93,14 +93,14 @@ def _examine_annotations(read: Annotations, findings: Findings, ambiguous: bool 
     away = ~flat & ~read.iscrowd & ((np.clip(high, 0, limits) <= np.clip(low, 0, limits)).any(axis=1))
     partly = ~flat & ~away & ~read.iscrowd & ((low < -_MARGIN) | (high > limits + _MARGIN)).any(axis=1)
 
-    def report(title: str, fix: str, found: np.ndarray, severity: Severity = "warning") -> None:
+    def report(title: str, fix: str, indices: np.ndarray, severity: Severity = "warning") -> None:
         def example(i: int) -> str:
             size = "" if np.isinf(limits[i]).any() else f" of {limits[i, 0]:.0f} x {limits[i, 1]:.0f}"
             box = ", ".join(f"{number:g}" for number in (*low[i], *(high[i] - low[i])))
             return f"annotation {read.ids[i]} of image {read.file_names[rows[i]].decode()}{size}: [{box}]"
 
-        examples = [example(i) for i in found[:EXAMPLES].tolist()]
-        findings.report(severity, title, examples, fix, len(found), len(rows))
+        examples = [example(i) for i in indices[:EXAMPLES].tolist()]
+        findings.report(severity, title, examples, fix, len(indices), len(rows))
 
     out = "They are left out in training, and missed in evaluation."
     report("boxes without area", f"{out} Correct or remove them.", np.flatnonzero(flat))
@@ -138,16 +138,16 @@ def _examine_reading(dataset: Coco, unclear: Sequence[int], opened: int, finding
 def _examine_crowds(read: Annotations, crowds: str | None, findings: Findings) -> None:
     """Reports objects with `iscrowd` 1, and images that have no other objects. crowds: the option of this name."""
     iscrowd = read.iscrowd
-    found = np.flatnonzero(iscrowd)
+    indices = np.flatnonzero(iscrowd)
     note = crowd_note(iscrowd)
     fix = "They are used as objects (data.crowds=objects)."
     if crowds != "objects":
         fix = note or "They are not trained on, and not counted in AP (COCO's rule)."
     examples = [
-        f"annotation {read.ids[i]} of image {read.file_names[read.images[i]].decode()}" for i in found[:EXAMPLES]
+        f"annotation {read.ids[i]} of image {read.file_names[read.images[i]].decode()}" for i in indices[:EXAMPLES]
     ]
     severity: Severity = "warning" if note and crowds is None else "note"
-    findings.report(severity, "objects with iscrowd 1", examples, fix, len(found), len(iscrowd))
+    findings.report(severity, "objects with iscrowd 1", examples, fix, len(indices), len(iscrowd))
     if crowds != "objects":
         only = np.flatnonzero(
             np.bincount(read.images, iscrowd, len(read)) * (np.bincount(read.images, ~iscrowd, len(read)) == 0)
@@ -159,7 +159,7 @@ def _examine_crowds(read: Annotations, crowds: str | None, findings: Findings) -
 
 def _inventories(
     dataset: Coco,
-    whole: Annotations,
+    annotations: Annotations,
     section: DataSection,
     split: str,
     invalid: InvalidRecords,
@@ -167,23 +167,23 @@ def _inventories(
     failed: set[int],
 ) -> Iterator[Inventory]:
     """Yields what a split finds, uses and leaves out: images, and objects."""
-    chosen = np.isin(whole.image_ids, dataset.annotations.image_ids)
+    chosen = np.isin(annotations.image_ids, dataset.annotations.image_ids)
     places = np.flatnonzero(chosen)
-    without_file, with_invalid_file = np.zeros(len(whole), bool), np.zeros(len(whole), bool)
+    without_file, with_invalid_file = np.zeros(len(annotations), bool), np.zeros(len(annotations), bool)
     without_file[places[sorted(missing)]] = with_invalid_file[places[sorted(failed)]] = True
     reason = "beyond data.limit"
     if dataset.division:
         reason = f"in the part for {'validation' if split == 'train' else 'training'}"
         reason += " or beyond data.limit" if section.options.get("limit") else ""
     unused = [(reason, ~chosen), ("without a file", without_file), ("with an invalid file", with_invalid_file)]
-    yield _inventory("image", whole.names(), invalid.images.items(), unused)
-    if whole.labelled:
-        flat = np.zeros(len(whole.ids), bool)
-        flat[chosen[whole.images]] = ~dataset.annotations.have_area()
-        iscrowd = whole.iscrowd & (section.options.get("crowds") != "objects")
-        of_images = [(f"of images {text}", images[whole.images]) for text, images in unused]
-        own = [*of_images, ("crowds", iscrowd), ("without area inside their image", flat)]
-        yield _inventory("object", whole.ids.tolist(), invalid.objects.items(), own)
+    yield _inventory("image", annotations.names(), invalid.images.items(), unused)
+    if annotations.labelled:
+        flat = np.zeros(len(annotations.ids), bool)
+        flat[chosen[annotations.images]] = ~dataset.annotations.have_area()
+        iscrowd = annotations.iscrowd & (section.options.get("crowds") != "objects")
+        image_reasons = [(f"of images {text}", images[annotations.images]) for text, images in unused]
+        reasons = [*image_reasons, ("crowds", iscrowd), ("without area inside their image", flat)]
+        yield _inventory("object", annotations.ids.tolist(), invalid.objects.items(), reasons)
 
 
 def _inventory(
@@ -206,8 +206,8 @@ def _inventory(
 def _readings(dataset: Coco, unclear: Sequence[int]) -> Iterator[Readings]:
     """Samples of some images with objects, with the boxes on the upright and on the stored image."""
     with_objects = [i for i in unclear if len(dataset.objects(i)["labels"])]
-    for place in evenly_spaced(len(with_objects), _DRAWN).tolist():
-        i, samples = with_objects[place], {}
+    for position in evenly_spaced(len(with_objects), _DRAWN).tolist():
+        i, samples = with_objects[position], {}
         name, objects = os.path.relpath(dataset.path(i), dataset.folder), dataset.objects(i)
         with suppress(DataError):  # reported when the image is opened
             for grid in ("upright", "stored"):
@@ -253,8 +253,8 @@ def _without_named(files: set[str], jsons: Iterable[tuple[Path, Sequence[str]]])
         files = files - {os.path.normpath(os.path.join(folder, name)) for name in names}
         if not files:
             break
-        others = (find_file(folder, name, outside_paths=True) for name in names)
-        files -= {os.path.normpath(os.path.join(folder, name)) for name in others if name is not None}
+        names_on_disk = (find_file(folder, name, outside_paths=True) for name in names)
+        files -= {os.path.normpath(os.path.join(folder, name)) for name in names_on_disk if name is not None}
     return files
 
 

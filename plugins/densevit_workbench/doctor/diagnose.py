@@ -54,32 +54,32 @@ def diagnose(
     """
     if images is not None and images < 1:
         raise ConfigError(f"images is {images}; at least 1 is expected, or None for all.")
-    found = find_source(source, overrides)
-    diagnosis = Diagnosis(found.name)
-    if found.recognised:
-        diagnosis.findings.append(Finding("note", "recognised layout", 1, examples=(found.recognised,)))
-    data = Data(found.section, found.config.seed if found.config else 0, multiple=32)
+    resolved = find_source(source, overrides)
+    diagnosis = Diagnosis(resolved.name)
+    if resolved.recognised:
+        diagnosis.findings.append(Finding("note", "recognised layout", 1, examples=(resolved.recognised,)))
+    data = Data(resolved.section, resolved.config.seed if resolved.config else 0, multiple=32)
     files: dict[str, list[str]] = {}
-    for split in dict.fromkeys(("train", found.section.split)):
+    for split in dict.fromkeys(("train", resolved.section.split)):
         findings = Findings()
         built = _built(data, split, findings)
         proposal = _proposal(data.section, findings.files) if split == "train" else None
         if proposal is not None:
-            found = find_source(source, [*overrides, *proposal[0]])
-            data = Data(found.section, data.seed, data.multiple)
+            resolved = find_source(source, [*overrides, *proposal[0]])
+            data = Data(resolved.section, data.seed, data.multiple)
             diagnosis.findings.append(proposal[1])
             findings = Findings()
             built = _built(data, split, findings)
         if built is not None:
             _examine_split(data, split, built, images, findings, diagnosis, track)
             files[split] = findings.files
-        diagnosis.findings += [replace(one, split=split) for one in findings.items]
+        diagnosis.findings += [replace(finding, split=split) for finding in findings.items]
     _compare(data, diagnosis, files)
     if "train" in diagnosis.splits:
         _augment(data, diagnosis)
-        if found.config is not None:
-            _count_cost(found, data, diagnosis)
-    diagnosis.findings.sort(key=lambda one: (_ORDER[one.severity], one.split != "train", one.split))
+        if resolved.config is not None:
+            _count_cost(resolved, data, diagnosis)
+    diagnosis.findings.sort(key=lambda finding: (_ORDER[finding.severity], finding.split != "train", finding.split))
     if page is not None:
         diagnosis.write_page(page)
     return diagnosis
@@ -106,7 +106,7 @@ def _built(data: Data, split: str, findings: Findings) -> _Built | None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         dataset, invalid = built_without_invalid_records(section, split, findings)
-    texts = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    texts = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     findings.report(
         "warning",
         "warnings of the data set",
@@ -165,11 +165,11 @@ def _join_parts(findings: Findings, diagnosis: Diagnosis) -> None:
     """Makes the findings about files that both parts of a divided data set were read from, such as its json, findings
     of no split, which count once. findings: the second part's, before its images are opened.
     """
-    both = [one for one in findings.items if replace(one, split="train") in diagnosis.findings]
-    findings.items = [one for one in findings.items if one not in both]
-    found = [replace(one, split="") for one in diagnosis.findings]
+    both = [finding for finding in findings.items if replace(finding, split="train") in diagnosis.findings]
+    findings.items = [finding for finding in findings.items if finding not in both]
+    general = [replace(finding, split="") for finding in diagnosis.findings]
     diagnosis.findings = [
-        joined if joined in both else one for one, joined in zip(diagnosis.findings, found, strict=True)
+        joined if joined in both else finding for finding, joined in zip(diagnosis.findings, general, strict=True)
     ]
 
 
@@ -209,9 +209,9 @@ def _augment(data: Data, diagnosis: Diagnosis) -> None:
         diagnosis.samples = list(augmented_samples(data.train, data.config_transform, valid))
 
 
-def _count_cost(found: Source, data: Data, diagnosis: Diagnosis) -> None:
-    assert found.config is not None
+def _count_cost(source: Source, data: Data, diagnosis: Diagnosis) -> None:
+    assert source.config is not None
     findings = Findings()
     sizes = diagnosis.splits["train"].sizes if diagnosis.splits else np.zeros((0, 2))
-    diagnosis.cost = training_cost(found.config, data, sizes, findings)
+    diagnosis.cost = training_cost(source.config, data, sizes, findings)
     diagnosis.findings += findings.items

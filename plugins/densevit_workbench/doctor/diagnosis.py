@@ -37,7 +37,7 @@ class Diagnosis:
     @property
     def errors(self) -> list[Finding]:
         """The findings that would stop a training or make its result wrong."""
-        return [one for one in self.findings if one.severity == "error"]
+        return [finding for finding in self.findings if finding.severity == "error"]
 
     @property
     def summary(self) -> str:
@@ -50,8 +50,8 @@ class Diagnosis:
 
     def _repr_html_(self) -> str:
         """The findings and, folded, the rest of the page: what Jupyter displays at the end of a cell."""
-        first, *others = self._sections()
-        folded = [Folded(section.title, section.parts) for section in others]
+        first, *rest = self._sections()
+        folded = [Folded(section.title, section.parts) for section in rest]
         return fragment([Heading(self.summary), *first.parts, *folded])
 
     def write_page(self, path: str | Path) -> None:
@@ -63,4 +63,4 @@ class Diagnosis:
 
     def count(self, severity: str) -> int:
         """The number of findings of a severity."""
-        return sum(one.severity == severity for one in self.findings)
+        return sum(finding.severity == severity for finding in self.findings)

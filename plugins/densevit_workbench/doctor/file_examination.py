@@ -28,8 +28,8 @@ def examine_files(dataset: Dataset, opened: Sequence[int], findings: Findings) -
     findings.report("error", "missing images", sorted(paths), fix, of=len(dataset))
     errors: dict[int, DataError] = {}
 
-    def check(place: int) -> None:
-        index = opened[place]
+    def check(position: int) -> None:
+        index = opened[position]
         try:
             if isinstance(dataset, SupportsCheckFile):
                 dataset.check_file(index)
@@ -79,8 +79,8 @@ def unlisted_images(root: Path, paths: PairPaths, dataset: Dataset) -> tuple[lis
     lines = [line.strip() for path in lists for line in read_text(root / path).splitlines() if line.strip()]
     listed = (entry_of(line, paths)[0].lstrip("/") for line in lines)
     names = {os.path.splitext(name)[0] if name.lower().endswith(suffixes) else name for name in listed}
-    found = list_files(root, paths.images, suffixes, "images", dataset.channels).items()
-    return [path for name, path in found if names.isdisjoint(_name_forms(name, os.path.splitext(path)[0]))], len(found)
+    files = list_files(root, paths.images, suffixes, "images", dataset.channels).items()
+    return [path for name, path in files if names.isdisjoint(_name_forms(name, os.path.splitext(path)[0]))], len(files)
 
 
 def _name_forms(name: str, path: str) -> set[str]:

@@ -70,8 +70,8 @@ class Findings:
     ) -> None:
         """Adds a finding, unless there are no examples. count: the number of cases; None: that of the examples."""
         if examples:
-            found = len(examples) if count is None else count
-            self.items.append(Finding(severity, title, found, fix, tuple(examples[:EXAMPLES]), of))
+            count = len(examples) if count is None else count
+            self.items.append(Finding(severity, title, count, fix, tuple(examples[:EXAMPLES]), of))
 
     def report_errors(self, errors: Iterable[DataError], of: int) -> None:
         """Adds a finding for each rule that records or files break; each message counts once. of: number of checked
@@ -80,8 +80,8 @@ class Findings:
         for error in errors:
             if str(error) not in self._messages:
                 self._messages.add(str(error))
-                kind = "unreadable files" if isinstance(error, UnreadableFileError) else "invalid files"
-                by_rule.setdefault(error.rule or kind, []).append(str(error))
+                default_rule = "unreadable files" if isinstance(error, UnreadableFileError) else "invalid files"
+                by_rule.setdefault(error.rule or default_rule, []).append(str(error))
         for rule, messages in by_rule.items():
             fix = "Each message names its fix."
             if rule == "unreadable files":

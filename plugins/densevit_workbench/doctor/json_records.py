@@ -98,7 +98,7 @@ def _without_invalid_segments(section: DataSection, split: str, findings: Findin
     document = parse_json(file, keep_segmentations=True)
     images, invalid, seen = Images(file), InvalidRecords(), set()
     entries = _valid(section_of(file, document, "images"), images.add, _image_name, invalid.images, findings)
-    labels = {one.file_id: i for i, one in enumerate(panoptic_classes_of(file, document))}
+    labels = {category.file_id: i for i, category in enumerate(panoptic_classes_of(file, document))}
 
     def add(record: Mapping[str, Any], position: int) -> None:
         segments_of(file, record, position, images, labels)
@@ -106,7 +106,7 @@ def _without_invalid_segments(section: DataSection, split: str, findings: Findin
 
     records = section_of(file, document, "annotations")
     document["annotations"] = _valid(records, add, _object_name, invalid.objects, findings)
-    document["images"] = [one for one in entries if one["id"] in seen]
+    document["images"] = [image for image in entries if image["id"] in seen]
     return _built_from(document, file, section, split, section.options)
 
 
@@ -118,10 +118,10 @@ def examine_records(
     images = Images(file)
     document["images"] = _valid(section_of(file, document, "images"), images.add, _image_name, invalid.images, findings)
     try:
-        labels: Mapping[Any, int] = {one.file_id: i for i, one in enumerate(classes_of(file, document))}
+        labels: Mapping[Any, int] = {category.file_id: i for i, category in enumerate(classes_of(file, document))}
     except DataError:  # raised for the split
-        ids = [one.get("id") for one in section_of(file, document, "categories")]
-        labels = {one: 0 for one in ids if is_identifier(one)}
+        ids = [category.get("id") for category in section_of(file, document, "categories")]
+        labels = {category_id: 0 for category_id in ids if is_identifier(category_id)}
     objects = Objects(file, images, labels, masks)
     records = section_of(file, document, "annotations")
     valid = _valid(records, objects.add, _object_name, invalid.objects, findings)

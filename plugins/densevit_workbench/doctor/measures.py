@@ -32,31 +32,35 @@ class SupportsClassCounts(Protocol):
         """(K,), the number of objects or pixels of each class; None without classes."""
 
 
-def measure(kind: TargetType, value: Any, size: Size | np.ndarray) -> Mapping[str, np.ndarray]:
+def measure(target_type: TargetType, value: Any, size: Size | np.ndarray) -> Mapping[str, np.ndarray]:
     """Numbers (M,) that describe a value, by name and unit: {"width (px)": ...}; none for an unknown type.
 
     size: (h, w) of the image, or (N, 2), the size of each object's image: values per object may be of several images.
     """
-    return kind.measure(value, size) if isinstance(kind, SupportsMeasure) else _measure(kind, value, size)
+    return (
+        target_type.measure(value, size)
+        if isinstance(target_type, SupportsMeasure)
+        else _measure(target_type, value, size)
+    )
 
 
-def class_counts(kind: TargetType, value: Any, num_classes: int) -> np.ndarray | None:
+def class_counts(target_type: TargetType, value: Any, num_classes: int) -> np.ndarray | None:
     """(K,), the number of objects or pixels of each class; None for a type without classes."""
-    if isinstance(kind, SupportsClassCounts):
-        return kind.class_counts(value, num_classes)
-    if isinstance(kind, ObjectLabels):
+    if isinstance(target_type, SupportsClassCounts):
+        return target_type.class_counts(value, num_classes)
+    if isinstance(target_type, ObjectLabels):
         return np.bincount(value[(value >= 0) & (value < num_classes)], minlength=num_classes)
-    labels = class_map(kind, value)
+    labels = class_map(target_type, value)
     return None if labels is None else np.bincount(labels.ravel(), minlength=256)[:num_classes]
 
 
 @functools.singledispatch
-def _measure(kind: TargetType, value: Any, size: Size | np.ndarray) -> dict[str, np.ndarray]:
+def _measure(target_type: TargetType, value: Any, size: Size | np.ndarray) -> dict[str, np.ndarray]:
     return {}
 
 
 @_measure.register
-def _(kind: Boxes, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
+def _(target_type: Boxes, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
     sides = value[:, 2:].astype(np.float64) - value[:, :2]
     width, height = sides.T
     with np.errstate(divide="ignore", invalid="ignore"):  # degenerate boxes
@@ -66,32 +70,32 @@ def _(kind: Boxes, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.n
 
 
 @_measure.register
-def _(kind: InstanceMasks, value: RunLengthMasks, size: Size | np.ndarray) -> dict[str, np.ndarray]:
+def _(target_type: InstanceMasks, value: RunLengthMasks, size: Size | np.ndarray) -> dict[str, np.ndarray]:
     return {"area (px)": value.areas().astype(np.float64)}
 
 
 @_measure.register
-def _(kind: Keypoints, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
+def _(target_type: Keypoints, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
     return {"labelled keypoints": (value[..., 2] > 0).sum(axis=1).astype(np.float64)}
 
 
 @_measure.register
-def _(kind: LabelMap, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
+def _(target_type: LabelMap, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
     return {"labelled pixels": _share(value[value != IGNORE], value)}
 
 
 @_measure.register
-def _(kind: ValueMap, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
+def _(target_type: ValueMap, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
     """A sample of the known values, and the fraction of known pixels."""
-    known = value[value > 0]
-    return {"known values": known[:: -(-len(known) // MEASURED_VALUES) or 1], "known pixels": _share(known, value)}
+    valid = value[value > 0]
+    return {"known values": valid[:: -(-len(valid) // MEASURED_VALUES) or 1], "known pixels": _share(valid, value)}
 
 
 @_measure.register
-def _(kind: PanopticMap, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
-    known = value[value != VOID]
-    return {"segments": np.array([len(np.unique(known))], np.float64), "labelled pixels": _share(known, value)}
+def _(target_type: PanopticMap, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
+    labelled = value[value != VOID]
+    return {"segments": np.array([len(np.unique(labelled))], np.float64), "labelled pixels": _share(labelled, value)}
 
 
-def _share(known: np.ndarray, value: np.ndarray) -> np.ndarray:
-    return np.array([known.size / max(value.size, 1)])
+def _share(labelled: np.ndarray, value: np.ndarray) -> np.ndarray:
+    return np.array([labelled.size / max(value.size, 1)])

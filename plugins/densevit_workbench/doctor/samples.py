@@ -69,8 +69,8 @@ class Summaries(data.Dataset[Summary]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: int) -> Summary:
-        index = self.indices[place]
+    def __getitem__(self, position: int) -> Summary:
+        index = self.indices[position]
         try:
             sample = self.dataset[index]
         except DataError as error:
@@ -84,9 +84,9 @@ class Summaries(data.Dataset[Summary]):
             return Summary(index, "", name, wrong=(str(error),))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # objects that are left out are counted
-            found = self._summary(index, sample)
-            transformed = place < self.most and self.transform is not None and not found.wrong
-            return self._transformed(found, sample) if transformed else found
+            summary = self._summary(index, sample)
+            transformed = position < self.most and self.transform is not None and not summary.wrong
+            return self._transformed(summary, sample) if transformed else summary
 
     def _summary(self, index: int, sample: Sample) -> Summary:
         pixels = to_pixels(sample["image"])
@@ -97,11 +97,11 @@ class Summaries(data.Dataset[Summary]):
         counts: dict[str, np.ndarray] = {}
         measures: Measures = {}
         for key, value in values.items():
-            kind = self.types[key]
+            target_type = self.types[key]
             try:
-                kind.check(value, size)
-                counts |= self._counts(key, kind, value)
-                measures[key] = dict(measure(kind, value, size))
+                target_type.check(value, size)
+                counts |= self._counts(key, target_type, value)
+                measures[key] = dict(measure(target_type, value, size))
             except DataError as error:
                 wrong.append(f"image {name}: {key} {error}")
             except Exception as error:  # a value of another type than a third party's target type expects
@@ -115,36 +115,36 @@ class Summaries(data.Dataset[Summary]):
             objects = self._usable_objects(values, size, objects)
         channels = self.dataset.channels
         digest, bits = pixel_digest(pixels), difference_hash(as_rgb(pixels, channels))
-        of_channels = None if channels.is_rgb else channel_values(sample["image"].numpy(), channels)
-        return Summary(index, "", name, tuple(wrong), size, digest, bits, of_channels, counts, objects, measures)
+        per_channel = None if channels.is_rgb else channel_values(sample["image"].numpy(), channels)
+        return Summary(index, "", name, tuple(wrong), size, digest, bits, per_channel, counts, objects, measures)
 
     def _usable_objects(self, values: Mapping[str, Any], size: Size, objects: int) -> int:
         """The number of objects that can be trained on: not crowds, and not boxes without area."""
         usable = [self.types[key].usable(v, size) for key, v in values.items() if self.types[key].per == "object"]
-        known = [one for one in usable if one is not None]
-        return int(np.logical_and.reduce(known).sum()) if known else objects
+        masks = [mask for mask in usable if mask is not None]
+        return int(np.logical_and.reduce(masks).sum()) if masks else objects
 
-    def _counts(self, key: str, kind: TargetType, value: Any) -> dict[str, np.ndarray]:
-        classes = getattr(self.dataset, "classes", {}).get(kind.task, ())
-        found = class_counts(kind, value, len(classes)) if classes else None
-        if found is None:
+    def _counts(self, key: str, target_type: TargetType, value: Any) -> dict[str, np.ndarray]:
+        classes = getattr(self.dataset, "classes", {}).get(target_type.task, ())
+        counts = class_counts(target_type, value, len(classes)) if classes else None
+        if counts is None:
             return {}
-        if kind.per == "object" and found.sum() < len(value):
+        if target_type.per == "object" and counts.sum() < len(value):
             raise DataError(f"has a class index outside of 0 ... {len(classes) - 1}: {value.min()} to {value.max()}.")
-        return {key: found}
+        return {key: counts}
 
-    def _transformed(self, found: Summary, sample: Sample) -> Summary:
+    def _transformed(self, summary: Summary, sample: Sample) -> Summary:
         assert self.transform is not None
         try:
-            targets = transformed(self.transform, sample, found.index, self.types)["targets"]
+            targets = transformed(self.transform, sample, summary.index, self.types)["targets"]
         except Exception as error:  # DataError, or whatever a third party's transforms or type raises
-            return replace(found, kept=-1, failure=f"image {found.name}: {one_line(error)}")
+            return replace(summary, kept=-1, failure=f"image {summary.name}: {one_line(error)}")
         size, inputs = targets["size"], {}
         per_object = [len(as_numpy(v)) for k, v in targets.items() if k in self.types and self.types[k].per == "object"]
         for key, value in targets.items():
-            if key in self.types and key in found.measures:
+            if key in self.types and key in summary.measures:
                 inputs[key] = dict(measure(self.types[key], as_numpy(value), size))
-        return replace(found, inputs=inputs, kept=max(per_object, default=None))
+        return replace(summary, inputs=inputs, kept=max(per_object, default=None))
 
 
 def transformed(transform: TrainingTransform, sample: Sample, index: int, types: Mapping[str, TargetType]) -> Sample:

@@ -33,27 +33,27 @@ class Source:
     recognised: str = ""
 
 
-def find_source(given: str | Path, overrides: Sequence[str] = ()) -> Source:
+def find_source(source: str | Path, overrides: Sequence[str] = ()) -> Source:
     """Resolves a config, a section file, a shipped name of either, a run, or a data set's folder.
 
     Raises ConfigError for an invalid config, and DataError for a folder that no data set recognises.
     """
-    name = str(given)
-    folder = user_path(given)
+    name = str(source)
+    folder = user_path(source)
     if folder.is_dir() and not (folder / "config.yaml").is_file():
-        return _of_folder(name, folder, overrides)
+        return _folder_source(name, folder, overrides)
     if folder.is_absolute() and folder.suffix != ".yaml" and not folder.exists():
         raise ConfigError(f"{name}: there is no such folder.{nearest_neighbour(folder, only_folders=True)}")
     if folder.is_file() and other_format(folder) is not None:  # YOLO's data.yaml
-        return _of_folder(name, folder, overrides)
+        return _folder_source(name, folder, overrides)
     hint = "" if folder.exists() or not _is_no_config(name) else nearest_neighbour(folder, only_folders=True)
     if hint:
         raise ConfigError(f"{name}: there is no folder and no config of this name.{hint}")
-    found = config_or_data(name, "doctor", overrides)
-    if isinstance(found, Config):
-        configs.check_plugins(found)
-        return Source(name, found.data, found)
-    return Source(name, found, None)
+    loaded = config_or_data(name, "doctor", overrides)
+    if isinstance(loaded, Config):
+        configs.check_plugins(loaded)
+        return Source(name, loaded.data, loaded)
+    return Source(name, loaded, None)
 
 
 def config_or_data(path_or_name: str, source: str, overrides: Sequence[str] = ()) -> Config | DataSection:
@@ -83,15 +83,15 @@ def _is_no_config(name: str) -> bool:
     return True
 
 
-def _of_folder(given: str, folder: Path, overrides: Sequence[str]) -> Source:
-    named = [one.removeprefix("data.name=") for one in overrides if one.startswith("data.name=")]
+def _folder_source(source_name: str, folder: Path, overrides: Sequence[str]) -> Source:
+    named = [override.removeprefix("data.name=") for override in overrides if override.startswith("data.name=")]
     name, options = (named[-1], {}) if named else _recognised(folder)
     values = {"name": name, "root": str(folder), **options}
-    rest = [one for one in overrides if not one.startswith("data.name=")]
+    rest = [override for override in overrides if not override.startswith("data.name=")]
     section: DataSection = configs.section("data", values, str(folder), rest)
-    found = {"name": name, "root": folder} | {key: section.options[key] for key in options}
-    text = "" if named else " ".join(shlex.quote(f"data.{key}={flow(value)}") for key, value in found.items())
-    return Source(given, section, None, text)
+    keys = {"name": name, "root": folder} | {key: section.options[key] for key in options}
+    text = "" if named else " ".join(shlex.quote(f"data.{key}={flow(value)}") for key, value in keys.items())
+    return Source(source_name, section, None, text)
 
 
 def flow(value: Any) -> str:

@@ -62,7 +62,7 @@ class SplitStatistics:
     @property
     def channel_values(self) -> ChannelValues | None:
         """The values (N, C) of the channels of the N images that could be read; None for RGB of 8 bits."""
-        values = [one.channels for one in self.summaries if one.channels is not None]
+        values = [summary.channels for summary in self.summaries if summary.channels is not None]
         return ChannelValues.of_images(values) if values else None
 
 
@@ -78,22 +78,22 @@ def split_statistics(
     indices = [i for i in evenly_spaced(len(dataset), most_images).tolist() if i not in failed]
     samples = Summaries(dataset, indices, transform, MOST_TRANSFORMED)
     summaries = list(track(read_summaries(samples), f"Opening images of {split}", len(indices)))
-    readable = [one for one in summaries if not one.problem]
+    readable = [summary for summary in summaries if not summary.problem]
     sizes = _sizes(dataset, readable)
-    found = SplitStatistics(
+    statistics = SplitStatistics(
         split, len(dataset), tuple(dataset.provides), sizes, summaries=summaries, channels=dataset.channels
     )
-    found.measures = _joined([one.measures for one in readable])
-    found.inputs = _joined([one.inputs for one in readable])
+    statistics.measures = _joined([summary.measures for summary in readable])
+    statistics.inputs = _joined([summary.inputs for summary in readable])
     counts = dataset.object_counts()
-    known = [one.objects for one in readable if one.objects is not None]
-    found.objects = counts if counts is not None else np.array(known) if known else None
+    objects = [summary.objects for summary in readable if summary.objects is not None]
+    statistics.objects = counts if counts is not None else np.array(objects) if objects else None
     types = TargetTypes.of(dataset)
-    for key in {key: None for one in readable for key in one.counts}:
-        total = np.sum([one.counts[key] for one in readable if key in one.counts], axis=0)
-        found.classes[key] = _class_counts(dataset, types, key, total, len(readable) == len(dataset))
-    _add_all_objects(found, dataset, types)
-    return found
+    for key in {key: None for summary in readable for key in summary.counts}:
+        total = np.sum([summary.counts[key] for summary in readable if key in summary.counts], axis=0)
+        statistics.classes[key] = _class_counts(dataset, types, key, total, len(readable) == len(dataset))
+    _add_all_objects(statistics, dataset, types)
+    return statistics
 
 
 @runtime_checkable
@@ -104,26 +104,29 @@ class SupportsAllObjects(Protocol):
         """The image index of each object (M,), and the values of all objects (M, ...) by target key; None: unknown."""
 
 
-def _add_all_objects(found: SplitStatistics, dataset: Dataset, types: TargetTypes) -> None:
+def _add_all_objects(statistics: SplitStatistics, dataset: Dataset, types: TargetTypes) -> None:
     """Replaces statistics of the opened images by statistics of all images, where the data set knows them without
     opening any."""
-    known, sizes = dataset.all_objects() if isinstance(dataset, SupportsAllObjects) else None, _known_sizes(dataset)
-    if known is None or sizes is None:
+    all_objects, sizes = (
+        dataset.all_objects() if isinstance(dataset, SupportsAllObjects) else None,
+        _known_sizes(dataset),
+    )
+    if all_objects is None or sizes is None:
         return
-    images, values = known
+    images, values = all_objects
     for key, value in values.items():
         measures = measure(types[key], value, sizes[images])
         if measures:
-            found.measures[key] = dict(measures)
-            found.complete.add(key)
+            statistics.measures[key] = dict(measures)
+            statistics.complete.add(key)
         classes = dataset.classes.get(types[key].task or "", ())
         counts = class_counts(types[key], value, len(classes))
         if counts is not None:
-            found.classes[key] = _class_counts(dataset, types, key, counts, complete=True)
+            statistics.classes[key] = _class_counts(dataset, types, key, counts, complete=True)
 
 
 def _class_counts(dataset: Dataset, types: TargetTypes, key: str, counts: np.ndarray, complete: bool) -> ClassCounts:
-    names = tuple(one.name for one in dataset.classes[types[key].task or ""])
+    names = tuple(category.name for category in dataset.classes[types[key].task or ""])
     return ClassCounts(names, counts, "objects" if types[key].per == "object" else "pixels", complete)
 
 
@@ -132,7 +135,7 @@ def _sizes(dataset: Dataset, readable: Sequence[Summary]) -> np.ndarray:
     sizes = _known_sizes(dataset)
     if sizes is not None and (sizes > 1).all():
         return sizes
-    return np.array([one.size for one in readable if one.digest], np.int64).reshape(-1, 2)
+    return np.array([summary.size for summary in readable if summary.digest], np.int64).reshape(-1, 2)
 
 
 def _known_sizes(dataset: Dataset) -> np.ndarray | None:
@@ -143,8 +146,8 @@ def _known_sizes(dataset: Dataset) -> np.ndarray | None:
 def _joined(measures: Iterable[Mapping[str, Mapping[str, np.ndarray]]]) -> Measures:
     """Concatenates the numbers of all images."""
     parts: dict[str, dict[str, list[np.ndarray]]] = {}
-    for one in measures:
-        for key, named in one.items():
+    for by_key in measures:
+        for key, named in by_key.items():
             for name, numbers in named.items():
                 parts.setdefault(key, {}).setdefault(name, []).append(np.asarray(numbers, np.float64).ravel())
     return {key: {name: np.concatenate(ns) for name, ns in named.items()} for key, named in parts.items()}

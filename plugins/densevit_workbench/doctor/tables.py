@@ -34,8 +34,8 @@ def tables(diagnosis: Diagnosis) -> Iterator[Any]:
         yield table(measures, rows.MEASURE_COLUMNS, "\ntargets")
     if diagnosis.cost is not None:
         yield table(rows.cost_rows(diagnosis.cost, diagnosis.splits), title="\ncost")
-    for one in diagnosis.findings:
-        yield finding_text(one)
+    for finding in diagnosis.findings:
+        yield finding_text(finding)
 
 
 def finding_text(finding: Finding) -> Text:
@@ -57,19 +57,25 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "notes": diagnosis.count("note"),
         "findings": [
             {
-                **{"severity": one.severity, "split": one.split, "title": one.title, "count": one.count, "of": one.of},
-                **{"examples": list(one.examples), "fix": one.fix},
+                **{
+                    "severity": finding.severity,
+                    "split": finding.split,
+                    "title": finding.title,
+                    "count": finding.count,
+                    "of": finding.of,
+                },
+                **{"examples": list(finding.examples), "fix": finding.fix},
             }
-            for one in diagnosis.findings
+            for finding in diagnosis.findings
         ],
-        "splits": {split: _split_json(one) for split, one in diagnosis.splits.items()},
+        "splits": {split: _split_json(statistics) for split, statistics in diagnosis.splits.items()},
         "inventories": {
             split: [
-                {"kind": one.noun, "found": one.total, "used": one.used}
-                | {"left_out": {reason: len(names) for reason, names in one.left_out.items()}}
-                for one in of_split
+                {"kind": inventory.noun, "found": inventory.total, "used": inventory.used}
+                | {"left_out": {reason: len(names) for reason, names in inventory.left_out.items()}}
+                for inventory in split_inventories
             ]
-            for split, of_split in diagnosis.inventories.items()
+            for split, split_inventories in diagnosis.inventories.items()
         },
         "cost": None
         if cost is None
@@ -84,16 +90,21 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
     }
 
 
-def _split_json(one: SplitStatistics) -> dict[str, Any]:
+def _split_json(statistics: SplitStatistics) -> dict[str, Any]:
     classes = {
         key: {"unit": c.unit, "complete": c.complete, "counts": dict(zip(c.names, c.counts.tolist(), strict=True))}
-        for key, c in one.classes.items()
+        for key, c in statistics.classes.items()
     }
     measures = {
         key: {name: np.quantile(ns, list(rows.QUANTILES.values())).tolist() for name, ns in named.items() if len(ns)}
-        for key, named in one.measures.items()
+        for key, named in statistics.measures.items()
     }
     return {
-        **{"images": one.images, "opened": one.opened, "provides": list(one.provides), "classes": classes},
+        **{
+            "images": statistics.images,
+            "opened": statistics.opened,
+            "provides": list(statistics.provides),
+            "classes": classes,
+        },
         **{"quantiles": list(rows.QUANTILES.values()), "measures": measures},
     }

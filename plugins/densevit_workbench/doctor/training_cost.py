@@ -48,7 +48,7 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, findings: Findi
 
     sizes: (N, 2), of images; the cost is counted for their median size. Returns None if the model cannot be built.
     """
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             check_frozen(config)
@@ -62,7 +62,7 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, findings: Findi
         except DensevitError as error:
             findings.report("error", "the config cannot be trained on this data", [str(error)])
             return None
-    texts = list(dict.fromkeys(str(one.message) for one in said if issubclass(one.category, UserWarning)))
+    texts = list(dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)))
     findings.report("warning", "warnings of the training", texts)
     if config.initial_weights == "random" and config.data.options.get("root") and len(data.train) < FEW_IMAGES:
         fix = "Pretrained weights train better: backbone=efficientnet_lite0, or a recipe such as start/detector."

@@ -64,7 +64,9 @@ class Findings:
                 for layer in self.layers
             ],
             "objects": {
-                head: [{"name": one.name, "score": one.score, "box": list(one.box)} for one in objects]
+                head: [
+                    {"name": detected.name, "score": detected.score, "box": list(detected.box)} for detected in objects
+                ]
                 for head, objects in self.objects.items()
             },
         }

@@ -17,7 +17,7 @@ class DetrInspector(Inspector):
         self, part: Any, recorded: Sequence[RecordedAttention], outputs: dict[str, Any], size: Grid
     ) -> Tensor | None:
         """The mean over the heads of the layer (Carion et al. 2020, figure 6)."""
-        weights = [one.weights for one in recorded if one.name.endswith("cross_attention")][-1]
+        weights = [layer.weights for layer in recorded if layer.name.endswith("cross_attention")][-1]
         query = top_queries(outputs["logits"], part.softmax)[2][0]
         maps = weights[0].mean(0)[-outputs["logits"].shape[1] :]  # (Q, S)
         return maps[query].unflatten(1, grid_of(size, part.project.stride))

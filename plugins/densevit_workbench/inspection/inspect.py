@@ -75,7 +75,7 @@ def inspect(
     inner = sample["image"].shape[1:]  # without padding
     share = (0.5, 0.5) if at is None else (at[1] / height, at[0] / width)
     point = (share[0] * inner[0] / shown.shape[0], share[1] * inner[1] / shown.shape[1])
-    found = Inspection(shown, point)
+    inspection = Inspection(shown, point)
 
     device = dense.mean.device
     for key in ("images", "padding_mask"):
@@ -95,35 +95,39 @@ def inspect(
     predictions = dense.predictions(outputs, batch["targets"])
 
     embeddings = backbone.positions()
-    found.similarity = None if embeddings is None else measures.position_similarity(embeddings.cpu())
-    found.layers = backbone.attention(recorded, found.size)
-    found.distances = {layer.name: measures.mean_attention_distance(layer, found.size) for layer in found.layers}
+    inspection.similarity = None if embeddings is None else measures.position_similarity(embeddings.cpu())
+    inspection.layers = backbone.attention(recorded, inspection.size)
+    inspection.distances = {
+        layer.name: measures.mean_attention_distance(layer, inspection.size) for layer in inspection.layers
+    }
     objects, lowest = {}, dense.default_thresholds
     for name, head in heads.items():
-        maps = head.objects(recorded, outputs[name], found.size)
+        maps = head.objects(recorded, outputs[name], inspection.size)
         if maps is not None:
             scale = (inner[0] / height, inner[1] / width)
             objects[name] = _objects(maps.cpu(), predictions[name][0], dense.classes[name], scale, lowest[name])
-    found.objects = objects
+    inspection.objects = objects
     figures = {backbone.name: backbone.figures(recorded, {}, shown)}
     figures |= {head.name: head.figures(recorded, outputs[name], shown) for name, head in heads.items()}
     for name in inspectors:
-        if not any(of_part[name] for of_part in figures.values()):
+        if not any(by_inspector[name] for by_inspector in figures.values()):
             raise DensevitError(f"inspect: the inspector {name!r} shows nothing of this model.")
-    found.figures = {part: [one for own in of_part.values() for one in own] for part, of_part in figures.items()}
-    return found
+    inspection.figures = {
+        part: [figure for group in by_inspector.values() for figure in group] for part, by_inspector in figures.items()
+    }
+    return inspection
 
 
 def _objects(
-    maps: Tensor, found: Mapping[str, Tensor], classes: Sequence[Any], scale: tuple[float, float], lowest: float
+    maps: Tensor, predicted: Mapping[str, Tensor], classes: Sequence[Any], scale: tuple[float, float], lowest: float
 ) -> list[ObjectAttention]:
     """The objects with a score of at least `lowest`, at most MOST_OBJECTS; if there are none, the best object."""
-    scores = found["scores"].tolist()
+    scores = predicted["scores"].tolist()
     chosen = [i for i in range(len(scores)) if scores[i] >= lowest][:MOST_OBJECTS] or [*range(len(scores))][:1]
     objects = []
     for i in chosen:
-        x1, y1, x2, y2 = found["boxes"][i].tolist()
+        x1, y1, x2, y2 = predicted["boxes"][i].tolist()
         box = (x1 * scale[1], y1 * scale[0], x2 * scale[1], y2 * scale[0])
-        label = int(found["labels"][i])
+        label = int(predicted["labels"][i])
         objects.append(ObjectAttention(classes[label].name, label, scores[i], box, maps[i]))
     return objects

@@ -44,20 +44,20 @@ def write(findings: Findings, folder: Path) -> list[Path]:
         title = "Attention of the query, heads of the last layer"
         sections.append(Section(title, figure("heads", tiles, 6, SIDE, HEADS)))
     for head, objects in findings.objects.items():
-        names = drawable_names({one.label: one.name for one in objects})
+        names = drawable_names({detected.label: detected.name for detected in objects})
         tiles = [
             (
-                f"{names[one.label]} {one.score:.2f}",
-                figures.with_box(figures.heat(findings.image, one.map.numpy()), one.box),
+                f"{names[detected.label]} {detected.score:.2f}",
+                figures.with_box(figures.heat(findings.image, detected.map.numpy()), detected.box),
             )
-            for one in objects
+            for detected in objects
         ]
         if tiles:
             sections.append(Section(f"Detected objects: {head}", figure(f"objects-{head}", tiles, 4, 300, OBJECTS)))
-    for part, own in findings.figures.items():
-        for one in own:
-            shown = figure(f"{one.name}-{part}", one.tiles, one.columns, one.side, one.caption)
-            sections.append(Section(f"{one.title}: {part}", shown))
+    for part, part_figures in findings.figures.items():
+        for drawn in part_figures:
+            shown = figure(f"{drawn.name}-{part}", drawn.tiles, drawn.columns, drawn.side, drawn.caption)
+            sections.append(Section(f"{drawn.title}: {part}", shown))
     files.append(folder / "inspect.html")
     height, width = findings.size
     about = f"{width} x {height} pixels; {len(findings.layers)} layers of attention"

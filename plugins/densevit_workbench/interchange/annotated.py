@@ -149,9 +149,9 @@ def box_limits(header: Header, size: tuple[int, int]) -> tuple[int, int]:
 def image_files(folder: Path, channels: Channels | None, unread: bool = False) -> list[Path]:
     """Returns all image files below a folder, sorted. channels: those of the images; None: RGB.
     unread: also those of formats that are not read."""
-    known = channels or RGB
-    files = files_below(folder, (*image_suffixes(known), *(UNREAD_FORMATS if unread else ())))
-    return list(map(Path, first_files(map(str, files), known))) if known.files else files
+    channels = channels or RGB
+    files = files_below(folder, (*image_suffixes(channels), *(UNREAD_FORMATS if unread else ())))
+    return list(map(Path, first_files(map(str, files), channels))) if channels.files else files
 
 
 def is_unread(path: Path) -> bool:
@@ -197,12 +197,12 @@ def file_inventory(
     return inventory
 
 
-def object_inventory(noun: str, used: int, others: Iterable[str], root: Path, faults: Faults) -> Inventory:
+def object_inventory(noun: str, used: int, left_out: Iterable[str], root: Path, faults: Faults) -> Inventory:
     """Counts objects: those that are used, the invalid ones, and for others the label file or image left out."""
     inventory = Inventory(noun, used)
     for reason, places in faults.invalid_objects.items():
-        inventory.leave_out(reason, (shown_place(place, root) for place in places))
-    inventory.leave_out("of a file that is left out", others)
+        inventory.leave_out(reason, (shown_place(where, root) for where in places))
+    inventory.leave_out("of a file that is left out", left_out)
     return inventory
 
 
@@ -223,9 +223,9 @@ def below_root(path: Path, root: Path) -> str:
     return (normal.relative_to(base) if normal.is_relative_to(base) else path).as_posix()
 
 
-def shown_place(place: str, root: Path) -> str:
+def shown_place(where: str, root: Path) -> str:
     """Returns a place in a file, such as "FILE, line 3", with the file relative to root."""
-    return place.removeprefix(f"{root}{os.sep}")
+    return where.removeprefix(f"{root}{os.sep}")
 
 
 def absolute(path: Path) -> Path:

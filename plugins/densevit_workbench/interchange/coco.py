@@ -31,13 +31,13 @@ from densevit_workbench.interchange.annotated import (
 from densevit_workbench.interchange.faults import Faults
 
 _OTHER_TASKS = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # of COCO's own jsons
-_OWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "area")
+_FIELDS = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "area")
 
 
 def read_coco(source: Path, faults: Faults, channels: Channels | None = None) -> Annotated:
     """Reads a folder in a layout of the data set `coco`, or one json with its images below its folder."""
-    found = _split_files(source)
-    if not found:
+    split_files = _split_files(source)
+    if not split_files:
         raise DataError(
             f"{source}: no json in COCO's format is found, such as train.json or annotations/instances_train.json."
         )
@@ -45,26 +45,26 @@ def read_coco(source: Path, faults: Faults, channels: Channels | None = None) ->
     classes: dict[int, str] = {}
     splits: dict[str, list[AnnotatedImage]] = {}
     wanted: list[Path] = []
-    others: list[str] = []  # the image of each annotation of an image that is left out
-    for split, files in found.items():
+    left_out: list[str] = []  # the image of each annotation of an image that is left out
+    for split, files in split_files.items():
         file = files.file
         document = parse_json(file, keep_segmentations=True)
         annotations_of(file, document, masks=False)  # raises for an invalid document
-        own = {one.file_id: one.name for one in classes_of(file, document)}
-        for file_id, name in own.items():
+        categories = {category.file_id: category.name for category in classes_of(file, document)}
+        for file_id, name in categories.items():
             if classes.setdefault(file_id, name) != name:
                 raise DataError(f"{file}: category {file_id} is {name!r}, but in another split {classes[file_id]!r}.")
         folder = files.image_folder([image["file_name"] for image in document["images"]])
         splits[split] = []
         for image, path, records in _rows(document, folder, faults):
             wanted.append(path)
-            others += [image["file_name"]] * len(records)
+            left_out += [image["file_name"]] * len(records)
             with faults.collecting():
                 faults.check_place(f"{file}: image {image['id']!r}", path, root)
-                splits[split].append(_image(image, path, records, own, file, faults, channels))
-                del others[len(others) - len(records) :]
+                splits[split].append(_image(image, path, records, categories, file, faults, channels))
+                del left_out[len(left_out) - len(records) :]
     faults.check(source, splits)
-    files_of_splits = [files.file for files in found.values()]
+    files_of_splits = [files.file for files in split_files.values()]
     is_image, unused = lambda path: "panoptic" not in path.parent.name, "in no json of a split"
     if source.is_file():  # which may be in a folder with other things
         inventories = (
@@ -77,7 +77,7 @@ def read_coco(source: Path, faults: Faults, channels: Channels | None = None) ->
             image_inventory(root, wanted, splits, unused, channels, is_image),
             file_inventory("json file", jsons, files_of_splits, root, lambda file: "not named as the json of a split"),
         )
-    objects = object_inventory("annotation", object_count(splits), others, root, faults)
+    objects = object_inventory("annotation", object_count(splits), left_out, root, faults)
     ids = sorted(classes)
     names = tuple(classes[file_id] for file_id in ids)
     return Annotated(names, splits, tuple(ids), inventories=(*inventories, objects))
@@ -100,12 +100,12 @@ def _split_files(source: Path) -> dict[str, SplitFiles]:
     """Returns the json of each split; "" for a folder with a single json."""
     if source.is_file():
         return {"": SplitFiles(source, (source.parent,), source.parent)}
-    found = {split: files for split in SPLITS if (files := located_split(source, split)) is not None}
-    single = None if found else single_json(source)
-    return found if single is None else {"": single}
+    split_files = {split: files for split in SPLITS if (files := located_split(source, split)) is not None}
+    single = None if split_files else single_json(source)
+    return split_files if single is None else {"": single}
 
 
-def _place(file: Path, record: Mapping[str, Any]) -> str:
+def _where(file: Path, record: Mapping[str, Any]) -> str:
     return f"{file}, annotation {shown(record.get('id'))}"
 
 
@@ -130,13 +130,13 @@ def _image(
     objects = []
     for record in records:
         with faults.collecting():
-            objects.append(_object(record, limits, names[record["category_id"]], _place(file, record)))
+            objects.append(_object(record, limits, names[record["category_id"]], _where(file, record)))
     return AnnotatedImage(path, height, width, tuple(objects))
 
 
 def _object(record: Mapping[str, Any], limits: tuple[int, int], name: str, where: str) -> AnnotatedObject:
     x, y, w, h = map(float, record["bbox"])
-    more = {key: value for key, value in record.items() if key not in _OWN}
+    more = {key: value for key, value in record.items() if key not in _FIELDS}
     crowd, degrees = bool(record.get("iscrowd", 0)), rotation_of(record)
     if degrees and w > 0 and h > 0:
         return rotated_object(name, (x, y, w, h), degrees, limits, where, crowd, more)

@@ -72,25 +72,25 @@ def convert_dataset(
     source, out = user_path(source), user_path(out)
     check_paths(source, out)
     faults = Faults(skip_unreadable, outside_paths, strict)
-    given = READERS[format](source, faults, channels, **({} if origin is None else {"origin": origin}))
+    annotated = READERS[format](source, faults, channels, **({} if origin is None else {"origin": origin}))
     if text := faults.left_out_text(source):
         warnings.warn(text, stacklevel=2)
-    for inventory in given.inventories:
+    for inventory in annotated.inventories:
         if inventory.left_out:
             warnings.warn(f"{source}: {inventory}.", stacklevel=2)
     if merge:
-        given = merge_classes(given, merge)
-    splits = splits or (None if {"train", "val"} <= given.splits.keys() else DEFAULT_SPLITS)
+        annotated = merge_classes(annotated, merge)
+    splits = splits or (None if {"train", "val"} <= annotated.splits.keys() else DEFAULT_SPLITS)
     if splits:
-        given = split_again(given, splits, seed, channels)
+        annotated = split_again(annotated, splits, seed, channels)
     with atomic_folder(out) as folder:
-        for split, images in given.splits.items():
-            _write_split(given, split, images, folder, source, track, channels or RGB)
-    return replace(given, left_out=tuple(faults.left_out))
+        for split, images in annotated.splits.items():
+            _write_split(annotated, split, images, folder, source, track, channels or RGB)
+    return replace(annotated, left_out=tuple(faults.left_out))
 
 
 def _write_split(
-    given: Annotated,
+    annotated: Annotated,
     split: str,
     images: list[AnnotatedImage],
     folder: Path,
@@ -100,32 +100,32 @@ def _write_split(
 ) -> None:
     names = _file_names(images, source)
     for image, name in track(zip(images, names, strict=True), f"Writing {split}", len(images)):
-        _place(image, folder / split / name, channels)
+        _link_or_copy(image, folder / split / name, channels)
     (folder / split).mkdir(exist_ok=True)
-    (folder / f"{split}.json").write_text(coco_json(given, images, names), encoding="utf-8")
+    (folder / f"{split}.json").write_text(coco_json(annotated, images, names), encoding="utf-8")
 
 
-def coco_json(given: Annotated, images: Sequence[AnnotatedImage], names: Sequence[str]) -> str:
+def coco_json(annotated: Annotated, images: Sequence[AnnotatedImage], names: Sequence[str]) -> str:
     """Returns a json in COCO's format of a split's images. names: their `file_name`s."""
-    ids = given.ids or tuple(range(1, len(given.classes) + 1))
-    category_id = dict(zip(given.classes, ids, strict=True))
+    ids = annotated.ids or tuple(range(1, len(annotated.classes) + 1))
+    category_id = dict(zip(annotated.classes, ids, strict=True))
     listed: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (image, name) in enumerate(zip(images, names, strict=True), 1):
         listed.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
-        for one in image.objects:
-            record = {"id": len(annotations) + 1, "image_id": number, "category_id": category_id[one.category]}
-            annotations.append(record | _record(one))
-    categories = [{"id": category_id[name], "name": name} for name in given.classes]
+        for obj in image.objects:
+            record = {"id": len(annotations) + 1, "image_id": number, "category_id": category_id[obj.category]}
+            annotations.append(record | _record(obj))
+    categories = [{"id": category_id[name], "name": name} for name in annotated.classes]
     return json.dumps({"images": listed, "annotations": annotations, "categories": categories}, ensure_ascii=False)
 
 
-def _record(one: AnnotatedObject) -> dict[str, Any]:
-    area = one.bbox[2] * one.bbox[3] if one.area is None else one.area
+def _record(obj: AnnotatedObject) -> dict[str, Any]:
+    area = obj.bbox[2] * obj.bbox[3] if obj.area is None else obj.area
     # float32's precision is 1e-4 of a pixel at most: six decimals remove the noise of products
-    values = {"bbox": np.round(one.bbox, 6).tolist(), "area": round(area, 6), "iscrowd": int(one.iscrowd)}
-    segmentation = {} if one.segmentation is None else {"segmentation": one.segmentation}
-    return {**values, **segmentation, **one.more}
+    values = {"bbox": np.round(obj.bbox, 6).tolist(), "area": round(area, 6), "iscrowd": int(obj.iscrowd)}
+    segmentation = {} if obj.segmentation is None else {"segmentation": obj.segmentation}
+    return {**values, **segmentation, **obj.more}
 
 
 def _file_names(images: list[AnnotatedImage], source: Path) -> list[str]:
@@ -144,7 +144,7 @@ def _file_names(images: list[AnnotatedImage], source: Path) -> list[str]:
     return names
 
 
-def _place(image: AnnotatedImage, path: Path, channels: Channels) -> None:
+def _link_or_copy(image: AnnotatedImage, path: Path, channels: Channels) -> None:
     """Links or copies an image's files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if image.content is not None:

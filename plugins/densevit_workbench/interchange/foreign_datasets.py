@@ -104,24 +104,28 @@ class Labelme(ConvertedCoco):
 def _converted(format: str, source: Path, outside_paths: bool, on_error: OnError, channels: Channels) -> Arrays:
     """Reads a data set and writes a json for each split."""
     faults = Faults(on_error == "skip", outside_paths)
-    given = READERS[format](source, faults, channels)
-    left_out = [f"{source}: {inventory}." for inventory in given.inventories if inventory.left_out]
+    annotated = READERS[format](source, faults, channels)
+    left_out = [f"{source}: {inventory}." for inventory in annotated.inventories if inventory.left_out]
     left_out += [text] if (text := faults.left_out_text(source)) else []
     root = source if source.is_dir() else source.parent
     texts = {
-        split or "train": coco_json(given, images, [below_root(image.path, root) for image in images])
-        for split, images in given.splits.items()
+        split or "train": coco_json(annotated, images, [below_root(image.path, root) for image in images])
+        for split, images in annotated.splits.items()
     }
     folder = _written(f"{format}-{root.absolute().name}", texts)
-    counts = [f"{split or 'all'}: {counted(len(images), 'image')}" for split, images in given.splits.items()]
-    counts_left_out = [counted(one.total - one.used, one.noun) for one in given.inventories if one.left_out]
+    counts = [f"{split or 'all'}: {counted(len(images), 'image')}" for split, images in annotated.splits.items()]
+    counts_left_out = [
+        counted(inventory.total - inventory.used, inventory.noun)
+        for inventory in annotated.inventories
+        if inventory.left_out
+    ]
     conversion = (
-        f"{source} is in the format {format!r}: {counted(len(given.classes), 'class')}; {', '.join(counts)}"
+        f"{source} is in the format {format!r}: {counted(len(annotated.classes), 'class')}; {', '.join(counts)}"
         f"{'; left out: ' if counts_left_out else ''}{', '.join(counts_left_out)}. In COCO's format: {folder}"
     )
     files = {absolute(path) for path in files_below(root, _READ)}
-    given_images = (image for images in given.splits.values() for image in images)
-    files |= {absolute(Path(file)) for image in given_images for file in channel_paths(image.path, channels)}
+    all_images = (image for images in annotated.splits.values() for image in images)
+    files |= {absolute(Path(file)) for image in all_images for file in channel_paths(image.path, channels)}
     above = {folder for file in files for folder in file.parents if folder.is_relative_to(absolute(root))}
     watched = [*sorted({*files, *above, absolute(source)}), *sorted(folder.iterdir())]
     return {

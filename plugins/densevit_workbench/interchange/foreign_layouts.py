@@ -23,8 +23,8 @@ def foreign_format(path: Path) -> str | None:
     if is_yolo_folder(path):
         return "yolo"
     for format, suffix, is_label in (("voc", "xml", _is_voc), ("labelme", "json", _is_labelme)):
-        found = (file for depth in _DEPTHS for file in path.glob(f"{depth}*.{suffix}"))
-        if any(map(is_label, islice(found, _SEEN))):
+        files = (file for depth in _DEPTHS for file in path.glob(f"{depth}*.{suffix}"))
+        if any(map(is_label, islice(files, _SEEN))):
             return format
     return None
 

@@ -20,23 +20,23 @@ class ImageLookup:
     def __init__(self, root: Path, images: Iterable[Path]) -> None:
         self.root = root
         self._images: set[str] = set()
-        self._by_place: dict[str, list[Path]] = defaultdict(list)  # the path below root without suffix
+        self._by_path: dict[str, list[Path]] = defaultdict(list)  # the path below root without suffix
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
         self._folders: set[str] = set()  # names of folders for images
         for image in sorted(images, key=is_unread):
             below = image.relative_to(root)
-            place = key(below.with_suffix(""))
-            if is_unread(image) and (place in self._by_place or key(below.stem) in self._by_stem):
+            path = key(below.with_suffix(""))
+            if is_unread(image) and (path in self._by_path or key(below.stem) in self._by_stem):
                 continue  # the original of a converted image
             self._images.add(os.path.normpath(image))
-            self._by_place[place].append(image)
+            self._by_path[path].append(image)
             self._by_stem[key(below.stem)].append(image)
             self._folders |= {part for part in below.parts[:-1] if part.lower() in _IMAGE_FOLDERS}
 
     def beside(self, file: Path, filename: str = "") -> Path | None:
         """Returns the image in the folder of a label file, with its stem. filename: decides between two of them."""
-        place = key(file.relative_to(self.root).with_suffix(""))
-        return _single(file, self._by_place.get(place, ()), filename)
+        path = key(file.relative_to(self.root).with_suffix(""))
+        return _single(file, self._by_path.get(path, ()), filename)
 
     def in_layout(self, file: Path, filename: str = "", folder: str = "", stem: str = "") -> Path | None:
         """Returns the image with the stem of a label file in a folder for images, such as JPEGImages beside
@@ -46,31 +46,31 @@ class ImageLookup:
         """
         below = file.relative_to(self.root)
         for places in self._layouts(below.parts[:-1]):
-            keys = dict.fromkeys(key(PurePath(*place, stem or below.stem)) for place in places)
-            found = [image for key in keys for image in self._by_place.get(key, ())]
-            if found:
-                return _single(file, found, filename, folder)
+            keys = dict.fromkeys(key(PurePath(*parts, stem or below.stem)) for parts in places)
+            images = [image for key in keys for image in self._by_path.get(key, ())]
+            if images:
+                return _single(file, images, filename, folder)
         return None
 
     def _layouts(self, folders: Sequence[str]) -> Iterator[list[list[str]]]:
         """Yields candidate folders of images, in order of preference: a folder for images in place of another one,
         additional to the others, and none."""
         names = sorted(self._folders)
-        others = [i for i, part in enumerate(folders) if part.lower() not in SPLIT_NAMES]
-        yield [[*folders[:i], name, *folders[i + 1 :]] for i in reversed(others) for name in names]
+        replaceable = [i for i, part in enumerate(folders) if part.lower() not in SPLIT_NAMES]
+        yield [[*folders[:i], name, *folders[i + 1 :]] for i in reversed(replaceable) for name in names]
         yield [[*folders[:i], name, *folders[i:]] for i in range(len(folders) + 1) for name in names]
-        yield [[*folders[:i], *folders[i + 1 :]] for i in reversed(others)]
+        yield [[*folders[:i], *folders[i + 1 :]] for i in reversed(replaceable)]
 
     def named(self, file: Path, filename: str, folder: str = "") -> Path | None:
         """Returns the image that a label file names, relative to its folder, or in a folder for images.
 
         filename: may have folders of another machine; without them, it is searched for in the same places.
         """
-        places = [file.parent, *((file.parent / folder, file.parent.parent / folder) if folder else ())]
+        bases = [file.parent, *((file.parent / folder, file.parent.parent / folder) if folder else ())]
         for name in dict.fromkeys((filename, _last(filename))):
-            for place in places if name else ():
-                found = find_file(place, name, outside_paths=True)
-                path = os.path.normpath(place / found) if found else ""
+            for base in bases if name else ():
+                name_on_disk = find_file(base, name, outside_paths=True)
+                path = os.path.normpath(base / name_on_disk) if name_on_disk else ""
                 if path in self._images:
                     return Path(path)
         stem = PurePath(_last(filename)).stem

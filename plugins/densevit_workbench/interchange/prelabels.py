@@ -66,15 +66,15 @@ def prelabels(
 
     Images are named by their paths below the folder that has all of them.
     """
-    number = {image["id"]: place for place, image in enumerate(images, 1)}
-    ids = [one.file_id for one in classes]
+    numbers = {image["id"]: number for number, image in enumerate(images, 1)}
+    ids = [category.file_id for category in classes]
     names = names_below([image["file_name"] for image in images])
     annotations: list[dict[str, Any]] = []
     for entry in entries:
         if not {"category_id", "bbox", "segmentation"} & entry.keys() or entry.get("score", 1.0) < threshold:
             continue
         image_id, category = entry.get("image_id"), entry.get("category_id")
-        if category not in ids or image_id not in number:
+        if category not in ids or image_id not in numbers:
             raise DataError(
                 f"An object has the category_id {category!r} and the image_id {image_id!r}; expected a class of the "
                 "model and a predicted image. Was the file edited? Fix: correct it, or predict again."
@@ -86,11 +86,11 @@ def prelabels(
         values["area"] = values.get("area", values["bbox"][2] * values["bbox"][3])
         if "keypoints" in values:
             values["num_keypoints"] = sum(score > 0 for score in values["keypoints"][2::3])
-        named = {"id": len(annotations) + 1, "image_id": number[entry["image_id"]], "iscrowd": 0}
+        named = {"id": len(annotations) + 1, "image_id": numbers[entry["image_id"]], "iscrowd": 0}
         annotations.append(named | values)
     return {
         "images": [
-            {"id": number[image["id"]], "file_name": name} | {side: image[side] for side in ("width", "height")}
+            {"id": numbers[image["id"]], "file_name": name} | {side: image[side] for side in ("width", "height")}
             for image, name in zip(images, names, strict=True)
         ],
         "annotations": annotations,

@@ -33,9 +33,9 @@ def write_shards(dataset: Dataset, folder: Path, size: int) -> Iterator[int]:
     whose type is not the registered one of that name, and for invalid samples.
     """
     types = TargetTypes.of(dataset)
-    own = [key for key in dataset.provides if type(types.get(key)) is not type(TargetTypes().get(key))]
-    if own:
-        raise DataError(f"The target {own[0]!r} has a custom type, which shards cannot store.")
+    custom = [key for key in dataset.provides if type(types.get(key)) is not type(TargetTypes().get(key))]
+    if custom:
+        raise DataError(f"The target {custom[0]!r} has a custom type, which shards cannot store.")
     folder.mkdir(parents=True)
     path_of = getattr(dataset, "path", lambda index: None)
     index, shards, records = 0, list[int](), list[tuple[int, ...]]()
@@ -57,8 +57,8 @@ def write_shards(dataset: Dataset, folder: Path, size: int) -> Iterator[int]:
         "object_counts": dataset.object_counts(),
         "image_classes": dataset.image_classes() if isinstance(dataset, SupportsImageClasses) else None,
     }
-    known = {key: array for key, array in arrays.items() if array is not None}
-    np.savez(folder / INDEX, **known)  # type: ignore[arg-type]
+    available = {key: array for key, array in arrays.items() if array is not None}
+    np.savez(folder / INDEX, **available)  # type: ignore[arg-type]
 
 
 def write_record(

@@ -93,8 +93,8 @@ class Shards(Dataset):
 
     def shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Returns the indices in random order within each 4 successive shards of a random order of the shards."""
-        place = rng.permutation(len(self._paths))  # of each shard
-        window = place[self._arrays["records"][indices, 0]] // _WINDOW
+        position = rng.permutation(len(self._paths))  # of each shard
+        window = position[self._arrays["records"][indices, 0]] // _WINDOW
         return indices[np.lexsort((rng.random(len(indices)), window))]
 
     def __getitem__(self, index: int) -> Sample:
@@ -111,7 +111,7 @@ def decode(data: bytes, name: str) -> Sample:
     Raises UnreadableFileError if it is damaged.
     """
     with naming_file(name, "record", len(data)), tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        files = {one.name.partition(".")[2]: tar.extractfile(one).read() for one in tar}  # type: ignore[union-attr]
+        files = {member.name.partition(".")[2]: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
         targets = json.loads(files.pop("json"))
         with np.load(io.BytesIO(files.pop("npz")), allow_pickle=False) as stored:
             arrays = dict(stored)

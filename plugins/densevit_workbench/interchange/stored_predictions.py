@@ -125,8 +125,8 @@ class StoredPredictions:
     def _columns(self, head: str, image: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the predictions per image in a row of images.parquet; see `image_columns`."""
         prefix = f"{head}/" if len(self._maps.classes) > 1 else ""
-        found = {name.removeprefix(prefix): value for name, value in image.items() if name.startswith(prefix)}
-        return {key: json.loads(x) if _JSON.match(str(x)) else x for key, x in found.items() if x is not None}
+        columns = {name.removeprefix(prefix): value for name, value in image.items() if name.startswith(prefix)}
+        return {key: json.loads(x) if _JSON.match(str(x)) else x for key, x in columns.items() if x is not None}
 
 
 class StoredModel(DenseModel):
@@ -147,7 +147,7 @@ class StoredModel(DenseModel):
         if 0 < len(missing) < len(names):
             raise stored.missing(names[missing[0]], f"{len(missing):,} of the {len(names):,} images of the data")
         by_id = {str(image["id"]): image for image in stored.images if len(missing)}
-        self.found = by_id | {index: stored.images[row] for index, row in enumerate(rows.tolist()) if row >= 0}
+        self.image_of = by_id | {index: stored.images[row] for index, row in enumerate(rows.tolist()) if row >= 0}
         for head in self.heads:
             if plan.predictor.config is not None and plan.predictor.config.heads[head].evaluation is None:
                 raise ConfigError(
@@ -167,12 +167,12 @@ class StoredModel(DenseModel):
         self, batch: Batch, inference: Mapping[str, InferenceSection] | None = None
     ) -> dict[str, list[Predictions]]:
         """The stored predictions of a batch of the data set, as `DenseModel.infer` returns them; none of repeats."""
-        found = [self._of(target) if "dataset_index" in target else {} for target in batch["targets"]]
-        return {name: [by_head.get(name, {}) for by_head in found] for name in self.heads}
+        predictions = [self._stored(target) if "dataset_index" in target else {} for target in batch["targets"]]
+        return {name: [by_head.get(name, {}) for by_head in predictions] for name in self.heads}
 
-    def _of(self, target: Targets) -> dict[str, Predictions]:
+    def _stored(self, target: Targets) -> dict[str, Predictions]:
         image_id, size = str(target["image_id"]), tuple(map(int, target["original_size"]))
-        image = self.found.get(target["dataset_index"], self.found.get(image_id))
+        image = self.image_of.get(target["dataset_index"], self.image_of.get(image_id))
         if image is None:
             raise self.stored.missing(image_id, "images of the data")
         if (image["height"], image["width"]) != size:
@@ -223,17 +223,17 @@ def _places(file: Path) -> Iterator[tuple[int | str, int, int]]:
     if file.suffix == ".parquet":
         yield from ((image_id, 0, 0) for image_id in read_part(file)["image_id"].unique().to_pylist())
         return
-    first, found = 0, set()
+    first, seen = 0, set()
     with file.open("rb") as lines:
         for start, entries in groupby(lines, lambda line: line.partition(b', "')[0]):  # \" in strings
             length, begins = sum(map(len, entries)), start.startswith(b'{"image_id": ')
-            if start in found or not (begins or start.strip() in (b"", b"[", b"]", b"[]")):
+            if start in seen or not (begins or start.strip() in (b"", b"[", b"]", b"[]")):
                 raise DataError(
                     f"{file} has changed since the prediction: expected a line per object, and the objects of an image "
                     f"in successive lines; found {start[:60]!r}. {_EDITED}"
                 )
             if begins:
-                found.add(start)
+                seen.add(start)
                 yield json.loads(start + b"}")["image_id"], first, length
             first += length
 

@@ -45,10 +45,10 @@ def read_yolo(source: Path, faults: Faults, channels: Channels | None = None) ->
     listing = Listing(root, file, values, faults, channels)
     if not any(listing.images.values()):
         unread = [path for path in image_files(root, channels, unread=True) if is_unread(path)]
-        found = f" Found {len(unread):,} files such as {unread[0]}, {TO_CONVERT}." if unread else ""
+        unread_note = f" Found {len(unread):,} files such as {unread[0]}, {TO_CONVERT}." if unread else ""
         raise DataError(
-            f"{source}: found no images of a YOLO data set. Expected a data.yaml with train and val, or folders "
-            f"such as images/train with labels/train, train/images with train/labels, or images with labels.{found}"
+            f"{source}: found no images of a YOLO data set. Expected a data.yaml with train and val, or folders such "
+            f"as images/train with labels/train, train/images with train/labels, or images with labels.{unread_note}"
         )
     text_files = TextFiles(listing)
     splits: dict[str, list[AnnotatedImage]] = {split: [] for split in listing.images}
@@ -108,8 +108,8 @@ def _names(root: Path, file: Path | None, values: Mapping[str, Any]) -> tuple[st
         names = [by_index[index] for index in range(len(names))]
     if isinstance(names, list):
         return named(names, f"{file}: names")
-    given = [*places_of(root, file, names)] if file is not None and isinstance(names, str) else []
-    for text in (*given, *(root / name for name in _NAME_FILES), root / "labels" / "classes.txt"):
+    candidates = [*places_of(root, file, names)] if file is not None and isinstance(names, str) else []
+    for text in (*candidates, *(root / name for name in _NAME_FILES), root / "labels" / "classes.txt"):
         if text.is_file():
             return named([line for line in read_text(text).splitlines() if line.strip()], str(text))
     raise DataError(
@@ -136,10 +136,10 @@ def _image(
     if exists:
         faults.record_use(file, path)
     objects = []
-    for place, line in enumerate(read_text(file).splitlines() if exists else [], 1):
+    for row, line in enumerate(read_text(file).splitlines() if exists else [], 1):
         if line.strip():
             with faults.collecting():
-                where = f"{file}, line {place}"
+                where = f"{file}, line {row}"
                 objects.append(parse_line(line.split(), names, (width, height), has_keypoints, where))
     return AnnotatedImage(path, height, width, tuple(objects), label_file_exists=exists)
 
@@ -162,22 +162,22 @@ def _inventories(
         for image in images_of_split
         if image.label_file_exists
     }
-    others = {
+    unused_files = {
         file for file in text_files.all() - used - {*map(absolute, listing.lists)} if file.name not in _NAME_FILES
     }
-    others = {file for file in others if file in owners or "labels" in Path(below_root(file, root)).parts}
-    lines = {file: _lines(file) for file in others}
+    unused_files = {file for file in unused_files if file in owners or "labels" in Path(below_root(file, root)).parts}
+    lines = {file: _lines(file) for file in unused_files}
 
     def reason(file: Path) -> str:
         if file not in owners:
             return "without an image"
         return f"of an image {TO_CONVERT}" if is_unread(owners[file]) else "of an image that is left out"
 
-    of_others = [below_root(file, root) for file, texts in sorted(lines.items()) for _ in texts]
+    unused_lines = [below_root(file, root) for file, texts in sorted(lines.items()) for _ in texts]
     return (
         images,
         file_inventory("label file", [*lines, *used], used, root, reason),
-        object_inventory("object", object_count(splits), of_others, root, listing.faults),
+        object_inventory("object", object_count(splits), unused_lines, root, listing.faults),
     )
 
 

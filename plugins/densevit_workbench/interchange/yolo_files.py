@@ -61,24 +61,26 @@ class Listing:
         images = {}
         for split, entry in entries.items():
             try:
-                images[split] = self._of_entry(file, entry)
+                images[split] = self._entry_images(file, entry)
             except MissingEntryError as error:
                 if split != "test" or not {"train", "val"} <= entries.keys():
                     raise
                 warnings.warn(f"{error} The split test is left out.", stacklevel=2)
         return images
 
-    def _of_entry(self, file: Path, entry: Any) -> list[Path]:
+    def _entry_images(self, file: Path, entry: Any) -> list[Path]:
         """Returns the images of an entry of data.yaml: a folder, a text file of paths, or a list of these."""
         paths: list[Path] = []
-        for one in entry if isinstance(entry, list) else [entry]:
-            places = places_of(self.base, file, str(one))
-            there = [place for place in places if place.exists()]
-            if not there:
-                raise MissingEntryError(f"{file}: {one!r} does not exist. Looked for {', '.join(map(str, places))}.")
-            place = next((place for place in there if absolute(place).is_relative_to(absolute(self.root))), there[0])
-            self.faults.check_place(str(file), place, self.root)
-            paths += image_files(place, self.channels) if place.is_dir() else self._of_list(place)
+        for text in entry if isinstance(entry, list) else [entry]:
+            candidates = places_of(self.base, file, str(text))
+            existing = [path for path in candidates if path.exists()]
+            if not existing:
+                raise MissingEntryError(
+                    f"{file}: {text!r} does not exist. Looked for {', '.join(map(str, candidates))}."
+                )
+            path = next((path for path in existing if absolute(path).is_relative_to(absolute(self.root))), existing[0])
+            self.faults.check_place(str(file), path, self.root)
+            paths += image_files(path, self.channels) if path.is_dir() else self._listed_images(path)
         return paths
 
     def _in_folders(self) -> dict[str, list[Path]]:
@@ -99,13 +101,13 @@ class Listing:
         texts = [line for file in files.values() for line in read_text(file).splitlines() if line.strip()]
         suffixes = image_suffixes(self.channels or RGB)
         are_images = all(PurePath(line.strip()).suffix.lower() in suffixes for line in texts)
-        return {split: self._of_list(file) for split, file in files.items()} if texts and are_images else {}
+        return {split: self._listed_images(file) for split, file in files.items()} if texts and are_images else {}
 
     def _in_folder(self) -> list[Path]:
         folder = self.root / "images"
         return image_files(folder if folder.is_dir() else self.root, self.channels)
 
-    def _of_list(self, file: Path) -> list[Path]:
+    def _listed_images(self, file: Path) -> list[Path]:
         """Returns the images that the lines of a text file name."""
         self.lists.append(file)
         paths: dict[Path, None] = {}
@@ -121,14 +123,14 @@ class Listing:
 
         Paths of another machine are searched for below root, without their first folders.
         """
-        places = list(dict.fromkeys([file.parent, self.base, self.root]))
-        for place in places:
-            if found := find_file(place, line.removeprefix("./"), self.faults.outside_paths):
-                return place / found
+        folders = list(dict.fromkeys([file.parent, self.base, self.root]))
+        for folder in folders:
+            if name := find_file(folder, line.removeprefix("./"), self.faults.outside_paths):
+                return folder / name
         written = file.parent / line.removeprefix("./")
         for form in name_forms(line.replace("\\", "/")):
             parts = PurePath(form).parts
-            if any((place / form).parent.is_dir() for place in places):
+            if any((folder / form).parent.is_dir() for folder in folders):
                 break  # the folder is there, and the file is missing
             for start in range(1, len(parts) - 1):
                 if self.root.joinpath(*parts[start:-1]).is_dir():
@@ -138,7 +140,9 @@ class Listing:
         return written
 
 
-_Place = Callable[[Path, PurePath], Path]  # the text file of an image, of the data set's folder and the path below it
+_TextFileRule = Callable[
+    [Path, PurePath], Path
+]  # the text file of an image, of the data set's folder and the path below it
 
 
 class TextFiles:
@@ -149,28 +153,28 @@ class TextFiles:
 
     def __init__(self, listing: Listing) -> None:
         self._folders = [(folder, absolute(folder)) for folder in (listing.root, listing.base)]
-        self._found = {key(absolute(path)): path for path in files_below(listing.root, (".txt",))}
-        self._places = {split: self._place(paths) for split, paths in listing.images.items()}
+        self._existing = {key(absolute(path)): path for path in files_below(listing.root, (".txt",))}
+        self._rules = {split: self._rule(paths) for split, paths in listing.images.items()}
 
     def of(self, image: Path, split: str) -> Path:
         """Returns the text file of an image, which need not exist."""
-        file = self._places.get(split, _in_labels)(*self._parts(image))
-        return self._found.get(key(absolute(file)), file)
+        file = self._rules.get(split, _in_labels)(*self._parts(image))
+        return self._existing.get(key(absolute(file)), file)
 
     def all(self) -> set[Path]:
         """Returns all text files below the data set's folder."""
-        return set(map(absolute, self._found.values()))
+        return set(map(absolute, self._existing.values()))
 
-    def _place(self, images: Sequence[Path]) -> _Place:
+    def _rule(self, images: Sequence[Path]) -> _TextFileRule:
         """Returns the rule by which most images have a text file, the first of several."""
         parts = [self._parts(image) for image in images]
         counts = []
-        for place in _PLACES:
-            files = (place(*folder_and_name) for folder_and_name in parts)
-            counts.append(sum(key(absolute(file)) in self._found or file.is_file() for file in files))
+        for rule in _RULES:
+            files = (rule(*folder_and_name) for folder_and_name in parts)
+            counts.append(sum(key(absolute(file)) in self._existing or file.is_file() for file in files))
             if counts[-1] == len(images):
                 break
-        return _PLACES[counts.index(max(counts))]
+        return _RULES[counts.index(max(counts))]
 
     def _parts(self, image: Path) -> tuple[Path, PurePath]:
         """Returns the data set's folder and the path of an image below it: folders above it mean nothing."""
@@ -209,4 +213,4 @@ def _labels_above(root: Path, image: PurePath) -> Path:
     return (folder.parent / "labels" if folder.name == "images" else root) / image.with_suffix(".txt")
 
 
-_PLACES: tuple[_Place, ...] = (_in_labels, _beside, _below_labels, _labels_inside, _labels_above)
+_RULES: tuple[_TextFileRule, ...] = (_in_labels, _beside, _below_labels, _labels_inside, _labels_above)

@@ -65,10 +65,10 @@ def names_of(runs: Sequence[Path]) -> list[str]:
     """The shortest suffixes of the folders' paths that are distinct."""
     parts = [Path(os.path.abspath(run)).parts for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(one[-length:]) for one in parts]
+        names = ["/".join(path[-length:]) for path in parts]
         if len(set(names)) == len(names):
             return names
-    return [f"{'/'.join(one[-1:])} ({n})" for n, one in enumerate(parts, start=1)]  # one folder several times
+    return [f"{'/'.join(path[-1:])} ({n})" for n, path in enumerate(parts, start=1)]  # one folder several times
 
 
 def _runs(names: Mapping[str, Path], configs: Mapping[str, str]) -> list[Part]:
@@ -94,8 +94,8 @@ def _data_of(configs: Mapping[str, str]) -> dict[str, dict[str, str] | None]:
 
 def data_note(data: Mapping[str, Mapping[str, str] | None]) -> list[Text]:
     """A paragraph on the differences between the data of the runs; none for runs of the same data."""
-    unknown = [name for name, own in data.items() if own is None]
-    keys = different_keys(own for own in data.values() if own is not None)
+    unknown = [name for name, section in data.items() if section is None]
+    keys = different_keys(section for section in data.values() if section is not None)
     parts = [f"The runs were evaluated on different data ({', '.join(keys)})."] if keys else []
     parts += [f"The data of {', '.join(unknown)} is not known."] if unknown else []
     only = "The best number is bold only among runs of the same data and split."
@@ -110,7 +110,7 @@ def _metrics(names: Mapping[str, Path], data: Mapping[str, Mapping[str, str] | N
     for metric in dict.fromkeys(metric for values in metrics.values() for metric in values):
         if report.is_class_metric(metric):
             continue
-        values = [of_run.get(metric) for of_run in metrics.values()]
+        values = [run_metrics.get(metric) for run_metrics in metrics.values()]
         rows.append([metric, *(ABSENT if value is None else repr(value) for value in values)])
         best.append([n + 1 for n in best_of(metric, values)])
     if not rows:
@@ -124,12 +124,12 @@ def best_positions(
     """Returns a function of a metric and its values, one per folder, which gives the positions of the best values: one
     per group of folders evaluated on the same data. None are given if no folder says which metrics are errors."""
     groups: dict[str, list[int]] = {}
-    for n, own in enumerate(data):
-        if own is not None:
-            groups.setdefault(str(sorted(own.items())), []).append(n)
+    for n, section in enumerate(data):
+        if section is not None:
+            groups.setdefault(str(sorted(section.items())), []).append(n)
     known_errors = [tables_file.read_lower_is_better(run) for run in runs]
-    lower = {metric for own in known_errors for metric in own or ()}
-    compared = any(own is not None for own in known_errors)
+    lower = {metric for errors in known_errors for metric in errors or ()}
+    compared = any(errors is not None for errors in known_errors)
 
     def best_of(metric: str, values: Sequence[float | None]) -> list[int]:
         order = min if metric in lower else max
@@ -140,8 +140,9 @@ def best_positions(
 
 def _best(values: Sequence[float | None], group: Sequence[int], order: Callable[..., Any]) -> list[int]:
     """The positions with the best value of a group; none if all its values are equal. order: min or max."""
-    known = {n: value for n in group if (value := values[n]) is not None and value == value}
-    return [n for n, value in known.items() if len(set(known.values())) > 1 and value == order(known.values())]
+    comparable = {n: value for n in group if (value := values[n]) is not None and value == value}
+    best = order(comparable.values()) if len(set(comparable.values())) > 1 else None
+    return [n for n, value in comparable.items() if value == best]
 
 
 def flat_values(values: Any, prefix: str = "") -> dict[str, str]:
@@ -182,12 +183,12 @@ def _curves(names: Mapping[str, Path]) -> list[Part]:
     if not curves:
         return [missing("No run has curves.")]
     first = report.leading(curves)
-    others = [_overlay(name, curves[name], names) for name in curves if name not in first]
+    further = [_overlay(name, curves[name], names) for name in curves if name not in first]
     return [
         Legend(list(names)),
         Text("Against optimiser steps."),
         Grid("plots", [_overlay(name, curves[name], names) for name in first]),
-        *([Folded(f"{len(others)} more", [Grid("plots", others)])] if others else []),
+        *([Folded(f"{len(further)} more", [Grid("plots", further)])] if further else []),
     ]
 
 
@@ -198,11 +199,11 @@ def _overlay(title: str, curves: Mapping[str, Any], names: Mapping[str, Path]) -
 
 def _common_images(names: Mapping[str, Path]) -> list[Path]:
     """The drawn images that all runs have, relative to their folders, evenly spaced."""
-    found = [
+    per_run = [
         [path.relative_to(run / "predictions") for path in report.sorted_images(run / "predictions")]
         for run in names.values()
     ]
-    common = [path for path in found[0] if all(path in others for others in found[1:])]
+    common = [path for path in per_run[0] if all(path in paths for paths in per_run[1:])]
     most = min(MAX_IMAGES, len(common))
     return [common[n * len(common) // most] for n in range(most)]
 

@@ -38,12 +38,12 @@ def report(runs: Sequence[str | Path] | str | Path, out: str | Path | None = Non
     """
     folders = run_folders([runs] if isinstance(runs, str | Path) else runs)
     path = None if out is None else user_path(out)
-    place = path or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
-    check_file(place, place / "report.html")
-    place.parent.mkdir(parents=True, exist_ok=True)
+    page = path or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
+    check_file(page, page / "report.html")
+    page.parent.mkdir(parents=True, exist_ok=True)
     if len(folders) == 1:
-        return Report(write_report(folders[0], place), tuple(folders))
-    return Report(write_comparison(folders, place), tuple(folders))
+        return Report(write_report(folders[0], page), tuple(folders))
+    return Report(write_comparison(folders, page), tuple(folders))
 
 
 def run_folders(runs: Sequence[str | Path]) -> list[Path]:

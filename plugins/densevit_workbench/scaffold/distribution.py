@@ -109,16 +109,16 @@ def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
     noun: a key of `KINDS`. name: the package's name, as `check_name` returns it. task: a head's task, a key of `HEADS`;
     by default detection.
     """
-    kind = KINDS[noun] if task is None else HEADS[task]
+    plugin_kind = KINDS[noun] if task is None else HEADS[task]
     words = {"name": name, "cls": class_name(name), "noun": noun, "versions": _versions()}
-    points = "".join(f"densevit.{group} =\n    $name = {value}\n" for group, value in kind.points.items())
+    points = "".join(f"densevit.{group} =\n    $name = {value}\n" for group, value in plugin_kind.points.items())
     templates = {
         "pyproject.toml": _PYPROJECT,
         "setup.cfg": _SETUP + points,
-        "README.md": kind.readme,
-        **{f"{name}/{file}": text for file, text in kind.modules.items()},
-        f"tests/test_{name}.py": kind.test,
-        f"configs/{name}.yaml": kind.config,
+        "README.md": plugin_kind.readme,
+        **{f"{name}/{file}": text for file, text in plugin_kind.modules.items()},
+        f"tests/test_{name}.py": plugin_kind.test,
+        f"configs/{name}.yaml": plugin_kind.config,
     }
     return {path: Template(text).substitute(words) for path, text in templates.items()}
 

@@ -149,16 +149,16 @@ def checkpointing(fixture: BackboneFixture) -> None:
     except TypeError:
         raise NotChecked("not checked: the factory takes no options; functools.partial(CLASS, ...) does") from None
     spared.load_state_dict(plain.state_dict())
-    found = []
+    computed = []
     for backbone in (plain, spared):
         torch.manual_seed(0)  # drop path
         fixture.training_loss(backbone).backward()
         gradients = {f"the gradient of {key}": p.grad for key, p in backbone.named_parameters() if p.grad is not None}
         buffers = {f"the buffer {key}": x.detach().clone() for key, x in backbone.named_buffers()}
-        found.append({**gradients, **buffers})
+        computed.append({**gradients, **buffers})
     require_equal(
-        found[1],
-        found[0],
+        computed[1],
+        computed[0],
         "{name} that differs by {difference} with checkpointing",
         "recompute parts by densevit.layers.checkpointing.run, which updates running statistics once",
     )

@@ -152,9 +152,9 @@ def require_equal(
 
 def require_class(plugin: object, interface: type) -> None:
     """Raises Failure if a plugin is not an instance of the interface."""
-    kind, base = type(plugin).__name__, interface.__name__
-    found, fix = f"an object of class {kind}", f"write `class {kind}(densevit.{base})`"
-    require(isinstance(plugin, interface), found, f"a densevit.{base}", fix)
+    class_name, base = type(plugin).__name__, interface.__name__
+    actual, fix = f"an object of class {class_name}", f"write `class {class_name}(densevit.{base})`"
+    require(isinstance(plugin, interface), actual, f"a densevit.{base}", fix)
 
 
 def require_new(first: object, second: object) -> None:

@@ -124,14 +124,16 @@ def exported_predictions(fixture: HeadFixture) -> None:
     with torch.no_grad():
         outputs = head.eval()(batch.copies(), batch.padding_mask)
         expected = flattened(head.predict(outputs, [target]))
-        found = flattened(predict_exported(head, exported(head, outputs, GRID), [target]))
+        actual = flattened(predict_exported(head, exported(head, outputs, GRID), [target]))
     fix = "repeat what predict does after the outputs of exported(), in pixels of the targets' size"
-    require(found.keys() == expected.keys(), f"{sorted(found)}", f"the predictions of predict, {sorted(expected)}", fix)
+    require(
+        actual.keys() == expected.keys(), f"{sorted(actual)}", f"the predictions of predict, {sorted(expected)}", fix
+    )
     for name, want in expected.items():
-        same = found[name].shape == want.shape
-        require(same, f"{name} of shape {tuple(found[name].shape)}", f"{tuple(want.shape)}, as of predict", fix)
+        same = actual[name].shape == want.shape
+        require(same, f"{name} of shape {tuple(actual[name].shape)}", f"{tuple(want.shape)}, as of predict", fix)
         tolerance = LIMIT * max(1.0, float(want.abs().max())) if want.numel() else 0.0
-        share = float(((found[name] - want).abs() > tolerance).float().mean()) if want.numel() else 0.0
+        share = float(((actual[name] - want).abs() > tolerance).float().mean()) if want.numel() else 0.0
         require(
             share <= _TIES, f"{name} that differs from predict's in {share:.1%} of its values", "the same values", fix
         )

@@ -77,12 +77,14 @@ class HeadFixture(Fixture):
         classes: the number of classes; ignored for depth, which has none. order: a permutation of the classes.
         """
         torch.manual_seed(seed)
-        own = self.classes(classes)
-        head: Head = self.factory(*(levels or self.levels), tuple(own[i] for i in order) if order and own else own)
+        registered = self.classes(classes)
+        head: Head = self.factory(
+            *(levels or self.levels), tuple(registered[i] for i in order) if order and registered else registered
+        )
         self.plugin = type(head)
         self.task, self.needs = getattr(head, "task", ""), getattr(head, "needs", ())
-        given_types = getattr(head, "target_types", None)
-        self.types = TargetTypes(given_types) if given_types else self._registered_types
+        head_types = getattr(head, "target_types", None)
+        self.types = TargetTypes(head_types) if head_types else self._registered_types
         return self._as_built(head)
 
     @staticmethod

@@ -29,15 +29,15 @@ def predictions(fixture: HeadFixture) -> str:
     head = fixture.build()
     for scale in (1.0, 10.0):
         batch = fixture.batch(scale=scale)
-        found = fixture.predictions(head, batch)
-        what = f"{len(found)} predictions" if isinstance(found, list) else f"a {type(found).__name__}"
+        predictions = fixture.predictions(head, batch)
+        what = f"{len(predictions)} predictions" if isinstance(predictions, list) else f"a {type(predictions).__name__}"
         require(
-            isinstance(found, list) and len(found) == len(batch.targets),
+            isinstance(predictions, list) and len(predictions) == len(batch.targets),
             f"{what} for {len(batch.targets)} images",
             "a list of one dict per image",
             "return a list",
         )
-        for prediction, target in zip(found, batch.targets, strict=True):
+        for prediction, target in zip(predictions, batch.targets, strict=True):
             expected = _read_by_evaluator(fixture.task)
             for keys in expected:
                 require(
@@ -48,8 +48,8 @@ def predictions(fixture: HeadFixture) -> str:
                 )
             _check_quantity(prediction, head)
             _check_types(prediction, target, len(head.classes), fixture.types)
-        _check_by_evaluators(fixture, head, found, batch)
-    unknown = [key for key in found[0] if key not in fixture.types]
+        _check_by_evaluators(fixture, head, predictions, batch)
+    unknown = [key for key in predictions[0] if key not in fixture.types]
     return f"{', '.join(unknown)}: keys without a target type, their values are not checked" if unknown else ""
 
 
@@ -80,15 +80,15 @@ def _check_types(prediction: Predictions, target: Targets, K: int, types: Target
         try:
             check_prediction(types[key], as_array(value), size, K)
         except DataError as error:
-            found, _, expected = str(error).rstrip(".").partition("; expected ")
+            actual, _, expected = str(error).rstrip(".").partition("; expected ")
             fix = (
                 "crop maps to target['size'], then resize them to target['original_size']; return class indices in "
                 "0 ... K-1 without 'no object', scores as probabilities, depth in metres"
             )
-            if found.startswith("has the type"):
+            if actual.startswith("has the type"):
                 fix = f"in predict{' and read_maps' * (types[key].per == 'pixel')}, return {key}{_cast(expected)}"
             raise Failure(
-                f"{key} that {found}, for an image of {size[0]} x {size[1]} in original pixels",
+                f"{key} that {actual}, for an image of {size[0]} x {size[1]} in original pixels",
                 expected or "valid values",
                 fix,
             ) from None
@@ -105,7 +105,9 @@ def _cast(expected: str) -> str:
     return f".to(torch.{expected})" if hasattr(torch, expected) else ".float()" if "float" in expected else ".int()"
 
 
-def _check_by_evaluators(fixture: HeadFixture, head: Head, found: Sequence[Predictions], batch: HeadBatch) -> None:
+def _check_by_evaluators(
+    fixture: HeadFixture, head: Head, predictions: Sequence[Predictions], batch: HeadBatch
+) -> None:
     """Evaluates the predictions as a validation does, against random ground truth in original pixels.
 
     Only densevit's own evaluators are used: others may need a ground truth for which there are no random values.
@@ -115,7 +117,7 @@ def _check_by_evaluators(fixture: HeadFixture, head: Head, found: Sequence[Predi
     data.classes = {"detection": tuple(c for c in head.classes if c.thing), fixture.task: head.classes}
     data.provides = head.needs
     plugins = registry.find("evaluators")
-    for name in (fixture.task, *(["coco_masks"] if "masks" in found[0] else [])):
+    for name in (fixture.task, *(["coco_masks"] if "masks" in predictions[0] else [])):
         if name not in plugins or not plugins[name].value.startswith("densevit."):
             continue
         evaluator = create_evaluator(name, head.classes)
@@ -126,7 +128,7 @@ def _check_by_evaluators(fixture: HeadFixture, head: Head, found: Sequence[Predi
         ]
         try:
             evaluator.prepare(head, data)
-            evaluator.update(found, truths)
+            evaluator.update(predictions, truths)
             evaluator.compute()
         except Exception as error:
             raise Failure(
@@ -179,8 +181,8 @@ def original_pixels(fixture: HeadFixture) -> None:
     for a, b, old, new in zip(before, after, targets, scaled, strict=True):
         for key in keys:
             old_size, size = tuple(old["original_size"]), tuple(new["original_size"])
-            kind = fixture.types[key]
-            if kind.per == "pixel" or isinstance(kind, InstanceMasks):
+            target_type = fixture.types[key]
+            if target_type.per == "pixel" or isinstance(target_type, InstanceMasks):
                 require(
                     tuple(b[key].shape[-2:]) == size,
                     f"{key} of shape {tuple(b[key].shape)}",
@@ -188,7 +190,7 @@ def original_pixels(fixture: HeadFixture) -> None:
                     "crop maps to `size` and resize them to `original_size`",
                 )
             else:
-                expected = kind.resize(as_array(a[key]), old_size, size)
+                expected = target_type.resize(as_array(a[key]), old_size, size)
                 require(
                     difference(b[key], torch.from_numpy(np.asarray(expected))) <= 1e-3,
                     f"{key} that do not scale with original_size",
@@ -236,10 +238,12 @@ def class_rows(fixture: HeadFixture) -> str:
     )
     other.load_state_dict(state)
     batch, table = fixture.batch(scale=3.0), np.argsort(order)
-    found, expected = (fixture.predictions(one, batch) for one in (other, head))
-    renumbered = [with_classes(one, lambda task: (table, other.classes), fixture.types) for one in expected]
+    predictions, expected = (fixture.predictions(module, batch) for module in (other, head))
+    renumbered = [
+        with_classes(prediction, lambda task: (table, other.classes), fixture.types) for prediction in expected
+    ]
     require_equal(
-        _by_column(fixture, found),
+        _by_column(fixture, predictions),
         _by_column(fixture, renumbered),
         "{name} that differs by {difference} with the rows of classes in another order",
         "implement class_rows(name, rows), the rows of each class, or (K, 0) if they are not known",
@@ -275,9 +279,9 @@ def padding(fixture: HeadFixture) -> str:
 def batch_independence(fixture: HeadFixture) -> None:
     """In evaluation mode the predictions of an image do not depend on the other images of its batch."""
     head, batch = fixture.shared(), fixture.batch()
-    others = batch._replace(features=[torch.cat([x[:1], 10 * x[1:]]) for x in batch.features])
+    changed = batch._replace(features=[torch.cat([x[:1], 10 * x[1:]]) for x in batch.features])
     require_equal(
-        _by_column(fixture, fixture.predictions(head, others)[:1]),
+        _by_column(fixture, fixture.predictions(head, changed)[:1]),
         _by_column(fixture, fixture.predictions(head, batch.first())),
         f"{{name}} that differs by {{difference}}, alone and in a batch of {len(batch.targets)}",
         "do not normalise over the batch in eval(), and keep dimension 0 in reshapes",
@@ -291,7 +295,10 @@ def _by_column(fixture: HeadFixture, predictions: Sequence[Predictions]) -> dict
     per_object = {key for key in predictions[0] if key in types and types[key].per == "object"}
     return flattened(
         [
-            {key: x.sort(dim=0).values if key in per_object and isinstance(x, Tensor) else x for key, x in one.items()}
-            for one in predictions
+            {
+                key: x.sort(dim=0).values if key in per_object and isinstance(x, Tensor) else x
+                for key, x in prediction.items()
+            }
+            for prediction in predictions
         ]
     )

@@ -29,11 +29,11 @@ def unlabelled_values(fixture: HeadFixture) -> None:
         batch.targets[1] = {**batch.targets[1], key: value}
         where = f"with a second image whose {key} is {text}"
         _require_same(_losses(head, batch), expected, where)
-        found = _gradients(head, batch)
+        with_second = _gradients(head, batch)
         for name, gradient in gradients.items():
             scale = max(float(gradient.abs().max()), 1e-3)
             require(
-                float((found[name] - gradient).abs().max()) <= 10 * TOLERANCE * scale,
+                float((with_second[name] - gradient).abs().max()) <= 10 * TOLERANCE * scale,
                 f"another gradient of {name} {where}",
                 "that of the first image alone",
                 _FIX,
@@ -54,7 +54,7 @@ def unlabelled_pixels(fixture: HeadFixture) -> None:
     fixture.require_labels()
     head, (H, W) = _with_noise(fixture.build()), GRID
     edge = 3 * W // 4
-    found = 0
+    checked = 0
     for key, text, value in _values(fixture, per="pixel"):
         batch = fixture.batch(images=(GRID, GRID))
         for i, target in enumerate(batch.targets):
@@ -67,14 +67,14 @@ def unlabelled_pixels(fixture: HeadFixture) -> None:
             columns = int(edge * x.shape[-1] / W - _MARGIN) if _is_map(x, (H, W)) else 0
             if x.grad is None or columns <= 0:
                 continue
-            found += 1
+            checked += 1
             require(
                 not x.grad[..., :columns].any(),
                 f"a gradient of an output of shape {tuple(x.shape)} where {key} is {text}",
                 "0: nothing is known about these pixels",
                 _FIX,
             )
-    if not found:
+    if not checked:
         raise NotChecked("not checked: no output of training is a map")
 
 
@@ -95,16 +95,16 @@ def crowds(fixture: HeadFixture) -> None:
 
 def _values(fixture: HeadFixture, per: str | None = None) -> Iterator[tuple[str, str, Any]]:
     """The keys that the head needs with each of their values that label nothing, and its text for messages."""
-    kinds = {key: fixture.types[key] for key in fixture.needs if per is None or fixture.types[key].per == per}
-    found = [
+    target_types = {key: fixture.types[key] for key in fixture.needs if per is None or fixture.types[key].per == per}
+    pairs = [
         (key, value)
-        for key, kind in kinds.items()
-        if isinstance(kind, SupportsUnlabelled)
-        for value in kind.unlabelled(GRID)
+        for key, target_type in target_types.items()
+        if isinstance(target_type, SupportsUnlabelled)
+        for value in target_type.unlabelled(GRID)
     ]
-    if not found:
+    if not pairs:
         raise NotChecked(f"no value of {', '.join(fixture.needs)} labels nothing" + (" at a pixel" if per else ""))
-    for key, value in found:
+    for key, value in pairs:
         yield key, f"{value.flat[0]:g}", torch.from_numpy(value)
 
 
@@ -132,11 +132,11 @@ def _gradients(head: Head, batch: HeadBatch) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in head.named_parameters() if p.grad is not None}
 
 
-def _require_same(found: dict[str, float], expected: dict[str, float], where: str) -> None:
-    for name in found.keys() & expected.keys():
+def _require_same(actual: dict[str, float], expected: dict[str, float], where: str) -> None:
+    for name in actual.keys() & expected.keys():
         require(
-            abs(found[name] - expected[name]) <= TOLERANCE * max(abs(expected[name]), 1e-3),
-            f"{name} = {found[name]:.6g} {where}",
+            abs(actual[name] - expected[name]) <= TOLERANCE * max(abs(expected[name]), 1e-3),
+            f"{name} = {actual[name]:.6g} {where}",
             f"{expected[name]:.6g}, as without it",
             _FIX,
         )

@@ -73,8 +73,8 @@ class MethodFixture(Fixture):
     def parameters(self, method: Method) -> dict[str, torch.nn.Parameter]:
         """The trained parameters of the model and of the method, by name."""
         named = {f"model.{name}": p for name, p in self.model.named_parameters() if p.requires_grad}
-        of_method = {f"method.{name}": p for name, p in method.named_parameters() if p.requires_grad}
-        return named | of_method
+        method_parameters = {f"method.{name}": p for name, p in method.named_parameters() if p.requires_grad}
+        return named | method_parameters
 
 
 @check("a method for a model", "take the model first and call super().__init__(model)", required=True)
@@ -93,8 +93,8 @@ def losses(fixture: MethodFixture) -> str:
     terms = fixture.losses(method, fixture.batch(method))
     require(isinstance(terms, dict) and terms, f"{type(terms).__name__} {terms!r:.80}", "a dict of loss terms", _TERMS)
     for name, term in terms.items():
-        found = f"{name} of shape {tuple(term.shape)}" if isinstance(term, Tensor) else f"{name} = {term!r:.40}"
-        require(isinstance(term, Tensor) and term.ndim == 0, found, "a scalar tensor", _TERMS)
+        actual = f"{name} of shape {tuple(term.shape)}" if isinstance(term, Tensor) else f"{name} = {term!r:.40}"
+        require(isinstance(term, Tensor) and term.ndim == 0, actual, "a scalar tensor", _TERMS)
         require(term.isfinite(), f"{name} = {float(term)}", "finite numbers", "add an eps to divisions, sqrt and log")
     require(any(term.requires_grad for term in terms.values()), "no gradient", "losses with a gradient", _GRADIENT)
     return ", ".join(terms)
@@ -136,7 +136,7 @@ def labels(fixture: MethodFixture) -> None:
     batch = fixture.batch(method)
     expected = fixture.losses(method, batch)
     for view in (batch, *batch.get("other_views", ())):
-        view["targets"] = [{key: x for key, x in one.items() if key in GENERAL_KEYS} for one in view["targets"]]
+        view["targets"] = [{key: x for key, x in target.items() if key in GENERAL_KEYS} for target in view["targets"]]
     _require_terms(fixture.losses(method, batch), expected)
 
 
@@ -150,8 +150,8 @@ def validation_losses(fixture: MethodFixture) -> None:
     model = method.saved_model(fixture.model).eval()
     with torch.no_grad():
         first, second = (method.validation_losses(model, batch) for _ in range(2))
-    found, count = f"shape {tuple(first.shape)}", len(batch["images"])
-    require(first.shape == (count,), found, f"({count},) of {count} images", "do not average over the batch")
+    actual, count = f"shape {tuple(first.shape)}", len(batch["images"])
+    require(first.shape == (count,), actual, f"({count},) of {count} images", "do not average over the batch")
     require(first.isfinite().all(), "a loss that is not finite", "finite numbers", "clamp divisors")
     seeded = "take random numbers from a torch.Generator with a fixed seed"
     require(torch.equal(first, second), "another loss in the second validation", "the same loss", seeded)
@@ -183,8 +183,8 @@ def resuming(fixture: MethodFixture) -> None:
 
 
 def _require_terms(terms: Losses, expected: Losses) -> None:
-    found = f"{', '.join(sorted(terms))} in place of {', '.join(sorted(expected))}"
-    require(terms.keys() == expected.keys(), found, "the same terms", "return each term in each step")
+    actual = f"{', '.join(sorted(terms))} in place of {', '.join(sorted(expected))}"
+    require(terms.keys() == expected.keys(), actual, "the same terms", "return each term in each step")
     infinite = [name for name, term in terms.items() if not term.isfinite()]
     require(
         not infinite, f"{listed(infinite)} not finite", "finite numbers", "clamp divisors, as in sum().clamp(min=1)"

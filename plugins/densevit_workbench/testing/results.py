@@ -99,10 +99,10 @@ def run(checks: Sequence[Check], fixture: Any, skip: Collection[str] = ()) -> It
 
 def all_passed(plugin: str, results: Iterator[CheckResult]) -> list[CheckResult]:
     """All results. Raises CheckFailed if one did not pass."""
-    found = list(results)
-    if not all(result.passed for result in found):
-        raise CheckFailed(plugin, found)
-    return found
+    collected = list(results)
+    if not all(result.passed for result in collected):
+        raise CheckFailed(plugin, collected)
+    return collected
 
 
 def _run(checks: Sequence[Check], fixture: Any) -> Iterator[CheckResult]:
@@ -137,12 +137,14 @@ def described(error: BaseException, plugin: type | None = None) -> str:
     text = " ".join(str(error).split()).rstrip(".")
     text = f": {text if len(text) <= 300 else text[:297] + '...'}" if text else ""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
-    own = [frame for frame in frames if plugin is not None and frame.filename.startswith(_place(plugin))]
-    where = [f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in own or frames]
+    plugin_frames = [
+        frame for frame in frames if plugin is not None and frame.filename.startswith(_source_path(plugin))
+    ]
+    where = [f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in plugin_frames or frames]
     return f"{type(error).__name__}{text}{where[-1] if where else ''}"
 
 
-def _place(plugin: type) -> str:
+def _source_path(plugin: type) -> str:
     """The folder of a plugin's top-level package, or the file of its module."""
     file = getattr(sys.modules.get(plugin.__module__.partition(".")[0]), "__file__", None) or "<"
     return str(Path(file).parent) if Path(file).name == "__init__.py" else file

@@ -79,7 +79,7 @@ def seeding(fixture: Fixture) -> None:
 @check("validated options", "list the options with type and default in the constructor")
 def options(fixture: Fixture) -> str:
     """The constructor's options are annotated, defaults match their types, and an unknown option is an error."""
-    plugin, given = fixture.plugin, signature.GIVEN[fixture.group]
+    plugin, core_arguments = fixture.plugin, signature.GIVEN[fixture.group]
     try:
         annotations = typing.get_type_hints(plugin.__init__)
     except Exception as error:
@@ -88,7 +88,7 @@ def options(fixture: Fixture) -> str:
             "types that exist at run time",
             "import them at the top of the module, not under `if TYPE_CHECKING`",
         ) from None
-    parameters = signature.parameters_of(plugin, given, plugin.__name__)[0].values()
+    parameters = signature.parameters_of(plugin, core_arguments, plugin.__name__)[0].values()
     bare = [p.name for p in parameters if p.name not in annotations]
     require(
         not bare,
@@ -100,16 +100,18 @@ def options(fixture: Fixture) -> str:
     required = {name: fixture.options.get(name) for name in missing if name in fixture.options}
     for parameter in parameters:
         if parameter.default is not parameter.empty:
-            _require_valid_default(plugin, given, parameter, required)
-    _require_unknown_option_fails(fixture, given, required)
+            _require_valid_default(plugin, core_arguments, parameter, required)
+    _require_unknown_option_fails(fixture, core_arguments, required)
     return f"every config has to set {', '.join(missing)}" if missing else ""
 
 
 def _require_valid_default(
-    plugin: type, given: tuple[str, ...], parameter: inspect.Parameter, required: dict[str, Any]
+    plugin: type, core_arguments: tuple[str, ...], parameter: inspect.Parameter, required: dict[str, Any]
 ) -> None:
     try:
-        signature.check(plugin, given, plugin.__name__, {**required, parameter.name: parameter.default}, "option")
+        signature.check(
+            plugin, core_arguments, plugin.__name__, {**required, parameter.name: parameter.default}, "option"
+        )
     except signature.OptionError as error:
         if error.key == f"option.{parameter.name}":
             raise Failure(
@@ -119,11 +121,11 @@ def _require_valid_default(
             ) from None
 
 
-def _require_unknown_option_fails(fixture: Fixture, given: tuple[str, ...], required: dict[str, Any]) -> None:
+def _require_unknown_option_fails(fixture: Fixture, core_arguments: tuple[str, ...], required: dict[str, Any]) -> None:
     """The signature rejects an unknown key, or the constructor does if it takes **kwargs."""
     plugin = fixture.plugin
     try:
-        signature.check(plugin, given, plugin.__name__, {**required, UNKNOWN_OPTION: 1}, "option")
+        signature.check(plugin, core_arguments, plugin.__name__, {**required, UNKNOWN_OPTION: 1}, "option")
         fixture.build_with(**{UNKNOWN_OPTION: 1})
     except (TypeError, ValueError):
         return
@@ -141,14 +143,14 @@ def registration(fixture: Fixture) -> str:
     plugin = fixture.plugin
     path = f"{plugin.__module__}:{plugin.__qualname__}"
     try:
-        found = registry.load(fixture.group, path)
+        loaded = registry.load(fixture.group, path)
     except PluginError as error:
         raise Failure(
             f"a class that cannot be loaded by name: {str(error).rstrip('.')}",
             f"`name: {path}` in a config to find it",
             "define the class at the top level of an importable module, not in a function",
         ) from None
-    require(found is plugin, f"another class under {path}", "the class of the factory", "give each class its own name")
+    require(loaded is plugin, f"another class under {path}", "the class of the factory", "give each class its own name")
     require(
         (plugin.__dict__.get("__doc__") or "").strip(),
         "no docstring",
@@ -189,7 +191,7 @@ def parameter_depths(fixture: BackboneFixture) -> str:
     }
     require(
         not any(problems.values()),
-        "; ".join(problem for problem, found in problems.items() if found),
+        "; ".join(problem for problem, affected in problems.items() if affected),
         "every parameter in exactly one group, input first",
         "add the missing ones, or remove parameter_depths: the default makes one group per child module",
     )

@@ -63,13 +63,13 @@ def random_targets(
     all pixels are unlabelled. Values per object are consistent: masks match the boxes. types: the target type of each
     key; by default the registered types.
     """
-    known = types if isinstance(types, TargetTypes) else TargetTypes(types)
+    target_types = types if isinstance(types, TargetTypes) else TargetTypes(types)
     seed = int(torch.randint(2**31, (), generator=generator))
     targets: Targets = {"image_id": image_id, "size": size, "original_size": original_size or size}
-    for key in (key for key in needs if key in known):
-        kind = known[key]
-        if not isinstance(kind, SupportsRandom):
+    for key in (key for key in needs if key in target_types):
+        target_type = target_types[key]
+        if not isinstance(target_type, SupportsRandom):
             continue
-        value = kind.random(size, objects, num_classes, np.random.default_rng(seed))
+        value = target_type.random(size, objects, num_classes, np.random.default_rng(seed))
         targets[key] = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
     return targets
