@@ -54,11 +54,11 @@ from densevit_workbench.benchmarking.suite import Benchmark as Benchmark
 from densevit_workbench.benchmarking.suite import benchmark as benchmark
 from densevit_workbench.doctor.diagnose import diagnose as diagnose
 from densevit_workbench.doctor.diagnosis import Diagnosis as Diagnosis
-from densevit_workbench.inspection.inspect import Inspection as Inspection
-from densevit_workbench.inspection.inspect import inspect as inspect
-from densevit_workbench.interchange.convert import convert_dataset as convert_dataset
+from densevit_workbench.inspection.model_inspection import Inspection as Inspection
+from densevit_workbench.inspection.model_inspection import inspect as inspect
+from densevit_workbench.interchange.dataset_conversion import convert_dataset as convert_dataset
 from densevit_workbench.interchange.prelabels import write_prelabels as write_prelabels
-from densevit_workbench.reports.pages import Report as Report
-from densevit_workbench.reports.pages import report as report
+from densevit_workbench.reports.report_page import Report as Report
+from densevit_workbench.reports.report_page import report as report
 
 __version__: str

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from densevit.data.duplicates import HashedImage, difference_hash
-from densevit_workbench.doctor.duplicates import nearly_identical
+from densevit_workbench.doctor.duplicate_images import nearly_identical
 
 
 def test_difference_hash_compares_each_cell_with_its_left_neighbour():

@@ -23,7 +23,7 @@ from densevit.interfaces import LABEL_DIVISOR, VOID, Class
 from densevit.model import DenseModel, exported_outputs
 from densevit.terminal import silenced
 from densevit_heads.detr_panoptic import merging
-from densevit_workbench.scaffold import segmentation_head
+from densevit_workbench.scaffold import segmentation_head_template
 from densevit_workbench.testing.head_export import PooledImages
 from tests.exporting.small_models import (
     CELLS,
@@ -323,7 +323,7 @@ def test_images_without_objects_are_compared(ours: int, theirs: int, masks: bool
 def test_the_dense_head_of_the_tutorial_is_exported(tmp_path: Path):
     """It has no `exported`, which post-processing does not need."""
     module: dict[str, Any] = {}
-    exec(segmentation_head.MODULE.replace("$cls", "Mine"), module)
+    exec(segmentation_head_template.MODULE.replace("$cls", "Mine"), module)
     torch.manual_seed(0)
     levels = (16, 32), (8, 16)
     model = densevit.model.DenseModel(PooledImages(*levels), {"mine": module["Mine"](*levels, CLASS_LIST)})

@@ -9,7 +9,7 @@ import densevit
 from densevit import registry
 from densevit.interfaces import Class
 from densevit.testing import check_head
-from densevit_workbench.testing.heads import CHANNELS, STRIDES
+from densevit_workbench.testing.head_checks import CHANNELS, STRIDES
 from tests.heads.cases import CASES
 from tests.heads.padded_batch import padded_batch, step
 

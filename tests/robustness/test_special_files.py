@@ -21,7 +21,7 @@ from densevit.data.io.label_files import label_size_of, read_label
 from densevit.data.io.videos import VideoFrames, count_frames
 from densevit.errors import DataError, UnreadableFileError
 from densevit.inference.input_images import find_images
-from densevit_workbench.interchange.convert import convert_dataset
+from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from densevit_workbench.interchange.foreign_layouts import foreign_format
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")

@@ -20,7 +20,8 @@ from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.paths import user_path
 from densevit.reporting.html_page import Heading, fragment
-from densevit_workbench.benchmarking import tables
+from densevit_workbench.benchmarking import benchmark_tables
+from densevit_workbench.benchmarking.benchmark_results import CaseResult, Results, finite
 from densevit_workbench.benchmarking.cases import (
     PROTOCOL,
     Case,
@@ -29,7 +30,6 @@ from densevit_workbench.benchmarking.cases import (
     main_metrics,
     setting_of,
 )
-from densevit_workbench.benchmarking.results import CaseResult, Results, finite
 from densevit_workbench.benchmarking.timing import MODES, Forward, check_modes, device_name, interleaved
 from densevit_workbench.benchmarking.trainings import train_case
 from densevit_workbench.model_cost import model_cost
@@ -64,11 +64,11 @@ class Benchmark:
 
     def _repr_html_(self) -> str:
         """The tables, which Jupyter displays for a benchmark at the end of a cell."""
-        return fragment([Heading("Benchmark"), *tables.parts(self.results, self.facts)])
+        return fragment([Heading("Benchmark"), *benchmark_tables.parts(self.results, self.facts)])
 
     def markdown(self) -> str:
         """The tables, as in `benchmark.md`."""
-        return tables.markdown(self.results, self.facts)
+        return benchmark_tables.markdown(self.results, self.facts)
 
 
 def benchmark(

@@ -15,8 +15,8 @@ from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.optim import learning_rate
 from densevit.training.run.fit import Run, fit
+from densevit_workbench.benchmarking.benchmark_results import CaseResult, finite
 from densevit_workbench.benchmarking.cases import Case
-from densevit_workbench.benchmarking.results import CaseResult, finite
 from densevit_workbench.benchmarking.timing import device_name
 
 AGAIN = "the same command as before"  # resumes a training of a benchmark

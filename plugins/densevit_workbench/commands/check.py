@@ -15,7 +15,7 @@ from densevit.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from densevit_workbench.testing.results import CheckResult
+    from densevit_workbench.testing.check_results import CheckResult
 
 KINDS = ("backbone", "head", "method")
 
@@ -40,9 +40,9 @@ def run(args: Namespace) -> int:
     plugin: Callable[..., Any] = registry.load(group, args.name)
     factory = functools.partial(plugin, **options)
 
-    from densevit_workbench.testing.results import messages
+    from densevit_workbench.testing.check_results import messages
 
-    module = importlib.import_module(f"densevit_workbench.testing.{group}")
+    module = importlib.import_module(f"densevit_workbench.testing.{args.kind}_checks")
     try:
         checks = getattr(module, f"{args.kind}_checks")(factory, skip=args.skip)
     except ValueError as error:

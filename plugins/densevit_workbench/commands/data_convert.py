@@ -69,10 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from densevit_workbench.interchange.paths import check_paths
+    from densevit_workbench.interchange.conversion_paths import check_paths
 
     check_paths(args.source, args.out)  # before slow imports
-    from densevit_workbench.interchange.convert import convert_dataset
+    from densevit_workbench.interchange.dataset_conversion import convert_dataset
 
     channels = _channels(args.format, args.overrides) if args.overrides else None
     merge = {old: new for renamed in args.merge for old, new in renamed.items()}

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.source is None:
         raise ConfigError("doctor needs a folder, a data section or a config to examine, or --environment.")
     from densevit.atomic_io import atomic_file, check_free, check_writable, write_next_free
-    from densevit_workbench.doctor import tables
+    from densevit_workbench.doctor import diagnosis_tables
     from densevit_workbench.doctor.diagnose import diagnose
 
     page: Path | None = args.out
@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         with atomic_file(page) as partial:
             diagnosis.write_page(partial)
-    args.output.show(*tables.tables(diagnosis))
+    args.output.show(*diagnosis_tables.tables(diagnosis))
     args.output.show(f"\n{diagnosis.summary}", f"page: {page}")
-    args.output.result(tables.as_json(diagnosis) | {"page": str(page)})
+    args.output.result(diagnosis_tables.as_json(diagnosis) | {"page": str(page)})
     return 1 if diagnosis.errors else 0
 
 

@@ -14,7 +14,7 @@ from densevit.errors import DensevitError
 from densevit.interfaces import Dataset, Sample
 from densevit.targets.types import TargetTypes
 from densevit_workbench.doctor.findings import evenly_spaced
-from densevit_workbench.doctor.samples import transformed
+from densevit_workbench.doctor.sample_summaries import transformed
 
 SAMPLES = 12
 

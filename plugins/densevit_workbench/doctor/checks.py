@@ -9,7 +9,7 @@ import numpy as np
 from densevit.channels import FULL_RANGES
 from densevit.data.duplicates import HashedImage
 from densevit.errors import listed
-from densevit_workbench.doctor.duplicates import identical, nearly_identical
+from densevit_workbench.doctor.duplicate_images import identical, nearly_identical
 from densevit_workbench.doctor.findings import Finding, Findings
 from densevit_workbench.doctor.split_statistics import SplitStatistics
 

@@ -22,7 +22,7 @@ from densevit.interfaces import Dataset
 from densevit.registry.options import takes
 from densevit_workbench.doctor import checks
 from densevit_workbench.doctor.augmented_samples import augmented_samples, both_readings
-from densevit_workbench.doctor.channels import proposed_keys
+from densevit_workbench.doctor.channel_examination import proposed_keys
 from densevit_workbench.doctor.coco_examination import examine_coco
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.file_examination import examine_files

@@ -11,10 +11,10 @@ from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.interfaces import Dataset
 from densevit.targets.types import TargetTypes
-from densevit_workbench.doctor.channels import ChannelValues
+from densevit_workbench.doctor.channel_examination import ChannelValues
 from densevit_workbench.doctor.findings import evenly_spaced
-from densevit_workbench.doctor.measures import class_counts, measure
-from densevit_workbench.doctor.samples import Measures, Summaries, Summary, read_summaries
+from densevit_workbench.doctor.sample_summaries import Measures, Summaries, Summary, read_summaries
+from densevit_workbench.doctor.target_measures import class_counts, measure
 
 MOST_TRANSFORMED = 200  # images on which the training transform is tried
 

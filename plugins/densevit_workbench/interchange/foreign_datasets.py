@@ -26,7 +26,7 @@ from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.folders import files_below
 from densevit.errors import DataError, counted, warn_once
 from densevit_workbench.interchange.annotated import absolute, below_root
-from densevit_workbench.interchange.convert import READERS, coco_json
+from densevit_workbench.interchange.dataset_conversion import READERS, coco_json
 from densevit_workbench.interchange.faults import Faults
 from densevit_workbench.interchange.foreign_layouts import foreign_format
 

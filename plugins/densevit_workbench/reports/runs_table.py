@@ -16,7 +16,7 @@ from densevit.reporting import report
 from densevit.reporting.curves import read_curves
 from densevit.reporting.html_page import Cell, Table
 from densevit.weights.state import read_header
-from densevit_workbench.reports import comparison
+from densevit_workbench.reports import run_comparison
 from densevit_workbench.reports.evaluated_data import different_keys, evaluated_data
 from densevit_workbench.reports.text_tables import latex, markdown
 
@@ -99,7 +99,7 @@ def runs_table(runs: Sequence[Path], form: Literal["md", "tex"]) -> RunsTable:
     first = [next(iter(group.values())) for group in by_seed]
     backbones = [run.values["backbone.name"] for run in first]
     by_backbone = len(set(backbones)) == len(backbones)
-    names = backbones if by_backbone else comparison.names_of([run.path for run in first])
+    names = backbones if by_backbone else run_comparison.names_of([run.path for run in first])
     rows = [_row(name, list(group.values())) for name, group in zip(names, by_seed, strict=True)]
     table = _table("backbone" if by_backbone else "run", rows, first)
     notes = [CAPTION, *_notes(first, ("backbone", "parameters") if by_backbone else ())]
@@ -123,7 +123,7 @@ def _read(path: Path) -> _Run:
             f"{file}: is not the config of a run, with a seed, a backbone, data, and derived values as comments. Fix: "
             "name the folder of a run."
         ) from None
-    values = comparison.flat_values(config) | {f"data.{key}": value for key, value in data.items()} | derived
+    values = run_comparison.flat_values(config) | {f"data.{key}": value for key, value in data.items()} | derived
     metrics = metrics_file.read(path / "metrics.json") if (path / "metrics.json").is_file() else {}
     overall = {name: value for name, value in metrics.items() if not report.is_class_metric(name)}
     curves = read_curves(path / "metrics.csv") if (path / "metrics.csv").is_file() else {}
@@ -189,7 +189,7 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]], first: Sequence[_Run])
     for row in rows:
         counts = f"{row['parameters'] / 1e6:.2f}", f"{row['images']:,}", f"{row['epochs']:.2f}", f"{len(row['seeds'])}"
         lines.append([Cell(row["name"], left=True), *map(Cell, counts)])
-    best_of = comparison.best_positions([run.path for run in first], [run.data for run in first])
+    best_of = run_comparison.best_positions([run.path for run in first], [run.data for run in first])
     for name in names:
         scores = [row["metrics"].get(name, {"mean": math.nan}) for row in rows]
         best = best_of(name, [round(score["mean"], 4) for score in scores])  # equal if they are as text
@@ -205,4 +205,4 @@ def _notes(first: Sequence[_Run], ignored: tuple[str, ...]) -> list[str]:
     keys = dict.fromkeys(key for run in first for key in run.values if not key.startswith(ignored))
     different = [key for key in keys if len({run.values.get(key) for run in first}) > 1]
     also = [f"The rows also differ in {listed(different, MAX_KEYS)}."] if different else []
-    return [note.text for note in comparison.data_note(data)] + also
+    return [note.text for note in run_comparison.data_note(data)] + also

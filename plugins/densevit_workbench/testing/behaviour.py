@@ -5,8 +5,8 @@ import inspect
 import torch
 from torch import Tensor
 
+from densevit_workbench.testing.check_results import Failure, NotChecked, check, described, require
 from densevit_workbench.testing.fixtures import BackboneFixture, Fixture, named, require_equal
-from densevit_workbench.testing.results import Failure, NotChecked, check, described, require
 
 RUNS = "make it run for images (B, 3, H, W) of any size, in training and evaluation mode"
 _DTYPES = "follow dtypes: x.to(y.dtype)"

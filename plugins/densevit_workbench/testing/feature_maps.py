@@ -9,8 +9,8 @@ from torch import Tensor
 from densevit.interfaces import Backbone
 from densevit.registry.options import takes
 from densevit_workbench.testing.behaviour import RUNS
+from densevit_workbench.testing.check_results import Failure, NotChecked, check, described, require
 from densevit_workbench.testing.fixtures import BackboneFixture, Size, grid, require_class, require_new
-from densevit_workbench.testing.results import Failure, NotChecked, check, described, require
 
 MIN_SHIFT = 0.03  # of a map: a smaller shift of the response has no reliable direction
 TRIED = ((64, 96), (64, 64), (128, 128), (224, 224), (256, 256), (384, 384))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Backbone
-from densevit_workbench.testing.results import require
+from densevit_workbench.testing.check_results import require
 
 ROUNDING = 1e-4  # tolerance for another order of summation, relative to the largest value
 

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
+from densevit_workbench.testing.check_results import check, require
 from densevit_workbench.testing.fixtures import BackboneFixture, Fixture, weighted_sum
-from densevit_workbench.testing.results import check, require
 
 ATTEMPTS = 4  # runs, because stochastic depth may drop a block in a single one
 _FINITE = "normalise inside blocks; add an eps to sqrt, log and divisions; no masked_fill with -inf in a complete row"

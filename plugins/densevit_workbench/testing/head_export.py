@@ -25,8 +25,8 @@ from densevit.model.exported_outputs import (
     predict_exported,
     predicts_exported,
 )
+from densevit_workbench.testing.check_results import Failure, NotChecked, check, require
 from densevit_workbench.testing.head_fixtures import GRID, HeadFixture, flattened
-from densevit_workbench.testing.results import Failure, NotChecked, check, require
 from densevit_workbench.testing.token_blocks import last_blocks_of
 
 _SIZES = (GRID, (71, 150))

@@ -10,8 +10,8 @@ from torch import Tensor
 from densevit.interfaces import Class, Head, LossContext, Losses, Predictions, Targets
 from densevit.layers.fast.replacement import replace_layers
 from densevit.targets.types import TargetTypes
+from densevit_workbench.testing.check_results import NotChecked
 from densevit_workbench.testing.fixtures import Factory, Fixture, Size, grid, weighted_sum
-from densevit_workbench.testing.results import NotChecked
 from densevit_workbench.testing.targets import has_random, random_targets
 from densevit_workbench.testing.token_blocks import takes_blocks
 

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from densevit.interfaces import Head, LossContext, Losses
 from densevit.targets.types import as_array
+from densevit_workbench.testing.check_results import check, require
 from densevit_workbench.testing.fixtures import Size, require_class, require_new
 from densevit_workbench.testing.gradients import listed
 from densevit_workbench.testing.head_fixtures import GRID, IMAGES, HeadFixture, Levels, total
-from densevit_workbench.testing.results import check, require
 
 TOLERANCE = 1e-4  # for another order of summation, relative to the value
 RUNS = "use the channels and strides of the constructor and the sizes of the features: none of them is fixed"

@@ -6,9 +6,9 @@ from torch import Tensor
 from densevit.interfaces import DenseHead
 from densevit.model.test_time_augmentation import undo_zoom
 from densevit.targets.types import TargetTypes
+from densevit_workbench.testing.check_results import NotChecked, check, require
 from densevit_workbench.testing.fixtures import ROUNDING, difference
 from densevit_workbench.testing.head_fixtures import HeadBatch, HeadFixture
-from densevit_workbench.testing.results import NotChecked, check, require
 
 _TIES = 1e-3  # fraction of a label map's pixels that may change by rounding
 

@@ -14,10 +14,10 @@ from densevit.targets.class_mapping import with_classes
 from densevit.targets.types import TargetTypes, as_array
 from densevit.training.loop.evaluators import create_evaluator
 from densevit.weights.class_rows import rows_from, rows_per_class
+from densevit_workbench.testing.check_results import Failure, NotChecked, check, described, require
 from densevit_workbench.testing.fixtures import ROUNDING, difference, require_equal
 from densevit_workbench.testing.head_fixtures import HeadBatch, HeadFixture, flattened
 from densevit_workbench.testing.head_losses import RUNS
-from densevit_workbench.testing.results import Failure, NotChecked, check, described, require
 from densevit_workbench.testing.targets import check_prediction, random_targets
 
 _PREDICTS = "let predict work on outputs of eval(), and on targets with size and original_size alone"

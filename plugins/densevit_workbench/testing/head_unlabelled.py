@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import VOID, Head, LossContext
+from densevit_workbench.testing.check_results import NotChecked, check, require
 from densevit_workbench.testing.head_fixtures import GRID, HeadBatch, HeadFixture, tensors, total
-from densevit_workbench.testing.results import NotChecked, check, require
 from densevit_workbench.testing.targets import SupportsUnlabelled
 
 TOLERANCE = 1e-4  # for another order of summation, relative to the value

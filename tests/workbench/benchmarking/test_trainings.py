@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.benchmarking.cases import PROTOCOL, cases_of_protocol
-from densevit_workbench.benchmarking.results import CaseResult
 
 LOSSES = {5e-4: [9.0, 3.0], 1e-3: [9.0, 2.0], 2e-3: [0.0, 4.0]}  # the second half of each trial counts
 

@@ -11,7 +11,7 @@ from PIL import Image
 from densevit.data.splits import create_dataset
 from densevit.errors import ConfigError, DataError
 from densevit_workbench.interchange.annotated import Annotated
-from densevit_workbench.interchange.convert import convert_dataset
+from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from densevit_workbench.interchange.faults import Faults
 from densevit_workbench.interchange.voc import read_voc
 from tests.workbench.interchange.files import image, write

@@ -12,7 +12,7 @@ import densevit
 from densevit import config as configs
 from densevit.data.datasets.coco import Coco, other_format
 from densevit.errors import DataError
-from densevit_workbench.interchange.convert import convert_dataset
+from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange.files import write
 
 WIDTH, HEIGHT = 80, 60

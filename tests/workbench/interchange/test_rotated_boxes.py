@@ -11,7 +11,7 @@ import pytest
 
 from densevit.cli import main
 from densevit.data.splits import create_dataset
-from densevit_workbench.interchange.convert import convert_dataset
+from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange.files import image, write
 
 DEGREES = (0.0, 30.0, 90.0, 135.0, -60.0, 300.0)

@@ -51,12 +51,12 @@ class $cls(densevit.DenseHead):
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """`semantic` (h, w) of each image: cropped to its `size`, then resized to its `original_size`."""
-        found = []
+        predictions = []
         for logits, target in zip(outputs["logits"], targets, strict=True):
             maps = self.maps({"logits": logits[None]}, target["size"])  # (1, K, h, w)
             maps = functional.interpolate(maps, tuple(target["original_size"]), mode="bilinear")
-            found.append({"semantic": self.read_maps(maps)["semantic"][0]})
-        return found
+            predictions.append({"semantic": self.read_maps(maps)["semantic"][0]})
+        return predictions
 '''
 
 CONFIG = """\

@@ -19,10 +19,10 @@ from densevit.data.io.channel_files import channel_paths
 from densevit.errors import ConfigError, DataError, did_you_mean
 from densevit.paths import user_path
 from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, AnnotatedObject
-from densevit_workbench.interchange.coco import read_coco
+from densevit_workbench.interchange.coco_reader import read_coco
+from densevit_workbench.interchange.conversion_paths import check_paths
 from densevit_workbench.interchange.faults import Faults
 from densevit_workbench.interchange.labelme import read_labelme
-from densevit_workbench.interchange.paths import check_paths
 from densevit_workbench.interchange.splitting import merge_classes, split_again
 from densevit_workbench.interchange.voc import read_voc
 from densevit_workbench.interchange.yolo import read_yolo

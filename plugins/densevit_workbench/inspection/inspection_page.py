@@ -11,8 +11,8 @@ from densevit.reporting import plots
 from densevit.reporting.html_page import Grid, Image, Part, Plot, Section, Text, missing, write_page
 from densevit_workbench.inspection import figures
 from densevit_workbench.inspection.attention_layers import AttentionLayer
-from densevit_workbench.inspection.findings import Findings
-from densevit_workbench.inspection.measures import query_maps
+from densevit_workbench.inspection.attention_measures import query_maps
+from densevit_workbench.inspection.inspection_results import Findings
 
 MOST_SIMILARITIES = 8  # rows and columns of tiles in the figure of positions
 SIDE = 220  # of a tile, in pixels

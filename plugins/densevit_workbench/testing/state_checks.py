@@ -11,9 +11,9 @@ import torch
 from densevit import registry
 from densevit.errors import DensevitError, PluginError
 from densevit.registry import options as signature
+from densevit_workbench.testing.check_results import Failure, check, described, require
 from densevit_workbench.testing.fixtures import BackboneFixture, Fixture, require_equal
 from densevit_workbench.testing.gradients import listed, perturb
-from densevit_workbench.testing.results import Failure, check, described, require
 
 UNKNOWN_OPTION = "no_such_option"
 ROUNDING = 1e-6

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 import densevit
-from densevit_workbench.inspection import measures
+from densevit_workbench.inspection import attention_measures
 from densevit_workbench.inspection.attention_layers import PADDING, global_layer, windowed_layer
-from densevit_workbench.inspection.measures import mean_attention_distance, query_maps
+from densevit_workbench.inspection.attention_measures import mean_attention_distance, query_maps
 from densevit_workbench.inspection.parts import inspector_of
 from densevit_workbench.inspection.recording import recorded_attention
 
@@ -83,4 +83,6 @@ def test_query_map_is_the_row_of_the_cell_at_the_point():
 
 def test_position_similarity_is_the_cosine():
     embeddings = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[-3.0, 0.0], [1.0, 1.0]]])
-    assert measures.position_similarity(embeddings)[0, 0].flatten().tolist() == pytest.approx([1, 0, -1, 0.5**0.5])
+    assert attention_measures.position_similarity(embeddings)[0, 0].flatten().tolist() == pytest.approx(
+        [1, 0, -1, 0.5**0.5]
+    )

@@ -10,7 +10,7 @@ from torch import nn
 
 from densevit import registry
 from densevit.interfaces import Method
-from densevit_workbench.testing.methods import CHECKS, check_method, method_checks
+from densevit_workbench.testing.method_checks import CHECKS, check_method, method_checks
 
 pytestmark = pytest.mark.integration
 

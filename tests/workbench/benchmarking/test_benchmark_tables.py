@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from densevit_workbench.benchmarking.results import CaseResult
-from densevit_workbench.benchmarking.tables import markdown
+from densevit_workbench.benchmarking.benchmark_results import CaseResult
+from densevit_workbench.benchmarking.benchmark_tables import markdown
 
 FACTS = {"command": "", "densevit": "1.0", "torch": "2.9", "device": "cpu (x86_64)", "threads": 2}
 TRAINING = {"runs": {"0": {}}, "seeds": [0], "images": 6000, "lr": 1e-3, "train_images": 16000, "val_images": 500}

@@ -13,7 +13,7 @@ from densevit.interfaces import Head
 from densevit.layers.positions import mask_on_grid
 from densevit.set_prediction.transformer import Transformer
 from densevit.testing import CheckFailed, check_head, head_checks
-from densevit_workbench.testing.heads import CHECKS
+from densevit_workbench.testing.head_checks import CHECKS
 
 
 class Sound(Head):

@@ -7,7 +7,13 @@ from string import Template
 
 import densevit
 from densevit.atomic_io import check_new_folder
-from densevit_workbench.scaffold import backbone, head, method, segmentation_head, task
+from densevit_workbench.scaffold import (
+    backbone_template,
+    head_template,
+    method_template,
+    segmentation_head_template,
+    task_template,
+)
 from densevit_workbench.scaffold.names import class_name
 
 
@@ -92,14 +98,16 @@ def _module_kind(group: str, module: str, config: str) -> Kind:
 
 
 KINDS = {
-    "backbone": _module_kind("backbones", backbone.MODULE, backbone.CONFIG),
-    "head": _module_kind("heads", head.MODULE, head.CONFIG),
-    "method": _module_kind("methods", method.MODULE, method.CONFIG),
-    "task": Kind(task.POINTS, task.MODULES, task.CONFIG, task.TEST, task.README),
+    "backbone": _module_kind("backbones", backbone_template.MODULE, backbone_template.CONFIG),
+    "head": _module_kind("heads", head_template.MODULE, head_template.CONFIG),
+    "method": _module_kind("methods", method_template.MODULE, method_template.CONFIG),
+    "task": Kind(
+        task_template.POINTS, task_template.MODULES, task_template.CONFIG, task_template.TEST, task_template.README
+    ),
 }
 HEADS = {  # by task
     "detection": KINDS["head"],
-    "segmentation": _module_kind("heads", segmentation_head.MODULE, segmentation_head.CONFIG),
+    "segmentation": _module_kind("heads", segmentation_head_template.MODULE, segmentation_head_template.CONFIG),
 }
 
 

@@ -20,8 +20,8 @@ from densevit.data.transforms.resizing import TrainingTransform, as_numpy, to_pi
 from densevit.errors import DataError, one_line
 from densevit.interfaces import Dataset, Sample, Size, TargetType
 from densevit.targets.types import TargetTypes, untyped_keys
-from densevit_workbench.doctor.channels import ChannelValues, channel_values
-from densevit_workbench.doctor.measures import class_counts, measure
+from densevit_workbench.doctor.channel_examination import ChannelValues, channel_values
+from densevit_workbench.doctor.target_measures import class_counts, measure
 
 _FEW, _MOST_WORKERS = 64, 8
 

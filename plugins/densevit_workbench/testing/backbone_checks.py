@@ -3,9 +3,9 @@
 from collections.abc import Callable, Collection, Iterator
 
 from densevit.interfaces import Backbone
-from densevit_workbench.testing import behaviour, feature_maps, gradients, state
+from densevit_workbench.testing import behaviour, feature_maps, gradients, state_checks
+from densevit_workbench.testing.check_results import CheckResult, all_passed, run
 from densevit_workbench.testing.fixtures import BackboneFixture
-from densevit_workbench.testing.results import CheckResult, all_passed, run
 
 CHECKS = (
     feature_maps.construction,
@@ -26,19 +26,19 @@ CHECKS = (
     behaviour.autocast_float16,
     behaviour.float64,
     behaviour.device,
-    state.seeding,
-    state.options,
+    state_checks.seeding,
+    state_checks.options,
     feature_maps.in_channels,
-    state.registration,
-    state.parameter_depths,
+    state_checks.registration,
+    state_checks.parameter_depths,
     behaviour.determinism,  # required by the checks below, which compare runs
     behaviour.batch_independence,
     behaviour.output_kept,
     behaviour.memory_layouts,
     behaviour.checkpointing,
     behaviour.export,
-    state.state_dict,
-    state.pickling,
+    state_checks.state_dict,
+    state_checks.pickling,
 )
 
 

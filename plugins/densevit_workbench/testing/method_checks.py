@@ -14,10 +14,10 @@ from densevit.model import DenseModel
 from densevit.targets.types import GENERAL_KEYS
 from densevit.training.loop.method import check_method as check_saved_model
 from densevit.weights.building import build_model
-from densevit_workbench.testing import state
+from densevit_workbench.testing import state_checks
+from densevit_workbench.testing.check_results import CheckResult, NotChecked, all_passed, check, require, run
 from densevit_workbench.testing.fixtures import Fixture, require_class, require_equal, require_new
 from densevit_workbench.testing.gradients import ATTEMPTS, listed, perturb
-from densevit_workbench.testing.results import CheckResult, NotChecked, all_passed, check, require, run
 
 SECTIONS: dict[str, Any] = {
     "backbone": {"name": "vit", "variant": "nano", "drop_path": 0.0, "image_size": 64},
@@ -177,7 +177,7 @@ def resuming(fixture: MethodFixture) -> None:
         expected,
         "{name} that differs by {difference} after loading the state dicts of model and method",
         "store what changes as nn.Parameter or with register_buffer(name, tensor); a plain attribute is not saved",
-        tolerance=state.ROUNDING,
+        tolerance=state_checks.ROUNDING,
         wanted="the same losses: a resumed training continues exactly",
     )
 
@@ -213,9 +213,9 @@ CHECKS = (
     labels,
     validation_losses,
     resuming,
-    state.seeding,
-    state.options,
-    state.registration,
+    state_checks.seeding,
+    state_checks.options,
+    state_checks.registration,
 )
 
 

@@ -18,8 +18,8 @@ from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
 from densevit.paths import user_path
-from densevit_workbench.inspection import measures, pages
-from densevit_workbench.inspection.findings import Findings, ObjectAttention
+from densevit_workbench.inspection import attention_measures, inspection_page
+from densevit_workbench.inspection.inspection_results import Findings, ObjectAttention
 from densevit_workbench.inspection.parts import InspectedPart
 from densevit_workbench.inspection.recording import recorded_attention
 
@@ -41,7 +41,7 @@ class Inspection(Findings):
         target.mkdir(parents=True, exist_ok=True)
         numbers = target / "inspect.json"
         numbers.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
-        return [*pages.write(self, target), numbers]
+        return [*inspection_page.write(self, target), numbers]
 
 
 @torch.no_grad()
@@ -95,10 +95,10 @@ def inspect(
     predictions = dense.predictions(outputs, batch["targets"])
 
     embeddings = backbone.positions()
-    inspection.similarity = None if embeddings is None else measures.position_similarity(embeddings.cpu())
+    inspection.similarity = None if embeddings is None else attention_measures.position_similarity(embeddings.cpu())
     inspection.layers = backbone.attention(recorded, inspection.size)
     inspection.distances = {
-        layer.name: measures.mean_attention_distance(layer, inspection.size) for layer in inspection.layers
+        layer.name: attention_measures.mean_attention_distance(layer, inspection.size) for layer in inspection.layers
     }
     objects, lowest = {}, dense.default_thresholds
     for name, head in heads.items():

@@ -9,7 +9,7 @@ import pytest
 
 import densevit
 from densevit.errors import DataError, WeightsError
-from densevit_workbench.interchange.convert import convert_dataset
+from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange.files import write
 from tests.workbench.interchange.test_converting import annotations, coco, image, labelme, yolo
 

@@ -1,4 +1,4 @@
-"""Template of a task: a data set, a target type, a head and an evaluator, to be replaced by your own.
+"""Modules of the task template: data set, target type, head and evaluator, to be replaced by your own.
 
 The example predicts the direction of stripes at each pixel.
 """
@@ -191,15 +191,15 @@ class ${cls}Head(densevit.DenseHead):
         return {"$name": functional.normalize(maps, dim=1)}
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """`cosine`: 1 - cos 2d, where d is the angle between prediction and label, averaged over the known pixels."""
+        """`cosine`: 1 - cos 2d, where d is the angle between prediction and label, averaged over labelled pixels."""
         height, width = (max(target["size"][axis] for target in targets) for axis in (0, 1))
-        found = functional.normalize(self.maps(outputs, (height, width)), dim=1)
+        predicted = functional.normalize(self.maps(outputs, (height, width)), dim=1)
         labels = [target.get("$name") for target in targets]
-        truth = ${cls}Map().collate(labels, (height, width), found.device)
-        known = (truth != 0).any(dim=1)  # (B, H, W), False in the padding and in images without the label
-        [pixels] = context.mean_counts(pixels=known.sum().float())  # of all processes and accumulated batches
-        cosine = (found * truth).sum(1)
-        return {"cosine": (known * (1 - cosine)).sum() / pixels.clamp(min=context.least_mean())}
+        truth = ${cls}Map().collate(labels, (height, width), predicted.device)
+        labelled = (truth != 0).any(dim=1)  # (B, H, W), False in the padding and in images without the label
+        [pixels] = context.mean_counts(pixels=labelled.sum().float())  # of all processes and accumulated batches
+        cosine = (predicted * truth).sum(1)
+        return {"cosine": (labelled * (1 - cosine)).sum() / pixels.clamp(min=context.least_mean())}
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         """The numbers by which `loss` divides, from the targets alone."""
@@ -271,96 +271,3 @@ class ${cls}Error(densevit.Evaluator):
     def merge(self, states: Sequence[dict[int | str, tuple[int, float, int]]]) -> None:
         self.images = {image: values for state in states for image, values in state.items()}
 '''
-
-CONFIG = """\
-# The head of $name on a Swin from random weights, on its rendered images: 1.5 min on one CPU thread, error below 6
-# degrees. A constant direction has 45.
-#   densevit train configs/$name.yaml
-seed: 0
-backbone: {name: swin, variant: nano, window_size: 4, stem: conv}
-heads:
-  $name: {name: $name}
-data: {name: $name, image_size: 64, batch_size: 4}
-optim: {name: adamw, lr: 1e-3, weight_decay: 0.05, schedule: cosine, warmup: 0.05}
-trainer: {max_images: 4000, clip_grad_norm: 1.0}
-"""
-
-TEST = '''\
-"""Checks of the head, the evaluator, and the target type."""
-
-import numpy as np
-import pytest
-import torch
-from densevit.testing import check_head
-
-from $name.data import ${cls}Data
-from $name.evaluation import ${cls}Error
-from $name.head import ${cls}Head
-from $name.target import ${cls}Map, angles, vectors
-
-
-def labels(*degrees: float) -> np.ndarray:
-    """A label of one row; nan is unknown."""
-    return vectors(np.deg2rad([degrees]))
-
-
-def test_interface() -> None:
-    """The same as `densevit check head $name`; the package must be installed, for the type of its labels."""
-    check_head(${cls}Head)
-
-
-def test_errors_of_a_case_worked_by_hand() -> None:
-    truth, found = labels(0, 10, 170, np.nan), labels(5, 40, 10, 90)  # errors of 5, 30 and 20: 170 is -10
-    evaluator = ${cls}Error(())
-    prediction = {"$name": torch.tensor(found)}
-    target = {"image_id": 1, "$name": torch.tensor(truth)}
-    for _ in range(2):  # a repeated image counts once
-        evaluator.update([prediction], [target])
-    assert evaluator.compute() == pytest.approx({"error": 55 / 3, "below10": 1 / 3}, abs=1e-3)
-
-
-def test_labels_follow_their_image() -> None:
-    kind, size = ${cls}Map(), (1, 2)
-    assert np.rad2deg(angles(kind.hflip(labels(30, 60), size))) == pytest.approx(np.array([[-60, -30]]))
-    quarter = np.array([[0.0, -1, 0], [1, 0, 0]])  # clockwise, around the first pixel
-    assert np.rad2deg(angles(kind.rotate(labels(30, 60), quarter, size)))[0, 0] == pytest.approx(-60)
-    assert np.rad2deg(angles(kind.resize(labels(45), (1, 1), (1, 2))))[0, 0] == pytest.approx(26.565, abs=1e-3)
-
-
-def test_samples_are_valid() -> None:
-    for split in ("train", "val"):
-        sample = ${cls}Data(split)[0]
-        label = sample["targets"]["$name"].numpy()
-        ${cls}Map().check(label, tuple(sample["image"].shape[1:]))
-'''
-
-README = """\
-# $name
-
-A task for densevit.
-
-| file | to be replaced by |
-|---|---|
-| `$name/data.py` | your images and labels |
-| `$name/target.py` | how a label follows its image, is drawn and written |
-| `$name/head.py` | your layers and loss |
-| `$name/evaluation.py` | your metrics |
-| `configs/$name.yaml` | your backbone, image size and budget |
-
-```
-pip install -e .                       # once, and again after a change in setup.cfg
-densevit check head $name
-python -m pip install pytest
-python -m pytest
-densevit train configs/$name.yaml
-densevit evaluate runs/$name
-```
-"""
-
-POINTS = {
-    "datasets": "$name.data:${cls}Data",
-    "targets": "$name.target:${cls}Map",
-    "heads": "$name.head:${cls}Head",
-    "evaluators": "$name.evaluation:${cls}Error",
-}
-MODULES = {"__init__.py": MODULE, "data.py": DATA, "target.py": TARGET, "head.py": HEAD, "evaluation.py": EVALUATION}

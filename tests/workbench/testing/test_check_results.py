@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from densevit.losses.segmentation import label_maps
-from densevit_workbench.testing.results import (
+from densevit_workbench.testing.check_results import (
     CheckFailed,
     Failure,
     NotChecked,

@@ -6,7 +6,7 @@ from typing import Any
 from densevit.errors import counted
 from densevit.evaluation.metrics_file import by_head
 from densevit.reporting.html_page import Cell, Heading, Pairs, Part, Table, Text
-from densevit_workbench.benchmarking.results import CaseResult
+from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.reports import text_tables
 from densevit_workbench.reports.evaluated_data import different_keys
 

@@ -11,10 +11,10 @@ from densevit_workbench.testing import (
     head_maps,
     head_predictions,
     head_unlabelled,
-    state,
+    state_checks,
 )
+from densevit_workbench.testing.check_results import CheckResult, all_passed, run
 from densevit_workbench.testing.head_fixtures import HeadFixture
-from densevit_workbench.testing.results import CheckResult, all_passed, run
 
 CHANNELS, STRIDES = (16, 32, 48, 64), (4, 8, 16, 32)
 
@@ -39,9 +39,9 @@ CHECKS = (
     head_maps.maps,
     head_export.export,
     head_export.exported_predictions,
-    state.seeding,
-    state.options,
-    state.registration,
+    state_checks.seeding,
+    state_checks.options,
+    state_checks.registration,
     behaviour.determinism,  # required by the checks below, which compare runs
     head_losses.partly_labelled,
     head_unlabelled.unlabelled_values,
@@ -50,8 +50,8 @@ CHECKS = (
     head_predictions.class_rows,
     head_predictions.padding,
     head_predictions.batch_independence,
-    state.state_dict,
-    state.pickling,
+    state_checks.state_dict,
+    state_checks.pickling,
 )
 
 

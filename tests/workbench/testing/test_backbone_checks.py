@@ -13,7 +13,7 @@ from densevit import registry
 from densevit.interfaces import Backbone
 from densevit.layers import checkpointing
 from densevit.testing import CheckFailed, backbone_checks, check_backbone
-from densevit_workbench.testing.backbones import CHECKS
+from densevit_workbench.testing.backbone_checks import CHECKS
 
 
 class Sound(Backbone):
