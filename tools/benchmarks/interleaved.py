@@ -94,8 +94,8 @@ def _peak() -> float:
 def table(title: str, args: argparse.Namespace, *headings: str, libraries: tuple[str, ...] = ()) -> Table:
     """An empty table, with what was measured on in its caption."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", *libraries))
-    place = f"{args.threads} threads" if args.device == "cpu" else torch.cuda.get_device_name(args.device)
-    caption = f"{versions}; {args.device}, {place}; medians of {args.rounds} interleaved rounds"
+    hardware = f"{args.threads} threads" if args.device == "cpu" else torch.cuda.get_device_name(args.device)
+    caption = f"{versions}; {args.device}, {hardware}; medians of {args.rounds} interleaved rounds"
     made = Table(title=title, caption=caption)
     for heading in headings:
         made.add_column(heading, justify="left" if heading == headings[0] else "right")

@@ -35,7 +35,7 @@ PAIRS = {  # densevit's recipe: transformers' model
 }
 
 
-def own_graph(recipe: str) -> nn.Module:
+def densevit_graph(recipe: str) -> nn.Module:
     """The folded model of a recipe, for 80 classes."""
     model: DenseModel = densevit.create_model(
         recipe, classes=[f"class {i}" for i in range(CLASSES)], pretrained=False
@@ -107,16 +107,16 @@ def main() -> None:
     args = parsed(options)
     title = f"Latency at batch 1, {args.size} x {args.size}, fp32"
     headings = ("model", "runtime", "ms", "times densevit's")
-    found = table(title, args, *headings, libraries=("onnxruntime", "transformers"))
+    comparison = table(title, args, *headings, libraries=("onnxruntime", "transformers"))
     images = torch.from_numpy(example_images((args.size, args.size), 1, 0))
     for recipe, peer in pairs_of(args.recipes).items():
-        graphs = {recipe: own_graph(recipe)} | ({f"transformers {peer}": peer_graph(peer, images)} if peer else {})
+        graphs = {recipe: densevit_graph(recipe)} | ({f"transformers {peer}": peer_graph(peer, images)} if peer else {})
         runs = {name: runs_of(name, graph, images, args.threads) for name, graph in graphs.items()}
         for i, runtime in enumerate(("PyTorch", "ONNX Runtime")):
             times = measure({name: run[i] for name, run in runs.items()}, args.rounds)
             for name in times:
-                found.add_row(name, runtime, milliseconds(times, name), ratio(times, name, recipe))
-    show(found)
+                comparison.add_row(name, runtime, milliseconds(times, name), ratio(times, name, recipe))
+    show(comparison)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def measure(name: str, folder: Path, count: int, rounds: int) -> tuple[float, fl
         predictor = Predictor(DenseModel(WaitingBackbone(), {"detection": FixedBoxes((1,), (32,), CLASSES)}))
     else:
         predictor = densevit.create_model(name, classes=CLASSES, pretrained=False)
-    loading.load = lambda *given, **options: predictor
+    loading.load = lambda *arguments, **options: predictor
     images = [image.path for image in find_images([str(folder / "images")])]
     results = predictor.predict(images[:FILES], 0.0, BATCH)
     threshold = float(torch.cat([result["scores"] for result in results]).sort().values[-DRAWN * FILES])

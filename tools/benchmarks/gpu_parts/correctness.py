@@ -70,12 +70,12 @@ def _precisions(name: str) -> Any:
         on_cpu = _loss_and_gradient(model.train(), batch, "fp32", torch.device("cpu"))
         batch = moved(batch, setting.device)
         expected = _loss_and_gradient(model.to(setting.device), batch, "fp32", setting.device)
-        found = {"cpu": on_cpu} if name not in RANDOM_POINTS else {}
+        measured = {"cpu": on_cpu} if name not in RANDOM_POINTS else {}
         for precision in ("tf32", "bf16", "fp16"):
-            found[precision] = _loss_and_gradient(model, batch, precision, setting.device)
+            measured[precision] = _loss_and_gradient(model, batch, precision, setting.device)
         values: dict[str, Any] = {}
         failed = []
-        for other, (loss, gradient) in found.items():
+        for other, (loss, gradient) in measured.items():
             difference = abs(loss - expected[0]) / abs(expected[0])
             cosine = float(torch.nn.functional.cosine_similarity(gradient, expected[1], dim=0))
             values |= {f"{other} loss": difference, f"{other} cosine": cosine}
@@ -208,11 +208,11 @@ def evaluation(setting: Setting) -> dict[str, Any]:
     steps = 2 if setting.smoke else 60
     keys = [f"trainer.max_steps={steps}", "trainer.precision=32", *(SMALL if setting.smoke else ["data.val_length=64"])]
     run = _fit(setting, "setr_vit" if setting.smoke else "scenes/multitask_swin", keys)
-    found = densevit.evaluate(run, overrides=["trainer.precision=32"])
+    metrics = densevit.evaluate(run, overrides=["trainer.precision=32"])
     expected = densevit.evaluate(run, overrides=["trainer.precision=32", "trainer.accelerator=cpu"])
-    differences = {k: abs(found[k] - v) for k, v in expected.items() if k.count("/") == 1 and v == v}
+    differences = {k: abs(metrics[k] - v) for k, v in expected.items() if k.count("/") == 1 and v == v}
     worst = max(differences, key=lambda name: differences[name])
-    assert differences[worst] < 5e-3, (worst, found[worst], expected[worst])
+    assert differences[worst] < 5e-3, (worst, metrics[worst], expected[worst])
     return {"metrics": len(differences), "largest difference": differences[worst], "of": worst}
 
 
