@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         args.output.show(f"{split}: {image_text}, {object_text}{background}")
     args.output.show(f"{counted(len(dataset.classes), 'class')}: {', '.join(dataset.classes)}")
     args.output.show(f"Use it with: data=folder data.root={shlex.join([str(args.out), *args.overrides])}")
-    every = [image for images in dataset.splits.values() for image in image_text]
+    every = [image for images in dataset.splits.values() for image in images]
     args.output.result(
         {
             "images": counts,

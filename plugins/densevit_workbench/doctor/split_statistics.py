@@ -63,7 +63,7 @@ class SplitStatistics:
     def channel_values(self) -> ChannelValues | None:
         """The values (N, C) of the channels of the N images that could be read; None for RGB of 8 bits."""
         values = [summary.channels for summary in self.summaries if summary.channels is not None]
-        return ChannelValues.of_images(values) if values else None
+        return ChannelValues.stacked(values) if values else None
 
 
 def split_statistics(
