@@ -1,4 +1,4 @@
-"""The names of the channels in an image file, for files whose channels no config names."""
+"""Names of the channels in an image file, if no config names them."""
 
 import os
 import re
@@ -17,7 +17,7 @@ _NAME = re.compile(r'(?<=<Channel )[^>]*\bName="([^"]+)|<Item name="DESCRIPTION"
 
 
 def channel_names(file: str) -> tuple[str, ...]:
-    """The names of an image's channels: those in the file, else red, green and blue, or grey, or band1, band2, ...
+    """Reads channel names from a file's metadata; without metadata red, green and blue, or grey, or band1, band2, ...
 
     Raises UnreadableFileError.
     """
@@ -46,5 +46,5 @@ def channel_names(file: str) -> tuple[str, ...]:
 
 
 def colors_first(name: str) -> tuple[int, str]:
-    """Sorts red, green and blue before others."""
+    """A sort key: red, green, blue, then other names."""
     return (COLORS.index(name), "") if name in COLORS else (len(COLORS), name)

@@ -1,4 +1,4 @@
-"""The results of a benchmark, and the file that stores them, from which an interrupted benchmark is continued."""
+"""The results of a benchmark, and the file that stores them for an interrupted benchmark to continue."""
 
 import json
 import math
@@ -16,10 +16,9 @@ FORMAT = 4
 class CaseResult:
     """The results of one model.
 
-    fingerprint: identifies its config. setting: what the timings depend on, see `setting_of`. cost: parameters,
-    and multiply-adds.
-    timings: the times of each mode, device, batch and size. training: images, learning rate, seconds and metrics, means
-    over the seeds; `runs` has the values of each seed. errors: messages by the step that failed.
+    fingerprint: `Case.fingerprint`. setting: data, image and batch size, see `setting_of`. cost: parameters and
+    multiply-adds. timings: `Timing` fields by mode, device, batch and size. training: images, learning rate, seconds
+    and metrics, averaged over seeds; `runs` lists each seed. errors: messages by failed step.
     """
 
     fingerprint: str
@@ -33,7 +32,7 @@ class CaseResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of the training, means over its seeds; empty without a training."""
+        """Metrics of the trained model, averaged over seeds; empty if it was not trained."""
         return {name: value for name, value in self.training.get("metrics", {}).items() if value is not None}
 
 
@@ -47,7 +46,7 @@ class Results:
 
     @classmethod
     def of(cls, path: Path) -> "Results":
-        """The results in the file, if it exists. Raises DataError if it is another file."""
+        """Reads the file if it exists. Raises DataError for a file of another format."""
         if not path.is_file():
             return cls(path)
         try:
@@ -62,7 +61,7 @@ class Results:
         return cls(path, cases, stored.get("facts", {}))
 
     def case(self, name: str, fingerprint: str, backbone: str, head: str) -> CaseResult:
-        """The results of a model so far; empty if they are of another config."""
+        """The stored results of a model; empty if its fingerprint has changed."""
         stored = self.cases.get(name)
         if stored is None or stored.fingerprint != fingerprint:
             self.cases[name] = CaseResult(fingerprint, backbone, head)
@@ -76,7 +75,7 @@ class Results:
             temporary.write_text(text, encoding="utf-8")
 
     def as_dict(self) -> dict[str, Any]:
-        """The results as they are written to the file."""
+        """The content of the file."""
         return {
             "format": FORMAT,
             "facts": self.facts,
@@ -85,7 +84,7 @@ class Results:
 
 
 def finite(value: Any) -> Any:
-    """The value with None in place of numbers that are not finite, for JSON."""
+    """Replaces NaN and infinities by None, for JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

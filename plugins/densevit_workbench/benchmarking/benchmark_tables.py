@@ -10,7 +10,7 @@ from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.reports import text_tables
 from densevit_workbench.reports.evaluated_data import different_keys
 
-SHOWN = {  # columns beside the main metric of a head; of others, the first of `SHOWN_METRICS` metrics
+SHOWN = {  # columns next to a head's main metric; for any other main metric, the first SHOWN_METRICS metrics
     "AP": ("AP50",),
     "mask_AP": ("mask_AP50", "AP"),
     "mIoU": (),
@@ -23,7 +23,7 @@ Results = Mapping[str, CaseResult]
 
 
 def parts(results: Results, facts: Mapping[str, Any]) -> list[Part]:
-    """The origin of the tables, then scores, costs with main scores, speed and failures."""
+    """The origin of the results, then tables of scores, costs with main scores, speed and failures."""
     contents: list[Part] = [Pairs(_origin(results, facts))]
     if any(case.metrics for case in results.values()):
         contents += [Heading("Scores"), Text(SCORES), *_data_note(results), _scores(results)]
@@ -56,7 +56,7 @@ SCORES = (
 )
 SPEED = (
     "Times are from uint8 images on the device to predictions, with random weights; images/s at the median. Memory is "
-    "that of the weights and the peak that a batch adds, on GPUs."
+    "the weights plus the peak that a batch adds, on GPUs."
 )
 
 
@@ -106,7 +106,7 @@ def _rates(results: Results, trained: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _shared(values: Mapping[str, str], separator: str = "; ") -> str:
-    """The common value of all names; if values differ, each value with the names that have it."""
+    """The value that all names share; if values differ, each value with its names."""
     names: dict[str, list[str]] = {}
     for name, value in values.items():
         names.setdefault(value, []).append(name)
@@ -131,7 +131,7 @@ def _scores(results: Results) -> Table:
 
 
 def _data_note(results: Results) -> list[Part]:
-    """A paragraph if the scores are of different data; none otherwise."""
+    """A paragraph if models were scored on different data; else empty."""
     data = [case.setting["evaluated_data"] for case in results.values() if case.metrics and case.setting]
     keys = ", ".join(different_keys(data))
     return [Text(f"The models were evaluated on different data ({keys}): do not compare their scores.")] if keys else []
@@ -142,7 +142,7 @@ def _is_grid(results: Results) -> bool:
 
 
 def _direction(case: CaseResult, metric: str) -> str:
-    """An arrow up or down; empty if it is not known which is better."""
+    """An arrow up or down; empty if the direction is unknown."""
     errors = case.training.get("lower_is_better")
     return "" if errors is None else " ↓" if metric in errors else " ↑"
 
@@ -179,7 +179,7 @@ def _costs(results: Results) -> Table:
 
 
 def _main_scores(case: CaseResult) -> dict[str, float]:
-    """The main metrics; all metrics if it is not known which are main."""
+    """The main metrics; all metrics if the main ones are unknown."""
     main = case.training.get("main")
     return {name: value for name, value in case.metrics.items() if not main or name in main}
 

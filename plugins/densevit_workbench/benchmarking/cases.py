@@ -1,4 +1,4 @@
-"""The models of a benchmark: configs and runs, or several backbones under the same heads by one protocol."""
+"""The cases of a benchmark: configs, runs and exported files, or backbones under heads by one protocol."""
 
 import hashlib
 import json
@@ -24,9 +24,9 @@ PROTOCOL = "benchmark/protocol"
 class Case:
     """A model of a benchmark.
 
-    name: unique. backbone, head: the names in the grid of a protocol; empty for a config.
-    values: the config as a dict. metrics: the metrics of a run that is already trained. lower_is_better: those of them
-    that are errors. file: an exported file, which is measured in place of a model of the config; None: there is none.
+    name: unique in the benchmark. backbone, head: names in a protocol's grid; empty for a config. values: the config as
+    a dict. metrics: scores of a finished run. lower_is_better: names of metrics that are errors. file: an exported file
+    to measure; None: measure a model built from the config.
     """
 
     name: str
@@ -39,8 +39,8 @@ class Case:
     file: FileModel | None = None
 
     def config(self, seed: int | None = None, **trained: Any) -> Config:
-        """The checked config. seed: replaces the config's unless None. trained: `optim` and `trainer` keys that replace
-        the config's, such as {"optim": {"lr": 1e-3}}."""
+        """The checked config. seed: None keeps the config's seed. trained: keys of `optim` and `trainer` to replace,
+        such as {"optim": {"lr": 1e-3}}."""
         values = _replaced(self.values, trained) | ({} if seed is None else {"seed": seed})
         config = configs.from_mapping(values, self.source)
         configs.check_plugins(config)
@@ -48,14 +48,14 @@ class Case:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the config: results of another config are not reused."""
+        """A hash of the config or the exported file, by which stored results are reused."""
         text = json.dumps(self.values, sort_keys=True, default=str).encode()
         return hashlib.sha256(text if self.file is None else self.file.file.path.read_bytes()).hexdigest()[:16]
 
 
 def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[Case]:
-    """A case for each config: a file, a shipped config's name, or a run folder, whose scores are reused; and for each
-    exported file."""
+    """One case per source: a config file, a shipped config's name, a run folder (its scores are reused) or an exported
+    file."""
     cases: dict[str, Case] = {}
     for source in sources:
         folder = user_path(source)
@@ -89,11 +89,11 @@ def _case_of_file(name: str, source: str) -> Case:
 def cases_of_protocol(
     protocol: str, backbones: Sequence[str], heads: Sequence[str], overrides: Sequence[str]
 ) -> list[Case]:
-    """A case for each backbone under each head: the protocol's config with that backbone and that head alone.
+    """One case per pair of backbone and head: the protocol's config with this backbone and this head alone.
 
     protocol: a config whose heads are candidates. backbones: files beside a shipped protocol by name (`swin`), section
     files (`mine.yaml`), or plugins with default options (`mynet`, `my_package:MyNet`). heads: names in the protocol, or
-    plugins with default options. Raises ConfigError for a name that is neither.
+    plugins with default options. Raises ConfigError for an unknown name.
     """
     wrong = [override for override in overrides if override.split("=")[0].split(".")[0] == "backbone"]
     if wrong:
@@ -143,7 +143,7 @@ def _head(head: str, sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _replaced(values: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The values with keys of sections replaced. A learning rate or budget replaces all keys that set the same."""
+    """Replaces keys of sections. A learning rate or a budget also removes its alternatives, such as `lr_per_256`."""
     result = dict(values)
     for section, keys in trained.items():
         options = dict(result.get(section, {}))
@@ -167,7 +167,7 @@ def setting_of(config: Config) -> dict[str, Any]:
 
 
 def main_metrics(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """The main metric HEAD/METRIC of each head among a run's metrics. Heads without an evaluator have none.
+    """The main metric HEAD/METRIC of each head with an evaluator, among a run's metrics.
 
     A metric's name may have a suffix, as in `AbsRel_aligned_median`.
     """

@@ -34,10 +34,10 @@ from densevit_workbench.benchmarking.timing import MODES, Forward, check_modes, 
 from densevit_workbench.benchmarking.trainings import train_case
 from densevit_workbench.model_cost import model_cost
 
-ASSUMED_CLASSES = 80  # of a head whose data set is not on this machine
-DEFAULT_SIDE = 512  # of the images of a config without data.image_size
+ASSUMED_CLASSES = 80  # if a data set is not on this machine
+DEFAULT_SIDE = 512  # for a config without data.image_size
 RATES = (5e-4, 1e-3, 2e-3)
-TRAININGS = "trainings"  # a folder with a folder for each model
+TRAININGS = "trainings"  # folder; one subfolder per model
 
 Size = tuple[int, int]
 
@@ -46,7 +46,7 @@ Size = tuple[int, int]
 class Benchmark:
     """A finished benchmark.
 
-    results: the results of each model. folder: where `benchmark.md` and `.json` are.
+    results: the results of each model. folder: contains benchmark.md and benchmark.json.
     """
 
     results: Mapping[str, CaseResult]
@@ -93,18 +93,16 @@ def benchmark(
 ) -> Benchmark:
     """Measures models side by side: parameters, multiply-adds, latency, throughput, memory and scores.
 
-    configs: config files, shipped configs' names, run folders, whose scores are taken over, or exported files, whose
-    speed is measured with ONNX Runtime or PyTorch on the CPU. backbones, heads: instead of configs: each backbone under
-    each head by the `protocol`, a config with candidate heads. overrides: "data=FILE", "heads.setr.width=64" of all
-    configs or of the protocol.
+    configs: config files, shipped configs' names, run folders (their scores are reused) or exported files (timed on the
+    CPU by ONNX Runtime or PyTorch). backbones, heads: instead of configs, each backbone under each head by `protocol`,
+    a config with candidate heads. overrides: keys of all configs or the protocol, "data=FILE", "heads.setr.width=64".
     sizes: sides or (height, width) of the images; none: each config's `data.image_size`. modes: fp32, bf16 (autocast),
     fp32-compiled, bf16-compiled. rounds: timed runs of each cell.
-    train: also trains each model, on `images` images (None: as its config says); with backbones, the learning rate is
-    the one of `rates` with the lowest loss in a trial on an eighth of the images. seeds: repeats each training with
-    each of these seeds, for means and standard deviations; none: the config's. The data set stays the same.
-    out: a folder; results in it are not computed again, so an interrupted benchmark continues.
-    quiet: no progress on stderr. command: the command that `benchmark.md` names. A model that fails is reported in
-    `Benchmark.errors`, and the other models are still measured.
+    train: also trains each model, on `images` images (None: the config's budget). rates: learning rates to try, with
+    backbones: a trial on an eighth of the images picks the rate with the lowest loss. seeds: one run per seed, for
+    means and standard deviations; empty: the config's seed.
+    out: a folder; stored results are reused, so an interrupted benchmark continues. quiet: no progress on stderr.
+    command: the command to print in benchmark.md. `Benchmark.errors` reports failed models; the others are measured.
     Raises ConfigError for configs and names that do not exist, and if another benchmark writes to the folder.
     """
     cases = _cases(configs, overrides, backbones, heads, protocol)
@@ -167,7 +165,7 @@ class _Attempts:
         self.results, self.save = results, save
 
     def __call__(self, name: str, step: str, work: Callable[[], None]) -> bool:
-        """Whether it succeeded."""
+        """Runs a step of a model. Returns whether it succeeded."""
         try:
             work()
         except Exception as error:  # from a plugin or its data, or out of memory
@@ -202,10 +200,12 @@ def _size(config: Config) -> Size:
 
 
 class _Models:
-    """Builds the models with random weights. Each data set is opened once, for its classes."""
+    """Builds models with random weights. Opens each data set once, for its classes."""
 
     def __init__(self) -> None:
-        self.classes: dict[str, dict[str, Sequence[Class]] | None] = {}  # of the heads; None: no data on this machine
+        self.classes: dict[
+            str, dict[str, Sequence[Class]] | None
+        ] = {}  # by head, for each case; None: no data on this machine
 
     def build(self, case: Case) -> DenseModel:
         config = case.config()
@@ -254,7 +254,7 @@ def _measure(
     rounds: int,
     quiet: bool,
 ) -> None:
-    """Times the models of each mode, batch and size together."""
+    """Times the models in interleaved rounds, for each mode, batch and size."""
     groups: dict[tuple[str, int, Size], list[Case]] = {}
     for case in cases:
         if "cost" in results[case.name].errors:

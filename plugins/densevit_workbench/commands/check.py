@@ -1,4 +1,4 @@
-"""Checks a backbone, head or training method of one's own.
+"""Checks a custom backbone, head or training method.
 
 Shapes, gradients, precisions, state, options and more. Exit code 1 if a check fails.
 """

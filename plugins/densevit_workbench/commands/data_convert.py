@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         metavar="data.channels=NAMES",
         nargs="*",
-        help="the images' channels, if each has a file of its own",
+        help="channels of the images, if each channel has its own file",
     )
     parser.add_argument(
         "--splits",
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _channels(format: str, overrides: list[str]) -> "Channels":
-    """The channels that overrides describe. Raises ConfigError for other keys."""
+    """Builds channels from overrides. Raises ConfigError for other keys."""
     from densevit import config as configs
     from densevit.config.data_schema import CHANNELS
 

@@ -1,6 +1,6 @@
 """Writes predictions as a COCO json for label tools.
 
-The objects predicted by `densevit predict`, as images, categories and annotations with scores. Label tools that import
+Converts the objects of `densevit predict` to images, categories and annotations with scores. Label tools that import
 COCO's format, such as CVAT, show them as labels to correct.
 """
 

@@ -1,8 +1,8 @@
 """Examines a data set before a training; writes a page.
 
-Files, annotations, classes, duplicates, and the effect of augmentation. The HTML page has all numbers, findings and
-augmented samples. Exit code 1 if there are errors. With --environment, prints versions and devices
-instead, for bug reports.
+Files, annotations, classes, duplicates, and the effect of augmentation. The HTML page shows all numbers, findings and
+augmented samples. Exit code 1 if there are errors. With --environment, prints versions and devices instead, for bug
+reports.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def _environment(args: argparse.Namespace) -> int:
     unused = [argument for argument in arguments if argument]
     if unused:
         raise ConfigError(
-            f"--environment examines the installation, and neither data nor a config. Fix: leave out "
+            f"--environment examines the installation, not data or a config. Fix: leave out "
             f"{', '.join(map(repr, unused))}, or examine the data in a second command."
         )
     rows, problems = environment.examine()

@@ -1,4 +1,4 @@
-"""Writes a page about a run, or one that compares several, or a table of runs for a paper."""
+"""Writes a page about one run, a page that compares runs, or a table of runs for a paper."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

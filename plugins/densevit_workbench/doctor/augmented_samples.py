@@ -1,4 +1,4 @@
-"""Draws augmented samples with their targets, as the model sees them in training, and both readings of photos."""
+"""Draws augmented training samples with their targets, and rotated photos with both possible readings of boxes."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ SAMPLES = 12
 def augmented_samples(
     dataset: Dataset, transform: TrainingTransform, indices: Sequence[int], count: int = SAMPLES
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yields `count` drawn images with captions, evenly spaced among these indices, one for each labelled task."""
+    """Yields drawn images with captions, one per labelled task, for `count` evenly spaced ones of the indices."""
     types = TargetTypes.of(dataset)
     for position in evenly_spaced(len(indices), count).tolist():
         index = indices[position]
@@ -40,7 +40,7 @@ def augmented_samples(
 def both_readings(
     readings: Sequence[tuple[str, Mapping[str, Sample]]], dataset: Dataset
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yields images whose boxes can be read in two ways, drawn side by side, with captions."""
+    """Yields images with ambiguous boxes, both readings side by side, with captions."""
     types = TargetTypes.of(dataset)
     for name, samples in readings:
         drawn = [pixels for sample in samples.values() for _, pixels in drawings(sample, dataset, types)]
@@ -55,7 +55,7 @@ def both_readings(
 
 
 def drawings(sample: Sample, dataset: Dataset, types: TargetTypes) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields each task with a visualization of its targets, drawn by their types. Keys without a task have task ""."""
+    """Yields each task with a visualization of its targets; the task of keys without a task is ""."""
     targets = sample["targets"]
     tasks: dict[str, dict[str, Any]] = {}
     for key, value in targets.items():

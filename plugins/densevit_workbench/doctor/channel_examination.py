@@ -1,4 +1,4 @@
-"""Measures the channels of images, and proposes a config's keys for images that are not RGB of 8 bits."""
+"""Measures the channels of images, and proposes config keys for images other than 8-bit RGB."""
 
 import glob
 import math
@@ -20,20 +20,19 @@ from densevit_workbench.channel_names import channel_names, colors_first
 from densevit_workbench.doctor.findings import Finding, Severity, evenly_spaced
 from densevit_workbench.doctor.source import flow
 
-_PIXELS = 1 << 16  # measured of each channel of an image
-_IMAGES = 8  # read for a proposal
-_NODATA = 0.05  # least share of pixels that are likely without data, of the image and of its border
+_PIXELS = 1 << 16  # to measure per channel
+_IMAGES = 8  # to read for a proposal
+_NODATA = 0.05  # minimum share of pixels likely without data, in the image and on its border
 _FILE = re.compile(r"(.+)([_.-][^_.-]+)(\.\w+)")  # of a channel
 _CHANNEL_ENDING = re.compile(r"[_.-](red|green|blue|nir|swir\d?|b\d{1,2}a?|dapi|gfp)", re.IGNORECASE)
 
 
 class ChannelValues(NamedTuple):
-    """Measures (C,) of the channels of one image, of about 65,536 evenly spaced pixels, or (N, C) of N images.
+    """Measures (C,) of the channels of one image, from about 65,536 evenly spaced pixels, or (N, C) of N images.
 
-    valid: the share of pixels with data. low, high, mean, square: their least and largest value and the means of them
-    and of their squares; NaN, NaN, 0, 0 without data. nodata: a value that probably marks pixels without data, NaN if
-    there is none. missing: its share. saturated, clipped: the shares of other pixels that have the largest value of
-    their type, and that are outside of the range that is given.
+    valid: share of pixels with data. low, high, mean, square: minimum, maximum, mean and mean square of these pixels;
+    NaN, NaN, 0, 0 without data. nodata: a value that probably marks pixels without data, or NaN. missing: its share.
+    saturated, clipped: shares of the remaining pixels at their type's maximum, and outside the channel's range.
     """
 
     valid: np.ndarray
@@ -53,7 +52,7 @@ class ChannelValues(NamedTuple):
 
     @property
     def likely_nodata(self) -> float:
-        """The most frequent value that probably marks pixels without data; NaN if there is none."""
+        """The most frequent `nodata` of all images and channels, or NaN."""
         counts = Counter(self.nodata[~np.isnan(self.nodata)].tolist())
         return counts.most_common(1)[0][0] if counts else math.nan
 
@@ -68,7 +67,7 @@ def channel_values(image: np.ndarray, channels: Channels) -> ChannelValues:
 
 
 def _measured(plane: np.ndarray, top: float, low: float, high: float) -> tuple[float, ...]:
-    """A row of `ChannelValues` of one channel (H, W). top: the largest value of its type. low, high: its range."""
+    """The `ChannelValues` of one channel (H, W). top: the maximum of its type. low, high: its range."""
     values = plane[np.isfinite(plane)].astype(np.float64)
     if not len(values):
         return (0.0, math.nan, math.nan, 0.0, 0.0, math.nan, 0.0, 0.0, 0.0)
@@ -81,8 +80,8 @@ def _measured(plane: np.ndarray, top: float, low: float, high: float) -> tuple[f
 
 
 def _nodata(plane: np.ndarray, values: np.ndarray) -> float:
-    """A value that probably marks pixels without data: the least or the largest value, if it is frequent in the image
-    and on its border, and far from the others. NaN if there is none."""
+    """The minimum or maximum, if it probably marks pixels without data: frequent in the image and on its border, and
+    far from all other values. Else NaN."""
     border = np.concatenate([plane[0], plane[-1], plane[:, 0], plane[:, -1]])
     for value in (float(values.min()), float(values.max())):
         rest = values[values != value]
@@ -94,8 +93,8 @@ def _nodata(plane: np.ndarray, values: np.ndarray) -> float:
 
 
 def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
-    """Proposes keys of the section `data` for images, as overrides, and the finding with them: an error if the images
-    cannot be read as RGB, else a warning. None if most are RGB of 8 bits, and if none can be read."""
+    """Proposes keys of the section `data` as overrides, with a finding: an error if the images cannot be read as RGB,
+    else a warning. None if most images are 8-bit RGB, or none can be read."""
     endings = _endings(files)
     images = [file for file in files if os.path.splitext(file)[0].endswith(next(iter(endings.values()), ""))]
     chosen = [images[i] for i in evenly_spaced(len(images), _IMAGES).tolist()]
@@ -133,8 +132,8 @@ def proposed_keys(files: Sequence[str]) -> tuple[list[str], Finding] | None:
 
 
 def _endings(files: Sequence[str]) -> dict[str, str]:
-    """The channels of the first image with the end of the name of each one's file, if each has a file: files that
-    differ only in the end, of which one is the name of a colour or band. The first is that of all files, if any is."""
+    """Maps channels to endings of file names, if each channel of the first image has its own file: names that differ
+    only in their endings, one of them a colour or band. An ending of all `files` comes first."""
     match = _FILE.fullmatch(files[0]) if files else None
     paths = glob.glob(f"{glob.escape(match[1])}[_.-]*{match[3]}") if match else []
     ends = [other[2] for other in map(_FILE.fullmatch, paths) if other and match and other[1] == match[1]]

@@ -23,7 +23,7 @@ _MOST_PAIRS = 1000
 
 
 def check_split(split: SplitStatistics, findings: Findings) -> None:
-    """Reports what is unusual in one split."""
+    """Reports unusual properties of one split."""
     problems = [summary.problem for summary in split.summaries if summary.problem]
     fix = "Replace or remove them; data.on_error=skip leaves unreadable images out in training."
     findings.report("error", "unreadable images", problems, fix, of=split.opened)
@@ -131,7 +131,7 @@ def _image_sizes(split: SplitStatistics, findings: Findings) -> None:
 def check_across_splits(
     statistics: Mapping[str, SplitStatistics], files: Mapping[str, Sequence[str]], findings: Findings
 ) -> list[Finding]:
-    """Reports duplicates within and between splits. files: the image files of each split, if the data set has files."""
+    """Reports duplicates within and between splits. files: image files by split, if the data set has files."""
     before = len(findings.items)
     splits = list(statistics)
     for i, split in enumerate(splits):
@@ -162,7 +162,7 @@ def check_across_splits(
     fix = "Check them: copies of another size or quality, or neighbouring video frames, make the metrics too good."
     findings.report("warning", "nearly identical images in several splits", texts, fix, of=len(images))
     texts = [_listed(pair) for pair in pairs if pair[0].split == pair[1].split]
-    fix = "Duplicates add nothing to a training; frames of one video add little."
+    fix = "Duplicates teach nothing new; frames of one video teach little."
     findings.report("note", "nearly identical images in one split", texts, fix, of=len(images))
     return findings.items[before:]
 
@@ -179,13 +179,13 @@ def _listed(group: Sequence[HashedImage]) -> str:
 
 
 def differing_classes(train: SplitStatistics, val: SplitStatistics) -> list[str]:
-    """Messages for target keys of which only one split is labelled."""
+    """Messages for target keys that only one split provides."""
     lacking = [key for key in train.provides if key not in val.provides]
     return [f"{train.split} is labelled with {listed(lacking)}, {val.split} is not"] if lacking else []
 
 
 def differing_sizes(train: SplitStatistics, val: SplitStatistics) -> list[str]:
-    """Messages for target keys whose objects differ in size between the splits, as shares of the image."""
+    """Messages for target keys with different object sizes in the splits, relative to the image."""
     texts = []
     for key, named in train.measures.items():
         sides = named.get("relative side", ()), val.measures.get(key, {}).get("relative side", ())

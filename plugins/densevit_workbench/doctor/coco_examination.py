@@ -1,4 +1,4 @@
-"""Reports unusual annotations of a COCO json that training accepts, and what its splits use and leave out."""
+"""Reports unusual but valid annotations of a COCO json, and counts used and unused images and objects."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,8 +26,8 @@ from densevit_workbench.interchange.inventory import Inventory
 
 Readings = tuple[str, Mapping[str, Sample]]
 
-_MARGIN = 1.0  # pixels; a box that is farther outside is not a rounding error
-_DRAWN, _DRAWN_SIDE = 6, 1000  # images of which both readings are drawn, and their longer side, in pixels
+_MARGIN = 1.0  # pixels; boxes farther outside are not rounding errors
+_DRAWN, _DRAWN_SIDE = 6, 1000  # images to draw in both readings, and their longer side in pixels
 
 
 def examine_coco(
@@ -39,9 +39,11 @@ def examine_coco(
     failed: set[int],
     findings: Findings,
 ) -> tuple[list[Inventory], list[Readings]]:
-    """Adds findings about a split in COCO's format. Returns what it uses and leaves out, and images whose boxes can be
-    read in two ways, with a sample for each. opened, failed: the indices of images whose files were checked, and of
-    those that are wrong."""
+    """Adds findings about a split in COCO's format. Returns its inventories, and images with ambiguous boxes, one
+    sample per reading.
+
+    opened: indices of images with checked files. failed: the indices among them with invalid files.
+    """
     annotations = invalid.annotations or read_annotations(dataset.file, dataset.masks)
     unclear = [i for i in opened if i not in failed and _is_unclear(dataset, i)]
     _examine_annotations(annotations, findings, ambiguous=bool(unclear))
@@ -63,7 +65,7 @@ def examine_coco(
 
 
 def _is_unclear(dataset: Coco, index: int) -> bool:
-    """Whether EXIF rotates an image by 90 degrees, of which the json has the stored size."""
+    """Whether EXIF rotates an image by 90 degrees, while the json states the size before rotation."""
     with suppress(DataError):
         header = image_header(dataset.path(index), dataset.channels)
         return header.size != header.upright_size and tuple(dataset.given[index].tolist()) == header.size
@@ -73,8 +75,8 @@ def _is_unclear(dataset: Coco, index: int) -> bool:
 def _examine_annotations(read: Annotations, findings: Findings, ambiguous: bool = False) -> None:
     """Reports images with several entries, and boxes that are degenerate, outside of their image, or duplicates.
 
-    Crowds are left out: they are neither trained on nor counted. ambiguous: whether boxes may be on the upright or on
-    the stored image (see `coco_orientation`): those outside are outside of both.
+    Crowds are left out: they are neither trained on nor counted. ambiguous: whether boxes may refer to the upright or
+    the stored image (see `coco_orientation`); boxes outside are then outside of both.
     """
     names, counts = np.unique(read.file_names, return_counts=True)
     twice = [f"{names[i].decode()}: {counts[i]} entries" for i in np.flatnonzero(counts > 1)]
@@ -123,7 +125,7 @@ def _examine_annotations(read: Annotations, findings: Findings, ambiguous: bool 
 
 
 def _examine_reading(dataset: Coco, unclear: Sequence[int], opened: int, findings: Findings) -> None:
-    """Reports photos whose boxes may be on the upright or on the stored image."""
+    """Reports photos whose boxes may refer to the upright or the stored image."""
     fix = f"data.boxes={dataset.boxes} is set."
     if dataset.boxes is None:
         fix = (
@@ -136,7 +138,7 @@ def _examine_reading(dataset: Coco, unclear: Sequence[int], opened: int, finding
 
 
 def _examine_crowds(read: Annotations, crowds: str | None, findings: Findings) -> None:
-    """Reports objects with `iscrowd` 1, and images that have no other objects. crowds: the option of this name."""
+    """Reports objects with `iscrowd` 1, and images without other objects. crowds: the option `data.crowds`."""
     iscrowd = read.iscrowd
     indices = np.flatnonzero(iscrowd)
     note = crowd_note(iscrowd)
@@ -166,7 +168,7 @@ def _inventories(
     missing: set[int],
     failed: set[int],
 ) -> Iterator[Inventory]:
-    """Yields what a split finds, uses and leaves out: images, and objects."""
+    """Yields the inventories of a split's images and objects."""
     chosen = np.isin(annotations.image_ids, dataset.annotations.image_ids)
     places = np.flatnonzero(chosen)
     without_file, with_invalid_file = np.zeros(len(annotations), bool), np.zeros(len(annotations), bool)
@@ -192,7 +194,7 @@ def _inventory(
     invalid: Iterable[tuple[str, Sequence[str]]],
     unused: Sequence[tuple[str, np.ndarray]],
 ) -> Inventory:
-    """unused: reasons, each with what it leaves out, (N,) bool; the first reason that applies counts."""
+    """unused: reasons with masks (N,) of what they leave out; the first applicable reason counts."""
     inventory, used = Inventory(noun), np.ones(len(names), bool)
     for reason, left_out in invalid:
         inventory.leave_out(reason, left_out)
@@ -204,7 +206,7 @@ def _inventory(
 
 
 def _readings(dataset: Coco, unclear: Sequence[int]) -> Iterator[Readings]:
-    """Samples of some images with objects, with the boxes on the upright and on the stored image."""
+    """Samples of some images with objects, for boxes on the upright and on the stored image."""
     with_objects = [i for i in unclear if len(dataset.objects(i)["labels"])]
     for position in evenly_spaced(len(with_objects), _DRAWN).tolist():
         i, samples = with_objects[position], {}
@@ -221,18 +223,18 @@ def _readings(dataset: Coco, unclear: Sequence[int]) -> Iterator[Readings]:
 
 
 def _unlisted_note(files: Sequence[str]) -> str:
-    """Returns the sentence about image files that no json names; "" if there are none."""
+    """The fix for image files that no json names; "" without such files."""
     if not files:
         return ""
     return (
-        f"{counted(len(files), 'image file')} beside the images {'is' if len(files) == 1 else 'are'} in no json of the "
+        f"{counted(len(files), 'image file')} next to images {'is' if len(files) == 1 else 'are'} in no json of the "
         f"data set, and not used: {listed(map(os.path.basename, files), 3)}. Images without objects need an entry of "
         "`images` too."
     )
 
 
 def _image_files(folders: Iterable[str], channels: Channels) -> set[str]:
-    """Returns the image files of these channels in folders, without their subfolders."""
+    """Lists image files with these channels in folders, not in subfolders."""
     suffixes = image_suffixes(channels)
     files = (
         entry.path
@@ -247,7 +249,7 @@ def _image_files(folders: Iterable[str], channels: Channels) -> set[str]:
 def _without_named(files: set[str], jsons: Iterable[tuple[Path, Sequence[str]]]) -> set[str]:
     """Returns the files that no json names.
 
-    jsons: the folder and the names of the images of each json; no more are read than are needed.
+    jsons: the image folder and image names of each json, read lazily until no file remains.
     """
     for folder, names in jsons if files else ():
         files = files - {os.path.normpath(os.path.join(folder, name)) for name in names}

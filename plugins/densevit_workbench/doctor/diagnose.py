@@ -1,4 +1,4 @@
-"""Examines a data set and collects all findings."""
+"""Examines a data set and collects findings."""
 
 import contextlib
 import warnings
@@ -32,7 +32,7 @@ from densevit_workbench.doctor.source import Source, find_source
 from densevit_workbench.doctor.split_statistics import split_statistics
 from densevit_workbench.doctor.training_cost import training_cost
 
-IMAGES = 500  # opened in each split by default
+IMAGES = 500  # to open per split by default
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
@@ -48,9 +48,9 @@ def diagnose(
 
     source: a config or a shipped config's name, a run, a section file such as configs/data/coco.yaml, or a folder in
     the layout of a data set. overrides: `data.key=value`; any key if the source is a config. images: the number of
-    images of each split that are opened, evenly spaced; None: all. Annotations are examined in full. page: an HTML file
-    to write. track: shows the progress of a loop, from (items, title, total). Raises ConfigError and DataError if there
-    is nothing to examine.
+    evenly spaced images to open per split; None: all. All annotations are examined. page: an HTML file to write. track:
+    shows the progress of a loop, from (items, title, total). Raises ConfigError and DataError if there is nothing to
+    examine.
     """
     if images is not None and images < 1:
         raise ConfigError(f"images is {images}; at least 1 is expected, or None for all.")
@@ -86,21 +86,21 @@ def diagnose(
 
 
 def _proposal(section: DataSection, files: Sequence[str]) -> tuple[list[str], Finding] | None:
-    """Overrides of a section without channels for images that are not RGB of 8 bits, with a finding."""
+    """Proposes channels for a section without any, if its images are not 8-bit RGB."""
     if section.given_channels.is_rgb and takes(registry.load("datasets", section.name), "channels"):
         return proposed_keys(files)
     return None
 
 
 class _Built(NamedTuple):
-    """A split that was built, without a check of its files. invalid: the records of its json that were left out."""
+    """A split before the check of its files. invalid: skipped records of its json."""
 
     dataset: Dataset
     invalid: InvalidRecords
 
 
 def _built(data: Data, split: str, findings: Findings) -> _Built | None:
-    """Builds a split, with the problems that are found; None if it cannot be read."""
+    """Builds a split and reports its problems; None if it cannot be read."""
     section = data.section.model_copy(update={"on_error": "skip"})
     warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
@@ -162,8 +162,8 @@ def _examine_split(
 
 
 def _join_parts(findings: Findings, diagnosis: Diagnosis) -> None:
-    """Makes the findings about files that both parts of a divided data set were read from, such as its json, findings
-    of no split, which count once. findings: the second part's, before its images are opened.
+    """Merges equal findings of both parts of a divided data set, such as findings about its json, into findings of no
+    split. findings: findings of the second part, before its images are opened.
     """
     both = [finding for finding in findings.items if replace(finding, split="train") in diagnosis.findings]
     findings.items = [finding for finding in findings.items if finding not in both]
@@ -174,7 +174,7 @@ def _join_parts(findings: Findings, diagnosis: Diagnosis) -> None:
 
 
 def _transform(data: Data, findings: Findings) -> TrainingTransform | None:
-    """The training transform; None where it cannot be built, which is reported."""
+    """The training transform; None, with a finding, if it cannot be built."""
     try:
         return data.config_transform
     except DensevitError as error:

@@ -1,4 +1,4 @@
-"""Finds identical images, and pairs of nearly identical ones."""
+"""Finds identical images, and pairs of nearly identical images."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,8 @@ def identical(images: Sequence[HashedImage]) -> list[list[HashedImage]]:
 
 
 def nearly_identical(images: Sequence[HashedImage]) -> Iterator[tuple[HashedImage, HashedImage]]:
-    """Yields pairs of different images whose difference hashes differ in at most `NEAR` bits. Of identical images,
-    only the first is compared."""
+    """Yields pairs of different images whose difference hashes differ in at most `NEAR` bits. Compares only the first
+    of identical images."""
     first: dict[bytes, HashedImage] = {}
     for image in images:
         first.setdefault(image.digest, image)

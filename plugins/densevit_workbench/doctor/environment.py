@@ -15,14 +15,23 @@ VARIABLES = (
 )
 """Environment variables that change the computation or its speed."""
 
-_MODULES = ("torch", "torchvision", "pytorch_lightning", "cv2", "simplejpeg", "pycocotools.mask")  # of binary libraries
+_MODULES = (
+    "torch",
+    "torchvision",
+    "pytorch_lightning",
+    "cv2",
+    "simplejpeg",
+    "pycocotools.mask",
+)  # packages with binary libraries
 _OPENCV = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 _LEFT_OUT = ("pip_packages", "conda_packages", "cpu_info")  # of torch's table
 
 
 def examine() -> tuple[dict[str, str], list[str]]:
-    """Returns the environment as rows of a table, and a sentence for each problem, such as a package that cannot be
-    imported. Runs the programs of `torch.utils.collect_env`, which takes seconds."""
+    """Returns the environment as table rows, and a sentence per problem, such as a failed import.
+
+    Takes seconds, because `torch.utils.collect_env` runs programs.
+    """
     installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
     names = [
         re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
@@ -50,7 +59,7 @@ def examine() -> tuple[dict[str, str], list[str]]:
 
 
 def _torch() -> dict[str, str]:
-    """What torch says of the system and its devices, and the precision that a training takes."""
+    """The system and devices as reported by torch, and the precision of `trainer.precision: auto`."""
     import torch
     from torch.utils import collect_env
 

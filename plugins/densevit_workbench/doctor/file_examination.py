@@ -1,4 +1,4 @@
-"""Checks the files of a split one by one, and reports what only all label maps or depth maps show."""
+"""Checks the files of a split one by one, and its label maps or depth maps as a whole."""
 
 import os
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from densevit_workbench.doctor.findings import Findings
 
 
 def examine_files(dataset: Dataset, opened: Sequence[int], findings: Findings) -> set[int]:
-    """Checks the files of some images as the data set does, and counts what raises. Returns the indices with errors."""
+    """Runs the data set's checks on files of some images, and reports errors. Returns the indices with errors."""
     missing = set(dataset.missing) if isinstance(dataset, MeasuredImages) else set()
     paths = [dataset.path(index) for index in sorted(missing)] if isinstance(dataset, MeasuredImages) else []
     fix = "Copy them to these paths, or remove them from the annotations."
@@ -61,7 +61,7 @@ def examine_files(dataset: Dataset, opened: Sequence[int], findings: Findings) -
 
 
 def _report_pairs(dataset: PairedDataset, findings: Findings) -> None:
-    """Reports images or label files without the other one, and images that no list names."""
+    """Reports images without label files, label files without images, and images that no list names."""
     pairs = dataset.pairs
     findings.report_errors(pairs.missing, pairs.names_count)
     if isinstance(dataset, LabelMaps | DepthMaps):
@@ -71,7 +71,7 @@ def _report_pairs(dataset: PairedDataset, findings: Findings) -> None:
 
 
 def unlisted_images(root: Path, paths: PairPaths, dataset: Dataset) -> tuple[list[str], int]:
-    """Returns the images of a folder of all splits that none of the lists names, and the number of all."""
+    """Returns the images that no list names, and the number of all images, for a folder shared by all splits."""
     if paths.list_file is None or "{split}" in paths.images:
         return [], 0
     suffixes = image_suffixes(dataset.channels)
@@ -84,14 +84,14 @@ def unlisted_images(root: Path, paths: PairPaths, dataset: Dataset) -> tuple[lis
 
 
 def _name_forms(name: str, path: str) -> set[str]:
-    """Returns the texts with which a line of a list may name an image: its name, and its path without suffix below any
-    of its folders."""
+    """The forms in which a list may name an image: its name, and its path without suffix, relative to any of its
+    folders."""
     parts = os.path.normpath(path).split(os.sep)
     return {name, *("/".join(parts[start:]) for start in range(len(parts)))}
 
 
 def _examine_labels(dataset: LabelMaps, indices: Sequence[int], findings: Findings) -> None:
-    """Reports label maps whose values are read wrongly. Raises DataError if nothing can be learned."""
+    """Reports ambiguous values of label maps. Raises DataError if nothing can be learned."""
     shares = dataset.shares(indices)
     if message := shares.ambiguous():
         findings.report("error", "pixels of 255 that may be a class", [message])
@@ -100,7 +100,7 @@ def _examine_labels(dataset: LabelMaps, indices: Sequence[int], findings: Findin
 
 
 def _examine_depth(dataset: DepthMaps, indices: Sequence[int], findings: Findings) -> None:
-    """Reports the range of the depth. Raises DataError if none is known."""
+    """Reports the depth range. Raises DataError without known depth."""
     names = [os.fsdecode(name) for name in dataset.pairs.left_out]
     findings.report("note", "images without a depth map", names, of=len(dataset) + len(names))
     seen, is_known = dataset.measured_range(indices)

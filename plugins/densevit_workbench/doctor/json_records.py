@@ -1,4 +1,4 @@
-"""Counts the invalid records of a COCO json, and writes it without them, so that the rest can be examined."""
+"""Counts the invalid records of a COCO json, and reads the split without them."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -24,13 +24,13 @@ from densevit.errors import DataError
 from densevit.interfaces import Dataset
 from densevit_workbench.doctor.findings import Findings
 
-LeftOut = dict[str, list[str]]  # names by the rule that they break
+LeftOut = dict[str, list[str]]  # names by broken rule
 
 
 @dataclass
 class InvalidRecords:
-    """The names of the invalid images and objects of a json, by the rule that they break. annotations: the others;
-    None if all are valid."""
+    """Names of invalid images and objects of a json, by broken rule. annotations: the valid annotations; None if all
+    records are valid."""
 
     annotations: Annotations | None = None
     images: LeftOut = field(default_factory=dict)
@@ -40,8 +40,8 @@ class InvalidRecords:
 def built_without_invalid_records(
     section: DataSection, split: str, findings: Findings
 ) -> tuple[Dataset | None, InvalidRecords]:
-    """Builds a split. If its json has invalid records, counts them, and reads a copy without them. None if the split
-    cannot be read for another reason, which is a finding."""
+    """Builds a split. Counts invalid records of its json, and reads a copy without them. Returns None, with a finding,
+    if the split cannot be read for another reason."""
     invalid = InvalidRecords()
     try:
         return unchecked_split(section, split), invalid
@@ -93,7 +93,7 @@ def _built_from(
 
 
 def _without_invalid_segments(section: DataSection, split: str, findings: Findings) -> Dataset:
-    """Counts the invalid images and annotations of a panoptic json, and builds the split without them."""
+    """Builds the split without invalid images and annotations of its panoptic json, and counts these."""
     file = panoptic_json(root_folder(section.options.get("root")), split, section.options)
     document = parse_json(file, keep_segmentations=True)
     images, invalid, seen = Images(file), InvalidRecords(), set()
@@ -113,8 +113,8 @@ def _without_invalid_segments(section: DataSection, split: str, findings: Findin
 def examine_records(
     file: Path, document: dict[str, Any], masks: bool, invalid: InvalidRecords, findings: Findings
 ) -> Images:
-    """Adds each image and each annotation as the data set does, and counts what raises. Removes these records from the
-    document. Returns its images."""
+    """Parses each image and each annotation as the data set does. Counts invalid records and removes them from the
+    document. Returns the images."""
     images = Images(file)
     document["images"] = _valid(section_of(file, document, "images"), images.add, _image_name, invalid.images, findings)
     try:
@@ -143,7 +143,7 @@ def _valid(
     left_out: LeftOut,
     findings: Findings,
 ) -> list[dict[str, Any]]:
-    """Returns the records that can be added."""
+    """The records that `add` accepts; reports and counts all other records."""
     valid, errors = [], []
     for position, record in enumerate(records):
         try:

@@ -36,7 +36,7 @@ def sections(
     samples: Samples,
     cost: TrainingCost | None,
 ) -> list[Section]:
-    """All sections of a page; the findings are the first."""
+    """All sections of a page, findings first."""
     contents = [
         Section("Findings", [_finding(finding) for finding in findings] or [missing("Nothing to report.")]),
         Section("Splits", [text_table([rows.SPLIT_COLUMNS, *rows.split_rows(splits)])]),
@@ -67,7 +67,7 @@ def _finding(finding: Finding) -> Part:
 
 
 def _class_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """Counts with bars by their share."""
+    """Counts, with bars for their shares."""
     cells = [[Cell(name, left=True), *(Cell(text, _share(text)) for text in texts)] for name, *texts in lines]
     return Table([Cell("class", left=True), *map(Cell, names)], cells)
 
@@ -78,7 +78,7 @@ def _share(text: str) -> float:
 
 
 def _charts(splits: rows.Splits) -> list[Plot]:
-    """A histogram of each number of the targets, and of the sizes of images."""
+    """A histogram of each measure of the targets, and of image sizes."""
     drawn = []
     for split, statistics in splits.items():
         numbers: dict[str, np.ndarray] = {}
@@ -102,7 +102,7 @@ def _charts(splits: rows.Splits) -> list[Plot]:
 def _readings(readings: Samples) -> list[Part]:
     text = (
         "Photos that EXIF rotates, with the boxes of the json: left with data.boxes=upright, right with "
-        "data.boxes=stored. Choose the one whose boxes are on their objects."
+        "data.boxes=stored. Choose the reading with the boxes on their objects."
     )
     return [Text(text), _images(readings)]
 

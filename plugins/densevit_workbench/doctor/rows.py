@@ -37,8 +37,8 @@ def split_rows(splits: Splits) -> list[tuple[str, ...]]:
 
 
 def channel_rows(splits: Splits) -> list[tuple[str, ...]]:
-    """A row for each channel of each split, unless its images are RGB of 8 bits. Without pixels that have no data;
-    range: the values that the model sees as 0 and 1."""
+    """A row per split and channel, except for 8-bit RGB. Statistics are over pixels with data; range: the values that
+    the model maps to 0 and 1."""
     ranges = next((statistics.channels.range for statistics in splits.values()), ())
     rows = []
     for split, statistics in splits.items():
@@ -55,7 +55,7 @@ def channel_rows(splits: Splits) -> list[tuple[str, ...]]:
 
 
 def inventory_rows(inventories: Inventories) -> list[tuple[str, ...]]:
-    """A row for each kind of each split, and one for each reason for which some are left out."""
+    """A row per inventory of each split, followed by a row per reason for leaving out."""
     rows: list[tuple[str, ...]] = []
     for split, split_inventories in inventories.items():
         for inventory in split_inventories:
@@ -84,7 +84,7 @@ def size_text(sizes: np.ndarray) -> str:
 
 
 def class_rows(splits: Splits) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """For each target key with classes: the key with its unit, the splits, and one row per class.
+    """For each target key with classes: key and unit, splits, and one row per class.
 
     Rows are sorted by frequency in the first split.
     """
@@ -101,7 +101,7 @@ def class_rows(splits: Splits) -> list[tuple[str, tuple[str, ...], list[tuple[st
 
 
 def measure_rows(splits: Splits) -> list[tuple[str, ...]]:
-    """Quantiles of each number of the targets of each split, and of the augmented training images."""
+    """Quantiles of each measure of the targets, by split, and of augmented training images."""
     rows = []
     for split, statistics in splits.items():
         for where, measures in ((split, statistics.measures), (f"{split}, augm.", statistics.inputs)):

@@ -1,4 +1,4 @@
-"""Reads samples of a data set, checks their targets by type, and measures them before and after augmentation."""
+"""Reads samples of a data set, checks targets by type, and measures them before and after augmentation."""
 
 import os
 import sys
@@ -32,13 +32,13 @@ Measures = dict[str, dict[str, np.ndarray]]  # by target key, by name
 class Summary:
     """Measurements of one image and its targets.
 
-    index: the image's index in the data set. name: the name of its file, or its id. problem: why it cannot be read, or
-    empty; if it is set, the fields below are empty. wrong: error messages about the image and its targets. digest: a
-    hash of the pixels, empty where they are invalid. bits: (256,) bool, the difference hash; None for a flat image.
-    channels: the values of each channel; None for RGB of 8 bits.
-    counts: the number of objects or pixels of each class, by target key. objects: the number of objects that can be
-    trained on. measures, inputs: numbers of the targets, as annotated and after the training transform. kept: the
-    number of objects after the transform; -1 where the transform failed, for the reason `failure`.
+    index: the image's index in the data set. name: its file name or id. problem: the reading error, or empty; with a
+    problem, the fields below are empty. wrong: error messages about the image and its targets. digest: a hash of the
+    pixels, empty for invalid images. bits: (256,) bool, the difference hash; None for a flat image. channels: measures
+    of each channel; None for 8-bit RGB.
+    counts: objects or pixels per class, by target key. objects: the number of trainable objects. measures, inputs:
+    measures of the targets, as annotated and after the training transform. kept: the number of objects after the
+    transform; -1 if the transform failed with the error `failure`.
     """
 
     index: int
@@ -58,7 +58,7 @@ class Summary:
 
 
 class Summaries(data.Dataset[Summary]):
-    """The summaries of some images. transform: the training transform; None: images are not transformed."""
+    """Summaries of some images. transform: the training transform for the first `most` images, if any."""
 
     def __init__(
         self, dataset: Dataset, indices: Sequence[int], transform: TrainingTransform | None, most: int
@@ -119,7 +119,7 @@ class Summaries(data.Dataset[Summary]):
         return Summary(index, "", name, tuple(wrong), size, digest, bits, per_channel, counts, objects, measures)
 
     def _usable_objects(self, values: Mapping[str, Any], size: Size, objects: int) -> int:
-        """The number of objects that can be trained on: not crowds, and not boxes without area."""
+        """The number of objects without crowds and boxes without area."""
         usable = [self.types[key].usable(v, size) for key, v in values.items() if self.types[key].per == "object"]
         masks = [mask for mask in usable if mask is not None]
         return int(np.logical_and.reduce(masks).sum()) if masks else objects
@@ -148,12 +148,12 @@ class Summaries(data.Dataset[Summary]):
 
 
 def transformed(transform: TrainingTransform, sample: Sample, index: int, types: Mapping[str, TargetType]) -> Sample:
-    """The transformed sample; repeated calls with one index give the same result."""
+    """Transforms a sample, with random numbers seeded by its index."""
     return transform(sample, np.random.default_rng([0, index]), types)
 
 
 def read_summaries(samples: Summaries) -> Iterator[Summary]:
-    """The summaries, read by worker processes if there are many."""
+    """Reads summaries, by worker processes if there are many."""
     workers = 0 if len(samples) < _FEW else min(_MOST_WORKERS, os.cpu_count() or 1)
     forks = "fork" if workers and sys.platform == "linux" else None
     loader: data.DataLoader[Any] = data.DataLoader(

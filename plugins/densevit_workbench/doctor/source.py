@@ -24,7 +24,7 @@ from densevit.paths import user_path
 class Source:
     """A data section, and its config, if any.
 
-    name: the argument as it was given. recognised: the section's keys as text, if a folder's data set was recognised.
+    name: the user's argument. recognised: the section's keys as text, for the recognised data set of a folder.
     """
 
     name: str
@@ -57,8 +57,7 @@ def find_source(source: str | Path, overrides: Sequence[str] = ()) -> Source:
 
 
 def config_or_data(path_or_name: str, source: str, overrides: Sequence[str] = ()) -> Config | DataSection:
-    """A config, or a data section from a section file, such as data/coco. source: the origin of
-    the overrides, for messages."""
+    """Loads a config, or a data section from a section file such as data/coco. source: the command, for messages."""
     file: Path | None = None
     try:
         file = find_file(path_or_name)
@@ -95,7 +94,7 @@ def _folder_source(source_name: str, folder: Path, overrides: Sequence[str]) -> 
 
 
 def flow(value: Any) -> str:
-    """A value of a section as one line of YAML, as in an override."""
+    """Formats a value of a section as one line of YAML, for an override."""
     if isinstance(value, str | Path):
         return str(value)
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=sys.maxsize, allow_unicode=True)
@@ -104,12 +103,11 @@ def flow(value: Any) -> str:
 
 @runtime_checkable
 class SupportsRecognise(Protocol):
-    """A data set that `densevit doctor FOLDER` finds by the layout of the folder."""
+    """A data set that `densevit doctor FOLDER` recognises by the folder's layout."""
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """The options besides `root` with which this data set reads a folder; None if the folder does not have the data
-        set's layout."""
+        """Options for reading a folder, without `root`; None if the folder has another layout."""
 
 
 def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:

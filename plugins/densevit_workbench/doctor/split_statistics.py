@@ -16,15 +16,15 @@ from densevit_workbench.doctor.findings import evenly_spaced
 from densevit_workbench.doctor.sample_summaries import Measures, Summaries, Summary, read_summaries
 from densevit_workbench.doctor.target_measures import class_counts, measure
 
-MOST_TRANSFORMED = 200  # images on which the training transform is tried
+MOST_TRANSFORMED = 200  # images to run through the training transform
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 @dataclass
 class ClassCounts:
-    """The frequency of each class. unit: "objects" or "pixels". complete: whether all images are counted, not only
-    opened ones."""
+    """The frequency of each class. unit: "objects" or "pixels". complete: whether all images are counted, instead of
+    the opened images alone."""
 
     names: tuple[str, ...]
     counts: np.ndarray
@@ -36,10 +36,10 @@ class ClassCounts:
 class SplitStatistics:
     """Statistics of one split.
 
-    sizes: (n, 2), height and width of images where they are known. measures: numbers by target key and name, as
-    annotated; complete: the keys whose measures are of all images. inputs: the measures of `MOST_TRANSFORMED` images
-    after the training transform. objects: the number of objects per image, where known. summaries: the measurements of
-    the images that were opened. channels: those of the images; of train with the ranges that training uses.
+    sizes: (n, 2), heights and widths of images, where known. measures: annotated targets by key and name. complete:
+    keys with measures of all images. inputs: measures of `MOST_TRANSFORMED` images after the training transform.
+    objects: the number of objects per image, where known. summaries: summaries of opened images. channels: the images'
+    channels, for train with the ranges of the training.
     """
 
     split: str
@@ -61,7 +61,7 @@ class SplitStatistics:
 
     @property
     def channel_values(self) -> ChannelValues | None:
-        """The values (N, C) of the channels of the N images that could be read; None for RGB of 8 bits."""
+        """Channel measures (N, C) of N readable images; None for 8-bit RGB."""
         values = [summary.channels for summary in self.summaries if summary.channels is not None]
         return ChannelValues.stacked(values) if values else None
 
@@ -98,15 +98,15 @@ def split_statistics(
 
 @runtime_checkable
 class SupportsAllObjects(Protocol):
-    """A data set that knows its objects without reading images, for `densevit doctor`."""
+    """A data set with all objects available without reading images, for `densevit doctor`."""
 
     def all_objects(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
         """The image index of each object (M,), and the values of all objects (M, ...) by target key; None: unknown."""
 
 
 def _add_all_objects(statistics: SplitStatistics, dataset: Dataset, types: TargetTypes) -> None:
-    """Replaces statistics of the opened images by statistics of all images, where the data set knows them without
-    opening any."""
+    """Replaces statistics of opened images by statistics of all images, if the data set has them without opening
+    any."""
     all_objects, sizes = (
         dataset.all_objects() if isinstance(dataset, SupportsAllObjects) else None,
         _known_sizes(dataset),
@@ -131,7 +131,7 @@ def _class_counts(dataset: Dataset, types: TargetTypes, key: str, counts: np.nda
 
 
 def _sizes(dataset: Dataset, readable: Sequence[Summary]) -> np.ndarray:
-    """The sizes of all images, if they are known without opening them, else of the opened ones."""
+    """Sizes of all images, if known without opening any; else of opened images."""
     sizes = _known_sizes(dataset)
     if sizes is not None and (sizes > 1).all():
         return sizes
@@ -139,7 +139,7 @@ def _sizes(dataset: Dataset, readable: Sequence[Summary]) -> np.ndarray:
 
 
 def _known_sizes(dataset: Dataset) -> np.ndarray | None:
-    """The sizes of all images without opening any; 0 where they are unknown."""
+    """Sizes of all images without opening any; 0 if unknown."""
     return dataset.known_sizes() if isinstance(dataset, MeasuredImages) else dataset.sizes()
 
 

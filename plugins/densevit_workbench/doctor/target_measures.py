@@ -1,4 +1,4 @@
-"""Numbers that describe target values: sizes of boxes and masks, labelled pixels, frequencies of classes."""
+"""Measures of target values: sizes of boxes and masks, labelled pixels, frequencies of classes."""
 
 import functools
 from collections.abc import Mapping
@@ -18,24 +18,24 @@ MEASURED_VALUES = 4096  # per map, at most
 
 @runtime_checkable
 class SupportsMeasure(Protocol):
-    """A target type whose values `densevit doctor` describes by numbers."""
+    """A target type with measures for `densevit doctor`."""
 
     def measure(self, value: Any, size: Size | np.ndarray) -> Mapping[str, np.ndarray]:
-        """Numbers (M,) that describe a value, by name and unit; the arguments are those of the function `measure`."""
+        """Numbers (M,) by name and unit. Arguments as for the function `measure`."""
 
 
 @runtime_checkable
 class SupportsClassCounts(Protocol):
-    """A target type whose classes `densevit doctor` counts in another way than the pixels of a map with a task."""
+    """A target type that counts classes itself for `densevit doctor`, instead of pixels per class."""
 
     def class_counts(self, value: Any, num_classes: int) -> np.ndarray | None:
         """(K,), the number of objects or pixels of each class; None without classes."""
 
 
 def measure(target_type: TargetType, value: Any, size: Size | np.ndarray) -> Mapping[str, np.ndarray]:
-    """Numbers (M,) that describe a value, by name and unit: {"width (px)": ...}; none for an unknown type.
+    """Measures of a value, (M,) by name and unit: {"width (px)": ...}; empty for an unknown type.
 
-    size: (h, w) of the image, or (N, 2), the size of each object's image: values per object may be of several images.
+    size: (h, w) of the image, or (N, 2) for objects of several images, the size of each object's image.
     """
     return (
         target_type.measure(value, size)
@@ -86,7 +86,7 @@ def _(target_type: LabelMap, value: np.ndarray, size: Size | np.ndarray) -> dict
 
 @_measure.register
 def _(target_type: ValueMap, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
-    """A sample of the known values, and the fraction of known pixels."""
+    """A sample of the known values, and the share of known pixels."""
     valid = value[value > 0]
     return {"known values": valid[:: -(-len(valid) // MEASURED_VALUES) or 1], "known pixels": _share(valid, value)}
 

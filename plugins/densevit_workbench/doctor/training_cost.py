@@ -1,4 +1,4 @@
-"""The cost of a training: parameters, multiply-adds and the budget."""
+"""The training cost of a config: parameters, multiply-adds and budget."""
 
 import math
 import warnings
@@ -25,10 +25,9 @@ PASSES = 3  # multiply-adds of a training step in forward passes: the backward p
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """The cost of a training.
+    """The training cost of a config.
 
-    size: (h, w) of the model's input for which `multiply_adds` are counted, of one image. budget: the length of the
-    training on one device.
+    size: (h, w) of the input image for which `multiply_adds` are counted. budget: the run's length on one device.
     """
 
     size: tuple[int, int]
@@ -39,14 +38,14 @@ class TrainingCost:
 
     @property
     def training_multiply_adds(self) -> int:
-        """Multiply-adds of the whole training, forward and backward passes."""
+        """Multiply-adds of all forward and backward passes of the run."""
         return PASSES * self.multiply_adds * self.budget.images
 
 
 def training_cost(config: Config, data: Data, sizes: np.ndarray, findings: Findings) -> TrainingCost | None:
-    """Builds the model and counts its cost; reports the findings of the checks before a training.
+    """Builds the model, counts its cost, and reports problems that training would report at its start.
 
-    sizes: (N, 2), of images; the cost is counted for their median size. Returns None if the model cannot be built.
+    sizes: (N, 2) of images; the cost is counted for the median size. Returns None if the model cannot be built.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -71,7 +70,7 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, findings: Findi
 
 
 def check_budget(budget: Budget, config: Config) -> None:
-    """Warns if the training is too short to learn anything, with the least sufficient value."""
+    """Warns if the run is too short to learn anything, with the smallest sufficient budget."""
     start = "random" if config.initial_weights == "random" else "pretrained"
     least = _MIN_STEPS[start]
     if budget.steps < least:

@@ -8,7 +8,7 @@ from densevit_workbench.inspection.attention_layers import AttentionLayer
 
 
 def position_similarity(embeddings: Tensor) -> Tensor:
-    """Cosine similarity of each cell's position embedding with those of all cells (figure 7, centre).
+    """Cosine similarity between the position embeddings of all pairs of cells (figure 7, centre).
 
     embeddings: (H, W, C). Returns (H, W, H, W).
     """
@@ -19,8 +19,8 @@ def position_similarity(embeddings: Tensor) -> Tensor:
 def mean_attention_distance(layer: AttentionLayer, size: tuple[int, int]) -> Tensor:
     """The mean distance in pixels between a query's cell and all others, weighted by attention.
 
-    See Dosovitskiy et al. 2021, section 4.5 and figure 7, right. Distances are between centres of cells. Weights of
-    tokens that are no cells are left out, and the others are scaled to a sum of 1. size: (H, W) of the image in pixels.
+    See Dosovitskiy et al. 2021, section 4.5 and figure 7, right. Distances are between centres of cells. Extra tokens
+    are left out; the remaining weights are scaled to a sum of 1. size: (H, W) of the image in pixels.
     Returns (heads,).
     """
     query, key = (

@@ -18,14 +18,14 @@ from densevit_workbench.inspection.inspector import Inspector
 
 
 class CeitInspector(Inspector):
-    """The position table of CeiT, on the grid for which it is stored."""
+    """The position table of CeiT, on its stored grid."""
 
     def positions(self, part: Any) -> Tensor | None:
         return part.position_table
 
 
 class VitInspector(Inspector):
-    """ViT: positions on the grid for which they are stored; attention of all blocks, windowed or global."""
+    """ViT: positions on their stored grid; attention of all blocks, windowed or global."""
 
     def positions(self, part: Any) -> Tensor | None:
         side, device = part.position_side, next(part.parameters()).device

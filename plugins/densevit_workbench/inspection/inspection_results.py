@@ -15,7 +15,7 @@ from densevit_workbench.inspection.figures import Figure
 class ObjectAttention:
     """The attention of a head for one detected object.
 
-    name, label: its class. box: xyxy in pixels of the inspected image. map: (h, w), the attention.
+    name, label: the object's class. box: xyxy in pixels of the inspected image. map: (h, w), the attention.
     """
 
     name: str
@@ -27,7 +27,7 @@ class ObjectAttention:
 
 @dataclass(repr=False)
 class Findings:
-    """The results of an inspection: the fields of an `Inspection`."""
+    """The fields of an `Inspection`."""
 
     image: np.ndarray
     point: tuple[float, float]

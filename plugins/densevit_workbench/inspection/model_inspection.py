@@ -29,10 +29,10 @@ MOST_OBJECTS = 8
 class Inspection(Findings):
     """Positions and attention of a model on one image. Parts that the model does not have are None or empty.
 
-    image: (H, W, 3) uint8, as the model sees it, padded; other channels as they are drawn. point: the query's (y, x),
-    as fractions of the image. similarity: (H, W, H, W), cosine similarity of positions. layers: attention of the
-    backbone. distances: mean attention distances in pixels by layer, (heads,) each. objects: detected objects by head.
-    figures: those of inspectors, by part of the model.
+    image: (H, W, 3) uint8, resized and padded as model input; non-RGB channels as drawn. point: the query's (y, x), as
+    fractions of the image. similarity: (H, W, H, W), cosine similarity of positions. layers: attention of the backbone.
+    distances: mean attention distances in pixels by layer, (heads,) each. objects: detected objects by head. figures:
+    figures of inspectors, by part of the model.
     """
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -53,9 +53,9 @@ def inspect(
 ) -> Inspection:
     """Computes positions and attention of a model on one image, by layer and for each detected object.
 
-    model: a model, or an argument of `load`. image: a path, URL, bytes, PIL image, array or tensor. at: (x, y) in
-    pixels of the image, the query whose attention is shown; None: the centre. inspectors: names of installed
-    inspectors, or `module:Class`, whose figures are added; those of the classes of backbone and heads are used anyway.
+    model: a model, or an argument of `load`. image: a path, URL, bytes, PIL image, array or tensor. at: the query's
+    (x, y) in pixels of the image; None: the centre. inspectors: names or `module:Class` of inspectors whose figures are
+    added to the figures of the inspectors of backbone and heads.
     Raises DensevitError for a point outside of the image, DataError for an image that cannot be read, PluginError for
     an inspector that fails.
     """
@@ -121,7 +121,7 @@ def inspect(
 def _objects(
     maps: Tensor, predicted: Mapping[str, Tensor], classes: Sequence[Any], scale: tuple[float, float], lowest: float
 ) -> list[ObjectAttention]:
-    """The objects with a score of at least `lowest`, at most MOST_OBJECTS; if there are none, the best object."""
+    """At most MOST_OBJECTS objects with scores of at least `lowest`; without any, the best object."""
     scores = predicted["scores"].tolist()
     chosen = [i for i in range(len(scores)) if scores[i] >= lowest][:MOST_OBJECTS] or [*range(len(scores))][:1]
     objects = []

@@ -1,4 +1,4 @@
-"""The parts of a model, each with its inspectors, whose errors and invalid results are reported."""
+"""A part of a model with its inspectors. Reports their errors and invalid results."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,10 +18,10 @@ _TENSORS = ("positions", "objects")  # methods that return a tensor or None; the
 
 
 class InspectedPart:
-    """A backbone or a head, with the inspector of its class and those that the user named.
+    """A backbone or a head, with the inspector of its class and inspectors by name.
 
-    name: the name of the part in the model. named: names of inspectors. All methods raise PluginError if an inspector
-    fails or returns something invalid.
+    name: the part's name in the model. named: names of further inspectors. All methods raise PluginError if an
+    inspector fails or returns an invalid value.
     """
 
     def __init__(self, name: str, part: nn.Module, named: Sequence[str] = ()) -> None:
@@ -49,14 +49,14 @@ class InspectedPart:
     def figures(
         self, recorded: Sequence[RecordedAttention], outputs: Mapping[str, Any], image: np.ndarray
     ) -> dict[str, list[Figure]]:
-        """The figures of each inspector by its name, "" for that of the class."""
+        """Figures by inspector; the name of the class's inspector is ""."""
         figures = {}
         for name, inspector in {"": self.inspector, **self.named}.items():
             figures[name] = self._call(inspector, "figures", self._inside(recorded), outputs, image)
         return figures
 
     def _inside(self, recorded: Sequence[RecordedAttention]) -> list[RecordedAttention]:
-        """The attention inside of the part, by the name of the module in the part."""
+        """The attention recorded inside the part, by module names relative to the part."""
         inside = [layer for layer in recorded if f"{layer.name}.".startswith(f"{self.name}.")]
         return [layer._replace(name=layer.name.removeprefix(f"{self.name}.")) for layer in inside]
 
@@ -75,7 +75,7 @@ class InspectedPart:
 
 
 def inspector_of(part: nn.Module) -> Inspector:
-    """The installed inspector of the part's class, or of its next base class that has one; else the default."""
+    """The installed inspector of the part's class or its nearest base class; else the default."""
     installed = registry.find("inspectors")
     names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(part).__mro__)
     name = next((name for name in names if name in installed), None)

@@ -23,7 +23,7 @@ _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
 
 @contextmanager
 def recorded_attention(module: nn.Module) -> Iterator[list[RecordedAttention]]:
-    """Yields a list to which each attention inside `module` is added, named by the innermost module that computes it.
+    """Yields a list that collects the attention inside `module`, named by the innermost computing module.
 
     Any softmax over the last of three or more axes is recorded as attention; three axes are (heads, Q, K) of the first
     image. Weights are on the module's device, detached.

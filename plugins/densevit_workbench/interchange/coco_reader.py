@@ -1,4 +1,4 @@
-"""Reads COCO data sets, to make new splits, merge classes, or convert them to the common layout."""
+"""Reads COCO data sets, for new splits, merged classes or the common layout."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ def read_coco(source: Path, faults: Faults, channels: Channels | None = None) ->
     classes: dict[int, str] = {}
     splits: dict[str, list[AnnotatedImage]] = {}
     wanted: list[Path] = []
-    left_out: list[str] = []  # the image of each annotation of an image that is left out
+    left_out: list[str] = []  # file names of skipped images, one per annotation
     for split, files in split_files.items():
         file = files.file
         document = parse_json(file, keep_segmentations=True)
@@ -66,7 +66,7 @@ def read_coco(source: Path, faults: Faults, channels: Channels | None = None) ->
     faults.check(source, splits)
     files_of_splits = [files.file for files in split_files.values()]
     is_image, unused = lambda path: "panoptic" not in path.parent.name, "in no json of a split"
-    if source.is_file():  # which may be in a folder with other things
+    if source.is_file():  # its folder may contain unrelated files
         inventories = (
             image_inventory(folder, wanted, splits, unused, channels, is_image),
             file_inventory("json file", (), files_of_splits, root, str),
@@ -97,7 +97,7 @@ def _rows(
 
 
 def _split_files(source: Path) -> dict[str, SplitFiles]:
-    """Returns the json of each split; "" for a folder with a single json."""
+    """The json of each split; the split "" for a single json."""
     if source.is_file():
         return {"": SplitFiles(source, (source.parent,), source.parent)}
     split_files = {split: files for split in SPLITS if (files := located_split(source, split)) is not None}

@@ -57,13 +57,13 @@ def convert_dataset(
     format: "yolo", "voc", "labelme" or "coco". out: a new folder, which appears when it is complete. Images are hard
     links to the source's files, or copies on another file system. splits: shares of new splits of all images, such as
     {"train": 0.8, "val": 0.2}; None: the splits of the source, or these shares if it lacks train or val. merge: the new
-    name of each renamed class. seed: the seed of the new splits. skip_unreadable: leaves out images that are missing or
-    cannot be read, with a warning that names them. outside_paths: whether entries may name images outside of the
-    source. strict: whether an invalid object, such as a box without area, is an error; otherwise it is left out and
-    counted. origin: the coordinate of the first pixel in "voc"; None: 0 if a box begins there, otherwise 1.
-    channels: those of the images; None: RGB, or any in one file. The result's `inventories` count what is found, used
-    and left out; a warning has those of which something is left out.
-    Raises DataError with all invalid files, ConfigError for invalid arguments.
+    name of each renamed class. seed: the seed of the new splits. skip_unreadable: leaves out missing and unreadable
+    images, with a warning that names them. outside_paths: whether entries may name images outside of the source.
+    strict: whether an invalid object, such as a box without area, is an error; otherwise it is left out and counted.
+    origin: the coordinate of the first pixel in "voc"; None: 0 if a box begins there, otherwise 1. channels: the
+    images' channels; None: RGB, or any channels in one file.
+    The result's `inventories` count found, used and unused files and objects; warnings report unused ones. Raises
+    DataError with all invalid files, ConfigError for invalid arguments.
     """
     if format not in READERS:
         raise ConfigError(f"format: there is no {format!r}.{did_you_mean(format, READERS)}")
@@ -106,7 +106,7 @@ def _write_split(
 
 
 def coco_json(annotated: Annotated, images: Sequence[AnnotatedImage], names: Sequence[str]) -> str:
-    """Returns a json in COCO's format of a split's images. names: their `file_name`s."""
+    """The json of a split in COCO's format. names: the images' `file_name`s."""
     ids = annotated.ids or tuple(range(1, len(annotated.classes) + 1))
     category_id = dict(zip(annotated.classes, ids, strict=True))
     listed: list[dict[str, Any]] = []
@@ -129,7 +129,7 @@ def _record(obj: AnnotatedObject) -> dict[str, Any]:
 
 
 def _file_names(images: list[AnnotatedImage], source: Path) -> list[str]:
-    """Returns the images' file names, with their folders below the source where two images have the same name."""
+    """File names of images; if two images share a name, their paths relative to the source."""
     count = Counter(image.path.name for image in images)
     names = []
     for image in images:

@@ -63,7 +63,7 @@ def write_split(dataset: Dataset, folder: Path, split: str, suffix: str = ".png"
 
 
 def millimetres(depth: np.ndarray) -> np.ndarray:
-    """Converts metres to 16-bit millimetres; larger values become 0, unknown."""
+    """Converts metres to 16-bit millimetres; values out of range become 0, unknown."""
     rounded = np.rint(depth * 1000.0)
     return np.where(rounded < 2**16, rounded, 0).astype(np.uint16)
 

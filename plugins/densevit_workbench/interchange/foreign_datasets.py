@@ -1,7 +1,7 @@
-"""Data sets in YOLO's and Pascal VOC's format, which are read without a conversion of their images.
+"""Data sets in YOLO's and Pascal VOC's format, without a conversion of images.
 
-The annotations are written as json in COCO's format, in the folder of cached scans, and `Coco` reads them with the
-images where they are. The json is written again when a file or folder of the data set has changed.
+Annotations are converted to a COCO json in the folder of cached scans; `Coco` reads this json and the original images.
+The json is written again when a file or folder of the data set has changed.
 """
 
 import atexit
@@ -34,9 +34,9 @@ _READ = (*IMAGES, *CHANNEL_FILES, ".txt", ".xml", ".yaml", ".yml", ".names")  # 
 
 
 class ConvertedCoco(Coco):
-    """A data set in another format. The options are those of `coco`, without those that name a json or its images.
+    """A data set in another format. Options as for `coco`, without options for a json or its images.
 
-    root: the data set's folder; for YOLO, or its data.yaml.
+    root: the data set's folder, or YOLO's data.yaml.
     """
 
     format: ClassVar[str]
@@ -57,7 +57,7 @@ class ConvertedCoco(Coco):
         on_error: OnError,
         channels: Channels,
     ) -> tuple[SplitFiles, bool]:
-        """Returns the json of a split, which is written if there is none of these files."""
+        """Returns the json of a split. Converts the data set if it has changed."""
         if root is None:
             raise DataError("data.root is missing: name the data set's folder.")
         if named != NamedFiles():
@@ -88,7 +88,7 @@ class Voc(ConvertedCoco):
 
 
 class Labelme(ConvertedCoco):
-    """Objects in labelme's format, whose images may be in the json files: an error with the command to convert it."""
+    """Recognises labelme's format, and raises an error with the command to convert it."""
 
     format = "labelme"
 
@@ -102,7 +102,7 @@ class Labelme(ConvertedCoco):
 
 
 def _converted(format: str, source: Path, outside_paths: bool, on_error: OnError, channels: Channels) -> Arrays:
-    """Reads a data set and writes a json for each split."""
+    """Reads a data set and writes one json per split."""
     faults = Faults(on_error == "skip", outside_paths)
     annotated = READERS[format](source, faults, channels)
     left_out = [f"{source}: {inventory}." for inventory in annotated.inventories if inventory.left_out]
@@ -137,7 +137,7 @@ def _converted(format: str, source: Path, outside_paths: bool, on_error: OnError
 
 
 def _written(name: str, texts: Mapping[str, str]) -> Path:
-    """Writes the json of each split into a folder named after their content; into a temporary one without a cache."""
+    """Writes the jsons into a cache folder named by their hash, or a temporary folder if the cache is off."""
     digest = hashlib.sha256("\n".join(texts.values()).encode(errors="surrogatepass")).hexdigest()[:16]
     folder = cache_folder() / f"{name}-{digest}"
     try:

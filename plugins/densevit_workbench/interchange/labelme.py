@@ -50,7 +50,7 @@ _KINDS = ("polygon", "rectangle", "oriented_rectangle", "rotation", "circle")  #
 
 
 def read_labelme(source: Path, faults: Faults, channels: Channels | None = None) -> Annotated:
-    """Reads a folder of json files beside their images; folders train and val are splits, of which others are not."""
+    """Reads a folder of json files. With folders train and val, only files of splits are read."""
     files = files_below(source, (".json",))
     documents = []
     for file in files:
@@ -101,10 +101,10 @@ def read_labelme(source: Path, faults: Faults, channels: Channels | None = None)
 def _image_of(
     file: Path, document: Mapping[str, Any], lookup: ImageLookup, source: Path, faults: Faults
 ) -> tuple[Path, bytes | None]:
-    """Returns the image of a json file, and its content if it is inside of the json.
+    """Returns the image of a json file, and its content if the json contains it.
 
-    The image is the one that imagePath names, or the one beside the json with that name or the json's, or the only one
-    of that name.
+    Found by the path imagePath, or next to the json by the name of imagePath or the json, or as the only image of this
+    name.
     """
     name = str(document.get("imagePath") or "")
     name_on_disk = find_file(file.parent, name, outside_paths=True) if name else None
@@ -132,7 +132,7 @@ def _image(
     faults: Faults,
     channels: Channels | None,
 ) -> tuple[AnnotatedImage, int]:
-    """Returns an image, and the number of shapes of its objects."""
+    """Returns an image, and the number of shapes in its objects."""
     if content is not None:
         height, width = read_image(content, channels or RGB, name=f"{file}: imageData").shape[:2]
     elif is_unread(path):
@@ -174,7 +174,7 @@ def _image(
 
 
 def _object(label: str, shapes: list[Mapping[str, Any]], size: tuple[int, int], where: str) -> AnnotatedObject:
-    """Returns one object of all shapes of a group."""
+    """Joins the shapes of a group to one object."""
     where = f"{where}: {label}"
     if any(shape.get("shape_type") == "mask" for shape in shapes):
         mask = np.zeros(size, np.uint8)
@@ -196,7 +196,7 @@ def _object(label: str, shapes: list[Mapping[str, Any]], size: tuple[int, int], 
 
 
 def _polygon(shape: Mapping[str, Any], where: str) -> np.ndarray:
-    """Returns the points (N, 2) of a shape's outline."""
+    """The outline of a shape, points (N, 2)."""
     points = _points(shape, where)
     shape_type = shape.get("shape_type") or "polygon"
     if shape_type == "rectangle" and len(points) == 2:

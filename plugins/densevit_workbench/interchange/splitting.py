@@ -14,11 +14,11 @@ from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, 
 def split_again(
     annotated: Annotated, shares: Mapping[str, float], seed: int = 0, channels: Channels | None = None
 ) -> Annotated:
-    """Splits all images by the share of each split, so that each class is split by these shares as nearly as possible.
+    """Splits all images by shares, and each class by these shares as nearly as possible.
 
-    Identical and nearly identical images stay in one split, unless a chain of them is too long for the smallest split.
-    channels: those of the images; None: those of the first. Raises ConfigError for shares that are not above 0, and for
-    fewer images than splits.
+    Identical and nearly identical images stay in one split, unless a chain of near duplicates exceeds the smallest
+    split. channels: the images' channels; None: read from the first image. Raises ConfigError for shares of 0 or less,
+    and for fewer images than splits.
     """
     if not shares or any(not 0 < share < float("inf") for share in shares.values()):
         raise ConfigError(f"splits: {dict(shares)} are not shares; expected numbers above 0, as in train=0.8,val=0.2.")
@@ -40,9 +40,9 @@ def split_again(
 
 
 def _groups(images: Sequence[AnnotatedImage], least_share: float, channels: Channels | None) -> np.ndarray:
-    """Returns the group number of each image, (N,); the images of a group stay in one split.
+    """The group number of each image, (N,); images of a group stay in one split.
 
-    If a chain of nearly identical images is longer than the smallest split, groups are of identical images only.
+    If a chain of nearly identical images exceeds the smallest split, only identical images form groups.
     """
     first = next((image.path for image in images if channels is None and image.content is None), None)
     channels = (channels or RGB) if first is None else header_and_channels(first)[1]

@@ -29,10 +29,9 @@ _TOLERANCE = 1e-3  # of the largest value: two implementations of the same funct
 def export(source: str | Path, out: Path, trust: bool = False) -> list[str]:
     """Writes a folder for `from_pretrained`: model.safetensors, config.json and preprocessor_config.json.
 
-    The folder is read back before it appears: its tensors must be bit-identical and its outputs equal.
-    source: a run folder, a model file, or a converted backbone. trust: the argument of `densevit.load`. Returns what
-    transformers computes differently, a sentence each.
-    Raises WeightsError for a model that transformers does not have.
+    The folder is read back before it appears: tensors must be bit-identical and outputs equal. source: a run folder, a
+    model file, or a converted backbone. trust: see `densevit.load`. Returns a sentence per difference in transformers'
+    computation. Raises WeightsError for a model without a counterpart in transformers.
     """
     model = model_of(source, trust)
     if not model.channels.is_rgb:
@@ -69,7 +68,7 @@ def export(source: str | Path, out: Path, trust: bool = False) -> list[str]:
 
 
 def model_of(source: str | Path, trust: bool) -> DenseModel:
-    """The model; for a backbone, one without heads."""
+    """Loads a model; a backbone becomes a model without heads."""
     path = user_path(source)
     file = path / "model.safetensors" if path.is_dir() else path
     header = read_safetensors(file)[1] if file.is_file() and file.suffix == ".safetensors" else {}
@@ -82,7 +81,7 @@ def model_of(source: str | Path, trust: bool) -> DenseModel:
 
 
 def by_task(model: DenseModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict and the config sections, in which heads are named by task. Of a backbone alone: its own keys."""
+    """State dict and config sections with heads named by task. For a backbone alone, keys are relative to it."""
     assert model.sections is not None
     backbone = model.sections.backbone
     sections: dict[str, Any] = {"backbone": {"name": backbone.name, **backbone.options}}
@@ -110,7 +109,7 @@ def _write(
     tensors: Mapping[str, Tensor],
     folder: Path,
 ) -> list[str]:
-    """Writes and reads the files. state, own: those of `by_task`. Returns the differences, see `export`."""
+    """Writes and reads the files. state, model_sections: see `by_task`. Returns the differences, see `export`."""
     described, defaults = describe(tensors, layout), inspect.signature(type(model.backbone)).parameters
     runtime = [key for key in layout.options.runtime if key in {**described["backbone"], **model_sections["backbone"]}]
     used = {key: model_sections["backbone"].get(key, defaults[key].default) for key in runtime}
@@ -126,7 +125,7 @@ def _write(
         config["label2id"] = {name: int(row) for row, name in config["id2label"].items()}
     processor = {
         "image_processor_type": "ViTImageProcessor",
-        "do_resize": False,  # the model's own config determines the size
+        "do_resize": False,  # the model's config determines the size
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -144,7 +143,7 @@ def _write(
 
 
 def _merged(described: Mapping[str, Any], model_sections: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a layout describes, and those of the model, which have priority."""
+    """Merges the options that a layout describes with the model's options, which have priority."""
     both = {
         key: _merged(described[key], model_sections[key])
         for key in described
@@ -155,7 +154,7 @@ def _merged(described: Mapping[str, Any], model_sections: Mapping[str, Any]) -> 
 
 @torch.no_grad()
 def _check(model: DenseModel, state: Mapping[str, Tensor], model_sections: Mapping[str, Any], back: Converted) -> None:
-    """Raises WeightsError unless the model that was read back has the same tensors, classes and outputs."""
+    """Raises WeightsError unless the model, read back, has the same tensors, classes and outputs."""
     pixels = torch.randn(1, 3, 72, 104, generator=torch.Generator().manual_seed(0))
     if back.config is None:
         again, sections = back.model.backbone.state_dict(), {"backbone": back.section.options}
@@ -188,7 +187,7 @@ def _close(x: Tensor, y: Tensor) -> bool:
 
 
 def _unmatched(model_sections: Mapping[str, Any], sections: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
-    """The options in `own` that `sections` lacks or has with another value, by full key."""
+    """The options in `model_sections` that are missing or different in `sections`, by full key."""
     unmatched: list[tuple[str, Any]] = []
     for key, value in model_sections.items():
         other = sections.get(key)
@@ -200,7 +199,7 @@ def _unmatched(model_sections: Mapping[str, Any], sections: Mapping[str, Any], p
 
 
 def _differences(described: Mapping[str, Any], sections: Mapping[str, Any], layout: CheckpointLayout) -> list[str]:
-    """The options that transformers' code determines, as the layout describes them, where the model has others."""
+    """Sentences about options that transformers' code fixes to other values than the model's."""
     notes = []
     for name in layout.options.project_defaults:
         key = name if "." in name else f"backbone.{name}"

@@ -53,8 +53,8 @@ def read_voc(
     """Reads a VOCdevkit year with Annotations, JPEGImages and ImageSets/Main, several years, or folders of xml files
     and images.
 
-    origin: the coordinate of the first pixel. 1: xmax and ymax are the last pixel of a box. 0: they are the first
-    pixel behind it. None: 0 if any box begins at 0, otherwise 1.
+    origin: the coordinate of the first pixel. 1: xmax and ymax are a box's last pixel. 0: xmax and ymax are the first
+    pixel behind the box. None: 0 if any box begins at 0, otherwise 1.
     """
     files = files_below(source, (".xml",))
     documents = []
@@ -106,16 +106,16 @@ def read_voc(
 
 
 def _is_photo(path: Path) -> bool:
-    """Whether an image is none of VOC's SegmentationClass and SegmentationObject."""
+    """Whether an image is not in VOC's SegmentationClass or SegmentationObject."""
     return "Segmentation" not in path.parent.name
 
 
 def _splits_of(files: Sequence[Path], source: Path) -> tuple[dict[Path, str], list[Path]]:
-    """Returns the split of each xml file that has one, and the xml files that lists name but that do not exist.
+    """Returns the split of each xml file that has one, and the listed xml files that do not exist.
 
-    A list in ImageSets/Main is of the xml files of its own year, the folder that holds both; of two lists that name a
-    file, the later one in `_LISTS` counts. Other xml files are in the
-    split after which a folder is named. If no file has a split, all have the split "".
+    A list in ImageSets/Main names xml files of the same year, the folder of both; of two lists with the same file, the
+    later one in `_LISTS` counts. Without lists, a folder's name tells the split of its xml files. If no file has a
+    split, all have the split "".
     """
     lists = [file for file in files_below(source, (".txt",)) if file.parent.parts[-2:] == ("ImageSets", "Main")]
     years: dict[Path, dict[str, str]] = {file.parents[2]: {} for file in lists if file.stem in _LISTS}
@@ -147,7 +147,7 @@ def _splits_of(files: Sequence[Path], source: Path) -> tuple[dict[Path, str], li
 
 
 def _member(line: str) -> str:
-    """Returns the path below Annotations, without suffix, of the xml file that a line of a list names."""
+    """The xml file named by a line of a list: its path relative to Annotations, without suffix."""
     match = _MEMBER.fullmatch(line.strip())
     name = key(line.strip() if match is None else match[1]).replace("\\", "/")
     stem, dot, suffix = name.rpartition(".")
@@ -155,9 +155,9 @@ def _member(line: str) -> str:
 
 
 def _first_pixel(documents: Sequence[VocDocument], origin: Literal[0, 1] | None) -> Literal[0, 1]:
-    """Returns the coordinate of the first pixel, of all splits: as given, or 0 if a box begins there or has a rotation.
+    """The first pixel's coordinate in all splits: `origin`, or 0 if a box begins there or is rotated, else 1.
 
-    Raises DataError if a box begins at 0 and the coordinates are said to count from 1.
+    Raises DataError if a box begins at 0 although `origin` is 1.
     """
     boxes = ((document.file, obj, side) for document in documents for obj in document.objects for side in (0, 1))
     proof = next(
@@ -190,8 +190,8 @@ def _has_area(obj: VocObject) -> bool:
 
 
 def _image_of(document: VocDocument, lookup: ImageLookup, source: Path) -> Path:
-    """Returns the image of an xml file: the one beside it, or the one in a folder for images, or the one that it names,
-    or the only one of its name."""
+    """The image of an xml file: next to the file, in a parallel image folder, at the path in the file, or the only
+    image of this name."""
     file, filename = document.file, document.filename
     path = lookup.beside(file, filename) or lookup.in_layout(file, filename, document.folder)
     path = path or lookup.named(file, filename, document.folder) or lookup.unique(file, filename)
@@ -222,8 +222,8 @@ def _image(
 
 
 def _instances(path: Path, size: tuple[int, int], source: Path) -> np.ndarray | None:
-    """Returns the object number of each pixel, (H, W); None if SegmentationObject, beside the images' folder, lacks the
-    image."""
+    """The object number of each pixel, (H, W), from SegmentationObject next to the images' folder; None without a
+    file."""
     folders = [folder for folder in path.parents[1:] if folder.is_relative_to(source)]
     places = ((folder, PurePath(*path.relative_to(folder).parts[1:])) for folder in folders)
     candidates = (folder / "SegmentationObject" / name.with_suffix(".png") for folder, name in places)
@@ -240,7 +240,7 @@ def _annotated(
     obj: VocObject, limits: tuple[int, int], first: Literal[0, 1], mask: np.ndarray | None, where: str
 ) -> AnnotatedObject:
     x0, y0, x1, y1 = obj.corners
-    # counted from 1, the box includes the last pixel
+    # counted from 1, xmax and ymax are inside the box
     bbox = (x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first)
     if obj.degrees % 360:
         return rotated_object(obj.name, bbox, obj.degrees, limits, where, obj.difficult)

@@ -1,4 +1,4 @@
-"""Reads the xml files of Pascal VOC data sets: an image's objects as the file describes them."""
+"""Reads the xml files of Pascal VOC data sets, with coordinates as written."""
 
 import math
 import re
@@ -15,8 +15,9 @@ _DECLARATION = re.compile(r"""^\s*<\?xml[^>]*?encoding=["']([\w.:-]+)["'][^>]*\?
 
 
 class VocObject(NamedTuple):
-    """corners: xmin, ymin, xmax, ymax as in the file. position: its number in the file, from 1. degrees: the clockwise
-    rotation about its centre. from_zero: whether it is of a tool that counts from 0, CVAT or roLabelImg."""
+    """An object. corners: xmin, ymin, xmax, ymax as written. position: the object's number in the file, from 1.
+    degrees: clockwise rotation about the centre. from_zero: whether a tool that counts from 0 wrote it, CVAT or
+    roLabelImg."""
 
     name: str
     corners: tuple[float, float, float, float]
@@ -27,7 +28,7 @@ class VocObject(NamedTuple):
 
 
 class VocDocument(NamedTuple):
-    """An xml file. size: (h, w) of its image, 0 if unknown."""
+    """An xml file. size: (h, w) of the image, 0 if unknown."""
 
     file: Path
     filename: str
@@ -37,7 +38,7 @@ class VocDocument(NamedTuple):
 
 
 def read_document(file: Path, faults: Faults) -> VocDocument | None:
-    """Reads an xml file; None if it is no annotation of an image."""
+    """Reads an xml file; None if it does not annotate an image."""
     root = _parsed(file)
     if root.tag.lower() != "annotation" and root.find("object") is None:
         return None
@@ -51,7 +52,7 @@ def read_document(file: Path, faults: Faults) -> VocDocument | None:
 
 
 def _parsed(file: Path) -> ElementTree.Element:
-    """Returns the root of an xml file, also in encodings that only Python knows, such as gb2312."""
+    """Parses an xml file, also in encodings that expat does not know, such as gb2312."""
     check_regular(file)
     try:
         content = file.read_bytes()
@@ -72,7 +73,7 @@ def _parsed(file: Path) -> ElementTree.Element:
 
 
 def _side(root: ElementTree.Element, side: str, file: Path) -> int:
-    """Returns the height or width of an annotation, 0 if unknown."""
+    """The height or width of the image, 0 if unknown."""
     text = root.findtext(f"size/{side}") or "0"
     try:
         return int(float(text))

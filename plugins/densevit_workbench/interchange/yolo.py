@@ -83,7 +83,7 @@ def _warn_of_missing(splits: Mapping[str, Sequence[AnnotatedImage]], source: Pat
 
 
 def _description(folder: Path) -> Path | None:
-    """Returns the file of a folder that describes the data set: a yaml with names, or obj.data of darknet."""
+    """The file that describes the data set: a yaml with names, or darknet's obj.data."""
     files = [folder / "data.yaml", *sorted(folder.glob("*.y*ml"))]
     described = next((file for file in files if file.is_file() and "names" in _values(file)), None)
     darknet = folder / "obj.data"
@@ -91,7 +91,7 @@ def _description(folder: Path) -> Path | None:
 
 
 def _values(file: Path) -> Mapping[str, Any]:
-    """Returns the keys of data.yaml, or of obj.data with val for its valid, with all scalars as text."""
+    """The keys of data.yaml or obj.data, with all scalars as text."""
     if file.suffix != ".data":
         values = read_yaml_as_text(file)
         return values if isinstance(values, Mapping) else {}
@@ -129,7 +129,7 @@ def _image(
     has_keypoints: bool,
     listing: Listing,
 ) -> AnnotatedImage:
-    """Reads an image and the objects of its text file, if it has one."""
+    """Reads an image, and objects from its text file, if any."""
     faults = listing.faults
     height, width = header_of(path, listing.channels).upright_size
     exists = file.is_file()
@@ -182,7 +182,7 @@ def _inventories(
 
 
 def _lines(file: Path) -> list[str]:
-    """Returns the lines of a text file that is not used; none if it cannot be read."""
+    """The lines of an unused text file; empty if it cannot be read."""
     try:
         return [line for line in read_text(file).splitlines() if line.strip()]
     except DataError:

@@ -19,7 +19,7 @@ NOTHING = ("", "~", "null", "Null", "NULL")  # of YAML
 
 
 def places_of(base: Path, file: Path, text: str) -> list[Path]:
-    """Returns where a path of data.yaml or obj.data may be, without duplicates."""
+    """Candidate locations of a path in data.yaml or obj.data, without duplicates."""
     slashes = text.replace("\\", "/")
     # Exported files have ../train/images for the folder beside data.yaml, and data/train.txt for the file beside it.
     inner = slashes.removeprefix("../").removeprefix("data/")
@@ -31,9 +31,9 @@ class MissingEntryError(DataError):
 
 
 class Listing:
-    """The image files of each split, which need not exist.
+    """The image files of each split, existing or not.
 
-    root: the data set's folder. base: `path` of data.yaml. lists: the list files. channels: those of the images; None:
+    root: the data set's folder. base: `path` in data.yaml. lists: the list files. channels: the images' channels; None:
     RGB.
     """
 
@@ -57,7 +57,7 @@ class Listing:
         self.images = {split: list(dict.fromkeys(paths)) for split, paths in images.items()}
 
     def _described(self, file: Path, entries: Mapping[str, Any]) -> dict[str, list[Path]]:
-        """Returns the images that data.yaml or obj.data lists. Warns of a test split that does not exist."""
+        """The images of data.yaml or obj.data. Warns of a missing test split."""
         images = {}
         for split, entry in entries.items():
             try:
@@ -69,7 +69,7 @@ class Listing:
         return images
 
     def _entry_images(self, file: Path, entry: Any) -> list[Path]:
-        """Returns the images of an entry of data.yaml: a folder, a text file of paths, or a list of these."""
+        """The images of an entry of data.yaml: a folder, a text file of paths, or a list of these."""
         paths: list[Path] = []
         for text in entry if isinstance(entry, list) else [entry]:
             candidates = places_of(self.base, file, str(text))
@@ -95,7 +95,7 @@ class Listing:
         return {}
 
     def _in_lists(self) -> dict[str, list[Path]]:
-        """Returns the images that train.txt and others beside the images list, if all lines name image files."""
+        """The images listed in train.txt and similar files in root, if all lines name image files."""
         candidates = ((split, self.root / f"{name}.txt") for split, names in SPLIT_FOLDERS.items() for name in names)
         files = {split: file for split, file in candidates if file.is_file()}
         texts = [line for file in files.values() for line in read_text(file).splitlines() if line.strip()]
@@ -108,7 +108,7 @@ class Listing:
         return image_files(folder if folder.is_dir() else self.root, self.channels)
 
     def _listed_images(self, file: Path) -> list[Path]:
-        """Returns the images that the lines of a text file name."""
+        """The images listed in a text file."""
         self.lists.append(file)
         paths: dict[Path, None] = {}
         for row, line in enumerate(read_text(file).splitlines(), 1):
@@ -119,9 +119,9 @@ class Listing:
         return list(paths)
 
     def _listed(self, line: str, file: Path) -> Path:
-        """Returns the path that a line of a list means: relative to the list, to `path` of data.yaml or to root.
+        """Resolves a line of a list, relative to the list, to `path` in data.yaml or to root.
 
-        Paths of another machine are searched for below root, without their first folders.
+        Paths of another machine are searched below root, without their first folders.
         """
         folders = list(dict.fromkeys([file.parent, self.base, self.root]))
         for folder in folders:
@@ -142,13 +142,13 @@ class Listing:
 
 _TextFileRule = Callable[
     [Path, PurePath], Path
-]  # the text file of an image, of the data set's folder and the path below it
+]  # the text file, from the data set's folder and the image's path below it
 
 
 class TextFiles:
     """The text file of each image.
 
-    listing: the images' files; the folder of their text files is chosen for each split.
+    listing: the image files; each split has one rule for the location of text files.
     """
 
     def __init__(self, listing: Listing) -> None:
@@ -157,16 +157,16 @@ class TextFiles:
         self._rules = {split: self._rule(paths) for split, paths in listing.images.items()}
 
     def of(self, image: Path, split: str) -> Path:
-        """Returns the text file of an image, which need not exist."""
+        """The text file of an image, existing or not."""
         file = self._rules.get(split, _in_labels)(*self._parts(image))
         return self._existing.get(key(absolute(file)), file)
 
     def all(self) -> set[Path]:
-        """Returns all text files below the data set's folder."""
+        """All text files below the data set's folder."""
         return set(map(absolute, self._existing.values()))
 
     def _rule(self, images: Sequence[Path]) -> _TextFileRule:
-        """Returns the rule by which most images have a text file, the first of several."""
+        """The first rule that finds the most text files."""
         parts = [self._parts(image) for image in images]
         counts = []
         for rule in _RULES:
@@ -177,7 +177,7 @@ class TextFiles:
         return _RULES[counts.index(max(counts))]
 
     def _parts(self, image: Path) -> tuple[Path, PurePath]:
-        """Returns the data set's folder and the path of an image below it: folders above it mean nothing."""
+        """The data set's folder and the path of an image below it."""
         path = absolute(image)
         for folder, normal in self._folders:
             if path.is_relative_to(normal):
@@ -208,7 +208,7 @@ def _labels_inside(root: Path, image: PurePath) -> Path:
 
 
 def _labels_above(root: Path, image: PurePath) -> Path:
-    """a.jpg -> ../labels/a.txt, of a source that is itself the folder `images`"""
+    """a.jpg -> ../labels/a.txt, for a source that is the folder `images`"""
     folder = absolute(root)
     return (folder.parent / "labels" if folder.name == "images" else root) / image.with_suffix(".txt")
 

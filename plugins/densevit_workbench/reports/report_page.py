@@ -26,12 +26,12 @@ class Report(PathLike[str]):
         return str(self.path)
 
     def _repr_html_(self) -> str:
-        """The metrics and the curves, which Jupyter displays for a report at the end of a cell."""
+        """Metrics and curves, for Jupyter."""
         return fragment(overview(self.runs[0]) if len(self.runs) == 1 else comparison_overview(self.runs))
 
 
 def report(runs: Sequence[str | Path] | str | Path, out: str | Path | None = None) -> Report:
-    """Writes a self-contained HTML page about a run or an evaluation, or one that compares several.
+    """Writes a self-contained HTML page about one run or evaluation, or a comparison of several.
 
     runs: the folders of runs or evaluations. out: the page; by default RUN/report.html, for several folders
     ./comparison.html. Raises ConfigError for another folder.

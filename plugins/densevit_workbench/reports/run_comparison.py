@@ -33,8 +33,7 @@ ABSENT = "–"
 
 
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
-    """Writes a page that compares the curves, metrics and images of several folders, and lists the differences of their
-    configs. Returns its path."""
+    """Writes a page with the curves, metrics, images and config differences of several folders. Returns its path."""
     names, configs = _named(runs)
     images = _common_images(names)
     sections = [
@@ -49,7 +48,7 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
 
 
 def comparison_overview(runs: Sequence[Path]) -> list[Part]:
-    """The metrics and the most important curves of several folders, as for a notebook."""
+    """Metrics and main curves of several folders, for a notebook."""
     names, configs = _named(runs)
     curves = [part for part in _curves(names) if not isinstance(part, Folded)]
     return [Heading(" · ".join(names)), *_metrics(names, _data_of(configs)), *curves]
@@ -83,7 +82,7 @@ def _read_metrics(run: Path) -> dict[str, float]:
 
 
 def _data_of(configs: Mapping[str, str]) -> dict[str, dict[str, str] | None]:
-    """The data on which each run was evaluated, see `evaluated_data`; None if its config does not say."""
+    """`evaluated_data` of each run; None if the run's config does not tell."""
     data: dict[str, dict[str, str] | None] = {}
     for name, text in configs.items():
         data[name] = None
@@ -93,7 +92,7 @@ def _data_of(configs: Mapping[str, str]) -> dict[str, dict[str, str] | None]:
 
 
 def data_note(data: Mapping[str, Mapping[str, str] | None]) -> list[Text]:
-    """A paragraph on the differences between the data of the runs; none for runs of the same data."""
+    """A paragraph about differences between the runs' data; empty for equal data."""
     unknown = [name for name, section in data.items() if section is None]
     keys = different_keys(section for section in data.values() if section is not None)
     parts = [f"The runs were evaluated on different data ({', '.join(keys)})."] if keys else []
@@ -121,8 +120,11 @@ def _metrics(names: Mapping[str, Path], data: Mapping[str, Mapping[str, str] | N
 def best_positions(
     runs: Sequence[Path], data: Sequence[Mapping[str, str] | None]
 ) -> Callable[[str, Sequence[float | None]], list[int]]:
-    """Returns a function of a metric and its values, one per folder, which gives the positions of the best values: one
-    per group of folders evaluated on the same data. None are given if no folder says which metrics are errors."""
+    """Returns a function from a metric and its values, one per folder, to the positions of the best values.
+
+    One position per group of folders that were evaluated on the same data (or several if equal); none if no folder
+    lists which metrics are errors.
+    """
     groups: dict[str, list[int]] = {}
     for n, section in enumerate(data):
         if section is not None:
@@ -139,14 +141,14 @@ def best_positions(
 
 
 def _best(values: Sequence[float | None], group: Sequence[int], order: Callable[..., Any]) -> list[int]:
-    """The positions with the best value of a group; none if all its values are equal. order: min or max."""
+    """Positions of a group's best value; none if all values are equal. order: min or max."""
     comparable = {n: value for n in group if (value := values[n]) is not None and value == value}
     best = order(comparable.values()) if len(set(comparable.values())) > 1 else None
     return [n for n, value in comparable.items() if value == best]
 
 
 def flat_values(values: Any, prefix: str = "") -> dict[str, str]:
-    """The keys of nested sections as `section.key`, with their values as text."""
+    """Flattens nested sections to `section.key: value as text`."""
     if isinstance(values, Mapping) and values:
         return {
             key: text
@@ -173,7 +175,7 @@ def _config_differences(configs: Mapping[str, str]) -> list[Part]:
 
 
 def _curves(names: Mapping[str, Path]) -> list[Part]:
-    """One plot per curve of metrics.csv, each with all runs that have the curve."""
+    """One plot per curve of metrics.csv, over all runs with this curve."""
     curves: dict[str, dict[str, Points]] = {}
     for run, folder in names.items():
         path = folder / "metrics.csv"
@@ -198,7 +200,7 @@ def _overlay(title: str, curves: Mapping[str, Any], names: Mapping[str, Path]) -
 
 
 def _common_images(names: Mapping[str, Path]) -> list[Path]:
-    """The drawn images that all runs have, relative to their folders, evenly spaced."""
+    """Evenly spaced images among those drawn by all runs, relative to the run folders."""
     per_run = [
         [path.relative_to(run / "predictions") for path in report.sorted_images(run / "predictions")]
         for run in names.values()

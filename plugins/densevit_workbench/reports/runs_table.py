@@ -48,7 +48,7 @@ CAPTION = (
 
 @dataclass
 class RunsTable:
-    """text: the table with its notes. rows: its numbers. unfinished: a line for each run that is left out."""
+    """text: the table with its notes. rows: the table's numbers. unfinished: a message per skipped run."""
 
     text: str
     rows: list[dict[str, Any]]
@@ -57,9 +57,9 @@ class RunsTable:
 
 @dataclass
 class _Run:
-    """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: the data that it was evaluated
-    on, see `evaluated_data`. metrics: the metrics, except those of single classes. steps: the optimiser steps of its
-    metrics.csv, with a value for each validation.
+    """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: see `evaluated_data`. metrics:
+    all metrics but the ones of single classes. step: the last optimiser step in metrics.csv. validations: the optimiser
+    steps with a validation.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class _Run:
     validations: set[float]
 
     def count(self, name: str) -> int:
-        """The number with which a derived value begins, as in "7,330, 12.00 epochs"."""
+        """The leading number of a derived value such as "7,330, 12.00 epochs"."""
         return int(self.values[name].partition(", ")[0].replace(",", ""))
 
 
@@ -137,7 +137,7 @@ def _read(path: Path) -> _Run:
 
 
 def _unfinished(run: _Run) -> str:
-    """Why a run is not finished; empty for a finished run."""
+    """The reason why a run is unfinished; empty for a finished run."""
     steps = run.count("optimiser steps")
     if run.step < steps and not _ended_by_patience(run):
         return (
@@ -147,7 +147,7 @@ def _unfinished(run: _Run) -> str:
 
 
 def _ended_by_patience(run: _Run) -> bool:
-    """Whether `trainer.patience` ended the run: as many validations follow the best epoch, whose step its model has."""
+    """Whether `trainer.patience` ended the run: as many validations follow the step of the saved model."""
     patience, model = run.values.get("trainer.patience", "None"), run.path / "model.safetensors"
     if patience == "None" or not model.is_file():
         return False
@@ -170,7 +170,7 @@ def _row(name: str, runs: Sequence[_Run]) -> dict[str, Any]:
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:
-    """The mean, and for several values the sample standard deviation; NaN if one of the values is."""
+    """The mean, and for several values the sample standard deviation; NaN if any value is NaN."""
     mean = statistics.fmean(values)
     return (
         {"mean": mean}
@@ -192,7 +192,7 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]], first: Sequence[_Run])
     best_of = run_comparison.best_positions([run.path for run in first], [run.data for run in first])
     for name in names:
         scores = [row["metrics"].get(name, {"mean": math.nan}) for row in rows]
-        best = best_of(name, [round(score["mean"], 4) for score in scores])  # equal if they are as text
+        best = best_of(name, [round(score["mean"], 4) for score in scores])  # scores are equal if their texts are
         for n, score in enumerate(scores):
             lines[n].append(Cell(" ± ".join(map(number, score.values())), best=n in best))
     return Table([Cell(text, left=n == 0) for n, text in enumerate(header)], lines)

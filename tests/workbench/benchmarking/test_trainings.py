@@ -63,7 +63,7 @@ def test_the_rate_of_the_lowest_loss_after_an_eighth_of_the_images_is_used(fits,
 
 
 def test_an_interrupted_training_goes_on_where_it_was(fits, train, tmp_path, replace_fit):
-    result = CaseResult("", training={"asked": [800, 5e-4, 1e-3], "trials": {"0.0005": 3.0}})
+    result = CaseResult("", training={"requested": [800, 5e-4, 1e-3], "trials": {"0.0005": 3.0}})
     train(result, 800, [5e-4, 1e-3])
     assert fits.calls == [(1e-3, 100), (1e-3, 800)]
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"

@@ -254,7 +254,7 @@ def test_image_classes_parts_and_errors(tmp_path: Path, monkeypatch, capsys) -> 
     Path("1.png").replace("pets/val/dog/1.png")
     capsys.readouterr()
     message = refused("less", "--out", "new")
-    assert "less has no prediction of 2 of the 3 images of the data; the first is" in message
+    assert "less has no prediction for 2 of the 3 images of the data; the first is" in message
     assert "dog/1.png. Fix: predict these images too (failed.csv" in message
     Image.new("RGB", (30, 20)).save("pets/val/dog/2.png")
     assert "dog/2.png was predicted with 56 x 40 pixels; image" in refused("json", "--out", "new2")
