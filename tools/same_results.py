@@ -115,7 +115,7 @@ def training(name: str) -> Callable[[Tree], Results]:
 
 
 def recorded(run: Path) -> Results:
-    """What a run recorded, without times and memory."""
+    """Recorded values of a run, without times and memory."""
     columns: dict[str, list[str]] = {}
     for row in csv.DictReader(io.StringIO((run / "metrics.csv").read_text())):
         for key, value in row.items():
@@ -214,7 +214,7 @@ convert run out.pth --to nope ; check backbone swin varient=tiny ; report empty
 
 
 def errors(tree: Tree) -> Results:
-    """What commands print for bad inputs."""
+    """Messages of commands for bad inputs."""
     inputs = [line.strip() for line in BAD_INPUTS.split(";")]
     (tree.out / "empty").mkdir()
     for name, text in {"tiny.yaml": TINY, "text.yaml": "text", "bad.yaml": "a: [", "bad.png": "text"}.items():

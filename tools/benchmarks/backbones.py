@@ -1,4 +1,4 @@
-"""Compares backbones with those of timm, torchvision and transformers: time and memory of a training step, in one run.
+"""Compares backbones with timm, torchvision and transformers: time and memory of a training step, in one run.
 
 A step is forward and backward, from images to the gradients of all parameters, in training mode without stochastic
 depth. Each backbone returns its feature maps, and the gradients of the maps are given, so that no loss is timed. Ratios

@@ -2,7 +2,7 @@
 
 The usual formulation (authors' code, transformers): a `grid_sample` for each level, then a weighted sum over
 all points. Shapes: encoder and decoder of the paper for an image of 800 x 1066, and the encoder of a small recipe.
-Peak memory is what a step adds to its inputs.
+Peak memory excludes the inputs of a step.
 """
 
 from collections.abc import Callable, Sequence
@@ -78,7 +78,7 @@ class Step:
 
 
 def warm_step(name: str, case: Case, device: str, dtype: torch.dtype, train: bool) -> Step:
-    """A step in a process that has loaded what a first step loads."""
+    """A step, after a small step that loads lazy libraries."""
     Step(name, Case(1, ((2, 2),), 1), device, dtype, train)()
     return Step(name, case, device, dtype, train)
 

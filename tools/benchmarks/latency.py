@@ -1,4 +1,4 @@
-"""Compares the latency of densevit's detectors with that of transformers' own, in PyTorch and in ONNX Runtime.
+"""Compares the latency of detectors of densevit and transformers, in PyTorch and in ONNX Runtime.
 
 Batch 1, fp32, random weights, batch norms folded on both sides (`densevit.exporting.deployment`). All models do the
 same work, from a uint8 image to boxes and scores, and are exported to ONNX in the same way, at one size. The

@@ -1,6 +1,6 @@
 """Detectors of transformers with random weights, timed by `latency.py`.
 
-The configs are those of the published checkpoints, written out, so that no network is needed.
+The configs repeat the published checkpoints' configs, so that no network is needed.
 """
 
 import os

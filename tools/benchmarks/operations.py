@@ -1,4 +1,4 @@
-"""Counts the operations of a training step, by part: what a step costs before its products, on any device.
+"""Counts the operations of a training step, by part: the overhead of a step besides its products, on any device.
 
     python tools/benchmarks/operations.py detr_swin start/detector --top 15
 

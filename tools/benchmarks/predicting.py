@@ -1,4 +1,4 @@
-"""Compares the speed of `densevit predict` without drawings with that of the iterator alone, on images of 480 x 640.
+"""Compares the speeds of `densevit predict` without drawings and of the iterator alone, on images of 480 x 640.
 
 With `waiting`, a backbone waits 10 ms per image without a core, as for a GPU, and a head predicts 300 boxes. With a
 config's name, a model with random weights uses the cores. About ten objects per image are above the threshold. Both are

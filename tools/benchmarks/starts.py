@@ -1,4 +1,4 @@
-"""Recipes of configs/start with ImageNet weights beside the same trainings from random weights, as many images each.
+"""Compares recipes of configs/start from ImageNet weights and from random weights, with equally many images.
 
     python -m tools.benchmarks.starts OUT --bccd ~/bccd --camvid ~/camvid --depth ~/middlebury [--only detector depth]
 

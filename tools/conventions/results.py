@@ -1,4 +1,4 @@
-"""Figures of trainings on pages and in configs are those of docs/results.json; tools/check --write fills them in.
+"""Figures of runs on pages and in configs come from docs/results.json; tools/check --write fills them in.
 
 docs/results.json has an entry for each training; docs/development/results.md describes its fields. Three forms are
 written from it:
@@ -9,7 +9,8 @@ written from it:
                                               a group, or of names of entries; the columns are names of `fields`
     0.579<!-- AP of detr_swin -->             one of `fields`
 
-Minutes, means and deviations are computed from the entries. What an entry without scores lacks is `not measured`.
+Minutes, means and deviations are computed from the entries. Missing fields of an entry without scores are
+`not measured`.
 """
 
 import json
@@ -110,7 +111,7 @@ def seen(tree: Tree, name: str, entry: dict[str, Any]) -> str:
 
 
 def fields(tree: Tree, results: Results, name: str) -> dict[str, str]:
-    """What pages show of an entry, by the names in markers. A field that the entry lacks is missing."""
+    """The values of an entry for pages, by the names in markers."""
     entry = results["trainings"][name]
     values = {key.replace("_", " "): value for key, value in entry.items() if isinstance(value, str)}
     is_named = "recipe" not in entry

@@ -19,9 +19,9 @@ from densevit_workbench.scaffold.names import class_name
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of plugin, by templates.
+    """Templates of one kind of plugin.
 
-    points: its entry points by group. modules: the modules of the package by file.
+    points: entry points by group. modules: modules of the package by file.
     """
 
     points: Mapping[str, str]
@@ -93,7 +93,7 @@ def test_interface() -> None:
 
 
 def _module_kind(group: str, module: str, config: str) -> Kind:
-    """A kind whose package is one module with one plugin."""
+    """Templates of a package with one module and one plugin."""
     return Kind({group: "$name:$cls"}, {"__init__.py": module}, config, _TEST, _README)
 
 
@@ -112,10 +112,10 @@ HEADS = {  # by task
 
 
 def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
-    """The files of a new distribution, by path in its folder.
+    """Text files of a new distribution, by relative path.
 
-    noun: a key of `KINDS`. name: the package's name, as `check_name` returns it. task: a head's task, a key of `HEADS`;
-    by default detection.
+    noun: a key of `KINDS`. name: the package's name, from `check_name`. task: a head's task, a key of `HEADS`; by
+    default detection.
     """
     plugin_kind = KINDS[noun] if task is None else HEADS[task]
     words = {"name": name, "cls": class_name(name), "noun": noun, "versions": _versions()}
@@ -132,13 +132,13 @@ def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
 
 
 def _versions() -> str:
-    """The compatible versions of densevit: ">=0.1,<0.2", from 1.0 on ">=1.2,<2"."""
+    """Compatible versions of densevit: ">=0.1,<0.2"; from 1.0 on, ">=1.2,<2"."""
     major, minor = map(int, densevit.__version__.split(".")[:2])
     return f">={major}.{minor},<{f'0.{minor + 1}' if major == 0 else major + 1}"
 
 
 def write(folder: Path, texts: Mapping[str, str]) -> None:
-    """Writes files into a new or empty folder. Raises DensevitError for any other folder, and leaves it unchanged."""
+    """Writes files into a new or empty folder. Raises DensevitError for any other folder."""
     check_new_folder(folder)
     for path, text in texts.items():
         file = folder / path

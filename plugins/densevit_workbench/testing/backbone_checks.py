@@ -31,7 +31,7 @@ CHECKS = (
     feature_maps.in_channels,
     state_checks.registration,
     state_checks.parameter_depths,
-    behaviour.determinism,  # required by the checks below, which compare runs
+    behaviour.determinism,  # required: the checks below compare runs
     behaviour.batch_independence,
     behaviour.output_kept,
     behaviour.memory_layouts,
@@ -43,7 +43,7 @@ CHECKS = (
 
 
 def check_backbone(factory: Callable[[], Backbone], *, skip: Collection[str] = ()) -> list[CheckResult]:
-    """Checks that a backbone meets its interface. Returns the results; raises CheckFailed with all failures.
+    """Checks that a backbone meets its interface. Returns results; raises CheckFailed with all failures.
 
     factory: a class, or a callable without arguments that returns a new instance, such as
     `functools.partial(MyNet, width=8)`. The checks of a small backbone take seconds on one CPU core. skip: names of
@@ -54,5 +54,5 @@ def check_backbone(factory: Callable[[], Backbone], *, skip: Collection[str] = (
 
 
 def backbone_checks(factory: Callable[[], Backbone], *, skip: Collection[str] = ()) -> Iterator[CheckResult]:
-    """The results of `check_backbone` one by one, failures included; does not raise CheckFailed."""
+    """Yields the results of `check_backbone`, failures included; does not raise CheckFailed."""
     return run(CHECKS, BackboneFixture(factory), skip)

@@ -41,7 +41,7 @@ def determinism(fixture: Fixture) -> None:
 
 @check("the same features alone and in a batch", "support any batch size")
 def batch_independence(fixture: BackboneFixture) -> None:
-    """In evaluation mode the features of an image do not depend on the other images of its batch."""
+    """In evaluation mode, features of an image do not depend on the rest of its batch."""
     images = fixture.images(3)
     images[1], images[2] = 2.6, images[2] * 0.1  # very different from the first image
     require_equal(
@@ -71,7 +71,7 @@ def input_unchanged(fixture: BackboneFixture) -> None:
 
 @check("features that are not overwritten", RUNS)
 def output_kept(fixture: BackboneFixture) -> None:
-    """A later forward does not overwrite the features that an earlier one returned."""
+    """A later forward does not overwrite earlier features."""
     features = fixture.features()
     before = [feature.clone() for feature in features]
     fixture.features(fixture.images(seed=2))
@@ -140,7 +140,7 @@ def _require_finite(features: list[Tensor], what: str) -> None:
     "recompute parts by densevit.layers.checkpointing.run",
 )
 def checkpointing(fixture: BackboneFixture) -> None:
-    """The option `checkpointing`, if the backbone has it, changes nothing but memory in a training step."""
+    """The option `checkpointing` only changes the memory of a training step, not gradients and buffers."""
     plain = fixture.build()
     if "checkpointing" not in inspect.signature(fixture.plugin).parameters:
         raise NotChecked("no option `checkpointing`")

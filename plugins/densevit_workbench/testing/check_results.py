@@ -23,8 +23,8 @@ Function = Callable[[Any], str | None]
 class Check:
     """One property of a plugin, as a function of a fixture.
 
-    function: raises Failure if the property does not hold; may return a note. expected, fix: reported if the plugin
-    itself raises an exception. required: if this check fails, the checks after it do not run.
+    function: raises Failure if the property does not hold; may return a note. expected, fix: phrases for an exception
+    raised by the plugin. required: whether a failure skips all later checks.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Check:
 
 
 def check(expected: str, fix: str, required: bool = False) -> Callable[[Function], Check]:
-    """Decorator that turns a function into a `Check` with the function's name."""
+    """Decorator that makes a `Check` of a function, with its name."""
     return lambda function: Check(function.__name__, function, expected, fix, required)
 
 
@@ -47,7 +47,7 @@ class Failure(Exception):  # noqa: N818  # the result of a check, not an error o
 
 
 class NotChecked(Exception):  # noqa: N818
-    """Ends a check early: the check passes, with a note on why there is nothing (more) to check."""
+    """Ends a check early: it passes, with a note on why the rest is not checked."""
 
 
 def require(condition: object, actual: str, expected: str, fix: str) -> None:
@@ -86,7 +86,7 @@ def messages(results: Sequence[CheckResult]) -> list[str]:
 
 
 def run(checks: Sequence[Check], fixture: Any, skip: Collection[str] = ()) -> Iterator[CheckResult]:
-    """Runs the checks one by one, each from the same seed, and restores the caller's random state.
+    """Runs checks one by one, each from the same seed, and restores the caller's random state.
 
     Stops after a required check that fails. Raises ValueError for an unknown name in `skip`.
     """
@@ -98,7 +98,7 @@ def run(checks: Sequence[Check], fixture: Any, skip: Collection[str] = ()) -> It
 
 
 def all_passed(plugin: str, results: Iterator[CheckResult]) -> list[CheckResult]:
-    """All results. Raises CheckFailed if one did not pass."""
+    """Returns all results. Raises CheckFailed for any failure."""
     collected = list(results)
     if not all(result.passed for result in collected):
         raise CheckFailed(plugin, collected)
@@ -130,9 +130,9 @@ def _run(checks: Sequence[Check], fixture: Any) -> Iterator[CheckResult]:
 
 
 def described(error: BaseException, plugin: type | None = None) -> str:
-    """One line for an exception: its type, the start of its message, and the innermost line of the author's code.
+    """One line for an exception: type, start of the message, and innermost line of the author's code.
 
-    The author's code is the plugin's own package, or else any code but torch, Python and densevit.
+    The author's code is the plugin's package, or else any code outside torch, Python and densevit.
     """
     text = " ".join(str(error).split()).rstrip(".")
     text = f": {text if len(text) <= 300 else text[:297] + '...'}" if text else ""
@@ -156,5 +156,5 @@ _PYTHON = sysconfig.get_path("stdlib")
 
 
 def _is_library(file: str) -> bool:
-    """Whether a file belongs to torch, Python or this package. An installed package may be the author's own."""
+    """Whether a file belongs to torch, Python or this package; other installed packages may be the author's."""
     return file.startswith(_TORCH_AND_DENSEVIT) or (file.startswith(_PYTHON) and "site-packages" not in file)

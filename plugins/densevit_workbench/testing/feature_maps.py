@@ -12,7 +12,7 @@ from densevit_workbench.testing.behaviour import RUNS
 from densevit_workbench.testing.check_results import Failure, NotChecked, check, described, require
 from densevit_workbench.testing.fixtures import BackboneFixture, Size, grid, require_class, require_new
 
-MIN_SHIFT = 0.03  # of a map: a smaller shift of the response has no reliable direction
+MIN_SHIFT = 0.03  # relative to the map: smaller shifts of the response have no reliable direction
 TRIED = ((64, 96), (64, 64), (128, 128), (224, 224), (256, 256), (384, 384))
 
 
@@ -74,7 +74,7 @@ def order(fixture: BackboneFixture) -> None:
 
 @check("a list of feature maps", RUNS, required=True)
 def forward(fixture: BackboneFixture) -> str:
-    """forward returns a list of (B, C, H, W) maps. The first image size that works is used in the other checks."""
+    """forward returns a list of (B, C, H, W) maps. The other checks use the first image size that works."""
     backbone, errors = fixture.shared(), []
     for size in (tuple(backbone.input_size),) if backbone.input_size else TRIED:
         try:
@@ -232,7 +232,7 @@ def places(fixture: BackboneFixture) -> None:
 
 @check("images of in_channels channels", "build the first layer for in_channels, as nn.Conv2d(in_channels, width, ...)")
 def in_channels(fixture: BackboneFixture) -> None:
-    """A constructor with `in_channels` builds backbones of 1 and of 5 channels, each of which changes the features."""
+    """A constructor with `in_channels` builds backbones for 1 and 5 channels; every channel changes the features."""
     if not takes(fixture.plugin, "in_channels"):
         raise NotChecked("no option in_channels: for images of three channels only")
     expected = [tuple(x.shape) for x in fixture.features()]
@@ -241,7 +241,12 @@ def in_channels(fixture: BackboneFixture) -> None:
         with torch.no_grad():
             features = [x.clone() for x in backbone(images.clone())]
             shapes = [tuple(x.shape) for x in features]
-            require(shapes == expected, f"maps {shapes} of {count} channels", f"{expected}, as of 3", "change no width")
+            require(
+                shapes == expected,
+                f"maps {shapes} of {count} channels",
+                f"{expected}, as for 3 channels",
+                "change no width",
+            )
             for i in range(count):
                 altered = images.clone()
                 altered[:, i] = fixture.images(seed=2, channels=count)[:, i]
@@ -262,7 +267,7 @@ def _centre(change: Tensor) -> Tensor:
 
 
 def _over_sizes(fixture: BackboneFixture) -> Iterator[tuple[Size, list[Tensor]]]:
-    """Features at each size that works; `sizes` checks that all sizes work."""
+    """Features at each working size; the check `sizes` requires that all sizes work."""
     for size in dict.fromkeys((*fixture.sizes(), fixture.size)):
         try:
             features = fixture.features(fixture.images(size=size))

@@ -42,7 +42,7 @@ CHECKS = (
     state_checks.seeding,
     state_checks.options,
     state_checks.registration,
-    behaviour.determinism,  # required by the checks below, which compare runs
+    behaviour.determinism,  # required: the checks below compare runs
     head_losses.partly_labelled,
     head_unlabelled.unlabelled_values,
     head_unlabelled.unlabelled_pixels,
@@ -67,9 +67,9 @@ def check_head(
 
     factory: a class, or a callable that returns a new instance for (channels, strides, classes), such as
     `functools.partial(MyHead, width=8)`. The checks of a small head take seconds. channels, strides: the features in
-    most checks; checks with one level use the coarsest. reach: the distance from the image in pixels up to which
-    padding may affect the predictions, as with convolutions across the border. skip: names of checks to leave out.
-    The losses of a head with unknown keys in `needs` are not checked.
+    most checks; checks with one level use the coarsest. reach: the distance from the image in pixels within which
+    padding may affect predictions, as with convolutions across the border. skip: names of checks to leave out. Losses
+    of heads with unknown keys in `needs` are not checked.
     """
     fixture = HeadFixture(factory, channels, strides, reach)
     return all_passed(fixture.name, run(CHECKS, fixture, skip))
@@ -83,5 +83,5 @@ def head_checks(
     reach: int = 96,
     skip: Collection[str] = (),
 ) -> Iterator[CheckResult]:
-    """The results of `check_head` one by one, failures included; does not raise CheckFailed."""
+    """Yields the results of `check_head`, failures included; does not raise CheckFailed."""
     return run(CHECKS, HeadFixture(factory, channels, strides, reach), skip)

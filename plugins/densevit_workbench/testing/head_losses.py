@@ -20,7 +20,7 @@ _LABELLED = "test `'boxes' in target` first"
 @check("a new Head", "take (channels, strides, classes) first", required=True)
 def construction(fixture: HeadFixture) -> str:
     """The factory returns a new Head at each call, with task, needs and classes."""
-    head = fixture.build()  # sets fixture.task, on which the classes of the second head depend
+    head = fixture.build()  # sets fixture.task, which determines the classes of the second head
     task, needs = getattr(head, "task", None), getattr(head, "needs", None)
     require_class(head, Head)
     require(
@@ -161,7 +161,7 @@ def empty_targets(fixture: HeadFixture) -> None:
 
 @check("a loss of 0 without labels", _LABELLED)
 def unlabelled(fixture: HeadFixture) -> None:
-    """If no image is labelled, every loss is exactly 0 and still connected to every parameter."""
+    """Without labels, every loss is exactly 0 and still connected to every parameter."""
     fixture.require_labels()
     head = fixture.build()
     total(fixture.train_losses(head, fixture.batch())).backward()
@@ -222,7 +222,7 @@ def _autocast(fixture: HeadFixture, dtype: torch.dtype) -> None:
     fixture.require_labels()
     head = fixture.build()
     for scale in (0.0, 1.0, 30.0):
-        for feature_dtype in (torch.float32, dtype):  # a backbone under autocast may return either
+        for feature_dtype in (torch.float32, dtype):  # a backbone under autocast may return either dtype
             batch = fixture.batch(scale=scale)
             batch = batch._replace(features=[x.to(feature_dtype) for x in batch.features])
             with torch.autocast("cpu", dtype=dtype):

@@ -1,4 +1,4 @@
-"""Checks of a dense head's maps: averaged by test-time augmentation, decoded by read_maps."""
+"""Checks of a dense head's maps, which test-time augmentation averages and read_maps decodes."""
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ _TIES = 1e-3  # fraction of a label map's pixels that may change by rounding
 
 @check("maps that decode to the predictions", "see maps and read_maps in densevit/interfaces/")
 def maps(fixture: HeadFixture) -> None:
-    """maps returns (B, C, *size) in fp32; read_maps decodes them, per pixel, to predictions as without resizing.
+    """maps returns (B, C, *size) in fp32; read_maps decodes each pixel to the prediction of `predict` without resizing.
 
-    undo_zoom preserves the shape of maps, and their values at zoom 1. Heads that are no `DenseHead` are not checked.
+    undo_zoom preserves the shape of maps, and their values at zoom 1. Only `DenseHead`s are checked.
     """
     head = fixture.build().eval()
     if not isinstance(head, DenseHead):
@@ -86,7 +86,7 @@ def _check_maps(head: DenseHead, batch: HeadBatch, types: TargetTypes) -> None:
                 key not in prediction or _close(decoded[..., :h, :w], prediction[key]),
                 f"{key} that differs between read_maps(maps(outputs, grid)) and predict",
                 "the same where original_size is size",
-                "share the last step of predict and read_maps, and let maps hold all that it needs",
+                "let predict and read_maps share their last step, and let maps contain its complete input",
             )
 
 

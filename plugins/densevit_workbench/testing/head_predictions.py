@@ -54,14 +54,15 @@ def predictions(fixture: HeadFixture) -> str:
 
 
 def _read_by_evaluator(task: str) -> list[tuple[str, ...]]:
-    """The keys that the default evaluator of a task reads; a prediction has one key of each tuple."""
+    """Keys read by the default evaluator of a task; a prediction needs one key of each tuple."""
     if task not in registry.find("evaluators"):
         return []
     return [(keys,) if isinstance(keys, str) else keys for keys in registry.load("evaluators", task).reads]
 
 
 def _check_quantity(prediction: Predictions, head: Head) -> None:
-    """`quantity` must match the predictions: the check of the data's unit and the alignment in evaluation use it."""
+    """`quantity` must match the predictions: it decides the check of the data's unit and the alignment in
+    evaluation."""
     relative = "inverse_depth" in prediction and "depth" not in prediction
     require(
         head.quantity in prediction or (head.quantity is None and not relative),
@@ -108,9 +109,9 @@ def _cast(expected: str) -> str:
 def _check_by_evaluators(
     fixture: HeadFixture, head: Head, predictions: Sequence[Predictions], batch: HeadBatch
 ) -> None:
-    """Evaluates the predictions as a validation does, against random ground truth in original pixels.
+    """Evaluates predictions like a validation, against random ground truth in original pixels.
 
-    Only densevit's own evaluators are used: others may need a ground truth for which there are no random values.
+    Only densevit's evaluators are used: other ones may need targets without random values.
     """
     generator = torch.Generator().manual_seed(0)
     data = Dataset()
@@ -168,7 +169,7 @@ def inside_image(fixture: HeadFixture) -> None:
 
 @check("results in original pixels", _PREDICTS)
 def original_pixels(fixture: HeadFixture) -> None:
-    """Results are in original pixels: they scale with `original_size`, here by 2 in height and 3 in width."""
+    """Predictions are in original pixels and scale with `original_size`, here by 2 in height and 3 in width."""
     head, batch = fixture.build().eval(), fixture.batch()
     targets = batch.unlabelled()
     scaled = [{**t, "original_size": (2 * t["original_size"][0], 3 * t["original_size"][1])} for t in targets]
@@ -215,9 +216,9 @@ def targets_unread(fixture: HeadFixture) -> None:
     )
 
 
-@check("the rows of classes, by which other classes are loaded", RUNS)
+@check("rows of classes, for loading weights with other classes", RUNS)
 def class_rows(fixture: HeadFixture) -> str:
-    """A head of the classes in another order, with the rows of each class by `class_rows`, predicts the same."""
+    """A head with reordered classes, loaded by the rows of `class_rows`, makes the same predictions."""
     head, order = fixture.build(), (2, 0, 3, 1)
     depending = rows_per_class(head, fixture.build(classes=5))
     if not depending:
@@ -277,7 +278,7 @@ def padding(fixture: HeadFixture) -> str:
 
 @check("the same predictions alone and in a batch", RUNS)
 def batch_independence(fixture: HeadFixture) -> None:
-    """In evaluation mode the predictions of an image do not depend on the other images of its batch."""
+    """In evaluation mode, predictions of an image do not depend on the rest of its batch."""
     head, batch = fixture.shared(), fixture.batch()
     changed = batch._replace(features=[torch.cat([x[:1], 10 * x[1:]]) for x in batch.features])
     require_equal(
@@ -290,7 +291,7 @@ def batch_independence(fixture: HeadFixture) -> None:
 
 
 def _by_column(fixture: HeadFixture, predictions: Sequence[Predictions]) -> dict[str, Tensor]:
-    """All tensors, each column sorted over the objects: rounding changes the order of almost equal scores."""
+    """All tensors, with each column sorted over objects, because rounding may reorder almost equal scores."""
     types = fixture.types
     per_object = {key for key in predictions[0] if key in types and types[key].per == "object"}
     return flattened(

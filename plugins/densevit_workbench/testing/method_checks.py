@@ -31,7 +31,8 @@ STEPS = 2
 
 
 class MethodFixture(Fixture):
-    """A method of a small ViT, with a segmentation head if it needs one. Each instance has its own `model`."""
+    """A method for a small ViT, with a segmentation head if the method needs heads. `build` also creates a new
+    `model`."""
 
     group = "methods"
 
@@ -49,7 +50,7 @@ class MethodFixture(Fixture):
         return self.plugin(self.model, **{**self.options, **options})  # type: ignore[return-value]
 
     def batch(self, method: Method) -> Batch:
-        """The first batch, with the method's views."""
+        """The first batch, with the views of the method."""
         data = build_data(self.config)
         data.use(method)
         batch: Batch = next(iter(data.padded_to(self.model.multiple).train_loader()))
@@ -157,10 +158,10 @@ def validation_losses(fixture: MethodFixture) -> None:
     require(torch.equal(first, second), "another loss in the second validation", "the same loss", seeded)
 
 
-@check("an exact resumption", "keep all that changes in parameters and buffers")
+@check("an exact resumption", "keep all changing values in parameters and buffers")
 def resuming(fixture: MethodFixture) -> None:
-    """Two steps with `after_step` keep all parameters finite; another instance with their state dicts continues as the
-    first."""
+    """Two steps with `after_step` keep all parameters finite; a new instance with the saved state dicts continues with
+    the same losses."""
     method = fixture.build(seed=1)
     _train(fixture, method)
     wrong = [name for name, p in fixture.parameters(method).items() if not p.isfinite().all()]
@@ -176,7 +177,7 @@ def resuming(fixture: MethodFixture) -> None:
         fixture.run(restored),
         expected,
         "{name} that differs by {difference} after loading the state dicts of model and method",
-        "store what changes as nn.Parameter or with register_buffer(name, tensor); a plain attribute is not saved",
+        "store changing values as nn.Parameter or with register_buffer(name, tensor); a plain attribute is not saved",
         tolerance=state_checks.ROUNDING,
         wanted="the same losses: a resumed training continues exactly",
     )
@@ -230,5 +231,5 @@ def check_method(factory: Callable[..., Method], *, skip: Collection[str] = ()) 
 
 
 def method_checks(factory: Callable[..., Method], *, skip: Collection[str] = ()) -> Iterator[CheckResult]:
-    """The results of `check_method` one by one, failures included; does not raise CheckFailed."""
+    """Yields the results of `check_method`, failures included; does not raise CheckFailed."""
     return run(CHECKS, MethodFixture(factory), skip)

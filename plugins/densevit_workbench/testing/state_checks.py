@@ -34,7 +34,7 @@ def state_dict(fixture: Fixture) -> None:
         "{name} that differs by {difference} after loading the state dict into a new module",
         "store tensors as nn.Parameter or with register_buffer(name, tensor); a plain attribute is not saved",
         tolerance=ROUNDING,
-        wanted="the same outputs: the state dict holds all that they depend on",
+        wanted="the same outputs: the state dict must be complete",
     )
 
 
@@ -122,7 +122,7 @@ def _require_valid_default(
 
 
 def _require_unknown_option_fails(fixture: Fixture, core_arguments: tuple[str, ...], required: dict[str, Any]) -> None:
-    """The signature rejects an unknown key, or the constructor does if it takes **kwargs."""
+    """The signature rejects an unknown key, or a constructor with **kwargs does."""
     plugin = fixture.plugin
     try:
         signature.check(plugin, core_arguments, plugin.__name__, {**required, UNKNOWN_OPTION: 1}, "option")
@@ -137,7 +137,7 @@ def _require_unknown_option_fails(fixture: Fixture, core_arguments: tuple[str, .
     )
 
 
-@check("a class that the registry finds", "see densevit/interfaces/ and the docs of your own backbone or head")
+@check("a class that the registry finds", "see densevit/interfaces/ and the docs of custom backbones and heads")
 def registration(fixture: Fixture) -> str:
     """The registry finds the class and its docstring."""
     plugin = fixture.plugin
@@ -164,7 +164,7 @@ def registration(fixture: Fixture) -> str:
 
 
 def _loads(entry: registry.Plugin, plugin: type) -> bool:
-    """Whether an entry point of the plugin's own top-level package loads it. Imports no other package."""
+    """Whether an entry point loads the plugin. Imports the plugin's top-level package only."""
     module, _, attribute = entry.value.partition(":")
     if module.split(".")[0] != plugin.__module__.split(".")[0] or attribute != plugin.__qualname__:
         return False

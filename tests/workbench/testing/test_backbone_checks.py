@@ -314,7 +314,7 @@ def test_failures_name_what_was_found_what_was_expected_and_the_place():
     assert all(fact in strides for fact in ("strides: ", "9 x 12, 5 x 6", "33 x 47", "(4, 16)", "Fix: set self.st"))
     assert "NHWC: return x.permute(0, 3, 1, 2)" in failures(NHWC)["layout"]
     assert "the maps are rounded down: pad inside" in failures(changed(**ROUNDS_DOWN))["strides"]
-    assert "RuntimeError: no such luck (test_backbones.py, line " in failures(changed(forward=raises))["forward"]
+    assert "RuntimeError: no such luck (test_backbone_checks.py, line " in failures(changed(forward=raises))["forward"]
     assert "33 x 47" in failures(FIXED_SIZE)["sizes"]
 
 

@@ -50,7 +50,7 @@ def test_results_come_one_by_one_with_notes_and_messages():
     second, third, fourth = results
     assert (second.name, second.passed, second.message) == ("finds", False, f"{FOUND}.")
     assert third.name == "breaks" and fourth.passed
-    assert third.message.startswith("found KeyError: 'no such key' (test_results.py, line ")
+    assert third.message.startswith("found KeyError: 'no such key' (test_check_results.py, line ")
     assert third.message.endswith("; expected a key, without an exception. Fix: add the key.")
 
 
@@ -85,7 +85,7 @@ def test_exception_names_the_innermost_line_of_the_plugins_own_file():
         Plugin().forward()
     except KeyError as error:
         line = Plugin.forward.__code__.co_firstlineno + 1
-        assert described(error, Plugin) == f"KeyError: 'size' (test_results.py, line {line})"
+        assert described(error, Plugin) == f"KeyError: 'size' (test_check_results.py, line {line})"
 
 
 def test_random_targets_have_the_documented_types():

@@ -1,4 +1,4 @@
-"""Part 3: training steps of published models on synthetic batches, in each precision, beside transformers'.
+"""Part 3: training steps of published models on synthetic batches, in each precision, compared with transformers'.
 
 A step is forward pass, losses with matching, backward pass, clipping and AdamW, on a batch on the device. TFLOP/s count
 products and convolutions of the forward and backward pass by torch's counter; the card's peak is measured with a

@@ -19,7 +19,7 @@ K = len(FIGURE.names)
 class PoseGrid(densevit.Head):
     """Objects as points (CenterNet, Zhou et al. 2019): the cell at the centre of a figure predicts all of it.
 
-    Cells are those of the first feature of stride 8 or more.
+    The cells belong to the first feature of stride 8 or more.
     """
 
     task = "keypoints"

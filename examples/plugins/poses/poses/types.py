@@ -1,4 +1,4 @@
-"""The target types of stick figures: their keypoints and a type of one's own, their tilt."""
+"""Target types of stick figures: keypoints, and a custom type for the tilt."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
