@@ -51,7 +51,7 @@ def _markdown(part: Part) -> str:
 
 
 SCORES = (
-    "Scores are those of the best validation; ↑ higher is better, ↓ lower is better. Over several seeds: mean ± "
+    "Scores come from the best validation; ↑ higher is better, ↓ lower is better. Over several seeds: mean ± "
     "standard deviation."
 )
 SPEED = (

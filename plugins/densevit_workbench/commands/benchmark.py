@@ -55,7 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         default=Path("runs/benchmark"),
-        help="the results; finished ones are not repeated",
+        help="folder of results; stored results are reused",
     )
 
 

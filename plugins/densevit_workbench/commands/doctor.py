@@ -1,4 +1,4 @@
-"""Examines a data set before a training; writes a page.
+"""Examines a data set before training; writes a page.
 
 Files, annotations, classes, duplicates, and the effect of augmentation. The HTML page shows all numbers, findings and
 augmented samples. Exit code 1 if there are errors. With --environment, prints versions and devices instead, for bug

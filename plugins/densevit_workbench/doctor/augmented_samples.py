@@ -22,7 +22,7 @@ SAMPLES = 12
 def augmented_samples(
     dataset: Dataset, transform: TrainingTransform, indices: Sequence[int], count: int = SAMPLES
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yields drawn images with captions, one per labelled task, for `count` evenly spaced ones of the indices."""
+    """Yields drawn images with captions, one per labelled task, for `count` evenly spaced indices."""
     types = TargetTypes.of(dataset)
     for position in evenly_spaced(len(indices), count).tolist():
         index = indices[position]

@@ -157,7 +157,7 @@ def _examine_split(
             findings.report("error", "the channels cannot be normalised", [str(error)])
         if not data.section.given_channels.is_rgb and dataset.channels.nodata != data.section.nodata:
             title = "pixels without data by the files' tag GDAL_NODATA"
-            findings.report("note", title, [f"those of {dataset.channels.nodata:g}"])
+            findings.report("note", title, [f"value {dataset.channels.nodata:g}"])
     checks.check_split(statistics, findings)
 
 

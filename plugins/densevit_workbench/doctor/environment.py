@@ -40,7 +40,8 @@ def examine() -> tuple[dict[str, str], list[str]]:
     rows = {name: installed[name] for name in ("densevit", *names) if name in installed}
     scan = registry.scan()
     problems = [
-        f"{plugin.noun} of {plugin.origin} is hidden: {other.origin} has that name." for plugin, other in scan.shadowed
+        f"{plugin.noun} of {plugin.origin} is hidden by the plugin of this name in {other.origin}."
+        for plugin, other in scan.shadowed
     ]
     problems += scan.broken
     if several := [name for name in _OPENCV if name in installed]:

@@ -13,7 +13,7 @@ LISTED = 10  # files in a message
 _FIX = "Correct these entries."
 _FIX_UNREADABLE = (
     "Replace images that cannot be read, remove them with their label files, or leave them out with --skip-unreadable "
-    "(in Python: skip_unreadable=True; in a training: data.on_error=skip)."
+    "(in Python: skip_unreadable=True; for training: data.on_error=skip)."
 )
 
 
@@ -73,7 +73,7 @@ class Faults:
         if not self.outside_paths and is_outside(os.path.join(os.getcwd(), path), folder):
             raise DataError(
                 f"{where}: {path} is outside of {folder}. Move the image below this folder and correct the entry. If "
-                "you know where these files come from, --outside-paths (in Python: outside_paths=True; in a training: "
+                "you know where these files come from, --outside-paths (in Python: outside_paths=True; for training: "
                 "data.outside_paths=true) allows such paths."
             )
 

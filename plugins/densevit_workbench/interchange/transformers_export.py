@@ -63,7 +63,7 @@ def export(source: str | Path, out: Path, trust: bool = False) -> list[str]:
                 return _write(model, state, sections, layout, tensors, folder)
         except WeightsError as error:
             failed.setdefault(str(error), 0)
-    reason = min(failed, key=failed.__getitem__, default="no such model is there.")
+    reason = min(failed, key=failed.__getitem__, default="transformers has no such model.")
     raise WeightsError(f"{source} cannot be exported for transformers: {reason}")
 
 
@@ -89,7 +89,7 @@ def by_task(model: DenseModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return dict(model.backbone.state_dict()), sections
     tasks = {name: str(head.task) for name, head in model.heads.items()}
     if len(set(tasks.values())) < len(tasks):
-        raise WeightsError(f"The model has several heads of one task ({', '.join(tasks)}), and transformers' have one.")
+        raise WeightsError(f"The model has several heads of one task ({', '.join(tasks)}); transformers allows one.")
     sections["heads"], state = {}, {}
     for name, head in model.sections.heads.items():
         neck = {} if head.neck is None else {"neck": {"name": head.neck.name, **head.neck.options}}
@@ -179,7 +179,7 @@ def _check(model: DenseModel, state: Mapping[str, Tensor], model_sections: Mappi
     ):
         options = ", ".join(f"{name} is {value!r}" for name, value in _unmatched(model_sections, sections))
         reason = options or listed(changed) or "outputs differ"
-        raise WeightsError(f"Read back, the model would be another one: {reason}.")
+        raise WeightsError(f"Read back, the model differs: {reason}.")
 
 
 def _close(x: Tensor, y: Tensor) -> bool:
@@ -205,5 +205,7 @@ def _differences(described: Mapping[str, Any], sections: Mapping[str, Any], layo
         key = name if "." in name else f"backbone.{name}"
         there = option_of(described, key)
         if there is not None and there != option_of(sections, key):
-            notes.append(f"There, {key} is {json.dumps(there)}: outputs of some image sizes or padded images differ.")
+            notes.append(
+                f"In transformers, {key} is {json.dumps(there)}: outputs differ for some image sizes or padded images."
+            )
     return notes

@@ -41,7 +41,7 @@ DERIVED = (
 """Derived values in a run's config.yaml that are equal for all runs of a row."""
 MAX_KEYS = 20  # that a note lists
 CAPTION = (
-    "Metrics are those of the best validation, as fractions and metres; with several seeds, the mean ± the sample "
+    "Metrics come from the best validation, as fractions and metres; with several seeds, the mean ± the sample "
     "standard deviation."
 )
 
@@ -58,8 +58,8 @@ class RunsTable:
 @dataclass
 class _Run:
     """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: see `evaluated_data`. metrics:
-    all metrics but the ones of single classes. step: the last optimiser step in metrics.csv. validations: the optimiser
-    steps with a validation.
+    all metrics except metrics of single classes. step: the last optimiser step in metrics.csv. validations: the
+    optimiser steps with a validation.
     """
 
     path: Path

@@ -111,7 +111,7 @@ def _check_by_evaluators(
 ) -> None:
     """Evaluates predictions like a validation, against random ground truth in original pixels.
 
-    Only densevit's evaluators are used: other ones may need targets without random values.
+    Only densevit's evaluators are used: evaluators of others may need targets that have no random values.
     """
     generator = torch.Generator().manual_seed(0)
     data = Dataset()
