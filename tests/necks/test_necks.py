@@ -12,6 +12,7 @@ from densevit.errors import DensevitError
 from densevit_necks.fpn import FPN
 from densevit_necks.projector import Projector
 from densevit_necks.simple_pyramid import SimplePyramid
+from tests.gradient_comparison import assert_same_with_gradients
 
 CHANNELS, STRIDES = (8, 16, 24, 40), (4, 8, 16, 32)
 NO_PADDING = torch.zeros(2, 64, 64, dtype=torch.bool)  # these necks ignore it
@@ -44,13 +45,8 @@ def test_outputs_and_gradients_match_torchvision(size, strides, extra):
     own, other = ([x.clone().requires_grad_() for x in features] for _ in range(2))
     found = neck(own, NO_PADDING)
     expected = list(reference(OrderedDict(enumerate(other))).values())
-    assert len(found) == len(expected) == 4 + extra
-    for x, y in zip(found, expected, strict=True):
-        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
-    for results in (found, expected):
-        torch.stack([x.square().sum() for x in results]).sum().backward()
-    for x, y in zip(own, other, strict=True):
-        torch.testing.assert_close(x.grad, y.grad, atol=1e-4, rtol=1e-4)
+    assert len(found) == 4 + extra
+    assert_same_with_gradients(found, expected, own, other, of_gradients=1e-4)
 
 
 def test_extra_levels_half_precision_and_export():
@@ -105,12 +101,7 @@ def test_the_pyramid_s_outputs_and_gradients_match_vitdet():
     x = torch.randn(2, 48, 6, 10)
     own, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     found, expected = neck([torch.randn(2, 5, 6, 10), own], NO_PADDING), [level(other) for level in reference]
-    for y, z in zip(found, expected, strict=True):
-        torch.testing.assert_close(y, z, atol=1e-4, rtol=1e-4)
-    weights = [torch.randn_like(y) for y in found]
-    for results in (found, expected):
-        torch.stack([(y * w).sum() for y, w in zip(results, weights, strict=True)]).sum().backward()
-    torch.testing.assert_close(own.grad, other.grad, atol=1e-4, rtol=1e-3)
+    assert_same_with_gradients(found, expected, [own], [other], 1e-4)
 
 
 @pytest.mark.parametrize(

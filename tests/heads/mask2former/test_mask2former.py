@@ -205,8 +205,3 @@ def test_panoptic_prediction_has_instances_of_things_only():
     assert sorted(found["labels"].tolist()) == [0, 0, 1, 1]  # two queries times two things
     assert found["scores"][0] == pytest.approx(0.9, abs=1e-3)  # times the mask's mean probability, sigmoid(8)
     assert found["boxes"][0].tolist() == [0, 0, 4, 2]
-
-
-def test_a_decoder_without_attention_heads_is_an_error():
-    with pytest.raises(ValueError, match="num_heads is 0"):
-        MaskTransformer(num_heads=0)
