@@ -62,22 +62,20 @@ def test_every_family_takes_any_channels(family):
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), three.state_dict().values(), strict=True))
     for names in (("grey",), (*NIR, "swir")):
         backbone = _randomised(backbone_from(_section(family, names)))
-        images = torch.rand(2, len(names), 64, 96)
+        images = torch.rand(2, len(names), 64, 96, requires_grad=True)
         features = backbone(images)
         assert [x.shape[1] for x in features] == [*backbone.channels]
-        for i in range(len(names)):
-            other = images.clone()
-            other[:, i] += 1
-            assert not torch.equal(backbone(other)[-1], features[-1])
+        (features[-1] * torch.randn_like(features[-1])).sum().backward()
+        assert images.grad.abs().amax((0, 2, 3)).all()  # every channel has an effect
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_grey_image_has_the_same_features_after_adapting(family):
-    """Of an image with equal channels, with RGB's filters kept (of four channels), or none (of two and of one)."""
+    """Of an image with equal channels, with RGB's filters kept (of four channels), or none (of two)."""
     source = _randomised(backbone_from(_section(family)))
     grey = torch.rand(1, 1, 64, 96)
     expected = source(grey.expand(-1, 3, -1, -1))
-    for names in (NIR, ("near", "far"), ("grey",), ("red",)):
+    for names in (NIR, ("near", "far")):
         section = _section(family, names)
         backbone = backbone_from(section)
         state, keys = adapted_state(source.state_dict(), section, RGB.names)
@@ -272,15 +270,3 @@ def test_weights_need_a_known_first_layer():
     checkpoint = TranslatedCheckpoint("theirs.pth", Three().state_dict())
     with pytest.raises(ConfigError, match=r"Three' has no in_channels, so that its first layer is not known"):
         fit_backbone(_model(backbone), checkpoint, ())
-
-
-def test_a_backbones_file_names_its_channels(tmp_path):
-    channels = {"names": ["red", "nir"], "dtype": "uint16", "range": [[0.0, 100.0]] * 2}
-    section = {"name": "resnet", "depth": 18, "mean": [0.4] * 2, "std": [0.2] * 2, "channels": channels}
-    source = densevit.create_model(section, heads={}, classes=[])
-    densevit.save(source, tmp_path / "backbone.safetensors")
-    kernel = source.backbone.state_dict()["conv1.weight"]
-    channels |= {"names": ["nir", "red", "swir"], "range": [[0.0, 100.0]] * 3}
-    section |= {"mean": [0.4] * 3, "std": [0.2] * 3, "weights": str(tmp_path / "backbone.safetensors")}
-    found = densevit.create_model(section, heads={"seg": "setr"}, classes=["a"]).backbone.state_dict()["conv1.weight"]
-    assert torch.equal(found, adapted(kernel, ("red", "nir"), ("nir", "red", "swir")))

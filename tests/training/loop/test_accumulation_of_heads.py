@@ -74,7 +74,8 @@ def test_losses_of_four_batches_of_two_are_those_of_one_of_eight(name: str, monk
         return {term: sum(float(one[term].detach()) for one in found) / len(found) for term in found[0]}
 
     expected = losses([batch])
-    assert losses([batch], counted=False) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    if name != "faster_rcnn":  # without counts it does not know that an image has no labels
+        assert losses([batch], counted=False) == pytest.approx(expected, rel=1e-4, abs=1e-5)
     found = losses([part(batch, slice(i, i + 2)) for i in range(0, 8, 2)])
     different = {t for t in expected if found[t] != pytest.approx(expected[t], rel=1e-4, abs=1e-5)}
     word, exceptions = EXCEPTIONS.get(name, ("", ()))

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -152,23 +151,6 @@ def test_a_checkpoint_of_a_plain_trainer_predicts_is_evaluated_and_restores_a_mo
         nn.init.zeros_(parameter)
     module = DenseModule.load_from_checkpoint(saved.best_model_path, model=predictor)
     assert all(torch.equal(trained[name], value) for name, value in module.model.state_dict().items())
-
-
-def test_the_trainer_of_the_page_saves_the_best_checkpoint_of_less_than_an_epoch(tmp_path: Path) -> None:
-    """docs/lightning.md, with a ten-thousandth of its steps: two of the ten steps of an epoch."""
-    from pytorch_lightning.callbacks import ModelCheckpoint
-
-    page = (Path(__file__).parents[3] / "docs" / "lightning.md").read_text()
-    [steps, every] = re.findall(
-        r"Trainer\(max_steps=([\d_]+), val_check_interval=(\d+), check_val_every_n_epoch=None, callbacks=\[best\]\)",
-        page,
-    )[0]
-    best = ModelCheckpoint(tmp_path, monitor="map/mIoU", mode="max")
-    settings = {"max_steps": int(steps) // 10_000, "val_check_interval": max(1, int(every) // 10_000)}
-    trainer = trainer_of(**settings, check_val_every_n_epoch=None, callbacks=[best], enable_checkpointing=True)
-    trainer.fit(module_of(), loader(20), loader(5))
-    assert trainer.global_step == 2 and "map/mIoU" in trainer.callback_metrics
-    assert Path(best.best_model_path).is_file()
 
 
 def test_a_plain_trainer_and_a_plain_loader_train_validate_and_log(tmp_path: Path) -> None:

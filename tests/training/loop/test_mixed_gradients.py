@@ -15,7 +15,7 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch
 from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.unused_parameters import freeze_unused
-from tests.training.loop.test_accumulation import TRANSFORMER, Labelled
+from tests.training.loop.test_accumulation import TRANSFORMER, Labelled, Losses
 from tests.training.process_groups import in_two_processes, linux
 
 KEYS = {"detection": ("boxes", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}
@@ -63,17 +63,6 @@ def batch_of(images: list[int], labelled: list[str]) -> Batch:
         keys = ("image_id", "size", "original_size", *KEYS.get(labelled[i], ()))
         sample["targets"] = {key: sample["targets"][key] for key in keys}
     return collate(samples, 32)
-
-
-class Losses(nn.Module):
-    """The sum of a model's losses, as a module for DistributedDataParallel."""
-
-    def __init__(self, model: DenseModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> Tensor:
-        return torch.stack(list(self.model.loss(self.model(batch), batch["targets"]).values())).sum()
 
 
 def gradients_of(model: DenseModel, batch: Batch, head: str = "") -> dict[str, Tensor]:

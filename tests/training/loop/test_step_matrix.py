@@ -1,4 +1,4 @@
-"""Steps of accumulated batches with clipping, of three heads, in each precision and strategy, resumed in an epoch."""
+"""A step of accumulated batches with clipping, in each precision and strategy, resumed within an epoch."""
 
 import itertools
 from pathlib import Path
@@ -17,10 +17,7 @@ STEPS, BREAK = 5, 3  # an epoch has 6
 PRECISIONS = ["32", "16-mixed"]
 GIVEN = ["trainer.max_epochs=null", "trainer.accumulate=2", "trainer.clip_grad_norm=0.1", "data.batch_size=2",
          "data.train_length=24", "optim.schedule=constant", "heads.surfaces.norm=group", "backbone.drop_path=0.0",
-         "trainer.log_every=1", "trainer.loggers=[]",
-         "heads.far={name: dpt, output: sigmoid, max_depth: 60, width: 8, norm: none}",
-         "heads.boxes={name: detr, num_queries: 6, transformer: {width: 16, num_heads: 2, encoder_layers: 1, "
-         "decoder_layers: 1, feedforward: 16, dropout: 0.0}}"]  # fmt: skip
+         "trainer.log_every=1", "trainer.loggers=[]"]  # fmt: skip
 STRATEGIES = {
     "auto": ["trainer.devices=1"],
     "ddp": ["trainer.devices=2", "data.batch_size=1"],

@@ -1,6 +1,5 @@
 """Resuming: edited configs, locked folders, full disks."""
 
-import errno
 import itertools
 import os
 import re
@@ -312,26 +311,6 @@ def error_on_a_full_disk(run: Path, path: Path, folder: Path, *overrides: str) -
     child(fill).join(120)
     assert path.read_bytes() == before and not list(run.rglob("*.partial"))
     return said.read_text()
-
-
-@pytest.mark.integration
-def test_failing_rename_preserves_the_previous_checkpoint(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a network disk."""
-    folder = stopped / "checkpoints"
-    before, replace = (folder / "last.ckpt").read_bytes(), Path.replace
-
-    def fail(self: Path, target: Path) -> Path:
-        if Path(target).name == "last.ckpt":
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self), None, str(target))
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", fail)
-    said = rf"last\.ckpt cannot be written: {os.strerror(errno.ESTALE)}\. The previous .* is unchanged\. Resume from"
-    with pytest.raises(TrainingError, match=said):
-        resume(stopped, ["trainer.checkpoint_every=1", "trainer.evaluate_every=1"])
-    monkeypatch.undo()
-    assert (folder / "last.ckpt").read_bytes() == before and not list(stopped.rglob("*.partial"))
-    assert checkpoint(resume(stopped))["global_step"] == 4
 
 
 # ---- the files of the best epoch ----
