@@ -177,28 +177,3 @@ def test_shapes_that_do_not_fit_are_refused(form):
     for facts, call in refused.items():
         with pytest.raises(ValueError, match=facts):
             call()
-
-
-@pytest.mark.parametrize("replaced", [False, True])
-@pytest.mark.parametrize("sampling", ["grid_sample", "discrete"])
-def test_exported_attention_with_points_per_level_is_equal(sampling, replaced):
-    torch.manual_seed(0)
-    shapes = [(6, 5), (3, 4), (2, 2)]
-    module = MultiScaleDeformableAttention(32, 3, 4, [3, 1, 2], sampling=sampling).eval()
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.4)
-    if replaced:
-        replace_layers(module)
-    query, points, memory = make_module_inputs(shapes, 4)
-
-    class Fixed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.module = module
-
-        def forward(self, query, points, memory):
-            return self.module(query, points, memory, shapes)
-
-    inputs = (query.detach(), points, memory.detach())
-    exported = torch.export.export(Fixed(), inputs).module()
-    torch.testing.assert_close(exported(*inputs), module(*inputs, shapes), atol=1e-5, rtol=1e-5)

@@ -250,12 +250,3 @@ def test_a_resumed_run_and_a_continued_one_train_the_stem(options, fields, tmp_p
 
 def _stem(model: DenseModel) -> Tensor:
     return model.backbone.state_dict()["stem.projection.weight"]
-
-
-@pytest.mark.integration
-def test_a_frozen_backbone_ends_a_training_before_it_begins(fields, tmp_path):
-    weights = tmp_path / "rgb.safetensors"
-    densevit.save(created({"name": "vit", "variant": "nano", "patch_size": 8}), weights)
-    with pytest.raises(ConfigError, match=r"backbone\.freeze is true.*stem\.projection\.weight.*backbone\.freeze=1"):
-        train(run_config(fields, weights, freeze=True), tmp_path / "run")
-    assert not (tmp_path / "run").exists()

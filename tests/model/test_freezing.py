@@ -149,15 +149,3 @@ def test_frozen_tensors_stay_bit_identical_and_others_have_their_rates(start: Pa
     checkpoint = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
     rates = {group["initial_lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]}
     assert sorted(rates) == pytest.approx([1e-3 * 0.5**k for k in range(4, -1, -1)] + [1e-2, 4e-2])
-
-
-@pytest.mark.integration
-def test_no_folder_for_invalid_patterns(tmp_path: Path) -> None:
-    for sections in (
-        {"backbone": {"freeze": ["stem.*"]}},
-        {"optim": {"lr_factors": {"heads.surface.*": 2}}},
-        {"backbone": {"freeze": True, "weights": "random"}, "head": {"freeze": True}},
-    ):
-        with pytest.raises(ConfigError, match=r"no parameter matches|at least one must be trained"):
-            train(config_of(**sections), tmp_path / "wrong")
-        assert not (tmp_path / "wrong").exists()

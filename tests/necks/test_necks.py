@@ -66,12 +66,6 @@ def test_extra_levels_half_precision_and_export():
     torch.testing.assert_close(list(graph(features, NO_PADDING)), list(found))
 
 
-@pytest.mark.parametrize(("option", "value"), [("width", 0), ("extra_levels", -1), ("width", "wide")])
-def test_invalid_options_raise(option, value):
-    with pytest.raises((DensevitError, ValueError), match=f"{option}.*(expected|should be)"):
-        densevit.create_neck("fpn", CHANNELS, STRIDES, **{option: value})
-
-
 def vitdet(dim: int, width: int) -> nn.ModuleList:
     """The paper's four levels from stride 16 (section 3 and appendix A.2), as detectron2 builds them."""
 
@@ -119,23 +113,6 @@ def test_levels_have_their_declared_strides(stride, strides):
         assert found == [(1, 8, -(-height // s), -(-width // s)) for s in strides]
 
 
-@pytest.mark.parametrize(
-    ("channels", "stride", "options", "facts"),
-    [
-        (32, 14, {}, r"has 4.* stride 14.*\(7, 14, 28, 56\)"),
-        (32, 16, {"pyramid_strides": (8, 24)}, r"has 24.*\(4, 8, 16, 32\)"),
-        (32, 16, {"pyramid_strides": (16, 8)}, r"\(16, 8\).*ascending"),
-        (32, 16, {"pyramid_strides": (0, 8)}, r"\(0, 8\).*ascending"),
-        (32, 16, {"pyramid_strides": ()}, "ascending"),
-        (3, 16, {"pyramid_strides": (4, 8)}, "3 channels"),
-        (32, 16, {"width": 0}, "width is 0"),
-    ],
-)
-def test_invalid_levels_raise(channels, stride, options, facts):
-    with pytest.raises((DensevitError, ValueError), match=facts):
-        densevit.create_neck("simple_pyramid", (channels,), (stride,), **options)
-
-
 BACKBONES = {
     "windowed_vit": {"variant": "nano"},
     "swin": {"variant": "nano"},
@@ -145,8 +122,7 @@ BACKBONES = {
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("norm", ["layer", "batch"])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(("name", "norm"), [*dict.fromkeys(BACKBONES, "layer").items(), ("swin", "batch")])
 def test_the_projector_takes_the_features_of_any_backbone(name, norm):
     """All of them: each feature and each parameter has a gradient; in half precision and exported, too."""
     backbone = densevit.create_backbone(name.split()[0], **BACKBONES[name])
@@ -169,15 +145,25 @@ def test_the_projector_takes_the_features_of_any_backbone(name, norm):
 
 
 @pytest.mark.parametrize(
-    ("channels", "stride", "options", "facts"),
+    ("name", "channels", "stride", "options", "facts"),
     [
-        (32, 14, {"pyramid_strides": (16,)}, r"has 16.* stride 14.*\(7, 14, 28, 56\)"),
-        (32, 16, {"pyramid_strides": (16, 8)}, r"\(16, 8\).*ascending"),
-        (3, 16, {"pyramid_strides": (4,)}, "3 channels"),
-        (32, 16, {"width": 3}, "width is 3; expected an even number"),
-        (32, 16, {"norm": "group"}, "norm"),
+        ("fpn", 8, 4, {"width": 0}, "width.*(expected|should be)"),
+        ("fpn", 8, 4, {"width": "wide"}, "width.*(expected|should be)"),
+        ("fpn", 8, 4, {"extra_levels": -1}, "extra_levels.*(expected|should be)"),
+        ("simple_pyramid", 32, 14, {}, r"has 4.* stride 14.*\(7, 14, 28, 56\)"),
+        ("simple_pyramid", 32, 16, {"pyramid_strides": (8, 24)}, r"has 24.*\(4, 8, 16, 32\)"),
+        ("simple_pyramid", 32, 16, {"pyramid_strides": (16, 8)}, r"\(16, 8\).*ascending"),
+        ("simple_pyramid", 32, 16, {"pyramid_strides": (0, 8)}, r"\(0, 8\).*ascending"),
+        ("simple_pyramid", 32, 16, {"pyramid_strides": ()}, "ascending"),
+        ("simple_pyramid", 3, 16, {"pyramid_strides": (4, 8)}, "3 channels"),
+        ("simple_pyramid", 32, 16, {"width": 0}, "width is 0"),
+        ("projector", 32, 14, {"pyramid_strides": (16,)}, r"has 16.* stride 14.*\(7, 14, 28, 56\)"),
+        ("projector", 32, 16, {"pyramid_strides": (16, 8)}, r"\(16, 8\).*ascending"),
+        ("projector", 3, 16, {"pyramid_strides": (4,)}, "3 channels"),
+        ("projector", 32, 16, {"width": 3}, "width is 3; expected an even number"),
+        ("projector", 32, 16, {"norm": "group"}, "norm"),
     ],
 )
-def test_invalid_options_of_the_projector_raise(channels, stride, options, facts):
+def test_invalid_options_raise(name, channels, stride, options, facts):
     with pytest.raises((DensevitError, ValueError), match=facts):
-        densevit.create_neck("projector", (channels,), (stride,), **options)
+        densevit.create_neck(name, (channels,), (stride,), **options)

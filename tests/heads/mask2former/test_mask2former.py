@@ -8,7 +8,6 @@ import torch
 from torch.nn import functional as F
 
 from densevit.config import InferenceSection
-from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset
 from densevit.losses.context import LossContext
 from densevit.model import DenseModel, inference_by_head
@@ -164,22 +163,6 @@ def test_semantic_maps_are_sums_over_queries():
 
 
 # ---- size and options ----
-
-
-def test_labels_and_classes_of_each_head():
-    dataset = Dataset()
-    things = tuple(one for one in CLASSES if one.thing)
-    dataset.classes = {"panoptic": tuple(CLASSES), "detection": things, "segmentation": tuple(CLASSES[2:])}
-    expected = [
-        ("panoptic", ("panoptic",), tuple(CLASSES)),
-        ("detection", ("masks", "labels"), things),
-        ("segmentation", ("semantic",), tuple(CLASSES[2:])),
-    ]
-    heads = (Mask2Former, Mask2FormerInstance, Mask2FormerSemantic)
-    assert [(head.task, head.needs, head.classes_from(dataset)) for head in heads] == expected
-    model = DenseModel(Stem(), {"head": Mask2FormerInstance((16,), (16,), CLASSES, **SMALL)})
-    with pytest.raises(ConfigError, match="heads.head"):  # only the last has maps
-        inference_by_head(model, InferenceSection(flip=True))
 
 
 def test_more_segments_than_queries_are_reported():
