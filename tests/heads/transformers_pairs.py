@@ -49,8 +49,7 @@ def copies(features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
 
 def same_losses(losses: Losses, expected: Mapping[str, Tensor], tolerance: float = 1e-4, near: float = 1e-6) -> None:
     assert losses.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(losses[name], value, rtol=tolerance, atol=near, msg=lambda m, n=name: f"{n}: {m}")
+    torch.testing.assert_close(losses, expected, rtol=tolerance, atol=near)
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor | None]:

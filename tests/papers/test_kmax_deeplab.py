@@ -40,8 +40,7 @@ def test_a_kmeans_layer_is_its_equation():
     expected = F.gelu(expected + conv_norm(layer.ffn[1], F.gelu(conv_norm(layer.ffn[0], expected))))
     found, predictions = layer(pixels, queries, padding)
     torch.testing.assert_close(found, expected)
-    for value, same in zip(predictions, predicted, strict=True):
-        torch.testing.assert_close(value, same)
+    torch.testing.assert_close(tuple(predictions), tuple(predicted))
 
 
 def test_the_pixel_decoder_fuses_from_coarse_to_fine():
@@ -56,8 +55,7 @@ def test_the_pixel_decoder_fuses_from_coarse_to_fine():
     fine = up + conv_norm(fuse.fine[1], F.gelu(decoder.norms[1](features[0])))
     for block in decoder.stages[1]:
         fine = block(fine, mask[:, ::8, ::8])
-    for found, expected in zip(decoder(features, mask), (coarse, fine), strict=True):
-        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(decoder(features, mask), [coarse, fine])
 
 
 def test_aligned_cells_have_the_positions_of_their_first_pixels():

@@ -227,8 +227,7 @@ def test_masks_are_products_of_normalised_features_and_kernels():
     logits = torch.einsum("kc,bcq->bqk", layer.label_head.weight[..., 0], of_class) + layer.label_head.bias
     logits[..., 3] += math.log(3 * 0.9 / 0.1)
     found = layer(of_class, of_mask, pixels)
-    for value, expected in zip(found, (logits, normed(layer.norm_masks, masks[:, None])[:, 0], features), strict=True):
-        torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(tuple(found), (logits, normed(layer.norm_masks, masks[:, None])[:, 0], features))
 
 
 # ---- predictions ----
