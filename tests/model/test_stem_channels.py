@@ -159,15 +159,6 @@ def _model(backbone: BackboneSection) -> DenseModel:
     return DenseModel(backbone_from(backbone), {}, sections=ModelSections(backbone=backbone, heads={}))
 
 
-def test_a_grey_kernel_is_shared_by_all_channels():
-    model = _model(_section("resnet", NIR))
-    state = _randomised(build_backbone("resnet", depth=18)).state_dict() | {"conv1.weight": torch.randn(64, 1, 7, 7)}
-    report = fit_backbone(model, TranslatedCheckpoint("theirs.pth", state), ())
-    expected = state["conv1.weight"].expand(-1, 4, -1, -1) / 4
-    assert torch.allclose(report.tensors["conv1.weight"], expected)
-    assert [one.how for one in report.adapted] == ["filters of grey for red, green, blue, nir, by name"]
-
-
 def test_weights_in_half_precision_keep_their_type():
     kernel = torch.randn(16, 3, 4, 4).bfloat16()
     for names in (NIR, ("red",)):
@@ -175,15 +166,17 @@ def test_weights_in_half_precision_keep_their_type():
         assert found.dtype == torch.bfloat16 and torch.allclose(found.float(), expected, rtol=2e-2, atol=1e-3)
 
 
-def test_checkpoints_are_adapted_by_the_names_of_channels():
+@pytest.mark.parametrize("grey", [True, False], ids=["grey", "RGB"])
+def test_checkpoints_are_adapted_by_the_names_of_channels(grey):
+    """A grey kernel is shared by all channels."""
     model = _model(_section("resnet", (*NIR[::-1],)))
-    state = _randomised(build_backbone("resnet", depth=18)).state_dict()
-    kernel = state["conv1.weight"]
+    kernel = torch.randn(64, 1 if grey else 3, 7, 7)
+    state = _randomised(build_backbone("resnet", depth=18)).state_dict() | {"conv1.weight": kernel}
     report = fit_backbone(model, TranslatedCheckpoint("theirs.pth", state), ())
-    expected = torch.stack((kernel.mean(1), *kernel.flip(1).unbind(1)), 1) * 3 / 4
-    assert torch.allclose(report.tensors["conv1.weight"], expected, atol=1e-6)
-    how = "filters of red, green, blue for nir, blue, green, red, by name"
-    assert report.adapted == [("conv1.weight", (64, 3, 7, 7), (64, 4, 7, 7), how)]
+    shares = [kernel[:, 0]] * 4 if grey else [kernel.mean(1) * 3, *(3 * kernel.flip(1)).unbind(1)]
+    torch.testing.assert_close(report.tensors["conv1.weight"], torch.stack(shares, 1) / 4)
+    how = f"filters of {'grey' if grey else 'red, green, blue'} for nir, blue, green, red, by name"
+    assert report.adapted == [("conv1.weight", (*kernel.shape,), (64, 4, 7, 7), how)]
 
 
 def test_patches_of_another_size_and_of_other_channels():

@@ -17,8 +17,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError
 from tests.training.process_groups import Ended, group, linux, run_together, started_by_slurm, started_by_torchrun
-from tests.training.run.test_signals import SMALL
-from tests.training.runs import assert_same, recorded, train, weights
+from tests.training.runs import SMALL, assert_same, recorded, train, weights
 
 pytestmark = [pytest.mark.integration, linux]
 
@@ -34,11 +33,6 @@ def started(*arguments: str, folder: Path, errors: Path | None = None) -> "subpr
             [sys.executable, "-m", *arguments], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=said,
             start_new_session=True,
         )  # fmt: skip
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SMALL)
 
 
 @pytest.mark.usefixtures("tiny")

@@ -19,25 +19,8 @@ from tests.training.runs import assert_same_run, checkpoint, interrupted_after, 
 
 pytestmark = [pytest.mark.integration, linux]
 
-SMALL = """
-backbone: {name: swin, variant: nano, window_size: 4}
-heads:
-  detection:
-    {name: dab_detr, num_queries: 4, classification: mal, extensions: {denoising: 1},
-     transformer: {width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 16, dropout: 0.1}}
-data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 14, val_length: 2}
-optim: {lr: 1e-3, warmup: 0.1}
-trainer: {max_steps: 40, precision: "32", accelerator: cpu, devices: 1, log_every: 1, checkpoint_every: 3}
-"""
 ENDLESS = ["trainer.max_steps=100000", "trainer.checkpoint_every=1"]
 FILES = ("model.safetensors", "metrics.json", "report.html")
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    path = tmp_path / "small.yaml"
-    path.write_text(SMALL)
-    return path
 
 
 @pytest.mark.usefixtures("no_drawings")
