@@ -171,8 +171,7 @@ def test_losses_are_those_of_labels_and_of_predictions(head: str) -> None:
     expected = {f"{head}/{name}": x for name, x in expected.items()}
     expected |= {f"unlabelled/{head}/{name}": 3 * x for name, x in unlabelled.items()}
     assert found.keys() == expected.keys() and any(x > 0 for name, x in found.items() if "unlabelled" in name)
-    for name, value in found.items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 # ---- colours ----

@@ -21,7 +21,7 @@ from densevit_heads.dfine import Dfine
 from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
 from densevit_heads.dfine.distribution import distances_of_boxes, soft_bins, weighting_function
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
-from tests.heads.padded_batch import padded_batch, perturbed, step
+from tests.heads.padded_batch import padded_batch, perturbed
 from tests.heads.transformers_pairs import keep_statistics
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ def test_losses_and_gradients_match_the_authors_arrangement_of_transformers_term
     losses = make_criterion().losses({"layers": found}, targets, LossContext())
     expected, _ = expected_losses(found, labels)
     assert list(losses) == ["label", "l1", "giou", "fgl", "auxiliary", "proposals", "ddf"]
-    for name, term in expected.items():
-        torch.testing.assert_close(losses[name], term, atol=1e-4, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    torch.testing.assert_close(losses, expected, atol=1e-4, rtol=1e-5)
     leaves = found[:3]
     own = torch.autograd.grad(torch.stack([*losses.values()]).sum(), leaves)
     other = torch.autograd.grad(torch.stack([*expected.values()]).sum(), leaves)
@@ -187,15 +186,6 @@ def distillation(found: LayerOutputs, layer: int, labels: list[dict], matches: I
     return values.mean()
 
 
-def test_without_objects_only_scores_and_distillation_learn():
-    found = make_outputs(2, Q, L + 2, 0)
-    targets, _ = make_targets([0, 0], degenerate=False)
-    losses = make_criterion().losses({"layers": found}, targets, LossContext())
-    assert {name for name, term in losses.items() if float(term) == 0} == {"l1", "giou", "fgl"}
-    gradients = torch.autograd.grad(torch.stack([*losses.values()]).sum(), found[:3])
-    assert all(x.isfinite().all() for x in gradients) and not gradients[1].any()
-
-
 def test_normalisers_are_means_over_processes(monkeypatch: pytest.MonkeyPatch):
     """A process that is one of two with the same batch has the same losses; beside an empty one, twice as large box
     losses, since the mean number of matches is halved."""
@@ -206,8 +196,7 @@ def test_normalisers_are_means_over_processes(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(LossContext, "mean", lambda self, x: x * factor)
         return make_criterion().losses({"layers": found}, targets, LossContext(processes=2))
 
-    for name, term in reduced(1.0).items():
-        torch.testing.assert_close(term, alone[name])
+    torch.testing.assert_close(reduced(1.0), alone)
     halved = reduced(0.5)
     for name in ("label", "l1", "giou", "fgl", "proposals"):
         torch.testing.assert_close(halved[name], 2 * alone[name])
@@ -251,18 +240,6 @@ def make_head(**options: Any) -> Any:
 
 def make_batch(*counts: int) -> Any:
     return padded_batch(counts, ((6, 8), (10, 16)), num_classes=len(CLASSES))
-
-
-def test_outputs_have_a_row_for_each_layer_the_initial_boxes_and_the_proposals():
-    """With as many queries as cells; in full precision under autocast."""
-    head = make_head(num_queries=90, num_bins=8, reg_scale=8.0).train()
-    with torch.autocast("cpu", dtype=torch.float16):
-        outputs, losses = step(head, *make_batch(3, 0, 5))
-    Q = 6 * 8 + 3 * 4 + 2 * 2
-    assert outputs["layers"].logits.shape == (5, 3, Q, 4) and outputs["layers"].boxes.shape == (5, 3, Q, 4)
-    assert outputs["layers"].corners.shape == (3, 3, Q, 4 * 9)
-    assert outputs["boxes"].dtype == outputs["layers"].corners.dtype == torch.float32
-    assert all(losses[name] > 0 for name in ("l1", "giou", "proposals", "ddf", "fgl"))
 
 
 @pytest.mark.parametrize("scale", [1, 2])

@@ -23,7 +23,6 @@ from tests.training.own_methods import Denoising, Multicrop, Silent, Teacher, co
 from tests.training.process_groups import child, linux
 from tests.training.runs import assert_same, assert_same_run, checkpoint, weights
 
-METHODS = Denoising.__module__
 # ---- views ----
 
 

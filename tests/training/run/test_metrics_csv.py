@@ -18,13 +18,14 @@ def test_each_call_writes_a_row_in_full_and_new_columns_preserve_the_rows_before
         assert next(csv.DictReader(file)) == {"step": "1", "loss": repr(1 / 3), 'AP/a, "b"': "1e-05", "AP": ""}
 
 
-def test_rows_after_the_checkpoint_are_removed(tmp_path: Path) -> None:
+def test_rows_after_the_checkpoint_and_the_incomplete_line_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     """Also in a file of an older version, which lacks columns."""
     from densevit.training.run.metrics_csv import MetricsCsv
 
     path = tmp_path / "metrics.csv"
-    path.write_text("step,train/loss,epoch,AP\n0,2.5,0,\n1,,0,0.25\n1,2.0,0,\n2,1.0,0,\n")
+    path.write_text("step,train/loss,epoch,AP\n0,2.5,0,\n1,,0,0.25\n1,2.0,0,\n2,1.0,0,\n3,0.12")
     log = MetricsCsv(path)
+    assert [row["step"] for row in log.rows()] == ["0", "1", "1", "2"]
     log.remove_after(1)  # resumed from the checkpoint of step 1
     log.log_metrics({"train/loss": 1.5, "wait": 0.5}, step=1)
     found = [(row["step"], row["train/loss"], row["AP"], row["wait"]) for row in MetricsCsv(log.path).rows()]
