@@ -60,7 +60,7 @@ def box_losses(boxes: Tensor, objects: Objects, pairs: MatchedPairs, count: Tens
     """
     predicted, truth = boxes[pairs.layer, pairs.image, pairs.query], objects.boxes[pairs.target]  # (L, M, 4)
     iou, giou = overlaps(to_corners(predicted), to_corners(truth))
-    return pairs.sums((predicted - truth).abs().sum(-1)) / count, pairs.sums(1 - giou) / count, iou
+    return (predicted - truth).abs().sum((1, 2)) / count, (1 - giou).sum(1) / count, iou
 
 
 def set_losses(
