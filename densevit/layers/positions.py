@@ -22,9 +22,9 @@ def sine(position: Tensor, channels: int, temperature: float = 10000.0) -> Tenso
 
     position: (...), in radians. Returns (..., channels), in float32.
     """
-    exponent = torch.arange(channels, device=position.device) // 2 * (2 / channels)
+    exponent = torch.arange(0, channels, 2, device=position.device) / channels
     angle = position.float()[..., None] / temperature**exponent
-    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
 
 
 def sine_map(padding: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
