@@ -21,8 +21,8 @@ class Cost:
     """Cost of a model for one image.
 
     trained_parameters: parameters that are not frozen.
-    multiply_adds: in convolutions, matrix products and attention (fused or not), including windows and deformable
-        sampling; not in norms, activation functions and interpolation.
+    multiply_adds: the number in convolutions, matrix products, attention (fused or not) with windows, and deformable
+        sampling; norms, activation functions and interpolation are not counted.
     """
 
     parameters: int

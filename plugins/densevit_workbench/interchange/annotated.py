@@ -253,7 +253,8 @@ def header_and_channels(path: Path) -> tuple[Header, Channels]:
 
 
 def number(text: Any, where: str) -> float:
-    """Parses a finite number. Raises DataError for text and InvalidObjectError for NaN. where: for the message."""
+    """Parses a finite number. Raises DataError for text and InvalidObjectError for NaN. where: a text for the
+    message."""
     try:
         value = float(text)
     except (TypeError, ValueError):

@@ -68,7 +68,7 @@ def convert_dataset(
     if format not in READERS:
         raise ConfigError(f"format: there is no {format!r}.{did_you_mean(format, READERS)}")
     if origin is not None and format != "voc":
-        raise ConfigError(f"origin: is for voc only, not for {format}.")
+        raise ConfigError(f"origin: only coordinates of voc may count from 0 or 1; the format is {format}.")
     source, out = user_path(source), user_path(out)
     check_paths(source, out)
     faults = Faults(skip_unreadable, outside_paths, strict)

@@ -68,8 +68,10 @@ class Faults:
             self.invalid_objects.setdefault(reason, []).extend(places)
 
     def check_place(self, where: str, path: Path, folder: Path) -> None:
-        """Raises DataError if an entry's path is outside of the source's folder, unless allowed. where: for the
-        message."""
+        """Raises DataError if an entry's path is outside of the source's folder, unless allowed.
+
+        where: a text for the message.
+        """
         if not self.outside_paths and is_outside(os.path.join(os.getcwd(), path), folder):
             raise DataError(
                 f"{where}: {path} is outside of {folder}. Move the image below this folder and correct the entry. If "

@@ -239,8 +239,8 @@ def _places(file: Path) -> Iterator[tuple[int | str, int, int]]:
 
 
 def _encoded_map(path: Path, joins: bool) -> dict[str, Any]:
-    """Reads the files of a map by suffix, the result of `TargetType.encode`. path: without suffix. joins: whether
-    ".json" is joined in one file for all images, which `TargetType.decode` does not need."""
+    """Reads the files of a map by suffix, the result of `TargetType.encode`. path: the files' common path, without
+    suffix. joins: whether ".json" is joined in one file for all images, which `TargetType.decode` does not need."""
     encoded = {}
     readers: dict[str, Callable[[Path], Any]] = {".png": read_label, ".npy": np.load}
     for suffix, read in (readers if joins else readers | {".json": read_json}).items():

@@ -30,8 +30,8 @@ def export(source: str | Path, out: Path, trust: bool = False) -> list[str]:
     """Writes a folder for `from_pretrained`: model.safetensors, config.json and preprocessor_config.json.
 
     The folder is read back before it appears: tensors must be bit-identical and outputs equal. source: a run folder, a
-    model file, or a converted backbone. trust: see `densevit.load`. Returns a sentence per difference in transformers'
-    computation. Raises WeightsError for a model without a counterpart in transformers.
+    model file, or a converted backbone. trust: the argument of `densevit.load`. Returns a sentence per difference in
+    transformers' computation. Raises WeightsError for a model without a counterpart in transformers.
     """
     model = model_of(source, trust)
     if not model.channels.is_rgb:
@@ -109,7 +109,8 @@ def _write(
     tensors: Mapping[str, Tensor],
     folder: Path,
 ) -> list[str]:
-    """Writes and reads the files. state, model_sections: see `by_task`. Returns the differences, see `export`."""
+    """Writes and reads the files. state, model_sections: the results of `by_task`. Returns the differences, see
+    `export`."""
     described, defaults = describe(tensors, layout), inspect.signature(type(model.backbone)).parameters
     runtime = [key for key in layout.options.runtime if key in {**described["backbone"], **model_sections["backbone"]}]
     used = {key: model_sections["backbone"].get(key, defaults[key].default) for key in runtime}

@@ -57,9 +57,9 @@ class RunsTable:
 
 @dataclass
 class _Run:
-    """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: see `evaluated_data`. metrics:
-    all metrics except metrics of single classes. step: the last optimiser step in metrics.csv. validations: the
-    optimiser steps with a validation.
+    """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: the result of `evaluated_data`.
+    metrics: all metrics except metrics of single classes. step: the last optimiser step in metrics.csv. validations:
+    the optimiser steps with a validation.
     """
 
     path: Path

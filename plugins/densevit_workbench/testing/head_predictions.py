@@ -61,8 +61,7 @@ def _read_by_evaluator(task: str) -> list[tuple[str, ...]]:
 
 
 def _check_quantity(prediction: Predictions, head: Head) -> None:
-    """`quantity` must match the predictions: it decides the check of the data's unit and the alignment in
-    evaluation."""
+    """`quantity` must match the predictions: checks of the data's unit and alignment in evaluation depend on it."""
     relative = "inverse_depth" in prediction and "depth" not in prediction
     require(
         head.quantity in prediction or (head.quantity is None and not relative),
@@ -240,9 +239,7 @@ def class_rows(fixture: HeadFixture) -> str:
     other.load_state_dict(state)
     batch, table = fixture.batch(scale=3.0), np.argsort(order)
     predictions, expected = (fixture.predictions(module, batch) for module in (other, head))
-    renumbered = [
-        with_classes(prediction, lambda task: (table, other.classes), fixture.types) for prediction in expected
-    ]
+    renumbered = [with_classes(p, lambda task: (table, other.classes), fixture.types) for p in expected]
     require_equal(
         _by_column(fixture, predictions),
         _by_column(fixture, renumbered),
@@ -296,10 +293,7 @@ def _by_column(fixture: HeadFixture, predictions: Sequence[Predictions]) -> dict
     per_object = {key for key in predictions[0] if key in types and types[key].per == "object"}
     return flattened(
         [
-            {
-                key: x.sort(dim=0).values if key in per_object and isinstance(x, Tensor) else x
-                for key, x in prediction.items()
-            }
-            for prediction in predictions
+            {key: x.sort(dim=0).values if key in per_object and isinstance(x, Tensor) else x for key, x in p.items()}
+            for p in predictions
         ]
     )
