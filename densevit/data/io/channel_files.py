@@ -49,7 +49,7 @@ def decode_channels(data: bytes, names: Sequence[str]) -> StoredPixels:
     if data.startswith(_NPY):
         return StoredPixels(channels_last(np.load(io.BytesIO(data), allow_pickle=False), len(names)))
     if data.startswith(_EXR):
-        return StoredPixels(_of_exr(data, names))
+        return StoredPixels(_decode_exr(data, names))
     with open_image(io.BytesIO(data)) as image:
         orientation = orientation_of(image)
         if image.format == "PNG":
@@ -71,8 +71,8 @@ def joined(parts: Sequence[StoredPixels], channels: Channels, upright: bool = Tr
 
     Raises DataError for another number of channels or another type, and for pixels without data in integers.
     """
-    values = [one.values for one in parts]
-    count, expected = sum(one.shape[2] for one in values), len(channels.names)
+    values = [part.values for part in parts]
+    count, expected = sum(array.shape[2] for array in values), len(channels.names)
     if count != expected:
         fix = (
             "give the path, as each channel has a file"
@@ -82,16 +82,16 @@ def joined(parts: Sequence[StoredPixels], channels: Channels, upright: bool = Tr
         raise DataError(
             f"it has {counted(count, 'channel')}; expected {expected}: {', '.join(channels.names)}. Fix: {fix}."
         )
-    kinds = [pixel_type(one.dtype) for one in values]
+    kinds = [pixel_type(array.dtype) for array in values]
     usual = channels.stored or (channels.dtype if channels.nodata is None else "") or kinds[0]
-    other = next((kind for kind in kinds if kind != usual), None)
+    other = next((other_type for other_type in kinds if other_type != usual), None)
     if other is not None:
         raise DataError(f"its pixels are {other}; those of the other images are {usual}.")
     if channels.is_rgb:
         return apply_orientation(values[0], parts[0].orientation) if upright else values[0]
-    missing = [_missing(one, channels.nodata) for one in parts]
+    missing = [_missing(array, channels.nodata) for array in parts]
     dtype = channels.dtype or ("float32" if usual not in ("uint8", "uint16") or channels.nodata is not None else usual)
-    if dtype != "float32" and any(one is not None and one.any() for one in missing):
+    if dtype != "float32" and any(mask is not None and mask.any() for mask in missing):
         raise DataError(
             f"it names the value {parts[0].nodata:g} of pixels without data, which {dtype} cannot have. Fix: "
             f"data.nodata={parts[0].nodata:g}."
@@ -108,9 +108,9 @@ def joined(parts: Sequence[StoredPixels], channels: Channels, upright: bool = Tr
 
 def _missing(part: StoredPixels, nodata: float | None) -> np.ndarray | None:
     """Which pixels have the value of the data set or of the file; None if neither has one."""
-    given = [value for value in (nodata, part.nodata) if value is not None]
+    nodata_values = [value for value in (nodata, part.nodata) if value is not None]
     with np.errstate(over="ignore"):
-        return np.logical_or.reduce([part.values == value for value in given]) if given else None
+        return np.logical_or.reduce([part.values == value for value in nodata_values]) if nodata_values else None
 
 
 def as_rgb(pixels: np.ndarray, channels: Channels) -> np.ndarray:
@@ -121,23 +121,23 @@ def as_rgb(pixels: np.ndarray, channels: Channels) -> np.ndarray:
     chosen = np.moveaxis(pixels[..., channels.displayed], 2, 0).astype(np.float32)
     levels = np.zeros(chosen.shape, np.uint8)
     for plane, level in zip(chosen, levels, strict=True):
-        known = np.isfinite(plane)
-        if known.any():
-            low, high = np.percentile(plane[known], (1, 99))
-            level[known] = (((plane[known] - low) / max(high - low, 1e-12)).clip(0, 1) * 255).round()
+        has_data = np.isfinite(plane)
+        if has_data.any():
+            low, high = np.percentile(plane[has_data], (1, 99))
+            level[has_data] = (((plane[has_data] - low) / max(high - low, 1e-12)).clip(0, 1) * 255).round()
     return np.ascontiguousarray(np.broadcast_to(levels.transpose(1, 2, 0), (*pixels.shape[:2], 3)))
 
 
 def channel_paths(path: str | os.PathLike[str], channels: Channels) -> list[str]:
     """The files of an image: of each channel, if they have files of their own. path: that of the first channel."""
-    given = os.fspath(path)
+    first_path = os.fspath(path)
     if not channels.files:
-        return [given]
-    folder, name = os.path.split(given)
+        return [first_path]
+    folder, name = os.path.split(first_path)
     stem, suffix = os.path.splitext(name)
     first = channels.files[0]
     if not stem.endswith(first):
-        raise DataError(f"{given}: the name of a file of the channel {channels.names[0]!r} ends with {first!r}.")
+        raise DataError(f"{first_path}: the name of a file of the channel {channels.names[0]!r} ends with {first!r}.")
     return [os.path.join(folder, stem.removesuffix(first) + part + suffix) for part in channels.files]
 
 
@@ -160,13 +160,13 @@ def pixel_type(dtype: np.dtype) -> str:
     return "float32" if dtype.kind == "f" else dtype.name
 
 
-def _of_exr(data: bytes, names: Sequence[str]) -> np.ndarray:
+def _decode_exr(data: bytes, names: Sequence[str]) -> np.ndarray:
     """The channels of an EXR file in this order; R, G and B are red, green and blue."""
     from densevit.data.io.depth_files import open_exr  # late: with OpenEXR, which is not always installed
 
     with open_exr().File(io.BytesIO(data), separate_channels=True) as file:
-        found = {_EXR_NAMES.get(name, name): one.pixels for name, one in file.channels().items()}
-    missing = [name for name in names if name not in found] if len(found) > 1 else []
+        planes = {_EXR_NAMES.get(name, name): channel.pixels for name, channel in file.channels().items()}
+    missing = [name for name in names if name not in planes] if len(planes) > 1 else []
     if missing:
-        raise DataError(f"it has the channels {', '.join(found)}; {missing[0]!r} is missing.")
-    return np.stack([found[name] for name in names] if len(found) > 1 else [*found.values()], axis=2)
+        raise DataError(f"it has the channels {', '.join(planes)}; {missing[0]!r} is missing.")
+    return np.stack([planes[name] for name in names] if len(planes) > 1 else [*planes.values()], axis=2)

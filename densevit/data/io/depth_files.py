@@ -65,9 +65,9 @@ def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
 
 def _check_mode(image: Image.Image) -> None:
     if image.mode not in _MODES:
-        kind = {"P": "a palette's indices", "RGB": "colours", "RGBA": "colours"}.get(image.mode, repr(image.mode))
+        content = {"P": "a palette's indices", "RGB": "colours", "RGBA": "colours"}.get(image.mode, repr(image.mode))
         raise DataError(
-            f"its pixels are {kind}; expected one number per pixel, 8 or 16 bits or floating point. A depth map drawn "
+            f"its pixels are {content}; expected one number per pixel, 8 or 16 bits or floating point. A depth map drawn "
             "in colours cannot be converted to metres."
         )
 
@@ -133,6 +133,6 @@ def _depth_channel(channels: dict[str, np.ndarray]) -> str | None:
     named = [name for name in channels if name.rpartition(".")[2].lower() in ("z", "depth")]
     if len(named) == 1:
         return named[0]
-    red, *others = (channels.get(name) for name in "RGB")
-    is_grey = red is not None and all(one is not None and np.array_equal(one, red, equal_nan=True) for one in others)
-    return "R" if is_grey else None
+    red, *green_blue = (channels.get(name) for name in "RGB")
+    is_grey = red is not None and all(plane is not None and np.array_equal(plane, red, equal_nan=True) for plane in
+    green_blue) return "R" if is_grey else None

@@ -37,9 +37,9 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
             "PNG."
         ) from None
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, BadZipFile and more
-        found = _size(path, size)
+        size_text = _size(path, size)
         fix = "Fix: pip install imagecodecs." if "imagecodecs" in str(error) else "Is the file damaged or cut short?"
-        raise UnreadableFileError(f"{path} cannot be read: {one_line(error)} ({found}). {fix}") from error
+        raise UnreadableFileError(f"{path} cannot be read: {one_line(error)} ({size_text}). {fix}") from error
 
 
 def check_regular(path: str | os.PathLike[str], subject: str = "") -> None:
@@ -53,8 +53,8 @@ def check_regular(path: str | os.PathLike[str], subject: str = "") -> None:
     except OSError:
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a folder raises an error
-        kind = "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
-        raise DataError(f"{subject or f'{path} is'} {kind}; a regular file is expected.")
+        file_type = "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise DataError(f"{subject or f'{path} is'} {file_type}; a regular file is expected.")
 
 
 def _size(path: str | os.PathLike[str], size: int | None) -> str:

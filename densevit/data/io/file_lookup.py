@@ -33,5 +33,5 @@ def name_forms(name: str) -> Iterator[str]:
     with suppress(UnicodeDecodeError):  # not the encoding of UTF-8
         decoded = unquote(name, errors="strict")
         forms += [decoded, decoded.replace("\\", "/")]
-    accents = [one for form in forms for one in (form, *(unicodedata.normalize(kind, form) for kind in ("NFC", "NFD")))]
-    yield from dict.fromkeys(accents)
+    accents = [variant for form in forms for variant in (form, *(unicodedata.normalize(form_name, form) for form_name in
+    ("NFC", "NFD")))] yield from dict.fromkeys(accents)

@@ -24,7 +24,7 @@ from densevit.data.io.channel_files import (
     pixel_type,
 )
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.pixel_arrays import of_array, of_pil, undecoded_content
+from densevit.data.io.pixel_arrays import pixels_of_array, pixels_of_pil, undecoded_content
 from densevit.data.io.rgb_files import Header, apply_orientation
 from densevit.errors import DataError, UnreadableFileError
 
@@ -49,12 +49,12 @@ def read_image(source: Source, channels: Channels = RGB, upright: bool = True, n
         with naming_file(source, "image"):
             return joined(parts, channels, upright)
     if isinstance(source, np.ndarray | Tensor):
-        return of_array(source, channels, name)
+        return pixels_of_array(source, channels, name)
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", "") or name)
         content = undecoded_content(source)
         if content is None:
-            return of_pil(source, channels, upright, name)
+            return pixels_of_pil(source, channels, upright, name)
         source = content
     if hasattr(source, "read"):
         source, name = _content(source, name)
@@ -91,17 +91,17 @@ def channels_of_files(paths: Iterable[str], channels: Channels) -> Channels:
         try:
             parts = _stored(path, channels)
             with naming_file(path, "image"):
-                kind = pixel_type(parts[0].values.dtype)
-                nodata = next((one.nodata for one in parts if one.nodata is not None), None)
+                file_type = pixel_type(parts[0].values.dtype)
+                nodata = next((part.nodata for part in parts if part.nodata is not None), None)
                 nodata = nodata if channels.nodata is None else channels.nodata
-                dtype = kind if kind in FULL_RANGES and nodata is None else "float32"
-                stored = kind if kind != dtype or nodata is not None else ""
-                found = replace(channels, nodata=nodata, dtype=cast(PixelType, dtype), stored=stored)
-                joined(parts, found)
+                dtype = file_type if file_type in FULL_RANGES and nodata is None else "float32"
+                stored = file_type if file_type != dtype or nodata is not None else ""
+                completed = replace(channels, nodata=nodata, dtype=cast(PixelType, dtype), stored=stored)
+                joined(parts, completed)
         except UnreadableFileError as error:  # data.on_error may leave it out
             first = first or error
             continue
-        return RGB if found == replace(RGB, range=(), display=found.display) else found
+        return RGB if completed == replace(RGB, range=(), display=completed.display) else completed
     if first is not None:
         raise first
     return channels
@@ -115,10 +115,10 @@ def _stored(path: str | os.PathLike[str], channels: Channels) -> list[StoredPixe
             with open(file, "rb") as opened:
                 data = opened.read()
             parts.append(_decoded(data, channels))
-            found, expected = (apply_orientation(*part[:2]).shape for part in (parts[-1], parts[0]))
-            if channels.files and found != (*expected[:2], 1):
+            shape, expected = (apply_orientation(*part[:2]).shape for part in (parts[-1], parts[0]))
+            if channels.files and shape != (*expected[:2], 1):
                 raise DataError(
-                    f"it has (height, width, channels) {found}, and {os.path.basename(path)} {expected}; one channel "
+                    f"it has (height, width, channels) {shape}, and {os.path.basename(path)} {expected}; one channel "
                     "of one size is expected in each file."
                 )
     return parts

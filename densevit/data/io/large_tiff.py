@@ -63,7 +63,7 @@ class LargeTiff:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
 
@@ -93,8 +93,8 @@ class LargeTiff:
     def _mapped(self, top: int, bottom: int) -> np.ndarray:
         """Rows (h, W, c) of an uncompressed image in one piece. Unmapped at the end, which frees the memory."""
         series = self._series
-        kind = series.dtype.newbyteorder(self._file.byteorder)
-        pixels = np.memmap(self.path, kind, "r", series.dataoffset, series.shape)
+        dtype = series.dtype.newbyteorder(self._file.byteorder)
+        pixels = np.memmap(self.path, dtype, "r", series.dataoffset, series.shape)
         axes = series.axes.index("Y"), series.axes.index("X")
         rows = np.moveaxis(pixels, axes, (0, 1))[top:bottom].astype(series.dtype)
         return rows.reshape(*rows.shape[:2], -1)
@@ -104,8 +104,8 @@ class LargeTiff:
         page, file = self._page, self._file.filehandle
         rows = np.zeros((bottom - top, self.shape[2], self._page.samplesperpixel * len(self._series)), page.dtype)
         before, self._decoded = self._decoded, {}
-        for number, one in enumerate(self._series):
-            for index, (offset, size) in enumerate(zip(one.dataoffsets, one.databytecounts, strict=True)):
+        for number, page_image in enumerate(self._series):
+            for index, (offset, size) in enumerate(zip(page_image.dataoffsets, page_image.databytecounts, strict=True)):
                 _, (sample, _, y, x, _), (_, height, width, count) = page.decode(None, index)
                 if not (y < bottom and y + height > top):
                     continue
@@ -113,7 +113,7 @@ class LargeTiff:
                     pixels = before[number, index]
                 elif size:
                     file.seek(offset)
-                    pixels = page.decode(file.read(size), index, jpegtables=one.jpegtables)[0][0]
+                    pixels = page.decode(file.read(size), index, jpegtables=page_image.jpegtables)[0][0]
                 else:  # a sparse file has no segments where it has no data
                     pixels = np.full((height, width, count), page.nodata, page.dtype)
                 self._decoded[number, index] = pixels

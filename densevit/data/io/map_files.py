@@ -158,10 +158,10 @@ class MapFiles:
 
     def write_annotations(self, head: str, key: str, images: list[AnnotatedImage]) -> None:
         """Writes KEY.json, in the order of the images' ids."""
-        kind = self.types[head][key]
-        assert isinstance(kind, SupportsAnnotationFile)
+        target_type = self.types[head][key]
+        assert isinstance(target_type, SupportsAnnotationFile)
         images.sort(key=lambda entry: (isinstance(entry.image["id"], str), entry.image["id"]))
-        _write(self.folder_of(head) / f"{key}.json", kind.annotation_file(images, self.classes[head]))
+        _write(self.folder_of(head) / f"{key}.json", target_type.annotation_file(images, self.classes[head]))
 
     def _encoded(self, head: str, key: str, name: str, value: np.ndarray) -> Any:
         """The map's files by suffix, see `TargetType.encode`."""

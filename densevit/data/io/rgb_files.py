@@ -59,12 +59,12 @@ def header(path: str | os.PathLike[str]) -> tuple[Header, bool]:
     """Returns an image's header, and whether its file has its format's end marker; False for formats that only decoding
     can check."""
     with naming_file(path, "image"), open(path, "rb") as file, open_image(file) as image:
-        found = _header(image)
+        image_header = _header(image)
         length = file.seek(0, os.SEEK_END)
         file.seek(max(0, length - _TAIL))
         tail = file.read()
         file.seek(0)
-        return found, _is_whole(image.format, file.read(12), tail, length)
+        return image_header, _is_whole(image.format, file.read(12), tail, length)
 
 
 def _header(image: Image.Image) -> Header:

@@ -28,8 +28,12 @@ def decode_tiff(data: bytes, count: int) -> tuple[np.ndarray, int, float | None]
         height, width = axes.index("Y"), axes.index("X")
         check_size(series.shape[width], series.shape[height])
         like = (series.axes, series.shape, series.dtype)
-        pages = [one for one in file.series if (one.axes, one.shape, one.dtype) == like]
-        planes = [np.moveaxis(one.asarray(), (height, width), (0, 1)) for one in pages]
+        pages = [
+            page_series
+            for page_series in file.series
+            if (page_series.axes, page_series.shape, page_series.dtype) == like
+        ]
+        planes = [np.moveaxis(page_series.asarray(), (height, width), (0, 1)) for page_series in pages]
     values = np.concatenate([plane.reshape(*plane.shape[:2], -1) for plane in planes], axis=2)
     return displayed_values(values, page), int(page.tags.valueof(ExifTags.Base.Orientation, 1)), nodata_of(page)
 
@@ -57,12 +61,12 @@ def axes_of(series: Any, count: int = 0) -> str:
 def displayed_values(values: np.ndarray, page: Any) -> np.ndarray:
     """The values (H, W, c) of a page as other formats store the image: the colours of a palette, fewer than 8 bits
     scaled to 8, and 0 as black."""
-    kind, bits = page.photometric.name, page.bitspersample
-    if kind == "PALETTE" and page.colormap is not None:
+    photometric, bits = page.photometric.name, page.bitspersample
+    if photometric == "PALETTE" and page.colormap is not None:
         return (page.colormap.T >> 8).astype(np.uint8)[values].reshape(*values.shape[:2], -1)
     if bits < 8:
         values = values.astype(np.uint8) * np.uint8(255 // (2**bits - 1))
-    if kind == "MINISWHITE" and values.dtype.kind == "u":
+    if photometric == "MINISWHITE" and values.dtype.kind == "u":
         values = values ^ values.dtype.type(2 ** max(bits, 8) - 1)
     return values
 

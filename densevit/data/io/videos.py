@@ -49,12 +49,12 @@ def frames(path: Path) -> Iterator[np.ndarray]:
     """Yields all frames of a video in order, (H, W, 3) uint8, RGB. Raises DataError if there is none."""
     video = _opened(path)
     try:
-        found, frame = video.read()
-        if not found:
+        is_read, frame = video.read()
+        if not is_read:
             raise DataError(f"{path}: {_NO_FRAME}")
-        while found:
+        while is_read:
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            found, frame = video.read()
+            is_read, frame = video.read()
     finally:
         video.release()
 
@@ -76,10 +76,10 @@ class VideoFrames:
         """Returns a frame, (H, W, 3) uint8, RGB. Raises DataError if the video ends before it."""
         with self._lock:
             while number >= self._next:
-                found, frame = self._video.read()
-                if not found and not self._next:
+                is_read, frame = self._video.read()
+                if not is_read and not self._next:
                     raise DataError(f"{self.path}: {_NO_FRAME}")
-                if not found:
+                if not is_read:
                     raise DataError(f"{self.path}: frame {number} cannot be read; the video ends at {self._next}.")
                 if self._next in self.wanted:
                     self._waiting[self._next] = frame

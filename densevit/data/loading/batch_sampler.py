@@ -43,13 +43,13 @@ def collate(samples: Sequence[Sample], multiple: int = 1, shared: bool = False, 
     The padding mask is False inside each sample's `size`, by default its whole image. Raises DataError for an image
     that is not (C, H, W) of these channels.
     """
-    for place, sample in enumerate(samples):
-        origin = f"Sample {place} of a batch (image {sample['targets'].get('image_id')!r})"
+    for position, sample in enumerate(samples):
+        origin = f"Sample {position} of a batch (image {sample['targets'].get('image_id')!r})"
         check_image(sample["image"], sample["targets"], origin, channels)
     height, width = (max(sample["image"].shape[axis] for sample in samples) for axis in (1, 2))
     shape = (len(samples), len(channels.names), *padded((height, width), multiple))
-    kind = getattr(torch, channels.dtype)
-    images, padding_mask = _empty(shape, kind, shared), _empty((shape[0], *shape[2:]), torch.bool, shared)
+    dtype = getattr(torch, channels.dtype)
+    images, padding_mask = _empty(shape, dtype, shared), _empty((shape[0], *shape[2:]), torch.bool, shared)
     arrays = zip(images.numpy(), padding_mask.numpy(), strict=True)  # numpy: torch would start threads
     for sample, (image, mask) in zip(samples, arrays, strict=True):
         h, w = sample["image"].shape[1:]
@@ -187,18 +187,18 @@ class TrainBatches(Sampler[list[SampleKey]]):
             indices = np.resize(indices, needed)
         repeats = _repeats(indices)
         groups = np.zeros(len(indices), np.int64) if self.groups is None else self.groups[indices]
-        of_group = [np.flatnonzero(groups == group) for group in np.unique(groups)]  # places in `indices`
-        full = [places[: len(places) // size * size].reshape(-1, size) for places in of_group]
-        rest = rng.permutation(np.concatenate([places[len(places) // size * size :] for places in of_group]))
+        group_positions = [np.flatnonzero(groups == group) for group in np.unique(groups)]  # places in `indices`
+        full = [places[: len(places) // size * size].reshape(-1, size) for places in group_positions]
+        rest = rng.permutation(np.concatenate([places[len(places) // size * size :] for places in group_positions]))
         rows = np.concatenate([*full, rest[: len(rest) // size * size].reshape(-1, size)])
         rows = rows[rng.permutation(len(rows)) if ordered is None else rows.min(axis=1).argsort()]
-        of_rows = zip(indices[rows].tolist(), repeats[rows].tolist(), strict=True)
+        rows_of_keys = zip(indices[rows].tolist(), repeats[rows].tolist(), strict=True)
         return [
             [
                 SampleKey(index, seed, repeat, batch, self._is_final(batch))
-                for index, repeat in zip(of_row, times, strict=True)
+                for index, repeat in zip(row, times, strict=True)
             ]
-            for batch, (of_row, times) in enumerate(of_rows)
+            for batch, (row, times) in enumerate(rows_of_keys)
         ]
 
     def _is_final(self, batch: int) -> bool:

@@ -75,17 +75,17 @@ class TransformedDataset(data.Dataset[Sample]):
             if self.train:
                 samples = self._views(sample, key)
                 return samples if self.views > 1 else samples[0]
-            prepared = self.transform(sample, self.types)  # type: ignore[operator,arg-type]
+            transformed = self.transform(sample, self.types)  # type: ignore[operator,arg-type]
         except DensevitError:
             raise
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{frame.filename}, line {frame.lineno}"
-            name, kind = name_of(self.dataset), type(error).__name__
-            raise DataError(f"Sample {index} of {name} failed: {kind}: {error} ({place}).") from error
+            location = f"{frame.filename}, line {frame.lineno}"
+            name, error_name = name_of(self.dataset), type(error).__name__
+            raise DataError(f"Sample {index} of {name} failed: {error_name}: {error} ({location}).") from error
         if not key.repeat:
-            prepared["targets"] |= {"truth": sample["targets"], "dataset_index": index}
-        return prepared
+            transformed["targets"] |= {"truth": sample["targets"], "dataset_index": index}
+        return transformed
 
     def _views(self, sample: Sample, key: SampleKey) -> list[Sample]:
         """Returns the views of a sample. Raises DataError if a transform of all views returns another number."""

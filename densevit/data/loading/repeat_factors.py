@@ -50,13 +50,13 @@ class RepeatedIndices:
         """Returns the indices of an epoch, (M,) int64, grouped by image."""
         rng = np.random.default_rng([self.seed, epoch, _STREAM])
         order = rng.permutation(len(self.factors))
-        whole = np.floor(self.factors[order])
-        sums = np.cumsum(self.factors[order] - whole)
+        integer_parts = np.floor(self.factors[order])
+        sums = np.cumsum(self.factors[order] - integer_parts)
         total = round(sums[-1])
         sums = sums * (total / max(sums[-1], 1e-9))
         sums[-1] = total  # without rounding errors
         extra = np.diff(np.floor(sums + rng.random()), prepend=0)
-        return np.repeat(order, (whole + extra).astype(np.int64))
+        return np.repeat(order, (integer_parts + extra).astype(np.int64))
 
 
 _STREAM = 1  # of random numbers; the generator that shuffles the epoch has another

@@ -64,9 +64,9 @@ class Collate:
         skipped = [sample.reason for sample in samples if isinstance(sample, Skipped) and sample.counts]
         samples = [sample for sample in samples if not isinstance(sample, Skipped)]
         views = zip(*samples, strict=True) if isinstance(samples[0], list) else [samples]
-        batch, *others = [collate(view, self.multiple, self.ships, self.channels) for view in views]
-        if others:
-            batch["other_views"] = others
+        batch, *other_views = [collate(view, self.multiple, self.ships, self.channels) for view in views]
+        if other_views:
+            batch["other_views"] = other_views
         if skipped:
             batch["skipped"] = skipped
         return PickledBatch(batch) if self.ships else batch
@@ -140,8 +140,8 @@ def worker_failure(error: Exception) -> DataError | None:
     torch raises the first from a signal handler, at any point of the program.
     """
     for pattern, what, fix in _FAILURES:
-        if found := re.search(f".*({pattern}).*", str(error)):
-            reason = found[0].removeprefix("RuntimeError: ").strip(". ")
+        if match := re.search(f".*({pattern}).*", str(error)):
+            reason = match[0].removeprefix("RuntimeError: ").strip(". ")
             return DataError(f"A data loader's process {what} ({reason}). Fix: {fix}.")
     return None
 

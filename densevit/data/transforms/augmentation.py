@@ -81,11 +81,11 @@ class Augmentation:
 
     def check(self, keys: Iterable[str], types: Types) -> None:
         """Raises ConfigError if these targets have places in the image, and a colour change may move its pixels."""
-        located = [key for key in keys if key in types and has_place(types[key])]
-        moves = next(filter(None, self._movements), None) if located else None
+        spatial_keys = [key for key in keys if key in types and has_place(types[key])]
+        moves = next(filter(None, self._movements), None) if spatial_keys else None
         if moves is not None:
             raise ConfigError(
-                f"{moves}, but labels have places in the image ({', '.join(located)}) and would not follow. Fix: leave "
+                f"{moves}, but labels have places in the image ({', '.join(spatial_keys)}) and would not follow. Fix: leave "
                 "it out; training_frame and rotation of the transforms, and data.vertical_flip, move pixels and labels "
                 "together. A transform that moves none says so by its attribute moves_pixels = False."
             )
@@ -97,22 +97,22 @@ class Augmentation:
         part inside is resized and placed on a larger image."""
         size = (pixels.shape[0], pixels.shape[1])
         class_maps = (class_map(types[key], value) for key, value in values.items())
-        labels = next((found for found in class_maps if found is not None), None)
+        labels = next((label_map for label_map in class_maps if label_map is not None), None)
         boxes = values.get("boxes")
         window, new_size = self.transforms.training_frame_with_boxes(*size, rng, labels, boxes)
-        inside, place = part_inside(window, size, new_size)
+        inside, destination = part_inside(window, size, new_size)
         if self.transforms.kept_objects == "centred" and boxes is not None:
             values = selected(values, types, centred(boxes, window))
         top, left, bottom, right = window
         cropped = (bottom - top, right - left)
         usual = math.prod(self.reference.evaluation_size(*size)) / math.prod(size)
         zoom = math.sqrt(math.prod(new_size) / math.prod(cropped) / usual)
-        new_sides = (place[2] - place[0], place[3] - place[1])  # of the part inside
+        new_sides = (destination[2] - destination[0], destination[3] - destination[1])  # of the part inside
         for key, value in values.items():
             if types[key].per == "pixel" and inside != window:
                 value = types[key].crop(value, inside, size)
                 value = types[key].resize(value, value.shape[-2:], new_sides, zoom)
-                values[key] = placed(value, place, new_size, types[key].fill)
+                values[key] = placed(value, destination, new_size, types[key].fill)
             else:
                 value = types[key].crop(value, window, size)
                 values[key] = types[key].resize(value, cropped, new_size, zoom)
@@ -122,7 +122,7 @@ class Augmentation:
         part = resize_image(pixels[inside[0] : inside[2], inside[1] : inside[3]], new_sides)
         if inside != window:
             fill = new_pixels(pixels.transpose(2, 0, 1), self.channels)
-            part = placed(part.transpose(2, 0, 1), place, new_size, fill).transpose(1, 2, 0)
+            part = placed(part.transpose(2, 0, 1), destination, new_size, fill).transpose(1, 2, 0)
         return part, visible_values(values, types, new_size)
 
 
@@ -167,17 +167,17 @@ def rotated(pixels: np.ndarray, matrix: np.ndarray, fill: np.ndarray) -> np.ndar
     ).numpy()
 
 
-def placed(value: np.ndarray, place: Window, size: Size, fill: float | np.ndarray) -> np.ndarray:
+def placed(value: np.ndarray, destination: Window, size: Size, fill: float | np.ndarray) -> np.ndarray:
     """Returns a map (..., H, W) of this size with the value at its place, and `fill` around."""
     canvas = np.full((*value.shape[:-2], *size), fill, value.dtype)
-    canvas[..., place[0] : place[2], place[1] : place[3]] = value
+    canvas[..., destination[0] : destination[2], destination[1] : destination[3]] = value
     return canvas
 
 
 def visible_shares(boxes: np.ndarray, size: Size) -> np.ndarray:
     """Returns the share (N,) of each box's area inside the image. boxes: (N, 4) xyxy in its pixels, not empty."""
     inside = np.clip(boxes, 0, (size[1], size[0], size[1], size[0]))
-    areas = [np.prod(one[:, 2:] - one[:, :2], axis=1, dtype=np.float64) for one in (inside, boxes)]
+    areas = [np.prod(corners[:, 2:] - corners[:, :2], axis=1, dtype=np.float64) for corners in (inside, boxes)]
     return np.asarray(areas[0] / areas[1])
 
 

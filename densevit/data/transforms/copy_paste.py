@@ -111,22 +111,22 @@ def pasted(
 
     classes: the data set's, by task.
     """
-    values, others = (sample_values(sample, types, classes) for sample in (first, second))
+    values, pasted_objects = (sample_values(sample, types, classes) for sample in (first, second))
     key = next((key for key in values if isinstance(types[key], InstanceMasks)), None)
-    if key is None or values.keys() != others.keys():
+    if key is None or values.keys() != pasted_objects.keys():
         return first
     size, other_size = first["targets"]["size"], second["targets"]["size"]
     height, width = common = (min(size[0], other_size[0]), min(size[1], other_size[1]))
-    others = {k: types[k].crop(value, (0, 0, *common), other_size) for k, value in others.items()}
-    others = visible_values(others, types, common)
-    count = len(others[key])
+    pasted_objects = {k: types[k].crop(value, (0, 0, *common), other_size) for k, value in pasted_objects.items()}
+    pasted_objects = visible_values(pasted_objects, types, common)
+    count = len(pasted_objects[key])
     chosen = np.zeros(count, bool)
     chosen[rng.permutation(count)[: rng.integers(count + 1)]] = True
     if not chosen.any():
         return first
-    others = selected(others, types, chosen)
-    covered, before = others[key].union(), values[key]
-    values = pasted_values(values, others, covered, types)
+    pasted_objects = selected(pasted_objects, types, chosen)
+    covered, before = pasted_objects[key].union(), values[key]
+    values = pasted_values(values, pasted_objects, covered, types)
     after = values[key]
     occluded, keep = _occlusion(before, after, size)
     for k, value in values.items():
@@ -143,10 +143,10 @@ def pasted_values(values: Values, pasted: Values, covered: np.ndarray, types: Ty
     """The values of an image after pasting those of a second one, see `SupportsPaste.paste`."""
     result = {}
     for key, value in values.items():
-        kind = types[key]
-        if not isinstance(kind, SupportsPaste):
-            raise NotImplementedError(f"{type(kind).__name__} does not implement paste().")
-        result[key] = kind.paste(value, pasted[key], covered)
+        target_type = types[key]
+        if not isinstance(target_type, SupportsPaste):
+            raise NotImplementedError(f"{type(target_type).__name__} does not implement paste().")
+        result[key] = target_type.paste(value, pasted[key], covered)
     return result
 
 
@@ -155,8 +155,10 @@ def sample_values(sample: Sample, types: Types, classes: Classes) -> Values:
     targets = sample["targets"]
     values = {key: as_numpy(value) for key, value in targets.items() if key in types}
     for key, value in values.items():
-        if isinstance(kind := types[key], PanopticMap):
-            values[key] = kind.separated(value, targets.get("panoptic_crowds", []), classes.get(kind.task or "", ()))
+        if isinstance(target_type := types[key], PanopticMap):
+            values[key] = target_type.separated(
+                value, targets.get("panoptic_crowds", []), classes.get(target_type.task or "", ())
+            )
     return values
 
 

@@ -82,8 +82,8 @@ class Crop(Transforms):
         )
         for _ in range(_TRIES):
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-            whole = (h, w) == (height, width)
-            if whole or semantic is None or is_mixed(semantic[top : top + h, left : left + w]):
+            is_full = (h, w) == (height, width)
+            if is_full or semantic is None or is_mixed(semantic[top : top + h, left : left + w]):
                 break
         return Frame((top, left, top + h, left + w), (out_h, out_w))
 

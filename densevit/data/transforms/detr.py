@@ -44,9 +44,9 @@ class Detr(Transforms):
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
         """Returns a random frame of one of the paper's two branches: resize, or resize, crop and resize."""
-        whole = rng.random() < 0.5
+        is_uncropped = rng.random() < 0.5
         short = self._scaled(int(rng.choice(_SCALES)))
-        if whole:
+        if is_uncropped:
             return Frame((0, 0, height, width), resize_short_side(height, width, short, self.longest))
         middle = resize_short_side(height, width, self._scaled(int(rng.choice(_CROP_SCALES))))
         least, most = map(self._scaled, _CROP)

@@ -80,17 +80,17 @@ class ImageMixing:
 
         count = len(images)
         kinds = [
-            kind(alpha=alpha, num_classes=count)
-            for kind, alpha in ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
+            transform_class(alpha=alpha, num_classes=count)
+            for transform_class, alpha in ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
             if alpha is not None
         ]
-        kind = kinds[int(rng.integers(len(kinds)))]
+        transform = kinds[int(rng.integers(len(kinds)))]
         seed, shares = int(rng.integers(2**63)), torch.empty(0)
 
         def mix(x: Tensor) -> Tensor:
             nonlocal shares
             with seeded(seed):
-                mixed, shares = kind(x.float(), torch.arange(count))
+                mixed, shares = transform(x.float(), torch.arange(count))
             return mixed if x.is_floating_point() else mixed.round_().to(x.dtype)
 
         return resampled(images, mix), shares.diagonal().tolist()
@@ -105,11 +105,11 @@ class ImageMixing:
                     f"image {other['targets'].get('image_id')!r} has no {key}, and cannot be mixed with one that has "
                     "it. Fix: leave data.mixup and data.cutmix out."
                 )
-            kind = types[key]
-            if not isinstance(kind, SupportsMix):
-                raise NotImplementedError(f"{type(kind).__name__} does not implement mix().")
+            target_type = types[key]
+            if not isinstance(target_type, SupportsMix):
+                raise NotImplementedError(f"{type(target_type).__name__} does not implement mix().")
             first, second = as_numpy(targets[key]), as_numpy(other["targets"][key])
-            targets[key] = as_tensor(kind.mix(first, second, share))
+            targets[key] = as_tensor(target_type.mix(first, second, share))
         return targets
 
 

@@ -55,8 +55,8 @@ class Mosaic:
         first = self.transform(sample, rng, types)
         if rng.random() >= self.probability:
             return first
-        others = [another_sample(self.dataset, self.types, rng) for _ in range(3)]
-        samples = [first, *(self.transform(other, rng, types) for other in others)]
+        other_samples = [another_sample(self.dataset, self.types, rng) for _ in range(3)]
+        samples = [first, *(self.transform(other, rng, types) for other in other_samples)]
         return mosaic(samples, types, rng, self.dataset.classes, self.dataset.channels)
 
 
@@ -79,15 +79,15 @@ def mosaic(
     y, x = (round(side * rng.uniform(*_CUT)) for side in size)
     image = np.zeros(first["image"].shape, first["image"].numpy().dtype)
     values: Values = {}
-    for quadrant, sample, own in zip(
+    for quadrant, sample, quadrant_values in zip(
         ((0, 0, y, x), (0, x, y, width), (y, 0, height, x), (y, x, height, width)), samples, all_values, strict=True
     ):
-        h, w = own_size = sample["targets"]["size"]
-        window, place = _random_window(own_size, quadrant, rng)
-        part = _moved(own, types, own_size, window, place, size)
+        h, w = sample_size = sample["targets"]["size"]
+        window, destination = _random_window(sample_size, quadrant, rng)
+        part = _moved(quadrant_values, types, sample_size, window, destination, size)
         pixels = sample["image"][:, :h, :w].numpy()
         image[:, quadrant[0] : quadrant[2], quadrant[1] : quadrant[3]] = new_pixels(pixels, channels)
-        top, left, bottom, right = place
+        top, left, bottom, right = destination
         image[:, top:bottom, left:right] = pixels[:, window[0] : window[2], window[1] : window[3]]
         covered = np.zeros(size, bool)
         covered[top:bottom, left:right] = True
@@ -108,7 +108,7 @@ def _random_window(size: Size, quadrant: Window, rng: np.random.Generator) -> tu
     return (y, x, y + height, x + width), (top, left, top + height, left + width)
 
 
-def _moved(values: Values, types: Types, size: Size, window: Window, place: Window, new_size: Size) -> Values:
+def _moved(values: Values, types: Types, size: Size, window: Window, destination: Window, new_size: Size) -> Values:
     """The values of an image's window at its place in a larger image, without objects that are hardly visible."""
     sides = (window[2] - window[0], window[3] - window[1])
     for key, value in values.items():
@@ -118,12 +118,12 @@ def _moved(values: Values, types: Types, size: Size, window: Window, place: Wind
     if len(values.get("boxes", ())):
         values = selected(values, types, visible_shares(values["boxes"], sides) >= _VISIBLE)
     values = visible_values(values, types, sides)
-    whole = (-place[0], -place[1], new_size[0] - place[0], new_size[1] - place[1])  # in coordinates of the window
-    for key, value in values.items():
+    canvas = (-destination[0], -destination[1], new_size[0] - destination[0], new_size[1] - destination[1])  # in
+    coordinates of the window for key, value in values.items():
         if types[key].per == "pixel":
-            values[key] = placed(value, place, new_size, types[key].fill)
+            values[key] = placed(value, destination, new_size, types[key].fill)
         else:
-            values[key] = types[key].clip(types[key].crop(value, whole, sides), new_size)
+            values[key] = types[key].clip(types[key].crop(value, canvas, sides), new_size)
     return values
 
 

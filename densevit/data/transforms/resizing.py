@@ -169,8 +169,8 @@ def as_tensor(value: Any) -> Any:
 
 
 def _all_of(masks: Iterable[np.ndarray | None]) -> np.ndarray | None:
-    found = [mask for mask in masks if mask is not None]
-    return np.logical_and.reduce(found) if found else None
+    usable = [mask for mask in masks if mask is not None]
+    return np.logical_and.reduce(usable) if usable else None
 
 
 def finished(pixels: np.ndarray, sample: Sample, values: Values, original_size: Size, canvas: Size | None) -> Sample:

@@ -66,7 +66,7 @@ def _is_unclear(dataset: Coco, index: int) -> bool:
     """Whether EXIF rotates an image by 90 degrees, of which the json has the stored size."""
     with suppress(DataError):
         header = image_header(dataset.path(index), dataset.channels)
-        return header.size != header.upright_size and tuple(dataset.given[index].tolist()) == header.size
+        return header.size != header.upright_size and tuple(dataset.json_sizes[index].tolist()) == header.size
     return False
 
 
