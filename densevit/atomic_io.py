@@ -22,8 +22,8 @@ LOCK = ".lock"
 def check_free(out: Path, fix: str = "Name another path.") -> None:
     """Raises WeightsError if `out` exists and is not an empty folder, or cannot be created."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        found = "is not empty" if out.is_dir() else "exists"
-        raise WeightsError(f"{out} {found}. Name another path, or remove it first.")
+        state = "is not empty" if out.is_dir() else "exists"
+        raise WeightsError(f"{out} {state}. Name another path, or remove it first.")
     check_writable(out.absolute().parent, out, fix)
 
 
@@ -49,7 +49,7 @@ def check_writable(folder: Path, out: Path | None = None, fix: str = "Name anoth
 
     Creates a temporary file: the permissions do not show a read-only file system, nor what root may do.
     """
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    there = next(ancestor for ancestor in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(ancestor))
     if not there.is_dir():
         raise WeightsError(f"{out or folder} cannot be created: {there} is not a folder. {fix}")
     try:

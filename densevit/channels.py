@@ -53,8 +53,8 @@ class Channels:
     @property
     def is_rgb(self) -> bool:
         """Whether images are RGB of 8 bits in the whole range, which colour transforms are defined for."""
-        own = (self.names, self.dtype, self.range, self.nodata, self.files)
-        return own == (RGB.names, RGB.dtype, RGB.range, None, ())
+        fields = (self.names, self.dtype, self.range, self.nodata, self.files)
+        return fields == (RGB.names, RGB.dtype, RGB.range, None, ())
 
     @property
     def displayed(self) -> tuple[int, ...]:

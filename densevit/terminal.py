@@ -100,7 +100,7 @@ def _is_number(text: str) -> bool:
 
 class _Escaping(RenderHook):
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        return [_Escaped(one) for one in renderables]
+        return [_Escaped(renderable) for renderable in renderables]
 
 
 class _Escaped:

@@ -33,12 +33,12 @@ class ImageCanvas:
         Pixels whose id has no colour are left as they are. Segments of one colour have different shades. Names of small
         segments are on top.
         """
-        found, index = np.unique(ids, return_inverse=True)
+        values, index = np.unique(ids, return_inverse=True)
         index = index.reshape(ids.shape)
-        drawn = np.array([one in colors for one in found.tolist()], bool)
+        drawn = np.array([value in colors for value in values.tolist()], bool)
         if not drawn.any():
             return
-        palette = np.array(_shades([colors.get(one, (0, 0, 0)) for one in found.tolist()]), np.uint8)
+        palette = np.array(_shades([colors.get(value, (0, 0, 0)) for value in values.tolist()]), np.uint8)
         self.overlay(palette[index], drawn[index])
         line = max(1, round(mean_side(self.image) / 500))
         self.image.paste(
@@ -49,11 +49,11 @@ class ImageCanvas:
         by_area = np.argsort(np.bincount(index.ravel()), kind="stable")
         labels: list[tuple[str, Box, Color]] = []
         for n in by_area.tolist():
-            if (name := names.get(int(found[n]), "")) and drawn[n]:
+            if (name := names.get(int(values[n]), "")) and drawn[n]:
                 text = shortened(name, "", size, 0.95 * self.image.width)
                 taken = [position for _, position, _ in labels]
                 centre = (_innermost(index == n) + 0.5) * self.zoom
-                labels.append((text, _centred_position(text, size, centre, taken, self.image), colors[int(found[n])]))
+                labels.append((text, _centred_position(text, size, centre, taken, self.image), colors[int(values[n])]))
         for text, position, color in reversed(labels):
             label(drawing, text, size, position, color)
 

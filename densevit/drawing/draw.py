@@ -53,15 +53,15 @@ def draw(
     Returns (H', W', 3) uint8; small images are enlarged by an integer factor, frames are not.
     """
     classes = _with_drawable_names(classes)
-    known = TargetTypes(types)
-    result = above_threshold(_arrays(predictions), threshold, known)
+    target_types = TargetTypes(types)
+    result = above_threshold(_arrays(predictions), threshold, target_types)
     drawing = ImageDrawing(_to_pil(image, channels), truth is not None, frame)
     shown = None if truth is None else _arrays(truth)
-    keys = [key for key in result if key in known]
-    superseded = {other for key in keys for other in known[key].supersedes}
-    for key in sorted(keys, key=lambda key: known[key].layer):
+    keys = [key for key in result if key in target_types]
+    superseded = {other for key in keys for other in target_types[key].supersedes}
+    for key in sorted(keys, key=lambda key: target_types[key].layer):
         if key not in superseded:
-            known[key].draw(drawing, key, result, shown, classes)
+            target_types[key].draw(drawing, key, result, shown, classes)
     return drawing.finished()
 
 
@@ -93,7 +93,7 @@ class ImageDrawing:
 
     def legend(self, classes: Sequence[Class]) -> None:
         """Adds the classes to the legend below the image."""
-        self._classes.extend(one for one in classes if one not in self._classes)
+        self._classes.extend(c for c in classes if c not in self._classes)
 
     def panel(self, caption: str, pixels: np.ndarray) -> None:
         """Adds an image (H, W, 3) uint8 beside the others."""
@@ -125,15 +125,15 @@ class ImageDrawing:
             drawn = {"prediction": self.prediction.image} | self._panels
         else:
             drawn = {}
-        image = _side_by_side(_of_one_size(drawn), columns) if drawn else self.prediction.image
+        image = _side_by_side(_padded_to_one_height(drawn), columns) if drawn else self.prediction.image
         if self._classes:
             image = _with_legend(image, self._classes, font_size(self._image), inside=self._frame)
         return np.asarray(image)
 
 
 def _with_drawable_names(classes: Sequence[Class]) -> list[Class]:
-    names = drawable_names({index: one.name for index, one in enumerate(classes)})
-    return [one if one.name == names[index] else replace(one, name=names[index]) for index, one in enumerate(classes)]
+    names = drawable_names({index: c.name for index, c in enumerate(classes)})
+    return [c if c.name == names[index] else replace(c, name=names[index]) for index, c in enumerate(classes)]
 
 
 def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: as_array(value) if isinstance(value, Tensor) else value for key, value in values.items()}
 
 
-def _of_one_size(panels: Mapping[str, Image.Image]) -> dict[str, Image.Image]:
+def _padded_to_one_height(panels: Mapping[str, Image.Image]) -> dict[str, Image.Image]:
     """Pads panels with white at the bottom to one height; panels with colour bars are higher."""
     height = max(panel.height for panel in panels.values())
     padded = {}

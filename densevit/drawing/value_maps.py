@@ -41,35 +41,39 @@ def value_map_panels(
     prediction, truth: (H, W), 0 = unknown. inverse: the prediction is relative inverse depth; it is aligned to the
     ground truth by least squares, or drawn unaligned if there is none.
     """
-    known = None if truth is None else truth.astype(np.float64)
-    if known is not None and not _valid(known).any():
-        known = None
-    maps = _maps(prediction.astype(np.float64), known, unit, inverse)
+    depth_truth = None if truth is None else truth.astype(np.float64)
+    if depth_truth is not None and not _valid(depth_truth).any():
+        depth_truth = None
+    maps = _maps(prediction.astype(np.float64), depth_truth, unit, inverse)
     return {caption: _with_bar(colored, zoom, font_size) for caption, colored in maps.items()}
 
 
-def _maps(prediction: np.ndarray, known: np.ndarray | None, unit: str, inverse: bool) -> dict[str, ColoredMap]:
+def _maps(prediction: np.ndarray, depth_truth: np.ndarray | None, unit: str, inverse: bool) -> dict[str, ColoredMap]:
     caption = "prediction"
-    if inverse and known is None:
+    if inverse and depth_truth is None:
         return {"relative inverse depth": _inverse_map(prediction)}
-    if inverse and known is not None:
-        prediction, caption = _aligned(prediction, known), "prediction, aligned"
-    near, far = _range(prediction if known is None else known)
+    if inverse and depth_truth is not None:
+        prediction, caption = _aligned(prediction, depth_truth), "prediction, aligned"
+    near, far = _range(prediction if depth_truth is None else depth_truth)
     maps = {caption: _value_map(prediction, near, far, unit)}
-    if known is None:
+    if depth_truth is None:
         return maps
-    return {"truth": _value_map(known, near, far, unit)} | maps | {"relative error": _error_map(prediction, known)}
+    return (
+        {"truth": _value_map(depth_truth, near, far, unit)}
+        | maps
+        | {"relative error": _error_map(prediction, depth_truth)}
+    )
 
 
 def _valid(depth: np.ndarray) -> np.ndarray:
     return np.isfinite(depth) & (depth > 0)
 
 
-def _aligned(inverse: np.ndarray, known: np.ndarray) -> np.ndarray:
+def _aligned(inverse: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The aligned depth, limited to twice the largest ground truth."""
-    valid = _valid(known)
-    scale, shift = least_squares(inverse[valid], 1 / known[valid])
-    return 1 / np.maximum(scale * inverse + shift, 0.5 / known[valid].max())
+    valid = _valid(truth)
+    scale, shift = least_squares(inverse[valid], 1 / truth[valid])
+    return 1 / np.maximum(scale * inverse + shift, 0.5 / truth[valid].max())
 
 
 def _range(depth: np.ndarray) -> tuple[float, float]:
@@ -92,10 +96,10 @@ def _inverse_map(inverse: np.ndarray) -> ColoredMap:
     return ColoredMap(_colored(levels, colormap, finite), colormap, [(0.0, "far"), (1.0, "near")])
 
 
-def _error_map(prediction: np.ndarray, known: np.ndarray) -> ColoredMap:
+def _error_map(prediction: np.ndarray, truth: np.ndarray) -> ColoredMap:
     """The relative error; its colour bar ends at the first of `ERROR_LIMITS` that 95 % of the pixels do not exceed."""
-    valid, colormap = _valid(known), _diverging_colormap()
-    errors = np.divide(prediction - known, known, out=np.zeros_like(known), where=valid)
+    valid, colormap = _valid(truth), _diverging_colormap()
+    errors = np.divide(prediction - truth, truth, out=np.zeros_like(truth), where=valid)
     valid &= np.isfinite(errors)
     most = np.percentile(np.abs(errors[valid]), 95) if valid.any() else 0.0
     end = next((end for end in ERROR_LIMITS if most <= end), ERROR_LIMITS[-1])
@@ -109,8 +113,8 @@ def _levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.rint(np.clip(shares, 0, 1) * (LEVELS - 1)).astype(np.uint8)
 
 
-def _colored(levels: np.ndarray, colormap: np.ndarray, known: np.ndarray) -> np.ndarray:
-    return np.where(known[..., None], colormap[levels], np.array(UNKNOWN, np.uint8))
+def _colored(levels: np.ndarray, colormap: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    return np.where(valid[..., None], colormap[levels], np.array(UNKNOWN, np.uint8))
 
 
 def _sequential_colormap() -> np.ndarray:

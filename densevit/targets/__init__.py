@@ -5,18 +5,11 @@ The built-in types are registered under the keys of `Targets` and `Predictions` 
 
 from densevit.targets.image_classes import ClassScores, ImageClass, ImageScore
 from densevit.targets.keypoints import Keypoints
-from densevit.targets.maps import (
-    Depth,
-    InverseDepth,
-    LabelMap,
-    PanopticCrowds,
-    PanopticMap,
-    PixelMap,
-    ValueMap,
-    VectorMap,
-)
-from densevit.targets.objects import Areas, Boxes, CrowdFlags, InstanceMasks, ObjectLabels, Scores
+from densevit.targets.object_targets import Areas, Boxes, CrowdFlags, InstanceMasks, ObjectLabels, Scores
+from densevit.targets.panoptic_maps import PanopticCrowds, PanopticMap
+from densevit.targets.pixel_maps import Depth, InverseDepth, PixelMap, ValueMap, VectorMap
 from densevit.targets.run_length_masks import RunLengthMasks
+from densevit.targets.semantic_maps import LabelMap
 from densevit.targets.types import TargetTypes, is_metadata
 
 __all__ = [

@@ -8,7 +8,7 @@ import numpy as np
 
 from densevit.errors import DataError
 from densevit.interfaces import Class, Drawing, Size, TargetType
-from densevit.targets.objects import check_range
+from densevit.targets.object_targets import check_range
 
 _NO_CLASS = "no class"
 LISTED = 5  # the classes with the highest scores, in files and in drawings

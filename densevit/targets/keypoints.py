@@ -7,7 +7,7 @@ import numpy as np
 
 from densevit.errors import DataError
 from densevit.interfaces import Class, Drawing, Size, Window
-from densevit.targets.objects import ObjectType, rotated_points
+from densevit.targets.object_targets import ObjectType, rotated_points
 
 COCO_KEYPOINTS = (
     *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow"),
@@ -115,7 +115,7 @@ class Keypoints(ObjectType):
         return [{"keypoints": points} for points in rows.tolist()]
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
-        values = np.array([one["keypoints"] for one in encoded], np.float64).reshape(-1, len(self.names), 3)
+        values = np.array([entry["keypoints"] for entry in encoded], np.float64).reshape(-1, len(self.names), 3)
         values[..., :2] += 0.5
         return _unlabelled_as_zeros(values)
 

@@ -20,11 +20,11 @@ def decode_counts(codes: np.ndarray, lengths: np.ndarray, dtype: type = np.int32
     more = np.flatnonzero(digits > 31)  # characters before the last one of a length
     more -= np.arange(len(more))  # (F,), the length of each
     begin = np.flatnonzero(np.diff(more, prepend=-1))
-    longer, count, place = more[begin], np.diff(begin, append=len(more)), 1
+    longer, count, digit = more[begin], np.diff(begin, append=len(more)), 1
     while len(longer):
-        values[longer] = values[longer] << 5 | (digits[ends[longer] - place] & 31)
-        place += 1
-        longer, count = longer[count >= place], count[count >= place]
+        values[longer] = values[longer] << 5 | (digits[ends[longer] - digit] & 31)
+        digit += 1
+        longer, count = longer[count >= digit], count[count >= digit]
     total: np.ndarray = np.zeros(len(values) + 2, dtype)  # of each second value, from two before the first
     for parity in (0, 1):
         np.cumsum(values[parity::2], out=total[2 + parity :: 2])

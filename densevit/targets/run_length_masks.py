@@ -174,7 +174,7 @@ class RunLengthMasks:
             np.diff(part.ravel() - number * height * width, prepend=0, append=height * width)
             for number, part in enumerate(parts)
         ]
-        raw = [{"size": [height, width], "counts": one[: -1 if one[-1] == 0 else None]} for one in counts]
+        raw = [{"size": [height, width], "counts": lengths[: -1 if lengths[-1] == 0 else None]} for lengths in counts]
         return [code["counts"] for code in rle.frPyObjects(raw, height, width)]
 
     def _pixels(self) -> np.ndarray:
@@ -241,13 +241,13 @@ class RunLengthMasks:
         rest = RunLengthMasks(self.size, self.count, *values)
         return rest._with(bottom > top)
 
-    def joined(self, others: "RunLengthMasks") -> "RunLengthMasks":
+    def joined(self, appended: "RunLengthMasks") -> "RunLengthMasks":
         """Appends masks of another image of this size or smaller, aligned at the upper left corner."""
         runs = [
-            np.concatenate([getattr(self, name), getattr(others, name) + shift])
+            np.concatenate([getattr(self, name), getattr(appended, name) + shift])
             for name, shift in (("owner", np.int32(self.count)), ("column", 0), ("top", 0), ("bottom", 0))
         ]
-        return RunLengthMasks(self.size, self.count + others.count, *runs)
+        return RunLengthMasks(self.size, self.count + appended.count, *runs)
 
     def rotate(self, matrix: np.ndarray) -> "RunLengthMasks":
         """Nearest-neighbour rotation by OpenCV's warpAffine, one mask at a time."""

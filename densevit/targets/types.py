@@ -1,4 +1,4 @@
-"""The target types of a data set's or a head's keys: given types, or else the types registered under the keys."""
+"""The target types of a data set's or a head's keys: explicit types, or else the types registered under the keys."""
 
 from collections.abc import Collection, Iterator, Mapping
 from numbers import Number
@@ -15,14 +15,14 @@ GENERAL_KEYS = ("image_id", "size", "original_size", "truth")  # of every image,
 
 
 class TargetTypes(Mapping[str, TargetType]):
-    """The types of target keys. given: types by key; other keys have the registered type of that name, if any."""
+    """The target type of each key. types: explicit types; other keys have the type registered under their name."""
 
-    def __init__(self, given: Mapping[str, TargetType | None] | Collection[str] | None = None) -> None:
-        types = given._types if isinstance(given, TargetTypes) else given if isinstance(given, Mapping) else {}
-        for key, value in types.items():
+    def __init__(self, types: Mapping[str, TargetType | None] | Collection[str] | None = None) -> None:
+        explicit = types._types if isinstance(types, TargetTypes) else types if isinstance(types, Mapping) else {}
+        for key, value in explicit.items():
             if not isinstance(value, TargetType | None):
                 raise DataError(f"The type of the target {key!r} is {value!r}; expected an instance of TargetType.")
-        self._types: dict[str, TargetType | None] = {key: value for key, value in types.items() if value is not None}
+        self._types: dict[str, TargetType | None] = {key: value for key, value in explicit.items() if value is not None}
 
     @classmethod
     def of(cls, dataset: Dataset) -> "TargetTypes":
@@ -32,13 +32,13 @@ class TargetTypes(Mapping[str, TargetType]):
     def __getitem__(self, key: str) -> TargetType:
         if key not in self._types:
             self._types[key] = create_target(key) if key in registry.find("targets") else None
-        found = self._types[key]
-        if found is None:
+        target_type = self._types[key]
+        if target_type is None:
             raise KeyError(key)
-        return found
+        return target_type
 
     def __iter__(self) -> Iterator[str]:
-        typed = {key for key, found in self._types.items() if found is not None}
+        typed = {key for key, target_type in self._types.items() if target_type is not None}
         return iter(sorted(typed.union(registry.find("targets"))))
 
     def __len__(self) -> int:

@@ -8,10 +8,10 @@ import torch
 from densevit import RunLengthMasks
 from densevit.errors import DataError
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class, Dataset, Sample, Targets
-from densevit_scenes.objects import THINGS
 from densevit_scenes.renderer import Rendering, render
 from densevit_scenes.scene import Scene
 from densevit_scenes.scene_layout import draw_scene
+from densevit_scenes.thing_classes import THINGS
 
 Split = Literal["train", "val", "test"]
 
@@ -127,8 +127,8 @@ def _objects(scene: Scene, rendering: Rendering, with_masks: bool) -> Targets:
 def _semantic(scene: Scene, rendering: Rendering) -> np.ndarray:
     """(H, W) uint8."""
     semantic = (_INDOORS if scene.walls else _OUTDOORS).take(rendering.surface)
-    of_owner = np.array([0, *(thing.label for thing in scene.things)], np.uint8)
-    np.copyto(semantic, of_owner.take(rendering.owner), where=rendering.owner > 0)
+    label_of_owner = np.array([0, *(thing.label for thing in scene.things)], np.uint8)
+    np.copyto(semantic, label_of_owner.take(rendering.owner), where=rendering.owner > 0)
     return semantic
 
 
@@ -137,10 +137,10 @@ def _panoptic(scene: Scene, rendering: Rendering) -> np.ndarray:
     and other things are void.
     """
     surfaces = (_INDOORS if scene.walls else _OUTDOORS).take(rendering.surface).astype(np.int32) * LABEL_DIVISOR
-    of_owner = np.full(len(scene.things) + 1, VOID, np.int32)
+    id_of_owner = np.full(len(scene.things) + 1, VOID, np.int32)
     count = [0] * len(THINGS)
     for number in annotated(rendering)[0].tolist():
         label = scene.things[number].label
-        of_owner[number + 1] = label * LABEL_DIVISOR + count[label]
+        id_of_owner[number + 1] = label * LABEL_DIVISOR + count[label]
         count[label] += 1
-    return np.where(rendering.owner > 0, of_owner.take(rendering.owner), surfaces)
+    return np.where(rendering.owner > 0, id_of_owner.take(rendering.owner), surfaces)

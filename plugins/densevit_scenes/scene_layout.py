@@ -2,11 +2,11 @@
 
 import math
 
-from densevit_scenes.objects import COLORS, FACING, THINGS, draw_coat
 from densevit_scenes.portable_rng import PortableRng
 from densevit_scenes.scene import Camera, Scene, Surface, Thing, Wall, reach, turn
 from densevit_scenes.shapes import Vector
 from densevit_scenes.textures import TILES
+from densevit_scenes.thing_classes import COLORS, FACING, THINGS, draw_coat
 
 MOST = 8  # things in an image
 SMALL, LARGE = 0.2, 0.66  # size of a thing relative to the longer side of the image
@@ -23,7 +23,7 @@ def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Sc
     longer = 2 * camera.focal * max(height, width)
     layout = _Layout(rng, camera, width / longer, height / longer)
     for _ in range(1 + rng.integer(MOST)):
-        layout.place()
+        layout.add_thing()
     slant = turn(rng.uniform(-0.5, 0.5))
     indoors = rng.bernoulli(0.6)
     return Scene(
@@ -49,7 +49,7 @@ class _Layout:
         self.rng, self.camera, self.wide, self.high = rng, camera, wide, high
         self.things: list[Thing] = []
 
-    def place(self) -> None:
+    def add_thing(self) -> None:
         """Adds a thing at a free position; after too many attempts none, except for the first thing."""
         label = self.rng.integer(len(THINGS))
         for _ in range(ATTEMPTS):
@@ -119,7 +119,7 @@ def _corner(rng: PortableRng, slant: tuple[float, float], things: list[Thing]) -
     side = rng.choice((-1, 1))
     walls = []
     for x, z in ((-sin, cos), (cos * side, sin * side)):
-        nearest = max(x * one.centre[0] + z * one.centre[2] + one.footprint for one in things)
+        nearest = max(x * thing.centre[0] + z * thing.centre[2] + thing.footprint for thing in things)
         gap = rng.random()
         walls.append(Wall((x, z), max(nearest, 0.8) + 0.05 + 1.5 * gap * gap))
     return tuple(walls)
@@ -128,8 +128,8 @@ def _corner(rng: PortableRng, slant: tuple[float, float], things: list[Thing]) -
 _NATURAL = {"grass": (96, 132, 62), "sand": (206, 178, 128)}
 
 
-def _surface(rng: PortableRng, kind: str, contrast: float, slant: tuple[float, float]) -> Surface:
-    tile, color = rng.choice(TILES[kind]), rng.choice(tuple(COLORS))
+def _surface(rng: PortableRng, surface: str, contrast: float, slant: tuple[float, float]) -> Surface:
+    tile, color = rng.choice(TILES[surface]), rng.choice(tuple(COLORS))
     grey, level = rng.uniform(0.35, 0.85), rng.uniform(0.75, 1.15)
     if tile in _NATURAL:
         grey = 0.2

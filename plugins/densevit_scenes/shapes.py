@@ -114,10 +114,10 @@ class Boxes(Shape):
     def trace(self, rays: Rays) -> Hits:
         origin = np.array(rays.origin)
         inverse = np.float32(1) / rays.along(AXES)  # (3, H, W)
-        one = (self.low - origin).astype(np.float32)[:, :, None, None] * inverse
-        other = (self.high - origin).astype(np.float32)[:, :, None, None] * inverse
-        enter = np.minimum(one, other)  # (K, 3, H, W)
-        leave = np.maximum(one, other, out=other).min(axis=1)
+        low = (self.low - origin).astype(np.float32)[:, :, None, None] * inverse
+        high = (self.high - origin).astype(np.float32)[:, :, None, None] * inverse
+        enter = np.minimum(low, high)  # (K, 3, H, W)
+        leave = np.maximum(low, high, out=high).min(axis=1)
         entry = enter.max(axis=1)
         entry[entry >= leave] = np.inf
         depth = entry.min(axis=0) if len(entry) > 1 else entry[0]
@@ -137,8 +137,8 @@ def _roots(a: np.ndarray, b: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarr
 def _slab(upward: np.ndarray, start: float, half: float) -> tuple[np.ndarray, np.ndarray]:
     """The depths at which rays enter and leave the layer between -half and half."""
     inverse = np.float32(1) / upward
-    one, other = (-half - start) * inverse, (half - start) * inverse
-    return np.minimum(one, other), np.maximum(one, other)
+    lower, upper = (-half - start) * inverse, (half - start) * inverse
+    return np.minimum(lower, upper), np.maximum(lower, upper)
 
 
 class Cylinder(Shape):
@@ -251,7 +251,7 @@ class Star(Shape):
 def _two_largest(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The largest and the second largest value of each pixel."""
     largest, second = np.maximum(maps[0], maps[1]), np.minimum(maps[0], maps[1])
-    for one in maps[2:]:
-        second = np.maximum(second, np.minimum(largest, one))
-        largest = np.maximum(largest, one)
+    for pixels in maps[2:]:
+        second = np.maximum(second, np.minimum(largest, pixels))
+        largest = np.maximum(largest, pixels)
     return largest, second

@@ -177,8 +177,8 @@ def _paint_sky(scene: Scene, view: View, image: np.ndarray) -> None:
 @cache
 def _noise() -> np.ndarray:
     """(2^17,) float32: sensor noise, equal in all channels."""
-    one, other = PortableRng(31).random_array(1 << 17), PortableRng(32).random_array(1 << 17)
-    return ((one - other) * 6).astype(np.float32)
+    first, second = PortableRng(31).random_array(1 << 17), PortableRng(32).random_array(1 << 17)
+    return ((first - second) * 6).astype(np.float32)
 
 
 def expose(image: np.ndarray, grain: int) -> np.ndarray:

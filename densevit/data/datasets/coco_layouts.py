@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from densevit.data.datasets.division import check_val_share
-from densevit.data.datasets.splits import DIVIDED
+from densevit.data.datasets.split_names import DIVIDED
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError

@@ -17,7 +17,7 @@ from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.pair_paths import list_files
 from densevit.data.datasets.paired_dataset import load_preset
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
-from densevit.data.datasets.splits import check_limit, check_split, spellings
+from densevit.data.datasets.split_names import check_limit, check_split, spellings
 from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids

@@ -16,7 +16,7 @@ from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.pair_paths import PairPaths
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
 from densevit.data.datasets.paired_files import Pairs, find_pairs
-from densevit.data.datasets.splits import check_limit, check_split, missing_split
+from densevit.data.datasets.split_names import check_limit, check_split, missing_split
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
 from densevit.errors import DataError
 from densevit.interfaces import Size

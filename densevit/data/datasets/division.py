@@ -10,7 +10,7 @@ import numpy as np
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.file_checks import for_each
 from densevit.data.datasets.scan_cache import Arrays, cached_scan
-from densevit.data.duplicates import HashedImage, difference_hash, duplicate_groups, pixel_digest
+from densevit.data.duplicate_images import HashedImage, difference_hash, duplicate_groups, pixel_digest
 from densevit.data.io.channel_files import as_rgb, channel_paths
 from densevit.data.io.images import read_image
 from densevit.errors import DataError, warn_once
@@ -45,7 +45,7 @@ def validation_part(
 ) -> np.ndarray:
     """Chooses the images for validation, (N,) bool.
 
-    Identical and nearly identical images (see `densevit.data.duplicates`) stay in one part. The choice depends only on
+    Identical and nearly identical images (see `densevit.data.duplicate_images`) stay in one part. The choice depends only on
     the images' content, not on their order or names. where: the data set, for messages. Raises DataError for images
     that cannot be divided.
     """

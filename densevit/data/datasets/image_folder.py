@@ -13,7 +13,7 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import check_val_share, part_of
 from densevit.data.datasets.image_files import images_below, warn_of_unread
 from densevit.data.datasets.measured_images import MeasuredImages
-from densevit.data.datasets.splits import DIVIDED, check_limit, check_split, spellings
+from densevit.data.datasets.split_names import DIVIDED, check_limit, check_split, spellings
 from densevit.data.io.channel_files import IMAGES
 from densevit.errors import DataError, listed
 from densevit.interfaces import Class, Sample

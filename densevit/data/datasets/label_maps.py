@@ -19,7 +19,7 @@ from densevit.data.datasets.label_values import Ignored, LabelValues
 from densevit.data.datasets.pair_paths import LABELS, PairPaths
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
 from densevit.data.datasets.paired_files import find_pairs
-from densevit.data.datasets.splits import DIVIDED, check_limit, check_split, spellings
+from densevit.data.datasets.split_names import DIVIDED, check_limit, check_split, spellings
 from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError

@@ -6,7 +6,7 @@ import numpy as np
 
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample
-from densevit.targets.class_mapping import with_classes
+from densevit.targets.target_class_mapping import with_classes
 from densevit.targets.types import TargetTypes
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.image_files import first_files
-from densevit.data.datasets.splits import matches, path_exists, spellings
+from densevit.data.datasets.split_names import matches, path_exists, spellings
 from densevit.data.io.folders import files_below
 from densevit.errors import DataError
 

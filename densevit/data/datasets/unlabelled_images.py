@@ -8,7 +8,7 @@ from densevit.channels import RGB, Channels
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.image_files import images_below, warn_of_unread
 from densevit.data.datasets.measured_images import MeasuredImages
-from densevit.data.datasets.splits import DIVIDED, missing_split
+from densevit.data.datasets.split_names import DIVIDED, missing_split
 from densevit.data.io.channel_files import IMAGES
 from densevit.errors import DataError
 from densevit.interfaces import Sample

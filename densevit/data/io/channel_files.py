@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.channels import Channels
-from densevit.data.io.large_images import open_image
+from densevit.data.io.image_opening import open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of
 from densevit.data.io.tiff import TIFF_MAGIC
 from densevit.data.io.tiff_channels import decode_tiff

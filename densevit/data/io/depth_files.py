@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.large_images import open_image
+from densevit.data.io.image_opening import open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of, upright_size_of
 from densevit.data.io.tiff import ONE_MAP, stored_values
 from densevit.errors import DataError
@@ -133,6 +133,8 @@ def _depth_channel(channels: dict[str, np.ndarray]) -> str | None:
     named = [name for name in channels if name.rpartition(".")[2].lower() in ("z", "depth")]
     if len(named) == 1:
         return named[0]
-    red, *green_blue = (channels.get(name) for name in "RGB")
-    is_grey = red is not None and all(plane is not None and np.array_equal(plane, red, equal_nan=True) for plane in
-    green_blue) return "R" if is_grey else None
+    red, green, blue = (channels.get(name) for name in "RGB")
+    if red is None or green is None or blue is None:
+        return None
+    is_grey = np.array_equal(green, red, equal_nan=True) and np.array_equal(blue, red, equal_nan=True)
+    return "R" if is_grey else None

@@ -1,6 +1,7 @@
 """Finds files whose names other programs write differently: with backslashes, percent-encoded, or with accents in
 another Unicode form."""
 
+import itertools
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -33,5 +34,5 @@ def name_forms(name: str) -> Iterator[str]:
     with suppress(UnicodeDecodeError):  # not the encoding of UTF-8
         decoded = unquote(name, errors="strict")
         forms += [decoded, decoded.replace("\\", "/")]
-    accents = [variant for form in forms for variant in (form, *(unicodedata.normalize(form_name, form) for form_name in
-    ("NFC", "NFD")))] yield from dict.fromkeys(accents)
+    normalized = [(form, unicodedata.normalize("NFC", form), unicodedata.normalize("NFD", form)) for form in forms]
+    yield from dict.fromkeys(itertools.chain(*normalized))

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.large_images import open_image
+from densevit.data.io.image_opening import open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of, upright_size_of
 from densevit.data.io.tiff import ONE_MAP, channel_bits, stored_values
 from densevit.errors import DataError

@@ -1,7 +1,7 @@
 """Writes predicted maps as files in one folder per key: semantic/NAME.png, depth/NAME.png, depth/NAME.npy,
 panoptic/NAME.png and panoptic.json; of images that are predicted in strips semantic/NAME.tif or depth/NAME.tif.
 
-The target types define the formats, see `densevit.targets.maps`.
+The target types define the formats, see `densevit.targets`.
 """
 
 import itertools

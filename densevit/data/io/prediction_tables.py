@@ -17,10 +17,10 @@ BOX = ("x", "y", "width", "height")
 
 
 def objects_list(folder: Path, head: str) -> Path | None:
-    """Returns the list of a head's objects in a folder of predictions: objects.parquet or predictions.json; None:
-    there is none."""
-    paths = (folder_of_head / name for name in (OBJECTS, "predictions.json") for folder_of_head in (folder / head,
-    folder)) return next((path for path in paths if path.exists()), None)
+    """Returns the file of a head's objects in a folder of predictions: objects.parquet, or else predictions.json; None
+    if there is neither."""
+    paths = (parent / name for name in (OBJECTS, "predictions.json") for parent in (folder / head, folder))
+    return next((path for path in paths if path.exists()), None)
 
 
 def check_pyarrow(source: str) -> None:

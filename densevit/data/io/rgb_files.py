@@ -17,7 +17,7 @@ import simplejpeg
 from PIL import ExifTags, Image
 
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.large_images import open_image
+from densevit.data.io.image_opening import open_image
 from densevit.data.io.tiff import OTHER_CHANNELS, channel_bits, is_miniswhite
 from densevit.errors import DataError
 

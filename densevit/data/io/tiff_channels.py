@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags
 
-from densevit.data.io.large_images import check_size
+from densevit.data.io.image_opening import check_size
 from densevit.errors import DataError
 
 _GDAL_NODATA = 42113  # the tag
@@ -28,12 +28,8 @@ def decode_tiff(data: bytes, count: int) -> tuple[np.ndarray, int, float | None]
         height, width = axes.index("Y"), axes.index("X")
         check_size(series.shape[width], series.shape[height])
         like = (series.axes, series.shape, series.dtype)
-        pages = [
-            page_series
-            for page_series in file.series
-            if (page_series.axes, page_series.shape, page_series.dtype) == like
-        ]
-        planes = [np.moveaxis(page_series.asarray(), (height, width), (0, 1)) for page_series in pages]
+        pages = [images for images in file.series if (images.axes, images.shape, images.dtype) == like]
+        planes = [np.moveaxis(images.asarray(), (height, width), (0, 1)) for images in pages]
     values = np.concatenate([plane.reshape(*plane.shape[:2], -1) for plane in planes], axis=2)
     return displayed_values(values, page), int(page.tags.valueof(ExifTags.Base.Orientation, 1)), nodata_of(page)
 

@@ -192,13 +192,13 @@ class TrainBatches(Sampler[list[SampleKey]]):
         rest = rng.permutation(np.concatenate([places[len(places) // size * size :] for places in group_positions]))
         rows = np.concatenate([*full, rest[: len(rest) // size * size].reshape(-1, size)])
         rows = rows[rng.permutation(len(rows)) if ordered is None else rows.min(axis=1).argsort()]
-        rows_of_keys = zip(indices[rows].tolist(), repeats[rows].tolist(), strict=True)
+        batches = zip(indices[rows].tolist(), repeats[rows].tolist(), strict=True)
         return [
             [
                 SampleKey(index, seed, repeat, batch, self._is_final(batch))
                 for index, repeat in zip(row, times, strict=True)
             ]
-            for batch, (row, times) in enumerate(rows_of_keys)
+            for batch, (row, times) in enumerate(batches)
         ]
 
     def _is_final(self, batch: int) -> bool:

@@ -25,7 +25,7 @@ from densevit.data.loading.worker_processes import (
 )
 from densevit.data.sample_checks import check_sample, name_of
 from densevit.data.transforms.phases import Phase, final_phase_start
-from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform, checked_values
+from densevit.data.transforms.sample_resizing import EvaluationTransform, TrainingTransform, checked_values
 from densevit.errors import DataError, DensevitError, UnreadableFileError
 from densevit.interfaces import Dataset, OptimizerStep, Sample
 from densevit.targets.types import TargetTypes

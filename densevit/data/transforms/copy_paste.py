@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from densevit.data.sample_checks import check_sample
-from densevit.data.transforms.resizing import (
+from densevit.data.transforms.sample_resizing import (
     TrainingTransform,
     Types,
     Values,
@@ -20,8 +20,8 @@ from densevit.data.transforms.resizing import (
 )
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Sample, Size
-from densevit.targets.maps import PanopticMap
-from densevit.targets.objects import Boxes, InstanceMasks
+from densevit.targets.object_targets import Boxes, InstanceMasks
+from densevit.targets.panoptic_maps import PanopticMap
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
 

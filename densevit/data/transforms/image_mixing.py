@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
-from densevit.data.transforms.augmentation import placed
 from densevit.data.transforms.resized_crop import seeded
-from densevit.data.transforms.resizing import Types, as_numpy, as_tensor, new_pixels
+from densevit.data.transforms.sample_augmentation import placed
+from densevit.data.transforms.sample_resizing import Types, as_numpy, as_tensor, new_pixels
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Sample, Size
 from densevit.layers.missing_pixels import resampled

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 from densevit.channels import RGB, Channels
-from densevit.data.transforms.augmentation import placed, visible_shares
 from densevit.data.transforms.copy_paste import (
     NO_CLASSES,
     Classes,
@@ -13,7 +12,8 @@ from densevit.data.transforms.copy_paste import (
     pasted_values,
     sample_values,
 )
-from densevit.data.transforms.resizing import (
+from densevit.data.transforms.sample_augmentation import placed, visible_shares
+from densevit.data.transforms.sample_resizing import (
     TrainingTransform,
     Types,
     Values,
@@ -23,7 +23,7 @@ from densevit.data.transforms.resizing import (
     visible_values,
 )
 from densevit.interfaces import LABEL_DIVISOR, VOID, Dataset, Sample, Size, Window
-from densevit.targets.maps import PanopticMap
+from densevit.targets.panoptic_maps import PanopticMap
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
 
@@ -118,8 +118,9 @@ def _moved(values: Values, types: Types, size: Size, window: Window, destination
     if len(values.get("boxes", ())):
         values = selected(values, types, visible_shares(values["boxes"], sides) >= _VISIBLE)
     values = visible_values(values, types, sides)
-    canvas = (-destination[0], -destination[1], new_size[0] - destination[0], new_size[1] - destination[1])  # in
-    coordinates of the window for key, value in values.items():
+    top, left = destination[:2]
+    canvas = (-top, -left, new_size[0] - top, new_size[1] - left)  # in coordinates of the window
+    for key, value in values.items():
         if types[key].per == "pixel":
             values[key] = placed(value, destination, new_size, types[key].fill)
         else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from densevit.data.transforms.resizing import TrainingTransform, create_transforms
+from densevit.data.transforms.sample_resizing import TrainingTransform, create_transforms
 from densevit.interfaces import Size, Transforms
 
 if TYPE_CHECKING:

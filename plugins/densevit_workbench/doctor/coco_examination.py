@@ -10,8 +10,8 @@ import torch
 
 from densevit.channels import Channels
 from densevit.config import DataSection
-from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_annotations import Annotations, crowd_note, read_annotations
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_json import parse_json, section_of
 from densevit.data.datasets.coco_layouts import SPLITS, NamedFiles, SplitFiles, files_of
 from densevit.data.datasets.data_root import root_folder

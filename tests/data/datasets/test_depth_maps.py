@@ -47,7 +47,11 @@ CONVERTED: dict[str, tuple[Any, dict[str, Any], list[list[float]]]] = {
         [[0, 5]],
     ),
     "inverse depth": (np.array([[0, 500, 125]], np.uint16), {"quantity": "inverse_depth", "scale": 0.001}, [[0, 2, 8]]),
-    "relative": (np.array([[0, 1, 100, 250]], np.uint8), {"quantity": "disparity", "metric": False}, [[0, 1, 0.01, 0.004]]),
+    "relative": (
+        np.array([[0, 1, 100, 250]], np.uint8),
+        {"quantity": "disparity", "metric": False},
+        [[0, 1, 0.01, 0.004]],
+    ),
     "invalid and out of range": (
         MILLIMETRES,
         {"scale": 0.001, "unknown": Unknown([65535, 2000], 1, 2.5)},

@@ -36,16 +36,16 @@ def with_classes(
     result = dict(values)
     keep: np.ndarray | None = None
     for key, value in values.items():
-        kind = types.get(key)
-        if kind is None or kind.task is None or not isinstance(kind, SupportsMapClasses):
+        target_type = types.get(key)
+        if target_type is None or target_type.task is None or not isinstance(target_type, SupportsMapClasses):
             continue
-        mapping = mapping_of(kind.task)
+        mapping = mapping_of(target_type.task)
         if mapping is None:
             continue
         array = value.cpu().numpy() if isinstance(value, Tensor) else value
-        mapped = kind.map_classes(array, *mapping)
+        mapped = target_type.map_classes(array, *mapping)
         result[key] = torch.from_numpy(mapped) if isinstance(value, Tensor) else mapped
-        if kind.per == "object":
+        if target_type.per == "object":
             keep = mapped >= 0 if keep is None else keep & (mapped >= 0)
     if keep is None or keep.all():
         return result
@@ -56,4 +56,4 @@ def with_classes(
 def _rows(value: Any, keep: np.ndarray) -> Any:
     if isinstance(value, Tensor):
         return value[torch.from_numpy(keep).to(value.device)]
-    return [one for one, kept in zip(value, keep, strict=True) if kept] if isinstance(value, list) else value[keep]
+    return [item for item, kept in zip(value, keep, strict=True) if kept] if isinstance(value, list) else value[keep]

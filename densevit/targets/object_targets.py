@@ -97,7 +97,7 @@ class Boxes(ObjectType):
         return [{"bbox": box} for box in xywh(value).tolist()]
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
-        boxes = np.array([one["bbox"] for one in encoded], np.float64).reshape(-1, 4)
+        boxes = np.array([entry["bbox"] for entry in encoded], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return boxes
 
@@ -132,10 +132,10 @@ class ObjectLabels(ObjectType):
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
         index = {c.file_id: i for i, c in enumerate(classes)}
-        ids = [one["category_id"] for one in encoded]
-        if wrong := [one for one in ids if not isinstance(one, int) or one not in index]:
+        ids = [entry["category_id"] for entry in encoded]
+        if wrong := [file_id for file_id in ids if not isinstance(file_id, int) or file_id not in index]:
             raise DataError(f"has the category_id {wrong[0]!r}, which no class of the model has.")
-        return np.array([index[one] for one in ids], np.int64)
+        return np.array([index[file_id] for file_id in ids], np.int64)
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(max(num_classes, 1), size=objects)
@@ -160,7 +160,7 @@ class Scores(ObjectType):
         return [{"score": score} for score in value.tolist()]
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
-        return np.array([one["score"] for one in encoded], np.float64)
+        return np.array([entry["score"] for entry in encoded], np.float64)
 
 
 class InstanceMasks(ObjectType):
@@ -222,9 +222,9 @@ class InstanceMasks(ObjectType):
             order = np.arange(len(labels)) if scores is None else np.argsort(-scores, kind="stable")
             masks = np.asarray(result[key]).astype(bool, copy=False)
             ids = np.where(masks.any(axis=0), masks[order].argmax(axis=0), -1)  # (H, W), the topmost mask
-            shown = {place: classes[labels[n]] for place, n in enumerate(order)}
-            names = {} if "boxes" in result else {place: c.name for place, c in shown.items()}
-            canvas.segments(ids, {place: c.color for place, c in shown.items()}, names)
+            shown = {rank: classes[labels[n]] for rank, n in enumerate(order)}
+            names = {} if "boxes" in result else {rank: c.name for rank, c in shown.items()}
+            canvas.segments(ids, {rank: c.color for rank, c in shown.items()}, names)
 
     def encode(self, value: np.ndarray | RunLengthMasks, classes: Sequence[Class]) -> list[dict[str, Any]]:
         """`segmentation`: compressed run-length codes."""
@@ -232,7 +232,7 @@ class InstanceMasks(ObjectType):
         return [{"segmentation": {"size": [*masks.size], "counts": code.decode()}} for code in masks.codes()]
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> RunLengthMasks:
-        codes = [one["segmentation"]["counts"].encode() for one in encoded]
+        codes = [entry["segmentation"]["counts"].encode() for entry in encoded]
         return RunLengthMasks.from_codes(codes, tuple(encoded[0]["segmentation"]["size"]) if encoded else (0, 0))
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> RunLengthMasks:
@@ -267,11 +267,11 @@ def xywh(boxes: np.ndarray) -> np.ndarray:
     low, high = corners[:, :2], corners[:, 2:]
     sides = high - low
     if boxes.dtype == np.float64:
-        found = np.zeros(sides.shape, bool)
+        is_exact = np.zeros(sides.shape, bool)
         for decimals in range(10):  # the fewest decimal places with which the sum is the other corner
             rounded = np.round(high - low, decimals)
-            new = ~found & (low + rounded == high)
-            sides, found = np.where(new, rounded, sides), found | new
+            new = ~is_exact & (low + rounded == high)
+            sides, is_exact = np.where(new, rounded, sides), is_exact | new
     return np.concatenate([low, sides], axis=1)
 
 

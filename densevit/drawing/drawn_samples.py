@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.data.io.image_names import BEST, WORST, drawing_name, image_name
 from densevit.drawing.draw import draw
 from densevit.errors import UnreadableFileError
@@ -58,12 +58,12 @@ def draw_extremes(
     for head, order in indices.items():
         worst = list(order[:count])
         best = list(order[::-1][: min(count, len(order) - len(worst))])
-        for kind, chosen in ((WORST, worst), (BEST, best)):
-            for place, index in enumerate(chosen, start=1):
-                found = _drawn(predict, {head: classes[head]}, thresholds, data, index, types, drawings)
-                for name, drawn in found.values():
-                    (folder / kind).mkdir(parents=True, exist_ok=True)
-                    drawn.save(folder / kind / f"{head}-{place}-{name}.jpg", quality=92)
+        for subfolder, chosen in ((WORST, worst), (BEST, best)):
+            for rank, index in enumerate(chosen, start=1):
+                drawings_by_head = _drawn(predict, {head: classes[head]}, thresholds, data, index, types, drawings)
+                for name, drawn in drawings_by_head.values():
+                    (folder / subfolder).mkdir(parents=True, exist_ok=True)
+                    drawn.save(folder / subfolder / f"{head}-{rank}-{name}.jpg", quality=92)
 
 
 def _drawn(
@@ -85,12 +85,18 @@ def _drawn(
     image, truth = sample["image"], sample["targets"]
     name = image_name(data.val, index, truth["image_id"])
     name = (drawings or {}).get(name) or drawing_name(name)
-    found = predict(index)
+    head_predictions = predict(index)
     drawn = {}
-    for head in (head for head in classes if head in found):
+    for head in (head for head in classes if head in head_predictions):
         types_of_head = (types or {}).get(head)
         pixels = draw(
-            image, found[head], classes[head], thresholds[head], truth, types_of_head, channels=data.val.channels
+            image,
+            head_predictions[head],
+            classes[head],
+            thresholds[head],
+            truth,
+            types_of_head,
+            channels=data.val.channels,
         )
         drawn[head] = (name, Image.fromarray(pixels))
     return drawn

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from densevit.config import Config, DataSection
+from densevit.data.dataset_builder import build_split
 from densevit.data.datasets.mapped_classes import MappedClasses, class_order
 from densevit.data.loading.batch_sampler import (
     EvaluationBatches,
@@ -22,24 +23,23 @@ from densevit.data.loading.batch_sampler import (
 from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.data.loading.repeat_factors import RepeatedIndices, SupportsImageClasses, repeat_factors
 from densevit.data.loading.worker_processes import workers_for
-from densevit.data.splits import build_split
-from densevit.data.transforms.building import build_training_transform, build_transforms
 from densevit.data.transforms.copy_paste import CopyPaste
 from densevit.data.transforms.phases import Phase, transforms_at
-from densevit.data.transforms.resizing import (
+from densevit.data.transforms.sample_resizing import (
     EvaluationTransform,
     TrainingTransform,
     WithoutAugmentation,
     create_transforms,
 )
+from densevit.data.transforms.transform_builder import build_training_transform, build_transforms
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Method, Sample, Transforms
 from densevit.layers.padding import padded
 from densevit.targets.types import TargetTypes
 
 if TYPE_CHECKING:
-    from densevit.data.transforms.augmentation import Augmentation
     from densevit.data.transforms.image_mixing import ImageMixing
+    from densevit.data.transforms.sample_augmentation import Augmentation
 
 
 def build_data(config: Config, multiple: int = 32) -> "Data":

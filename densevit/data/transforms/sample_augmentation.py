@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from densevit.channels import RGB, Channels
-from densevit.data.transforms.class_maps import class_map
+from densevit.data.transforms.crop_label_maps import class_map
 from densevit.data.transforms.recoloring import movement, recolor, recolored
-from densevit.data.transforms.resizing import (
+from densevit.data.transforms.sample_resizing import (
     Types,
     Values,
     by_channels,

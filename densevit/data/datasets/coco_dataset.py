@@ -26,7 +26,7 @@ from densevit.data.datasets.exif_grids import Grid, annotated_grid
 from densevit.data.datasets.file_checks import OnError
 from densevit.data.datasets.image_files import check_missing, existing_files
 from densevit.data.datasets.measured_images import STORED, MeasuredImages
-from densevit.data.datasets.splits import check_limit
+from densevit.data.datasets.split_names import check_limit
 from densevit.data.io.rgb_files import Header
 from densevit.data.outside_paths import check_file_names
 from densevit.errors import DataError, PluginError, warn_once
