@@ -35,7 +35,7 @@ def check_val_share(val_share: float | None, val_split: str | os.PathLike[str] |
 def part_of(
     split: str, paths: Sequence[str], val_share: float | None, where: str | os.PathLike[str], channels: Channels = RGB
 ) -> tuple[np.ndarray, str]:
-    """Divides a data set without a val split: which images are in `split`, (N,) bool, and a sentence about it."""
+    """Divides a data set without a val split. Returns which images are in `split`, (N,) bool, and a text about it."""
     in_val = validation_part(paths, DEFAULT_SHARE if val_share is None else val_share, where, channels)
     return in_val == (split == "val"), division_text(in_val, val_share, where)
 
@@ -45,9 +45,9 @@ def validation_part(
 ) -> np.ndarray:
     """Chooses the images for validation, (N,) bool.
 
-    Identical and nearly identical images (see `densevit.data.duplicate_images`) stay in one part. The choice depends only on
-    the images' content, not on their order or names. where: the data set, for messages. Raises DataError for images
-    that cannot be divided.
+    Identical and nearly identical images (see `densevit.data.duplicate_images`) stay in one part. The choice depends
+    only on the images' content, not on their order or names. where: the data set, for messages. Raises DataError for
+    images that cannot be divided.
     """
     scan = similar_images(paths, channels)
     count = min(max(1, round(share * len(paths))), len(paths) - 1)

@@ -1,8 +1,8 @@
-"""Decodes images of other channels than RGB of 8 bits: TIFF with bands or pages, PNG of 16 bits, EXR, NPY, or a file
-for each channel.
+"""Decodes images whose channels are not 8-bit RGB: TIFF with bands or pages, 16-bit PNG, EXR, NPY, or a file per
+channel.
 
-tifffile decodes TIFF, OpenEXR EXR, OpenCV PNG of 16 bits and Pillow the rest. Values are those of the file; types other
-than uint8 and uint16 become float32.
+tifffile decodes TIFF, OpenEXR EXR, OpenCV 16-bit PNG and Pillow the rest. Values are as stored; types other than uint8
+and uint16 become float32.
 """
 
 import io
@@ -26,15 +26,15 @@ SUFFIXES = (".npy", ".exr")
 """Suffixes of images with other channels, besides those of RGB images."""
 _NPY, _EXR = b"\x93NUMPY", b"v/1\x01"
 OTHER_FORMATS = (*TIFF_MAGIC, _NPY, _EXR)
-"""How the content of files begins that Pillow does not read, or not all of."""
+"""First bytes of the formats that Pillow does not read, or reads in part."""
 _EXR_NAMES = {"R": "red", "G": "green", "B": "blue"}
 _COLOR_TYPE_OF_PNG = 25  # the byte of a PNG: grey, RGB, grey with alpha, RGB with alpha
-_PNG_ORDERS = {0: [0], 2: [2, 1, 0], 4: [0, 3], 6: [2, 1, 0, 3]}  # of OpenCV's channels; grey with alpha is BGRA
+_PNG_ORDERS = {0: [0], 2: [2, 1, 0], 4: [0, 3], 6: [2, 1, 0, 3]}  # OpenCV's channel indices; grey with alpha is BGRA
 
 
 class StoredPixels(NamedTuple):
-    """The pixels of a file. values: (H, W, c), as they are stored. orientation: EXIF's, 1 ... 8. nodata: the value of
-    pixels without data that the file names."""
+    """The pixels of a file. values: (H, W, c), as stored. orientation: EXIF's, 1 ... 8. nodata: the file's value for
+    pixels without data."""
 
     values: np.ndarray
     orientation: int = 1
@@ -42,7 +42,7 @@ class StoredPixels(NamedTuple):
 
 
 def decode_channels(data: bytes, names: Sequence[str]) -> StoredPixels:
-    """Decodes all channels of a file in its own type. names: those of the channels, by which an EXR is read, and whose
+    """Decodes all channels of a file in the stored type. names: the channels' names: an EXR is read by name, and their
     number tells the layout of an array."""
     if data.startswith(TIFF_MAGIC):
         return StoredPixels(*decode_tiff(data, len(names)))
@@ -61,15 +61,15 @@ def decode_channels(data: bytes, names: Sequence[str]) -> StoredPixels:
 
 
 def values_of_pil(image: Image.Image) -> np.ndarray:
-    """(H, W, c) of a Pillow image; palettes are looked up, and colours are RGB."""
+    """Converts a Pillow image to (H, W, c): palettes are looked up, and colours are RGB."""
     mode = {"P": "RGB", "1": "L", "CMYK": "RGB", "YCbCr": "RGB"}.get(image.mode, image.mode)
     return np.atleast_3d(np.array(image.convert(mode)))
 
 
 def joined(parts: Sequence[StoredPixels], channels: Channels, upright: bool = True) -> np.ndarray:
-    """Joins the pixels of files to (H, W, C) of the channels, in their type; pixels without data are NaN.
+    """Joins the pixels of files to an image (H, W, C) in the type of the channels; pixels without data become NaN.
 
-    Raises DataError for another number of channels or another type, and for pixels without data in integers.
+    Raises DataError for another number of channels or another type, and for pixels without data in an integer type.
     """
     values = [part.values for part in parts]
     count, expected = sum(array.shape[2] for array in values), len(channels.names)
@@ -107,15 +107,15 @@ def joined(parts: Sequence[StoredPixels], channels: Channels, upright: bool = Tr
 
 
 def _missing(part: StoredPixels, nodata: float | None) -> np.ndarray | None:
-    """Which pixels have the value of the data set or of the file; None if neither has one."""
+    """Returns which pixels have no data, by the data set's or the file's value; None if neither names a value."""
     nodata_values = [value for value in (nodata, part.nodata) if value is not None]
     with np.errstate(over="ignore"):
         return np.logical_or.reduce([part.values == value for value in nodata_values]) if nodata_values else None
 
 
 def as_rgb(pixels: np.ndarray, channels: Channels) -> np.ndarray:
-    """An image (H, W, C) as it is drawn, (H, W, 3) uint8: of the displayed channels, each stretched between its
-    percentiles 1 and 99 in the image; NaN is black. RGB of 8 bits is unchanged."""
+    """Converts an image (H, W, C) to RGB (H, W, 3) uint8 for drawing: stretches each displayed channel from the image's
+    1st to its 99th percentile; NaN is black. 8-bit RGB is unchanged."""
     if channels.is_rgb:
         return pixels
     chosen = np.moveaxis(pixels[..., channels.displayed], 2, 0).astype(np.float32)
@@ -129,7 +129,7 @@ def as_rgb(pixels: np.ndarray, channels: Channels) -> np.ndarray:
 
 
 def channel_paths(path: str | os.PathLike[str], channels: Channels) -> list[str]:
-    """The files of an image: of each channel, if they have files of their own. path: that of the first channel."""
+    """Returns the files of an image: one, or one per channel. path: the file, or the first channel's file."""
     first_path = os.fspath(path)
     if not channels.files:
         return [first_path]
@@ -142,7 +142,7 @@ def channel_paths(path: str | os.PathLike[str], channels: Channels) -> list[str]
 
 
 def channels_last(array: np.ndarray, count: int) -> np.ndarray:
-    """(H, W), (H, W, C) or, if only the first side is the number of channels, (C, H, W) -> (H, W, C)."""
+    """Converts (H, W), (H, W, C) or, if only the first side is the number of channels, (C, H, W) to (H, W, C)."""
     if array.ndim == 2:
         return array[..., None]
     if array.ndim == 3 and array.shape[2] != count == array.shape[0]:
@@ -153,15 +153,15 @@ def channels_last(array: np.ndarray, count: int) -> np.ndarray:
 
 
 def pixel_type(dtype: np.dtype) -> str:
-    """The name of a type of pixels, without byte order; floats of each width are float32. Raises DataError for others
-    than numbers."""
+    """Returns the name of a pixel type, without byte order; all floating-point types are float32. Raises DataError
+    unless pixels are numbers."""
     if dtype.kind not in "uif":
         raise DataError(f"its pixels are {dtype}; numbers are expected.")
     return "float32" if dtype.kind == "f" else dtype.name
 
 
 def _decode_exr(data: bytes, names: Sequence[str]) -> np.ndarray:
-    """The channels of an EXR file in this order; R, G and B are red, green and blue."""
+    """Reads these channels of an EXR file, in this order; R, G and B are red, green and blue."""
     from densevit.data.io.depth_files import open_exr  # late: with OpenEXR, which is not always installed
 
     with open_exr().File(io.BytesIO(data), separate_channels=True) as file:

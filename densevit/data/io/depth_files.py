@@ -29,8 +29,8 @@ Path = str | os.PathLike[str]
 def read_depth(path: Path, key: str | None = None) -> np.ndarray:
     """Returns (H, W), as stored: integers or float32.
 
-    key: the array of an NPZ or the channel of an EXR. By default the only array, and of an EXR the only channel, the
-    one named Z or depth, or red if red, green and blue are equal. Arrays (H, W, 1) and (1, H, W) are accepted.
+    key: the array of an NPZ or the channel of an EXR. By default the only array or channel; of several EXR channels,
+    the channel named Z or depth, or red if red, green and blue are equal. Arrays (H, W, 1) and (1, H, W) are accepted.
     PNG and TIFF are rotated by their EXIF orientation, as images are.
     Raises DataError with the file if it is damaged or has more than one number per pixel.
     """
@@ -54,7 +54,7 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
 
 
 def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
-    """Returns (h, w) of the result of `read_depth`; of PNG and TIFF from the file's header."""
+    """Returns (h, w) of the result of `read_depth`; PNG and TIFF are read up to the header."""
     if not os.fspath(path).lower().endswith(_IMAGES):
         height, width = read_depth(path, key).shape
         return height, width
@@ -67,8 +67,8 @@ def _check_mode(image: Image.Image) -> None:
     if image.mode not in _MODES:
         content = {"P": "a palette's indices", "RGB": "colours", "RGBA": "colours"}.get(image.mode, repr(image.mode))
         raise DataError(
-            f"its pixels are {content}; expected one number per pixel, 8 or 16 bits or floating point. A depth map drawn "
-            "in colours cannot be converted to metres."
+            f"its pixels are {content}; expected one number per pixel, 8 or 16 bits or floating point. A depth map "
+            "drawn in colours cannot be converted to metres."
         )
 
 

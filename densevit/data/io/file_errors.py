@@ -1,4 +1,4 @@
-"""Converts the errors of any library that reads a damaged file to one line that names the file."""
+"""Converts the errors of libraries that read a damaged file to one line that names the file."""
 
 import os
 import stat
@@ -15,7 +15,8 @@ from densevit.paths import check_unpacked
 def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None) -> Iterator[None]:
     """Converts any exception to an UnreadableFileError that names the file, and refuses FIFOs and devices.
 
-    noun: its kind. size: number of bytes of content that was read already; None: `path` is still to be read.
+    noun: what the message calls the file. size: number of bytes if the content is already read; None: `path` is still
+    to be read.
     """
     try:
         if size is None:
@@ -43,10 +44,9 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
 
 
 def check_regular(path: str | os.PathLike[str], subject: str = "") -> None:
-    """Raises DataError for a FIFO, a device or a socket: reading it may never end.
+    """Raises DataError for a FIFO, a device or a socket: reading may never end. A missing file passes.
 
-    subject: the subject of the message; by default the path. A missing file raises nothing here, only when it is
-    opened.
+    subject: the subject of the message; by default the path.
     """
     try:
         mode = os.stat(path).st_mode

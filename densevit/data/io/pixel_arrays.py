@@ -17,8 +17,8 @@ _SHAPES = {"an array": "(H, W, 3) or (H, W)", "a tensor": "(3, H, W), (1, H, W) 
 
 
 def undecoded_content(image: Image.Image) -> bytes | None:
-    """The content of the file that a PIL image was opened from, if nothing of it is decoded yet: of 16 bits or many
-    bands, Pillow would decode a part. None for other images."""
+    """Returns the content of the file of a PIL image that is not decoded yet: Pillow would decode only a part of 16
+    bits or many bands. None for other images."""
     file: Any = getattr(image, "fp", None)
     if not (isinstance(image, ImageFile.ImageFile) and image.tile and file is not None and image.tell() == 0):
         return None
@@ -30,14 +30,14 @@ def undecoded_content(image: Image.Image) -> bytes | None:
 
 
 def pixels_of_pil(image: Image.Image, channels: Channels, upright: bool, name: str) -> np.ndarray:
-    """(H, W, C) of a decoded PIL image in any mode."""
+    """Converts a decoded PIL image in any mode to (H, W, C)."""
     with naming_file(name, "image", 0):  # PIL decodes some images only now; the file may be damaged
         values = to_rgb(image) if channels.is_rgb else values_of_pil(image)
         return _for_torch(joined([StoredPixels(values, orientation_of(image))], channels, upright))
 
 
 def pixels_of_array(image: np.ndarray | Tensor, channels: Channels, name: str) -> np.ndarray:
-    """(H, W, C) of an array (H, W) or (H, W, C), or of a tensor (H, W) or (C, H, W)."""
+    """Converts an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W), to (H, W, C)."""
     noun = "an array" if isinstance(image, np.ndarray) else "a tensor"
     shape = tuple(image.shape)
     if len(shape) not in (2, 3):
@@ -51,7 +51,7 @@ def pixels_of_array(image: np.ndarray | Tensor, channels: Channels, name: str) -
         values = _as_8_bits(values, name, noun)
         values = values if values.shape[2] == 3 else np.repeat(values, 3, axis=2)
     elif values.dtype.kind == "f" and channels.dtype == "float32":
-        channels = replace(channels, stored="")  # values of files of integers, of which missing ones are NaN
+        channels = replace(channels, stored="")  # floats of integer files: NaN marks missing pixels
     with naming_file(name, "image", values.nbytes):
         return _for_torch(joined([StoredPixels(values)], channels))
 

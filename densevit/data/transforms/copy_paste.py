@@ -40,19 +40,19 @@ class SupportsPaste(Protocol):
     """A target type that can be used with `data.copy_paste` and `data.mosaic`."""
 
     def paste(self, value: Any, pasted: Any, covered: np.ndarray) -> Any:
-        """The value of an image on which objects of a second one are pasted.
+        """Returns the value of an image on which objects of a second image are pasted.
 
-        pasted: the value of the second image; per object, only of the pasted objects. covered: (h, w) bool, the pixels
-        that they cover. Maps of the second image are (h, w) too, at the upper left of the first image, which is not
-        smaller.
+        pasted: the value of the second image; types per object: only the pasted objects. covered: (h, w) bool, the
+        pixels that the pasted objects cover. Maps of the second image are also (h, w); they lie at the upper left of
+        the first image, which is at least as large.
         """
 
 
 class CopyPaste:
-    """Pastes a random subset of the objects of a second image, after both were augmented.
+    """Pastes a random subset of the objects of a second image, after both images are augmented.
 
-    transform: applied to both images. dataset: source of the second image. probability: the probability that objects
-    are pasted into an image.
+    transform: applied to both images. dataset: source of the second image. probability: the probability that an image
+    receives pasted objects.
 
     Objects keep their coordinates and are cropped to the first image, without the paper's blending. Pasted objects
     replace the values of maps; covered pixels are removed from masks, and boxes are recomputed from them. An image
@@ -81,9 +81,9 @@ class CopyPaste:
 
 
 def check_pasted(dataset: Dataset, option: str) -> TargetTypes:
-    """Returns the types of a data set's target keys. Raises ConfigError if the type of one has no `paste`.
+    """Returns the types of a data set's target keys. Raises ConfigError if one of them has no `paste`.
 
-    option: the key of `data` that pastes images.
+    option: the option of `data` that pastes, for the message.
     """
     types = TargetTypes.of(dataset)
     for key in dataset.provides:
@@ -140,7 +140,7 @@ def pasted(
 
 
 def pasted_values(values: Values, pasted: Values, covered: np.ndarray, types: Types) -> Values:
-    """The values of an image after pasting those of a second one, see `SupportsPaste.paste`."""
+    """Pastes the values of a second image, see `SupportsPaste.paste`."""
     result = {}
     for key, value in values.items():
         target_type = types[key]
@@ -151,7 +151,7 @@ def pasted_values(values: Values, pasted: Values, covered: np.ndarray, types: Ty
 
 
 def sample_values(sample: Sample, types: Types, classes: Classes) -> Values:
-    """Returns the values of a transformed sample that have a type, as arrays; panoptic maps are without crowds."""
+    """Returns the typed values of a transformed sample as arrays; crowds of panoptic maps become void."""
     targets = sample["targets"]
     values = {key: as_numpy(value) for key, value in targets.items() if key in types}
     for key, value in values.items():
@@ -165,7 +165,7 @@ def sample_values(sample: Sample, types: Types, classes: Classes) -> Values:
 def _occlusion(before: RunLengthMasks, after: RunLengthMasks, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Returns which objects lost pixels and which are kept, (N + M,) bool each.
 
-    before: the N masks of the first image. after: the same masks without covered pixels, and the M pasted masks.
+    before: the N masks of the first image. after: these masks without covered pixels, then the M pasted masks.
     """
     n, scale, areas = len(before), math.sqrt(math.prod(size)) / _SIDE, after.areas()
     occluded, keep = np.zeros(len(after), bool), np.ones(len(after), bool)

@@ -25,8 +25,8 @@ def build_transforms(section: DataSection) -> "tuple[Augmentation | WithoutAugme
 def build_training_transform(
     section: DataSection, transforms: Transforms, reference: Transforms, channels: Channels = RGB
 ) -> "Augmentation | WithoutAugmentation":
-    """Builds the training transform. reference: the transforms of evaluation. channels: those of the images. Raises
-    ConfigError for flips of images that are not augmented."""
+    """Builds the training transform. reference: the transforms of evaluation. channels: the images' channels. Raises
+    ConfigError for `vertical_flip` with transforms that do not augment."""
     if not transforms.augments:
         if section.vertical_flip:
             raise ConfigError(

@@ -294,7 +294,8 @@ def test_maps_are_sampled_at_pixel_centres(size):
 
 @pytest.mark.integration
 def test_albumentations_does_not_check_for_updates():
-    code = "import urllib.request, densevit.data.transforms.sample_resizing, sys; assert 'albumentations' not in sys.modules\n"
+    code = "import urllib.request, densevit.data.transforms.sample_resizing, sys\n"
+    code += "assert 'albumentations' not in sys.modules\n"
     code += "urllib.request.OpenerDirector.open = lambda *given, **options: sys.exit('it went to the network')\n"
     code += "from densevit.data.transforms.recoloring import recolored\n"
     code += "recolored('gentle'); assert 'albumentations' in sys.modules"
