@@ -30,7 +30,7 @@ class HashedImage(NamedTuple):
 def duplicate_groups(images: Sequence[HashedImage]) -> tuple[np.ndarray, np.ndarray]:
     """Returns two group numbers for each image, (N,) each: by identical, and by identical or nearly identical images.
 
-    An image that is nearly identical to two others is in one group with both.
+    Near identity is transitive here: if A is nearly identical to B and B to C, all three are in one group.
     """
     numbers: dict[bytes, int] = {}
     identical_groups = np.array([numbers.setdefault(image.digest, len(numbers)) for image in images], np.int64)

@@ -1,4 +1,4 @@
-"""Visualizations of a few validation images: predictions beside the ground truth."""
+"""Visualizations of a few validation images: predictions next to the ground truth."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,10 +28,10 @@ def draw_samples(
     types: Types | None = None,
     drawings: Mapping[str, str] | None = None,
 ) -> None:
-    """Draws `count` images, evenly spaced over the validation set, as HEAD-IMAGE.jpg in a folder.
+    """Draws `count` evenly spaced validation images as HEAD-IMAGE.jpg in a folder.
 
-    classes: the classes of each head. thresholds: minimum scores of drawn objects, by head. types: target types of the
-    keys of each head, if they have options. drawings: IMAGE by image name, see `drawing_names`.
+    classes: the classes of each head. thresholds: minimum scores of drawn objects, by head. types: each head's target
+    types with options. drawings: IMAGE by image name, see `drawing_names`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(min(count, len(data.val))):
@@ -75,7 +75,7 @@ def _drawn(
     types: Types | None,
     drawings: Mapping[str, str] | None,
 ) -> dict[str, tuple[str, Image.Image]]:
-    """The name and the drawing of an image by head; empty if it cannot be read and `data.on_error` is skip."""
+    """Draws an image: its name and drawing by head; empty if it cannot be read and `data.on_error` is skip."""
     try:
         sample = data.val[index]
     except UnreadableFileError:

@@ -1,6 +1,6 @@
-"""Target types: how each kind of label is transformed with its image, drawn, written and read.
+"""Target types: how a label is transformed with its image, drawn, written and read.
 
-The built-in types are registered under the keys of `Targets` and `Predictions` that have them by default.
+Each built-in type is registered under the key of `Targets` or `Predictions` for which it is the default.
 """
 
 from densevit.targets.image_classes import ClassScores, ImageClass, ImageScore

@@ -16,9 +16,9 @@ from densevit.targets.semantic_maps import check_distinct_ids
 
 
 class PanopticMap(PixelMap):
-    """(H, W) int32 panoptic ids: class index * 1000 + number of the instance; -1 = void."""
+    """(H, W) int32 panoptic ids: class index * 1000 + instance number; -1 = void."""
 
-    max_classes = IGNORE  # of its `class_map`
+    max_classes = IGNORE  # `class_map` is uint8
     kinds = "i"
     dtype = torch.int32
     fill = VOID
@@ -29,8 +29,8 @@ class PanopticMap(PixelMap):
         return np.where(value == VOID, IGNORE, value // LABEL_DIVISOR).astype(np.uint8)
 
     def map_classes(self, value: np.ndarray, table: np.ndarray, classes: Sequence[Class]) -> np.ndarray:
-        """Maps the classes of segments. Stuff segments whose classes are merged become one segment, with number 0.
-        Instances of things whose classes are merged are renumbered if their numbers collide.
+        """Maps the classes of segments. Stuff segments of merged classes become one segment, with number 0. Things of
+        merged classes are renumbered if their numbers collide.
         """
         mapped, taken = np.full(value.shape, VOID, np.int32), set()
         for segment in np.unique(value[value != VOID]).tolist():
@@ -43,9 +43,9 @@ class PanopticMap(PixelMap):
         return mapped
 
     def separated(self, value: np.ndarray, crowds: Sequence[int], classes: Sequence[Class]) -> np.ndarray:
-        """The map before a paste: crowds are void, and only segments of stuff have the number 0.
+        """Prepares a map for `paste`: crowds become void, and only stuff segments keep the number 0.
 
-        classes: those of the map; if there are none, a class with a higher number is one of things.
+        classes: the classes of the map; if empty, classes with a number above 0 count as things.
         """
         value = np.where(np.isin(value, crowds), VOID, value)
         ids = np.unique(value).tolist()
@@ -58,9 +58,10 @@ class PanopticMap(PixelMap):
         return value
 
     def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
-        """Covered pixels take the pasted segments: stuff joins its class, things get unused numbers, from 999 down.
+        """Writes the pasted segments at covered pixels: stuff joins its class, things get unused numbers, from 999
+        down.
 
-        value, pasted: two results of `separated`. A segment for which no number is left becomes void.
+        value, pasted: results of `separated`. A segment for which no number is left becomes void.
         """
         taken, renamed = set(np.unique(value).tolist()), pasted.copy()
         for segment in np.unique(pasted[covered]).tolist():
@@ -77,29 +78,25 @@ class PanopticMap(PixelMap):
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """Draws segments in the colours of their classes, with outlines and names, and wrong classes if there is ground
-        truth."""
+        """Draws segments in the colours of their classes, with outlines and names, and a map of errors if there is
+        ground truth."""
         maps = []
         for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
             if canvas is None or result is None or key not in result:
                 continue
-            ids = [
-                segment for segment in np.unique(result[key]).tolist() if 0 <= segment < len(classes) * LABEL_DIVISOR
-            ]
-            crowds = result.get("panoptic_crowds", ())
-            names = {
-                segment: classes[segment // LABEL_DIVISOR].name + (" (crowd)" if segment in crowds else "")
-                for segment in ids
-            }
-            canvas.segments(result[key], {segment: classes[segment // LABEL_DIVISOR].color for segment in ids}, names)
+            ids = [i for i in np.unique(result[key]).tolist() if 0 <= i < len(classes) * LABEL_DIVISOR]
+            segments, crowds = {i: classes[i // LABEL_DIVISOR] for i in ids}, result.get("panoptic_crowds", ())
+            names = {i: c.name + (" (crowd)" if i in crowds else "") for i, c in segments.items()}
+            canvas.segments(result[key], {i: c.color for i, c in segments.items()}, names)
             maps.append(self.class_map(result[key]))
         if len(maps) == 2:
             drawing.error_map((maps[0] != maps[1]) & (maps[1] != IGNORE), maps[1] == IGNORE)
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
-        """COCO's panoptic format: a PNG with ids by colour (R + 256 G + 256² B, 0 = void), and `segments_info`.
+        """Encodes in COCO's panoptic format: a PNG with ids as colours (R + 256 G + 256² B, 0 = void), and
+        `segments_info`.
 
-        The id of a segment is its panoptic id + 1. Raises DataError if two classes have one file id.
+        The id of a segment is its panoptic id + 1. Raises DataError if two classes have the same file id.
         """
         check_distinct_ids(classes)
         check_range(value, VOID, len(classes) * LABEL_DIVISOR - 1)
@@ -114,7 +111,7 @@ class PanopticMap(PixelMap):
         return {".png": Image.fromarray(pixels), ".json": segments}
 
     def annotation_file(self, images: Sequence[Any], classes: Sequence[Class]) -> dict[str, Any]:
-        """COCO's panoptic json: `images`, `annotations` and `categories`.
+        """Returns COCO's panoptic json: `images`, `annotations` and `categories`.
 
         images: the images with their encoded maps, as `image`, `name` and `encoded` (`SupportsAnnotationFile`).
         """
@@ -130,7 +127,7 @@ class PanopticMap(PixelMap):
         }
 
     def decode(self, encoded: Mapping[str, Any], classes: Sequence[Class]) -> np.ndarray:
-        """Renumbers the instances of a class, in the order of `segments_info`; without it, reads ids of `encode`."""
+        """Numbers the instances of a class in the order of `segments_info`; without it, pixels are ids of `encode`."""
         pixels = np.asarray(encoded[".png"]).astype(np.int32)
         ids = pixels[..., 0] + 256 * pixels[..., 1] + 256**2 * pixels[..., 2]
         if ".json" not in encoded:
@@ -153,7 +150,7 @@ class PanopticMap(PixelMap):
 
 
 class PanopticCrowds(TargetType):
-    """A list of the panoptic ids of an image's crowds. Crops do not remove ids."""
+    """List of the panoptic ids of an image's crowds. Crops do not remove ids."""
 
     task: str | None = "panoptic"
 
@@ -166,16 +163,16 @@ class PanopticCrowds(TargetType):
         return [segment for segment in mapped if segment != VOID]
 
     def paste(self, value: list[int], pasted: list[int], covered: np.ndarray) -> list[int]:
-        """No crowds: their pixels are void, see `PanopticMap.separated`."""
+        """Returns no crowds: `PanopticMap.separated` makes their pixels void."""
         return []
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> list[int]:
-        """No crowds."""
+        """Returns no crowds."""
         return []
 
 
 def _mapped_id(segment: int, table: np.ndarray, classes: Sequence[Class]) -> int:
-    """The panoptic id with the new class, VOID if it has none. A stuff class has one segment."""
+    """Returns the panoptic id with the new class; VOID without one. Stuff has one segment, number 0."""
     label = int(table[segment // LABEL_DIVISOR])
     if label < 0:
         return VOID
@@ -183,6 +180,6 @@ def _mapped_id(segment: int, table: np.ndarray, classes: Sequence[Class]) -> int
 
 
 def _unused_id(segment: int, taken: Collection[int]) -> int:
-    """A panoptic id of the segment's class, from number 999 down to 1, that is not known; VOID if there is none."""
+    """Returns an unused panoptic id of the segment's class, from number 999 down to 1; VOID if all are taken."""
     base = segment // LABEL_DIVISOR * LABEL_DIVISOR
     return next((segment for segment in range(base + LABEL_DIVISOR - 1, base, -1) if segment not in taken), VOID)

@@ -20,8 +20,8 @@ MAX_PNG_VALUE = 2**16 - 1
 class PixelMap(TargetType):
     """A map (H, W) or (C, H, W), resized by nearest neighbour: each pixel takes the value at its centre.
 
-    kinds: numpy's dtype kinds of valid values: "u", "i" or "f". channels: C, or None for (H, W). dtype: the dtype of
-    tensors.
+    kinds: the numpy dtype kinds of valid values: "u", "i" or "f". channels: C, or None for (H, W). dtype: the dtype of
+    collated tensors.
     """
 
     per: ClassVar[Literal["image", "object", "pixel"]] = "pixel"
@@ -41,7 +41,7 @@ class PixelMap(TargetType):
             )
 
     def unlabelled(self, size: Size) -> list[np.ndarray]:
-        """A map of `fill`."""
+        """Returns a map filled with `fill`."""
         shape = size if self.channels is None else (self.channels, *size)
         return [torch.full(shape, self.fill, dtype=self.dtype).numpy()]
 
@@ -66,7 +66,7 @@ class PixelMap(TargetType):
         return _per_channel(value, lambda x: cv2.resize(x, new_size[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
 
     def collate(self, values: Sequence[Any], size: Size, device: Any = None) -> torch.Tensor:
-        """Returns (B, H, W) or (B, C, H, W); padding and images without this label have the value `fill`."""
+        """Returns (B, H, W) or (B, C, H, W), with `fill` in the padding and in images without this label."""
         first = next((value for value in values if value is not None), torch.empty(0, dtype=self.dtype, device=device))
         shape = size if self.channels is None else (self.channels, *size)
         batch = first.new_full((len(values), *shape), self.fill, device=device)
@@ -79,8 +79,8 @@ class PixelMap(TargetType):
 class ValueMap(PixelMap):
     """(H, W) float32, 0 = invalid.
 
-    under_zoom: how values change if the image is enlarged. "divide": metric depth, because an enlarged object looks
-    nearer, as with a longer focal length; "multiply": inverse depth; "keep": all others.
+    under_zoom: how values change if the image is enlarged. "divide" is for metric depth: an enlarged object looks
+    nearer, as with a longer focal length. "multiply" is for inverse depth, and "keep" for other values.
     """
 
     def __init__(self, under_zoom: Literal["divide", "multiply", "keep"] = "keep") -> None:
@@ -110,7 +110,7 @@ class ValueMap(PixelMap):
         return np.asarray(encoded[".npy"])
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
-        """0.5 to 10; the left quarter is invalid."""
+        """Returns values from 0.5 to 10; the left quarter is invalid."""
         values = np.zeros(size, np.float32)
         if objects:
             values[:, size[1] // 4 :] = 0.5 + 9.5 * rng.random(size, dtype=np.float32)[:, size[1] // 4 :]
@@ -141,7 +141,7 @@ class Depth(ValueMap):
         drawing.value_maps(predictions[key], None if truth is None else truth.get(key))
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
-        """float32 NPY, and a 16-bit PNG in steps of 1/256 m (KITTI's format) if all values fit."""
+        """Returns a float32 NPY, and a 16-bit PNG in steps of 1/256 m (KITTI's format) if all values fit."""
         depth = value.astype(np.float32, copy=False)
         steps = np.rint(depth * STEPS_PER_METRE)
         if not ((depth >= 0) & (steps <= MAX_PNG_VALUE)).all():  # False for nan, too
@@ -156,7 +156,7 @@ class Depth(ValueMap):
 
 
 class InverseDepth(ValueMap):
-    """(H, W) float32 relative inverse depth, without a unit. Drawn beside the ground truth of `depth`."""
+    """(H, W) float32 relative inverse depth, without a unit. Drawn next to the ground truth of `depth`."""
 
     def __init__(self) -> None:
         super().__init__(under_zoom="multiply")
@@ -175,7 +175,7 @@ class InverseDepth(ValueMap):
 class VectorMap(PixelMap):
     """(3, H, W) float32 vectors in the camera's frame, such as surface normals; 0 = unknown.
 
-    y_up: whether y points up; it points down by default, as rows do.
+    y_up: whether y points up; by default it points down, like rows.
     """
 
     channels = 3
@@ -219,7 +219,7 @@ class VectorMap(PixelMap):
         return np.asarray(encoded[".npy"])
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
-        """Unit vectors; the left quarter is unknown."""
+        """Returns unit vectors; the left quarter is unknown."""
         value = rng.standard_normal((3, *size), dtype=np.float32)
         value /= np.linalg.norm(value, axis=0, keepdims=True)
         value[:, :, : size[1] // 4 if objects else None] = 0
@@ -232,7 +232,7 @@ def _per_channel(value: np.ndarray, operation: Any) -> np.ndarray:
 
 
 def painted(value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """A copy with the pasted values at covered pixels. pasted, covered: (h, w), at the upper left."""
+    """Copies a map and writes the pasted values at covered pixels. pasted, covered: (h, w), at the upper left."""
     painted = value.copy()
     height, width = covered.shape
     np.copyto(painted[:height, :width], pasted, where=covered)

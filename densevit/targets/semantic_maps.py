@@ -62,9 +62,10 @@ class LabelMap(PixelMap):
         drawing.legend([classes[n] for n in np.argsort(-pixels, kind="stable") if pixels[n]])
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
-        """A palette PNG whose pixels are the classes' file ids; 16-bit grey for ids above 255.
+        """Returns a palette PNG whose pixels are the classes' file ids, or a 16-bit grey PNG for ids above 255.
 
-        Pixels of no class are 255, or 65535 in 16 bits. If a class has the id 255, the PNG has 16 bits.
+        Pixels of no class are 255, or 65535 in 16 bits. If there are such pixels and a class has the id 255, the PNG
+        has 16 bits.
         """
         ids = _file_ids(classes)
         pixels = np.bincount(value.ravel(), minlength=IGNORE + 1)
@@ -94,7 +95,7 @@ class LabelMap(PixelMap):
         return indices[np.asarray(encoded[".png"])]
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
-        """The upper quarter is ignored."""
+        """Returns random classes; the upper quarter is ignored."""
         values = np.full(size, IGNORE, np.uint8)
         if objects:
             values[size[0] // 4 :] = rng.integers(max(num_classes, 1), size=size)[size[0] // 4 :]
@@ -102,7 +103,8 @@ class LabelMap(PixelMap):
 
 
 def _file_ids(classes: Sequence[Class]) -> np.ndarray:
-    """(K,) uint8, or uint16 if necessary. Raises DataError if a label map cannot hold these ids."""
+    """Returns the classes' file ids, (K,) uint8, or uint16 if necessary. Raises DataError if a label map cannot hold
+    them."""
     check_distinct_ids(classes)
     for c in classes:
         if not 0 <= c.file_id <= MAX_PNG_VALUE:

@@ -26,7 +26,7 @@ class TargetTypes(Mapping[str, TargetType]):
 
     @classmethod
     def of(cls, dataset: Dataset) -> "TargetTypes":
-        """The types of a data set's keys."""
+        """Returns the types of a data set's keys."""
         return cls(getattr(dataset, "provides", None))
 
     def __getitem__(self, key: str) -> TargetType:
@@ -48,7 +48,7 @@ class TargetTypes(Mapping[str, TargetType]):
 def above_threshold(
     predictions: Mapping[str, Any], threshold: float | None, types: Mapping[str, TargetType]
 ) -> dict[str, Any]:
-    """Predictions without the objects whose score is below the threshold."""
+    """Removes objects whose score is below the threshold."""
     if threshold is None or "scores" not in predictions:
         return dict(predictions)
     keep = predictions["scores"] >= threshold
@@ -65,7 +65,8 @@ def as_array(values: Any) -> np.ndarray:
 
 
 def has_place(target: TargetType) -> bool:
-    """Whether the values belong to places in the image: to objects or pixels, or they change with its geometry."""
+    """Whether values have places in the image: values of objects or pixels, and types that override a geometric
+    method."""
     geometric = ("hflip", "rotate", "crop", "resize")
     return target.per != "image" or any(
         getattr(type(target), name) is not getattr(TargetType, name) for name in geometric
@@ -73,7 +74,7 @@ def has_place(target: TargetType) -> bool:
 
 
 def registered_tasks() -> set[str]:
-    """The tasks of registered types that have classes. A plugin that cannot be imported is left out."""
+    """Returns the tasks of the registered types. Leaves out plugins that cannot be imported."""
     tasks = set()
     for name in registry.find("targets"):
         try:
@@ -84,13 +85,13 @@ def registered_tasks() -> set[str]:
 
 
 def create_target(name: str, **options: Any) -> TargetType:
-    """Builds a target type by the key under which it is registered."""
+    """Builds the target type that is registered under a key."""
     target: TargetType = registry.create("targets", name, options=options, where=f"target {name!r}")
     return target
 
 
 def untyped_keys(targets: Mapping[str, Any], types: Mapping[str, TargetType]) -> list[str]:
-    """The keys without a type whose values may depend on the geometry of the image."""
+    """Returns the keys without a type whose values may depend on the image's geometry."""
     return [
         key
         for key, value in targets.items()

@@ -14,7 +14,8 @@ ATTEMPTS = 14
 
 
 def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Scene:
-    """The scene of an index: identical on every machine, and for all image sizes of one aspect ratio."""
+    """Draws the scene of an index. It is identical on every machine, and for all image sizes of the same aspect
+    ratio."""
     rng = PortableRng(seed, split, index)
     camera_height = rng.uniform(0.9, 2.3)
     camera = Camera(rng.uniform(1.05, 1.6), camera_height, math.atan2(camera_height, rng.uniform(3.2, 6.0)))
@@ -40,7 +41,7 @@ def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Sc
 
 
 class _Layout:
-    """Places things on the ground without intersections, and with many occlusions.
+    """Places things on the ground without intersections and with many occlusions.
 
     wide, high: half the width and height of the image at depth 1.
     """
@@ -50,7 +51,7 @@ class _Layout:
         self.things: list[Thing] = []
 
     def add_thing(self) -> None:
-        """Adds a thing at a free position; after too many attempts none, except for the first thing."""
+        """Adds a thing at a free position. Gives up after 14 attempts; the first thing then goes to the middle."""
         label = self.rng.integer(len(THINGS))
         for _ in range(ATTEMPTS):
             size = 0.4 * round(2.6 ** self.rng.random(), 9)
@@ -71,7 +72,7 @@ class _Layout:
         return z * self.wide * self.rng.uniform(-0.9, 0.9), z
 
     def _beside(self, size: float) -> tuple[float, float]:
-        """A position in front of or behind another thing, seen from the camera."""
+        """Returns a position in front of or behind another thing, seen from the camera."""
         other = self.rng.choice(self.things)
         x, _, z = other.centre
         distance = math.sqrt(x * x + z * z)
@@ -108,13 +109,13 @@ _SIDES: list[Vector] = [(cos, 0.0, sin) for cos, sin in (turn(i * math.pi / 4) f
 
 
 def _posed(yaw: float, tilt: float) -> tuple[Vector, Vector, Vector]:
-    """The axes of a thing in the world: tilted about its x axis, then rotated about the vertical."""
+    """Returns the axes of a thing in the world: tilted about its x axis, then rotated about the vertical."""
     (ct, st), (cy, sy) = turn(tilt), turn(yaw)
     return (cy, 0.0, -sy), (sy * st, ct, cy * st), (sy * ct, -st, cy * ct)
 
 
 def _corner(rng: PortableRng, slant: tuple[float, float], things: list[Thing]) -> tuple[Wall, ...]:
-    """Two walls at a right angle, behind and beside all things."""
+    """Returns two walls at a right angle, behind and to the side of all things."""
     cos, sin = slant
     side = rng.choice((-1, 1))
     walls = []

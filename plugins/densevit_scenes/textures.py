@@ -1,6 +1,6 @@
 """Textures: solid (three-dimensional) textures for things of any shape, tiles for floors and walls.
 
-Their values in 0 ... 1 blend two colours. They are periodic, and computed once per process from fixed random numbers.
+Values in 0 ... 1 blend two colours. Textures are periodic, and computed once per process from fixed random numbers.
 """
 
 from functools import cache
@@ -16,7 +16,7 @@ LEVELS = 7  # mipmap levels of a tile
 
 
 def noise(shape: tuple[int, ...], cell: int, name: int) -> np.ndarray:
-    """Smooth periodic noise in 0 ... 1, with features of about `cell` texels."""
+    """Returns smooth periodic noise in 0 ... 1, with features of about `cell` texels. name: seed."""
     values = PortableRng(name).random_array(int(np.prod(shape))).reshape(shape)
     for axis in range(len(shape)):
         for _ in range(2):  # a box filter twice is a tent
@@ -26,7 +26,7 @@ def noise(shape: tuple[int, ...], cell: int, name: int) -> np.ndarray:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Smooths a periodic texture, against aliasing when it is sampled."""
+    """Smooths a periodic texture, which reduces aliasing when it is sampled."""
     for axis in range(values.ndim):
         values = values * 0.5 + (np.roll(values, 1, axis) + np.roll(values, -1, axis)) * 0.25
     return values
@@ -34,7 +34,8 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 @cache
 def solid(name: str, axis: int = 0) -> np.ndarray:
-    """(PERIOD^3,) float32; the texel (i, j, k) is at (i * PERIOD + j) * PERIOD + k. Stripes run across `axis`."""
+    """Returns (PERIOD^3,) float32, with the texel (i, j, k) at (i * PERIOD + j) * PERIOD + k. Stripes run across
+    `axis`."""
     i = np.arange(PERIOD)
     x, y, z = np.meshgrid(i, i, i, indexing="ij")
     if name == "stripes":
@@ -54,7 +55,7 @@ def solid(name: str, axis: int = 0) -> np.ndarray:
 
 
 def look_up(pattern: np.ndarray, texels: np.ndarray) -> np.ndarray:
-    """A solid pattern at points (3, N), positive and in texels: (N,)."""
+    """Samples a solid pattern at points (3, N), positive and in texels. Returns (N,)."""
     i, j, k = texels.astype(np.int32) & (PERIOD - 1)
     return pattern.take((i * PERIOD + j) * PERIOD + k)
 
@@ -103,7 +104,7 @@ def _pattern(name: str) -> np.ndarray:
 
 @cache
 def tile(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The mipmap of a tile: all levels, concatenated, (T,) float32; and the offset of each level, (LEVELS,) int32."""
+    """Returns the mipmap of a tile: all levels concatenated, (T,) float32, and the offset of each, (LEVELS,) int32."""
     level = np.clip(_pattern(name), 0, 1)
     levels = [level]
     for _ in range(LEVELS - 1):

@@ -57,9 +57,9 @@ class CocoPanoptic(MeasuredImages):
 
     `panoptic_crowds` are the panoptic ids of an image's crowds. Boxes and area are measured in the PNGs. `check_files`
     checks that images and PNGs are complete and have the same size, and `check_labels` that the json and the first 200
-    PNGs have the same segments. An image is not rotated by EXIF if only the stored image has the size of its PNG;
-    square images, and those with an orientation of 2 to 4, are rotated. A json without `annotations`, as of test sets,
-    gives images without labels.
+    PNGs have the same segments. EXIF rotates an image unless only the stored image has the size of its PNG; square
+    images and orientations of 2 to 4 are always rotated. A json without `annotations`, such as a test set's, gives
+    images without labels.
     """
 
     def __init__(
