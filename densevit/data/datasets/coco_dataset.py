@@ -170,10 +170,10 @@ class Coco(MeasuredImages):
         if self.annotations.segmentations is None:
             return
         rows = self._rows(index)
-        made_for = self.annotations.segmentations.sizes[rows]  # (n, 2), 0: any
-        wrong = np.flatnonzero((made_for[:, 0] > 0) & (made_for != size).any(axis=1))
+        encoded_sizes = self.annotations.segmentations.sizes[rows]  # (n, 2), 0 for polygons
+        wrong = np.flatnonzero((encoded_sizes[:, 0] > 0) & (encoded_sizes != size).any(axis=1))
         if len(wrong):
-            height, width = made_for[wrong[0]].tolist()
+            height, width = encoded_sizes[wrong[0]].tolist()
             raise DataError(
                 f"{self.file}: annotation {self.annotations.ids[rows][wrong[0]]}: its `segmentation` is for an image "
                 f"of {width} x {height}, but the image has {size[1]} x {size[0]}. If EXIF rotates it, set data.boxes "

@@ -47,14 +47,14 @@ class SplitFiles:
         If no folder has any image, returns the first candidate that exists; validation then reports missing files.
         """
         names = names[:_SEEN]
-        there = [folder for folder in self.folders if folder.is_dir()]
-        best = _with_most(there, names)
+        existing = [folder for folder in self.folders if folder.is_dir()]
+        best = _with_most(existing, names)
         if best is None and self.root is not None:
             best = _with_most(_folders_below(self.root), names)
-        if best is None and not there:
+        if best is None and not existing:
             looked = ", ".join(map(str, dict.fromkeys(self.folders)))
             raise DataError(f"{self.file}: its images' folder is not found. Looked for {looked}.")
-        return best or there[0]
+        return best or existing[0]
 
 
 @dataclass(frozen=True)
@@ -153,14 +153,14 @@ def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
 def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
     """Returns the error for a folder without a json of this split."""
     other_splits = [other for other in SPLITS if files_of(root, other, named) is not None]
-    there = f", only for {', '.join(other_splits)} (data.split)" if other_splits else ""
+    hint = f", only for {', '.join(other_splits)} (data.split)" if other_splits else ""
     jsons = [] if other_splits else _coco_jsons(root)
     several = ", ".join(str(file.relative_to(root)) for file in jsons[:5])
     unused = f"\nFound {len(jsons)} files in COCO's format with other names: {several}." if jsons else ""
     places = "".join(f"\n  {file.relative_to(root)}" for file, _ in _layouts(root, split))
     error_class = DataError if other_splits else NoAnnotationsError
     return error_class(
-        f"{root} has no annotations for the split {split!r}{there}. Looked for{places}{unused}\nName the file and its "
+        f"{root} has no annotations for the split {split!r}{hint}. Looked for{places}{unused}\nName the file and its "
         f"images' folder with data.annotations.{split} and data.images.{split}, relative to data.root."
     )
 
