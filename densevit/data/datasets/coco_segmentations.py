@@ -121,8 +121,7 @@ def _polygon(numbers: list[Any], size: tuple[int, int]) -> np.ndarray:
 
 def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> Packed:
     code_size, counts = segmentation.get("size"), segmentation.get("counts")
-    is_pair = isinstance(code_size, list) and len(code_size) == 2
-    if not (is_pair and all(type(side) is int and side > 0 for side in code_size)):
+    if not isinstance(code_size, list) or [type(side) for side in code_size] != [int, int] or min(code_size) < 1:
         raise ValueError(f"is run-length encoded with the size {code_size!r}; expected [height, width]")
     height, width = code_size
     if height * width >= _MOST_PIXELS:
