@@ -18,7 +18,7 @@ class Channels:
 
     names: one name per channel, in the tensor's order; `red`, `green` and `blue` mean RGB.
     dtype: the type of the pixels; "": the type of the first file.
-    range: for each channel, the values (low, high) that normalisation maps to 0 and 1 and clips to; (): not known yet.
+    range: the values (low, high) of each channel that normalisation maps to 0 and 1 and clips to; (): not known yet.
     nodata: the value of pixels without data. Reading makes them NaN, so the type is float32; the model sees the
     channel's
         mean there. NaN in files means the same.

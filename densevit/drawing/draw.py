@@ -46,10 +46,10 @@ def draw(
     ground truth, another panel shows wrong pixels in red and unlabelled pixels in black over the image in pale grey.
     Depth maps are panels next to the image, each with a colour bar in metres (see `value_maps`).
 
-    image: (C, H, W) tensor or (H, W, C) array in these channels, converted by `as_rgb`. predictions, truth: in the
-    image's pixel coordinates. threshold: objects with a lower score are not drawn. types: target types with options
-    (`Head.target_types`). frame: whether the image is a frame of a video, which keeps its size; the legend is then
-    inside it, at the bottom.
+    image: (C, H, W) tensor or (H, W, C) array in these channels, converted by `as_rgb`. predictions, truth: values
+    in the image's pixel coordinates. threshold: objects with a lower score are not drawn. types: target types with
+    options (`Head.target_types`). frame: whether the image is a frame of a video, which keeps its size; the legend is
+    then inside it, at the bottom.
     Returns (H', W', 3) uint8; small images are enlarged by an integer factor, frames are not.
     """
     classes = _with_drawable_names(classes)

@@ -53,7 +53,7 @@ class DepthValues:
     quantity: the quantity of stored numbers times scale: depth; disparity in pixels; or 1 / depth.
     metric: whether the result is in metres; relative disparity needs no calibration.
     calibration: the stereo calibration, for disparity.
-    unknown: see `Unknown`.
+    unknown: stored values and depths that mean unknown.
     """
 
     quantity: Quantity = "depth"

@@ -26,8 +26,8 @@ _DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits per channel
 def read_label(path: str | os.PathLike[str], palette: bool = False, grey: bool = False) -> np.ndarray:
     """Reads label values as stored: (H, W) uint8 or uint16 of an indexed or grey file, (H, W, 3) uint8 of an RGB file.
 
-    palette: for an indexed file, returns the palette's colours (H, W, 3) instead. grey: for a grey file of 1, 2 or 4
-    bits, returns grey levels 0 to 255, as displayed, instead.
+    palette: whether to return the palette's colours (H, W, 3) of an indexed file. grey: whether to return the displayed
+    grey levels, 0 to 255, of a grey file of 1, 2 or 4 bits.
     Drops an alpha channel, and rotates by the EXIF orientation, as for images. Raises DataError with the file for
     damaged or lossy files (JPEG), for 16-bit colours, and for values that cannot be labels (floating point, negative,
     above 65535).

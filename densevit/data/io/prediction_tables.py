@@ -81,7 +81,7 @@ def listed_images(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_objects(table: Path, images: list[dict[str, Any]], threshold: float = 0.0) -> list[dict[str, Any]]:
-    """Returns the objects with at least this score in COCO's results format. images: from `read_images`."""
+    """Returns the objects with at least this score in COCO's results format. images: the result of `read_images`."""
     from pyarrow import compute
 
     rows = read_table(table)

@@ -150,8 +150,8 @@ def centred(boxes: np.ndarray, window: Window) -> np.ndarray:
 
 
 def rotated(pixels: np.ndarray, matrix: np.ndarray, fill: np.ndarray) -> np.ndarray:
-    """Rotates an image (H, W, C), which keeps its size. matrix: of `rotation_matrix`. fill: the values (C,) of added
-    pixels; in float32 images they are missing instead."""
+    """Rotates an image (H, W, C), which keeps its size. matrix: the result of `rotation_matrix`. fill: the values (C,)
+    of added pixels; in float32 images they are missing instead."""
     height, width, channels = pixels.shape
     most = 3 if channels == 3 else 1  # OpenCV samples other numbers of channels at 1/32 pixel
 
@@ -188,6 +188,6 @@ def vflip(target_type: TargetType, value: Any, size: Size) -> Any:
 
 
 def rotation_matrix(size: Size, angle: float) -> np.ndarray:
-    """Returns the (2, 3) matrix of a counterclockwise rotation about the image's centre. angle: in degrees. The centre
+    """Returns the (2, 3) matrix of a counterclockwise rotation about the image's centre. angle: degrees. The centre
     of the first pixel is at 0."""
     return np.asarray(cv2.getRotationMatrix2D(((size[1] - 1) / 2, (size[0] - 1) / 2), angle, 1.0))
