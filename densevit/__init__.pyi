@@ -4,9 +4,9 @@ The last names are a plugin's, the workbench's. `__init__.py` finds them in the 
 checkers read no entry points, so they need the modules here too. tests/test_public_surface.py compares both.
 """
 
-from densevit.data.build import build_data as build_data
+from densevit.data.data_builder import build_data as build_data
 from densevit.data.loading.batch_sampler import collate as collate
-from densevit.data.splits import create_dataset as create_dataset
+from densevit.data.dataset_builder import create_dataset as create_dataset
 from densevit.errors import ConfigError as ConfigError
 from densevit.errors import DataError as DataError
 from densevit.errors import DensevitError as DensevitError

@@ -36,7 +36,7 @@ import torch
 import densevit
 from densevit.channels import Channels
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.large_images import open_image
+from densevit.data.io.image_opening import open_image
 from densevit.data.io.tiff_channels import opened_tiff
 
 MAX_BYTES = 32 * 2**20  # of the files of a request

@@ -120,7 +120,7 @@ def _evaluate(
 ) -> int:
     from pytorch_lightning.utilities import rank_zero_only
 
-    from densevit.data.build import build_data
+    from densevit.data.data_builder import build_data
     from densevit.data.io.map_files import MapFiles
     from densevit.evaluation.evaluation_tables import comparison_table, evaluation_tables
     from densevit.evaluation.metrics_file import by_head

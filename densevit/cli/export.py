@@ -203,7 +203,7 @@ class _Evaluation(NamedTuple):
 
 def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
     from densevit import config as configs
-    from densevit.data.build import build_data
+    from densevit.data.data_builder import build_data
     from densevit.data.loading.calibration import calibration_images
     from densevit.inference.file_model import FileModel
     from densevit.inference.predictor import Predictor

@@ -10,7 +10,7 @@ import torch
 from densevit.errors import DataError
 from densevit.evaluation.object_records import ObjectRecords, check_lengths, check_truth_lengths, joined_arrays
 from densevit.interfaces import Class, Predictions, Targets
-from densevit.targets.objects import xywh
+from densevit.targets.object_targets import xywh
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from densevit.evaluation.error_analysis import ErrorAnalysis, analyse
 from densevit.evaluation.f1_threshold import best_threshold, f1_plots
 from densevit.evaluation.object_records import ObjectRecords
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Evaluator, Plot, Predictions, Table, Targets
-from densevit.targets.objects import xywh
+from densevit.targets.object_targets import xywh
 
 Overlaps = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of detections and of truths to IoUs, of one image
 

@@ -17,8 +17,19 @@ from densevit.evaluation.segment_matching import (
     TRUE_POSITIVE,
     match_segments,
 )
-from densevit.interfaces import IGNORE, Class, Dataset, Evaluator, Head, Plot, Predictions, Table, Targets
-from densevit.targets.maps import LABEL_DIVISOR, VOID
+from densevit.interfaces import (
+    IGNORE,
+    LABEL_DIVISOR,
+    VOID,
+    Class,
+    Dataset,
+    Evaluator,
+    Head,
+    Plot,
+    Predictions,
+    Table,
+    Targets,
+)
 
 _Id = int | str
 

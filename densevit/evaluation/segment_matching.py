@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from densevit.targets.maps import LABEL_DIVISOR, VOID
+from densevit.interfaces import LABEL_DIVISOR, VOID
 
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = range(3)
 SEGMENT = np.dtype([("label", np.int32), ("outcome", np.int8), ("iou", np.float64)])  # iou: 0 unless matched

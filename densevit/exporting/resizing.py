@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.channels import RGB, Channels
-from densevit.data.transforms.resizing import resize_image
+from densevit.data.transforms.sample_resizing import resize_image
 from densevit.errors import DensevitError
 from densevit.interfaces import Transforms
 from densevit.layers.missing_pixels import valid_mean

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from densevit.config import InferenceSection
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError
 from densevit.interfaces import Size
 from densevit.model import DenseModel

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DensevitError
 from densevit.inference.image_file import ImageFile
 from densevit.inference.image_inputs import VideoFrame, as_sample

@@ -9,7 +9,7 @@ from torch import nn
 from densevit.channels import Channels
 from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
+from densevit.data.transforms.sample_resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError, did_you_mean
 from densevit.inference.image_inputs import as_images, images_of
 from densevit.inference.image_sizes import ImageSize, requested_size, transform_to

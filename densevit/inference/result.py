@@ -23,7 +23,7 @@ from densevit.drawing.point_cloud import write_ply
 from densevit.errors import DensevitError
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Predictions, TargetType
 from densevit.paths import user_path
-from densevit.targets.objects import InstanceMasks
+from densevit.targets.object_targets import InstanceMasks
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes, above_threshold, as_array
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import PIL.Image
 
-from densevit.data.io.large_images import open_image
+from densevit.data.io.image_opening import open_image
 from densevit.reporting.plots import COLORS, SERIES
 
 if TYPE_CHECKING:

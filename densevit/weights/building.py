@@ -12,8 +12,8 @@ from densevit.config.initial_weights import check_weights, settled
 from densevit.config.merging import typed_keys
 from densevit.config.sources import BACKBONE_WEIGHTS, WEIGHTS, Sources
 from densevit.config.values import RANDOM, with_value
-from densevit.data.build import build_data
 from densevit.data.channel_statistics import with_channels
+from densevit.data.data_builder import build_data
 from densevit.data.datasets.coco_json import color_of
 from densevit.errors import ConfigError, did_you_mean
 from densevit.interfaces import Backbone, Class, Dataset

@@ -94,7 +94,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     loaded = LoadedModel(model, config, foreign=False)
     monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust, runtime: loaded)
-    monkeypatch.setattr("densevit.data.build.build_data", build_data)
+    monkeypatch.setattr("densevit.data.data_builder.build_data", build_data)
     monkeypatch.setattr(EvaluationPlan, "run", evaluate)
     monkeypatch.setattr("densevit.training.run.evaluation_folder.draw_images", lambda *given: None)
     monkeypatch.setattr("densevit.inference.predictor.Predictor", predictor)

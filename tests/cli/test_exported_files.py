@@ -11,7 +11,7 @@ import torch
 
 from densevit import config as configs
 from densevit.cli import main
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import DensevitError
 from densevit.weights import model_file
 from densevit.weights.building import build_model

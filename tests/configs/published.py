@@ -11,7 +11,7 @@ from tools.conventions.recipes import variants
 if TYPE_CHECKING:
     import torch
 
-    from densevit.data.build import Data
+    from densevit.data.data_builder import Data
     from densevit.interfaces import Class
     from densevit.model import DenseModel
 
@@ -77,7 +77,7 @@ def one_step(config: configs.Config, images: int = 16) -> Step:
     import torch
 
     import densevit
-    from densevit.data.build import build_data
+    from densevit.data.data_builder import build_data
     from densevit.interfaces import LossContext
     from densevit.training.loop.optim import learning_rate, optimizer_of
     from densevit.weights.building import build_model

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from densevit import config as configs
-from densevit.data.build import build_data
-from densevit.data.transforms.resizing import build_evaluation_transform
+from densevit.data.data_builder import build_data
+from densevit.data.transforms.sample_resizing import build_evaluation_transform
 from densevit.errors import ConfigError
 from densevit.training.run.config_checks import check_frozen
 from tests.configs.published import one_step, with_variants

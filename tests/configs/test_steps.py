@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from densevit import config as configs
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.weights.building import build_model

@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from densevit import config as configs
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 
 H, W = 48, 64
 BANDS = ("red", "green", "blue", "nir")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from densevit import config as configs
-from densevit.data.build import Data, build_data
+from densevit.data.data_builder import Data, build_data
 from densevit.data.datasets.mix import Mix
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample

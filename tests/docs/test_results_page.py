@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from densevit import config
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.weights.building import build_model
 from densevit_workbench.model_cost import model_cost
 

@@ -12,11 +12,11 @@ from PIL import Image
 from pycocotools import mask
 
 from densevit.config import from_mapping
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.data.datasets.coco_annotations import read_annotations
 from densevit.evaluation import backends
 from densevit.evaluation.coco import CocoDetection
-from densevit.targets.objects import Boxes, xywh
+from densevit.targets.object_targets import Boxes, xywh
 from tests.evaluation.coco_reference import CLASSES, Pairs, as_json, reference, same, updated
 
 BACKENDS = ("pycocotools", "faster-coco-eval")

@@ -15,7 +15,7 @@ import densevit
 from densevit.channels import Channels
 from densevit.cli import main
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import resize_image
+from densevit.data.transforms.sample_resizing import resize_image
 from densevit.exporting import files
 from densevit.exporting.comparison import example_images
 from densevit.exporting.resizing import Resizing, check_resizing

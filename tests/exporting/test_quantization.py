@@ -11,7 +11,7 @@ import torch
 
 import densevit
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError
 from densevit.exporting import quantization
 from densevit.exporting.comparison import example_images

@@ -10,7 +10,7 @@ import torch
 import densevit
 from densevit import registry
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import resize_image
+from densevit.data.transforms.sample_resizing import resize_image
 from densevit.errors import DensevitError
 from densevit.exporting import comparison, files
 from densevit.exporting.resizing import Resizing, check_resizing

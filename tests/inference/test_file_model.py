@@ -14,7 +14,7 @@ from torch import nn
 import densevit
 from densevit.cli import main
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.exporting import header
 from densevit.exporting.comparison import example_images

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import densevit
 from densevit.config import Config
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
 from densevit.interfaces import LossContext
 from densevit.targets.types import TargetTypes

@@ -9,7 +9,7 @@ import torch
 
 import densevit
 from densevit.config import Config
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import LossContext
 from densevit.weights.building import build_model

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from densevit import config as configs
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, DensevitError
 from densevit.interfaces import Class
 from densevit.model import DenseModel

@@ -12,7 +12,7 @@ from torch import nn
 import densevit
 from densevit import config as configs
 from densevit.config import LoraSection
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.model import DenseModel

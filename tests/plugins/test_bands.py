@@ -13,7 +13,7 @@ from PIL import Image
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 
 pytestmark = pytest.mark.integration
 

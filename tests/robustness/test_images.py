@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.io.images import read_image
 from densevit.errors import DataError
 from tests.robustness.test_coco import document, write

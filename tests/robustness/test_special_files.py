@@ -14,7 +14,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.data.io.depth_files import depth_size_of, read_depth
 from densevit.data.io.images import image_header, read_image
 from densevit.data.io.label_files import label_size_of, read_label

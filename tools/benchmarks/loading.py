@@ -20,11 +20,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import Loader, TransformedDataset
-from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.detr import Detr
+from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
 
 _SCALES = range(480, 801, 32)

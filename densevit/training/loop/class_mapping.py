@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.errors import DataError, listed, nearest
 from densevit.interfaces import Class, Dataset, Predictions, TargetType
 from densevit.model import DenseModel
-from densevit.targets.class_mapping import with_classes
+from densevit.targets.target_class_mapping import with_classes
 
 LISTED = 100  # largest number of classes in a message
 

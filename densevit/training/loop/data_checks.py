@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.errors import ConfigError, DataError, PluginError
 from densevit.interfaces import Dataset, Head, Method
 from densevit.model import DenseModel

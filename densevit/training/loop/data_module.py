@@ -11,7 +11,7 @@ from torch.utils.data import DistributedSampler, SequentialSampler
 
 from densevit import config as configs
 from densevit.config import Config, DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.data.loading.dataloader import Loader
 from densevit.errors import ConfigError
 from densevit.interfaces import Method

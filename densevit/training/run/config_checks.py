@@ -9,8 +9,8 @@ from torch import Tensor
 
 from densevit import registry
 from densevit.config import Config
-from densevit.data.build import Data
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.data_builder import Data
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DensevitError, PluginError, did_you_mean, one_line
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Evaluator, Head

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.data.io.image_names import drawing_names, image_names
-from densevit.drawing.samples import draw_extremes, draw_samples
+from densevit.drawing.drawn_samples import draw_extremes, draw_samples
 from densevit.evaluation import tables_file
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Head, Predictions

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from densevit import config as configs
 from densevit.config import Config, DataSection, TrainerSection
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.errors import ConfigError
 from densevit.inference.file_model import FileModel
 from densevit.inference.loading import load

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config
-from densevit.data.build import Data, build_data
+from densevit.data.data_builder import Data, build_data
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, kinds_of_heads
 from densevit.weights.checkpoint_io import Checkpoint

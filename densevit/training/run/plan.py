@@ -12,8 +12,8 @@ from rich import get_console
 
 from densevit import registry
 from densevit.config import Config
-from densevit.data.build import Data
 from densevit.data.channel_statistics import with_channels
+from densevit.data.data_builder import Data
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel, classes_by_head
 from densevit.model.lora import add_adapters

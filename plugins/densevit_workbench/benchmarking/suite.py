@@ -13,7 +13,7 @@ import torch
 from densevit import progress
 from densevit.atomic_io import check_writable, locked_folder
 from densevit.config import Config
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, DensevitError, one_line
 from densevit.inference.loading import device_of
 from densevit.interfaces import Class

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.image_names import image_name
-from densevit.data.transforms.resizing import TrainingTransform
+from densevit.data.transforms.sample_resizing import TrainingTransform
 from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
 from densevit.interfaces import Dataset, Sample

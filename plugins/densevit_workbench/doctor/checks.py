@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 
 from densevit.channels import FULL_RANGES
-from densevit.data.duplicates import HashedImage
+from densevit.data.duplicate_images import HashedImage
 from densevit.errors import listed
 from densevit_workbench.doctor.duplicate_images import identical, nearly_identical
 from densevit_workbench.doctor.findings import Finding, Findings

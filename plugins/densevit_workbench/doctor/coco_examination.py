@@ -10,8 +10,8 @@ import torch
 
 from densevit.channels import Channels
 from densevit.config import DataSection
-from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_annotations import Annotations, crowd_note, read_annotations
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_json import parse_json, section_of
 from densevit.data.datasets.coco_layouts import SPLITS, NamedFiles, SplitFiles, files_of
 from densevit.data.datasets.data_root import root_folder
@@ -68,7 +68,7 @@ def _is_unclear(dataset: Coco, index: int) -> bool:
     """Whether EXIF rotates an image by 90 degrees, while the json states the size before rotation."""
     with suppress(DataError):
         header = image_header(dataset.path(index), dataset.channels)
-        return header.size != header.upright_size and tuple(dataset.given[index].tolist()) == header.size
+        return header.size != header.upright_size and tuple(dataset.json_sizes[index].tolist()) == header.size
     return False
 
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from densevit import registry
 from densevit.config import DataSection
-from densevit.data.build import Data
 from densevit.data.channel_statistics import measured
-from densevit.data.datasets.coco import Coco
+from densevit.data.data_builder import Data
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.mapped_classes import class_order
 from densevit.data.datasets.measured_images import MeasuredImages
-from densevit.data.transforms.resizing import TrainingTransform
+from densevit.data.transforms.sample_resizing import TrainingTransform
 from densevit.errors import ConfigError, DataError, DensevitError, warn_once
 from densevit.interfaces import Dataset
 from densevit.registry.options import takes

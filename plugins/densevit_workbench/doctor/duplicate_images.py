@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from densevit.data.duplicates import NEAR, HashedImage, close_pairs
+from densevit.data.duplicate_images import NEAR, HashedImage, close_pairs
 
 
 def identical(images: Sequence[HashedImage]) -> list[list[HashedImage]]:

@@ -10,10 +10,11 @@ from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.file_checks import SupportsCheckFile, for_each
 from densevit.data.datasets.image_files import image_suffixes
 from densevit.data.datasets.label_maps import LabelMaps
+from densevit.data.datasets.list_files import entry_of
 from densevit.data.datasets.measured_images import MeasuredImages
+from densevit.data.datasets.pair_paths import PairPaths, list_files
 from densevit.data.datasets.paired_dataset import PairedDataset
-from densevit.data.datasets.paired_files import PairPaths, entry_of, list_files
-from densevit.data.datasets.splits import matches
+from densevit.data.datasets.split_names import matches
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.interfaces import Dataset

@@ -9,8 +9,9 @@ from typing import Any
 
 from densevit import registry
 from densevit.config import DataSection
-from densevit.data.datasets.coco import Coco
+from densevit.data.dataset_builder import unchecked_split
 from densevit.data.datasets.coco_annotations import Annotations, annotations_of
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_json import Images, classes_of, is_identifier, parse_json, section_of
 from densevit.data.datasets.coco_layouts import NamedFiles
 from densevit.data.datasets.coco_panoptic import CocoPanoptic, panoptic_json
@@ -19,7 +20,6 @@ from densevit.data.datasets.coco_segmentations import pack, wrong_codes
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import DEFAULT_SHARE
 from densevit.data.datasets.panoptic_annotations import panoptic_classes_of, segments_of
-from densevit.data.splits import unchecked_split
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 from densevit_workbench.doctor.findings import Findings

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch.utils import data
 
-from densevit.data.duplicates import difference_hash, pixel_digest
+from densevit.data.duplicate_images import difference_hash, pixel_digest
 from densevit.data.io.channel_files import as_rgb
 from densevit.data.io.image_names import image_name
 from densevit.data.loading.worker_processes import start_worker
 from densevit.data.sample_checks import check_image
-from densevit.data.transforms.resizing import TrainingTransform, as_numpy, to_pixels
+from densevit.data.transforms.sample_resizing import TrainingTransform, as_numpy, to_pixels
 from densevit.errors import DataError, one_line
 from densevit.interfaces import Dataset, Sample, Size, TargetType
 from densevit.targets.types import TargetTypes, untyped_keys

@@ -14,7 +14,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, DataSection
 from densevit.config.yaml_io import find_file, read_file
-from densevit.data.datasets.coco import other_format
+from densevit.data.datasets.coco_dataset import other_format
 from densevit.data.neighbours import nearest_neighbour
 from densevit.errors import ConfigError, DataError, UnreadableFileError
 from densevit.paths import user_path

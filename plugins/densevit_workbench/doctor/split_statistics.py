@@ -8,7 +8,7 @@ import numpy as np
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.measured_images import MeasuredImages
-from densevit.data.transforms.resizing import TrainingTransform
+from densevit.data.transforms.sample_resizing import TrainingTransform
 from densevit.interfaces import Dataset
 from densevit.targets.types import TargetTypes
 from densevit_workbench.doctor.channel_examination import ChannelValues

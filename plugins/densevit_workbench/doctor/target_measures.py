@@ -6,11 +6,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from densevit.data.transforms.class_maps import class_map
+from densevit.data.transforms.crop_label_maps import class_map
 from densevit.interfaces import IGNORE, VOID, Size, TargetType
+from densevit.targets import LabelMap, PanopticMap, ValueMap
 from densevit.targets.keypoints import Keypoints
-from densevit.targets.maps import LabelMap, PanopticMap, ValueMap
-from densevit.targets.objects import Boxes, InstanceMasks, ObjectLabels
+from densevit.targets.object_targets import Boxes, InstanceMasks, ObjectLabels
 from densevit.targets.run_length_masks import RunLengthMasks
 
 MEASURED_VALUES = 4096  # per map, at most

@@ -8,7 +8,7 @@ import numpy as np
 
 from densevit import registry
 from densevit.config import Config
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.errors import DensevitError, counted
 from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget

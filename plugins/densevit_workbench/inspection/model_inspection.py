@@ -11,7 +11,7 @@ from torch import Tensor
 
 from densevit.data.io.channel_files import as_rgb
 from densevit.data.loading.batch_sampler import collate
-from densevit.data.transforms.resizing import build_evaluation_transform
+from densevit.data.transforms.sample_resizing import build_evaluation_transform
 from densevit.errors import DensevitError
 from densevit.inference.image_inputs import as_sample
 from densevit.inference.loading import load

@@ -7,7 +7,7 @@ from typing import Any
 from densevit.channels import Channels
 from densevit.data.datasets.coco_annotations import annotations_of
 from densevit.data.datasets.coco_json import classes_of, parse_json
-from densevit.data.datasets.coco_layouts import SPLITS, SplitFiles, located_split, single_json
+from densevit.data.datasets.coco_layouts import SPLITS, SplitFiles, files_in_layout, single_json
 from densevit.data.datasets.rotated_boxes import rotation_of
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.folders import files_below
@@ -100,7 +100,7 @@ def _split_files(source: Path) -> dict[str, SplitFiles]:
     """The json of each split; the split "" for a single json."""
     if source.is_file():
         return {"": SplitFiles(source, (source.parent,), source.parent)}
-    split_files = {split: files for split in SPLITS if (files := located_split(source, split)) is not None}
+    split_files = {split: files for split in SPLITS if (files := files_in_layout(source, split)) is not None}
     single = None if split_files else single_json(source)
     return split_files if single is None else {"": single}
 

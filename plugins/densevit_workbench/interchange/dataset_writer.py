@@ -11,7 +11,7 @@ import numpy as np
 from densevit.atomic_io import check_writable, is_empty
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Targets
-from densevit.targets.objects import InstanceMasks, xywh
+from densevit.targets.object_targets import InstanceMasks, xywh
 
 
 def empty_folder(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from densevit import __version__
 from densevit.atomic_io import replaced_file
 from densevit.channels import Channels
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_layouts import NamedFiles, SplitFiles, find_files
 from densevit.data.datasets.file_checks import OnError
 from densevit.data.datasets.scan_cache import Arrays, cache_folder, cached_scan, json_array, json_value

@@ -17,8 +17,8 @@ from pycocotools import mask as rle
 from densevit.channels import RGB, Channels
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.folders import files_below
+from densevit.data.io.image_opening import open_image
 from densevit.data.io.images import read_image
-from densevit.data.io.large_images import open_image
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError, UnreadableFileError
 from densevit_workbench.interchange.annotated import (

@@ -10,7 +10,7 @@ from densevit import registry
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Head, Predictions, Targets
 from densevit.targets import InstanceMasks
-from densevit.targets.class_mapping import with_classes
+from densevit.targets.target_class_mapping import with_classes
 from densevit.targets.types import TargetTypes, as_array
 from densevit.training.loop.evaluators import create_evaluator
 from densevit.weights.class_rows import rows_from, rows_per_class

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from densevit import config as configs
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.model import DenseModel
 from densevit.targets.types import GENERAL_KEYS

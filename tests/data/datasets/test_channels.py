@@ -10,8 +10,8 @@ import tifffile
 
 from densevit import config as configs
 from densevit.channels import Channels
-from densevit.data.build import Data
 from densevit.data.channel_statistics import measured
+from densevit.data.data_builder import Data
 from densevit.data.datasets import division, measured_images
 from densevit.errors import ConfigError, DataError
 

@@ -5,7 +5,7 @@ import torch
 
 import densevit
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.data.datasets.file_checks import check_each
 from densevit.errors import DataError, UnreadableFileError
 from densevit.interfaces import Dataset, Sample

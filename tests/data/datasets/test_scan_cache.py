@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.data.datasets import coco_annotations, measured_images, scan_cache
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
 from tests.data.datasets.conftest import checked

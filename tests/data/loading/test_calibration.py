@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.data.loading import calibration
 from densevit.data.loading.calibration import calibration_images
 from densevit.errors import DataError

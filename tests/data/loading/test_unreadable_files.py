@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.errors import DataError, UnreadableFileError
 from densevit.interfaces import Batch
 

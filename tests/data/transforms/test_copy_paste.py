@@ -8,11 +8,11 @@ import torch
 
 import densevit
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
-from densevit.data.transforms.building import build_transforms
 from densevit.data.transforms.copy_paste import CopyPaste, pasted
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Dataset, Sample
 from densevit.targets import Keypoints, RunLengthMasks, TargetTypes, ValueMap

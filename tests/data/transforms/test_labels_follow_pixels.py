@@ -11,12 +11,12 @@ from torchvision.ops import box_iou
 
 from densevit import registry
 from densevit.config import DataSection, from_mapping
-from densevit.data.build import Data
-from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.building import build_transforms
+from densevit.data.data_builder import Data
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.recoloring import Recoloring, movement, recolored
 from densevit.data.transforms.resized_crop import ResizedCrop
+from densevit.data.transforms.sample_augmentation import Augmentation
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError
 from densevit.interfaces import Dataset, Method, Sample
 from densevit.targets.keypoints import Keypoints

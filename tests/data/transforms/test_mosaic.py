@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.copy_paste import pasted

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from densevit.data.transforms.augmentation import centred
+from densevit.data.transforms.sample_augmentation import centred
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Window
 from densevit.losses.context import LossContext

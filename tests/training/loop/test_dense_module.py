@@ -16,7 +16,7 @@ import densevit
 from densevit.config import DataSection, OptimSection
 from densevit.data.loading.batch_sampler import EvaluationBatches, collate
 from densevit.data.loading.dataloader import Loader, TransformedDataset
-from densevit.data.transforms.building import build_transforms
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.inference.loading import create_model, load

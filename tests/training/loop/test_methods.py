@@ -12,7 +12,7 @@ from torch import nn
 
 import densevit
 from densevit.config.values import with_value
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
 from densevit.inference.loading import load
 from densevit.losses.context import LossContext

@@ -13,7 +13,7 @@ from torch import Tensor
 import densevit
 from densevit.cli import main
 from densevit.config import from_mapping
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
 from densevit.evaluation.feature_probes import NearestNeighbours
 from densevit.interfaces import Batch, LossContext, Losses, Method

@@ -14,7 +14,7 @@ from torch import nn
 import densevit
 from densevit import config as configs
 from densevit.config import Config
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
 from densevit.interfaces import Head

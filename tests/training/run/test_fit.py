@@ -15,7 +15,7 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Batch

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from densevit import config as configs
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset
 from densevit.training.loop.data_checks import check_classes

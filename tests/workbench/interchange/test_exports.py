@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from densevit.data.splits import create_dataset
+from densevit.data.dataset_builder import create_dataset
 from densevit.errors import ConfigError, DataError
 from densevit_workbench.interchange.annotated import Annotated
 from densevit_workbench.interchange.dataset_conversion import convert_dataset

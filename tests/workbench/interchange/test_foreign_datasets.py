@@ -10,7 +10,7 @@ from PIL import Image
 
 import densevit
 from densevit import config as configs
-from densevit.data.datasets.coco import Coco, other_format
+from densevit.data.datasets.coco_dataset import Coco, other_format
 from densevit.errors import DataError
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange.files import write

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from densevit.cli import main
-from densevit.data.splits import create_dataset
+from densevit.data.dataset_builder import create_dataset
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange.files import image, write
 

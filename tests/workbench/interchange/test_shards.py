@@ -14,8 +14,8 @@ from pycocotools import mask as rle
 
 from densevit.cli import main
 from densevit.config import DataSection
-from densevit.data.build import Data
-from densevit.data.splits import create_dataset
+from densevit.data.data_builder import Data
+from densevit.data.dataset_builder import create_dataset
 from densevit.errors import DataError, UnreadableFileError
 from densevit_workbench.interchange.shards import Shards
 

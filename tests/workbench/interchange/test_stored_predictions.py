@@ -19,7 +19,7 @@ from densevit.inference import joining
 from densevit.inference.image_file import ImageFile
 from densevit.interfaces import LABEL_DIVISOR, Class, Predictions
 from densevit.targets.types import TargetTypes
-from densevit_scenes.objects import THINGS
+from densevit_scenes.thing_classes import THINGS
 from densevit_workbench.interchange.prelabels import prelabels, write_prelabels
 from densevit_workbench.interchange.stored_predictions import StoredPredictions, match_files
 from tests.inference.written_predictions import write_predictions

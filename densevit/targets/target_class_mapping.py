@@ -12,14 +12,14 @@ from densevit.interfaces import Class, TargetType
 
 @runtime_checkable
 class SupportsMapClasses(Protocol):
-    """A target type with class indices. A model can be evaluated on data of other classes only with this method."""
+    """A target type with class indices. Evaluating a model on data of other classes needs this method."""
 
     def map_classes(self, value: Any, table: np.ndarray, classes: Sequence[Class]) -> Any:
-        """The value with other class indices.
+        """Returns the value with other class indices.
 
-        table: (K,) int64, the new index of each class; -1: none. classes: the new classes. For values per object,
-        returns the new indices (N,); objects of class -1 are removed with all their values. In maps, pixels of no class
-        have the value `fill`.
+        table: (K,) int64, the new index of each class; -1: none. classes: the new classes. Types per object return the
+        new indices (N,); objects of class -1 are then removed with all their values. In maps, pixels without a new
+        class have the value `fill`.
         """
 
 
@@ -28,24 +28,24 @@ def with_classes(
     mapping_of: Callable[[str], tuple[np.ndarray, Sequence[Class]] | None],
     types: Mapping[str, TargetType],
 ) -> dict[str, Any]:
-    """Targets or predictions of an image with mapped classes; objects without a new class are removed.
+    """Maps the classes of an image's targets or predictions; removes objects without a new class.
 
-    mapping_of: returns the table of a task's classes and the new classes (see `SupportsMapClasses`), or None to
-    leave them unchanged. Mapped tensors are on the CPU.
+    mapping_of: returns the table and the new classes of a task (see `SupportsMapClasses`), or None to leave its classes
+    unchanged. Mapped tensors are on the CPU.
     """
     result = dict(values)
     keep: np.ndarray | None = None
     for key, value in values.items():
-        kind = types.get(key)
-        if kind is None or kind.task is None or not isinstance(kind, SupportsMapClasses):
+        target_type = types.get(key)
+        if target_type is None or target_type.task is None or not isinstance(target_type, SupportsMapClasses):
             continue
-        mapping = mapping_of(kind.task)
+        mapping = mapping_of(target_type.task)
         if mapping is None:
             continue
         array = value.cpu().numpy() if isinstance(value, Tensor) else value
-        mapped = kind.map_classes(array, *mapping)
+        mapped = target_type.map_classes(array, *mapping)
         result[key] = torch.from_numpy(mapped) if isinstance(value, Tensor) else mapped
-        if kind.per == "object":
+        if target_type.per == "object":
             keep = mapped >= 0 if keep is None else keep & (mapped >= 0)
     if keep is None or keep.all():
         return result
@@ -56,4 +56,4 @@ def with_classes(
 def _rows(value: Any, keep: np.ndarray) -> Any:
     if isinstance(value, Tensor):
         return value[torch.from_numpy(keep).to(value.device)]
-    return [one for one, kept in zip(value, keep, strict=True) if kept] if isinstance(value, list) else value[keep]
+    return [item for item, kept in zip(value, keep, strict=True) if kept] if isinstance(value, list) else value[keep]

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from densevit.channels import RGB, Channels
-from densevit.data.transforms.class_maps import class_map
+from densevit.data.transforms.crop_label_maps import class_map
 from densevit.data.transforms.recoloring import movement, recolor, recolored
-from densevit.data.transforms.resizing import (
+from densevit.data.transforms.sample_resizing import (
     Types,
     Values,
     by_channels,
@@ -35,8 +35,8 @@ class Augmentation:
     """Flips, rotates, crops, resizes and recolours a sample as its `Transforms` say.
 
     vertical_flip: also flips images vertically, with probability 0.5.
-    reference: the transforms of evaluation, to which zooms are relative; None: `transforms`. channels: those of the
-        images; only RGB of 8 bits is recoloured, and new pixels are those of `new_pixels`.
+    reference: the transforms of evaluation, to which zooms are relative; None: `transforms`. channels: the images'
+        channels. Only 8-bit RGB is recoloured; added pixels have the values of `new_pixels`.
     """
 
     def __init__(
@@ -80,39 +80,39 @@ class Augmentation:
         return finished(pixels, sample, values, size, self.transforms.canvas)
 
     def check(self, keys: Iterable[str], types: Types) -> None:
-        """Raises ConfigError if these targets have places in the image, and a colour change may move its pixels."""
-        located = [key for key in keys if key in types and has_place(types[key])]
-        moves = next(filter(None, self._movements), None) if located else None
+        """Raises ConfigError if one of these targets has places in the image and a colour change may move pixels."""
+        spatial_keys = [key for key in keys if key in types and has_place(types[key])]
+        moves = next(filter(None, self._movements), None) if spatial_keys else None
         if moves is not None:
             raise ConfigError(
-                f"{moves}, but labels have places in the image ({', '.join(located)}) and would not follow. Fix: leave "
-                "it out; training_frame and rotation of the transforms, and data.vertical_flip, move pixels and labels "
-                "together. A transform that moves none says so by its attribute moves_pixels = False."
+                f"{moves}, but labels have places in the image ({', '.join(spatial_keys)}) and would not follow. Fix: "
+                "leave it out; training_frame and rotation of the transforms, and data.vertical_flip, move pixels and "
+                "labels together. A transform that moves none says so by its attribute moves_pixels = False."
             )
 
     def _reframed(
         self, pixels: np.ndarray, values: Values, types: Types, rng: np.random.Generator
     ) -> tuple[np.ndarray, Values]:
-        """Crops the transforms' random window and resizes it, in one resampling. If it extends beyond the image, the
-        part inside is resized and placed on a larger image."""
+        """Crops a random window of the transforms and resizes it, in one resampling. If the window extends beyond the
+        image, only the part inside is resized, and placed on a larger image."""
         size = (pixels.shape[0], pixels.shape[1])
         class_maps = (class_map(types[key], value) for key, value in values.items())
-        labels = next((found for found in class_maps if found is not None), None)
+        labels = next((label_map for label_map in class_maps if label_map is not None), None)
         boxes = values.get("boxes")
         window, new_size = self.transforms.training_frame_with_boxes(*size, rng, labels, boxes)
-        inside, place = part_inside(window, size, new_size)
+        inside, destination = part_inside(window, size, new_size)
         if self.transforms.kept_objects == "centred" and boxes is not None:
             values = selected(values, types, centred(boxes, window))
         top, left, bottom, right = window
         cropped = (bottom - top, right - left)
         usual = math.prod(self.reference.evaluation_size(*size)) / math.prod(size)
         zoom = math.sqrt(math.prod(new_size) / math.prod(cropped) / usual)
-        new_sides = (place[2] - place[0], place[3] - place[1])  # of the part inside
+        new_sides = (destination[2] - destination[0], destination[3] - destination[1])  # of the part inside
         for key, value in values.items():
             if types[key].per == "pixel" and inside != window:
                 value = types[key].crop(value, inside, size)
                 value = types[key].resize(value, value.shape[-2:], new_sides, zoom)
-                values[key] = placed(value, place, new_size, types[key].fill)
+                values[key] = placed(value, destination, new_size, types[key].fill)
             else:
                 value = types[key].crop(value, window, size)
                 values[key] = types[key].resize(value, cropped, new_size, zoom)
@@ -122,12 +122,12 @@ class Augmentation:
         part = resize_image(pixels[inside[0] : inside[2], inside[1] : inside[3]], new_sides)
         if inside != window:
             fill = new_pixels(pixels.transpose(2, 0, 1), self.channels)
-            part = placed(part.transpose(2, 0, 1), place, new_size, fill).transpose(1, 2, 0)
+            part = placed(part.transpose(2, 0, 1), destination, new_size, fill).transpose(1, 2, 0)
         return part, visible_values(values, types, new_size)
 
 
 def part_inside(window: Window, size: Size, new_size: Size) -> tuple[Window, Window]:
-    """Returns the part of a window that is inside an image of this size, and its place, in whole pixels, in the window
+    """Returns the part of a window inside an image of this size, and where it lies, in whole pixels, in the window
     resized to `new_size`. Raises ConfigError if no pixel is inside."""
     bounds: list[tuple[int, int, int, int]] = []
     for low, high, limit, new in zip(window[:2], window[2:], size, new_size, strict=True):
@@ -144,14 +144,14 @@ def part_inside(window: Window, size: Size, new_size: Size) -> tuple[Window, Win
 
 
 def centred(boxes: np.ndarray, window: Window) -> np.ndarray:
-    """Returns whose boxes (N, 4) xyxy have their centre inside a window, (N,) bool."""
+    """Returns (N,) bool: whether the centre of each box is inside a window. boxes: (N, 4) xyxy."""
     centres = (boxes[:, 1::-1] + boxes[:, :1:-1]) / 2  # (N, 2): y, x
     return np.asarray(((centres > window[:2]) & (centres < window[2:])).all(axis=1))
 
 
 def rotated(pixels: np.ndarray, matrix: np.ndarray, fill: np.ndarray) -> np.ndarray:
-    """Returns a rotated image (H, W, C) of its size. matrix: that of `rotation_matrix`. fill: the values (C,) of new
-    pixels; of float32, they are missing."""
+    """Rotates an image (H, W, C), which keeps its size. matrix: the result of `rotation_matrix`. fill: the values (C,)
+    of added pixels; in float32 images they are missing instead."""
     height, width, channels = pixels.shape
     most = 3 if channels == 3 else 1  # OpenCV samples other numbers of channels at 1/32 pixel
 
@@ -167,27 +167,27 @@ def rotated(pixels: np.ndarray, matrix: np.ndarray, fill: np.ndarray) -> np.ndar
     ).numpy()
 
 
-def placed(value: np.ndarray, place: Window, size: Size, fill: float | np.ndarray) -> np.ndarray:
-    """Returns a map (..., H, W) of this size with the value at its place, and `fill` around."""
+def placed(value: np.ndarray, destination: Window, size: Size, fill: float | np.ndarray) -> np.ndarray:
+    """Returns a map (..., H, W) of this size: `value` in the destination window, `fill` around it."""
     canvas = np.full((*value.shape[:-2], *size), fill, value.dtype)
-    canvas[..., place[0] : place[2], place[1] : place[3]] = value
+    canvas[..., destination[0] : destination[2], destination[1] : destination[3]] = value
     return canvas
 
 
 def visible_shares(boxes: np.ndarray, size: Size) -> np.ndarray:
-    """Returns the share (N,) of each box's area inside the image. boxes: (N, 4) xyxy in its pixels, not empty."""
+    """Returns the share (N,) of each box's area inside an image. boxes: (N, 4) xyxy in pixels, with an area above 0."""
     inside = np.clip(boxes, 0, (size[1], size[0], size[1], size[0]))
-    areas = [np.prod(one[:, 2:] - one[:, :2], axis=1, dtype=np.float64) for one in (inside, boxes)]
+    areas = [np.prod(corners[:, 2:] - corners[:, :2], axis=1, dtype=np.float64) for corners in (inside, boxes)]
     return np.asarray(areas[0] / areas[1])
 
 
 def vflip(target_type: TargetType, value: Any, size: Size) -> Any:
-    """Returns the value of the vertically flipped image: flipped horizontally and rotated by 180 degrees."""
+    """Flips a value vertically: horizontally, then by a rotation of 180 degrees."""
     half_turn = np.array([[-1.0, 0.0, size[1] - 1], [0.0, -1.0, size[0] - 1]])
     return target_type.rotate(target_type.hflip(value, size), half_turn, size)
 
 
 def rotation_matrix(size: Size, angle: float) -> np.ndarray:
-    """Returns the (2, 3) matrix of a counterclockwise rotation, in degrees, about the image's centre. The centre of
-    the first pixel is at 0."""
+    """Returns the (2, 3) matrix of a counterclockwise rotation about the image's centre. angle: degrees. The centre
+    of the first pixel is at 0."""
     return np.asarray(cv2.getRotationMatrix2D(((size[1] - 1) / 2, (size[0] - 1) / 2), angle, 1.0))

@@ -1,4 +1,4 @@
-"""The evaluation transform, and the resampling that it shares with the training transform (`augmentation.py`).
+"""The evaluation transform, and the resampling that it shares with the training transform (`sample_augmentation.py`).
 
 Sizes follow from `data.transforms` and `data.image_size`. Images keep their type; the model normalises them.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Types = Mapping[str, TargetType]
 Values = dict[str, Any]
 
-_MOST_CHANNELS = 128  # of OpenCV's images
+_MOST_CHANNELS = 128  # channels per OpenCV call
 
 
 class TrainingTransform(Protocol):
@@ -60,7 +60,7 @@ class EvaluationTransform:
         self.transforms, self.canvas = transforms, transforms.evaluation_canvas
 
     def size_of(self, height: int, width: int) -> Size:
-        """Returns (h, w) to which an image of this size is resized, without padding."""
+        """Returns (h, w) of an image of this size after resizing, without padding."""
         return self.transforms.evaluation_size(height, width)
 
     def __call__(self, sample: Sample, types: Types | None = None, zoom: float = 1.0) -> Sample:
@@ -80,10 +80,10 @@ class EvaluationTransform:
 
 
 class WithoutAugmentation:
-    """The training transform without augmentation: the evaluation transform. The generator is not used.
+    """A training transform that resizes as in evaluation. The generator is not used.
 
-    evaluation: the evaluation transform, at this transform's size. reference: the transforms whose evaluation size
-    zooms are relative to.
+    evaluation: the evaluation transform, at the size of this transform. reference: zooms are relative to its evaluation
+    size.
     """
 
     def __init__(self, evaluation: EvaluationTransform, reference: Transforms | None = None) -> None:
@@ -111,10 +111,8 @@ def image_size(sample: Sample) -> Size:
 
 
 def usable_values(sample: Sample, types: Types) -> Values:
-    """Returns the sample's typed targets as arrays, clipped to the image, without objects that cannot be trained on.
-
-    Crowds and boxes without area are dropped, with the other values of these objects. Raises DataError as
-    `checked_values`.
+    """Returns the sample's typed targets as arrays, clipped to the image, without objects that cannot be trained on:
+    crowds, and boxes without area. Raises DataError as `checked_values`.
     """
     size, values = image_size(sample), checked_values(sample, types)
     usable = [types[key].usable(value, size) for key, value in values.items() if types[key].per == "object"]
@@ -145,14 +143,14 @@ def checked_values(sample: Sample, types: Types) -> Values:
 
 
 def visible_values(values: Values, types: Types, size: Size) -> Values:
-    """Returns the values of a cropped image, clipped to it, without the objects that are outside."""
+    """Clips the values of a cropped image, and drops objects outside of it."""
     for key in [key for key in values if types[key].per == "object"]:  # in order: later types see fewer objects
         values = selected(values, types, types[key].visible(values[key], size))
     return {key: types[key].clip(value, size) for key, value in values.items()}
 
 
 def selected(values: Values, types: Types, keep: np.ndarray | None) -> Values:
-    """Returns the values with the objects for which keep, (N,) bool, is True; None keeps all."""
+    """Selects objects: keep, (N,) bool; None keeps all."""
     if keep is None or keep.all():
         return values
     return {key: value[keep] if types[key].per == "object" else value for key, value in values.items()}
@@ -169,14 +167,14 @@ def as_tensor(value: Any) -> Any:
 
 
 def _all_of(masks: Iterable[np.ndarray | None]) -> np.ndarray | None:
-    found = [mask for mask in masks if mask is not None]
-    return np.logical_and.reduce(found) if found else None
+    usable = [mask for mask in masks if mask is not None]
+    return np.logical_and.reduce(usable) if usable else None
 
 
 def finished(pixels: np.ndarray, sample: Sample, values: Values, original_size: Size, canvas: Size | None) -> Sample:
-    """Returns the sample of resized pixels (h, w, C), padded to the canvas if there is one.
+    """Builds the sample of resized pixels (h, w, C), padded to the canvas if there is one.
 
-    values: the transformed values; keys of the sample without a type are passed through.
+    values: the transformed values; other keys of the sample pass through if they are metadata.
     """
     size = (pixels.shape[0], pixels.shape[1])
     planes = np.empty((pixels.shape[2], *size), pixels.dtype)
@@ -190,8 +188,8 @@ def finished(pixels: np.ndarray, sample: Sample, values: Values, original_size: 
 
 
 def new_pixels(image: np.ndarray, channels: Channels) -> np.ndarray:
-    """Returns the values (C, 1, 1) of pixels that are added to an image (C, H, W): missing pixels in float32, black in
-    RGB of 8 bits, and the mean of the image's channel in other integers."""
+    """Returns the values (C, 1, 1) of pixels added to an image (C, H, W): missing (NaN) in float32, black in 8-bit RGB,
+    and the channel's mean in other integers."""
     if image.dtype == np.float32:
         return np.full((len(image), 1, 1), np.nan, np.float32)
     if channels.is_rgb and image.dtype == np.uint8 and len(image) == 3:
@@ -205,8 +203,9 @@ def new_pixels(image: np.ndarray, channels: Channels) -> np.ndarray:
 def resize_image(pixels: np.ndarray, size: Size) -> np.ndarray:
     """Resizes an image (H, W, C) to `size`, (h, w): bilinear, with antialiasing when it shrinks.
 
-    Of uint8, differs by one level at most from Pillow and torchvision, with which official weights were trained. Uses
-    torch's kernel, or OpenCV's faster one if no side shrinks. Of missing pixels see `missing_pixels.resampled`.
+    uint8 results differ by at most one level from Pillow and torchvision, with which official weights were trained.
+    Uses torch's kernel, or OpenCV's, which is faster, if no side shrinks. Missing pixels: see
+    `missing_pixels.resampled`.
     """
     height, width = pixels.shape[:2]
     if (height, width) == size:
@@ -221,7 +220,7 @@ def _enlarged(pixels: np.ndarray, size: Size) -> np.ndarray:
 
 def _shrunk(pixels: np.ndarray, size: Size) -> np.ndarray:
     planes = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
-    if planes.dtype == torch.uint16:  # for which torch has no kernel
+    if planes.dtype == torch.uint16:  # torch has no kernel for it
         planes = planes.float()
     resized = F.interpolate(planes, size, mode="bilinear", antialias=True)[0]
     resized = resized.round_().to(torch.uint16) if pixels.dtype == np.uint16 else resized
@@ -229,8 +228,8 @@ def _shrunk(pixels: np.ndarray, size: Size) -> np.ndarray:
 
 
 def by_channels(function: Callable[..., np.ndarray], *arrays: np.ndarray, most: int = _MOST_CHANNELS) -> np.ndarray:
-    """Applies a function of OpenCV's to arrays (..., C), at most `most` channels at a time. Returns (h, w, C): OpenCV
-    drops the axis of a single channel."""
+    """Applies an OpenCV function to arrays (..., C), at most `most` channels at a time. Returns (h, w, C): restores the
+    axis of a single channel, which OpenCV drops."""
     starts = range(0, arrays[0].shape[-1], most)
     parts = [function(*(array[..., i : i + most] for array in arrays)) for i in starts]
     return parts[0].reshape(*parts[0].shape[:2], -1) if len(parts) == 1 else np.dstack(parts)

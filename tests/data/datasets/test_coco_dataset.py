@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_json import color_of
 from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DataError
 from tests.data.datasets.conftest import checked
 from tests.data.datasets.conftest import coco_document as document

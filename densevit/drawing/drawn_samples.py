@@ -1,11 +1,11 @@
-"""Visualizations of a few validation images: predictions beside the ground truth."""
+"""Visualizations of a few validation images: predictions next to the ground truth."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from densevit.data.build import Data
+from densevit.data.data_builder import Data
 from densevit.data.io.image_names import BEST, WORST, drawing_name, image_name
 from densevit.drawing.draw import draw
 from densevit.errors import UnreadableFileError
@@ -28,10 +28,10 @@ def draw_samples(
     types: Types | None = None,
     drawings: Mapping[str, str] | None = None,
 ) -> None:
-    """Draws `count` images, evenly spaced over the validation set, as HEAD-IMAGE.jpg in a folder.
+    """Draws `count` evenly spaced validation images as HEAD-IMAGE.jpg in a folder.
 
-    classes: the classes of each head. thresholds: minimum scores of drawn objects, by head. types: target types of the
-    keys of each head, if they have options. drawings: IMAGE by image name, see `drawing_names`.
+    classes: the classes of each head. thresholds: minimum scores of drawn objects, by head. types: each head's target
+    types with options. drawings: IMAGE by image name, see `drawing_names`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(min(count, len(data.val))):
@@ -58,12 +58,12 @@ def draw_extremes(
     for head, order in indices.items():
         worst = list(order[:count])
         best = list(order[::-1][: min(count, len(order) - len(worst))])
-        for kind, chosen in ((WORST, worst), (BEST, best)):
-            for place, index in enumerate(chosen, start=1):
-                found = _drawn(predict, {head: classes[head]}, thresholds, data, index, types, drawings)
-                for name, drawn in found.values():
-                    (folder / kind).mkdir(parents=True, exist_ok=True)
-                    drawn.save(folder / kind / f"{head}-{place}-{name}.jpg", quality=92)
+        for subfolder, chosen in ((WORST, worst), (BEST, best)):
+            for rank, index in enumerate(chosen, start=1):
+                drawings_by_head = _drawn(predict, {head: classes[head]}, thresholds, data, index, types, drawings)
+                for name, drawn in drawings_by_head.values():
+                    (folder / subfolder).mkdir(parents=True, exist_ok=True)
+                    drawn.save(folder / subfolder / f"{head}-{rank}-{name}.jpg", quality=92)
 
 
 def _drawn(
@@ -75,7 +75,7 @@ def _drawn(
     types: Types | None,
     drawings: Mapping[str, str] | None,
 ) -> dict[str, tuple[str, Image.Image]]:
-    """The name and the drawing of an image by head; empty if it cannot be read and `data.on_error` is skip."""
+    """Draws an image: its name and drawing by head; empty if it cannot be read and `data.on_error` is skip."""
     try:
         sample = data.val[index]
     except UnreadableFileError:
@@ -85,12 +85,18 @@ def _drawn(
     image, truth = sample["image"], sample["targets"]
     name = image_name(data.val, index, truth["image_id"])
     name = (drawings or {}).get(name) or drawing_name(name)
-    found = predict(index)
+    head_predictions = predict(index)
     drawn = {}
-    for head in (head for head in classes if head in found):
+    for head in (head for head in classes if head in head_predictions):
         types_of_head = (types or {}).get(head)
         pixels = draw(
-            image, found[head], classes[head], thresholds[head], truth, types_of_head, channels=data.val.channels
+            image,
+            head_predictions[head],
+            classes[head],
+            thresholds[head],
+            truth,
+            types_of_head,
+            channels=data.val.channels,
         )
         drawn[head] = (name, Image.fromarray(pixels))
     return drawn

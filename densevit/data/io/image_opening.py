@@ -1,5 +1,7 @@
-"""Opens image files for all readers, also beyond Pillow's limit for decompression bombs of 89 million pixels: sliding
-windows predict such images. The limit here is OpenCV's, 2^30 pixels, and 2^20 on a side."""
+"""Opens image files by Pillow, with OpenCV's limits of 2^30 pixels and 2^20 on a side.
+
+Pillow's limit against decompression bombs, 89 million pixels, is too small: sliding windows predict larger images.
+"""
 
 import os
 from collections.abc import Iterator
@@ -15,13 +17,13 @@ MAX_PIXELS = 1 << 30
 MAX_SIDE = 1 << 20
 
 Image.init()
-_FORMATS = [name for name in Image.ID if name != "EPS"]  # programs, which Pillow lets Ghostscript run
-# Of the process: formats such as WebP and TIFF check it when they are decoded, in any thread.
+_FORMATS = [name for name in Image.ID if name != "EPS"]  # Ghostscript would run an EPS file as a program
+# A setting of the process: formats such as WebP and TIFF check it when they are decoded, in any thread.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 def check_size(width: int, height: int) -> None:
-    """Raises DataError for a size beyond the limit above, as a damaged header may have."""
+    """Raises DataError for a size beyond the limits, such as a damaged header's."""
     if min(width, height) < 1:
         raise DataError(f"it has {width} x {height} pixels; expected 1 or more on a side.")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
@@ -33,11 +35,11 @@ def check_size(width: int, height: int) -> None:
 
 @contextmanager
 def open_image(source: str | os.PathLike[str] | IO[bytes], fix: str = OTHER_CHANNELS) -> Iterator[Image.Image]:
-    """Opens an image as `PIL.Image.open`, with the limit above.
+    """Opens an image as `PIL.Image.open` does, within the limits.
 
-    Raises DataError before pixels are decoded for an image beyond the limit or larger than the memory, and for a TIFF
-    of several pages or with further bands; also the errors of `PIL.Image.open`. Of an animation in another format, the
-    first frame is opened. fix: the end of messages about pages and bands.
+    Raises DataError for an image beyond the limits, before it is decoded, or larger than the memory, and for a TIFF of
+    several pages or with further bands; also the errors of `PIL.Image.open`. Animations in other formats open at their
+    first frame. fix: the end of messages about pages and bands.
     """
     with ExitStack() as stack:
         is_path = isinstance(source, str | os.PathLike)

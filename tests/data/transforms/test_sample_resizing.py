@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from densevit.config import DataSection
-from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.building import build_transforms
 from densevit.data.transforms.crop import Crop
 from densevit.data.transforms.detr import Detr
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import resize_image
+from densevit.data.transforms.sample_augmentation import Augmentation
+from densevit.data.transforms.sample_resizing import resize_image
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import DataError
 from densevit.interfaces import Frame, Sample
 from densevit.targets import Depth, InstanceMasks, RunLengthMasks
@@ -294,7 +294,8 @@ def test_maps_are_sampled_at_pixel_centres(size):
 
 @pytest.mark.integration
 def test_albumentations_does_not_check_for_updates():
-    code = "import urllib.request, densevit.data.transforms.resizing, sys; assert 'albumentations' not in sys.modules\n"
+    code = "import urllib.request, densevit.data.transforms.sample_resizing, sys\n"
+    code += "assert 'albumentations' not in sys.modules\n"
     code += "urllib.request.OpenerDirector.open = lambda *given, **options: sys.exit('it went to the network')\n"
     code += "from densevit.data.transforms.recoloring import recolored\n"
     code += "recolored('gentle'); assert 'albumentations' in sys.modules"

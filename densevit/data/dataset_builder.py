@@ -26,23 +26,23 @@ def build_split(section: DataSection, split: str) -> Dataset:
 
 
 def unchecked_split(section: DataSection, split: str) -> Dataset:
-    """Builds one split of a config's data section. Raises PluginError for a wrong option, ConfigError for channels that
-    differ from those of a data set with its own, and DataError for wrong annotations."""
-    name, given = section.name, section.given_channels
-    offered = {"on_error": section.on_error, "channels": given}
+    """Builds one split of a config's data section. Raises PluginError for a wrong option, ConfigError for channel
+    options that a data set with fixed channels contradicts, and DataError for wrong annotations."""
+    name, config_channels = section.name, section.given_channels
+    offered = {"on_error": section.on_error, "channels": config_channels}
     dataset: Dataset = registry.create(
         "datasets", name, split, options=data_options(section), where="data", offered=offered
     )
-    own = dataset.channels
-    same = given.is_rgb or (
-        given.names == own.names
-        and given.range in ((), own.range)
-        and given.nodata in (None, own.nodata)
-        and given.display in ((), own.display)
+    channels = dataset.channels
+    same = config_channels.is_rgb or (
+        config_channels.names == channels.names
+        and config_channels.range in ((), channels.range)
+        and config_channels.nodata in (None, channels.nodata)
+        and config_channels.display in ((), channels.display)
     )
     if not same and not takes(registry.load("datasets", name), "channels"):
         raise ConfigError(
-            f"data.channels, range, nodata or display: the data set {name!r} has channels of its own ({own}). Fix: "
-            "leave them out."
+            f"data.channels, range, nodata or display: the data set {name!r} has channels of its own ({channels}). "
+            "Fix: leave them out."
         )
     return dataset

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from densevit.config import Config, from_mapping
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset, Sample
 

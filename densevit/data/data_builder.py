@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from densevit.config import Config, DataSection
+from densevit.data.dataset_builder import build_split
 from densevit.data.datasets.mapped_classes import MappedClasses, class_order
 from densevit.data.loading.batch_sampler import (
     EvaluationBatches,
@@ -22,24 +23,23 @@ from densevit.data.loading.batch_sampler import (
 from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.data.loading.repeat_factors import RepeatedIndices, SupportsImageClasses, repeat_factors
 from densevit.data.loading.worker_processes import workers_for
-from densevit.data.splits import build_split
-from densevit.data.transforms.building import build_training_transform, build_transforms
 from densevit.data.transforms.copy_paste import CopyPaste
 from densevit.data.transforms.phases import Phase, transforms_at
-from densevit.data.transforms.resizing import (
+from densevit.data.transforms.sample_resizing import (
     EvaluationTransform,
     TrainingTransform,
     WithoutAugmentation,
     create_transforms,
 )
+from densevit.data.transforms.transform_builder import build_training_transform, build_transforms
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Method, Sample, Transforms
 from densevit.layers.padding import padded
 from densevit.targets.types import TargetTypes
 
 if TYPE_CHECKING:
-    from densevit.data.transforms.augmentation import Augmentation
     from densevit.data.transforms.image_mixing import ImageMixing
+    from densevit.data.transforms.sample_augmentation import Augmentation
 
 
 def build_data(config: Config, multiple: int = 32) -> "Data":
@@ -87,7 +87,7 @@ class Data:
 
     @cached_property
     def config_phases(self) -> tuple[Phase, ...]:
-        """The training transforms of the config: of the first phase, and of the final one if there is one."""
+        """The training transforms of the first phase, and of the final phase if the config has one."""
         final = () if self.section.final_phase is None else (self.section.in_final_phase,)
         return tuple(self._phase(section) for section in (self.section, *final))
 
@@ -99,7 +99,7 @@ class Data:
         for size in set(section.multi_scale or (None,)):
             sized = create_transforms(section) if size is None else transforms_at(section, size)
             transform = self._augmented(section, sized)
-            if section is not self.section and not transforms:  # those of other sizes have the same colours
+            if section is not self.section and not transforms:  # colour changes are the same at all sizes
                 self._check_labels(transform)
             transforms[size] = self._with_other_images(transform, section)
         return Phase([transforms[size] for size in section.multi_scale or (None,)], mixing)
@@ -130,7 +130,7 @@ class Data:
 
     @cached_property
     def train_transform(self) -> TrainingTransform:
-        """The transform of the method set by `use`, or else of the config."""
+        """The training transform: the method's after `use`, before it the config's."""
         return self.config_transform
 
     @property
@@ -144,26 +144,29 @@ class Data:
         return tuple(self.train.provides)
 
     def padded_to(self, multiple: int, val_transform: EvaluationTransform | None = None) -> "Data":
-        """Returns this data with batches padded to multiples of `multiple`, and another evaluation transform if one is
-        given. Splits that are built are shared."""
+        """Returns a copy that pads batches to multiples of `multiple`. It shares the splits that are already built.
+
+        val_transform: the evaluation transform of the copy; None keeps this one.
+        """
         data = copy.copy(self)
         data.multiple = multiple
         data.val_transform = self.val_transform if val_transform is None else val_transform
         return data
 
     def use(self, method: Method) -> None:
-        """Makes the training loader use this method's transform and views, in place of an earlier method's."""
+        """Sets the transform and the views of the training loader to the method's."""
         self.train_transform, self.views = method.transform(self.config_transform), method.views
         self._method_transform = method.transform
 
     def use_classes(self, kept: Mapping[str, Sequence[int]]) -> None:
-        """Evaluates some classes, in this order. kept: their indices by task; other tasks keep all classes."""
-        vars(self)["val"] = MappedClasses(self.val, kept)  # in place of the cached one
+        """Restricts evaluation to some classes, in this order. kept: class indices by task; other tasks keep all."""
+        vars(self)["val"] = MappedClasses(self.val, kept)  # replaces the cached property
 
     def check_splits(self, labels: bool = True) -> None:
-        """Builds both splits. If their classes have different orders, `val` gets the order of `train`. Raises DataError
-        for missing labels, for invalid values in a few samples, and for splits with different classes, and
-        ConfigError if the training transform does not support the labels. labels: whether images must have labels.
+        """Builds both splits, and reorders the classes of `val` as in `train`. labels: whether images must have labels.
+
+        Raises DataError for missing labels, for invalid values in a few samples, and for splits with different classes,
+        and ConfigError if the training transform does not support the labels.
         """
         self._check_labels(self._augmentation)
         for dataset, transform in ((self.train, self.train_transform), (self.val, self.val_transform)):
@@ -195,9 +198,9 @@ class Data:
                 "data.mixup and data.cutmix mix the images of a batch, but the training method takes several views of "
                 "each image. Fix: leave them out."
             )
-        prepared = self._transformed(self.train, phases, train=True, views=self.views)
+        transformed = self._transformed(self.train, phases, train=True, views=self.views)
         final = self.section.final_phase
-        return self._loader(prepared, batches, world_size, None if final is None else final.start)
+        return self._loader(transformed, batches, world_size, None if final is None else final.start)
 
     def batches_per_epoch(self, world_size: int = 1) -> int:
         """Returns the number of batches per epoch of one process's training loader."""
@@ -208,8 +211,8 @@ class Data:
         return self._evaluation_loader(self.val, rank, world_size)
 
     def unaugmented_train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
-        """Returns a loader of each training image once over all processes, transformed as in validation, with the
-        classes of the evaluated split. Raises DataError if training images do not have one of these classes."""
+        """Returns a loader of each training image once over all processes, with the evaluation transform and the
+        evaluated split's classes. Raises DataError if the training split lacks one of these classes."""
         dataset, kept = self.train, class_order(self.val.classes, self.train.classes, "train", self.section.split)
         return self._evaluation_loader(MappedClasses(dataset, kept) if kept else dataset, rank, world_size)
 
@@ -221,7 +224,7 @@ class Data:
         return self._loader(self._transformed(dataset, self.val_transform, train=False), batches, world_size)
 
     def evaluated_sample(self, index: int) -> Sample:
-        """Returns an image of the evaluated split as the model gets it, with its `truth` and `dataset_index`."""
+        """Returns a transformed sample of the evaluated split, with its `truth` and `dataset_index`."""
         sample = self._transformed(self.val, self.val_transform, train=False)[SampleKey(index, 0)]
         assert not isinstance(sample, list)
         return sample
@@ -243,9 +246,11 @@ class Data:
 
     @cached_property
     def _epoch_indices(self) -> Callable[[int], np.ndarray] | None:
-        """The indices of an epoch of training images, repeated by repeat factor sampling if it is on; None: each once.
+        """Returns the indices of an epoch by its number, for repeat factor sampling and for data sets that set how
+        often each image occurs; None: each image once.
 
-        Raises ConfigError if the data set has its own order.
+        Raises ConfigError if repeat factor sampling is on and the data set sets the order itself or has no image
+        classes.
         """
         threshold, dataset = self.section.repeat_factor, self.train
         if threshold is None:
@@ -278,11 +283,11 @@ class Data:
 
     def _loader(
         self,
-        prepared: TransformedDataset,
+        dataset: TransformedDataset,
         batches: "TrainBatches | EvaluationBatches",
         world_size: int,
         final_start: float | None = None,
     ) -> Loader:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-        workers = workers_for(self.section.num_workers, len(prepared), processes)
-        return Loader(prepared, batches, self.multiple, workers, final_start)
+        workers = workers_for(self.section.num_workers, len(dataset), processes)
+        return Loader(dataset, batches, self.multiple, workers, final_start)

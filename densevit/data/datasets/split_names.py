@@ -1,4 +1,4 @@
-"""The names of a data set's splits on disk, and the error for a split that it does not have."""
+"""The names of splits on disk, and checks of the options `split` and `limit`."""
 
 import glob
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from densevit.errors import DataError
 
-DIVIDED = ("train", "val")  # the splits of images that are divided by a share
+DIVIDED = ("train", "val")  # the splits into which `data.val_share` divides images
 _SPELLINGS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
 
 
@@ -32,7 +32,7 @@ def matches(root: Path, pattern: str) -> list[str]:
 
 
 def check_split(root: Path, split: str, patterns: Sequence[str], splits: Mapping[str, str] | None = None) -> None:
-    """Raises DataError for another split than train and val, and those of `splits`, if no path has {split}."""
+    """Raises DataError unless the split is train, val or in `splits`, or a path contains {split}."""
     if split not in (*DIVIDED, *(splits or {})) and not any("{split}" in pattern for pattern in patterns):
         raise missing_split(root, split, DIVIDED, "put {split} into the paths of the data set, or ")
 
@@ -42,9 +42,9 @@ def missing_split(where: object, split: str, names: Iterable[str], fix: str = ""
 
     names: its splits. fix: the start of the fix in the message.
     """
-    known = sorted(names)
-    example = next((name for name in known if name != "train"), known[0])
+    ordered = sorted(names)
+    example = next((name for name in ordered if name != "train"), ordered[0])
     return DataError(
-        f"{where} has no split {split!r}, only {', '.join(known)}. Fix: {fix}name one of them, as in "
+        f"{where} has no split {split!r}, only {', '.join(ordered)}. Fix: {fix}name one of them, as in "
         f"data.split={example}."
     )

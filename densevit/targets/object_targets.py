@@ -9,7 +9,7 @@ from densevit.errors import DataError
 from densevit.interfaces import Class, Drawing, Size, TargetType, Window
 from densevit.targets.run_length_masks import RunLengthMasks
 
-MIN_SIDE = 1e-3  # pixels; a narrower clipped box is a rounding error
+MIN_SIDE = 1e-3  # pixels; narrower clipped boxes come from rounding errors
 
 
 class ObjectType(TargetType):
@@ -37,7 +37,7 @@ class Boxes(ObjectType):
             raise DataError(f"has a box that is not finite: {value.tolist()}.")
 
     def value_range(self, value: np.ndarray, size: Size) -> float:
-        """The longer side of the image."""
+        """Returns the longer side of the image."""
         return max(size)
 
     def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
@@ -57,7 +57,7 @@ class Boxes(ObjectType):
         return np.stack([size[1] - right, top, size[1] - left, bottom], axis=1)
 
     def rotate(self, value: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
-        """Boxes around the rotated ones."""
+        """Returns the axis-aligned boxes around the rotated boxes."""
         corners = rotated_points(value[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2), matrix)
         return np.concatenate([corners.min(1), corners.max(1)], axis=1)
 
@@ -93,16 +93,16 @@ class Boxes(ObjectType):
             canvas.boxes(boxes[order], colors, list(zip(names, suffixes, strict=True)))
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
-        """`bbox`: x, y, width, height."""
+        """Returns `bbox`: x, y, width, height."""
         return [{"bbox": box} for box in xywh(value).tolist()]
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
-        boxes = np.array([one["bbox"] for one in encoded], np.float64).reshape(-1, 4)
+        boxes = np.array([entry["bbox"] for entry in encoded], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return boxes
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
-        """Random boxes at least 4 pixels wide and high. size: (h, w), at least 8 pixels each."""
+        """Returns boxes at least 4 pixels wide and high. size: (h, w), at least 8 pixels each."""
         corners = np.sort(rng.random((objects, 2, 2), dtype=np.float32), axis=1)  # (N, (low, high), (x, y))
         room = np.array([size[1] - 4, size[0] - 4], np.float32)
         return np.concatenate([corners[:, 0] * room, corners[:, 1] * room + 4], axis=1)
@@ -127,15 +127,15 @@ class ObjectLabels(ObjectType):
         return np.asarray(table[value])
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
-        """`category_id`: the id of the annotation files."""
+        """Returns `category_id`: the class id in annotation files."""
         return [{"category_id": classes[label].file_id} for label in value.tolist()]
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
         index = {c.file_id: i for i, c in enumerate(classes)}
-        ids = [one["category_id"] for one in encoded]
-        if wrong := [one for one in ids if not isinstance(one, int) or one not in index]:
+        ids = [entry["category_id"] for entry in encoded]
+        if wrong := [file_id for file_id in ids if not isinstance(file_id, int) or file_id not in index]:
             raise DataError(f"has the category_id {wrong[0]!r}, which no class of the model has.")
-        return np.array([index[one] for one in ids], np.int64)
+        return np.array([index[file_id] for file_id in ids], np.int64)
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(max(num_classes, 1), size=objects)
@@ -160,7 +160,7 @@ class Scores(ObjectType):
         return [{"score": score} for score in value.tolist()]
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
-        return np.array([one["score"] for one in encoded], np.float64)
+        return np.array([entry["score"] for entry in encoded], np.float64)
 
 
 class InstanceMasks(ObjectType):
@@ -214,7 +214,7 @@ class InstanceMasks(ObjectType):
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """Draws masks with outlines, high scores on top, and with names unless boxes have them."""
+        """Draws masks with outlines, high scores on top, and with names unless there are boxes, which show them."""
         for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
             if canvas is None or result is None or not len(result.get(key, ())):
                 continue
@@ -222,28 +222,28 @@ class InstanceMasks(ObjectType):
             order = np.arange(len(labels)) if scores is None else np.argsort(-scores, kind="stable")
             masks = np.asarray(result[key]).astype(bool, copy=False)
             ids = np.where(masks.any(axis=0), masks[order].argmax(axis=0), -1)  # (H, W), the topmost mask
-            shown = {place: classes[labels[n]] for place, n in enumerate(order)}
-            names = {} if "boxes" in result else {place: c.name for place, c in shown.items()}
-            canvas.segments(ids, {place: c.color for place, c in shown.items()}, names)
+            shown = {rank: classes[labels[n]] for rank, n in enumerate(order)}
+            names = {} if "boxes" in result else {rank: c.name for rank, c in shown.items()}
+            canvas.segments(ids, {rank: c.color for rank, c in shown.items()}, names)
 
     def encode(self, value: np.ndarray | RunLengthMasks, classes: Sequence[Class]) -> list[dict[str, Any]]:
-        """`segmentation`: compressed run-length codes."""
+        """Returns `segmentation`: COCO's compressed run-length codes."""
         masks = value if isinstance(value, RunLengthMasks) else RunLengthMasks.from_dense(value, value.shape[1:])
         return [{"segmentation": {"size": [*masks.size], "counts": code.decode()}} for code in masks.codes()]
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> RunLengthMasks:
-        codes = [one["segmentation"]["counts"].encode() for one in encoded]
+        codes = [entry["segmentation"]["counts"].encode() for entry in encoded]
         return RunLengthMasks.from_codes(codes, tuple(encoded[0]["segmentation"]["size"]) if encoded else (0, 0))
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> RunLengthMasks:
-        """Random masks: the pixels whose centres are in random boxes."""
+        """Returns masks of the pixels whose centres are in random boxes."""
         y, x = np.arange(size[0])[:, None] + 0.5, np.arange(size[1]) + 0.5
         x0, y0, x1, y1 = Boxes().random(size, objects, num_classes, rng).T[:, :, None, None]  # (N, 1, 1) each
         return RunLengthMasks.from_dense((y >= y0) & (y < y1) & (x >= x0) & (x < x1), size)
 
 
 class CrowdFlags(ObjectType):
-    """(N,) bool: whether an object is a crowd region, which is ignored in evaluation and left out in training."""
+    """(N,) bool: whether an object is a crowd region, which evaluation ignores and training leaves out."""
 
     truth_only = True
 
@@ -260,18 +260,18 @@ class Areas(ObjectType):
 def xywh(boxes: np.ndarray) -> np.ndarray:
     """Converts corners (N, 4) to x, y, width, height, in float64.
 
-    For corners in float64, which were read from a file as x + width, returns the width of the file, if it has up to
-    nine decimal places: (x + width) - x differs in its last bits, which decides at IoUs exactly at a threshold.
+    float64 corners come from files, as x + width. Recovers the file's width, if it has up to nine decimal places: the
+    last bits of (x + width) - x differ, which matters for IoUs exactly at a threshold.
     """
     corners = boxes.astype(np.float64)
     low, high = corners[:, :2], corners[:, 2:]
     sides = high - low
     if boxes.dtype == np.float64:
-        found = np.zeros(sides.shape, bool)
-        for decimals in range(10):  # the fewest decimal places with which the sum is the other corner
+        is_exact = np.zeros(sides.shape, bool)
+        for decimals in range(10):  # the fewest decimal places for which low + width equals high
             rounded = np.round(high - low, decimals)
-            new = ~found & (low + rounded == high)
-            sides, found = np.where(new, rounded, sides), found | new
+            new = ~is_exact & (low + rounded == high)
+            sides, is_exact = np.where(new, rounded, sides), is_exact | new
     return np.concatenate([low, sides], axis=1)
 
 

@@ -7,17 +7,18 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-NEAR = 20  # the most of 256 bits in which the difference hashes of nearly identical images differ
+NEAR = 20  # maximum Hamming distance of the difference hashes (256 bits) of nearly identical images
 _AT_ONCE = 2**25  # comparisons in one block, of 4 bytes each
 _SIDE = 16  # of the difference hash: 16 x 16 bits
-_LEAST_SHARE = 0.2  # of bits that are 1, and that are 0; natural images have about half
+_LEAST_SHARE = 0.2  # minimum share of ones, and of zeros, in a hash; in natural images about half
 _FLAT = 8  # grey levels; an image with fewer has no meaningful difference hash
 
 
 class HashedImage(NamedTuple):
-    """Hashes of an image. digest: the hash of the pixels. bits: (256,) bool, the difference hash; None if the image is
-    flat.
-    split, name: the image's split and file name, for messages.
+    """Hashes of an image.
+
+    split, name: the image's split and file name, for messages. digest: the hash of the pixels. bits: (256,) bool, the
+    difference hash; None if the image is flat.
     """
 
     split: str
@@ -29,7 +30,7 @@ class HashedImage(NamedTuple):
 def duplicate_groups(images: Sequence[HashedImage]) -> tuple[np.ndarray, np.ndarray]:
     """Returns two group numbers for each image, (N,) each: by identical, and by identical or nearly identical images.
 
-    An image that is nearly identical to two others is in one group with both.
+    Near identity is transitive here: if A is nearly identical to B and B to C, all three are in one group.
     """
     numbers: dict[bytes, int] = {}
     identical_groups = np.array([numbers.setdefault(image.digest, len(numbers)) for image in images], np.int64)
@@ -40,7 +41,7 @@ def duplicate_groups(images: Sequence[HashedImage]) -> tuple[np.ndarray, np.ndar
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
-        for pairs in close_pairs(np.stack([one.bits for one in first.values() if one.bits is not None]), NEAR):
+        for pairs in close_pairs(np.stack([image.bits for image in first.values() if image.bits is not None]), NEAR):
             starts = np.concatenate([joined[hashed[pairs[:, 0]]], joined])
             ends = np.concatenate([joined[hashed[pairs[:, 1]]], joined])
             graph = coo_array((np.ones(len(starts), bool), (starts, ends)), shape=(len(numbers), len(numbers)))
@@ -53,7 +54,7 @@ def close_pairs(bits: np.ndarray, most_bits: int) -> Iterator[np.ndarray]:
     signs = bits.astype(np.float32) * 2 - 1
     rows = max(1, _AT_ONCE // len(signs))
     for start in range(0, len(signs), rows):
-        # of two vectors of +-1, the product is 256 minus twice the number of different bits
+        # the dot product of two vectors of +-1 is 256 - 2 * Hamming distance
         products = signs[start : start + rows] @ signs[start:].T
         pairs = np.argwhere(products >= signs.shape[1] - 2 * most_bits)
         yield pairs[pairs[:, 1] > pairs[:, 0]] + start
@@ -69,8 +70,8 @@ def difference_hash(pixels: np.ndarray) -> np.ndarray | None:
     """Difference hash (256,) bool of an image (H, W, 3) uint8: whether each of 16 x 16 grey cells is brighter than its
     left neighbour.
 
-    Pillow computes the cells with integers, so that it is the same on each machine. None for an image of less than 8
-    grey levels, and for a hash of almost only zeros or ones, which distinguishes few images.
+    Pillow resizes with integers, so the hash is the same on every machine. None for an image of fewer than 8 grey
+    levels, and for a hash of almost only zeros or ones, which distinguishes few images.
     """
     grey = Image.fromarray(np.ascontiguousarray(pixels)).convert("L")
     cells = np.asarray(grey.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX))

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from densevit.data.duplicates import HashedImage, difference_hash
+from densevit.data.duplicate_images import HashedImage, difference_hash
 from densevit_workbench.doctor.duplicate_images import nearly_identical
 
 

@@ -4,12 +4,16 @@ from typing import TYPE_CHECKING
 
 from densevit.channels import RGB, Channels
 from densevit.config import DataSection
-from densevit.data.transforms.resizing import EvaluationTransform, WithoutAugmentation, build_evaluation_transform
+from densevit.data.transforms.sample_resizing import (
+    EvaluationTransform,
+    WithoutAugmentation,
+    build_evaluation_transform,
+)
 from densevit.errors import ConfigError
 from densevit.interfaces import Transforms
 
 if TYPE_CHECKING:
-    from densevit.data.transforms.augmentation import Augmentation
+    from densevit.data.transforms.sample_augmentation import Augmentation
 
 
 def build_transforms(section: DataSection) -> "tuple[Augmentation | WithoutAugmentation, EvaluationTransform]":
@@ -21,8 +25,8 @@ def build_transforms(section: DataSection) -> "tuple[Augmentation | WithoutAugme
 def build_training_transform(
     section: DataSection, transforms: Transforms, reference: Transforms, channels: Channels = RGB
 ) -> "Augmentation | WithoutAugmentation":
-    """Builds the training transform. reference: the transforms of evaluation. channels: those of the images. Raises
-    ConfigError for flips of images that are not augmented."""
+    """Builds the training transform. reference: the transforms of evaluation. channels: the images' channels. Raises
+    ConfigError for `vertical_flip` with transforms that do not augment."""
     if not transforms.augments:
         if section.vertical_flip:
             raise ConfigError(
@@ -30,6 +34,8 @@ def build_training_transform(
                 "out, or set other data.transforms, such as fixed."
             )
         return WithoutAugmentation(EvaluationTransform(transforms), reference)
-    from densevit.data.transforms.augmentation import Augmentation  # late: albumentations takes a second to import
+    from densevit.data.transforms.sample_augmentation import (
+        Augmentation,  # late: albumentations takes a second to import
+    )
 
     return Augmentation(transforms, section.vertical_flip, reference, channels)

@@ -16,8 +16,8 @@ from densevit.data.datasets.coco_layouts import (
     NoAnnotationsError,
     SplitFiles,
     Where,
+    files_in_layout,
     find_files,
-    located_split,
     single_json,
 )
 from densevit.data.datasets.data_root import root_folder
@@ -26,7 +26,7 @@ from densevit.data.datasets.exif_grids import Grid, annotated_grid
 from densevit.data.datasets.file_checks import OnError
 from densevit.data.datasets.image_files import check_missing, existing_files
 from densevit.data.datasets.measured_images import STORED, MeasuredImages
-from densevit.data.datasets.splits import check_limit
+from densevit.data.datasets.split_names import check_limit
 from densevit.data.io.rgb_files import Header
 from densevit.data.outside_paths import check_file_names
 from densevit.errors import DataError, PluginError, warn_once
@@ -53,16 +53,15 @@ class Coco(MeasuredImages):
         one part, and the parts depend only on the images' content (see `validation_part`). A json given by
         `annotations` is divided only if val_share is given.
     limit: the number of images to use, the first ones.
-    boxes: whether boxes and segmentations are on the upright image or on the pixels as they are stored, for images
-        that EXIF rotates and of which the json does not have the upright size (see `annotated_grid`).
+    boxes: whether boxes and segmentations are on the upright image or on the stored pixels, for images that EXIF
+        rotates and whose size in the json is not the upright one (see `annotated_grid`).
     crowds: "ignore" does not train on objects with `iscrowd` 1 and does not count them in AP, as COCO's evaluation;
-        "objects" treats them as objects. By default they are ignored, with a warning if they are more than 5 % of the
-        objects: COCO has 1 %, and CVAT writes `iscrowd` 1 for each mask that is painted with a brush.
+        "objects" treats crowds as objects. By default crowds are ignored, with a warning above 5 % of the objects: COCO
+        has 1 %, and CVAT writes `iscrowd` 1 for each mask painted with a brush.
 
-    The json is checked at the start (see `read_annotations`), and all images by `check_files`. Samples have the boxes
-    of the json, which evaluation uses; in training they are clipped to the image, and those without area are left out.
-    `area` defaults to width times height. A json without `annotations`, as of test sets, gives images
-    without labels.
+    The constructor checks the json (see `read_annotations`), and `check_files` all images. Samples have the json's
+    boxes, as evaluation needs them; training clips boxes to the image and leaves out boxes without area. `area`
+    defaults to width times height. A json without `annotations`, such as a test set's, gives images without labels.
     """
 
     def __init__(
@@ -93,8 +92,8 @@ class Coco(MeasuredImages):
             check_file_names(self.file, read.image_ids.tolist(), names, self.folder)
         chosen = np.ones(len(read), bool)
         if is_divided:
-            found = existing_files(self.folder, names, self.file, outside_paths)[0]
-            paths = [str(self.folder / name) for name in found]
+            existing_names = existing_files(self.folder, names, self.file, outside_paths)[0]
+            paths = [str(self.folder / name) for name in existing_names]
             chosen, self.division = part_of(split, paths, val_share, self.file, channels)
         if limit is not None:
             chosen &= np.cumsum(chosen) <= limit
@@ -105,9 +104,9 @@ class Coco(MeasuredImages):
             read = replace(read, iscrowd=np.zeros_like(read.iscrowd))
         names, self.missing = existing_files(self.folder, read.names(), self.file, outside_paths)
         self.open(self.folder, names, channels)
-        self.given, self.boxes, self.masks, self._split = read.sizes, boxes, masks, split
-        self._grids[:, :2] = self.given
-        self.annotations = replace(read, sizes=self._grids[:, :2])  # which `measure` completes
+        self.json_sizes, self.boxes, self.masks, self._split = read.sizes, boxes, masks, split
+        self._grids[:, :2] = self.json_sizes
+        self.annotations = replace(read, sizes=self._grids[:, :2])  # a view: `measure` completes the sizes
         self.classes = {"detection": read.classes}
         self.provides = (("boxes", "labels", "masks") if masks else ("boxes", "labels")) if read.labelled else ()
 
@@ -120,11 +119,11 @@ class Coco(MeasuredImages):
         return [str(self.file)] if index == 0 else []
 
     def check_files(self, on_error: OnError = "raise") -> None:
-        """Checks all images. Warns of boxes on the stored pixels of photos that EXIF rotates."""
+        """Checks all images. Warns if boxes are read on the stored pixels of photos that EXIF rotates."""
         if on_error == "raise" or len(self.missing) == len(self):
             check_missing(self.file, self.folder, self.annotations.names(), self.missing)
         super().check_files(on_error)
-        stored = np.flatnonzero((self._grids[:, 2] == STORED) & (self.given == self._grids[:, :2]).all(axis=1))
+        stored = np.flatnonzero((self._grids[:, 2] == STORED) & (self.json_sizes == self._grids[:, :2]).all(axis=1))
         if self.boxes is None and len(stored):
             warn_once(
                 f"{self.file}: EXIF rotates {len(stored):,} of {len(self):,} images by 90 degrees (first: "
@@ -134,19 +133,20 @@ class Coco(MeasuredImages):
             )
 
     def grid(self, index: int, header: Header) -> tuple[Size, bool]:
-        """Returns the size of the annotated grid, and whether it is that of the upright image (see `annotated_grid`).
+        """Returns the size of the annotated grid, and whether the grid is upright (see `annotated_grid`).
 
-        Raises DataError for another size, and for objects that fit only the other grid, unless `boxes` is set.
+        Raises DataError if the json's size is neither the upright nor the stored size, and, unless `boxes` is set, for
+        objects that fit only the other grid.
         """
-        given = (int(self.given[index, 0]), int(self.given[index, 1]))
-        if 0 not in given and given not in (header.upright_size, header.size):
+        json_size = (int(self.json_sizes[index, 0]), int(self.json_sizes[index, 1]))
+        if 0 not in json_size and json_size not in (header.upright_size, header.size):
             height, width = header.upright_size
             raise DataError(
-                f"{self.path(index)} has {width} x {height} pixels, but {self.file} says {given[1]} x {given[0]}. "
-                "Boxes would not fit: the image was resized or replaced."
+                f"{self.path(index)} has {width} x {height} pixels, but {self.file} says {json_size[1]} x "
+                f"{json_size[0]}. Boxes would not fit: the image was resized or replaced."
             )
-        size, is_upright = annotated_grid(given, header, self.boxes)
-        if self.boxes is None and given != header.upright_size != header.size:
+        size, is_upright = annotated_grid(json_size, header, self.boxes)
+        if self.boxes is None and json_size != header.upright_size != header.size:
             self._check_boxes(index, size, "stored" if is_upright else "upright")
         self._check_segmentations(index, size)
         return size, is_upright
@@ -155,7 +155,7 @@ class Coco(MeasuredImages):
         """Raises DataError for a box that fits only the other grid of an image that EXIF rotates."""
         rows = self._rows(index)
         fits, fits_other = (
-            (self.annotations.boxes[rows] <= np.tile(one, 2) + _MARGIN).all(axis=1) for one in (size[::-1], size)
+            (self.annotations.boxes[rows] <= np.tile(sides, 2) + _MARGIN).all(axis=1) for sides in (size[::-1], size)
         )
         wrong = np.flatnonzero(~fits & fits_other)
         if len(wrong):
@@ -166,14 +166,14 @@ class Coco(MeasuredImages):
             )
 
     def _check_segmentations(self, index: int, size: Size) -> None:
-        """Raises DataError for a segmentation for another size than that of its image."""
+        """Raises DataError for a segmentation whose size is not its image's."""
         if self.annotations.segmentations is None:
             return
         rows = self._rows(index)
-        made_for = self.annotations.segmentations.sizes[rows]  # (n, 2), 0: any
-        wrong = np.flatnonzero((made_for[:, 0] > 0) & (made_for != size).any(axis=1))
+        encoded_sizes = self.annotations.segmentations.sizes[rows]  # (n, 2), 0 for polygons
+        wrong = np.flatnonzero((encoded_sizes[:, 0] > 0) & (encoded_sizes != size).any(axis=1))
         if len(wrong):
-            height, width = made_for[wrong[0]].tolist()
+            height, width = encoded_sizes[wrong[0]].tolist()
             raise DataError(
                 f"{self.file}: annotation {self.annotations.ids[rows][wrong[0]]}: its `segmentation` is for an image "
                 f"of {width} x {height}, but the image has {size[1]} x {size[0]}. If EXIF rotates it, set data.boxes "
@@ -201,16 +201,16 @@ class Coco(MeasuredImages):
 
     def image_classes(self) -> np.ndarray:
         """Returns (P, 2) image and class of each object that can be trained on."""
-        known = self.annotations
-        return np.stack([known.images, known.labels], axis=1)[self._usable()]
+        annotations = self.annotations
+        return np.stack([annotations.images, annotations.labels], axis=1)[self._usable()]
 
     def all_objects(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
         """Returns image, clipped box and class of each object that can be trained on, without reading images."""
-        known, objects = self.annotations, self._usable()
-        if not known.labelled:
+        annotations, objects = self.annotations, self._usable()
+        if not annotations.labelled:
             return None
-        boxes, labels = known.clipped_boxes()[objects], known.labels[objects].astype(np.int64)
-        return known.images[objects], {"boxes": boxes, "labels": labels}
+        boxes, labels = annotations.clipped_boxes()[objects], annotations.labels[objects].astype(np.int64)
+        return annotations.images[objects], {"boxes": boxes, "labels": labels}
 
     @classmethod
     def find(
@@ -223,9 +223,9 @@ class Coco(MeasuredImages):
         on_error: OnError,
         channels: Channels,
     ) -> tuple[SplitFiles, bool]:
-        """Returns the json of a split, and whether it has the images of both train and val, which are then divided.
+        """Returns the files of a split, and whether they hold the images of train and val, which are then divided.
 
-        A root without a json is read by the data set of another format that recognises it.
+        If root has no json, the data set of another format that recognises root converts it.
         """
         try:
             if root is not None and root.is_file():
@@ -240,8 +240,8 @@ class Coco(MeasuredImages):
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
         """Recognises a folder with a json in one of the layouts, or with a single json in COCO's format."""
-        found = any(located_split(root, split) for split in ("train", "val")) or single_json(root)
-        return {} if found else None
+        has_json = any(files_in_layout(root, split) for split in ("train", "val")) or single_json(root)
+        return {} if has_json else None
 
     def image_name(self, index: int) -> str:
         """Returns the image's `file_name` in the json."""
@@ -261,13 +261,13 @@ class Coco(MeasuredImages):
 
     def objects(self, index: int) -> Targets:
         """Returns boxes, labels, area and iscrowd of an image as in the json, without reading its file."""
-        known = self.annotations
+        annotations = self.annotations
         rows = self._rows(index)
         return {
-            "boxes": torch.from_numpy(known.boxes[rows].copy()),
-            "labels": torch.from_numpy(known.labels[rows].astype(np.int64)),
-            "area": torch.from_numpy(known.area[rows].copy()),
-            "iscrowd": torch.from_numpy(known.iscrowd[rows].copy()),
+            "boxes": torch.from_numpy(annotations.boxes[rows].copy()),
+            "labels": torch.from_numpy(annotations.labels[rows].astype(np.int64)),
+            "area": torch.from_numpy(annotations.area[rows].copy()),
+            "iscrowd": torch.from_numpy(annotations.iscrowd[rows].copy()),
         }
 
     def _usable(self) -> np.ndarray:
@@ -280,11 +280,11 @@ class Coco(MeasuredImages):
 
 
 def other_format(root: Path) -> tuple[str, type[Coco]] | None:
-    """Returns the data set of another format, by its name, that recognises a folder or a file: a subclass of `Coco`
-    that writes a json of the folder's annotations."""
+    """Returns the name and class of the data set that recognises a folder or file in another format: a subclass of
+    `Coco` that converts its annotations to a json. None if there is none."""
     for name in registry.find("datasets"):
         with suppress(PluginError):
-            kind = registry.load("datasets", name)
-            if kind is not Coco and issubclass(kind, Coco) and kind.recognise(root) is not None:
-                return name, kind
+            plugin = registry.load("datasets", name)
+            if plugin is not Coco and issubclass(plugin, Coco) and plugin.recognise(root) is not None:
+                return name, plugin
     return None

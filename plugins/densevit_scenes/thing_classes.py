@@ -1,4 +1,4 @@
-"""Classes of things with random proportions and poses, and their coats (appearance), independent of the class."""
+"""Classes of things, with random proportions and poses, and random coats (appearance), independent of the class."""
 
 import math
 from collections.abc import Callable
@@ -71,7 +71,7 @@ THINGS: dict[str, Callable[[PortableRng, float], Posed]] = {
     "star": _star,
     "chair": _chair,
 }
-FACING = ("ring", "star")  # ambiguous edge-on: when upright, they roughly face the camera
+FACING = ("ring", "star")  # classes that roughly face the camera when tilted: edge-on they are ambiguous
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (196, 48, 44),
@@ -92,7 +92,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 
 
 def draw_coat(rng: PortableRng, size: float) -> Coat:
-    """A random coat for a thing of a size in metres; the number of stripes does not depend on the size."""
+    """Draws a random coat. size: the thing's size in metres; the number of stripes does not depend on it."""
     color = rng.choice(tuple(COLORS))
     return Coat(
         color=color,
@@ -106,7 +106,7 @@ def draw_coat(rng: PortableRng, size: float) -> Coat:
 
 
 def _paints(rng: PortableRng, color: str) -> tuple[Vector, Vector]:
-    """The colour and a second one: another colour, a darker or a lighter shade."""
+    """Returns a shade of the colour, and a second paint: another colour, or a darker or lighter shade."""
     first = _shade_of(rng, color)
     r, g, b = first
     if rng.bernoulli(0.4):
