@@ -53,8 +53,7 @@ class BoxPositionBias(nn.Module):
         gaussian = -0.5 * ((position - point[..., None, :]) / spread[..., None, :]) ** 2  # (B, Q, 2, N, heads)
         edges = torch.cat([centre - half, centre + half], dim=-1)  # (B, Q, 2, 2)
         offset = position - edges[..., None, :]
-        offset = offset.abs().log1p().copysign(offset) / math.log(8)  # log2 / 3
-        offset = offset.to(self.rows.last.weight.dtype)
+        offset = (offset.sign() * (offset.abs() + 1).log2() / 3).to(self.rows.last.weight.dtype)
         learned = torch.stack([self.columns(offset[:, :, 0]), self.rows(offset[:, :, 1])], dim=2)
         # The layout of the scores, before the larger map of both axes.
         columns, rows = (gaussian + learned).permute(2, 0, 4, 1, 3).contiguous()  # (B, heads, Q, N) each
