@@ -45,7 +45,8 @@ class BoxPositionBias(nn.Module):
     def forward(self, boxes: Tensor, memory: Memory) -> Tensor:
         """boxes: (B, Q, 4) cxcywh. Returns (B, heads, Q, S)."""
         H, W = memory.size
-        position = torch.arange(max(H, W), device=boxes.device)[:, None] + 0.5  # (N, 1), in cells, as what follows
+        longest = torch.sym_max(H, W)  # symbols while a file is traced
+        position = torch.arange(longest, device=boxes.device)[:, None] + 0.5  # (N, 1), in cells, as what follows
         boxes = boxes / memory.cell.repeat(1, 2)[:, None]
         centre, half = boxes[..., :2, None], boxes[..., 2:, None] / 2  # (B, Q, 2, 1), columns and rows
         point = centre + half * self.points  # (B, Q, 2, heads)
