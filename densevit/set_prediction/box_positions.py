@@ -45,7 +45,8 @@ class BoxPositionBias(nn.Module):
     def forward(self, boxes: Tensor, memory: Memory) -> Tensor:
         """boxes: (B, Q, 4) cxcywh. Returns (B, heads, Q, S)."""
         H, W = memory.size
-        position = torch.arange(max(H, W), device=boxes.device)[:, None] + 0.5  # (N, 1), in cells, as what follows
+        longest = torch.sym_max(H, W)  # symbols while a file is traced
+        position = torch.arange(longest, device=boxes.device)[:, None] + 0.5  # (N, 1), in cells, as what follows
         boxes = boxes / memory.cell.repeat(1, 2)[:, None]
         centre, half = boxes[..., :2, None], boxes[..., 2:, None] / 2  # (B, Q, 2, 1), columns and rows
         point = centre + half * self.points  # (B, Q, 2, heads)
@@ -53,8 +54,7 @@ class BoxPositionBias(nn.Module):
         gaussian = -0.5 * ((position - point[..., None, :]) / spread[..., None, :]) ** 2  # (B, Q, 2, N, heads)
         edges = torch.cat([centre - half, centre + half], dim=-1)  # (B, Q, 2, 2)
         offset = position - edges[..., None, :]
-        offset = offset.abs().log1p().copysign(offset) / math.log(8)  # log2 / 3
-        offset = offset.to(self.rows.last.weight.dtype)
+        offset = (offset.sign() * (offset.abs() + 1).log2() / 3).to(self.rows.last.weight.dtype)
         learned = torch.stack([self.columns(offset[:, :, 0]), self.rows(offset[:, :, 1])], dim=2)
         # The layout of the scores, before the larger map of both axes.
         columns, rows = (gaussian + learned).permute(2, 0, 4, 1, 3).contiguous()  # (B, heads, Q, N) each
