@@ -227,3 +227,12 @@ def test_widths_are_those_of_the_file() -> None:
     exact = corners.astype(np.float64)
     assert np.array_equal(xywh(corners)[:, 2:], exact[:, 2:] - exact[:, :2])
     assert np.array_equal(xywh(exact)[:, 2:], exact[:, 2:] - exact[:, :2])
+
+
+def test_half_precision_predictions_are_not_rounded():
+    pairs = messy(2)
+    half = [({**p, "boxes": p["boxes"].bfloat16(), "scores": p["scores"].bfloat16()}, t) for p, t in pairs]
+    as_float = [
+        ({**p, "boxes": p["boxes"].bfloat16().float(), "scores": p["scores"].bfloat16().float()}, t) for p, t in pairs
+    ]
+    assert same(evaluated(half).compute(), evaluated(as_float).compute())

@@ -157,6 +157,7 @@ def test_segments_in_excess_of_the_queries_are_unlabelled_and_are_reported():
     with pytest.warns(UserWarning, match="image 'a' has 3 segments, but num_queries is 2"):
         found = criterion.losses([layer], cells, [map_of()], LossContext())
     assert all(value.isfinite() for value in found.values())
+    assert criterion.loss_counts([map_of(), map_of((13, 18)), {"size": (36, 32)}]) == {"images": 2.0}
 
 
 # ---- layers ----
