@@ -17,6 +17,8 @@ from densevit.model import DenseModel
 from densevit.weights.building import build_model
 from densevit.weights.key_mapping import Translation, canonical, describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
+from densevit_backbones.vit.variants import VARIANTS, Variant
+from densevit_heads.rf_detr import backbone_checkpoints
 
 NOTHING = "(?!)"  # a pattern without matching keys
 
@@ -165,6 +167,14 @@ def whole() -> Callable[..., DenseModel]:
     checkpoint. Options go to the backbone.
     """
     return _whole
+
+
+@pytest.fixture
+def small_rf_detr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes of `models.rf_detr` and `models.lw_detr` are those of variants."""
+    for name, width, depth, heads in (("nano", 48, 12, 4), ("lw_tiny", 48, 6, 12), ("lw_small", 516, 6, 12)):
+        monkeypatch.setitem(VARIANTS, name, Variant(width, depth, heads, 0.0))
+        monkeypatch.setitem(backbone_checkpoints.VARIANTS, name, (width, depth, heads))
 
 
 @pytest.fixture(scope="session")
