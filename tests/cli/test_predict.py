@@ -10,7 +10,6 @@ from PIL import Image
 
 from densevit.cli import main
 from tests.cli.stand_in import StandIn, read
-from tests.inference.test_image_inputs import address  # noqa: F401  # a fixture
 
 
 def test_images_are_drawn_and_predictions_written_for_coco(model, photos, capsys):
@@ -43,34 +42,6 @@ def test_boxes_of_windows_are_written_from_a_lowest_score(model, photos, monkeyp
     assert lowest == [{"detection": 0.05}, {"detection": 0.01}]
 
 
-def test_unreadable_image_is_named_and_others_are_predicted(model, photos, capsys):
-    whole = Path("b/cat.png").read_bytes()
-    Path("b/cat.png").write_bytes(whole[: len(whole) // 2])
-    Path("b/notes.jpg").write_text("not an image")
-    assert main(["predict", "RUN", "b", "--out", "found"]) == 1
-    said = capsys.readouterr()
-    assert "2 of 4 images; 2 could not be read" in said.out
-    assert "b/cat.png" in said.err and "b/notes.jpg" in said.err
-    assert sorted(path.name for path in Path("found/drawn").iterdir()) == ["000139.jpg", "1.jpg"]
-    assert len(read("found/predictions.json")) == 4
-
-
-def test_urls_are_downloaded_as_by_predict_in_python(
-    model: StandIn,
-    photos: Path,
-    address: str,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-):
-    urls = [f"{address}/{path}" for path in ("image.png", "gone.png", "page")]
-    assert main(["predict", "RUN", "a", *urls, "--out", "found"]) == 1
-    said = capsys.readouterr()
-    assert "2 of 4 images; 2 could not be read" in said.out
-    assert f"{urls[1]}: the server answers 404" in said.err and f"{urls[2]}: the server sends text/html" in said.err
-    assert sorted(path.name for path in Path("found/drawn").iterdir()) == ["1.jpg", "image.jpg"]
-    entry = {"id": "image.png", "file_name": urls[0], "width": 30, "height": 20, "name": "image"}
-    assert read("found/images.json")[1] == entry
-
-
 def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch):
     class Dense(StandIn):
         """Predicts a dog in the image's first row and cats below, all 1.5 m away."""
@@ -91,17 +62,3 @@ def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch)
     assert (np.array(labels)[0] == 18).all() and (np.array(labels)[1:] == 17).all()
     assert (np.array(Image.open("found/depth/cat.png")) == 384).all()
     assert len(read("found/images.json")) == 3 and not Path("found/predictions.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere"], "nowhere: there is no such file or folder"),
-        (["a", "--batch-size", "0"], "--batch-size is 0"),
-        (["a", "--device", "nonsense"], "--device nonsense: "),
-    ],
-)
-def test_errors_are_raised_before_writing(model, photos, capsys, arguments, message):
-    assert main(["predict", "RUN", *arguments, "--out", "found"]) == 2
-    assert message in capsys.readouterr().err
-    assert not Path("found").exists()

@@ -56,7 +56,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "uncompressed tiles": {"tile": (32, 64)},
     "strips": {"rowsperstrip": 7, "compression": "lzw"},
     "uncompressed strips": {"rowsperstrip": 16},
-    "big-endian": {"byteorder": ">"},
     "big-endian tiles": {"byteorder": ">", "tile": (32, 64), "compression": "zlib"},
     "planar": {"planarconfig": "separate", "rowsperstrip": 16, "compression": "zlib"},
     "planar tiles": {"planarconfig": "separate", "tile": (64, 48), "compression": "zlib"},
@@ -161,7 +160,6 @@ def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (BANDS, "tiles", (117, 131), ["--window", "48", "--stride", "20"]),
         (BANDS, "pages", (90, 64), ["--window", "32x40"]),
         (BANDS, "planar", (65, 130), ["--window", "48", "--flip"]),
-        (BANDS, "uncompressed tiles", (40, 200), ["--window", "64", "--average", "probabilities"]),
         (RGB, "strips", (101, 77), ["--window", "40", "--stride", "13x30"]),
     ],
 )

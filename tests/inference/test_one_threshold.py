@@ -125,7 +125,7 @@ def test_predict_and_prelabel_have_one_default_and_name_it(
 @pytest.mark.integration
 @pytest.mark.parametrize("own", (True, False))
 def test_python_windows_engines_and_files_have_the_threshold_of_the_model(own: bool, tmp_path: Path) -> None:
-    """Of a model with many scores around the threshold."""
+    """Of a model with many scores around the threshold. A file of either kind: with post-processing, and without."""
     torch.manual_seed(0)
     transformer = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
     head = {"name": "detr", "num_queries": 40, "transformer": transformer}
@@ -138,15 +138,10 @@ def test_python_windows_engines_and_files_have_the_threshold_of_the_model(own: b
     predictor.model.score_thresholds = {"cells": expected} if own else {}
     whole = predictor.predict(image, threshold=0).scores
     assert 0 < (whole >= expected).sum() < len(whole)
-    every = [predictor.predict(image), *predictor.predict([image, image])]
     densevit.save(predictor, tmp_path / "model.safetensors")
-    loaded = densevit.load(tmp_path / "model.safetensors")
-    every.append(loaded.predict(image))
-    for postprocess in (False, True):
-        file = tmp_path / f"{postprocess}.onnx"
-        densevit.export(predictor, file, postprocess=postprocess)
-        every.append(densevit.load(file).predict(image))
-    for found in every:
+    densevit.export(predictor, tmp_path / "model.onnx", postprocess=own)
+    loaded, file = (densevit.load(tmp_path / f"model.{kind}") for kind in ("safetensors", "onnx"))
+    for found in (*predictor.predict([image, image]), loaded.predict(image), file.predict(image)):
         assert found.thresholds == {"cells": pytest.approx(expected)}
         assert len(found.scores) == (whole >= expected).sum()
     windows = loaded.predict(image, inference={"window": 64})

@@ -98,18 +98,6 @@ def test_export_has_all_tensors_of_the_authors_code_and_their_processing(relativ
     assert sides == (518, 700)
 
 
-@pytest.mark.parametrize(
-    ("to", "gated"), [("depth-anything-v2", "mlp.w12.weight"), ("transformers-depth-anything", "mlp.weights_in.weight")]
-)
-def test_gated_mlps_of_giant_are_written_and_read(to, gated, tmp_path):
-    model = densevit.create_model({**VIT, "swiglu": True}, heads={"depth": {**DPT, "output": "relative"}})
-    densevit.save(model, tmp_path / "model.safetensors")
-    write_in_layout(tmp_path / "model.safetensors", to, tmp_path / "back.pth")
-    assert any(key.endswith(gated) for key in torch.load(tmp_path / "back.pth", weights_only=True))
-    again = convert(tmp_path / "back.pth").model.state_dict()
-    assert all(torch.equal(again[name], x) for name, x in model.model.state_dict().items())
-
-
 def test_a_file_without_max_depth_is_reported(relative, tmp_path):
     write(convert(relative), tmp_path / "run")
     source = tmp_path / "depth_anything_v2_metric_hypersim_vits.pth"
