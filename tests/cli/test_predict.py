@@ -8,18 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit.cli import main
 from tests.cli.stand_in import StandIn, read
 
 
-def test_images_are_drawn_and_predictions_written_for_coco(model, photos, capsys):
-    assert main(["predict", "RUN", "a", "b", "--out", "found"]) == 0
-    assert "found: 4 of 4 images" in capsys.readouterr().out
+def has_color(image: np.ndarray, color: tuple[int, int, int]) -> bool:
+    return bool((np.abs(image.astype(int) - color).sum(axis=2) < 60).any())
+
+
+def test_images_are_drawn_and_predictions_written_for_coco(model, photos, run):
+    assert "found: 4 of 4 images" in run("predict", "RUN", "a", "b", "--out", "found")
     drawn = sorted(path.name for path in Path("found/drawn").iterdir())
     assert drawn == ["000139.jpg", "a-1.jpg", "b-1.jpg", "cat.jpg"]
-    image = np.array(Image.open("found/drawn/a-1.jpg")).astype(int)
-    assert (np.abs(image - (20, 30, 240)).sum(axis=2) < 60).any()  # the dog
-    assert not (np.abs(image - (250, 10, 20)).sum(axis=2) < 60).any()  # the cat is below the threshold
+    image = np.array(Image.open("found/drawn/a-1.jpg"))
+    assert has_color(image, (20, 30, 240)) and not has_color(image, (250, 10, 20)), "the cat is below the threshold"
 
     images, results = read("found/images.json"), read("found/predictions.json")
     assert [image["id"] for image in images] == ["a/1.jpg", 139, "b/1.jpg", "cat.png"]
@@ -29,20 +30,20 @@ def test_images_are_drawn_and_predictions_written_for_coco(model, photos, capsys
     assert results[3]["bbox"][2] == float(np.float32(1 / 3))  # nothing is rounded or omitted
 
 
-def test_boxes_of_windows_are_written_from_a_lowest_score(model, photos, monkeypatch, capsys):
+def test_boxes_of_windows_are_written_from_a_lowest_score(model, photos, monkeypatch, run):
     lowest: list[Any] = []
     iterate = model.iterate
     monkeypatch.setattr(model, "merges_windows", lambda head: True)
     monkeypatch.setattr(
         model, "iterate", lambda images, given, *rest: lowest.append(given) or iterate(images, given, *rest)
     )
-    assert main(["predict", "RUN", "b/cat.png", "--out", "new"]) == 0
-    assert "predictions.json: all 2 of score 0.05 or more" in capsys.readouterr().out
-    assert main(["predict", "RUN", "b/cat.png", "--out", "low", "--threshold", "0.01"]) == 0
+    command = ("predict", "RUN", "b/cat.png", "--out")
+    assert "predictions.json: all 2 of score 0.05 or more" in run(*command, "new")
+    run(*command, "low", "--threshold", "0.01")
     assert lowest == [{"detection": 0.05}, {"detection": 0.01}]
 
 
-def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch):
+def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch, run):
     class Dense(StandIn):
         """Predicts a dog in the image's first row and cats below, all 1.5 m away."""
 
@@ -52,7 +53,7 @@ def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch)
             return {"semantic": semantic, "depth": torch.full((height, width), 1.5)}
 
     monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: Dense(("all",)))
-    assert main(["predict", "RUN", "b", "--out", "found"]) == 0
+    run("predict", "RUN", "b", "--out", "found")
     expected = {"drawn": [".jpg"], "semantic": [".png"], "depth": [".png", ".npy"]}
     for folder, endings in expected.items():
         names = {f"{name}{ending}" for name in ("000139", "1", "cat") for ending in endings}

@@ -228,8 +228,8 @@ HEADERS: list[tuple[Any, list[int]]] = [
 
 def test_a_part_of_a_header_is_none(tmp_path: Path):
     """None: a header that is no JSON."""
-    for header, shape in HEADERS:
-        path = foreign_file(tmp_path / "other.ONNX", "no json" if header is None else json.dumps(header), shape)
+    for values, shape in HEADERS:
+        path = foreign_file(tmp_path / "other.ONNX", "no json" if values is None else json.dumps(values), shape)
         with pytest.raises(WeightsError, match=r"other\.ONNX: has no densevit header[^\n]*$"):
             densevit.load(path)
 

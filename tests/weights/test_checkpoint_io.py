@@ -16,15 +16,9 @@ from safetensors.torch import save_file
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
 from densevit.weights.file_kinds import kind
+from tests.weights.states import STATE, assert_state
 
-STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0]), "b.weight": torch.ones(1)}
 OTHER = {"x": torch.zeros(1)}
-
-
-def assert_state(found, expected=STATE) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value) and found[name].dtype == value.dtype
 
 
 def prefixed(prefix, state=STATE):
@@ -112,7 +106,7 @@ def test_an_npz_of_pickled_objects_or_texts_is_refused_and_not_run(tmp_path):
 
 
 def sharded(folder, safe=True):
-    parts = [{"a.weight": STATE["a.weight"]}, {"a.bias": STATE["a.bias"], "b.weight": STATE["b.weight"]}]
+    parts = [{name: tensor} for name, tensor in STATE.items()]
     stem, suffix = ("model", "safetensors") if safe else ("pytorch_model", "bin")
     where = {}
     for number, part in enumerate(parts, 1):
@@ -245,8 +239,7 @@ def test_kind_is_detected_from_the_content(tmp_path):
         for suffix in (".pth", ".safetensors", ".npz", ""):
             renamed = path.rename(tmp_path / f"w{suffix}")
             assert kind(renamed) == kinds[path.name]
-            found = read(renamed).tensors
-            assert found.keys() == TENSORS.keys() and all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)
+            assert_state(read(renamed).tensors, TENSORS)
             renamed.rename(path)
 
 

@@ -15,6 +15,7 @@ from densevit.model import DenseModel
 from densevit.weights.building import build_model
 from densevit.weights.model_file import load, load_backbone, save, save_backbone
 from tests.weights.loading import built
+from tests.weights.states import equal
 
 THINGS = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 ALL = (*THINGS, Class("sky", 157, (1, 2, 3), thing=False))
@@ -75,10 +76,6 @@ CLASSES = {"detection": THINGS, "segmentation": ALL}
 
 def model_of(**sections):
     return build_model(config_of(**sections), CLASSES)
-
-
-def equal(found, expected) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 @pytest.fixture

@@ -101,5 +101,3 @@ def test_a_model_is_built_once_from_its_final_sections(swin: str, monkeypatch: p
     model, _ = build_pretrained(config, CLASSES)
     assert devices == ["meta", "cpu"] and model.sections == final
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in model.state_dict().items())
-
-

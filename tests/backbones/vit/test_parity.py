@@ -11,7 +11,6 @@ import densevit
 from densevit.layers.rotary import rotary_table, rotate
 from densevit_backbones.vit import ViT
 from densevit_backbones.vit.windows import Windows
-from tests.backbones.references import load
 
 FROM_VITDET = [
     (r"^embeddings\.projection\.", "stem.projection."),

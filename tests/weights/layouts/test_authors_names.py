@@ -14,7 +14,7 @@ from torch import Tensor
 import densevit
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, saved_options, translate
-from densevit.weights.label_sets import coco_classes, instance_classes, objects365_classes
+from densevit.weights.label_sets import objects365_classes
 from densevit.weights.layouts import find, recognise
 from densevit_heads.rtdetr.checkpoints import RTDETR, RTDETRV2
 from densevit_workbench.interchange.foreign_weights import convert
@@ -151,7 +151,7 @@ LW_DETR = [
 
 
 def renamed(state: Mapping[str, Tensor], names: Names, fused: str) -> dict[str, Tensor]:
-    """The tensors with the authors' names. fused: those of query, key and value in one tensor, in place of `q_proj.`."""
+    """The tensors with the authors' names. fused: in place of `q_proj.`, of query, key and value in one tensor."""
     result = {}
     for key, tensor in state.items():
         for pattern, replacement in names:
@@ -219,7 +219,8 @@ def of_lw_detr(theirs: Any) -> dict[str, Tensor]:
     backbone = {key: x for key, x in theirs.state_dict().items() if key.startswith("model.backbone.")}
     head = {key: x for key, x in theirs.state_dict().items() if key not in backbone}
     fused = renamed(backbone, LW_DETR_BACKBONE, "qkv.")
-    return renamed(head, LW_DETR, "in_proj_") | {key.replace("attention.qkv.", "attn.qkv."): x for key, x in fused.items()}
+    fused = {key.replace("attention.qkv.", "attn.qkv."): x for key, x in fused.items()}
+    return renamed(head, LW_DETR, "in_proj_") | fused
 
 
 class Case(NamedTuple):
@@ -229,14 +230,17 @@ class Case(NamedTuple):
     renamed: Callable[[Any], dict[str, Tensor]]
     layout: str
     transformers: str
-    options: Mapping[str, Any] = {}  # noqa: RUF012
+    options: Mapping[str, Any] = {}
 
 
-EPSILON = {"norm_eps": 1e-6}
+EPSILON, FROZEN = {"norm_eps": 1e-6}, {"frozen_stages": 1}
 CASES = {
     "segformer": Case(models.segformer, of_segformer, "segformer", "transformers-segformer", EPSILON),
     "mit": Case(
-        lambda: models.segformer("SegformerForImageClassification"), of_segformer, "nvidia-mit", "transformers-mit",
+        lambda: models.segformer("SegformerForImageClassification"),
+        of_segformer,
+        "nvidia-mit",
+        "transformers-mit",
         EPSILON,
     ),
     **{
@@ -244,7 +248,7 @@ CASES = {
         for task, end in (("panoptic", ""), ("instance", "-instance"), ("semantic", "-semantic"))
     },
     "dinov3": Case(models.dinov3, of_dinov3, "dinov3", "transformers-dinov3", {"positions": "rotary"}),
-    "rtdetr": Case(lambda: models.rtdetr(1, "bottleneck"), of_rtdetr, "rtdetr", "transformers-rtdetr", {"frozen_stages": 1}),
+    "rtdetr": Case(lambda: models.rtdetr(1, "bottleneck"), of_rtdetr, "rtdetr", "transformers-rtdetr", FROZEN),
     "rtdetrv2": Case(lambda: models.rtdetr(2), of_rtdetr, "rtdetrv2", "transformers-rtdetrv2"),
     "dfine": Case(lambda: models.dfine(models.THREE_LEVELS), of_rtdetr, "dfine", "transformers-dfine"),
     "dfine, two levels": Case(lambda: models.dfine(models.TWO_LEVELS), of_rtdetr, "dfine", "transformers-dfine"),
@@ -364,5 +368,3 @@ def test_classes_of_366_rows_are_objects365s_unless_config_json_has_others(tmp_p
         theirs.save_pretrained(tmp_path)
         found = convert(tmp_path).model.classes["detection"]
         assert [one.name for one in found[:4]] == labels[:4] and [one.file_id for one in found] == [*range(366)]
-
-

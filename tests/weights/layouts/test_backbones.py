@@ -3,15 +3,13 @@
 Swins are compared in `test_window_originals.py`.
 """
 
-import re
-
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from densevit.weights.key_mapping import describe, translate, translate_back
+from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.layouts import find
 from tests.weights.layouts.test_described import R34
 
@@ -85,20 +83,6 @@ def test_time_axis_of_mvit_s_kernels_is_removed(released, loaded):
     assert all(torch.equal(found[key], x) for key, x in expected.items() if not key.startswith("feature_norms."))
 
 
-def test_beit_s_shared_bias_is_in_each_block(released, loaded):
-    state = released("beit_base_patch16_224_pt22k")
-    shared = state.pop("rel_pos_bias.relative_position_bias_table")
-    done = translate({**state, "rel_pos_bias.relative_position_bias_table": shared}, find("beit"))
-    each = {**state, **{f"blocks.{i}.attn.relative_position_bias_table": shared for i in range(12)}}
-    own = loaded({key: x.to("meta") for key, x in each.items()}, "beit")
-    assert done.unknown == [] and done.errors == [] and own.positions == "relative" and own.position_side == 14
-    expected = translate(each, find("beit")).tensors
-    assert done.tensors.keys() == expected.keys()
-    assert all(torch.equal(done.tensors[key], x) for key, x in expected.items())
-    pooled = {re.sub("^norm", "fc_norm", key): x for key, x in each.items()}
-    assert describe(pooled, find("beit"))["backbone"]["feature_norm"] is False
-
-
 # ---- torchvision ----
 
 
@@ -129,13 +113,19 @@ def test_features_of_vits_match_torchvision(loaded, randomise):
 NANO = {"hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4}
 DINO = {**NANO, "patch_size": 14, "image_size": 98}
 PATCHES = {**NANO, "intermediate_size": 512, "image_size": 96}
+REGISTERS = {**NANO, "num_register_tokens": 4}
 TRANSFORMERS = {  # encoder, options of its configuration, layout, image size
     "vit": ("ViTModel", PATCHES, "transformers-vit", (64, 112)),
     "deit": ("DeiTModel", PATCHES, "transformers-deit", (128, 80)),
     "dinov2": ("Dinov2Model", DINO, "transformers-dinov2", (70, 126)),
     "dinov2 gated": ("Dinov2Model", {**DINO, "use_swiglu_ffn": True}, "transformers-dinov2", (98, 98)),
     "dinov2 with registers": ("Dinov2WithRegistersModel", DINO, "transformers-dinov2", (70, 126)),
-    "dinov3": ("DINOv3ViTModel", {**NANO, "intermediate_size": 512, "num_register_tokens": 4}, "transformers-dinov3", (96, 160)),
+    "dinov3": (
+        "DINOv3ViTModel",
+        {**NANO, "intermediate_size": 512, "num_register_tokens": 4},
+        "transformers-dinov3",
+        (96, 160),
+    ),
     "resnet": ("ResNetModel", {**R34, "depths": [2, 2, 2, 2]}, "transformers-resnet", (71, 115)),
     "mit": ("SegformerForImageClassification", {}, "transformers-mit", (64, 96)),
 }

@@ -79,19 +79,31 @@ CASES = {
         "transformers-dfine", lambda *_: models.dfine(models.TWO_LEVELS, num_labels=366), 366, EQUAL, NONE
     ),
     "rf-detr": Case(
-        "rf-detr", lambda *_: models.rf_detr("ObjectDetection", [3, 6, 9, 12], 2, 16), 80, [(128, 128), (90, 128)],
+        "rf-detr",
+        lambda *_: models.rf_detr("ObjectDetection", [3, 6, 9, 12], 2, 16),
+        80,
+        [(128, 128), (90, 128)],
         rows=USED,
     ),
     "rf-detr, one window": Case(  # transformers' windows are of squares
-        "rf-detr", lambda *_: models.rf_detr("ObjectDetection", [3, 6, 9, 12], 1, 12), 80, [(96, 132), (96, 100)],
+        "rf-detr",
+        lambda *_: models.rf_detr("ObjectDetection", [3, 6, 9, 12], 1, 12),
+        80,
+        [(96, 132), (96, 100)],
         rows=USED,
     ),
     "rf-detr, masks": Case(
-        "rf-detr", lambda *_: models.rf_detr("InstanceSegmentation", [3, 6, 9, 12], 2, 12), 80, [(96, 96)] * 2,
+        "rf-detr",
+        lambda *_: models.rf_detr("InstanceSegmentation", [3, 6, 9, 12], 2, 12),
+        80,
+        [(96, 96)] * 2,
         rows=USED,
     ),
     "rf-detr base": Case(
-        "rf-detr-base", lambda *_: models.rf_detr("ObjectDetection", [2, 5, 8, 11], 4, 14), 80, [(112, 112)] * 2,
+        "rf-detr-base",
+        lambda *_: models.rf_detr("ObjectDetection", [2, 5, 8, 11], 4, 14),
+        80,
+        [(112, 112)] * 2,
         rows=USED,
     ),
     "lw-detr": Case("transformers-lw-detr", lambda *_: models.lw_detr(), 80, [(128, 192), (100, 192)], rows=USED),
@@ -272,7 +284,7 @@ OURS = {
             f"mask2former{'-resnet' * (backbone is FROZEN)}{suffix}", size=(128, 160),
         )
         for backbone in (SWIN, FROZEN)
-        for suffix, task in (("", "panoptic"), ("-instance", "detection"), ("-semantic", "segmentation"))
+        for suffix, task in (("-instance", "detection"), ("-semantic", "segmentation"))
     },
     "depth anything": Ours(
         "transformers-depth-anything-metric", "DepthAnythingForDepthEstimation", "depth", VIT,
