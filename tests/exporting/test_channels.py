@@ -151,7 +151,7 @@ def test_a_file_that_resizes_predicts_and_evaluates_tiff_files(name: str, tmp_pa
     assert main(arguments) == 0
     assert (tmp_path / "out/drawn/one.jpg").is_file()
     data: dict[str, Any] = {"name": "label_maps", "root": str(tmp_path), "classes": ["a", "b"], "num_workers": 0}
-    data |= {"channels": channels.names, "range": channels.range, "nodata": channels.nodata, "dtype": channels.dtype}
+    data |= {"channels": channels.names, "range": channels.range, "nodata": channels.nodata}
     of_file, of_model = (densevit.evaluate(one, data) for one in (loaded, predictor))
     assert of_file.keys() == of_model.keys() and "maps/mIoU" in of_file
     assert of_file["maps/mIoU"] == pytest.approx(of_model["maps/mIoU"], abs=0.02)

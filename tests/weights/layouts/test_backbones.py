@@ -120,12 +120,7 @@ TRANSFORMERS = {  # encoder, options of its configuration, layout, image size
     "dinov2": ("Dinov2Model", DINO, "transformers-dinov2", (70, 126)),
     "dinov2 gated": ("Dinov2Model", {**DINO, "use_swiglu_ffn": True}, "transformers-dinov2", (98, 98)),
     "dinov2 with registers": ("Dinov2WithRegistersModel", DINO, "transformers-dinov2", (70, 126)),
-    "dinov3": (
-        "DINOv3ViTModel",
-        {**NANO, "intermediate_size": 512, "num_register_tokens": 4},
-        "transformers-dinov3",
-        (96, 160),
-    ),
+    "dinov3": ("DINOv3ViTModel", {**REGISTERS, "intermediate_size": 512}, "transformers-dinov3", (96, 160)),
     "resnet": ("ResNetModel", {**R34, "depths": [2, 2, 2, 2]}, "transformers-resnet", (71, 115)),
     "mit": ("SegformerForImageClassification", {}, "transformers-mit", (64, 96)),
 }
