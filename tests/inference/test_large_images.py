@@ -37,11 +37,12 @@ class Bands(Stem):
 
 
 def predictor(channels: Channels, **heads: Any) -> Predictor:
-    torch.manual_seed(0)
+    torch.manual_seed(2)
+    stem = Bands(channels)
     kinds = {name: head((6,), (4,), () if head is Depth else CLASSES) for name, head in heads.items()}
     backbone = BackboneSection(name="x", channels=channels)
     sections = ModelSections(backbone=backbone, heads={name: HeadSection(name="x") for name in heads})
-    return Predictor(DenseModel(Bands(channels), kinds, sections=sections).eval())
+    return Predictor(DenseModel(stem, kinds, sections=sections).eval())
 
 
 def image(channels: Channels, height: int, width: int) -> np.ndarray:
