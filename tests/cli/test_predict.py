@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from tests.cli.stand_in import StandIn, read
+from tests.inference.test_image_inputs import address  # noqa: F401  # a fixture
 
 
 def has_color(image: np.ndarray, color: tuple[int, int, int]) -> bool:
@@ -41,6 +42,14 @@ def test_boxes_of_windows_are_written_from_a_lowest_score(model, photos, monkeyp
     assert "predictions.json: all 2 of score 0.05 or more" in run(*command, "new")
     run(*command, "low", "--threshold", "0.01")
     assert lowest == [{"detection": 0.05}, {"detection": 0.01}]
+
+
+def test_urls_are_downloaded(model: StandIn, photos: Path, address: str, run):  # noqa: F811
+    urls = [f"{address}/{path}" for path in ("image.png", "gone.png")]
+    said = run("predict", "RUN", "a", *urls, "--out", "found", code=1)
+    assert "2 of 3 images; 1 could not be read" in said and f"{urls[1]}: the server answers 404" in said
+    entry = {"id": "image.png", "file_name": urls[0], "width": 30, "height": 20, "name": "image"}
+    assert read("found/images.json")[1] == entry
 
 
 def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch, run):

@@ -177,12 +177,13 @@ def test_wrong_options_and_batches_are_errors_before_the_model_is_loaded(options
         BatchPredictor("none", **options)(batch)
 
 
-def test_images_of_other_channels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CHANNELS)
+def test_images_of_other_channels(name: str, tmp_path: Path) -> None:
     """Also a batch without any readable image, whose columns have the types of others."""
-    predictor = channel_predictor("uint16", {"maps": NAIVE})
+    predictor = channel_predictor(name, {"maps": NAIVE})
     densevit.save(predictor, tmp_path / "model.safetensors")
     batches = BatchPredictor(str(tmp_path / "model.safetensors"), "cpu", trust=True)
-    image = np.ascontiguousarray(example_images((40, 60), 1, 0, CHANNELS["uint16"])[0].transpose(1, 2, 0))
+    image = np.ascontiguousarray(example_images((40, 60), 1, 0, CHANNELS[name])[0].transpose(1, 2, 0))
     rows = batches({"image": [image, pixels(0), b"no image"]})
     assert [bool(error) for error in rows["error"]] == [False, True, True]
     assert "3 channels; expected" in rows["error"][1]

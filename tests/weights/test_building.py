@@ -64,7 +64,7 @@ def test_weights_of_a_backbone_and_of_a_whole_model(file: str, resnet: nn.Module
         densevit.create_backbone("resnet", weights=file, depth=50)
     first = densevit.create_model(RESNET, {"seg": SETR}, ["a", "b"], weights=file)
     assert is_of(first.backbone, resnet) and first.sections.backbone.weights == file
-    densevit.save(first, tmp_path / "whole.safetensors")
+    densevit.save(first.model, tmp_path / "whole.safetensors")
     other = densevit.create_model(RESNET, {"seg": SETR}, ["a", "b"], weights=tmp_path / "whole.safetensors")
     assert torch.equal(other.predict(IMAGE).semantic, first.predict(IMAGE).semantic)
     state = other.model.state_dict()
