@@ -56,6 +56,24 @@ def test_dpt_resizing_matches_the_paper_s_code():
     assert (ade.data.transforms.options["short_side"], ade.inference.window) == (480, None)
 
 
+def test_mask2former_has_the_recipe_of_its_task_and_data():
+    """Beside those of recipes, below."""
+    for count, variant, root, size, steps in (
+        (150, "large", "ade20k", 640, 160_000),
+        (7, "tiny", "coco", 1024, 368_750),
+    ):
+        layout, head = find("mask2former"), {"name": "mask2former"}
+        classes = layout.classes({"sem_seg_head.predictor.class_embed.bias": torch.zeros(count + 1)}, {})
+        sections = {"backbone": {"name": "swin", "variant": variant}, "heads": {"panoptic": head}}
+        config = configs.from_mapping(with_settings(layout, sections, classes))
+        options = config.data.options
+        assert (config.data.name, options.get("preset", options.get("root"))) == ("coco_panoptic", root), count
+        assert (config.data.image_size, config.trainer.max_steps) == (size, steps), count
+    own = segmentation_classes(2, ["road", "tree"])
+    options = settings("mask2former-semantic", "segmentation", {"name": "mask2former_semantic"}, own).data.options
+    assert [one["name"] for one in options["classes"]] == ["road", "tree"]
+
+
 LAYOUTS = {  # head, except dinov3's: layout
     "deformable_detr": "deformable-detr",
     "eomt": "eomt",
