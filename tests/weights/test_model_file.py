@@ -17,6 +17,7 @@ from densevit.weights.model_file import load, load_backbone, save, save_backbone
 from tests.weights.loading import built
 from tests.weights.states import equal
 
+SMALL = {"name": "tests.weights.test_pretrained:Small"}
 THINGS = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 ALL = (*THINGS, Class("sky", 157, (1, 2, 3), thing=False))
 
@@ -61,7 +62,7 @@ def config_of(**sections):
     return configs.from_mapping(
         {
             "seed": 5,
-            "backbone": {"name": "resnet", "depth": 18},
+            "backbone": SMALL,
             "heads": {"detection": detection, "maps": {"name": f"{__name__}:Maps"}},
             "data": {"name": "scenes", "image_size": 64},
             "optim": {"lr": 3e-05},
@@ -158,12 +159,12 @@ def rewrite(path, **entries) -> None:
 def test_another_format_version_is_one_line_wherever_weights_are_read(saved, part):
     model, path = saved
     if part == "backbone":
-        save_backbone(model.backbone, {"name": "resnet", "depth": 18}, path)
+        save_backbone(model.backbone, SMALL, path)
     readers = {
         "load": lambda: load(path.parent, trust=True),
         "densevit.load": lambda: densevit.load(path, trust=True),
         "load_backbone": lambda: load_backbone(path),
-        "backbone.weights": lambda: densevit.create_backbone("resnet", depth=18, weights=path),
+        "backbone.weights": lambda: densevit.create_backbone(SMALL["name"], weights=path),
         "weights": lambda: built(config_of(weights=str(path)), CLASSES),
     }
     for version in ("1", "3"):
@@ -246,8 +247,8 @@ def test_learned_loss_weights_are_loaded_or_start_at_zero(tmp_path):
 
 def test_mismatched_weights_error_names_key_and_file(saved):
     path = saved[1]
-    config = config_of(backbone={"name": "resnet", "depth": 34, "weights": str(path)})
-    message = rf"backbone\.weights: {path} does not fit: \d+ tensors are missing \(layer1\.2\.conv1"
+    config = config_of(backbone={"name": "tests.weights.test_pretrained:Wide", "weights": str(path)})
+    message = rf"backbone\.weights: {path} does not fit: \d+ have another shape \(conv\.weight is"
     with pytest.raises(WeightsError, match=message):
         built(config, CLASSES)
     head = {"name": f"{__name__}:Scores"}
