@@ -170,11 +170,16 @@ def whole() -> Callable[..., DenseModel]:
 
 
 @pytest.fixture
-def small_rf_detr(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sizes of `models.rf_detr` and `models.lw_detr` are those of variants."""
-    for name, width, depth, heads in (("nano", 48, 12, 4), ("lw_tiny", 48, 6, 12), ("lw_small", 516, 6, 12)):
+def small_rf_detr(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """The sizes of `models.rf_detr` and `models.lw_detr` are those of variants. Returns what sets LW-DETR's width."""
+
+    def variant(name: str, width: int, depth: int, heads: int) -> None:
         monkeypatch.setitem(VARIANTS, name, Variant(width, depth, heads, 0.0))
         monkeypatch.setitem(backbone_checkpoints.VARIANTS, name, (width, depth, heads))
+
+    variant("nano", 48, 12, 4)
+    variant("lw_tiny", 48, 6, 12)
+    return lambda width: variant("lw_tiny", width, 6, 12)
 
 
 @pytest.fixture(scope="session")
