@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -127,7 +128,11 @@ def on_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(folder / "site")
 
 
-def refused(error: pytest.ExceptionInfo[Exception], file: object, name: object) -> None:
+@contextmanager
+def refuses(file: object, name: str) -> Iterator[None]:
+    """What is done in this context is refused, because the file names a class, which is not imported."""
+    with pytest.raises(ConfigError) as error:
+        yield
     assert str(error.value).startswith(f"{file}: {name!r} is named in this file") and "trust=True" in str(error.value)
     assert "payload" not in sys.modules and os.getcwd() not in sys.path
 
@@ -140,10 +145,9 @@ def test_class_that_a_model_file_names_is_not_imported(key, payload, monkeypatch
     """Also as a part of a mixed data set."""
     file = naming({key: NAMED.get(key, MIX)})
     on_the_path(payload, monkeypatch)  # importable is not trusted
-    with pytest.raises(ConfigError) as error:
-        densevit.load(file)
     [name] = re.findall(r"payload:\w+", str(NAMED.get(key, MIX)))
-    refused(error, file, name)
+    with refuses(file, name):
+        densevit.load(file)
 
 
 def test_all_classes_of_a_trusted_file_are_imported(payload):
@@ -168,9 +172,8 @@ def test_name_in_an_option_of_a_plugin_is_not_imported(payload, monkeypatch, ins
     on_the_path(payload, monkeypatch)
     for options in ({"inner": "payload:Net"}, {"inner": "resnet", "others": ["payload:Net"]}):
         file = naming({"backbone": {"name": "outer", **options}})
-        with pytest.raises(ConfigError) as error:
+        with refuses(file, "payload:Net"):
             densevit.load(file)
-        refused(error, file, "payload:Net")
 
 
 def test_lightning_checkpoint_and_download_import_no_module(payload, monkeypatch):
@@ -191,9 +194,8 @@ def test_lightning_checkpoint_and_download_import_no_module(payload, monkeypatch
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None)
     on_the_path(payload, monkeypatch)
     for source in ("theirs.ckpt", "hf:theirs/net"):
-        with pytest.raises(ConfigError) as error:
+        with refuses(source, "payload:Net"):
             densevit.load(source)
-        refused(error, source, "payload:Net")
     for source in ("theirs.ckpt", "hf:theirs/net"):
         assert type(densevit.load(source, trust=True).backbone).__module__ == "payload"
 
@@ -231,15 +233,13 @@ def test_own_run_needs_no_trust_but_its_model_file_does(payload, capsys):
         forget()
         assert main(arguments) == 0, capsys.readouterr().err
     forget()
-    with pytest.raises(ConfigError) as error:  # named directly, also where a config.yaml is beside it
+    with refuses(run / "model.safetensors", "payload:Adam"):
         densevit.load(run / "model.safetensors")
-    refused(error, run / "model.safetensors", "payload:Adam")
     assert type(densevit.load(run).backbone).__module__ == "payload"
     forget()
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("payload:", "other:"))
-    with pytest.raises(ConfigError) as error:
+    with refuses(run / "model.safetensors", "payload:Adam"):
         densevit.load(run)
-    refused(error, run / "model.safetensors", "payload:Adam")
 
 
 # ---- commands ----
@@ -300,9 +300,8 @@ def test_file_of_a_backbone_imports_no_module_and_reads_no_other_config(payload,
     file = payload / "b.safetensors"
     model_file.save_backbone(model().backbone, {"name": "payload:Net"}, file)
     on_the_path(payload, monkeypatch)
-    with pytest.raises(ConfigError) as error:
+    with refuses("b.safetensors", "payload:Net"):
         export("b.safetensors", payload / "hf")
-    refused(error, "b.safetensors", "payload:Net")
     (payload / "theirs.yaml").write_text("name: resnet\ndepth: 18\n")
     with_header(file, config="backbone: theirs.yaml")
     with pytest.raises(WeightsError, match=r"header is corrupt \(backbone is a str\)"):
