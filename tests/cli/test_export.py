@@ -14,7 +14,6 @@ from PIL import Image
 
 import densevit
 from densevit import config as configs
-from densevit.cli import main
 from densevit.data.data_builder import build_data
 from densevit.exporting import exporting
 from densevit.exporting.comparison import example_images
@@ -72,45 +71,34 @@ def saved_on_scenes(folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
-@pytest.mark.integration
-def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(tmp_path, monkeypatch, capsys):
+def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run_and_no_gain_of_speed_is_said(
+    tmp_path, monkeypatch, run
+):
     """The export itself, which tests/exporting tests, is replaced."""
 
     def export(predictor: Predictor, path: Path, **options: Any) -> exporting.Exported:
-        given.update(options, images=[*options["int8"]], metrics=options["evaluate"](predictor))
-        quantized = Quantization(2, 20.0, 10.0, 400, 100, ("a warning",))
-        recorded = RecordedEvaluation(given["metrics"], given["metrics"], options["data"])
-        return exporting.Exported(path, {"depth": 1e-6}, 1e-4, [(64, 64)], 30.0, 10.0, recorded, quantized)
+        given.update(options)
+        metrics.update(metrics or options["evaluate"](predictor))
+        quantized = Quantization(2, 20.0, 10.0, 400, 100, ("a warning",)) if options["int8"] else None
+        recorded = RecordedEvaluation(metrics, {**metrics, "x/AbsRel": 0.25}, options["data"])
+        return exporting.Exported(path, {"depth": 1e-6}, 1e-4, [(64, 64)], 30.0, next(times), recorded, quantized)
 
     given: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
+    times = iter([10.0, 30.0, 29.9])
+    model = str(saved_on_scenes(tmp_path))
     monkeypatch.setattr(exporting, "export", export)
-    assert main(["export", str(saved_on_scenes(tmp_path)), "--int8", *SCENES, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(run("export", model, "--int8", *SCENES, "--json"))
     train = build_data(configs.from_mapping(RUN, "test", SCENES)).train
-    assert all(torch.equal(image, train[i]["image"]) for i, image in enumerate(given["images"])) and len(train) == 2
+    images = [*given["int8"]]
+    assert all(torch.equal(image, train[i]["image"]) for i, image in enumerate(images)) and len(images) == 2
     assert given["main_metrics"] == {"x/AbsRel": True} and given["data"] == "scenes-val"
     assert report["int8"]["int8_ms"] == 10 and report["int8"]["warnings"] == ["a warning"]
-    assert report["evaluation"]["file"]["x/AbsRel"] == pytest.approx(given["metrics"]["x/AbsRel"])
-
-
-def test_a_file_that_is_no_faster_says_so_beside_the_score(tmp_path, monkeypatch, capsys):
-    """The export itself is replaced."""
-
-    def export(predictor: Predictor, path: Path, **options: Any) -> exporting.Exported:
-        metrics.update(metrics or options["evaluate"](predictor))
-        recorded = RecordedEvaluation(metrics, {**metrics, "x/AbsRel": 0.25}, options["data"])
-        return exporting.Exported(path, {"depth": 1e-6}, 1e-4, [(64, 64)], 30.0, next(times), recorded)
-
-    metrics: dict[str, float] = {}
-    times = iter([30.0, 29.9])
-    model = saved_on_scenes(tmp_path)
-    monkeypatch.setattr(exporting, "export", export)
+    assert report["evaluation"]["model"]["x/AbsRel"] == pytest.approx(metrics["x/AbsRel"])
     for slower in (True, False):
-        assert main(["export", str(model), "--evaluate", *SCENES, "trainer.precision=bf16-mixed"]) == 0
-        shown = capsys.readouterr().out
+        shown = run("export", model, "--evaluate", *SCENES, "trainer.precision=bf16-mixed")
         assert ("The file is no faster than its model on this CPU." in shown) is slower
-        score = f"{metrics['x/AbsRel']:.4f}"
-        assert ["x/AbsRel", score, "0.2500"] in [line.split()[:3] for line in shown.splitlines()]
+        assert f"x/AbsRel {metrics['x/AbsRel']:.4f} 0.2500" in shown
 
 
 @pytest.mark.parametrize(
@@ -123,8 +111,7 @@ def test_a_file_that_is_no_faster_says_so_beside_the_score(tmp_path, monkeypatch
         (["model.pth", "--int8", "--half"], "int8 and half are two precisions of one file"),
     ],
 )
-def test_what_cannot_be_written_is_an_error_before_the_model_is_read(flags, message, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_written_is_an_error_before_the_model_is_read(flags, message, tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
     Path("model.onnx").write_text("of another program")
-    assert main(["export", *flags]) == 2
-    assert message in capsys.readouterr().err
+    assert message in run("export", *flags, code=2)

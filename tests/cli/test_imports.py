@@ -95,6 +95,7 @@ def test_light_commands_import_no_heavy_modules(case: str, after: dict[str, Any]
         (["train", "optim.lr=1"], "train needs a config"),
         (["train", "detr_swin", "--resume", "runs/a"], "remove 'detr_swin'"),
         (["train", "detr_swin", "--run-dir", "x", "backbone.nam=y"], "backbone.nam is not an option of 'swin'"),
+        (["evaluate", "none.onnx", "data=coco", "data.root=."], "none.onnx: no such file"),
         (["trian"], "there is no command 'trian'. Did you mean 'train'?"),
     ],
 )

@@ -155,7 +155,7 @@ def test_any_encoding_of_the_terminal_shows_all_names(tiny: Path) -> None:
     assert b"\\u732b" in done.stdout and (tiny / "page.html").is_file()
 
 
-def test_a_run_folder_whose_name_is_no_utf8_is_refused_before_the_training(tiny, capsys):
-    assert main(["train", "tiny.yaml", "--run-dir", os.fsdecode(b"r\xff")]) == 2
-    assert r"--run-dir r\udcff: the name is not valid UTF-8" in capsys.readouterr().err
+def test_a_run_folder_whose_name_is_no_utf8_is_refused_before_the_training(tiny, run):
+    said = run("train", "tiny.yaml", "--run-dir", os.fsdecode(b"r\xff"), code=2)
+    assert r"--run-dir r\udcff: the name is not valid UTF-8" in said
     assert [path.name for path in tiny.iterdir()] == ["tiny.yaml"]

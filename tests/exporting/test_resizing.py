@@ -9,6 +9,7 @@ import torch
 
 import densevit
 from densevit import registry
+from densevit.channels import RGB
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.sample_resizing import resize_image
 from densevit.errors import DensevitError
@@ -16,7 +17,7 @@ from densevit.exporting import comparison, files
 from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference import runtimes
 from densevit.interfaces import Transforms
-from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, evaluated_at
+from tests.exporting.small_models import CELLS, CHANNELS, FOUR_MAPS, NAIVE, evaluated_at
 
 TRANSFORMS: dict[str, tuple[Any, ...]] = {
     "long side": ("fixed", 96),
@@ -38,19 +39,24 @@ def created(name: str) -> Transforms:
     return transforms
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_images_are_resized_as_by_predict_to_within_one_level(name: str):
-    transforms = created(name)
+OTHER_CHANNELS = [(name, kind) for kind in CHANNELS for name in ("long side", "canvas")]
+
+
+@pytest.mark.parametrize(("name", "kind"), [*((name, "rgb") for name in TRANSFORMS), *OTHER_CHANNELS])
+def test_images_are_resized_as_by_predict(name: str, kind: str):
+    """Integers to within one level; floats to within 1e-5 of the largest value, and the same pixels are missing."""
+    transforms, channels = created(name), CHANNELS.get(kind, RGB)
     resizing = Resizing(transforms)
     for size in SIZES:
-        image = comparison.example_images(size, 1, 0)
-        expected = resize_image(np.ascontiguousarray(image[0].transpose(1, 2, 0)), transforms.evaluation_size(*size))
-        found = resizing(torch.from_numpy(image))[0].permute(1, 2, 0).numpy()
-        assert found.shape == expected.shape
-        difference = np.abs(found.astype(int) - expected)
-        assert difference.max() <= 1
-        if expected.shape[0] < size[0] and expected.shape[1] < size[1]:
-            assert (difference > 0).mean() < 0.02  # where it shrinks, torch's kernel in nearly all pixels
+        images = comparison.example_images(size, 1, 0, channels)
+        expected = resize_image(np.ascontiguousarray(images[0].transpose(1, 2, 0)), transforms.evaluation_size(*size))
+        found = resizing(torch.from_numpy(images))[0].permute(1, 2, 0).numpy()
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        tolerance = 450 * 1e-5 if kind == "float32" else 1
+        np.testing.assert_allclose(found.astype(float), expected.astype(float), rtol=0, atol=tolerance)
+        check_resizing(resizing, images, channels)
+        if kind == "rgb" and expected.shape[0] < size[0] and expected.shape[1] < size[1]:
+            assert (found != expected).mean() < 0.02  # where it shrinks, torch's kernel in nearly all pixels
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)

@@ -105,7 +105,8 @@ def test_an_image_that_cannot_be_read_is_a_row_with_the_reason(model: str) -> No
 
 def test_several_heads_and_maps_have_their_names(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    heads = {"boxes": DETR, "ground": "setr", "far": "dpt", "kind": "classifier"}
+    naive, dpt = {"name": "setr", "decoder": "naive", "width": 8}, {"name": "dpt", "width": 8}
+    heads = {"boxes": DETR, "ground": naive, "far": dpt, "kind": "classifier"}
     classes = {"boxes": ["cat"], "ground": ["road", "sky"], "kind": ["day", "night"]}
     densevit.save(densevit.create_model({"name": "vit", "variant": "nano"}, heads, classes), path)
     image = pixels(0)

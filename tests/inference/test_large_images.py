@@ -37,11 +37,12 @@ class Bands(Stem):
 
 
 def predictor(channels: Channels, **heads: Any) -> Predictor:
-    torch.manual_seed(0)
+    torch.manual_seed(2)
+    stem = Bands(channels)
     kinds = {name: head((6,), (4,), () if head is Depth else CLASSES) for name, head in heads.items()}
     backbone = BackboneSection(name="x", channels=channels)
     sections = ModelSections(backbone=backbone, heads={name: HeadSection(name="x") for name in heads})
-    return Predictor(DenseModel(Bands(channels), kinds, sections=sections).eval())
+    return Predictor(DenseModel(stem, kinds, sections=sections).eval())
 
 
 def image(channels: Channels, height: int, width: int) -> np.ndarray:
@@ -56,7 +57,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "uncompressed tiles": {"tile": (32, 64)},
     "strips": {"rowsperstrip": 7, "compression": "lzw"},
     "uncompressed strips": {"rowsperstrip": 16},
-    "big-endian": {"byteorder": ">"},
     "big-endian tiles": {"byteorder": ">", "tile": (32, 64), "compression": "zlib"},
     "planar": {"planarconfig": "separate", "rowsperstrip": 16, "compression": "zlib"},
     "planar tiles": {"planarconfig": "separate", "tile": (64, 48), "compression": "zlib"},
@@ -160,47 +160,40 @@ def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     [
         (BANDS, "tiles", (117, 131), ["--window", "48", "--stride", "20"]),
         (BANDS, "pages", (90, 64), ["--window", "32x40"]),
-        (BANDS, "planar", (65, 130), ["--window", "48", "--flip"]),
-        (BANDS, "uncompressed tiles", (40, 200), ["--window", "64", "--average", "probabilities"]),
+        (BANDS, "planar", (65, 130), ["--window", "48", "--flip", "--average", "probabilities"]),
         (RGB, "strips", (101, 77), ["--window", "40", "--stride", "13x30"]),
     ],
 )
 def test_maps_equal_those_of_the_image_in_memory(channels, form, size, options, predict):
+    """Each head has its map; depth is exact."""
     write(Path("a.tif"), image(channels, *size), form)
-    model = predictor(channels, segmentation=Segmenter)
+    model = predictor(channels, surfaces=Segmenter, depth=Depth)
     assert predict(model, "whole", *options, large=False) == predict(model, "rows", *options) == 0
-    expected = Image.open("whole/semantic/a.png")
+    expected = Image.open("whole/surfaces/semantic/a.png")
     assert len(np.unique(expected)) == 2
-    with tifffile.TiffFile("rows/semantic/a.tif") as file:
+    with tifffile.TiffFile("rows/surfaces/semantic/a.tif") as file:
         page = file.pages[0]
         assert (page.tile, page.compression.name, page.dtype) == ((32, 32), "ADOBE_DEFLATE", np.uint8)
         assert np.array_equal(page.asarray(), np.asarray(expected))
-    assert np.array_equal(Image.open("rows/semantic/a.tif").convert("RGB"), expected.convert("RGB"))
-    assert [*Path("rows/semantic").iterdir()] == [Path("rows/semantic/a.tif")]
-    assert read("rows/images.json") == read("whole/images.json")
-    assert np.array_equal(Image.open("rows/drawn/a.jpg"), Image.open("whole/drawn/a.jpg"))
-
-
-def test_each_head_has_its_map_and_depth_is_exact(predict):
-    write(Path("a.tif"), image(BANDS, 70, 90), "tiles")
-    model = predictor(BANDS, segmentation=Segmenter, depth=Depth)
-    assert predict(model, "whole", "--window", "32", large=False) == predict(model, "rows", "--window", "32") == 0
+    assert np.array_equal(Image.open("rows/surfaces/semantic/a.tif").convert("RGB"), expected.convert("RGB"))
+    assert [*Path("rows/surfaces/semantic").iterdir()] == [Path("rows/surfaces/semantic/a.tif")]
     depth = tifffile.imread("rows/depth/depth/a.tif")
     assert depth.dtype == np.float32 and np.array_equal(depth, np.load("whole/depth/depth/a.npy"))
-    expected = np.asarray(Image.open("whole/segmentation/semantic/a.png"))
-    assert np.array_equal(tifffile.imread("rows/segmentation/semantic/a.tif"), expected)
+    assert read("rows/images.json") == read("whole/images.json")
+    for drawn in ("surfaces/drawn/a.jpg", "depth/drawn/a.jpg"):
+        assert np.array_equal(Image.open(f"rows/{drawn}"), Image.open(f"whole/{drawn}"))
 
 
 def test_visualization_of_a_large_image_is_decimated(predict, monkeypatch):
     monkeypatch.setattr("densevit.inference.large_images.MAX_SIDE", 40)
     write(Path("a.tif"), image(BANDS, 117, 131), "tiles")
     seen: list[Any] = []
-
-    def draw(pixels, predictions, *rest):
-        seen.append((pixels, predictions["semantic"]))
-        return np.zeros((4, 4, 3), np.uint8)
-
-    monkeypatch.setattr("densevit.inference.image_writers.draw", draw)
+    monkeypatch.setattr(
+        "densevit.inference.image_writers.draw",
+        lambda pixels, predictions, *rest: (
+            seen.append((pixels, predictions["semantic"])) or np.zeros((4, 4, 3), np.uint8)
+        ),
+    )
     assert predict(predictor(BANDS, segmentation=Segmenter), "rows", "--window", "48") == 0
     [(pixels, labels)] = seen
     assert np.array_equal(pixels, image(BANDS, 117, 131)[::4, ::4])
@@ -210,8 +203,7 @@ def test_visualization_of_a_large_image_is_decimated(predict, monkeypatch):
 
 def test_an_interruption_leaves_no_file_and_can_be_continued(predict, monkeypatch, capsys):
     write(Path("a.tif"), image(BANDS, 117, 131), "tiles")
-    model = predictor(BANDS, segmentation=Segmenter)
-    rows = LargeTiff.rows
+    model, rows = predictor(BANDS, segmentation=Segmenter), LargeTiff.rows
 
     def stopped(self: LargeTiff, top: int, bottom: int) -> np.ndarray:
         if top > 40:
@@ -219,23 +211,20 @@ def test_an_interruption_leaves_no_file_and_can_be_continued(predict, monkeypatc
             raise KeyboardInterrupt
         return rows(self, top, bottom)
 
-    monkeypatch.setattr(LargeTiff, "rows", stopped)
-    assert predict(model, "rows", "--window", "48") == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(LargeTiff, "rows", stopped)
+        assert predict(model, "rows", "--window", "48") == 130
     assert "--resume" in capsys.readouterr().err and not [*Path("rows/semantic").iterdir()]
-    monkeypatch.setattr(LargeTiff, "rows", rows)
-    assert predict(model, "rows", "--window", "48", "--resume") == 0
-    assert predict(model, "whole", "--window", "48", large=False) == 0
-    expected = np.asarray(Image.open("whole/semantic/a.png"))
-    assert np.array_equal(tifffile.imread("rows/semantic/a.tif"), expected)
+    assert predict(model, "rows", "--window", "48", "--resume") == predict(model, "once", "--window", "48") == 0
+    assert Path("rows/semantic/a.tif").read_bytes() == Path("once/semantic/a.tif").read_bytes()
 
 
 def test_a_damaged_segment_is_reported(predict, capsys):
     write(Path("a.tif"), image(BANDS, 117, 131), "tiles")
     with tifffile.TiffFile("a.tif") as file:
         offset = file.pages[0].dataoffsets[-1]
-    data = bytearray(Path("a.tif").read_bytes())
-    data[offset : offset + 50] = bytes(50)
-    Path("a.tif").write_bytes(data)
+    data = Path("a.tif").read_bytes()
+    Path("a.tif").write_bytes(data[:offset] + bytes(50) + data[offset + 50 :])
     assert predict(predictor(BANDS, segmentation=Segmenter), "rows", "--window", "48") == 1
     assert "a.tif cannot be read" in capsys.readouterr().err and not [*Path("rows").rglob("*.tif*")]
     assert read("rows/images.json") == []

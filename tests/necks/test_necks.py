@@ -1,5 +1,5 @@
 """The feature pyramid network beside torchvision's, the simple pyramid beside ViTDet's levels, and the projector under
-any backbone; it is compared with transformers' in tests/backbones/vit/test_windowed_vit.py."""
+any backbone; it is compared with transformers' in tests/weights/layouts."""
 
 from collections import OrderedDict
 

@@ -11,6 +11,7 @@ import densevit
 from densevit.errors import WeightsError
 from densevit.layers.norms import FrozenBatchNorm2d
 from densevit.weights.state_dict_loading import fit, load_state
+from tests.weights.states import equal
 
 
 def linear_and_norm() -> nn.Sequential:
@@ -23,10 +24,6 @@ STATE = {
     "1.weight": 2 * torch.ones(3),
     "1.bias": -torch.ones(3),
 }
-
-
-def equal(found, expected) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 def ones(*names):
