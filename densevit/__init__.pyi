@@ -5,8 +5,8 @@ checkers read no entry points, so they need the modules here too. tests/test_pub
 """
 
 from densevit.data.data_builder import build_data as build_data
-from densevit.data.loading.batch_sampler import collate as collate
 from densevit.data.dataset_builder import create_dataset as create_dataset
+from densevit.data.loading.batch_sampler import collate as collate
 from densevit.errors import ConfigError as ConfigError
 from densevit.errors import DataError as DataError
 from densevit.errors import DensevitError as DensevitError

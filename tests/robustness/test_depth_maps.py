@@ -82,7 +82,10 @@ OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "range that misses": (["data.depth_range=[50,60]"], ("data.depth_range", "train")),
     "scale of 0": (["data.scale=0"], ("data.scale is 0",)),
     "a limit of 0": (["data.unknown.above=0"], ("data.unknown.above 0",)),
-    "baseline of 0": (["data.quantity=disparity", "data.stereo={baseline: 0, focal: 1}"], ("data.stereo", "baseline is 0")),
+    "baseline of 0": (
+        ["data.quantity=disparity", "data.stereo={baseline: 0, focal: 1}"],
+        ("data.stereo", "baseline is 0"),
+    ),
     "limits exchanged": (
         ["data.unknown.below=5", "data.unknown.above=1"],
         ("data.unknown.below", "data.unknown.above"),
