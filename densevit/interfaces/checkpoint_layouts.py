@@ -42,8 +42,8 @@ class Line(NamedTuple):
     zeros: `0` and `qkv.bias[1/3]` if they have no bias for keys, `qkv.bias[1/3]` and `0` if their bias has no effect.
     """
 
-    theirs: str
-    ours: str
+    foreign_key: str
+    key: str
     change: Change | None = None
 
 
@@ -173,4 +173,4 @@ class CheckpointLayout:
     @property
     def is_backbone(self) -> bool:
         """Whether its checkpoints have a backbone alone."""
-        return not any(line.ours.startswith("heads.") for line in self.lines)
+        return not any(line.key.startswith("heads.") for line in self.lines)

@@ -42,9 +42,11 @@ def build_with_weights(
     weights: str | Path | None,
     pretrained: bool,
 ) -> tuple[DenseModel, ModelSections]:
-    """Builds the model of `densevit.create_model`, in evaluation mode, and returns it with its sections."""
+    """Builds the model of `densevit.create_model`, in evaluation mode. Returns the model and its sections."""
     if weights is not None and not pretrained:
-        raise ConfigError("create_model: pretrained=False loads no weights, but weights are given. Fix: omit one.")
+        raise ConfigError(
+            f"create_model: pretrained=False loads no weights, but weights={weights} is set. Fix: omit one."
+        )
     sections: ModelSections
     if heads is None:
         config = _config(backbone)
@@ -62,14 +64,14 @@ def build_with_weights(
         values["heads"] = {name: _section(head) for name, head in heads.items()}
         sections = configs.model_sections(values, "create_model")
         check_weights(sections, Sources(typed=typed_keys(values)))
-    given = _given_classes(sections, classes or {})
+    head_classes = _classes_by_head(sections, classes or {})
     if not pretrained:
-        model = build_from_sections(sections, given, pretrained=False)
+        model = build_from_sections(sections, head_classes, pretrained=False)
     else:
         checkpoints = {} if weights is None else {str(weights): read(weights)}
-        if weights is not None and not resolve(sections, given, checkpoints).checkpoints[str(weights)].heads:
+        if weights is not None and not resolve(sections, head_classes, checkpoints).checkpoints[str(weights)].heads:
             sections = with_value(with_value(sections, WEIGHTS, None), BACKBONE_WEIGHTS, str(weights))
-        model, loaded = build_pretrained(sections, given, checkpoints)
+        model, loaded = build_pretrained(sections, head_classes, checkpoints)
         _warn(loaded, stacklevel=4)
     add_adapters(model)
     assert model.sections is not None
@@ -79,8 +81,8 @@ def build_with_weights(
 def build_pretrained(
     sections: ModelSections, classes: Mapping[str, Sequence[Class]], checkpoints: Mapping[str, Checkpoint] = NO_FILES
 ) -> tuple[DenseModel, list[Fit]]:
-    """Builds the model of sections with the pretrained weights that they name, and returns a report of each source.
-    Its own `sections` are the final ones; see `resolve`, whose arguments these are."""
+    """Builds a model and loads the pretrained weights that its sections name. Returns the model, whose `sections` are
+    the resolved ones, and one report per source. Parameters as of `resolve`."""
     resolved = resolve(sections, classes, checkpoints)
     model = build_from_sections(resolved.sections, classes)
     return model, load_pretrained(model, resolved)
@@ -89,10 +91,10 @@ def build_pretrained(
 def build_model(
     config: Config, classes: Mapping[str, Sequence[Class]] | Dataset, pretrained: bool = True
 ) -> DenseModel:
-    """Builds the model that a config describes, with random weights; see `build_pretrained`.
+    """Builds the model of a config with random weights; for pretrained weights see `build_pretrained`.
 
-    classes: the classes of each task, or the data set from which each head takes its classes, and the model
-    the channels of its images (`with_channels`). pretrained: the argument of `build_from_sections`.
+    classes: the classes of each task; or the data set, which also sets the channels of the images (`with_channels`).
+    pretrained: as in `build_from_sections`.
     """
     if isinstance(classes, Dataset):
         config = with_channels(config, classes)
@@ -102,15 +104,16 @@ def build_model(
 def create_backbone(
     name: str, weights: str | Path | None = None, weights_allow: Sequence[str] = (), **options: Any
 ) -> Backbone:
-    """Builds a backbone by its plugin name. options: arguments of its constructor.
+    """Builds a backbone by its plugin name.
 
     weights: pretrained weights as in `backbone.weights`, which also set mean, std, the channels of the images and the
-    options with which another project's code computes; None or "random": random weights.
+    options of another project's code; None or "random": random weights.
     weights_allow: name patterns of tensors that may be missing, unexpected or of another shape.
-    Its layers are those of the papers; `DenseModel` replaces them by faster ones with the same results.
+    options: arguments of the plugin's constructor.
+    The layers are the papers'; `DenseModel` replaces them with faster ones that compute the same results.
     """
     if weights is not None and options.get("pretrained") is True:
-        raise ConfigError(f"create_backbone: weights={weights} and pretrained=True are given. Fix: omit one.")
+        raise ConfigError(f"create_backbone: weights={weights} and pretrained=True are both set. Fix: omit one.")
     if weights in (None, RANDOM):
         return build.build_backbone(name, **options)
     checkpoint = read(weights)
@@ -123,7 +126,7 @@ def create_backbone(
 
 
 def _warn(loaded: Sequence[Fit], stacklevel: int) -> None:
-    """Shows the warnings of loaded weights, which a training prints with its table of tensors."""
+    """Shows the warnings of loaded weights as Python warnings; a run prints them with its table of tensors."""
     for message in dict.fromkeys(message for fit in loaded for message in fit.warnings):
         warnings.warn(message, stacklevel=stacklevel)
 
@@ -139,25 +142,25 @@ def _config(source: Section | Path | Config) -> Config:
     return configs.load(source)
 
 
-def _section(given: Any) -> Any:
-    return {"name": given} if isinstance(given, str) else given
+def _section(section: Any) -> Any:
+    return {"name": section} if isinstance(section, str) else section
 
 
-def _given_classes(sections: ModelSections, given: Classes | Mapping[str, Classes]) -> dict[str, tuple[Class, ...]]:
-    """Returns the classes of each head from classes by head or task."""
+def _classes_by_head(sections: ModelSections, classes: Classes | Mapping[str, Classes]) -> dict[str, tuple[Class, ...]]:
+    """The classes of each head. classes: a list for a single head, or lists by head or task."""
     tasks = tasks_of(sections)
-    if not isinstance(given, Mapping):
+    if not isinstance(classes, Mapping):
         if len(tasks) != 1:
             raise ConfigError(
                 f"create_model: a list of classes for {len(tasks)} heads. Expected classes by head: "
                 f"classes={{{', '.join(f'{name!r}: [...]' for name in tasks)}}}."
             )
-        given = dict.fromkeys(tasks, given)
-    for name in given:
+        classes = dict.fromkeys(tasks, classes)
+    for name in classes:
         if name not in (names := {*tasks, *tasks.values()}):
             raise ConfigError(f"create_model: classes of {name!r}, which is not a head.{did_you_mean(name, names)}")
-    return {name: _classes(given.get(name, given.get(task, ()))) for name, task in tasks.items()}
+    return {name: _classes(classes.get(name, classes.get(task, ()))) for name, task in tasks.items()}
 
 
-def _classes(given: Classes) -> tuple[Class, ...]:
-    return tuple(c if isinstance(c, Class) else Class(c, i, color_of(i)) for i, c in enumerate(given))
+def _classes(classes: Classes) -> tuple[Class, ...]:
+    return tuple(c if isinstance(c, Class) else Class(c, i, color_of(i)) for i, c in enumerate(classes))

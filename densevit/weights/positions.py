@@ -1,4 +1,4 @@
-"""Position embeddings of special tokens: published ViTs have one for each token; ours are added to the token."""
+"""Position embeddings of special tokens: published ViTs store them in the table; here they are added to the tokens."""
 
 import math
 
@@ -22,28 +22,28 @@ GRID = Change(_square, lambda table: table.flatten(0, 1)[None])
 def added_to_tokens(
     table: str, tokens: tuple[str, ...], unplaced: tuple[str, ...] = (), rows: bool = True
 ) -> Rearrangement:
-    """Adds the position embeddings of tokens, from a table (1, P + H * W, C), to the tokens (1, 1, C).
+    """Adds the position embeddings of tokens, the first rows of a table (1, P + H * W, C), to the tokens (1, 1, C).
 
-    table, tokens: their keys, tokens in the order of the table's first rows. A table may lack these rows, and a
-    checkpoint some of the tokens. The inverse writes the sum as the token and zeros as its row, or no row if `rows` is
-    false or one of the tokens `unplaced` is present.
+    table, tokens: keys, tokens in the order of the table's rows. The table may lack these rows, and the checkpoint some
+    tokens. The inverse writes the sum as the token and a row of zeros, or no row if `rows` is false or one of the
+    tokens `unplaced` is present.
     """
 
     def into(state: StateDict) -> StateDict:
         if table not in state:
             return state
         positions = state[table]
-        own = [token for token in tokens if token in state]
-        if positions.shape[1] - math.isqrt(positions.shape[1]) ** 2 != len(own):
+        present = [token for token in tokens if token in state]
+        if positions.shape[1] - math.isqrt(positions.shape[1]) ** 2 != len(present):
             return state
-        summed = {token: state[token] + positions[:, i : i + 1] for i, token in enumerate(own)}
-        return {**state, **summed, table: positions[:, len(own) :]}
+        summed = {token: state[token] + positions[:, i : i + 1] for i, token in enumerate(present)}
+        return {**state, **summed, table: positions[:, len(present) :]}
 
     def back(state: StateDict) -> StateDict:
-        own = [token for token in tokens if token in state]
-        if table not in state or not own or not rows or any(token in state for token in unplaced):
+        present = [token for token in tokens if token in state]
+        if table not in state or not present or not rows or any(token in state for token in unplaced):
             return state
         cells = state[table]
-        return {**state, table: torch.cat([cells.new_zeros(1, len(own), cells.shape[2]), cells], 1)}
+        return {**state, table: torch.cat([cells.new_zeros(1, len(present), cells.shape[2]), cells], 1)}
 
     return Rearrangement(into, back)

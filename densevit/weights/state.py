@@ -1,4 +1,4 @@
-"""State dicts: reads and writes their files, selects the part of a submodule, counts its blocks."""
+"""Reads and writes files of state dicts; selects a submodule's part and counts its blocks."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from densevit.errors import WeightsError
 
-FORMAT = "2"  # of model files and of checkpoints for resuming; it rises when those of before are no longer read
+FORMAT = "2"  # of model files and checkpoints; rises when older files can no longer be read
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -28,7 +28,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """The metadata in the header of a .safetensors file. Values of tensors are not read."""
+    """The metadata in the header of a .safetensors file."""
     return read_safetensors(path)[1]
 
 
@@ -38,7 +38,7 @@ def write_safetensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping
     mode = path.stat().st_mode  # by the process's umask; safetensors writes files for their owner only
     try:
         save_file(dict(state), path, metadata=dict(metadata))
-    except SafetensorError as error:  # of an error of the system it has the text only
+    except SafetensorError as error:  # it contains only the text of a system error
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
@@ -64,18 +64,18 @@ def check_format(version: Any, source: str) -> None:
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors with a prefix, with the prefix removed; the whole state dict if no key has it."""
+    """The tensors with a prefix, which is removed; all tensors if no key has it."""
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return inner or dict(state)
 
 
 def count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """The number of values of a pattern's group among the keys: of `blocks\\.(\\d+)\\..*`, the number of blocks."""
+    """The number of distinct values of a pattern's group among the keys: blocks for `blocks\\.(\\d+)\\..*`."""
     return len({match[1] for key in state if (match := re.fullmatch(pattern, key))})
 
 
 def header(entries: Mapping[str, Any]) -> dict[str, str]:
-    """Entries as strings for a safetensors header; other values are converted to JSON."""
+    """Entries as strings for a safetensors header; values other than strings as JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
 
 

@@ -143,7 +143,7 @@ def test_overrides_of_a_loaded_config_are_those_of_its_file() -> None:
 
 
 def test_create_backbone_takes_one_of_both() -> None:
-    with pytest.raises(ConfigError, match=r"create_backbone: weights=a\.pth and pretrained=True are given"):
+    with pytest.raises(ConfigError, match=r"create_backbone: weights=a\.pth and pretrained=True are both set"):
         densevit.create_backbone("timm", weights="a.pth", model="resnet18", pretrained=True)
 
 

@@ -121,7 +121,7 @@ def test_a_config_s_weights_are_loaded_unless_told_not_to(
         (
             {"backbone": "resnet", "heads": {"a": "setr"}, "classes": ["x"], "weights": "a", "pretrained": False},
             ConfigError,
-            "pretrained=False loads no weights, but weights are given. Fix: omit one",
+            "pretrained=False loads no weights, but weights=a is set. Fix: omit one",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
-from densevit.weights.file_kinds import kind
+from densevit.weights.file_kinds import file_format
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0]), "b.weight": torch.ones(1)}
 OTHER = {"x": torch.zeros(1)}
@@ -246,7 +246,7 @@ def test_kind_is_detected_from_the_content(tmp_path):
     for path in files(tmp_path):
         for suffix in (".pth", ".safetensors", ".npz", ""):
             renamed = path.rename(tmp_path / f"w{suffix}")
-            assert kind(renamed) == kinds[path.name]
+            assert file_format(renamed) == kinds[path.name]
             found = read(renamed).tensors
             assert found.keys() == TENSORS.keys() and all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)
             renamed.rename(path)

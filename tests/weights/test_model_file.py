@@ -145,7 +145,7 @@ def test_a_model_without_a_config_comes_back_as_it_was(saved, tmp_path):
 def test_a_model_built_from_its_parts_is_refused(saved):
     model, path = saved
     parts = DenseModel(model.backbone, dict(model.heads))
-    with pytest.raises(WeightsError, match=r"not known\. Fix: build it with densevit\.create_model"):
+    with pytest.raises(WeightsError, match=r"unknown\. Fix: build it with densevit\.create_model"):
         save(parts, path)
 
 

@@ -56,7 +56,7 @@ def _lines() -> tuple[Line, ...]:
         lines.append(Line(f"{fuse}.residual_layer{{u}}.convolution{{c}}.*", f"{unit}.conv{{c}}.*"))
         lines.append(Line(f"{fuse}.projection.*", f"{decode}.fuse.{place}.projection.*"))
     lines.append(Line("head.conv{i}.*", "heads.depth.conv{i}.*"))
-    encoder = (Line(f"backbone.{line.theirs}", f"backbone.{line.ours}", line.change) for line in _DINOV2.lines)
+    encoder = (Line(f"backbone.{line.foreign_key}", f"backbone.{line.key}", line.change) for line in _DINOV2.lines)
     return (*encoder, *lines)
 
 

@@ -103,8 +103,8 @@ def _transformers_dinov3() -> tuple[Line, ...]:
     names = {"layer.{i}.": "layers.{i}.", "norm.*": "layernorm.*"}
     lines = []
     for line in backbone_lines(_DINOV3, ""):
-        old = next((old for old in names if line.theirs.startswith(old)), "")
-        lines.append(line._replace(theirs=names.get(old, "") + line.theirs.removeprefix(old)))
+        old = next((old for old in names if line.foreign_key.startswith(old)), "")
+        lines.append(line._replace(foreign_key=names.get(old, "") + line.foreign_key.removeprefix(old)))
     return tuple(lines)
 
 

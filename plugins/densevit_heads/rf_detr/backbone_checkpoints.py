@@ -29,7 +29,11 @@ _RF, _LW, _MODEL = "backbone.0.encoder.encoder.", "backbone.0.encoder.", "model.
 
 def _lines(lines: Iterable[Line], prefix: str) -> tuple[Line, ...]:
     return tuple(
-        Line(line.theirs if line.theirs == ZEROS else prefix + line.theirs, f"backbone.{line.ours}", line.change)
+        Line(
+            line.foreign_key if line.foreign_key == ZEROS else prefix + line.foreign_key,
+            f"backbone.{line.key}",
+            line.change,
+        )
         for line in lines
     )
 

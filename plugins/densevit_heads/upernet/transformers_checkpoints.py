@@ -88,7 +88,7 @@ def _convnext_lines() -> tuple[Line, ...]:
 
 
 def _swin_lines() -> tuple[Line, ...]:
-    lines = [line for line in backbone_lines(_SWIN.name, "backbone.") if "feature_norms" not in line.ours]
+    lines = [line for line in backbone_lines(_SWIN.name, "backbone.") if "feature_norms" not in line.key]
     norms = (Line(f"backbone.hidden_states_norms.{name}.*", f"backbone.feature_norms.{i}.*") for i, name in _numbered())
     return (*lines, *norms)
 

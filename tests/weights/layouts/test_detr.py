@@ -225,7 +225,7 @@ def test_a_detector_of_the_same_classes_starts_the_head(project, key, tmp_path):
 
     prefix = "" if key == "weights" else "heads.panoptic."
     assert {prefix + name for name in fit.initialised} == new and not fit.missing and not fit.left_out
-    assert set(fit.initialised.values()) == {"the weights are of a head for detection, which has no such part"}
+    assert set(fit.initialised.values()) == {"the weights are of a head for detection, which lacks this part"}
     assert fit.notes[0] == f"Read as {project}."
 
 

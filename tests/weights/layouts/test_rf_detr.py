@@ -145,7 +145,7 @@ def authors_state(theirs: Any) -> dict[str, torch.Tensor]:
 def test_the_authors_names_of_lw_detr_are_read():
     """The head's; those of backbone and projector are compared in tests/backbones/vit."""
     theirs = lw_detr()
-    lines = tuple(line for line in find("lw-detr").lines if line.ours.startswith(HEAD))
+    lines = tuple(line for line in find("lw-detr").lines if line.key.startswith(HEAD))
     state = {key: x for key, x in authors_state(theirs).items() if not key.startswith("model.backbone.")}
     done = translate(state, replace(find("lw-detr"), marks=(), lines=lines))
     expected = translate(theirs.state_dict(), find("transformers-lw-detr")).tensors
