@@ -28,10 +28,10 @@ class _Image(NamedTuple):
 class Classification(Evaluator):
     """The share of images whose class has the highest score (`top1`), or one of the five highest (`top5`).
 
-    Of equal scores, that of the class with the lower index counts as higher. mAcc: the mean over classes of the share
-    of their images that are correct, without classes that have no image.
+    Of equal scores, the class with the lower index ranks higher. mAcc: the mean over classes with images of the share
+    of correct images.
 
-    On data with a part of the model's classes, the scores of other classes are left out before the maximum, as for
+    On data with only some of the model's classes, other classes' scores are left out before the maximum, as for
     ImageNet-A and ImageNet-R.
     """
 
@@ -41,7 +41,7 @@ class Classification(Evaluator):
     def __init__(self, classes: Sequence[Class]) -> None:
         super().__init__(classes)
         if not self.classes:
-            raise ConfigError("The data has no classes of images; at least one is needed.")
+            raise ConfigError("The data has no image classes; at least one is needed.")
         self.reset()
 
     def reset(self) -> None:
@@ -51,20 +51,19 @@ class Classification(Evaluator):
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         """Adds one prediction and one target per image.
 
-        predictions: class_scores (K,). truths: image_id, image_class (). An image without `image_class`, of class -1,
-        or that was already added is ignored. Raises DataError for another number of scores, and for a label that is not
-        a class.
+        predictions: class_scores (K,). truths: image_id, image_class (). Ignores images without `image_class`, of class
+        -1, or added before. Raises DataError for a wrong number of scores and for an invalid label.
         """
-        for found, truth in zip(predictions, truths, strict=True):
+        for prediction, truth in zip(predictions, truths, strict=True):
             image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])
             if "image_class" in truth and image_id not in self._images and int(truth["image_class"]) >= 0:
-                self._images[image_id] = self._image(image_id, found, int(truth["image_class"]))
+                self._images[image_id] = self._image(image_id, prediction, int(truth["image_class"]))
 
-    def _image(self, image_id: _Id, found: Predictions, label: int) -> _Image:
-        if "class_scores" not in found:
-            keys = ", ".join(found) or "nothing"
+    def _image(self, image_id: _Id, prediction: Predictions, label: int) -> _Image:
+        if "class_scores" not in prediction:
+            keys = ", ".join(prediction) or "nothing"
             raise DataError(f"Image {image_id!r}: its prediction has no `class_scores`, only {keys}.")
-        scores = torch.as_tensor(found["class_scores"]).detach().float().cpu().numpy()
+        scores = torch.as_tensor(prediction["class_scores"]).detach().float().cpu().numpy()
         if scores.shape != (len(self.classes),):
             raise DataError(
                 f"Image {image_id!r}: `class_scores` has the shape {scores.shape}; expected ({len(self.classes)},), "
@@ -79,18 +78,18 @@ class Classification(Evaluator):
         return _Image(label, int(scores.argmax()), rank, float(scores[label]))
 
     def state(self) -> dict[_Id, _Image]:
-        """The results of each image by id."""
+        """The result of each image, by id."""
         return self._images
 
     def merge(self, states: Sequence[dict[_Id, _Image]]) -> None:
-        """Replaces the state by those of all processes; an image from several processes counts once."""
+        """Replaces the state by the states of all processes; an image in several of them counts once."""
         merged: dict[_Id, _Image] = {}
         for state in states:
             merged = state | merged
         self._images = merged
 
     def compute(self) -> dict[str, float]:
-        """The metrics of all images: fractions 0 ... 1, nan without images."""
+        """The metrics: fractions 0 ... 1, nan without images."""
         ranks = np.array([image.rank for image in self._images.values()])
         if not len(ranks):
             return {"top1": math.nan, "top5": math.nan, "mAcc": math.nan}
@@ -108,7 +107,7 @@ class Classification(Evaluator):
         return counts
 
     def tables(self) -> dict[str, Table]:
-        """Images, recall and precision of each class, and the confusion matrix with the classes' names."""
+        """Images, recall and precision per class; the confusion matrix."""
         names, counts = [c.name for c in self.classes], self.counts
         with np.errstate(invalid="ignore"):
             recall, precision = (np.divide(counts.diagonal(), counts.sum(axis)) for axis in (1, 0))
@@ -120,5 +119,5 @@ class Classification(Evaluator):
         }
 
     def image_scores(self) -> dict[_Id, float]:
-        """The score of the true class of each image."""
+        """Each image's score of its true class."""
         return {image_id: image.score for image_id, image in self._images.items()}

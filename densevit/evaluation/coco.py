@@ -1,5 +1,4 @@
-"""COCO's average precision (Lin et al. 2014) for any kind of IoU, and for boxes; identical to pycocotools' to the last
-digit."""
+"""COCO's average precision (Lin et al. 2014) for any IoU, and for boxes; identical to pycocotools to the last digit."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -28,17 +27,17 @@ class _Computed:
 
 
 class AveragePrecision(Evaluator):
-    """Average precision and recall of objects, as defined by COCO, for any kind of IoU.
+    """Average precision and recall of objects as defined by COCO, for any IoU.
 
     Metrics: AP (mean over IoU thresholds from 0.5 to 0.95), AP50, AP75, and APs, APm, APl for small, medium and large
-    areas of annotations; AR1, AR10, AR100, the recall with that many detections per image and class, and ARs, ARm, ARl;
+    annotated areas; AR1, AR10, AR100, the recall with that many detections per image and class, and ARs, ARm, ARl;
     then `AP/<class name>`. A metric without ground truth, -1 in pycocotools, is nan.
 
-    max_detections: detections with the highest scores used per image and class; above 10. `AR100` is named after it.
-    The confusion matrix and the image scores are of the detections with a score of at least `threshold`.
+    max_detections: the number of highest-scoring detections used per image and class, above 10; sets the name `AR100`.
+    The confusion matrix and the image scores use detections with a score of at least `threshold`.
 
-    Subclasses set `labelled_by`, the key that labelled images have in their targets, and `records_type`, and implement
-    `overlaps` and `entries`.
+    Subclasses set `labelled_by`, the target key of labelled images, and `records_type`, and implement `overlaps` and
+    `entries`.
     """
 
     labelled_by: ClassVar[str]
@@ -55,16 +54,17 @@ class AveragePrecision(Evaluator):
     def collected(
         self, ids: Sequence[int | str], predictions: Sequence[Predictions], truths: Sequence[Targets]
     ) -> ObjectRecords:
-        """The records of at least one image."""
+        """Collects the records of at least one image."""
         records: ObjectRecords = self.records_type.of(ids, predictions, truths)
         return records
 
     def overlaps(self, records: Any) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
-        """For each prefix of metrics, the sizes of all detections in pixels and a function that computes IoUs."""
+        """By prefix of metrics: the sizes of all detections in pixels, and a function that computes IoUs."""
         raise NotImplementedError
 
     def entries(self, records: Any, number: int, rows: slice) -> list[dict[str, Any]]:
-        """The detections of one image, given by its number and its rows, as entries of a COCO results file."""
+        """The detections of an image as entries of a COCO results file. number: the image's index. rows: its
+        detections."""
         raise NotImplementedError
 
     def reset(self) -> None:
@@ -77,16 +77,16 @@ class AveragePrecision(Evaluator):
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         """Adds one prediction and one target per image, in original pixels; tensors of any device.
 
-        An image without labels is ignored, as is one already added.
+        Ignores images without labels, and images added before.
         """
         new: dict[int | str, tuple[Predictions, Targets]] = {}
-        for found, truth in zip(predictions, truths, strict=True):
+        for prediction, truth in zip(predictions, truths, strict=True):
             image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])
             if self.labelled_by in truth and image_id not in self._seen:
-                new.setdefault(image_id, (found, truth))
+                new.setdefault(image_id, (prediction, truth))
         if new:
-            pairs = list(new.values())
-            self._add(self.collected(list(new), [found for found, _ in pairs], [truth for _, truth in pairs]))
+            predictions, truths = zip(*new.values(), strict=True)
+            self._add(self.collected(list(new), predictions, truths))
 
     def _add(self, records: ObjectRecords) -> None:
         records.check(len(self.classes))
@@ -95,32 +95,32 @@ class AveragePrecision(Evaluator):
         self._seen.update(records.ids.tolist())
 
     def state(self) -> dict[str, np.ndarray]:
-        """All images, as arrays by name."""
+        """The records of all images, as arrays by name."""
         records = self._sorted()
         return {field.name: getattr(records, field.name) for field in fields(records)}
 
     def merge(self, states: Sequence[dict[str, np.ndarray]]) -> None:
-        """Replaces the state by those of all processes; an image from several processes counts once."""
+        """Replaces the state by the states of all processes; an image in several of them counts once."""
         self.reset()
         for state in states:
             records = self.records_type(**state)
             self._add(records.take([n for n, image_id in enumerate(records.ids) if image_id not in self._seen]))
 
     def compute(self) -> dict[str, float]:
-        """The metrics of all images: fractions 0 ... 1, nan without ground truth."""
+        """The metrics: fractions 0 ... 1, nan without ground truth."""
         results = self._results().items()
-        return {f"{prefix}{name}": value for prefix, one in results for name, value in one.metrics.items()}
+        return {f"{prefix}{name}": value for prefix, result in results for name, value in result.metrics.items()}
 
     def tables(self) -> dict[str, Table]:
         """AP and AR of each class; errors by type (see `analyse`); the confusion matrix of detections with a score of
-        at least `threshold`, with the background last."""
+        at least `threshold`, background last."""
         results, analysis = self._results(), self._analysed()
-        first, *others = results
+        first, *rest = results
         names = [*(c.name for c in self.classes), "background"]
         rows = [[name, *row] for name, row in zip(names, analysis.confusion(self.threshold).tolist(), strict=True)]
         return {
             "classes": results[first].classes,
-            **{f"{prefix.rstrip('_')}-classes": results[prefix].classes for prefix in others},
+            **{f"{prefix.rstrip('_')}-classes": results[prefix].classes for prefix in rest},
             "errors": analysis.table(),
             "confusion": [[f"truth \\ prediction, scores from {self.threshold:.4g}", *names], *rows],
         }
@@ -131,18 +131,18 @@ class AveragePrecision(Evaluator):
         return {**next(iter(self._results().values())).plots, **curves}
 
     def score_threshold(self) -> float | None:
-        """The score threshold with the largest F1 of all classes together, at an IoU of 0.5; None with fewer than 50
-        objects. See `f1_threshold`."""
+        """The score threshold with the largest F1 over all classes, at an IoU of 0.5; None with fewer than 50 objects.
+        See `f1_threshold`."""
         _, scores, correct = self._analysed().detections
         return best_threshold(scores, correct, int(self._objects().sum()))
 
     def _objects(self) -> np.ndarray:
-        """(K,) the number of ground-truth objects of each class, without crowds."""
+        """The number of ground-truth objects of each class, without crowds, (K,)."""
         records = self._sorted()
         return np.bincount(records.truth_labels[~records.crowds], minlength=len(self.classes))
 
     def image_scores(self) -> dict[int | str, float]:
-        """The quality of the detections with a score of at least `threshold`; see `ErrorAnalysis.image_scores`."""
+        """`ErrorAnalysis.image_scores` of detections with a score of at least `threshold`."""
         return self._analysed().image_scores(self.threshold)
 
     def _analysed(self) -> ErrorAnalysis:
@@ -157,11 +157,11 @@ class AveragePrecision(Evaluator):
             records = self._sorted()
             objects = self._objects()
             detections = np.bincount(records.labels, minlength=len(self.classes))
-            place = np.argsort(self._order)
+            columns = np.argsort(self._order)
             for prefix, (sizes, overlaps) in self.overlaps(records).items():
                 precision, recall = self._curves(records, sizes, overlaps)
                 metrics = self._summary(precision, recall)
-                precision, recall = precision[:, :, place], recall[:, place]
+                precision, recall = precision[:, :, columns], recall[:, columns]
                 table = class_table(precision, recall, self.classes, objects, detections, self.max_detections)
                 plots = precision_recall(precision[..., 0, -1], self.classes)
                 self._computed[prefix] = _Computed(metrics, table, plots)
@@ -174,22 +174,22 @@ class AveragePrecision(Evaluator):
         metrics |= {f"AP{letter}": mean(precision[..., area, -1]) for letter, area in areas.items()}
         metrics |= {f"AR{most}": mean(recall[..., 0, m]) for m, most in enumerate(self._limits)}
         metrics |= {f"AR{letter}": mean(recall[..., area, -1]) for letter, area in areas.items()}
-        place = {index: k for k, index in enumerate(self._order)}
-        return metrics | {f"AP/{c.name}": mean(precision[:, :, place[i], 0, -1]) for i, c in enumerate(self.classes)}
+        column = {index: k for k, index in enumerate(self._order)}
+        return metrics | {f"AP/{c.name}": mean(precision[:, :, column[i], 0, -1]) for i, c in enumerate(self.classes)}
 
     def results(self) -> list[dict[str, Any]]:
-        """The evaluated detections as entries of a COCO results file, with the file's image and category ids: the
-        `max_detections` with the highest scores of each image and class.
+        """The evaluated detections, the `max_detections` highest-scoring ones per image and class, as entries of a COCO
+        results file, with the file's image and category ids.
 
-        Values are not rounded: pycocotools on this list gives the same metrics as `compute`.
+        Values are not rounded: pycocotools computes the same metrics from this list as `compute`.
         """
         records = self._sorted()
         ends = np.cumsum(records.detections).tolist()
         entries = []
         for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             counted = _highest(records.scores[start:end], records.labels[start:end], self.max_detections)
-            own = self.entries(records, number, slice(start, end))
-            entries += [entry for entry, counts in zip(own, counted.tolist(), strict=True) if counts]
+            image_entries = self.entries(records, number, slice(start, end))
+            entries += [entry for entry, counts in zip(image_entries, counted.tolist(), strict=True) if counts]
         return entries
 
     @property
@@ -198,7 +198,7 @@ class AveragePrecision(Evaluator):
 
     @property
     def _order(self) -> list[int]:
-        """Class indices sorted by file id, the order in which pycocotools sums; float sums depend on it."""
+        """Class indices sorted by file id: pycocotools' order, on which float sums depend."""
         return sorted(range(len(self.classes)), key=lambda index: self.classes[index].file_id)
 
     def _sorted(self) -> ObjectRecords:
@@ -243,12 +243,12 @@ class CocoDetection(AveragePrecision):
     records_type = BoxRecords
 
     def overlaps(self, records: BoxRecords) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
-        from pycocotools import mask as codes  # late: it takes time to import
+        from pycocotools import mask as codes  # slow to import
 
         boxes, truth_boxes = xywh(records.boxes), xywh(records.truth_boxes)
 
-        def ious(found: np.ndarray, known: np.ndarray) -> np.ndarray:
-            return np.asarray(codes.iou(boxes[found], truth_boxes[known], records.crowds[known].tolist()))
+        def ious(rows: np.ndarray, truths: np.ndarray) -> np.ndarray:
+            return np.asarray(codes.iou(boxes[rows], truth_boxes[truths], records.crowds[truths].tolist()))
 
         return {"": (boxes[:, 2] * boxes[:, 3], ious)}
 
@@ -263,8 +263,8 @@ def _restricted(overlaps: Overlaps, rows: np.ndarray, truths: np.ndarray) -> Ove
 
 
 def _highest(scores: np.ndarray, labels: np.ndarray, limit: int) -> np.ndarray:
-    """(D,) bool: whether a detection of an image is among the `limit` highest scores of its class. Of equal scores the
-    first detections count, as in pycocotools."""
+    """Whether each detection of an image is among the `limit` highest scores of its class, (D,) bool. Of equal scores,
+    earlier detections count, as in pycocotools."""
     order = np.lexsort((-scores, labels))
     first = np.searchsorted(labels[order], labels[order])
     counted = np.empty(len(scores), bool)
@@ -273,6 +273,6 @@ def _highest(scores: np.ndarray, labels: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _rows_by_label(labels: np.ndarray, classes: int) -> list[np.ndarray]:
-    """The rows of each class, in their order."""
+    """The rows of each class, in ascending order."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.searchsorted(labels[order], np.arange(1, classes)))

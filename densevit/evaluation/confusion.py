@@ -1,4 +1,4 @@
-"""Exact confusion counts of two label maps, computed on their device without synchronising with it."""
+"""Exact confusion counts of two label maps, computed on their device without synchronisation."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from torch import Tensor
 from densevit.interfaces import IGNORE
 
 EXACT = 1 << 24  # pixels; OpenCV returns counts in float32, which represents integers exactly up to this
-LANES = 64  # copies of a device's counters, to reduce contention of atomic additions for frequent classes
+LANES = 64  # copies of the counters, against contention of atomic additions for frequent classes
 
 
 def count_pairs(rows: Tensor, columns: Tensor, size: int) -> Tensor:
@@ -32,7 +32,7 @@ def _count_on_cpu(rows: Tensor, columns: Tensor, size: int) -> Tensor:
 
 
 def _count_on_device(rows: Tensor, columns: Tensor, size: int) -> Tensor:
-    """Counts by atomic additions; `torch.bincount` would synchronise to determine the size of its result."""
+    """Counts by atomic additions; `torch.bincount` would synchronise to size its result."""
     side = size + 1  # the last row and column count excluded pixels
     counts = torch.zeros(LANES * side**2, dtype=torch.int64, device=rows.device)
     for row, column in zip(rows.flatten().split(EXACT), columns.flatten().split(EXACT), strict=True):  # bounds memory
@@ -43,18 +43,18 @@ def _count_on_device(rows: Tensor, columns: Tensor, size: int) -> Tensor:
 
 
 def invalid_labels(truth: Tensor, prediction: Tensor, classes: int) -> Tensor:
-    """Finds labels that are not a class, at pixels that are not IGNORE in the ground truth.
+    """Finds invalid labels, at pixels that are not IGNORE in the ground truth.
 
     truth, prediction: (H, W) uint8, on one device.
-    Returns (4,) int64 on that device: the largest such value in the ground truth and its number of pixels, then those
-    of the prediction; zeros if all labels are valid.
+    Returns (4,) int64 on that device: the largest invalid label of the ground truth and its number of pixels, then the
+    same for the prediction; zeros if all labels are valid.
     """
-    found = []
+    largest_and_pixels = []
     for labels in (truth, prediction):
         wrong = torch.where((labels >= classes) & (truth != IGNORE), labels, 0)
         largest = wrong.amax()
-        found += [largest.long(), ((wrong == largest) & (wrong > 0)).sum()]
-    return torch.stack(found)
+        largest_and_pixels += [largest.long(), ((wrong == largest) & (wrong > 0)).sum()]
+    return torch.stack(largest_and_pixels)
 
 
 def boundary(labels: Tensor, width: int, fill: int) -> Tensor:
@@ -79,7 +79,7 @@ def _extremes_on_cpu(labels: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _extremes_on_device(labels: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Pools along rows, then along columns. float16 represents 0 ... 255 exactly."""
+    """Pools along rows, then along columns, in float16, which represents 0 ... 255 exactly."""
     framed = F.pad(labels[None, None].half(), (width,) * 4, value=IGNORE)
     window = 2 * width + 1
     most, less = (F.max_pool2d(F.max_pool2d(x, (window, 1), 1), (1, window), 1) for x in (framed, -framed))

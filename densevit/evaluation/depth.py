@@ -24,13 +24,13 @@ from densevit.interfaces import Class, Dataset, Evaluator, Head, Plot, Predictio
 _Id = int | str
 _ERRORS = ("AbsRel", "SqRel", "RMSE", "RMSElog", "log10", "SILog")
 _DELTAS = (1.25, 1.25**2, 1.25**3)
-_OF_RELATIVE: tuple[Alignment, ...] = ("scale_shift_disparity", "median")  # the alignments for relative depth
+_RELATIVE_ALIGNMENTS: tuple[Alignment, ...] = ("scale_shift_disparity", "median")  # for relative depth
 
 
 class DepthErrors(Evaluator):
     """Errors of predicted depth, in metres or relative to the ground truth.
 
-    With p and g a pixel's depth in prediction and ground truth, and l = ln p - ln g, the means over an image's pixels
+    With p and g a pixel's depth in prediction and ground truth, and l = ln p - ln g, means over an image's pixels
     (Eigen et al. 2014, section 4.2):
 
         AbsRel   |p - g| / g            RMSE     root of (p - g)^2       log10  |log10 p - log10 g|
@@ -40,16 +40,16 @@ class DepthErrors(Evaluator):
     A metric is the mean over images, as in publications. SILog is not multiplied by 100, unlike on KITTI's leaderboard.
     Higher is better for `delta1` to `delta3`, lower for all others.
 
-    min_depth, max_depth: exclusive bounds of the ground truth of valid pixels, as in published protocols (NYU 1e-3 and
-        10, KITTI 1e-3 and 80); predictions are clamped to them, after alignment. max_depth null: no limit, but relative
-        predictions and those aligned in disparity are clamped to the image's largest valid ground truth.
+    min_depth, max_depth: exclusive bounds of valid ground truth, as in published protocols (NYU 1e-3 and 10, KITTI 1e-3
+        and 80); predictions are clamped to them, after alignment. max_depth null: no limit, but relative predictions
+        and predictions aligned in disparity are clamped to the image's largest valid ground truth.
     crop: the evaluated part of an image: eigen (NYU), garg or eigen_kitti.
-    align: the alignment of each prediction with the ground truth, over valid pixels: none, median, scale_shift (least
+    align: how each prediction is aligned to the ground truth, over valid pixels: none, median, scale_shift (least
         squares in depth), scale_shift_disparity (least squares in 1 / depth, MiDaS's protocol). null: none, or
-        scale_shift_disparity for a head for relative depth, which requires alignment. It is part of metric names:
+        scale_shift_disparity for a head for relative depth. Metric names contain the alignment:
         `AbsRel_aligned_median`, `AbsRel_aligned_depth`, `AbsRel_aligned_disparity`.
     deltas: further thresholds; 1.1 adds `delta_1.1`.
-    per_pixel: adds each metric over the pixels of all images together: `AbsRel_pixel`.
+    per_pixel: adds each metric over the pixels of all images: `AbsRel_pixel`.
     """
 
     reads = (("depth", "inverse_depth"),)
@@ -74,7 +74,7 @@ class DepthErrors(Evaluator):
             raise ConfigError(f"deltas is {list(deltas)}; ratios above 1 are expected, such as 1.1.")
         self.min_depth, self.max_depth = min_depth, math.inf if max_depth is None else max_depth
         self.crop, self.per_pixel = crop, per_pixel
-        self._align_is_given = align is not None
+        self._align_is_set = align is not None
         self._align_by("none" if align is None else align)
         named = {f"delta{n}": limit for n, limit in enumerate(_DELTAS, 1)}
         self.deltas = named | {f"delta_{limit:g}": limit for limit in deltas}
@@ -86,16 +86,16 @@ class DepthErrors(Evaluator):
         self.lower_is_better = tuple(f"{name}{mark}{over}" for over in ("", "_pixel") for name in _ERRORS)
 
     def prepare(self, head: Head, data: Dataset) -> None:
-        """Sets the alignment for a head for relative depth if none is given. Raises ConfigError if metres would be
-        compared with relative values."""
+        """Sets the default alignment of a head for relative depth. Raises ConfigError for an alignment that compares
+        metres with relative values."""
         name = type(head).__name__
         if head.quantity == "inverse_depth":
-            if not self._align_is_given:
+            if not self._align_is_set:
                 self._align_by("scale_shift_disparity")
-            elif self.align not in _OF_RELATIVE:
+            elif self.align not in _RELATIVE_ALIGNMENTS:
                 raise ConfigError(
                     f"align is {self.align}, but {name} predicts inverse depth of unknown scale and shift, not metres. "
-                    f"Choose {' or '.join(_OF_RELATIVE)}; without align, the first is used."
+                    f"Choose {' or '.join(_RELATIVE_ALIGNMENTS)}; without align, the first is used."
                 )
         elif head.quantity == "depth" and not data.metric and self.align == "none":
             raise ConfigError(
@@ -113,16 +113,16 @@ class DepthErrors(Evaluator):
         """Adds one prediction and one target per image, in original pixels; tensors of any device.
 
         predictions: depth (H, W) in metres, or inverse_depth (H, W), relative. truths: image_id, depth (H, W) in
-        metres, 0 = unknown. An image without `depth` in its target is unlabelled and is ignored, as is one without
-        valid pixels or one that was already added. Raises DataError if a prediction lacks both, has another size than
-        its ground truth, is not finite at a valid pixel, or is relative while `align` is none.
+        metres, 0 = unknown. Ignores images without `depth` in their target or without valid pixels, and images added
+        before. Raises DataError for a prediction that lacks both, has another size than its ground truth, is not finite
+        at a valid pixel, or is relative while `align` is none.
         """
-        for found, truth in zip(predictions, truths, strict=True):
+        for prediction, truth in zip(predictions, truths, strict=True):
             image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])
             if "depth" not in truth or image_id in self._sums or image_id in self._empty:
                 continue
             try:
-                p, g = self._pixels(found, torch.as_tensor(truth["depth"]))
+                p, g = self._pixels(prediction, torch.as_tensor(truth["depth"]))
             except DataError as error:
                 raise DataError(f"Image {image_id!r}: {error}") from None
             if len(g):
@@ -131,20 +131,20 @@ class DepthErrors(Evaluator):
             else:
                 self._empty.add(image_id)
 
-    def _pixels(self, found: Predictions, truth: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """The depths of prediction, aligned and clamped, and ground truth at valid pixels: (N,) float64 each."""
-        relative = "depth" not in found
+    def _pixels(self, outputs: Predictions, truth: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted depths, aligned and clamped, and true depths at valid pixels: (N,) float64 each."""
+        relative = "depth" not in outputs
         key = "inverse_depth" if relative else "depth"
-        if key not in found:
+        if key not in outputs:
             raise DataError(
-                f"its prediction has no `depth` and no `inverse_depth`, only {', '.join(found) or 'nothing'}."
+                f"its prediction has no `depth` and no `inverse_depth`, only {', '.join(outputs) or 'nothing'}."
             )
-        if relative and self.align not in _OF_RELATIVE:
+        if relative and self.align not in _RELATIVE_ALIGNMENTS:
             raise DataError(
                 f"its prediction is relative (`inverse_depth`), which align: {self.align} cannot measure in metres. "
-                f"Set evaluation.align to {' or '.join(_OF_RELATIVE)}."
+                f"Set evaluation.align to {' or '.join(_RELATIVE_ALIGNMENTS)}."
             )
-        prediction = torch.as_tensor(found[key]).detach().cpu()
+        prediction = torch.as_tensor(outputs[key]).detach().cpu()
         if prediction.shape != truth.shape or truth.ndim != 2:
             sizes = " and ".join(" x ".join(map(str, depth.shape)) for depth in (prediction, truth))
             raise DataError(f"prediction and ground truth differ in height x width, or are not 2-D: {sizes}.")
@@ -164,7 +164,7 @@ class DepthErrors(Evaluator):
         if self.align == "scale_shift_disparity":
             disparity = p if relative else 1 / np.maximum(p, low)
             return to_scale_and_shift_of_disparity(disparity, g, low, high)
-        if relative:  # a disparity of 0 or less is infinite depth
+        if relative:  # a disparity of at most 0 is an infinite depth
             p = np.divide(1, p, out=np.full_like(p, np.inf), where=p > 0)
         if self.align == "median":
             p = to_median(p, g)
@@ -173,7 +173,7 @@ class DepthErrors(Evaluator):
         return np.clip(p, low, high)
 
     def _sums_of(self, p: np.ndarray, g: np.ndarray) -> np.ndarray:
-        """The sums for the metrics: number of pixels, sums over them, and the mean of l."""
+        """The number of pixels, sums over them, and the mean of l."""
         difference, ratio = p - g, p / g
         log = np.log(ratio)
         mean = log.mean()
@@ -191,7 +191,7 @@ class DepthErrors(Evaluator):
         return np.array([*sums, *(np.count_nonzero(worst < limit) for limit in self.deltas.values())], np.float64)
 
     def state(self) -> dict[str, Any]:
-        """The sums of each image by id, and the ids of those without valid pixels."""
+        """The sums of each image by id, and the ids of images without valid pixels."""
         return {
             "sums": dict(self._sums),
             "distances": dict(self._distances),
@@ -199,7 +199,7 @@ class DepthErrors(Evaluator):
         }
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
-        """Replaces the state by those of all processes; an image from several processes counts once."""
+        """Replaces the state by the states of all processes; an image in several of them counts once."""
         self.reset()
         for state in states:
             self._sums = state["sums"] | self._sums
@@ -207,7 +207,7 @@ class DepthErrors(Evaluator):
             self._empty.update(state["empty"])
 
     def compute(self) -> dict[str, float]:
-        """The metrics of all images: metres or fractions, nan without valid pixels. Warns about images without any."""
+        """The metrics: metres or fractions, nan without valid pixels. Warns about images without valid pixels."""
         if self._empty:
             seen = len(self._sums) + len(self._empty)
             part = "" if self.crop == "none" else f" within the crop {self.crop!r}"
@@ -226,7 +226,7 @@ class DepthErrors(Evaluator):
         return metrics
 
     def tables(self) -> dict[str, Table]:
-        """Errors over the pixels of each interval of the ground truth, which `max_depth` and `crop` limit."""
+        """Errors by interval of true depth, within `max_depth` and `crop`."""
         return {"distance": distance_table(self._distances.values())}
 
     def plots(self) -> dict[str, Plot]:
@@ -243,7 +243,7 @@ class DepthErrors(Evaluator):
 
 
 def _metrics(images: Sequence[np.ndarray]) -> list[float]:
-    """The metrics over all pixels of some images, in the order of their names."""
+    """The metrics over the pixels of all `images`, in the order of `DepthErrors._names`."""
     pixels, *sums, spread, _ = (_sum(column) for column in zip(*(image[:8].tolist() for image in images), strict=True))
     abs_rel, sq_rel, square, log_square, log10 = (total / pixels for total in sums)
     mean = _sum(image[0] * image[7] for image in images) / pixels
