@@ -1,6 +1,6 @@
-"""The blocks of a prediction: what is written of some batches of images, in one file, until all are joined.
+"""Blocks of a prediction: the texts of some batches of images in one file, until all blocks are joined.
 
-A block is predicted as a whole, also after an interruption: predictions depend in their last digits on the other images
+A block is predicted completely, also after an interruption: the last digits of predictions depend on the other images
 of a batch.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Texts = Mapping[str, str]
-"""What an image adds to each file of all images, by the path of the file in the folder of predictions."""
+"""The texts that an image adds to files of all images, by the file's path in the folder of predictions."""
 
 
 class Failed(NamedTuple):
@@ -23,14 +23,14 @@ class Failed(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """The number of predicted images of a block, and the others."""
+    """The number of predicted images of a block, and the unreadable images."""
 
     images: int = 0
     failed: Sequence[Failed] = ()
 
 
 def write_block(file: Path, failed: Sequence[Failed], images: Sequence[Texts]) -> None:
-    """Writes the texts of images. The file appears when it is complete."""
+    """Writes a block; the file appears when it is complete."""
     partial = file.with_suffix(".partial")
     with gzip.open(partial, "wt", compresslevel=1, encoding="ascii") as block:
         for line in (Counts(len(images), failed), *images):
@@ -39,15 +39,15 @@ def write_block(file: Path, failed: Sequence[Failed], images: Sequence[Texts]) -
 
 
 def read_counts(file: Path) -> Counts:
-    """Returns the counts of a block; none of a block that is not written yet."""
+    """The counts of a block; zero before it is written."""
     if not file.is_file():
         return Counts()
     images, failed = next(_lines(file))
-    return Counts(images, [Failed(*one) for one in failed])
+    return Counts(images, [Failed(*fields) for fields in failed])
 
 
 def read_texts(file: Path) -> Iterator[Texts]:
-    """Yields the texts of each image of a block."""
+    """Yields the texts of each predicted image of a block."""
     lines = _lines(file)
     next(lines)
     return lines

@@ -21,12 +21,12 @@ from densevit.model.test_time_augmentation import prediction_strips
 
 
 class LargePredicted(Predicted):
-    """An image whose maps are written already. pixels, result: every n-th pixel; the size is that of all."""
+    """An image whose maps are already written. pixels, result: every n-th pixel; size: the original."""
 
 
 def streams_maps(predictor: Predictor) -> bool:
-    """Whether `predict_strips` takes all heads: heads of maps with windows, without scales. An exported file, which has
-    no architecture, takes no windows."""
+    """Whether `predict_strips` supports all heads: map heads with windows and without scales. An exported file, which
+    has no architecture, takes no windows."""
     return predictor.model.sections is not None and all(
         isinstance(head, DenseHead) and predictor.inference[name].window and predictor.inference[name].scales == (1.0,)
         for name, head in predictor.heads.items()
@@ -34,19 +34,19 @@ def streams_maps(predictor: Predictor) -> bool:
 
 
 def is_large(image: ImageFile, predictor: Predictor) -> bool:
-    """Whether an image is read and predicted by rows of windows."""
+    """Whether an image must be read and predicted by rows of windows."""
     if not image.location.lower().endswith(large_tiff.SUFFIXES) or image.url or image.member:
         return False
     try:
         with LargeTiff(image.path, predictor.channels, predictor.device) as opened:
             return math.prod(opened.shape[1:]) >= large_tiff.LARGE
     except UnreadableFileError:
-        return False  # read as a whole, or reported by that
+        return False  # reading the full image may work, or reports the error
 
 
 def predict_large(image: ImageFile, output: OutputFolder) -> Predicted:
-    """Predicts an image and writes its maps, one head after the other. Returns every n-th pixel of the image and of the
-    maps, of at most MAX_SIDE on a side; or its error."""
+    """Predicts an image and writes its maps, one head after the other. Returns every n-th pixel of image and maps, at
+    most MAX_SIDE on a side; or the error."""
     predictor = output.predictor
     try:
         with LargeTiff(image.path, predictor.channels, predictor.device) as opened:
@@ -59,16 +59,16 @@ def predict_large(image: ImageFile, output: OutputFolder) -> Predicted:
             pixels = opened.decimated(step)
     except UnreadableFileError as error:
         return Predicted(image, error=error)
-    kinds = predictor.classes, output.thresholds, predictor.target_types
-    return LargePredicted(image, pixels, Result(pixels, (height, width), decimated, *kinds))
+    by_head = predictor.classes, output.thresholds, predictor.target_types
+    return LargePredicted(image, pixels, Result(pixels, (height, width), decimated, *by_head))
 
 
 @torch.inference_mode()
 def predict_strips(predictor: Predictor, image: ImageRows, head: str, rows: int) -> Iterator[Predictions]:
-    """Yields the predictions of a head on an image at its own size as strips (..., rows, W) from top to bottom, on the
-    CPU; the last one may have fewer rows. The image and the map are never in memory as a whole.
+    """Yields the predictions of a head on an image at its original size as strips (..., rows, W) from top to bottom, on
+    the CPU; the last strip may have fewer rows. Image and map are never completely in memory.
 
-    image: (C, H, W), on the predictor's device. head: its name, see `streams_maps`.
+    image: (C, H, W), on the predictor's device. head: a name; see `streams_maps`.
     """
     buffer: Predictions = {}
     with evaluation_mode(predictor.model):

@@ -1,4 +1,4 @@
-"""Predictors of new models and of models from any source, and saving them."""
+"""Creates, loads and saves predictors."""
 
 import warnings
 from collections.abc import Mapping
@@ -23,9 +23,8 @@ _DEVICE_FIX = 'Fix: use device "auto": an accelerator if there is one, else the 
 class LoadedModel(NamedTuple):
     """A model in evaluation mode on the CPU.
 
-    sections: the config, or the sections of a model saved without a config. foreign: whether the weights are another
-    project's. The config is then derived from them: its data section has the sizes of the published recipe, but not the
-    user's data.
+    sections: the config, or the sections of a model without one. foreign: whether the weights are another project's;
+    the config is then derived from them, with the published recipe's sizes in its data section, not the user's data.
     """
 
     model: DenseModel
@@ -53,14 +52,14 @@ def create_model(
     heads: a plugin's name or a section `heads.NAME` for each head name.
     classes: the classes of each head, by its name or task; a list for a single head. A class is a `Class` or a name.
     None: the classes of a config's data set; with `heads`, no classes.
-    weights: a checkpoint of the model or of its backbone, which takes precedence over a config's weights of the same
-    tensors, with a warning. pretrained: False: random weights.
-    Raises ConfigError, PluginError or WeightsError for invalid arguments, such as `weights` besides the weights of a
-    given section for the same tensors.
+    weights: a checkpoint of the model or of its backbone; overrides a config's weights of the same tensors, with a
+    warning. pretrained: False: random weights.
+    Raises ConfigError, PluginError or WeightsError for invalid arguments, such as `weights` together with a section's
+    weights of the same tensors.
     """
     target = device_of(device)
     if weights is not None:
-        user_path(weights)  # raises for an empty one
+        user_path(weights)  # raises for an empty path
     return Predictor(*build_with_weights(backbone, heads, classes, weights, pretrained)).to(target)
 
 
@@ -74,12 +73,11 @@ def load(
     `densevit.export`, whose predictor runs the file on the CPU.
 
     device: "cuda", "cuda:1", "mps", "cpu" ...; "auto": an accelerator if there is one; None: the CPU.
-    trust: True: the classes that the file names as `module:Class` are imported, and a .pth file of another project is
-    read by its own code. False: no code of the file is run. Installed plugins, and classes in the config.yaml of a run
-    folder, need no trust.
+    trust: True: imports classes that the file names as `module:Class`, and unpickles another project's .pth file.
+    False: runs no code of the file. Installed plugins, and classes in the config.yaml of a run folder, need no trust.
     runtime: what runs ONNX files: "onnxruntime" or "openvino"; None: "onnxruntime".
-    Raises WeightsError if there is no complete model, and for a backbone without heads; ConfigError for a class that
-    the file names, without trust.
+    Raises WeightsError for an incomplete model and for a backbone without heads; ConfigError for a class that the file
+    names, without trust.
     """
     target = device_of(device)
     loaded = load_any(source, trust, runtime)
@@ -96,7 +94,7 @@ def load_any(source: str | Path, trust: bool = False, runtime: str | None = None
     folder = user_path(source) if user_path(source).is_dir() else None
     file = str(source) if folder is None else f"{source}/model.safetensors"
     if checkpoint.header.get("format") == "densevit":
-        return _own(model_file.from_state(checkpoint.tensors, checkpoint.header, file, trust, folder))
+        return _loaded(model_file.from_state(checkpoint.tensors, checkpoint.header, file, trust, folder))
     if {"backbone", "heads"} <= {name.partition(".")[0] for name in checkpoint.tensors}:
         raise WeightsError(
             f"{file}: a checkpoint of {len(checkpoint.tensors)} tensors without classes and config: it has no densevit "
@@ -111,31 +109,31 @@ def load_any(source: str | Path, trust: bool = False, runtime: str | None = None
         )
     if converted.assumed:
         warnings.warn(
-            f"{source}: assumed {', '.join(converted.assumed)}, because the weights do not determine it. If that is "
+            f"{source}: assumed {', '.join(converted.assumed)}, because the weights do not determine it. If this is "
             f"wrong: densevit convert {source} OUT section.key=value, and use OUT.",
             stacklevel=3,
         )
     return LoadedModel(converted.model, converted.config, foreign=True)
 
 
-def _own(model: DenseModel) -> LoadedModel:
+def _loaded(model: DenseModel) -> LoadedModel:
     assert model.sections is not None
     return LoadedModel(model, model.sections, foreign=False)
 
 
 def save(model: Predictor | DenseModel, path: str | Path) -> None:
-    """Writes a model file for `load`: the weights, the classes, and the config or the sections that build the model,
-    with the inference options of a predictor. A replaced `resize` is not written.
+    """Writes a model file for `load`: weights, classes, and the config or sections of the model, with a predictor's
+    inference options. A replaced `resize` is not written.
 
-    Raises WeightsError for a DenseModel without a record of its plugins and options, and for an exported file.
+    Raises WeightsError for a DenseModel built from parts, and for an exported file.
     """
-    if isinstance(own := dense_model(model), FileModel):
-        raise WeightsError(f"{own.file.path}: an exported file has no weights to save. Fix: save the model itself.")
+    if isinstance(dense := dense_model(model), FileModel):
+        raise WeightsError(f"{dense.file.path}: an exported file has no weights to save. Fix: save the model itself.")
     model_file.save(dense_model(model), path, model.sections if isinstance(model, Predictor) else None)
 
 
 def device_of(name: str | torch.device | None) -> torch.device:
-    """Returns the device with this name. Raises DensevitError if it is not available."""
+    """The device with this name. Raises DensevitError if it is unavailable."""
     if name is None:
         return torch.device("cpu")
     if str(name) == "auto":

@@ -99,7 +99,7 @@ def test_predicting_waits_while_a_block_is_not_written(model, photos, blocks_of_
 
 def test_entries_are_in_the_order_of_the_list(model: StandIn, photos: Path, monkeypatch: Patch):
     assert main([*ALL, "--out", "one"]) == 0
-    before_writing(monkeypatch, lambda file: time.sleep(0.02 * (4 - file.place)))  # the last is written first
+    before_writing(monkeypatch, lambda file: time.sleep(0.02 * (4 - file.index)))  # the last is written first
     assert main([*ALL, "--out", "found"]) == 0
     assert contents("found") == contents("one")
     assert written("found") == NAMES
@@ -209,7 +209,7 @@ def test_names_of_more_than_10000_images_are_in_subfolders(monkeypatch: Patch):
         monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(f"none/{n}.jpg" for n in range(count))))
         images = find_images(["-"])
         assert (images[0].name, images[-1].name) == expected
-        assert [image.image_id for image in images] == [image.place for image in images] == [*range(count)]
+        assert [image.image_id for image in images] == [image.index for image in images] == [*range(count)]
 
 
 def test_listed_images_are_not_looked_up_and_take_less_than_1_kb(photos: Path, monkeypatch: Patch):

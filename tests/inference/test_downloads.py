@@ -108,7 +108,7 @@ def test_a_download_has_a_largest_size(path: str, server: ThreadingHTTPServer, m
 def test_a_download_has_a_longest_time(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "URL_SECONDS", 0.5)
     begin = time.monotonic()
-    with pytest.raises(DataError, match=r"/slow cannot be downloaded: it is not complete after 0.5 s"):
+    with pytest.raises(DataError, match=r"/slow cannot be downloaded: not complete after 0.5 s"):
         image_inputs.as_sample(f"{address(server)}/slow", 0)
     assert time.monotonic() - begin < 3
 

@@ -112,7 +112,7 @@ def test_predict_and_prelabel_have_one_default_and_name_it(
     model, expected = stand_in
     count = 2 if expected == OWN else 1
     origin = (
-        "the largest F1 in the model's validation" if expected == OWN else "the default, because the model has none"
+        "the largest F1 in the model's validation" if expected == OWN else "the default, as the model has none"
     )
     assert main(["predict", "RUN", "a.png", "--out", "again"]) == 0
     assert f"predictions.csv: the {count} objects of score {expected} or more ({origin}" in capsys.readouterr().out
@@ -175,7 +175,7 @@ def test_predictions_of_another_model_are_refused(
     next(model.model.parameters()).data += 1
     assert main([word.replace("RUN", "other") for word in command]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "found has the predictions of another model" in said and "'RUN'" in said and "'other'" in said
+    assert "found has predictions of another model" in said and "'RUN'" in said and "'other'" in said
     Path("found/predict.json").unlink()
     assert main(command) == 2
     assert "found has no predict.json" in " ".join(capsys.readouterr().err.split())
