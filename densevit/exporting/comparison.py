@@ -22,15 +22,15 @@ _CELL = 8  # pixels: images of random cells have edges and areas
 
 @runtime_checkable
 class SupportsValueRange(Protocol):
-    """A target type whose predicted values have a range by which an exported file is compared with its model."""
+    """A target type that defines the value range for comparing an exported file with its model."""
 
     def value_range(self, value: np.ndarray, size: Size) -> float:
-        """The range of predicted values of images of this size."""
+        """The range of values predicted for images of this size."""
 
 
 def value_range(target: TargetType | None, value: np.ndarray, size: Size) -> float:
-    """The range of values, see `SupportsValueRange`. By default the difference of the largest and the smallest finite
-    value; 1 if they are equal."""
+    """`SupportsValueRange.value_range`; by default the difference of the largest and the smallest finite value, or 1 if
+    they are equal."""
     if isinstance(target, SupportsValueRange):
         return target.value_range(value, size)
     finite = value[np.isfinite(value)]
@@ -40,7 +40,7 @@ def value_range(target: TargetType | None, value: np.ndarray, size: Size) -> flo
 def example_images(size: Size, count: int, seed: int, channels: Channels = RGB) -> np.ndarray:
     """Images (count, C, *size) of random cells with noise; deterministic.
 
-    Of other channels than RGB of 8 bits, values exceed the range by a tenth of it, and some floats are NaN.
+    For channels other than 8-bit RGB, values exceed the range by a tenth, and some floats are NaN.
     """
     rng = np.random.default_rng([seed, *size])
     cells = rng.integers(0, 256, (count, len(channels.names), -(-size[0] // _CELL), -(-size[1] // _CELL)))
@@ -60,22 +60,22 @@ def differences(
 ) -> dict[str, float]:
     """The largest difference of each floating-point output, relative to its range (`value_range`).
 
-    graph: the model's, in float32. images: (B, C, H, W). run_selections: the result of `load_selections`.
-    The model repeats its selections, so that the resulting queries are compared one by one. The error of a selection is
-    the amount by which the model's scores of the selected candidates are below those of its own selection, less twice
-    the error of the scores. A map of classes is compared with `read_maps` of the file's own `maps`: its difference is
-    the fraction of pixels that differ. Infinite if outputs are missing or not finite.
+    graph: the model's, in float32. images: (B, C, H, W). run_selections: from `load_selections`.
+    The model repeats the file's selections, so that the selected queries can be compared one by one. The error of a
+    selection: how far the model's scores of the selected candidates fall below its best scores, less twice the error of
+    the scores. A class map is compared with `read_maps` of the file's `maps`: the difference is the fraction of pixels
+    that differ. Infinite for outputs that are missing or not finite.
     """
-    found = run(images)
-    outputs, result = repeating_selections(graph, images, run_selections, lambda: graph(torch.from_numpy(images)))
-    expected = {name: value.numpy() for name, value in outputs.items()}
+    outputs = run(images)
+    reference, result = repeating_selections(graph, images, run_selections, lambda: graph(torch.from_numpy(images)))
+    expected = {name: value.numpy() for name, value in reference.items()}
     size = (images.shape[2], images.shape[3])
-    result |= relative_errors(graph, found, expected, size)
+    result |= relative_errors(graph, outputs, expected, size)
     for head, module in graph.model.heads.items():
         prefix = graph.prefix(head)
-        if isinstance(module, DenseHead) and f"{prefix}maps" in found:
-            read = module.read_maps(torch.from_numpy(found[f"{prefix}maps"]))
-            result |= {prefix + key: _share(found[prefix + key], value) for key, value in read.items()}
+        if isinstance(module, DenseHead) and f"{prefix}maps" in outputs:
+            read = module.read_maps(torch.from_numpy(outputs[f"{prefix}maps"]))
+            result |= {prefix + key: _share(outputs[prefix + key], value) for key, value in read.items()}
     return result
 
 
@@ -99,9 +99,9 @@ def relative_errors(
 def repeating_selections(
     graph: ExportedGraph, images: np.ndarray, run_selections: Run | None, compute: Callable[[], Result]
 ) -> tuple[Result, dict[str, float]]:
-    """Returns the result of a computation in which the model repeats the selections of its file, and their errors.
+    """Runs `compute` while the model repeats the selections of its file. Returns the result and the selections' errors.
 
-    Arguments and errors as of `differences`.
+    Parameters and errors as of `differences`.
     """
     selected = {} if run_selections is None else run_selections(images)
     with torch.inference_mode(), ExitStack() as stack:
@@ -124,31 +124,31 @@ def repeating_selections(
 
 
 def worst(differences_by_image: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The largest difference of each output over several images."""
+    """The largest difference of each output over all images."""
     return {name: max(by_name[name] for by_name in differences_by_image) for name in differences_by_image[0]}
 
 
 def _selections(outputs: Mapping[str, np.ndarray], prefix: str) -> list[Tensor]:
-    """The indices of a head's selections, in their order."""
+    """The indices of a head's selections, in order."""
     form = f"{prefix}selection_"
     return [torch.from_numpy(value) for key, value in outputs.items() if key.removeprefix(form).isdecimal()]
 
 
-def _largest(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest absolute difference. Equal infinities, the scores of excluded candidates, do not differ."""
-    same = (found == expected) & ~np.isfinite(expected)
-    found, expected = (np.where(same, 0.0, one).astype(np.float64) for one in (found, expected))
-    difference = found - expected
+def _largest(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The largest absolute difference; 0 for equal infinities, the scores of excluded candidates."""
+    same = (actual == expected) & ~np.isfinite(expected)
+    actual, expected = (np.where(same, 0.0, x).astype(np.float64) for x in (actual, expected))
+    difference = actual - expected
     return float(np.abs(difference).max(initial=0.0)) if np.isfinite(difference).all() else float("inf")
 
 
-def _selection_error(indices: np.ndarray, found: np.ndarray, expected: Tensor) -> float:
-    own = expected.topk(indices.shape[1], dim=1).values.numpy()
+def _selection_error(indices: np.ndarray, scores: np.ndarray, expected: Tensor) -> float:
+    best = expected.topk(indices.shape[1], dim=1).values.numpy()
     with np.errstate(invalid="ignore"):  # the difference of equal infinities is set to 0
-        gap = np.nan_to_num(own - np.take_along_axis(expected.numpy(), indices, 1))
-    wrong = max(0.0, float(gap.max(initial=0.0)) - 2 * _largest(found, expected.numpy()))
+        gap = np.nan_to_num(best - np.take_along_axis(expected.numpy(), indices, 1))
+    wrong = max(0.0, float(gap.max(initial=0.0)) - 2 * _largest(scores, expected.numpy()))
     return wrong / value_range(None, expected.numpy(), (1, 1))
 
 
-def _share(found: np.ndarray, expected: Tensor) -> float:
-    return float((found != expected.numpy()).mean())
+def _share(actual: np.ndarray, expected: Tensor) -> float:
+    return float((actual != expected.numpy()).mean())

@@ -11,19 +11,19 @@ from densevit.interfaces import Transforms
 from densevit.layers.missing_pixels import valid_mean
 
 _BITS = 16  # at most, per weight: sums of 255 times such weights are exact in float32
-_LARGEST_WEIGHT = 2**15 - 0.5  # of the kernel's 16 bits
-_TOLERANCE = 2e-3  # of the largest absolute value of a channel's range, in float32: OpenCV may round positions to it
-_VALID = 0.1  # weight of valid pixels, below which rounding is a large part
+_LARGEST_WEIGHT = 2**15 - 0.5  # the kernel has 16 bits
+_TOLERANCE = 2e-3  # of a channel's largest absolute value, in float32: OpenCV may round positions to float32
+_VALID = 0.1  # weight of valid pixels, below which rounding dominates
 
 
 class Resizing(nn.Module):
     """Resizes images bilinearly, with antialiasing where they shrink, to the evaluation size.
 
-    Of uint8, follows Pillow's and torch's kernel: a horizontal and a vertical pass with integer weights, each rounded
-    to uint8. The passes are products of integer matrices, which are exact in float32 in any order of summation, so all
-    runtimes give the same pixels. Other types have float32 weights; uint16 is rounded once. Integers differ from
-    `predict`'s resizing by at most one level, float32 by the rounding of weights: where almost all weight is that of
-    missing pixels, the difference is as much larger, and a pixel may be missing in one of them only.
+    For uint8, follows Pillow's and torch's kernel: a horizontal and a vertical pass with integer weights, each rounded
+    to uint8. The passes are products of integer matrices, exact in float32 in any order of summation, so all runtimes
+    compute the same pixels. Other types use float32 weights; uint16 is rounded once. Integers differ from `predict`'s
+    resizing by at most one level, float32 by the rounding of weights: more where missing pixels have almost all the
+    weight, and there a pixel may be missing in one of the two results.
     """
 
     def __init__(self, transforms: Transforms) -> None:
@@ -31,7 +31,7 @@ class Resizing(nn.Module):
         self.transforms = transforms
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, h, w) of the same type. Batch, H and W may be symbols of `torch.export`."""
+        """(B, C, H, W) -> (B, C, h, w) of the same type. Batch, H and W may be `torch.export` symbols."""
         H, W = images.shape[-2:]
         h, w = self.transforms.evaluation_size(H, W)
         if images.dtype != torch.uint8:
@@ -45,15 +45,15 @@ class Resizing(nn.Module):
 
 
 def check_resizing(resizing: Resizing, images: np.ndarray, channels: Channels = RGB) -> None:
-    """Raises DensevitError unless images (1, C, H, W) are resized as by `predict`, to within the tolerance."""
+    """Raises DensevitError unless images (1, C, H, W) are resized as in `predict`, within the tolerance."""
     valid = (~np.isnan(images)).astype(images.dtype)
-    found, shares = (resizing(torch.from_numpy(x))[0].permute(1, 2, 0).numpy().astype(float) for x in (images, valid))
+    actual, shares = (resizing(torch.from_numpy(x))[0].permute(1, 2, 0).numpy().astype(float) for x in (images, valid))
     H, W = images.shape[2:]
     expected = resize_image(
         np.ascontiguousarray(images[0].transpose(1, 2, 0)), resizing.transforms.evaluation_size(H, W)
     )
     tolerance = _TOLERANCE * np.abs(channels.range).max(1) if channels.dtype == "float32" else 1  # (C,) or levels
-    if found.shape != expected.shape or ((shares > _VALID) & ~np.isclose(found, expected, 0, tolerance)).any():
+    if actual.shape != expected.shape or ((shares > _VALID) & ~np.isclose(actual, expected, 0, tolerance)).any():
         raise DensevitError(
             f"The resizing of {type(resizing.transforms).__name__} on {H}x{W} pixels differs from predict's."
         )
@@ -74,8 +74,8 @@ def _weights(length: int, resized: int, device: torch.device) -> tuple[Tensor, T
 
 
 def _float_weights(length: int, resized: int, shrinks: Tensor) -> Tensor:
-    """Weights (resized, length) float32 of a triangle filter: those of torch's kernel, whose centres are rounded to
-    float32, if a side shrinks, else those of OpenCV's. shrinks: (1, 1) bool."""
+    """Weights (resized, length) float32 of a triangle filter: torch's kernel, with centres rounded to float32, if a
+    side shrinks, else OpenCV's. shrinks: (1, 1) bool."""
     rounded, exact = (_triangles(length, resized, shrinks.device, dtype) for dtype in (torch.float32, torch.float64))
     return torch.where(shrinks, rounded, exact.float())
 
@@ -83,7 +83,7 @@ def _float_weights(length: int, resized: int, shrinks: Tensor) -> Tensor:
 def _triangles(length: int, resized: int, device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
     """Weights (resized, length) of a triangle filter.
 
-    Of uint8 in float64, because all runtimes must round a weight near a half in the same direction.
+    uint8 needs float64, so that all runtimes round a weight near a half in the same direction.
     """
     scale = torch.full((1, 1), length, dtype=dtype, device=device) / resized
     centers = (torch.arange(resized, dtype=dtype, device=device)[:, None] + 0.5) * scale

@@ -116,10 +116,10 @@ def test_a_file_that_is_no_faster_says_so_beside_the_score(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["model.onnx"], "model.onnx: is an exported file. Fix: name the model that it is of."),
+        (["model.onnx"], "model.onnx: is an exported file. Fix: name the model that it was exported from."),
         (["model.pth", "--bf16", "--out", "x.onnx"], "Fix: fp16 (--half), or --out NAME.pt2."),
         (["model.pth", "--canvas", "320"], "'320' is not a height and width"),
-        (["model.pth", "--int8", "--out", "x.pt2"], "x.pt2: only ONNX files are quantised"),
+        (["model.pth", "--int8", "--out", "x.pt2"], "x.pt2: only ONNX files can be quantised"),
         (["model.pth", "--int8", "--half"], "int8 and half are two precisions of one file"),
     ],
 )

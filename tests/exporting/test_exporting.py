@@ -152,7 +152,7 @@ def test_a_wrong_file_is_an_error_and_not_left_behind(tmp_path: Path, monkeypatc
     """Nor is a part of one where the disk fills while it is saved."""
     predictor = small_predictor(CELLS)
     untraced(predictor, monkeypatch, 0.01)
-    with pytest.raises(DensevitError, match="`scores` differs from the model's by 1.0e-02 .* 1e-04"):
+    with pytest.raises(DensevitError, match="`scores` differs from the model by 1.0e-02 .* 1e-04"):
         densevit.export(predictor, tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())
 

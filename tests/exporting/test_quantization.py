@@ -117,7 +117,7 @@ def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(t
 def test_no_images_and_no_model_are_errors_of_one_line(tmp_path: Path):
     image = example_images((8, 8), 1, 0)
     write_layers(tmp_path / "x.onnx", 8)
-    with pytest.raises(DataError, match=r"x\.onnx: there are no images on which int8 could be calibrated\."):
+    with pytest.raises(DataError, match=r"x\.onnx: int8 needs calibration images, and there are none\."):
         quantize(tmp_path / "x.onnx", [], image, {})
     (tmp_path / "x.onnx").write_bytes(b"no file")
     with pytest.raises(densevit.DensevitError, match=r"x\.onnx: ONNX Runtime cannot quantise this model: [^\n]*$"):
