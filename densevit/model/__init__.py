@@ -1,4 +1,4 @@
-"""The model: normalisation, one backbone, a head with its neck for each task; windows and test-time augmentation."""
+"""The model: normalisation, a backbone, a head with its neck per task; windows and test-time augmentation."""
 
 from densevit.model.build import (
     backbone_from,

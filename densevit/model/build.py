@@ -1,4 +1,4 @@
-"""Builds models from the sections of a config, and backbones, necks and heads by name."""
+"""Builds models from config sections, and backbones, necks and heads by name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
@@ -16,7 +16,7 @@ from densevit.registry.options import OptionError
 
 
 def build_backbone(name: str, **options: Any) -> Backbone:
-    """Builds a backbone with random weights by its plugin name. Options are checked against its constructor."""
+    """Builds a backbone with random weights by its plugin name. options: arguments of its constructor."""
     backbone = registry.create("backbones", name, options=options, where="backbone")
     for attribute in ("channels", "strides"):
         value = getattr(backbone, attribute, None)
@@ -33,8 +33,8 @@ def build_backbone(name: str, **options: Any) -> Backbone:
         value = getattr(backbone, attribute)
         numbers = [isinstance(n, Real) for n in value] if isinstance(value, Iterable) else []
         if not (all(numbers) and len(numbers) in counts) and not (attribute == "input_size" and value is None):
-            of_channels = "three numbers (red, green, blue)" if images == 3 else f"{images} numbers, one per channel"
-            expected = "(height, width) or None" if attribute == "input_size" else of_channels
+            per_channel = "three numbers (red, green, blue)" if images == 3 else f"{images} numbers, one per channel"
+            expected = "(height, width) or None" if attribute == "input_size" else per_channel
             raise ConfigError(f"backbone {name!r} has {attribute} {value!r}; expected: {expected}.")
     if len(backbone.channels) != len(backbone.strides):
         raise ConfigError(
@@ -45,19 +45,19 @@ def build_backbone(name: str, **options: Any) -> Backbone:
 
 
 def backbone_from(section: BackboneSection, pretrained: bool = True) -> Backbone:
-    """Builds the backbone of a section, for the channels of its images.
+    """Builds the backbone of a section for the section's image channels.
 
-    pretrained: the argument of `build_from_sections`. Weights of the constructor, which are for RGB, are adapted to
-    other channels by name, see `stem_channels`.
+    pretrained: as in `build_from_sections`. RGB weights that the constructor loads are adapted to other channels by
+    name, see `stem_channels`.
     """
     channels, options, plain = section.channels or RGB, section.options, section.unloaded_options
     if not (channels.dtype and channels.range):
-        raise ConfigError("backbone.channels: dtype and range are missing. Fix: leave it out; a training fills it in.")
+        raise ConfigError("backbone.channels: dtype and range are missing. Fix: leave it out; training sets it.")
     count = len(channels.names)
-    given = options.pop("in_channels", count)
+    in_channels = options.pop("in_channels", count)
     plain.pop("in_channels", None)
-    if given != count:
-        raise ConfigError(f"backbone.in_channels is {given}, but the images have {channels}. Fix: leave it out.")
+    if in_channels != count:
+        raise ConfigError(f"backbone.in_channels is {in_channels}, but the images have {channels}. Fix: leave it out.")
     if count == len(RGB.names):
         backbone = build_backbone(section.name, **(options if pretrained else plain))
     else:
@@ -77,7 +77,7 @@ def backbone_from(section: BackboneSection, pretrained: bool = True) -> Backbone
             backbone.load_state_dict(adapted_state(published.state_dict(), section, RGB.names)[0])
         except RuntimeError as error:
             raise ConfigError(
-                f"backbone.pretrained: the first layer of {section.name!r} is no convolution on channels, and "
+                f"backbone.pretrained: the first layer of {section.name!r} is not a convolution, so it "
                 f"cannot be adapted to {count} ({one_line(error)}). Fix: pretrained=false."
             ) from error
     backbone.image_channels = channels
@@ -92,14 +92,14 @@ def backbone_from(section: BackboneSection, pretrained: bool = True) -> Backbone
 def create_head(
     name: str, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class], **options: Any
 ) -> Head:
-    """Builds a head by its plugin name, for features with these channels and strides, and for these classes."""
+    """Builds a head by its plugin name. channels, strides: of the features."""
     return registry.create(
         "heads", name, tuple(channels), tuple(strides), tuple(classes), options=options, where=f"head {name!r}"
     )
 
 
 def create_neck(name: str, channels: Sequence[int], strides: Sequence[int], **options: Any) -> Neck:
-    """Builds a neck by its plugin name, for features with these channels and strides."""
+    """Builds a neck by its plugin name. channels, strides: of the features."""
     neck: Neck = registry.create(
         "necks", name, tuple(channels), tuple(strides), options=options, where=f"neck {name!r}"
     )
@@ -109,10 +109,7 @@ def create_neck(name: str, channels: Sequence[int], strides: Sequence[int], **op
 def classes_by_head(
     sections: ModelSections, classes: Mapping[str, Sequence[Class]] | Dataset
 ) -> dict[str, Sequence[Class]]:
-    """Returns the classes of each head.
-
-    classes: the classes of each task, or the data set that heads take their classes from.
-    """
+    """The classes of each head. classes: of each task, or the data set that heads take their classes from."""
     kinds = kinds_of(sections)
     if isinstance(classes, Dataset):
         return {name: kind.classes_from(classes) for name, kind in kinds.items()}
@@ -120,12 +117,12 @@ def classes_by_head(
 
 
 def tasks_of(sections: ModelSections) -> dict[str, str]:
-    """Returns the task of each head."""
+    """The task of each head."""
     return {name: str(kind.task) for name, kind in kinds_of(sections).items()}
 
 
 def kinds_of(sections: ModelSections) -> dict[str, type[Head]]:
-    """Returns the Python class of each head, which determines its task and classes."""
+    """The Python class of each head, which determines its task and classes."""
     return {name: registry.load("heads", head.name) for name, head in sections.heads.items()}
 
 
@@ -134,11 +131,10 @@ def build_from_sections(
 ) -> DenseModel:
     """Builds a model with random weights.
 
-    classes: the classes of each head. pretrained: False if all weights are loaded afterwards, see
-    `BackboneSection.unloaded_options`.
+    classes: by head. pretrained: False if all weights are loaded afterwards, see `BackboneSection.unloaded_options`.
     """
-    own = sections.backbone
-    backbone = backbone_from(own, pretrained)
+    section = sections.backbone
+    backbone = backbone_from(section, pretrained)
     heads: dict[str, Head] = {}
     necks: dict[str, Neck] = {}
     for name, head in sections.heads.items():
@@ -147,11 +143,11 @@ def build_from_sections(
             options = head.neck.options
             neck = registry.create("necks", head.neck.name, *feeding, options=options, where=f"{where}.neck")
             necks[name], feeding = neck, (neck.channels, neck.strides)
-        given = (*feeding, tuple(classes.get(name, ())))
-        heads[name] = registry.create("heads", head.name, *given, options=head.options, where=where)
+        arguments = (*feeding, tuple(classes.get(name, ())))
+        heads[name] = registry.create("heads", head.name, *arguments, options=head.options, where=where)
     weights = {name: head.weight for name, head in sections.heads.items()}
     model = DenseModel(backbone, heads, necks, weights, sections)
-    freeze_backbone(backbone, own.freeze, own.adapted_stem)
+    freeze_backbone(backbone, section.freeze, section.adapted_stem)
     for name, head in sections.heads.items():
         freeze_head(heads[name], necks.get(name), head.freeze, f"heads.{name}.freeze")
     return model.train()
