@@ -1,4 +1,4 @@
-"""Writing and pruning of a run's checkpoints."""
+"""Writes and prunes a run's checkpoints."""
 
 import os
 import shutil
@@ -20,11 +20,10 @@ class Stopped(Exception):  # noqa: N818  # not an error
 
 class Checkpointing(lightning.Callback):
     """Writes `checkpoints/last.ckpt` and keeps previous checkpoints as `step-N.ckpt`, in case the last one is damaged.
-    `BestModel` writes the weights of the best epoch.
 
-    folder: the run folder. checkpoint_every: interval between checkpoints, in addition to those after validations:
-    optimiser steps as an int, or seconds as a float; None: after validations only. keep: the number of checkpoints to
-    keep, including `last.ckpt`; None: all. signals: the signals that stop training.
+    folder: the run folder. checkpoint_every: interval between checkpoints, in addition to checkpoints after
+    validations: optimiser steps as an int, or seconds as a float; None: only after validations. keep: the number of
+    checkpoints to keep, including `last.ckpt`; None: all. signals: the signals that stop training.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class Checkpointing(lightning.Callback):
             self._prune(step)
 
     def _prune(self, step: int) -> None:
-        """Removes the oldest checkpoints, and one of the same step, of which `last.ckpt` is a repetition."""
+        """Removes the oldest checkpoints, and a numbered copy of the step of `last.ckpt`."""
         before = [path for path in numbered_checkpoints(self.folder) if step_of(path) < step]
         kept = before if self.keep is None else before[: self.keep - 1]
         for path in numbered_checkpoints(self.folder):
@@ -108,8 +107,7 @@ class Checkpointing(lightning.Callback):
 def _keep_as(path: Path, name: Path) -> None:
     """Hard-links a checkpoint to a second name, or copies it if the file system has no hard links.
 
-    The first name remains, so that a run that is killed now can be resumed. If the disk has no space for a copy, none
-    is made.
+    The first name remains, so that a run that is killed now can be resumed. Makes no copy if the disk has no space.
     """
     if not path.exists():
         return
@@ -133,11 +131,11 @@ def _remove(checkpoint: Path) -> None:
 
 
 def numbered_checkpoints(run: Path) -> list[Path]:
-    """Returns the previous checkpoints, `step-N.ckpt`, newest first."""
+    """The previous checkpoints, `step-N.ckpt`, newest first."""
     return sorted((run / "checkpoints").glob("step-*.ckpt"), key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
-    """Returns N of `step-N.ckpt`, -1 for another name."""
+    """N of `step-N.ckpt`; -1 for another name."""
     number = path.stem.removeprefix("step-")
     return int(number) if number.isdecimal() else -1

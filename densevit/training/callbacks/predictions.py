@@ -1,4 +1,4 @@
-"""Writing of the predictions of a validation."""
+"""Writes the predictions of a validation."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,11 @@ import pytorch_lightning as lightning
 from densevit.interfaces import Batch, Predictions
 
 Write = Callable[[str, int | str, Predictions], None]
-"""A function of a head's name, an image id, and the head's predictions for that image."""
+"""A function of a head's name, an image id, and the head's predictions for the image."""
 
 
 class PredictionWriter(lightning.Callback):
-    """Calls `write` with the predictions of each image, in the process that predicts them. Predictions are not
-    stored."""
+    """Calls `write` with the predictions of each image, in the process that predicts the image. Stores nothing."""
 
     def __init__(self, write: Write) -> None:
         self.write = write

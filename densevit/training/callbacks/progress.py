@@ -15,11 +15,11 @@ from densevit.progress import duration, speed
 from densevit.terminal import escaping
 from densevit.training.loop.dense_module import DenseModule
 
-CONSOLE: dict[str, Any] = {"soft_wrap": True}  # paths are not wrapped
+CONSOLE: dict[str, Any] = {"soft_wrap": True}  # does not wrap paths
 
 
 class _ShortNames(ProgressBar):
-    """Shows metrics by the last part of their name, and no version number."""
+    """Shows metrics by the last part of their name, without a version number."""
 
     def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
@@ -46,14 +46,14 @@ _STEPS_BEFORE_TIMING = 3  # the first steps are slow: memory allocation, kernel 
 
 class ProgressLines(lightning.Callback):
     """Prints the step, the loss, the speed and the remaining time: after a few seconds, and after each validation with
-    the main metrics. Without a progress bar, it also prints a line every half minute.
+    the main metrics; without a progress bar, also every half minute.
 
-    The remaining time is extrapolated from the steps so far and their validations.
+    Extrapolates the remaining time from the steps so far and their validations.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._due = 0.0  # when the next line is printed
+        self._due = 0.0  # time of the next line
         self._first_step = self._images = 0
         self._since = (0.0, 0)  # time and step
 

@@ -18,7 +18,7 @@ METHOD = "method"  # the name of the method's loss in the metrics
 
 
 def create_evaluator(name: str, classes: Sequence[Class] = (), **options: Any) -> Evaluator:
-    """Builds an evaluator by its plugin name, for these classes."""
+    """Builds an evaluator by its plugin name."""
     evaluator: Evaluator = registry.create(
         "evaluators", name, tuple(classes), options=options, where=f"evaluator {name!r}"
     )
@@ -32,13 +32,13 @@ def build_evaluators(
     method: Method | None = None,
     mappings: Mapping[str, ClassMapping] | None = None,
 ) -> dict[str, Evaluator]:
-    """Builds the evaluator of each head: the one that its config names, else the one named like its task.
+    """Builds the evaluator of each head: by the name in its config, or else by its task.
 
-    Heads with `evaluation: null` get a `ValidationLoss`; if the model has no heads, so does a method that implements
-    `validation_losses`. With a method, the probes of the config are added.
+    Heads with `evaluation: null` get a `ValidationLoss`; without heads, so does a method that implements
+    `validation_losses`. With a method, the config's probes are added.
 
-    dataset: the validation split. mappings: the mappings of heads whose classes are not the data's. Raises ConfigError
-    if there is no evaluator, or it cannot evaluate its head on the data.
+    dataset: the validation split. mappings: for heads whose classes are not the data's. Raises ConfigError without an
+    evaluator, or if it cannot evaluate its head on the data.
     """
     evaluators: dict[str, Evaluator] = {}
     for name, head in model.heads.items():
@@ -80,19 +80,21 @@ def build_evaluators(
 
 
 def selecting(evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
-    """The evaluators that select the best epoch: probes only if there are no others."""
-    others = {name: evaluator for name, evaluator in evaluators.items() if not isinstance(evaluator, FeatureProbe)}
-    return others or dict(evaluators)
+    """The evaluators that select the best epoch; probes only if there are no others."""
+    without_probes = {
+        name: evaluator for name, evaluator in evaluators.items() if not isinstance(evaluator, FeatureProbe)
+    }
+    return without_probes or dict(evaluators)
 
 
 def join_processes(evaluator: Evaluator) -> None:
-    """Merges the evaluator's states of all processes in each process."""
+    """Merges the states of all processes into the evaluator of each process."""
     if process_count() > 1:
         evaluator.merge(of_all_processes(evaluator.state()))
 
 
 def add_indices(indices: dict[int | str, int], new: Iterable[tuple[int | str, int]]) -> None:
-    """Adds pairs of an image id and the image's index in the data set. Raises DataError if two images have one id."""
+    """Adds pairs of an image id and a data set index. Raises DataError for two images with the same id."""
     for image_id, index in new:
         other = indices.setdefault(image_id, index)
         if other != index:
@@ -104,7 +106,7 @@ def add_indices(indices: dict[int | str, int], new: Iterable[tuple[int | str, in
 
 
 def joined_indices(local_indices: dict[int | str, int]) -> dict[int | str, int]:
-    """Merges the indices of all processes in each process; see `add_indices`."""
+    """Merges the indices of all processes; see `add_indices`."""
     joined: dict[int | str, int] = {}
     for indices in of_all_processes(local_indices):
         add_indices(joined, indices.items())

@@ -22,17 +22,17 @@ class Supervised(Method):
 
 
 def create_method(name: str, model: DenseModel | Predictor, **options: Any) -> Method:
-    """Builds a training method by its plugin name, for this model."""
+    """Builds a training method by its plugin name."""
     method: Method = registry.create("methods", name, dense_model(model), options=options, where=f"method {name!r}")
     return method
 
 
 def check_method(method: Method, model: DenseModel) -> None:
-    """Raises PluginError for a method whose `saved_model` is not part of it, or images that it cannot use."""
+    """Raises PluginError if `saved_model` is not part of the method, or for images that it cannot use."""
     if not method.any_channels and not model.channels.is_rgb:
         raise PluginError(
-            f"method {type(method).__name__} is for images of RGB of 8 bits; the data has {model.channels}. Fix: use "
-            "the method supervised, or set any_channels in the class of one's own."
+            f"method {type(method).__name__} is for 8-bit RGB images; the data has {model.channels}. Fix: use "
+            "the method supervised, or set any_channels in the method's class."
         )
     saved = method.saved_model(model)
     if saved is not model and not (isinstance(saved, DenseModel) and any(part is saved for part in method.modules())):

@@ -32,7 +32,7 @@ class _Double(_CastsModelOnly, DoublePrecision):
 
 
 def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, Any]:
-    """Returns the arguments of Lightning's Trainer for a precision: a name, or a plugin that does not cast targets."""
+    """Arguments of Lightning's Trainer for a precision: a name, or a plugin that does not cast targets."""
     name = resolve(precision, accelerator)
     device_type, fast = _device_type(accelerator), resolve("auto", accelerator)
     if name.startswith("bf16") and device_type != "mps" and not supports_bf16(device_type):
@@ -67,10 +67,10 @@ def tf32(on: bool) -> Iterator[None]:
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Computes with 0 in place of denormal numbers on a CPU, and restores the setting of this thread.
+    """Flushes denormal numbers to 0 on a CPU, and restores the setting of this thread afterwards.
 
-    Numbers below 1.2e-38, as of softmax with far-away keys, would take a hundred times as long: up to a sixth of a
-    training step (docs/development/cpus.md).
+    Numbers below 1.2e-38, for example from softmax with far-away keys, would take a hundred times as long: up to a
+    sixth of a training step (docs/development/cpus.md).
     """
     before = not bool(torch.tensor(1e-38) * 0.1)
     torch.set_flush_denormal(True)
@@ -81,7 +81,7 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def resolve(precision: str, accelerator: str = "auto") -> str:
-    """Returns Lightning's name for a precision.
+    """Lightning's name for a precision.
 
     precision: "auto", or one of Lightning's names ("32-true", "16-mixed", "bf16-mixed", ...). "auto" is bf16-mixed if
     the hardware supports bf16, else 16-mixed on an NVIDIA GPU, else 32-true.
@@ -95,7 +95,7 @@ def resolve(precision: str, accelerator: str = "auto") -> str:
 
 
 def _device_type(accelerator: str) -> str:
-    """Returns "cuda", "mps" or "cpu": the device type that Lightning uses for this accelerator."""
+    """ "cuda", "mps" or "cpu": the device type that Lightning uses for an accelerator."""
     if accelerator not in ("cpu", "mps") and torch.cuda.is_available():
         return "cuda"
     return "cpu" if accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()) else "mps"

@@ -1,4 +1,4 @@
-"""A validation: predictions of the saved model go to the evaluators of all heads, which give the metrics."""
+"""A validation: the evaluators of all heads compute metrics from the saved model's predictions."""
 
 from collections.abc import Mapping
 
@@ -29,11 +29,10 @@ from densevit.training.loop.validation_loss import ValidationLoss, image_losses,
 
 
 class Validation:
-    """Validates a model. `start`, then `add` for each batch, then `finish`.
+    """Validates a model: `start`, then `add` for each batch, then `finish`.
 
-    evaluators: the evaluator of each head; None until the first start, if none are given. metrics: those of the last
-    validation, the same in all processes. indices: the data set index of each of its images by image id, if the loader
-    is densevit's.
+    evaluators: by head; None: built at the first start. metrics: of the last validation, the same in all processes.
+    indices: data set index by image id of the last validation, with densevit's loaders.
     """
 
     def __init__(
@@ -63,7 +62,9 @@ class Validation:
         self._by_loss = [n for n in model.heads if isinstance(self.evaluators.get(n), ValidationLoss)]
         # Heads that are validated by their loss may not implement `predict`.
         self._predicting = model.with_heads(set(model.heads) - set(self._by_loss)) if self._by_loss else model
-        self._probes = {name: one for name, one in self.evaluators.items() if isinstance(one, FeatureProbe)}
+        self._probes = {
+            name: evaluator for name, evaluator in self.evaluators.items() if isinstance(evaluator, FeatureProbe)
+        }
         if self._probes:
             self._fit_probes(trainer)
 
@@ -81,7 +82,7 @@ class Validation:
         fit_probes(self._probes.values(), loader, features)
 
     def add(self, trainer: lightning.Trainer, batch: Batch, loader_index: int) -> dict[str, list[Predictions]]:
-        """Adds a batch to the evaluators, each image once. Returns the predictions by head."""
+        """Adds a batch to the evaluators, without repeated images. Returns the predictions by head."""
         assert self.evaluators is not None
         self._skipped.add(batch)
         model = self._predicting

@@ -1,4 +1,4 @@
-"""Error handling of a training: messages with a fix and the command to resume, removal of an empty run folder."""
+"""Error handling of a run: messages with the fix and the command to resume, removal of an empty run folder."""
 
 import errno
 import re
@@ -23,8 +23,9 @@ _DISK_ERRORS = (
 
 @contextmanager
 def resumable_errors(folder: Path, config: Config, command: str | None = None) -> Iterator[None]:
-    """Raises TrainingError if a file cannot be written, memory runs out, or another process has ended. Adds the command
-    to resume to it, to errors of data and plugins, and as a note to any other exception. command: None: densevit's.
+    """Raises TrainingError if a file cannot be written, memory runs out, or another process has ended, with the command
+    to resume; adds this command to errors of data and plugins, and as a note to any other exception. command: None:
+    densevit's.
     """
     try:
         yield
@@ -42,7 +43,7 @@ def resumable_errors(folder: Path, config: Config, command: str | None = None) -
 
 @contextmanager
 def removed_on_error(trainer: lightning.Trainer, folder: Path, new: bool) -> Iterator[None]:
-    """Removes the folder of a new run that fails before its first step."""
+    """Removes the folder of a new run that fails before the first step."""
     try:
         yield
     except DensevitError:
@@ -52,11 +53,11 @@ def removed_on_error(trainer: lightning.Trainer, folder: Path, new: bool) -> Ite
 
 
 def _reason(error: Exception, folder: Path, config: Config) -> str:
-    """Returns one line for an error of the system, of memory, of a loader's process or of another process of the
-    training; "" for others."""
+    """One line for a system error, a memory error, a failed loader process or another failed training process; "" for
+    other errors."""
     if isinstance(error, OSError):
         if error.errno is None or isinstance(error, BrokenPipeError):
-            return ""  # not an error of the system, or stdout is closed
+            return ""  # not a system error, or stdout is closed
         problem = " cannot be written" if error.errno in _DISK_ERRORS else ""
         return f"{error.filename or folder}{problem}: {error.strerror}."
     if not isinstance(error, RuntimeError):
@@ -83,7 +84,7 @@ def _peer_failure(error: RuntimeError) -> str:
 
 
 def resume_hint(folder: Path, command: str | None) -> str:
-    """Returns a sentence with the command to resume the run; "" without a checkpoint. command: None: densevit's."""
+    """A sentence with the command to resume the run; "" without a checkpoint. command: None: densevit's."""
     if not (folder / "checkpoints" / "last.ckpt").exists():
         return ""
     return f" Resume from the last checkpoint with: {command or f'densevit train --resume {folder}'}"

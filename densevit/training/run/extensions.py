@@ -1,4 +1,4 @@
-"""The callbacks and loggers of a run that its config or its caller adds."""
+"""Callbacks and loggers from the config or from the caller of `fit`."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -14,22 +14,22 @@ from densevit.config import TrainerSection, named_classes
 from densevit.errors import ConfigError, did_you_mean, one_line
 from densevit.training.run.metrics_csv import MetricsCsv
 
-_ALSO_MONITORED = ("train/loss", "epoch", "step")  # besides the metrics
+_ALSO_MONITORED = ("train/loss", "epoch", "step")  # in addition to the metrics
 
 
-def build_callbacks(section: TrainerSection, given: Sequence[lightning.Callback] = ()) -> list[lightning.Callback]:
-    """Builds the callbacks of the config and appends the given ones."""
+def build_callbacks(section: TrainerSection, more: Sequence[lightning.Callback] = ()) -> list[lightning.Callback]:
+    """Builds the config's callbacks and appends the caller's."""
     callbacks: list[lightning.Callback] = []
     for index, named in enumerate(section.callbacks):
-        kind = named_classes.load("callback", named.name)
+        callback_type = named_classes.load("callback", named.name)
         where = f"trainer.callbacks.{index}"
         options = named_classes.check_callback(named, where)
-        callbacks.append(registry.construct(kind, named.name, options=options, where=where))
-    return [*callbacks, *given]
+        callbacks.append(registry.construct(callback_type, named.name, options=options, where=where))
+    return [*callbacks, *more]
 
 
 def check_callbacks(callbacks: Iterable[lightning.Callback], metrics: Iterable[str]) -> None:
-    """Raises ConfigError for a callback that monitors an unknown metric or whose state cannot be loaded safely."""
+    """Raises ConfigError for a callback that monitors an unknown metric, or whose state cannot be loaded safely."""
     for callback in callbacks:
         name = type(callback).__name__
         monitor = getattr(callback, "monitor", None)
@@ -43,7 +43,7 @@ def check_callbacks(callbacks: Iterable[lightning.Callback], metrics: Iterable[s
             try:
                 torch.save(callback.state_dict(), memory)
                 memory.seek(0)
-                torch.load(memory, weights_only=True)  # as when a run is resumed
+                torch.load(memory, weights_only=True)  # as when resuming
             except Exception as error:  # a plugin's state may raise anything
                 raise ConfigError(
                     f"trainer.callbacks: the state_dict of {name} cannot be read back from a checkpoint "
@@ -51,8 +51,8 @@ def check_callbacks(callbacks: Iterable[lightning.Callback], metrics: Iterable[s
                 ) from error
 
 
-def build_loggers(section: TrainerSection, folder: Path, given: Sequence[Logger] = ()) -> list[Logger]:
-    """Builds the logger of metrics.csv and those of the config, and appends the given ones."""
+def build_loggers(section: TrainerSection, folder: Path, more: Sequence[Logger] = ()) -> list[Logger]:
+    """Builds the logger of metrics.csv and the config's loggers, and appends the caller's."""
     loggers: list[Logger] = [MetricsCsv(folder / "metrics.csv")]
     names = [named.name for named in section.loggers or ()]
     if section.loggers is None or "tensorboard" in names:
@@ -66,6 +66,6 @@ def build_loggers(section: TrainerSection, folder: Path, given: Sequence[Logger]
         if named.name not in named_classes.BUILT_IN_LOGGERS:
             where = f"trainer.loggers.{index}"
             options = named_classes.check_logger(named, where, str(folder))
-            kind = named_classes.load("logger", named.name)
-            loggers.append(registry.construct(kind, named.name, options=options, where=where))
-    return [*loggers, *given]
+            logger_type = named_classes.load("logger", named.name)
+            loggers.append(registry.construct(logger_type, named.name, options=options, where=where))
+    return [*loggers, *more]

@@ -34,13 +34,13 @@ from densevit.training.run.plan import Plan
 from densevit.weights import licences, model_file
 from densevit.weights.weights_table import weights_line, weights_table
 
-FINISHED = ("config.yaml", "model.safetensors", "metrics.json", "report.html")  # of a complete run
+FINISHED = ("config.yaml", "model.safetensors", "metrics.json", "report.html")  # files of a complete run
 _LOG_WIDTH = 120
 _ALMOST_EMPTY = 0.01  # of a main metric
 
 
 def start(plan: Plan, folder: RunFolder) -> None:
-    """Writes config.yaml and prints the model, the data and the budget."""
+    """Writes config.yaml and prints model, data and budget."""
     if plan.trainer.is_global_zero:
         if folder.new or not plan.is_complete:
             _prepare(plan, folder)
@@ -52,12 +52,12 @@ def start(plan: Plan, folder: RunFolder) -> None:
 
 
 def _origin(plan: Plan, folder: RunFolder) -> Iterator[str]:
-    """Yields lines on what the training starts from: weights, or a checkpoint and the differences from its config."""
+    """Yields lines on the start of the run: weights, or a checkpoint and the differences from its config."""
     if plan.changed:
         yield "Differences from the checkpoint's config:"
         yield from (f"  {key}: {change}" for key, change in plan.changed.items())
     if plan.metrics_changed:
-        yield "The best epoch so far was selected by other metrics: the next validation counts as the best."
+        yield "Other metrics selected the best epoch so far: the next validation counts as the best."
     if plan.checkpoint is None:
         yield from plan.config.notes
         if not folder.new:
@@ -72,7 +72,7 @@ def _origin(plan: Plan, folder: RunFolder) -> Iterator[str]:
 
 
 def _log(plan: Plan, path: Path) -> None:
-    """Appends the loaded tensors and the learning rates of a start to the run's log."""
+    """Appends loaded tensors and learning rates to the run's log."""
     step = 0 if plan.checkpoint is None else plan.checkpoint.step
     with path.open("a", encoding="utf-8") as file:
         log = text_console(file=file, width=_LOG_WIDTH)
@@ -81,7 +81,7 @@ def _log(plan: Plan, path: Path) -> None:
 
 
 def rates_table(rates: Sequence[ParameterRate]) -> Table:
-    """One row per group of the optimiser, named by its first parameter, and of the frozen parameters."""
+    """One row per optimiser group, named by its first parameter, and one for frozen parameters."""
     groups: dict[tuple[Any, ...], list[ParameterRate]] = {}
     for rate in rates:
         key = (None, 0.0) if rate.lr is None else (rate.lr, rate.weight_decay, *rate.options.items())
@@ -104,8 +104,8 @@ def _prepare(plan: Plan, folder: RunFolder) -> None:
 
 
 def derived_values(plan: Plan) -> dict[str, str]:
-    """Returns derived values, which config.yaml has as comments."""
-    images, of_method = plan.budget.images_per_step, method_parameters(plan.model, plan.method)
+    """Derived values, for comments in config.yaml."""
+    images, method_only = plan.budget.images_per_step, method_parameters(plan.model, plan.method)
     backbone, count = plan.model.backbone, len(plan.data.train)
     values = {
         "training images": str(count),
@@ -117,8 +117,8 @@ def derived_values(plan: Plan) -> dict[str, str]:
         "feature channels and strides": f"{list(backbone.channels)} at {list(backbone.strides)}",
         "parameters": f"{sum(p.numel() for p in plan.model.parameters()):,}",
     }
-    if of_method:
-        values["parameters of the method"] = f"{sum(p.numel() for p in of_method):,}"
+    if method_only:
+        values["parameters of the method"] = f"{sum(p.numel() for p in method_only):,}"
     for source, licence in plan.model.licences.items():
         values[f"licence of {source}"] = licence
     for name, classes in plan.model.classes.items():
@@ -127,14 +127,14 @@ def derived_values(plan: Plan) -> dict[str, str]:
 
 
 def announcement(plan: Plan, folder: Path) -> Iterator[str]:
-    """Yields lines on the model, the method unless it is supervised, the data, the budget and the devices."""
+    """Yields lines on the model, a method other than supervised, the data, the budget and the devices."""
     config, data, trainer = plan.config, plan.data, plan.trainer
     heads = ", ".join(f"{name} ({section.name})" for name, section in config.heads.items())
     what = f"{config.backbone.name} -> {heads}" if heads else config.backbone.name
     how = "" if isinstance(plan.method, Supervised) else f", method {config.method.name}"
     trained = sum(rate.parameter.numel() for rate in plan.rates if rate.lr is not None)
     yield f"{what}{how}, {trained / 1e6:.2f} M trained parameters"
-    for source, licence in plan.model.backbone.licences.items():  # those of `weights` are in their report
+    for source, licence in plan.model.backbone.licences.items():  # `weights` report theirs
         yield licences.line(source, licence)
     size = "" if config.data.image_size is None else f"; image_size {config.data.image_size}"
     images = f"{len(data.train):,} training images, {len(data.val):,} validation images"
@@ -151,7 +151,7 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
 
 
 def show_complete(plan: Plan, folder: Path) -> None:
-    """Prints the metrics of a run without steps left. Writes nothing."""
+    """Prints the metrics of a run without remaining steps. Writes nothing."""
     if plan.trainer.is_global_zero:
         assert plan.checkpoint is not None
         console = get_console()
@@ -169,12 +169,12 @@ def _all_trained(plan: Plan, folder: Path) -> str:
 
 
 def _ended_early(best: BestEpoch, step: int, plan: Plan) -> str:
-    """One line on a training that `trainer.patience` or another callback has ended."""
+    """One line on a run that `trainer.patience` or a callback has ended."""
     cause = "A callback"
     if best.exhausts(plan.config.trainer.patience):
         monitored = " and ".join(best.monitored)
         cause = f"{counted(best.stale, 'validation')} without a better {monitored} (trainer.patience)"
-    return f"{cause} ended the training at step {step:,} of {plan.budget.steps:,}."
+    return f"{cause} ended training at step {step:,} of {plan.budget.steps:,}."
 
 
 def finish(
@@ -185,10 +185,10 @@ def finish(
     stopped: bool,
     resume_with: str | None = None,
 ) -> None:
-    """Prints why the training ended and the commands that follow, and writes the visualizations and the report.
+    """Prints why training ended and the next commands, and writes the visualizations and the report.
 
-    indices: data set indices of the validation images by image id. stopped: whether a signal stopped the training.
-    resume_with: the command to resume, see `fit`.
+    indices: data set indices of the validation images by image id. stopped: whether a signal stopped training.
+    resume_with: see `fit`.
     """
     if best.best_epoch.best is None:  # stopped before the first validation: saves the current weights
         model = plan.method.saved_model(plan.model)
@@ -204,7 +204,7 @@ def finish(
         console.print(_ended_early(best.best_epoch, step, plan))
     if best.best_epoch.stale:
         later = counted(best.best_epoch.stale, "later validation")
-        console.print(f"The model and the metrics are those of the best epoch; no improvement in {later}.")
+        console.print(f"Model and metrics are from the best epoch; no improvement in {later}.")
     _write_report(plan, folder, indices)
     if stopped:
         console.print(f"Stopped.{resume_hint(folder, resume_with)}")
@@ -228,7 +228,7 @@ def _next_commands(config: Config, folder: Path) -> Iterator[str]:
 def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int]) -> None:
     """Writes the visualizations and the report, and prints the metrics and the files.
 
-    The training is complete and saved, so a failure is a warning with the command that repeats the output.
+    The run is complete and saved, so a failure is a warning with the command that repeats the output.
     """
     console = get_console()
     try:
@@ -243,7 +243,8 @@ def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int]) ->
         warnings.warn(f"The report is not complete: {one_line(error)}. To try again: {again}", stacklevel=2)
     if metrics := metrics_file.read(folder / "metrics.json"):
         console.print(metrics_table(metrics), soft_wrap=False)
-    mains = [f"{name}/{one.main}" for name, one in plan.evaluators.items() if one.main not in one.lower_is_better]
+    evaluators = plan.evaluators.items()
+    mains = [f"{name}/{scores.main}" for name, scores in evaluators if scores.main not in scores.lower_is_better]
     low = [f"{name} is {metrics[name]:.2g}" for name in mains if metrics.get(name, 1.0) < _ALMOST_EMPTY]
     if low:
         console.print(f"{', '.join(low)}: `densevit doctor {shlex.quote(str(folder))}` names likely causes.")
