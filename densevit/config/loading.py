@@ -1,4 +1,4 @@
-"""Loads configs: from files and mappings, with overrides. Writes a config as YAML."""
+"""Loads configs from files and mappings, with overrides. Writes configs as YAML."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from densevit.config.validation import validated
 from densevit.errors import ConfigError, printable
 from densevit.registry.importing import MODULE_CLASS
 
-_LARGEST_IN_FILE = 2**20  # characters of a config in another file: PyYAML takes minutes for megabytes
+_LARGEST_IN_FILE = 2**20  # characters of a config inside another file: PyYAML takes minutes for megabytes
 
 
 def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -25,30 +25,30 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     if isinstance(source, Mapping):
         return from_mapping(source, "config", overrides)
     file = yaml_io.find_file(str(source))
-    return _loaded(merging.read_own(file), str(file), overrides)
+    return _loaded(merging.read_typed(file), str(file), overrides)
 
 
 def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
-    """The config of a mapping, such as a parsed `dump`, merged over its `base` if it has one. source: the origin of the
-    mapping, for messages."""
-    return _loaded(merging.of_mapping(values, source), source, overrides)
+    """The config of a mapping, such as a parsed `dump`, merged over its `base`. source: the mapping's origin, for
+    messages."""
+    return _loaded(merging.from_mapping(values, source), source, overrides)
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """A copy of a config with overrides such as `optim.lr=1e-4`."""
-    own = config._sources
-    layer = merging.Layer(config.model_dump(), dict(own.by_key), typed=frozenset(own.typed))
+    sources = config._sources
+    layer = merging.Layer(config.model_dump(), dict(sources.by_key), typed=frozenset(sources.typed))
     layer = merging.with_overrides(layer, overrides)
-    return settled(_validated(layer.values, Sources(layer.sources, layer.typed, own.notes)))
+    return settled(_validated(layer.values, Sources(layer.sources, layer.typed, sources.notes)))
 
 
 def values_of_file(text: str, source: str) -> dict[str, Any]:
-    """The values of a config in a file that may be from another person, such as the header of a model file.
+    """Parses the config inside a file that may be from another person, such as the header of a model file.
 
-    source: the file, for messages. Raises ConfigError for other YAML than a mapping, and for a text of megabytes.
+    source: the file, for messages. Raises ConfigError for YAML that is not a mapping, and for megabytes of text.
     """
     if not isinstance(text, str) or len(text) > _LARGEST_IN_FILE:
-        raise ConfigError(f"{source}: its config should be a text of at most {_LARGEST_IN_FILE:,} characters.")
+        raise ConfigError(f"{source}: its config should be text of at most {_LARGEST_IN_FILE:,} characters.")
     values = yaml_io.parse(text, source)
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: its config should be keys and values, not a {type(values).__name__}.")
@@ -56,14 +56,14 @@ def values_of_file(text: str, source: str) -> dict[str, Any]:
 
 
 def check_no_code(values: Mapping[str, Any], source: str, run: Path | None = None) -> None:
-    """Raises ConfigError if the values of a file name a `module:Class`, whose code would run, unless the config.yaml of
-    the folder `run` names it too. source: the file, for messages."""
+    """Raises ConfigError if a file's values name a `module:Class`, whose code would run, unless config.yaml of the
+    folder `run` names it too. source: the file, for messages."""
     file = None if run is None else run / "config.yaml"
-    own = named_classes(merging.read(file).values) if file is not None and file.is_file() else set()
-    if others := sorted(named_classes(values) - own):
+    named_in_run = named_classes(merging.read(file).values) if file is not None and file.is_file() else set()
+    if untrusted := sorted(named_classes(values) - named_in_run):
         raise ConfigError(
-            f"{source}: {others[0]!r} is named in this file, which may be from another person: its code would run. "
-            "Fix: if the file is from your own run, name the run's folder; if you trust the file, use densevit.load("
+            f"{source}: {untrusted[0]!r} is named in this file: its code would run, and the file may be from another "
+            "person. Fix: for the file of your run, name the run's folder; if you trust the file, use densevit.load("
             "..., trust=True) or --trust."
         )
 
@@ -78,12 +78,12 @@ def named_classes(values: Any) -> set[str]:
 
 
 def from_file(values: Mapping[str, Any], source: str) -> Config:
-    """The config of `values_of_file`, which is complete: it has no `base`, and no sections in other files."""
+    """The config from `values_of_file`, which is complete: without `base` and section files."""
     return _validated(values, Sources({(): source}))
 
 
 def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> str:
-    """The complete config as YAML, which loads to an equal config. comments: derived facts, written at the end."""
+    """The complete config as YAML, which loads to an equal config. comments: derived facts, at the end."""
     text = yaml_io.write(config.model_dump())
     if comments:
         facts = (printable(" ".join(f"# {name}: {fact}".split())) for name, fact in comments.items())

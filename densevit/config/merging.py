@@ -17,7 +17,7 @@ from densevit.errors import ConfigError
 from densevit.paths import user_path
 
 COMMAND_LINE = "command line"
-_ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {  # the last one given wins
+_ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {  # the last one set wins
     ("optim",): (("lr", "lr_per_256"), ("warmup", "warmup_steps")),
     ("trainer",): (BUDGETS,),
     ("backbone",): (("weights", "pretrained"),),
@@ -31,8 +31,8 @@ _SECTIONS = ("backbone", "heads", "data", "optim", "trainer", "inference")
 class Layer:
     """Unvalidated values of a config.
 
-    sources: the source of each key. replaced: sections from a section file, which replace the sections of lower layers
-    instead of being merged with them. typed: the field of `Sources`.
+    sources: the source of each key. replaced: sections from a section file, which replace lower layers' sections
+    instead of being merged. typed: as in `Sources`.
     """
 
     values: dict[str, Any]
@@ -41,16 +41,16 @@ class Layer:
     typed: frozenset[Key] = frozenset()
 
 
-def read_own(path: Path) -> Layer:
-    """Reads a config that the user names. Its keys are typed, unless it is a recipe that densevit ships."""
+def read_typed(path: Path) -> Layer:
+    """Reads a config that the user names. Its keys are typed, except for a shipped recipe's."""
     return read(path, typed=path.resolve() not in (file.resolve() for file in shipped_configs().values()))
 
 
 def read(path: Path, above: tuple[Path, ...] = (), at: Key = (), typed: bool = False) -> Layer:
     """Reads a file, merges it over its base and reads its section files.
 
-    above: the files that refer to this file. at: the section that the file contains; () for a complete config. typed:
-    whether its keys are, but not those of its base and section files.
+    above: the files that refer to this file. at: the section in the file; () for a complete config. typed: whether the
+    file's keys are typed; keys of its base and section files are not.
     """
     if path.resolve() in [file.resolve() for file in above]:
         chain = " → ".join(str(file) for file in (*above, path))
@@ -58,7 +58,7 @@ def read(path: Path, above: tuple[Path, ...] = (), at: Key = (), typed: bool = F
     return _over_base(read_file(path), str(path), (*above, path), at, typed)
 
 
-def of_mapping(values: Mapping[str, Any], source: str) -> Layer:
+def from_mapping(values: Mapping[str, Any], source: str) -> Layer:
     """Merges a mapping over its base and reads its section files; paths are relative to the working directory."""
     return _over_base(copy.deepcopy(dict(values)), source, typed=True)
 
@@ -66,8 +66,8 @@ def of_mapping(values: Mapping[str, Any], source: str) -> Layer:
 def _over_base(
     values: dict[str, Any], source: str, above: tuple[Path, ...] = (), at: Key = (), typed: bool = False
 ) -> Layer:
-    """The layer of values over that of their base, which is relative to the last of the files `above`. Other parameters
-    as of `read`."""
+    """The layer of values over their base, whose path is relative to the last of the files `above`. Other parameters as
+    of `read`."""
     base = values.pop("base", None)
     for key in reversed(at):
         values = {key: values}
@@ -82,7 +82,7 @@ def _over_base(
 
 
 def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
-    """The layer with the command line's `section=FILE` and `section.key=value` applied, files first."""
+    """Applies the command line's `section=FILE` and `section.key=value`, files first."""
     sections, keys = Layer({}), Layer({})
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -99,7 +99,7 @@ def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
     keys.typed = typed_keys(sections.values) | typed_keys(keys.values)
     for part in (sections, keys):
         for key in _keys(part.values):
-            if not all(isinstance(_at(one.values, key), Mapping) for one in (part, layer)):
+            if not all(isinstance(_at(side.values, key), Mapping) for side in (part, layer)):
                 part.sources[key] = COMMAND_LINE
         _fill_sections(part, COMMAND_LINE)
         layer = over(layer, part)
@@ -107,23 +107,23 @@ def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
 
 
 def check_evaluation_overrides(overrides: Sequence[str]) -> None:
-    """Raises ConfigError for overrides of the config, "section.key=value", that would change the model."""
+    """Raises ConfigError for overrides, "section.key=value", that would change the model."""
     for override in overrides:
         section, *keys = override.split("=")[0].split(".")
-        of_head = keys[1] if keys[1:] else ""
+        head_key = keys[1] if keys[1:] else ""
         if section in ("backbone", "weights", "optim") or (
-            section == "heads" and of_head not in ("evaluation", "inference")
+            section == "heads" and head_key not in ("evaluation", "inference")
         ):
             raise ConfigError(
-                f"{override}: a run is evaluated as it was trained. Allowed overrides are data.*, trainer.*, "
+                f"{override}: an evaluation cannot change the model. Allowed overrides are data.*, trainer.*, "
                 "inference.*, heads.NAME.inference.* and heads.NAME.evaluation.*"
             )
 
 
 def over(parent: Layer, child: Layer) -> Layer:
-    """The parent updated with the child, key by key. What the parent has typed counts if the child has nothing typed;
-    a backbone's name that is the parent's too is not typed. A section file of a backbone without weights leaves the
-    parent's, which do not fit it then."""
+    """The parent updated with the child, key by key. If the child has no typed keys, the parent's count; a backbone
+    name equal to the parent's is not typed. A backbone section file without weights keeps the parent's weights,
+    although they do not fit it."""
     values, sources = _merged(parent.values, child.values, (), child.replaced), parent.sources | child.sources
     weights = _at(parent.values, BACKBONE_WEIGHTS)
     loads = any(_at(child.values, key) for key in (BACKBONE_WEIGHTS, PRETRAINED))
@@ -145,7 +145,7 @@ def _merged(parent: Mapping[str, Any], child: Mapping[str, Any], path: Key, repl
     merged = dict(parent)
     for key, value in child.items():
         here = (*path, key)
-        below, value = (as_section(one) if here in _NAMED else one for one in (merged.get(key), value))
+        below, value = (as_section(section) if here in _NAMED else section for section in (merged.get(key), value))
         if value is None and path == ("heads",):
             merged.pop(key, None)  # null removes a head
         elif isinstance(value, Mapping) and here not in replaced:
@@ -174,12 +174,12 @@ def _reserved(path: Key) -> set[str] | None:
 
 
 def _is_section(path: Key) -> bool:
-    """Whether a section file may be given here."""
+    """Whether a section file is allowed here."""
     return (len(path) == 1 and path[0] in _SECTIONS) or (len(path) == 2 and path[0] == "heads")
 
 
 def _fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: Key = ()) -> None:
-    """Replaces each section that is a file name by the content of the file, except `at`, the section being read."""
+    """Replaces each section that is a file name by the file's content, except `at`, the section being read."""
     for path in [path for path in _keys(layer.values) if _is_section(path) and path != at]:
         *parents, key = path
         container = layer.values
@@ -207,13 +207,13 @@ def _fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: 
 
 
 def _data_root(name: str) -> str | None:
-    """Returns `name` if it is not a data section, but a data set: a folder, or YOLO's data.yaml."""
+    """The root of a data set that `name` is: a folder, or YOLO's data.yaml; None for a data section."""
     try:
         file = find_file(name, section="data")
     except ConfigError:
         return name if user_path(name).is_dir() else None
     keys = re.findall(rb"^(name|names|train|val|data)\s*:", file.read_bytes(), re.MULTILINE)
-    if b"data" in keys and user_path(name).is_dir():  # the file is a recipe for such a folder
+    if b"data" in keys and user_path(name).is_dir():  # the file is the folder's recipe
         return name
     return str(file) if b"names" in keys and b"name" not in keys and len(keys) > 1 else None
 
@@ -228,14 +228,14 @@ def _set(values: dict[str, Any], path: Key, value: Any, override: str) -> None:
 
 def _keys(values: Mapping[str, Any], path: Key = ()) -> list[Key]:
     """All keys at all levels."""
-    found = []
+    keys = []
     for key, value in values.items():
-        found += [(*path, key), *(_keys(value, (*path, key)) if isinstance(value, Mapping) else [])]
-    return found
+        keys += [(*path, key), *(_keys(value, (*path, key)) if isinstance(value, Mapping) else [])]
+    return keys
 
 
 def typed_keys(values: Mapping[str, Any]) -> frozenset[Key]:
-    """The keys that choose initial weights. The file of a section `backbone` is another backbone."""
+    """The keys that choose initial weights. A section file for `backbone` counts as another backbone."""
     chosen = {BACKBONE} if isinstance(values.get("backbone"), str) else set()
     return frozenset(chosen | {key for key in _keys(values) if names_weights(key)})
 

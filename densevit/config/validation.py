@@ -1,4 +1,4 @@
-"""Validates values by the schema, with a line for each invalid key: its source, the error and the nearest key."""
+"""Validates values by the schema; errors have a line for each invalid key: source, problem and nearest key."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,20 +15,20 @@ from densevit.registry.options import shown, wanted
 Model = TypeVar("Model", bound=BaseModel)
 
 _FIXED: dict[str, type[BaseModel]] = {"trainer": TrainerSection, "inference": InferenceSection, "lora": LoraSection}
-"""The sections without options of plugins."""
+"""The sections without plugin options."""
 
 
-def validated(kind: type[Model], values: Mapping[str, Any], sources: Sources) -> Model:
-    """The values as sections, such as a `Config`. Raises ConfigError with one line for each invalid key or value."""
+def validated(section_type: type[Model], values: Mapping[str, Any], sources: Sources) -> Model:
+    """The values as sections, such as a `Config`. Raises ConfigError with a line for each invalid key or value."""
     try:
-        return kind.model_validate(values)
+        return section_type.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_lines(error, values, sources, kind))) from None
+        raise ConfigError("\n".join(_lines(error, values, sources, section_type))) from None
 
 
 def check_head_names(config: ModelSections, sources: Sources) -> None:
-    """Raises ConfigError for a head name that is an attribute of a container of torch, such as `train`."""
-    from torch import nn  # late: the plugins import it anyway
+    """Raises ConfigError for a head name that is an attribute of a torch container, such as `train`."""
+    from torch import nn  # slow to import
 
     for name in config.heads:
         if any(hasattr(container, name) for container in (nn.ModuleDict(), nn.ParameterDict())):
@@ -51,9 +51,9 @@ def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources, 
         dotted = ".".join(key)
         match problem["type"]:
             case "extra_forbidden":
-                known = sorted(_FIXED.get(key[-2] if key[1:] else "", top).model_fields)
+                keys = sorted(_FIXED.get(key[-2] if key[1:] else "", top).model_fields)
                 section = f" of {'.'.join(key[:-1])}" if key[1:] else ""
-                text = f"{dotted} is not a key{section}.{nearest(key[-1], known)} Keys: {', '.join(known)}."
+                text = f"{dotted} is not a key{section}.{nearest(key[-1], keys)} Keys: {', '.join(keys)}."
             case "missing":
                 text = f"{dotted} is missing."
             case "value_error":
@@ -61,7 +61,7 @@ def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources, 
             case "model_type" | "dict_type" | "model_attributes_type":
                 text = f"{dotted} should be a section of keys, not {shown(value)}."
             case "too_short" | "string_too_short":
-                text = f"{dotted} is empty: give at least one value."
+                text = f"{dotted} is empty: set at least one value."
             case _:
                 expected = wanted(other for other in problems if _lookup(other["loc"], values)[0] == key)
                 hint = nearest(value, re.findall("'(.+?)'", expected)) if isinstance(value, str) else ""

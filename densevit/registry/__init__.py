@@ -1,6 +1,6 @@
-"""Registry of plugins: finds them in the entry points of installed distributions, and loads them on demand.
+"""Registry of plugins: finds them among the entry points of installed distributions, and loads them on demand.
 
-Built-in plugins are entry points as well. Finding plugins imports nothing; loading one imports its module alone, so a
+Built-in plugins are entry points too. Finding plugins imports nothing; loading a plugin imports only its module, so a
 broken plugin affects only configs that use it.
 """
 

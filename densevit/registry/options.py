@@ -13,7 +13,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from densevit.errors import PluginError, nearest
 
-# Positional arguments that densevit passes, before the user's options.
+# Positional arguments that densevit passes before the user's options.
 GIVEN: dict[str, tuple[str, ...]] = {
     "backbones": (),
     "necks": ("channels", "strides"),
@@ -26,7 +26,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "optimizers": ("params",),
 }
 
-# Keyword arguments that densevit passes to constructors that take them; no options of the user's.
+# Keyword arguments that densevit passes to constructors that take them; not options of the user.
 OFFERED: dict[str, tuple[str, ...]] = {
     "datasets": ("on_error", "channels"),
     "optimizers": ("lr", "weight_decay", "gradient_scaling"),
@@ -39,17 +39,17 @@ LARGEST_FLOAT = 3.4028234e38  # of float32
 
 
 class OptionError(PluginError):
-    """An invalid option. key: its full name, "backbone.varient". others: further invalid options of the plugin."""
+    """An invalid option. key: its full name, "backbone.varient". further: the plugin's other invalid options."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(f"{key} {message}")
         self.key = key
-        self.others: list[OptionError] = []
+        self.further: list[OptionError] = []
 
 
 def check(
     plugin: Callable[..., Any],
-    given: Iterable[str],
+    positional: Iterable[str],
     name: str,
     options: Mapping[str, Any],
     where: str,
@@ -58,25 +58,24 @@ def check(
 ) -> dict[str, Any]:
     """Validates options and converts them to their annotated types.
 
-    plugin: a class or a function. given: positional parameters before the options. where: section that prefixes keys
-    in messages. reserved: other keys of the section, for suggestions. offered: keyword arguments that are no options.
-    A constructor with **kwargs accepts other keys too, except those that resemble a parameter of it or of the base
+    plugin: a class or a function. positional: parameters before the options. where: section that prefixes keys in
+    messages. reserved: other keys of the section, for suggestions. offered: keyword arguments that are not options.
+    A constructor with **kwargs accepts other keys too, except keys that resemble a parameter of its own or of the base
     classes' constructors.
-    An option annotated as a dataclass is a section of keys: a mapping of its fields becomes an instance, in which
-    fields left out have their value in the option's default. One annotated as `Annotated[Mapping[str, Any], Plugin]`
-    has the options of that plugin, whose constructor takes the same arguments before them.
+    A dataclass annotation: a section of keys; a mapping becomes an instance, with the default's values for missing
+    fields. `Annotated[..., Plugin]`: nested plugin options, validated against that plugin's constructor.
     Raises OptionError for unknown and missing keys, and values of the wrong type.
     """
-    given = tuple(given)
-    parameters, takes_all = parameters_of(plugin, given, name, offered)
-    passed_on = {} if not takes_all else _of_bases(plugin, given, name, offered)
+    positional = tuple(positional)
+    parameters, takes_all = parameters_of(plugin, positional, name, offered)
+    passed_on = {} if not takes_all else _inherited_parameters(plugin, positional, name, offered)
     accepted = {**passed_on, **parameters}
     checked: dict[str, Any] = {}
     wrong: list[OptionError] = []
     for key, value in options.items():
         try:
             if key in accepted:
-                checked[key] = _checked(accepted[key], value, f"{where}.{key}", name, given)
+                checked[key] = _checked(accepted[key], value, f"{where}.{key}", name, positional)
             elif takes_all and key not in offered and not difflib.get_close_matches(key, accepted, 1, _MISSPELT):
                 checked[key] = value
             else:
@@ -86,12 +85,12 @@ def check(
                     listed += f" Other keys of {where}: {', '.join(reserved)}."
                 raise OptionError(f"{where}.{key}", f"is not an option of {name!r}.{hint} {listed}")
         except OptionError as error:
-            wrong += [error, *error.others]
+            wrong += [error, *error.further]
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in options:
             wrong.append(OptionError(f"{where}.{key}", f"is missing: {name!r} needs it."))
     if wrong:
-        wrong[0].others = wrong[1:]
+        wrong[0].further = wrong[1:]
         raise wrong[0]
     return checked
 
@@ -116,7 +115,7 @@ def wrong_numbers(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple
 
 
 def _digits(value: int) -> str:
-    """An integer, or its number of digits if it is large: Python refuses to print thousands of digits."""
+    """An integer as text; if large, its number of digits: Python refuses to print thousands of digits."""
     return str(value) if abs(value) < 10**40 else f"one of about {round(value.bit_length() * math.log10(2))} digits"
 
 
@@ -125,16 +124,16 @@ def takes(plugin: type, option: str) -> bool:
     return option in inspect.signature(plugin).parameters
 
 
-def default_of(plugin: Callable[..., Any], given: tuple[str, ...], path: Sequence[str]) -> Any:
-    """The default of an option, or of one in a section of options: ("transformer", "num_heads"). given: the positional
-    parameters before the options.
+def default_of(plugin: Callable[..., Any], positional: tuple[str, ...], path: Sequence[str]) -> Any:
+    """The default of an option, or of an option in a section: ("transformer", "num_heads"). positional: parameters
+    before the options.
 
     Raises LookupError if the constructor has no such option.
     """
-    parameter, inner = parameters_of(plugin, given, "")[0][path[0]], path[1:]
-    extended = [kind for kind in getattr(parameter.annotation, "__metadata__", ()) if isinstance(kind, type)]
-    if inner and extended:
-        return default_of(extended[0], given, inner)
+    parameter, inner = parameters_of(plugin, positional, "")[0][path[0]], path[1:]
+    nested = _nested_plugins(parameter)
+    if inner and nested:
+        return default_of(nested[0], positional, inner)
     value = parameter.default
     for name in inner:
         if not hasattr(value, name):
@@ -148,31 +147,31 @@ def wanted(problems: Iterable[Mapping[str, Any]]) -> str:
     expectations = []
     for problem in problems:
         message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        message = message.replace("Field required", "a list with more values")  # of a tuple
+        message = message.replace("Field required", "a list with more values")  # in a tuple
         expectations.append(message.partition(", unable to parse")[0].partition(", got a number")[0])
     return " or ".join(dict.fromkeys(expectations))
 
 
 def shown(value: Any) -> str:
-    """A value as it is shown in messages."""
+    """A value as text for messages."""
     text = {"True": "true", "False": "false", "None": "null"}.get(repr(value), repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def parameters_of(
-    plugin: Callable[..., Any], given: tuple[str, ...], name: str, offered: Collection[str] = ()
+    plugin: Callable[..., Any], positional: tuple[str, ...], name: str, offered: Collection[str] = ()
 ) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The parameters that are options, with resolved annotations, and whether there is a **kwargs."""
+    """The parameters that are options, with resolved annotations, and whether there are **kwargs."""
     bases = plugin.__mro__ if isinstance(plugin, type) else ()
     if next((base for base in bases if "__init__" in vars(base)), object).__module__.startswith("torch.nn."):
         return {}, False  # nn.Module's constructor has no options
     parameters = list(inspect.signature(plugin).parameters.values())
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if len(positional) < len(given) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+    by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(by_position) < len(positional) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         what = "its constructor" if isinstance(plugin, type) else "it"
-        raise PluginError(f"{name!r}: {what} must take {', '.join(given)} first, by position.")
-    passed = {*offered, *(p.name for p in positional[: len(given)])}
+        raise PluginError(f"{name!r}: {what} must take {', '.join(positional)} first, by position.")
+    passed = {*offered, *(p.name for p in by_position[: len(positional)])}
     try:
         function = plugin.__init__ if isinstance(plugin, type) else plugin  # type: ignore[misc]
         annotations = typing.get_type_hints(function, include_extras=True)
@@ -185,29 +184,28 @@ def parameters_of(
     return options, takes_all
 
 
-def _of_bases(
-    plugin: Callable[..., Any], given: tuple[str, ...], name: str, offered: Collection[str]
+def _inherited_parameters(
+    plugin: Callable[..., Any], positional: tuple[str, ...], name: str, offered: Collection[str]
 ) -> dict[str, inspect.Parameter]:
-    """The parameters that a constructor with **kwargs may pass on: those of the base classes' constructors, up to the
-    first without **kwargs."""
+    """The parameters that a constructor with **kwargs may pass on: of the base classes' constructors, up to the first
+    without **kwargs."""
     parameters: dict[str, inspect.Parameter] = {}
     constructors = [base for base in getattr(plugin, "__mro__", ()) if "__init__" in vars(base)]
     for constructor in constructors[1:]:
-        others, takes_all = parameters_of(constructor, given, name, offered)
-        parameters = {**others, **parameters}
+        inherited, takes_all = parameters_of(constructor, positional, name, offered)
+        parameters = {**inherited, **parameters}
         if not takes_all:
             break
     return parameters
 
 
-def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, given: tuple[str, ...]) -> Any:
-    """The valid value of an option.
-
-    key: its full name. name: the plugin's. given: the positional parameters before the options.
+def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, positional: tuple[str, ...]) -> Any:
+    """The validated value of an option. key: its full name. name: the plugin's. positional: parameters before the
+    options.
     """
-    extended = [kind for kind in getattr(parameter.annotation, "__metadata__", ()) if isinstance(kind, type)]
-    if extended and isinstance(value, Mapping):
-        return check(extended[0], given, name, value, key)
+    nested = _nested_plugins(parameter)
+    if nested and isinstance(value, Mapping):
+        return check(nested[0], positional, name, value, key)
     section = _dataclass_of(parameter.annotation)
     if section is not None and not (value is None and parameter.annotation is not section):
         return _instance(section, parameter.default, value, key, name)
@@ -217,23 +215,31 @@ def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, give
     return coerced
 
 
+def _nested_plugins(parameter: inspect.Parameter) -> list[type]:
+    """The plugin in the annotation `Annotated[..., Plugin]`."""
+    return [plugin for plugin in getattr(parameter.annotation, "__metadata__", ()) if isinstance(plugin, type)]
+
+
 def _dataclass_of(annotation: Any) -> type | None:
-    """The dataclass of the annotations `Dataclass` and `Dataclass | None`; None for others."""
+    """The dataclass in the annotations `Dataclass` and `Dataclass | None`; None for other annotations."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
-        annotation = kinds[0] if len(kinds) == 1 else None
+        members = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
+        annotation = members[0] if len(members) == 1 else None
     return annotation if isinstance(annotation, type) and is_dataclass(annotation) else None
 
 
-def _instance(kind: type, default: Any, value: Any, key: str, name: str) -> Any:
-    """An instance of the dataclass `kind` with the fields of `value`, a mapping or an instance, over the default's."""
-    given = _fields(value) if isinstance(value, kind) else value
-    if not isinstance(given, Mapping):
-        known = ", ".join(parameters_of(kind, (), name)[0])
-        raise OptionError(key, f"should be a section of keys, not {shown(value)}. Keys: {known}.")
-    checked = check(kind, (), name, {**(_fields(default) if isinstance(default, kind) else {}), **given}, key)
+def _instance(section: type, default: Any, value: Any, key: str, name: str) -> Any:
+    """An instance of the dataclass `section` with the fields of `value`, a mapping or an instance, over the
+    default's."""
+    fields_set = _fields(value) if isinstance(value, section) else value
+    if not isinstance(fields_set, Mapping):
+        keys = ", ".join(parameters_of(section, (), name)[0])
+        raise OptionError(key, f"should be a section of keys, not {shown(value)}. Keys: {keys}.")
+    checked = check(
+        section, (), name, {**(_fields(default) if isinstance(default, section) else {}), **fields_set}, key
+    )
     try:
-        return kind(**checked)
+        return section(**checked)
     except ValueError as error:
         raise OptionError(key, f"is invalid: {error}") from error
 
@@ -259,15 +265,15 @@ def _coerce(annotation: Any, value: Any, key: str) -> Any:
     except ValidationError as error:
         raise OptionError(key, f"should be {wanted(error.errors())}, not {shown(value)}.") from None
     if _count_booleans(coerced) != _count_booleans(value):
-        kind = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
-        raise OptionError(key, f"should be {kind}, not {shown(value)}.")
+        expected = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
+        raise OptionError(key, f"should be {expected}, not {shown(value)}.")
     return coerced
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # a pydantic model, dataclass or TypedDict has its own config
+    except PydanticUserError:  # a pydantic model, dataclass or TypedDict has a config
         try:
             return TypeAdapter(annotation)
         except Exception:

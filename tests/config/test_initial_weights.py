@@ -166,10 +166,10 @@ def test_random_weights_on_purpose(recwarn: pytest.WarningsRecorder) -> None:
 
 def test_a_backbone_is_not_loaded_from_a_recipe_s_weights_of_another() -> None:
     config = configs.load(DETR, ["backbone.name=vit"])
-    with pytest.raises(ConfigError, match=r"resnet50/IMAGENET1K_V1 .* is of another backbone than backbone\.name=vit"):
+    with pytest.raises(ConfigError, match=r"resnet50/IMAGENET1K_V1 .* is for another backbone than backbone\.name=vit"):
         configs.check_plugins(config)
     configs.check_plugins(configs.load(DETR, ["backbone.name=vit", "weights=whole.pth"]))
     configs.check_plugins(configs.load(DETR, ["backbone.depth=101"]))  # the weights tell
     write("mine.yaml", "name: vit\n")
-    with pytest.raises(ConfigError, match="is of another backbone than"):
+    with pytest.raises(ConfigError, match="is for another backbone than"):
         configs.check_plugins(configs.load(DETR, ["backbone=mine.yaml"]))

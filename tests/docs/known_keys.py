@@ -87,7 +87,7 @@ def _takes(group: str, name: str, options: dict[str, Any], key: str, any_value: 
     try:
         registry.check_options(group, name, options, "x")
     except OptionError as error:
-        wrong = [one for one in (error, *error.others) if key.startswith(one.key)]
+        wrong = [one for one in (error, *error.further) if key.startswith(one.key)]
         return all(any_value and "should be" in str(one) for one in wrong)
     except DensevitError:
         return False
