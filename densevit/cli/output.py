@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Adds the flags that every command has."""
+    """Adds the flags of every command."""
     group = parser.add_argument_group("output")
-    group.add_argument("--quiet", action="store_true", help="only errors and warnings, and with --json the result")
+    group.add_argument("--quiet", action="store_true", help="only errors and warnings, and the result with --json")
     group.add_argument("--json", action="store_true", help="the result as one JSON object on stdout")
 
 
@@ -30,7 +30,7 @@ class Output:
 
     @contextmanager
     def console(self) -> Iterator[None]:
-        """A context in which rich's global console follows the flags: silent, or on stderr. Trainings print to it."""
+        """A context in which rich's global console, which runs print to, follows the flags: silent, or on stderr."""
         if not (self.quiet or self.json):
             yield
             return
@@ -43,7 +43,7 @@ class Output:
             reconfigure()
 
     def show(self, *renderables: Any) -> None:
-        """Prints texts or rich's tables for people, unless `--quiet` or `--json` is given."""
+        """Prints texts or rich tables for people, unless `--quiet` or `--json` is set."""
         if self.quiet or self.json:
             return
         for renderable in renderables:
@@ -57,7 +57,7 @@ class Output:
                 text_console().print(renderable, soft_wrap=isinstance(renderable, Text))
 
     def result(self, values: Mapping[str, Any]) -> None:
-        """Prints the command's result as JSON if `--json` is given; numbers that are not finite become null."""
+        """Prints the command's result as JSON if `--json` is set; numbers that are not finite become null."""
         if self.json:
             print(json.dumps(_finite(values), ensure_ascii=False, indent=2))
 
@@ -66,7 +66,7 @@ class Output:
         print(printable(text), file=sys.stderr)
 
     def track(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
-        """Yields the items and shows progress on stderr, unless `--quiet` is given."""
+        """Yields the items and shows progress on stderr, unless `--quiet` is set."""
         return progress.track(items, description, total, self.quiet)
 
 

@@ -162,7 +162,7 @@ def test_overrides_change_the_data_but_not_the_model(seen: dict[str, Any], capsy
     assert seen["config"].heads["detection"].evaluation.options == {"max_detections": 300}
     for override in ("backbone.variant=base", "heads.detection.num_queries=3", "weights=x", "heads.other.name=detr"):
         assert main(["evaluate", "run", override]) == 2
-        assert f"{override}: a run is evaluated as it was trained" in capsys.readouterr().err
+        assert f"{override}: an evaluation cannot change the model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("out", [[], ["--out", "out"]])

@@ -139,7 +139,7 @@ def test_first_error_of_writing_ends_the_run(model, photos, blocks_of_one, monke
         (["--draw", "none"], [], ""),
         (["--draw", "2"], ["000139.jpg", "a-1.jpg"], ""),
         (["--draw", "all"], ["000139.jpg", "a-1.jpg", "b-1.jpg", "cat.jpg"], ""),
-        ([], ["a-1.jpg"], "The first 1 of 4 images are drawn. For others: --draw all or --draw N"),
+        ([], ["a-1.jpg"], "The first 1 of 4 images are drawn. To draw more: --draw all or --draw N"),
     ],
 )
 def test_first_images_are_drawn(model, photos, monkeypatch, capsys, options, drawn, line):
@@ -195,7 +195,7 @@ def test_objects_below_the_lowest_score_are_in_no_file(model, photos, monkeypatc
         (["--min-score", "0.6"], "--min-score is 0.6, above the threshold 0.5 (the default"),
         (["--max-failed", "-1"], "--max-failed is -1; a number of images is expected, at least 0"),
         (["--draw", "some"], "argument --draw: 'some' is not all, none or a number of images such as 100"),
-        (["--draw", "3", "--video"], "--draw: with --video, all frames are drawn. Fix: leave --draw or --video out"),
+        (["--draw", "3", "--video"], "--draw: with --video, all frames are drawn. Fix: leave out --draw or --video"),
     ],
 )
 def test_wrong_options_are_refused_before_writing(model, photos, capsys, options, message):
