@@ -1,4 +1,4 @@
-"""A confusion matrix as a heat map, with a list of the most frequent confusions."""
+"""A confusion matrix as a heat map, and the most frequent confusions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +10,13 @@ from densevit.evaluation import tables_file
 from densevit.reporting import plots
 from densevit.reporting.html_page import Matrix, Numbered, Part, Text
 
-MAX_CLASSES = 1000  # with more classes, cells are smaller than a pixel: there is only the list
+MAX_CLASSES = 1000  # with more classes, cells are smaller than a pixel: only the list is shown
 MAX_LISTED = 12
 
 
 def read_confusion(path: Path) -> tuple[list[str], np.ndarray, str]:
-    """Reads the class names, the (K, K) int64 counts, ground truth by prediction (see `Evaluator.tables`), and which
-    predictions are counted, as in "scores from 0.45"; empty for all."""
+    """The class names, the (K, K) int64 counts, ground truth by prediction (see `Evaluator.tables`), and the counted
+    predictions as text, such as "scores from 0.45"; "" for all."""
     rows = tables_file.read(path)
     try:
         names, counted = rows[0][1:], rows[0][0].partition(", ")[2]
@@ -31,7 +31,7 @@ def read_confusion(path: Path) -> tuple[list[str], np.ndarray, str]:
 
 
 def confusion(names: Sequence[str], counts: np.ndarray, counted: str = "") -> list[Part]:
-    """The heat map and the list. counts: (K, K), ground truth by prediction. counted: which predictions are counted."""
+    """The heat map and the list. counts: (K, K), ground truth by prediction. counted: from `read_confusion`."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     if len(names) > MAX_CLASSES:
         about = f"{len(names)} classes are too many for a matrix.{f' Objects: {counted}.' if counted else ''}"

@@ -1,16 +1,10 @@
 """report.html: a self-contained page with the metrics, curves, images, error analysis and config of a run."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from densevit.config.data_schema import folder_name
-from densevit.config.yaml_io import parse
 from densevit.data.io.image_names import BEST, WORST, distinct_drawing_name, drawing_name
-from densevit.errors import ConfigError, DataError
+from densevit.errors import DataError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.evaluation.metrics_file import by_class, number, overall
 from densevit.evaluation.metrics_table import single_class
@@ -36,24 +30,33 @@ from densevit.reporting.html_page import (
     write_page,
 )
 from densevit.reporting.html_page import Plot as PlotPart
+from densevit.reporting.run_files import (
+    EVALUATION,
+    about,
+    extremes_of,
+    has_no_heads,
+    heads_of,
+    sorted_images,
+    split_name,
+    tables_of,
+    text_of,
+)
 
 MAX_ROWS = 400  # of a table
 MAX_IMAGES = 24
-EVALUATION = "evaluation.json"
-"""The file that distinguishes the folder of an evaluation from the folder of a run."""
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
     """Writes `report.html` from the files of a run or an evaluation: config.yaml, metrics.json, metrics.csv, the
     evaluators' tables and plots, and predictions/.
 
-    If a file is missing, as after an interrupted run, the page says so in place of its content. out: another file to
-    write. Returns the page's path.
+    For a missing file, as after an interrupted run, the page says so. out: another file to write. Returns the page's
+    path.
     """
     run_dir = Path(run_dir)
     config, is_evaluation = text_of(run_dir / "config.yaml"), (run_dir / EVALUATION).is_file()
     heads = heads_of(run_dir, config)
-    has_heads = not _has_no_heads(config)
+    has_heads = not has_no_heads(config)
     sections = [
         Section("Metrics", _metrics(run_dir, has_heads, heads)),
         *([] if is_evaluation else [Section("Curves", _curves(run_dir / "metrics.csv"))]),
@@ -69,50 +72,15 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
 
 
 def overview(run_dir: Path) -> list[Part]:
-    """The metrics and the most important curves of a run, as for a notebook."""
+    """The metrics and the most important curves of a run, for a notebook."""
     config = text_of(run_dir / "config.yaml")
-    metrics = _metrics(run_dir, not _has_no_heads(config), heads_of(run_dir, config))
+    metrics = _metrics(run_dir, not has_no_heads(config), heads_of(run_dir, config))
     curves = [part for part in _curves(run_dir / "metrics.csv") if not isinstance(part, Folded)]
     return [Heading(f"{run_dir.resolve().name}: {about(run_dir, config)}"), *metrics, *curves]
 
 
-def heads_of(run_dir: Path, config: str) -> list[str]:
-    """The names of the heads, longest first, read from the config or the metrics."""
-    names: set[str] = set()
-    with suppress(ConfigError, KeyError, TypeError):
-        names |= set(_sections_of(config)["heads"])
-    with suppress(DataError):
-        names |= set(metrics_file.by_head(metrics_file.read(run_dir / "metrics.json")))
-    return sorted(map(str, names - {""}), key=lambda name: (-len(name), name))
-
-
-def tables_of(run_dir: Path, heads: Sequence[str]) -> dict[str, dict[str, list[list[str]]]]:
-    """The tables NAME-HEAD.csv by head and name, without tables of images; a damaged table has its error as its only
-    cell."""
-    tables: dict[str, dict[str, list[list[str]]]] = {}
-    for path in sorted(run_dir.glob("*-*.csv")):
-        name, head = _parts(path.stem, heads)
-        if name == tables_file.IMAGES:
-            continue
-        try:
-            rows = tables_file.read(path)
-        except DataError as error:
-            rows = [[str(error)]]
-        tables.setdefault(head, {})[name] = rows
-    return tables
-
-
-def _parts(stem: str, heads: Sequence[str]) -> tuple[str, str]:
-    """Splits NAME-HEAD into name and head."""
-    for head in heads:
-        if stem.endswith(f"-{head}"):
-            return stem.removesuffix(f"-{head}"), head
-    name, _, head = stem.partition("-")
-    return name, head
-
-
 def _analyses(run_dir: Path, heads: Sequence[str]) -> list[Section]:
-    """A section for each head with tables or plots."""
+    """A section per head with tables or plots."""
     try:
         drawn = tables_file.read_plots(run_dir)
     except DataError as error:
@@ -142,52 +110,12 @@ def plot_part(name: str, plot: Plot) -> Part:
     return PlotPart(name, svg, legend=list(curves) if len(curves) > 1 else ())
 
 
-def text_of(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
 def _missing(name: str) -> Text:
     return missing(f"There is no {name}: the run ended before it was written.")
 
 
-@lru_cache(maxsize=8)  # parsing takes longer than the other parts of a page
-def _sections_of(config: str) -> Any:
-    """The parsed text of a config; not to be changed."""
-    return parse(config, "config.yaml")
-
-
-def _has_no_heads(config: str) -> bool:
-    """Whether the config says `heads: {}`, as for a method that trains the backbone alone."""
-    try:
-        return bool(_sections_of(config)["heads"] == {})
-    except (ConfigError, KeyError, TypeError):
-        return False
-
-
-def _about_config(config: str) -> str:
-    """One line with the heads, the backbone, the data set, and the method unless it is supervised."""
-    try:
-        sections = _sections_of(config)
-        heads, method = sections["heads"], sections.get("method", {"name": "supervised"})["name"]
-        trained = " + ".join(head["name"] for head in heads.values()) or method
-        how = f", method: {method}" if heads and method != "supervised" else ""
-        data = folder_name(sections["data"]["name"], sections["data"].get("root"))
-        return f"{trained} on {sections['backbone']['name']}, data: {data}{how}"
-    except (ConfigError, KeyError, TypeError, AttributeError):
-        return ""
-
-
-def about(run_dir: Path, config: str) -> str:
-    """One line about a run or an evaluation."""
-    line = _about_config(config)
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads((run_dir / EVALUATION).read_text(encoding="utf-8"))
-        line = f"evaluation of {found['model']} on {found['images']:,} images; {line}"
-    return line
-
-
 def main_metrics(metrics: Mapping[str, float]) -> dict[str, tuple[str, float]]:
-    """The first metric of each head with its name, by head."""
+    """The name and value of the first metric of each head."""
     heads = metrics_file.by_head(metrics)
     first = {head: next(iter(overall(values).items()), None) for head, values in heads.items()}
     return {head: pair for head, pair in first.items() if pair is not None}
@@ -211,22 +139,22 @@ def _metrics(run_dir: Path, has_heads: bool, names: Sequence[str]) -> list[Part]
         pairs = [(name, number(value)) for name, value in overall(heads[head]).items()]
         note = single_class(heads[head])
         parts += [Heading(head), Pairs(pairs), *([Text(note)] if note else [])]
-    tables_by_head = tables_of(run_dir, names).items()
+    tables = tables_of(run_dir, names)
     with_classes = {
-        head for head, of in tables_by_head if any(rows[0][:1] == ["class"] for rows in of.values() if rows)
+        head for head, by_name in tables.items() if any(rows[0][:1] == ["class"] for rows in by_name.values() if rows)
     }
     for head, values in heads.items():
-        if head not in with_classes:  # else they are shown there
-            classes = [_class_table(kinds) for kinds in by_class(values)]
+        if head not in with_classes:  # otherwise the head's tables show the classes
+            classes = [_class_table(metrics) for metrics in by_class(values)]
             parts += [Heading(head), *classes] if classes else []
     return parts
 
 
-def _class_table(kinds: Mapping[str, Mapping[str, float]]) -> Table:
-    """One row per class, one column per kind of metric."""
-    names = next(iter(kinds.values()))
-    rows = [[Cell(name, left=True), *(_class_cell(classes[name]) for classes in kinds.values())] for name in names]
-    return Table([Cell("class", left=True), *map(Cell, kinds)], rows)
+def _class_table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
+    """One row per class, one column per metric."""
+    names = next(iter(metrics.values()))
+    rows = [[Cell(name, left=True), *(_class_cell(classes[name]) for classes in metrics.values())] for name in names]
+    return Table([Cell("class", left=True), *map(Cell, metrics)], rows)
 
 
 def _class_cell(value: float) -> Cell:
@@ -234,16 +162,16 @@ def _class_cell(value: float) -> Cell:
 
 
 def confusions(run_dir: Path, heads: Sequence[str]) -> dict[str, list[Part]]:
-    """The heat maps by head, and by kind where a head has several."""
+    """The heat maps by head; with several per head, by head and name."""
     parts: dict[str, list[Part]] = {}
     for path in sorted(run_dir.glob("*confusion-*.csv")):
-        name, head = _parts(path.stem, heads)
-        kind = name.removesuffix("confusion").strip("-")
+        name, head = split_name(path.stem, heads)
+        variant = name.removesuffix("confusion").strip("-")
         try:
             drawn = confusion(*read_confusion(path))
         except DataError as error:
             drawn = [missing(str(error))]
-        parts[f"{head}, {kind}" if kind else head] = drawn
+        parts[f"{head}, {variant}" if variant else head] = drawn
     return parts
 
 
@@ -254,11 +182,11 @@ def _curves(path: Path) -> list[Part]:
     if not curves:
         return [missing(f"{path.name} holds no numbers yet.")]
     first = leading(curves)
-    others = [_curve(name, points) for name, points in _in_order(curves) if name not in first]
+    further = [_curve(name, points) for name, points in _in_order(curves) if name not in first]
     return [
         Text("Against optimiser steps; the last value is at the top right."),
         Grid("plots", [_curve(name, curves[name]) for name in first]),
-        *([Folded(f"{len(others)} more", [Grid("plots", others)])] if others else []),
+        *([Folded(f"{len(further)} more", [Grid("plots", further)])] if further else []),
     ]
 
 
@@ -289,46 +217,34 @@ def _in_order(curves: Mapping[str, Points]) -> list[tuple[str, Points]]:
     return sorted(curves.items(), key=lambda item: order(item[0]))
 
 
-def sorted_images(folder: Path, pattern: str = "*") -> list[Path]:
-    """The drawn images of a folder, without the best and worst images."""
-    suffixes = (".jpg", ".jpeg", ".png")
-    paths = sorted(path for path in folder.glob(f"**/{pattern}") if path.suffix.lower() in suffixes)
-    return [path for path in paths if path.relative_to(folder).parts[0] not in (BEST, WORST)]
-
-
-def extremes_of(run_dir: Path) -> list[Path]:
-    """The drawings of the worst and the best images."""
-    return [path for kind in (WORST, BEST) for path in sorted((run_dir / "predictions" / kind).glob("*.jpg"))]
-
-
 def _extremes(run_dir: Path, heads: Sequence[str]) -> list[Section]:
     """A section with the worst and the best images of each head."""
     paths = extremes_of(run_dir)
     parts: list[Part] = []
     for head in sorted({head for head in heads if any(path.name.startswith(f"{head}-") for path in paths)}):
         scores = _image_scores(run_dir / f"{tables_file.IMAGES}-{head}.csv")
-        for kind in (WORST, BEST):
+        for rank in (WORST, BEST):
             images = []
             for path in paths:
-                if path.parent.name == kind and path.name.startswith(f"{head}-"):
+                if path.parent.name == rank and path.name.startswith(f"{head}-"):
                     name = path.stem.removeprefix(f"{head}-").partition("-")[2]
                     images.append(Image(path, f"{name}: {scores[name]}" if name in scores else name))
             if images:
-                parts += [Heading(f"{head}: {kind}"), Grid("images", images)]
-    lead = "By the score of each image; the prediction is beside the ground truth. Click to enlarge."
+                parts += [Heading(f"{head}: {rank}"), Grid("images", images)]
+    lead = "By the score of each image; prediction next to ground truth. Click to enlarge."
     lead += _thresholds(run_dir)
     return [Section("Worst and best images", [Text(lead), *parts])] if parts else []
 
 
 def _thresholds(run_dir: Path) -> str:
-    """A sentence with the score thresholds, with a space before it; empty if no head has one."""
+    """A sentence with the score thresholds, after a space; "" without any."""
     scores = tables_file.read_thresholds(run_dir)
-    found = ", ".join(f"{score:.4g} ({head})" for head, score in scores.items())
-    return f" Boxes and masks are drawn and counted from a score of {found}." if found else ""
+    listed = ", ".join(f"{score:.4g} ({head})" for head, score in scores.items())
+    return f" Boxes and masks are drawn and counted from a score of {listed}." if listed else ""
 
 
 def _image_scores(path: Path) -> dict[str, str]:
-    """The scores of images by the names of their files."""
+    """The scores of images by the names of their drawings."""
     try:
         header, *rows = tables_file.read(path)
         name, score = header.index("image"), header.index("score")
@@ -349,7 +265,7 @@ def _visualizations(folder: Path) -> list[Part]:
     shown = f"{MAX_IMAGES} of {len(paths)} images." if len(paths) > MAX_IMAGES else ""
     text = f"{shown}{_thresholds(folder.parent)}".strip()
     more = [Text(text)] if text else []
-    if shown:  # names begin with the head's name, so evenly spaced ones include all heads
+    if shown:  # names begin with the head's, so evenly spaced names include all heads
         paths = [paths[n * len(paths) // MAX_IMAGES] for n in range(MAX_IMAGES)]
     images = [Image(path, path.relative_to(folder).with_suffix("").as_posix()) for path in paths]
     return [*more, Grid("images", images)]

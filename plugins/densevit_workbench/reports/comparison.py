@@ -9,7 +9,7 @@ from typing import Any
 from densevit.config.yaml_io import parse
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file, tables_file
-from densevit.reporting import plots, report
+from densevit.reporting import plots, report, run_files
 from densevit.reporting.curves import Points, read_curves
 from densevit.reporting.html_page import (
     Folded,
@@ -58,7 +58,7 @@ def comparison_overview(runs: Sequence[Path]) -> list[Part]:
 def _named(runs: Sequence[Path]) -> tuple[dict[str, Path], dict[str, str]]:
     """The folders and the texts of their configs by name."""
     names = dict(zip(names_of(runs), map(Path, runs), strict=True))
-    return names, {name: report.text_of(run / "config.yaml") for name, run in names.items()}
+    return names, {name: run_files.text_of(run / "config.yaml") for name, run in names.items()}
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:
@@ -72,7 +72,7 @@ def names_of(runs: Sequence[Path]) -> list[str]:
 
 
 def _runs(names: Mapping[str, Path], configs: Mapping[str, str]) -> list[Part]:
-    rows = [[name, report.about(run, configs[name])] for name, run in names.items()]
+    rows = [[name, run_files.about(run, configs[name])] for name, run in names.items()]
     return [text_table([["run", "about"], *rows])]
 
 
@@ -199,7 +199,7 @@ def _overlay(title: str, curves: Mapping[str, Any], names: Mapping[str, Path]) -
 def _common_images(names: Mapping[str, Path]) -> list[Path]:
     """The drawn images that all runs have, relative to their folders, evenly spaced."""
     found = [
-        [path.relative_to(run / "predictions") for path in report.sorted_images(run / "predictions")]
+        [path.relative_to(run / "predictions") for path in run_files.sorted_images(run / "predictions")]
         for run in names.values()
     ]
     common = [path for path in found[0] if all(path in others for others in found[1:])]

@@ -12,7 +12,7 @@ from densevit.config.yaml_io import parse
 from densevit.errors import ConfigError, listed
 from densevit.evaluation import metrics_file
 from densevit.evaluation.metrics_file import number
-from densevit.reporting import report
+from densevit.reporting import report, run_files
 from densevit.reporting.curves import read_curves
 from densevit.reporting.html_page import Cell, Table
 from densevit.weights.state import read_header
@@ -113,7 +113,7 @@ def _read(path: Path) -> _Run:
     if (path / report.EVALUATION).is_file():
         raise ConfigError(f"{path}: is the folder of an evaluation. Fix: name the folder of a run.")
     file = path / "config.yaml"
-    text = report.text_of(file)
+    text = run_files.text_of(file)
     config, comments = parse(text, str(file)), dict(re.findall(r"^# ([^:]+): (.+)$", text, re.MULTILINE))
     try:
         seed, data = config["seed"], evaluated_data(config["data"])
