@@ -127,7 +127,7 @@ def test_inference_options_are_not_exported_which_is_a_warning(tmp_path: Path, m
     predictor = small_predictor(NAIVE)
     untraced(predictor, monkeypatch)
     options = predictor.with_inference({"window": 64, "flip": True})
-    with pytest.warns(UserWarning, match=r"inference options window=64, flip=True; the file predicts the whole image"):
+    with pytest.warns(UserWarning, match=r"inference options window=64, flip=True; the file predicts an image"):
         densevit.export(options, tmp_path / "options.pt2")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*inference options")

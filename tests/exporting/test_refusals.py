@@ -23,7 +23,7 @@ REFUSED = [  # head, file, options, facts
     (CELLS, "x.onnx", {"canvas": (80, 96)}, "canvas is 80x96; multiples of 32"),
     (CELLS, "x.onnx", {"canvas": (96, 64)}, "canvas is 96x64; an image of 1000x1000 is resized to 96x96"),
     (NAIVE, "x.pt2", {"resize": True}, r"x\.pt2: only ONNX files can resize.*NAME\.onnx"),
-    (NAIVE, "x.pt2", {"postprocess": True}, r"x\.pt2: only ONNX files have the post-processing.*NAME\.onnx"),
+    (NAIVE, "x.pt2", {"postprocess": True}, r"x\.pt2: only ONNX files support post-processing.*NAME\.onnx"),
     (NAIVE, "x.onnx", {"threshold": 0.5}, "threshold: only files with post-processing select objects"),
     (NAIVE, "x.onnx", {"threshold": 0.5, "postprocess": True}, "no head of this model predicts scores"),
     (NAIVE, "x.onnx", {"threshold": {"x": 0.5}, "postprocess": True}, "'x', which is not a head with scores"),
