@@ -151,7 +151,7 @@ def _check(args: Namespace, shares: bool) -> None:
 def _predict(args: Namespace, prediction: "FolderPrediction") -> int:
     """Predicts the remaining images; shows progress and predictions per image."""
     from densevit.inference.joining import join
-    from densevit.inference.result import text_of_image
+    from densevit.inference.result_text import text_of_image
 
     output, part, stopped = args.output, prediction.part, False
     with part.begun(args.resume):

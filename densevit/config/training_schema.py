@@ -81,8 +81,7 @@ class TrainerSection(Section):
 
     max_images: Count | None = None
     """The training budget in images over all processes, independent of the size of the data set. Exactly one of
-    `max_images`,
-    `max_steps` and `max_epochs` is required."""
+    `max_images`, `max_steps` and `max_epochs` is required."""
     max_steps: Count | None = None
     """The budget in optimiser steps."""
     max_epochs: Count | None = None
@@ -136,8 +135,7 @@ class TrainerSection(Section):
     """Lightning callbacks: `[{name: module:Class, options}]`."""
     loggers: Annotated[tuple[PluginSection, ...] | None, BeforeValidator(as_sections)] = None
     """Lightning loggers in addition to `metrics.csv`: `tensorboard`, `wandb`, `mlflow`, or `{name: module:Class,
-    options}`.
-    `null`: `tensorboard` if it is installed."""
+    options}`. `null`: `tensorboard` if it is installed."""
     detect_anomaly: bool = False
     """Check each layer's output and gradient, which is slow; the first value that is not finite ends training with the
     layer's name. For resuming a run that such a value ended."""

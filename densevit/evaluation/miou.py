@@ -60,9 +60,8 @@ class SemanticSegmentation(Evaluator):
         """Adds one prediction and one target per image, in original pixels; tensors of any device.
 
         predictions: semantic (H, W) uint8. truths: image_id, semantic (H, W) uint8, 255 = ignore. Ignores images
-        without
-        `semantic` in their target, and images added before. Raises DataError for different sizes of prediction and
-        ground truth, and for invalid labels.
+        without `semantic` in their target, and images added before. Raises DataError for different sizes of prediction
+        and ground truth, and for invalid labels.
         """
         for prediction, truth in zip(predictions, truths, strict=True):
             image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])

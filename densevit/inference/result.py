@@ -1,15 +1,12 @@
 """The result of a prediction, one type for all heads, with its drawing and export formats."""
 
-import importlib
 import io
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,17 +17,15 @@ from densevit.drawing.display import display
 from densevit.drawing.draw import draw
 from densevit.drawing.point_cloud import write_ply
 from densevit.errors import DensevitError
+from densevit.inference import result_formats
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Predictions, TargetType
 from densevit.paths import user_path
-from densevit.targets.objects import InstanceMasks
-from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes, above_threshold, as_array
 
 if TYPE_CHECKING:
     import pandas
     import supervision
 
-PANOPTIC_BASE = 1000  # a panoptic id is class index * 1000 + instance number
 _NAMED = {"names": "labels", "class_name": "image_class"}  # properties that name classes
 
 
@@ -249,15 +244,10 @@ class Result(Mapping[str, Any]):
 
         `objects`: an entry per object: `name`, `label`, `score`, `box` (xyxy in pixels), `mask` as COCO's compressed
         run-length code, and other predictions per object. `semantic`, `panoptic`: an entry per class or segment:
-        `name`,
-        `label`, `mask`, and the segment's `id`. `image_class`: `name` and `label` of the image's class. Floating-point
-        maps, such as depth, are omitted.
+        `name`, `label`, `mask`, and the segment's `id`. `image_class`: `name` and `label` of the image's class.
+        Floating-point maps, such as depth, are omitted.
         """
-        heads = {
-            head: _as_json(outputs, self.classes.get(head, ()), self.types[head])
-            for head, outputs in self._predictions.items()
-        }
-        return json.dumps({"height": self.size[0], "width": self.size[1], "heads": heads}, ensure_ascii=False)
+        return result_formats.as_json_text(self)
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Converts the result to a table with a row per object: `head`, `name`, `label`, `score`, `x1`, `y1`, `x2`,
@@ -265,12 +255,7 @@ class Result(Mapping[str, Any]):
 
         Raises DensevitError if pandas is not installed, and for a result without objects.
         """
-        pandas = _imported("pandas", "to_pandas")
-        heads = [head for head, outputs in self._predictions.items() if "labels" in outputs]
-        if not heads:
-            raise DensevitError(f"to_pandas() has one row per object; this result has no objects, only {self._keys()}.")
-        tables = [pandas.DataFrame(_columns(head, self._predictions[head], self.classes[head])) for head in heads]
-        return pandas.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+        return result_formats.as_table(self)
 
     def to_supervision(self) -> "supervision.Detections":
         """Converts the result to `supervision.Detections`, with class names in its data.
@@ -278,144 +263,7 @@ class Result(Mapping[str, Any]):
         Objects become detections with scores, and masks if there are any; a label map becomes one detection with a mask
         per class. Raises DensevitError if supervision is not installed, and for other predictions.
         """
-        supervision = _imported("supervision", "to_supervision")
-        for key, convert in (("boxes", _detections), ("semantic", _class_regions)):
-            heads = [head for head, outputs in self._predictions.items() if key in outputs]
-            if len(heads) > 1:
-                raise DensevitError(
-                    f"The heads {' and '.join(heads)} predict {key}, but supervision.Detections supports only one. "
-                    f"Fix: result[{heads[0]!r}].to_supervision()."
-                )
-            if heads:
-                [head] = heads
-                detections = convert(self._predictions[head])
-                names = [self.classes[head][label].name for label in detections["class_id"]]
-                return supervision.Detections(**detections, data={"class_name": np.array(names, dtype=str)})
-        raise DensevitError(
-            f"supervision.Detections supports objects or a label map; this result has only {self._keys()}."
-        )
-
-    def _keys(self) -> str:
-        return ", ".join(key for outputs in self._predictions.values() for key in outputs)
-
-
-@runtime_checkable
-class SupportsText(Protocol):
-    """A target type per image whose predictions `densevit predict` prints."""
-
-    def text(self, value: Any, classes: Sequence[Class]) -> str | None:
-        """A prediction in a few words; None: prints nothing."""
-
-
-def text_of(target: TargetType, value: Any, classes: Sequence[Class]) -> str | None:
-    """`SupportsText.text` of a prediction; None for other target types."""
-    return target.text(value, classes) if isinstance(target, SupportsText) else None
-
-
-def text_of_image(result: Result) -> str:
-    """The predictions per image as text, such as "cat 0.93"; "" without any."""
-    texts = []
-    for head, predictions in result.predictions.items():
-        types = result.types[head]
-        values = {
-            key: as_array(value) for key, value in predictions.items() if key in types and types[key].per == "image"
-        }
-        words = (text_of(types[key], value, result.classes[head]) for key, value in values.items())
-        texts.append(" ".join(filter(None, words)))
-    return "; ".join(filter(None, texts))
-
-
-def _imported(package: str, method: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError:
-        raise DensevitError(
-            f"{method}() needs the package {package}, which is not installed: pip install {package}."
-        ) from None
-
-
-def _as_json(outputs: Predictions, classes: Sequence[Class], types: TargetTypes) -> dict[str, Any]:
-    """Converts the predictions of a head to JSON values, see `Result.to_json`."""
-    values: dict[str, Any] = {"objects": _objects(outputs, classes, types)} if "labels" in outputs else {}
-    for key, value in outputs.items():
-        per = types[key].per if key in types else "image"
-        array = as_array(value)
-        if key == "image_class":
-            values[key] = {"name": text_of(types[key], array, classes), "label": int(array)}
-        elif per == "image" and array.dtype.kind in "biufU":
-            values[key] = array.tolist()
-        elif per == "pixel" and array.ndim == 2 and array.dtype.kind in "biu":
-            values[key] = _regions(key, array, classes)
-    return values
-
-
-def _objects(outputs: Predictions, classes: Sequence[Class], types: TargetTypes) -> list[dict[str, Any]]:
-    """One entry per object."""
-    entries = [{"name": classes[label].name, "label": label} for label in as_array(outputs["labels"]).tolist()]
-    singular = {"scores": "score", "boxes": "box", "masks": "mask"}
-    for key, value in outputs.items():
-        if key != "labels" and key in types and types[key].per == "object":
-            array = as_array(value)
-            codes = types[key].encode(array, classes) if key == "masks" else []
-            rows = [code["segmentation"] for code in codes] if key == "masks" else array.tolist()
-            for entry, row in zip(entries, rows, strict=True):
-                entry[singular.get(key, key)] = row
-    return entries
-
-
-def _regions(key: str, values: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
-    """One entry with a mask per value of an integer map (H, W); negative values are void."""
-    ids = [value for value in np.unique(values).tolist() if value >= 0]
-    codes = InstanceMasks().encode(RunLengthMasks.from_ids(values, np.array(ids, int)), classes)
-    return [
-        {**_region(key, value, classes), "mask": code["segmentation"]} for value, code in zip(ids, codes, strict=True)
-    ]
-
-
-def _region(key: str, value: int, classes: Sequence[Class]) -> dict[str, Any]:
-    if key == "semantic":
-        return {"name": classes[value].name, "label": value}
-    if key == "panoptic":
-        label = value // PANOPTIC_BASE
-        return {"name": classes[label].name, "label": label, "id": value}
-    return {"value": value}
-
-
-def _columns(head: str, outputs: Predictions, classes: Sequence[Class]) -> dict[str, Any]:
-    """The columns of a head's objects, see `Result.to_pandas`."""
-    labels = as_array(outputs["labels"])
-    columns: dict[str, Any] = {
-        "head": np.full(len(labels), head, dtype=object),
-        "name": np.array([classes[label].name for label in labels.tolist()], dtype=object),
-        "label": labels,
-    }
-    if "scores" in outputs:
-        columns["score"] = as_array(outputs["scores"])
-    if "boxes" in outputs:
-        columns |= dict(zip(("x1", "y1", "x2", "y2"), as_array(outputs["boxes"]).reshape(-1, 4).T, strict=True))
-    return columns
-
-
-def _detections(outputs: Predictions) -> dict[str, Any]:
-    """Arguments of `supervision.Detections` for objects."""
-    masks = {"mask": as_array(outputs["masks"]).astype(bool)} if "masks" in outputs else {}
-    return {
-        "xyxy": as_array(outputs["boxes"]).astype(np.float32).reshape(-1, 4),
-        "confidence": as_array(outputs["scores"]).astype(np.float32),
-        "class_id": as_array(outputs["labels"]).astype(int),
-        **masks,
-    }
-
-
-def _class_regions(outputs: Predictions) -> dict[str, Any]:
-    """Arguments of `supervision.Detections` for the classes of a label map: masks with bounding boxes."""
-    from torchvision.ops import masks_to_boxes  # slow to import
-
-    labels = as_array(outputs["semantic"])
-    ids = np.unique(labels)
-    masks = labels[None] == ids[:, None, None]  # (K, H, W)
-    boxes = masks_to_boxes(torch.from_numpy(masks))
-    return {"xyxy": boxes.numpy(), "mask": masks, "class_id": ids.astype(int)}
+        return result_formats.as_detections(self)
 
 
 def _shown(item: tuple[str, Any]) -> str:
