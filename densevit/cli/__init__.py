@@ -2,7 +2,7 @@
 
 A command is a module with `add_arguments(parser)` and `run(args) -> int` in the entry-point group `densevit.commands`;
 only the requested command is imported. The first line of its docstring is its summary; its help ends with `EXAMPLES`.
-All commands have the flags of `densevit.cli.output`, and write through `args.output`.
+All commands have the flags of `densevit.cli.command_output`, and write through `args.output`.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def _os_error(error: OSError) -> str:
 
 def _run(name: str, rest: list[str]) -> int:
     from densevit.allocator import keep_freed_memory
-    from densevit.cli import output
+    from densevit.cli import command_output
 
     module, parser = command(name)
     keep_freed_memory()
@@ -94,7 +94,7 @@ def _run(name: str, rest: list[str]) -> int:
         arguments = parser.parse_intermixed_args(rest)
     except SystemExit as stop:  # argparse has printed the reason
         return stop.code if isinstance(stop.code, int) else 2
-    arguments.output = output.Output(arguments)
+    arguments.output = command_output.Output(arguments)
     arguments.command = shlex.join(["densevit", *name.split(), *rest])
     with arguments.output.console():
         return int(module.run(arguments))
@@ -110,7 +110,7 @@ def _path(text: str) -> Path:
 
 def command(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     """The module and the parser of a command."""
-    from densevit.cli import output
+    from densevit.cli import command_output
 
     module = registry.load_command(name)
     parser = argparse.ArgumentParser(
@@ -121,7 +121,7 @@ def command(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     )
     parser.register("type", Path, _path)
     module.add_arguments(parser)
-    output.add_arguments(parser)
+    command_output.add_arguments(parser)
     return module, parser
 
 

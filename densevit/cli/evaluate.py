@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from densevit.config import Config
-    from densevit.inference.loading import LoadedModel
+    from densevit.inference.model_loading import LoadedModel
     from densevit.interfaces import Evaluator
     from densevit.training.run.evaluation import EvaluationPlan
 
@@ -125,7 +125,7 @@ def _evaluate(
     from densevit.evaluation.metrics_file import by_head
     from densevit.evaluation.metrics_table import single_class
     from densevit.inference.file_model import FileModel
-    from densevit.inference.loading import load_any
+    from densevit.inference.model_loading import load_any
     from densevit.inference.predictor import Predictor
     from densevit.training.run.evaluation import EvaluationPlan
     from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from densevit.exporting.exporting import Evaluate
-    from densevit.inference.loading import LoadedModel
+    from densevit.inference.model_loading import LoadedModel
     from densevit.interfaces import Size
 
 EXAMPLES = """examples:
@@ -98,7 +98,7 @@ def run(args: Namespace) -> int:
     from densevit.evaluation.evaluation_tables import comparison_table
     from densevit.exporting.exporting import export
     from densevit.exporting.file_plan import FileOptions, check_options
-    from densevit.inference.loading import load_any
+    from densevit.inference.model_loading import load_any
     from densevit.inference.predictor import Predictor
     from densevit.inference.runtimes import is_exported
     from densevit.terminal import table
@@ -209,7 +209,7 @@ def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
     from densevit.data.loading.calibration import calibration_images
     from densevit.inference.file_model import FileModel
     from densevit.inference.predictor import Predictor
-    from densevit.training.loop.evaluators import build_evaluators
+    from densevit.training.loop.evaluator_factory import build_evaluators
     from densevit.training.run.evaluation import EvaluationPlan
 
     config = config_of(loaded, args.model, args.overrides)

@@ -16,9 +16,9 @@ from densevit.errors import DensevitError
 
 if TYPE_CHECKING:
     from densevit.channels import Channels
-    from densevit.inference.blocks import Counts
     from densevit.inference.folder_prediction import FolderPrediction
     from densevit.inference.image_file import ImageFile
+    from densevit.inference.prediction_blocks import Counts
 
 _INTERRUPTED = 130  # exit status, as of a shell
 _SHOWN_FAILURES = 20  # failed.csv lists all
@@ -45,7 +45,7 @@ def run(args: Namespace) -> int:
     from densevit.cli.prediction_processes import devices_of, predict_on_devices, this_process
     from densevit.config import InferenceSection, section
     from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
-    from densevit.inference import loading
+    from densevit.inference import model_loading
     from densevit.inference.folder_prediction import FolderPrediction, PredictionOptions
     from densevit.inference.input_images import find_images
     from densevit.inference.joining import join
@@ -71,7 +71,7 @@ def run(args: Namespace) -> int:
     alone = {key: value for key, value in inference.items() if key != "stride" or "window" in inference}
     section("inference", alone, "command line")  # a stride for the model's window is checked with the model
     device = "cpu" if args.devices > 1 else devices[local % len(devices)]
-    predictor = loading.load(args.model, device, args.trust, args.runtime)
+    predictor = model_loading.load(args.model, device, args.trust, args.runtime)
     if predictor.channels.files or any(image.location.lower().endswith(CHANNEL_FILES) for image in images):
         images = find(predictor.channels)
     args.out = args.out or next_free_folder(Path("predictions"))

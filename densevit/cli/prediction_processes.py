@@ -13,7 +13,7 @@ import torch
 
 from densevit.atomic_io import sigterm_unwinds
 from densevit.errors import DensevitError
-from densevit.inference.loading import device_of
+from densevit.inference.model_loading import device_of
 
 _RANKS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
 

@@ -13,7 +13,7 @@ from densevit.errors import ConfigError
 from densevit.paths import user_path
 
 if TYPE_CHECKING:
-    from densevit.cli.output import Output
+    from densevit.cli.command_output import Output
     from densevit.training.run.fit import Run
 
 EXAMPLES = """examples:

@@ -11,7 +11,7 @@ from densevit import registry
 from densevit.config.training_schema import OptimSection
 from densevit.config.values import PluginSection
 from densevit.errors import PluginError
-from densevit.registry import options as signatures
+from densevit.registry import plugin_options as signatures
 
 BUILT_IN_LOGGERS = ("csv", "tensorboard")
 _TRACKERS = {  # short names of Lightning's loggers, which are also their packages' names

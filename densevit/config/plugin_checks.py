@@ -9,13 +9,13 @@ from densevit.config import initial_weights, named_classes
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import EvaluationSection, HeadSection
 from densevit.config.schema import Config
+from densevit.config.schema_validation import check_head_names
 from densevit.config.sections import data_options
 from densevit.config.sources import Key
 from densevit.config.training_schema import OptimSection
-from densevit.config.validation import check_head_names
 from densevit.config.values import OpenSection
 from densevit.errors import ConfigError, PluginError
-from densevit.registry.options import GIVEN, OptionError, parameters_of
+from densevit.registry.plugin_options import GIVEN, OptionError, parameters_of
 
 
 def check_plugins(config: Config) -> None:

@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 import pydantic
 
 from densevit import registry
-from densevit.config import merging
+from densevit.config import config_layers
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import InferenceSection, ModelSections
 from densevit.config.schema import Config
+from densevit.config.schema_validation import check_head_names, validated
 from densevit.config.sources import Sources
-from densevit.config.validation import check_head_names, validated
 from densevit.config.values import Section
-from densevit.registry.options import takes
+from densevit.registry.plugin_options import takes
 
 Sections = TypeVar("Sections", bound=ModelSections)
 
@@ -24,7 +24,7 @@ def section(name: str, values: Mapping[str, Any] | str | Path, source: str, over
     the values, for messages. overrides: `backbone.key=value`."""
     keys = values if isinstance(values, Mapping) else {}
     files = [] if isinstance(values, Mapping) else [f"{name}={values}"]
-    layer = merging.with_overrides(merging.Layer({name: dict(keys)}), [*files, *overrides])
+    layer = config_layers.with_overrides(config_layers.Layer({name: dict(keys)}), [*files, *overrides])
     sources = Sources({(): source, **layer.sources})
     fields: dict[str, Any] = {name: (Config.model_fields[name].annotation, ...)}
     container = pydantic.create_model(name, __base__=Section, **fields)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from densevit.evaluation.coco import AveragePrecision, Overlaps
+from densevit.evaluation.coco_ap import AveragePrecision, Overlaps
 from densevit.evaluation.mask_boundary import boundary_fraction
 from densevit.evaluation.mask_records import MaskRecords, code
 from densevit.interfaces import Class, Predictions, Targets

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.evaluation.classification import Classification
+from densevit.evaluation.image_classification import Classification
 from densevit.interfaces import Class, Predictions, Targets
 from densevit.layers.precision import autocast_off
 

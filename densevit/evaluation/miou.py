@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from densevit.errors import ConfigError, DataError
-from densevit.evaluation.confusion import boundary as boundary_of
-from densevit.evaluation.confusion import count_pairs, invalid_labels
+from densevit.evaluation.confusion_counts import boundary as boundary_of
+from densevit.evaluation.confusion_counts import count_pairs, invalid_labels
 from densevit.evaluation.mask_boundary import boundary_fraction, boundary_width
 from densevit.interfaces import IGNORE, Class, Evaluator, Predictions, Table, Targets
 

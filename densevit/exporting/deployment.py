@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from densevit.errors import PluginError
 from densevit.exporting.batch_norm_folding import fold_batch_norms
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Size
 from densevit.model import DenseModel

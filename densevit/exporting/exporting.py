@@ -11,7 +11,7 @@ import torch
 
 from densevit.atomic_io import atomic_file, check_free
 from densevit.errors import DensevitError, counted
-from densevit.exporting import comparison, files, postprocessing, quantization
+from densevit.exporting import file_comparison, files, postprocessing, quantization
 from densevit.exporting.file_plan import FileOptions, FilePlan, check_options, file_plan
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.half_precision import Block, Half, HalfPrecision, measured
@@ -198,21 +198,21 @@ def _differences(
     for i in range(_comparisons(plan)):
         size, batch = plan.sizes[i % len(plan.sizes)], _BATCHES[i % len(_BATCHES)] if plan.thresholds is None else 1
         begin(f"comparing with the model on {counted(batch, 'image')} of {size[0]}x{size[1]}")
-        images = comparison.example_images(size, batch, i, plan.graph.model.channels)
+        images = file_comparison.example_images(size, batch, i, plan.graph.model.channels)
         if plan.thresholds is None:
-            by_batch.append(comparison.differences(plan.graph, run, images, selections))
+            by_batch.append(file_comparison.differences(plan.graph, run, images, selections))
             continue
         zoom = 1.0 if plan.options.resize else _ZOOMS[i % len(_ZOOMS)]
         original = (int(size[0] * zoom), int(size[1] * zoom))
         differences = postprocessing.differences(plan.graph, run, images, original, plan.thresholds, selections, limit)
         by_batch.append(differences)
-    return comparison.worst(by_batch)
+    return file_comparison.worst(by_batch)
 
 
 def _example(plan: FilePlan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The inputs of the file for one image of the first size, for latencies."""
     inputs = {} if plan.thresholds is None else postprocessing.inputs_of(plan.graph, plan.sizes[0])
-    return comparison.example_images(plan.sizes[0], 1, 0, plan.graph.model.channels), inputs
+    return file_comparison.example_images(plan.sizes[0], 1, 0, plan.graph.model.channels), inputs
 
 
 def _computation(plan: FilePlan) -> Callable[[], Any]:

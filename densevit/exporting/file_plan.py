@@ -7,11 +7,11 @@ from pathlib import Path
 
 from densevit.atomic_io import check_space
 from densevit.errors import ConfigError, DensevitError
-from densevit.exporting import comparison, postprocessing
+from densevit.exporting import file_comparison, postprocessing
 from densevit.exporting.deployment import deployable
+from densevit.exporting.exported_resizing import Resizing, check_resizing
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.half_precision import LIMITS, Half
-from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference.file_model import FileModel
 from densevit.inference.predictor import Predictor, Threshold
 from densevit.inference.runtimes import SUFFIXES
@@ -192,7 +192,7 @@ def _resizing(predictor: Predictor) -> Resizing:
     resizing = Resizing(predictor.resize.transforms)
     channels = predictor.model.channels
     for size in _ORIGINAL_SIZES:
-        check_resizing(resizing, comparison.example_images(size, 1, 0, channels), channels)
+        check_resizing(resizing, file_comparison.example_images(size, 1, 0, channels), channels)
     return resizing
 
 

@@ -143,8 +143,8 @@ def _limited_sizes(backbone: nn.Module) -> Iterator[None]:
                 raise DensevitError(
                     f"{type(backbone).__name__} cannot be exported for images of any size: from "
                     f"{type(module).__name__} on, sizes inside it are long expressions of the image's size, for which "
-                    "torch.export takes hours. Fix: a canvas (--canvas HxW), or a backbone such as swin, vit, resnet, or "
-                    "timm's convnext and efficientnet."
+                    "torch.export takes hours. Fix: a canvas (--canvas HxW), or a backbone such as swin, vit, resnet, "
+                    "or timm's convnext and efficientnet."
                 )
 
     with contextlib.ExitStack() as hooks:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.exporting.resizing import Resizing
+from densevit.exporting.exported_resizing import Resizing
 from densevit.interfaces import Outputs, Size
 from densevit.layers.precision import in_float32
 from densevit.model import DenseModel

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from densevit.exporting import comparison
+from densevit.exporting import file_comparison
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.typed_graph import Rounded, compares, heavy_layers, set_types
 from densevit.interfaces import Size
@@ -85,7 +85,7 @@ def measured(graph: ExportedGraph, program: torch.export.ExportedProgram, size: 
     return to float32 until all others together differ by at most half of the limit.
     """
     rounded = Rounded(program, _TYPES[half])
-    images = torch.from_numpy(comparison.example_images(size, _IMAGES, 0, graph.model.channels))
+    images = torch.from_numpy(file_comparison.example_images(size, _IMAGES, 0, graph.model.channels))
     expected = rounded.outputs(images)
     layers = heavy_layers(program)
     by_block = _by_block(layers, _blocks(layers.values()))
@@ -108,7 +108,7 @@ def measured(graph: ExportedGraph, program: torch.export.ExportedProgram, size: 
 
 def _error(graph: ExportedGraph, outputs: Mapping[str, Tensor], expected: Mapping[str, Tensor], size: Size) -> float:
     arrays = [{name: value.numpy() for name, value in named.items()} for named in (outputs, expected)]
-    return max(comparison.relative_errors(graph, arrays[0], arrays[1], size).values(), default=0.0)
+    return max(file_comparison.relative_errors(graph, arrays[0], arrays[1], size).values(), default=0.0)
 
 
 def _in_half(blocks: Iterable[Block]) -> list[Block]:

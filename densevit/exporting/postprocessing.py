@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.errors import ConfigError, did_you_mean
-from densevit.exporting import comparison, files, prediction_comparison
+from densevit.exporting import file_comparison, files, prediction_comparison
 from densevit.exporting.graph import ExportedGraph, original_size
 from densevit.inference.predictor import Threshold
 from densevit.inference.runtimes import IMAGES, ORIGINAL_SIZE, THRESHOLDS, Run
@@ -109,7 +109,7 @@ def differences(
         x = torch.from_numpy(images)
         return predict(graph, x if graph.resizing is None else graph.resizing(x), original)
 
-    by_head, result = comparison.repeating_selections(graph, images, run_selections, expected)
+    by_head, result = file_comparison.repeating_selections(graph, images, run_selections, expected)
     outputs = run(images, **inputs_of(graph, original, [0.0] * len(thresholds)))
     selected = run(images, **inputs_of(graph, original))
     for name, predictions in by_head.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
-from densevit.exporting.comparison import value_range
+from densevit.exporting.file_comparison import value_range
 from densevit.interfaces import Predictions, Size, TargetType
 from densevit.targets.types import TargetTypes
 

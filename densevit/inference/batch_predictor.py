@@ -14,7 +14,7 @@ import numpy as np
 from densevit.data.io.prediction_columns import image_columns, object_columns
 from densevit.errors import DataError, DensevitError
 from densevit.inference.image_sizes import ImageSize
-from densevit.inference.loading import device_of, load
+from densevit.inference.model_loading import device_of, load
 from densevit.inference.predictor import Predictor, Threshold
 from densevit.inference.result import Result
 from densevit.targets.types import TargetTypes, as_array

@@ -17,8 +17,8 @@ from densevit.inference.predictor import Predictor
 from densevit.inference.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
 from densevit.interfaces import Backbone, Batch, Encoding, Head, Outputs, Predictions, Size, Targets
 from densevit.model import DenseModel
-from densevit.model.build import create_head
 from densevit.model.exported_outputs import predict_exported, predicts_exported
+from densevit.model.model_factory import create_head
 from densevit.weights import model_file
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from densevit.errors import DensevitError, has_surrogates
-from densevit.inference.blocks import Counts, Failed, Texts, read_counts, write_block
 from densevit.inference.image_file import ImageFile, open_videos
 from densevit.inference.image_sizes import ImageSize, requested_size
 from densevit.inference.image_texts import image_texts
 from densevit.inference.image_writers import Drawings, DrawnVideos, ImageWriter, OutputFolder, PointClouds, result_of
 from densevit.inference.iterating import BATCHES_AT_ONCE, Predicted, background_threads
-from densevit.inference.large_images import LargePredicted, is_large, predict_large, streams_maps
+from densevit.inference.large_image_prediction import LargePredicted, is_large, predict_large, streams_maps
+from densevit.inference.prediction_blocks import Counts, Failed, Texts, read_counts, write_block
 from densevit.inference.prediction_folder import PARTS, Part, read_settings
 from densevit.inference.predictor import Predictor
 from densevit.inference.result import Result

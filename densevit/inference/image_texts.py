@@ -7,9 +7,9 @@ from typing import Any
 from densevit.data.io.prediction_columns import image_columns
 from densevit.data.io.prediction_entries import csv_text, json_entries, json_lines, table_row
 from densevit.data.io.prediction_tables import FAILED, IMAGES, OBJECTS, PREDICTED
-from densevit.inference.blocks import Failed, Texts
 from densevit.inference.image_writers import OutputFolder, result_of
 from densevit.inference.iterating import Predicted
+from densevit.inference.prediction_blocks import Failed, Texts
 
 ENTRIES = ".entries"  # the suffix for entries of maps with one file for all images
 

@@ -11,8 +11,8 @@ from densevit.data.io.list_writers import CsvTable, JsonList, ParquetTable
 from densevit.data.io.map_files import AnnotatedImage, MapFiles
 from densevit.data.io.prediction_tables import IMAGES
 from densevit.errors import DensevitError
-from densevit.inference.blocks import Counts, Failed, Texts, read_counts, read_texts
 from densevit.inference.image_texts import ENTRIES, failed_texts
+from densevit.inference.prediction_blocks import Counts, Failed, Texts, read_counts, read_texts
 from densevit.inference.prediction_folder import (
     PARTS,
     SETTINGS,

@@ -12,8 +12,8 @@ from typing import Any
 
 from densevit.atomic_io import atomic_file, atomic_folder, check_new_folder, locked_folder
 from densevit.errors import DataError, DensevitError, WeightsError
-from densevit.inference.blocks import Counts, read_counts
 from densevit.inference.iterating import BATCHES_AT_ONCE
+from densevit.inference.prediction_blocks import Counts, read_counts
 
 SETTINGS = "predict.json"
 PARTS = "parts"  # the folder of parts, and the key of their count

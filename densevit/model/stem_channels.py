@@ -10,7 +10,7 @@ from densevit.channels import RGB
 from densevit.config import BackboneSection
 from densevit.errors import ConfigError
 from densevit.model.meta_device import built_on_meta
-from densevit.registry.options import OptionError
+from densevit.registry.plugin_options import OptionError
 
 StateDict = Mapping[str, Tensor]
 

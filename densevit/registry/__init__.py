@@ -8,7 +8,7 @@ from densevit.registry.creating import check_options, construct, create
 from densevit.registry.docstrings import first_line
 from densevit.registry.finding import Scan, find, scan
 from densevit.registry.groups import GROUPS, Plugin
-from densevit.registry.loading import import_object, load, load_command, public_name
+from densevit.registry.plugin_loading import import_object, load, load_command, public_name
 
 __all__ = [
     "GROUPS",

@@ -6,7 +6,7 @@ from typing import Any
 
 from densevit.errors import DensevitError, PluginError, one_line
 from densevit.registry.importing import described_error
-from densevit.registry.loading import load
+from densevit.registry.plugin_loading import load
 
 _MODULES = ("backbones", "necks", "heads", "methods")  # groups of torch modules
 
@@ -23,7 +23,7 @@ def create(
 
     offered: keyword arguments in `options.OFFERED`, for constructors that take them.
     """
-    from densevit.registry.options import takes  # imports pydantic
+    from densevit.registry.plugin_options import takes  # imports pydantic
 
     checked, plugin = check_options(group, name, options, where), load(group, name)
     checked |= {key: value for key, value in offered.items() if takes(plugin, key)}
@@ -52,7 +52,7 @@ def check_options(
     where: the section that prefixes keys in messages, "backbone" or "heads.detection". reserved: other keys of the
     section, for suggestions.
     """
-    from densevit.registry import options as signature  # imports pydantic
+    from densevit.registry import plugin_options as signature  # imports pydantic
 
     positional, offered = signature.GIVEN[group], signature.OFFERED.get(group, ())
     return signature.check(load(group, name), positional, name, options, where, reserved, offered)

@@ -13,7 +13,7 @@ from torch import Tensor
 from densevit.errors import WeightsError, one_line
 from densevit.paths import user_path
 from densevit.weights import file_kinds, hub, preprocessing, torch_checkpoint
-from densevit.weights.state import read_safetensors
+from densevit.weights.state_dict_io import read_safetensors
 
 # Keys under which projects save the state dict. The first one with tensors is opened, recursively.
 _CONTAINERS = ("model", "state_dict", "model_state", "model_ema", "ema", "module", "state_dict_ema", "net")

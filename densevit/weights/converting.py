@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from densevit import config as configs
-from densevit.config import BackboneSection, Config, DataSection, ModelSections, merging
+from densevit.config import BackboneSection, Config, DataSection, ModelSections, config_layers
 from densevit.config.values import OpenSection, with_value
 from densevit.errors import ConfigError
 from densevit.interfaces import CheckpointLayout, Class
@@ -123,7 +123,9 @@ def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes
     data = values["data"]
     if "name" in recipe_changes.get("data", {}):  # another data set
         data = {key: value for key, value in data.items() if key in DataSection.model_fields}
-    changed = merging.over(merging.Layer({"data": data}), merging.Layer({"data": recipe_changes.get("data", {})}))
+    changed = config_layers.over(
+        config_layers.Layer({"data": data}), config_layers.Layer({"data": recipe_changes.get("data", {})})
+    )
     return {**values, **recipe_changes, **changed.values, **sections}
 
 

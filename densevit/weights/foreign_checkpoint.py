@@ -18,7 +18,7 @@ from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.key_mapping import canonical, describe, missing_because, option_of, saved_options, translate
 from densevit.weights.layouts import recognise
 from densevit.weights.licences import UNKNOWN
-from densevit.weights.state import check_format, licences
+from densevit.weights.state_dict_io import check_format, licences
 
 Triple = tuple[float, float, float]
 

@@ -23,7 +23,7 @@ from densevit.model import (
 from densevit.model.lora import merged_state
 from densevit.paths import user_path
 from densevit.weights.checkpoint_io import read as read_checkpoint
-from densevit.weights.state import (
+from densevit.weights.state_dict_io import (
     FORMAT,
     check_format,
     header,

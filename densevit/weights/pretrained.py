@@ -14,7 +14,7 @@ from densevit.weights.foreign_checkpoint import TranslatedCheckpoint
 from densevit.weights.head_sources import adapted_head, by_model_heads, channel_mismatches, source_of
 from densevit.weights.hub import is_published
 from densevit.weights.resolving import Resolved
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
 from densevit.weights.state_dict_loading import Adapted, Fit, fit
 
 

@@ -17,7 +17,7 @@ from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translated
 from densevit.weights.head_sources import replaced_tensors, source_of
 from densevit.weights.hub import is_published
 from densevit.weights.layout_options import PartWeights, layout_options
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
 
 NO_FILES: Mapping[str, Checkpoint] = MappingProxyType({})
 

@@ -70,7 +70,7 @@ def test_a_drawn_video_has_the_frames_size_and_rate_of_the_clip(name: str, model
 
 
 def test_each_clip_and_head_has_its_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("densevit.inference.loading.load", lambda *given: StandIn(("a", "b")))
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: StandIn(("a", "b")))
     paths = [str(clip(tmp_path / name, count=n)) for name, n in (("one.mp4", 3), ("two.avi", 4))]
     assert main(["predict", "RUN", *paths, "--video", "--out", str(tmp_path / "found")]) == 0
     for head in "ab":

@@ -14,9 +14,9 @@ from PIL import Image
 from densevit import config as configs
 from densevit.channels import RGB
 from densevit.cli import main
-from densevit.evaluation.coco import CocoDetection
+from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
-from densevit.inference.loading import LoadedModel
+from densevit.inference.model_loading import LoadedModel
 from densevit.interfaces import Class, Dataset, Evaluator, Head
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
@@ -93,7 +93,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Evaluation(metrics, {"detection": evaluator}, {139: 0})
 
     loaded = LoadedModel(model, config, foreign=False)
-    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust, runtime: loaded)
+    monkeypatch.setattr("densevit.inference.model_loading.load_any", lambda run, trust, runtime: loaded)
     monkeypatch.setattr("densevit.data.build.build_data", build_data)
     monkeypatch.setattr(EvaluationPlan, "run", evaluate)
     monkeypatch.setattr("densevit.training.run.evaluation_folder.draw_images", lambda *given: None)

@@ -17,7 +17,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.exporting import exporting
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.exporting.quantization import Quantization
 from densevit.inference.file_model import RecordedEvaluation
 from densevit.inference.predictor import Predictor

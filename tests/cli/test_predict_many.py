@@ -248,7 +248,7 @@ def test_drawings_maps_and_clouds_of_many_images_are_in_subfolders(photos: Path,
         def see(self, height: int, width: int) -> Any:
             return {"depth": torch.ones(height, width)}
 
-    monkeypatch.setattr("densevit.inference.loading.load", lambda *given: Depth(("depth",)))
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: Depth(("depth",)))
     assert main([*ALL, "--out", "found", "--focal", "50"]) == 0
     stems = ("0000/a-1", "0000/000139", "0001/b-1", "0001/cat")
     kinds = (("drawn", ".jpg"), ("depth", ".png"), ("depth", ".npy"), ("clouds", ".ply"))

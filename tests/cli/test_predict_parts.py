@@ -114,7 +114,7 @@ def test_parts_in_any_order_and_killed_processes_write_the_files_of_one_process(
     source: str, heads: tuple[str, ...], list_of_ten: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     SOURCES[source]()
-    monkeypatch.setattr("densevit.inference.loading.load", lambda *given: Panoptic(heads))
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: Panoptic(heads))
     predict, fails = ["predict", "run", source, "--batch-size", "1", "--draw", "3", "--out"], source != "clip.avi"
     assert main([*predict, "one"]) == fails
     for part in ("3/3", "1/3", "2/3"):

@@ -7,7 +7,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import yaml_io
 from densevit.errors import ConfigError, DensevitError
-from densevit.registry.options import OptionError
+from densevit.registry.plugin_options import OptionError
 
 # Recipes that have the sections of all kinds, in the order in which they are tried.
 RECIPES = (

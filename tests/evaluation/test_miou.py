@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from densevit.errors import DataError
-from densevit.evaluation import confusion
+from densevit.evaluation import confusion_counts
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
 from tests.evaluation.coco_reference import near_boundary
@@ -116,15 +116,15 @@ def test_image_evaluated_by_two_processes_raises():
 
 def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes CPU tensors take the GPU path."""
-    monkeypatch.setattr(confusion, "_count_on_cpu", confusion._count_on_device)
-    monkeypatch.setattr(confusion, "_extremes_on_cpu", confusion._extremes_on_device)
+    monkeypatch.setattr(confusion_counts, "_count_on_cpu", confusion_counts._count_on_device)
+    monkeypatch.setattr(confusion_counts, "_extremes_on_cpu", confusion_counts._extremes_on_device)
 
 
 def test_device_counts_match_cpu(monkeypatch: pytest.MonkeyPatch):
     images = random_images(10)
     expected = str(evaluated(images, 6, boundary=0.1).compute())
     as_on_a_device(monkeypatch)
-    monkeypatch.setattr(confusion, "EXACT", 100)  # in chunks
+    monkeypatch.setattr(confusion_counts, "EXACT", 100)  # in chunks
     assert str(evaluated(images, 6, boundary=0.1).compute()) == expected
 
 

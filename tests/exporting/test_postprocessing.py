@@ -16,7 +16,7 @@ from densevit import registry
 from densevit.cli import main
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
-from densevit.exporting import comparison, files, prediction_comparison
+from densevit.exporting import file_comparison, files, prediction_comparison
 from densevit.inference.file_model import FileModel
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class
@@ -209,7 +209,7 @@ def refuses_evaluation_with_openvino(loaded: Predictor) -> None:
 @pytest.mark.integration
 def test_a_file_makes_the_predictions_of_predict(tmp_path: Path):
     predictor = small_predictor(CELLS)
-    image = torch.from_numpy(comparison.example_images((150, 211), 1, 5)[0])
+    image = torch.from_numpy(file_comparison.example_images((150, 211), 1, 5)[0])
     expected = predictor.predict(image, threshold=0)
     threshold = float(expected.scores[30]) - 1e-6
     exported = densevit.export(predictor, tmp_path / "x.onnx", postprocess=True, threshold={"x": threshold})
@@ -279,7 +279,7 @@ def test_every_head_is_exported(head: str, tmp_path: Path):
     exported = densevit.export(predictor, tmp_path / "x.onnx", postprocess=True, threshold=None)
     assert exported.difference <= 1e-4
     loaded = densevit.load(exported.path, trust=True)
-    image = torch.from_numpy(comparison.example_images((75, 107), 1, 5)[0])
+    image = torch.from_numpy(file_comparison.example_images((75, 107), 1, 5)[0])
     assert [*loaded.predict(image)] == [*predictor.predict(image)]
 
 

@@ -14,7 +14,7 @@ from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError
 from densevit.exporting import quantization
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.quantization import Quantization, calibration_images, checked, quantize
 from densevit.inference.file_model import RecordedEvaluation

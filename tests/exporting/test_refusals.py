@@ -11,7 +11,7 @@ from torch import Tensor
 
 import densevit
 from densevit.errors import DensevitError
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.interfaces import Class
 from densevit.model import DenseModel
 from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, Cells, FourMaps, small_predictor

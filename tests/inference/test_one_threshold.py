@@ -17,7 +17,7 @@ from densevit.inference.batch_predictor import BatchPredictor
 from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
 from densevit.targets import RunLengthMasks
-from densevit.training.loop.evaluators import build_evaluators
+from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit_workbench.interchange.prelabels import write_prelabels
 from tests.cli.test_predict import StandIn
 
@@ -99,7 +99,7 @@ def stand_in(case: tuple[DenseModel, float], monkeypatch: pytest.MonkeyPatch, tm
         return {**see(height, width), "scores": torch.tensor([0.75, SHIFTED])}
 
     monkeypatch.setattr(model, "see", seen)
-    monkeypatch.setattr("densevit.inference.loading.load", lambda *_: model)
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *_: model)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (40, 30)).save("a.png")
     assert main(["predict", "RUN", "a.png", "--out", "found"]) == 0
@@ -111,9 +111,7 @@ def test_predict_and_prelabel_have_one_default_and_name_it(
 ) -> None:
     model, expected = stand_in
     count = 2 if expected == OWN else 1
-    origin = (
-        "the largest F1 in the model's validation" if expected == OWN else "the default, as the model has none"
-    )
+    origin = "the largest F1 in the model's validation" if expected == OWN else "the default, as the model has none"
     assert main(["predict", "RUN", "a.png", "--out", "again"]) == 0
     assert f"predictions.csv: the {count} objects of score {expected} or more ({origin}" in capsys.readouterr().out
     assert main(["data", "prelabel", "RUN", "found", "labels.json"]) == 0

@@ -7,7 +7,7 @@ import pytest
 
 from densevit.config import dump, load
 from densevit.evaluation import metrics_file
-from densevit.reporting.report import write_report
+from densevit.reporting.run_report import write_report
 
 from .conftest import HEAD, TINY, Accept, Refused
 

@@ -9,8 +9,8 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.weights import hub, layouts, licences, preprocessing
-from densevit.weights.building import build_pretrained
-from densevit.weights.state import read_header
+from densevit.weights.pretrained_models import build_pretrained
+from densevit.weights.state_dict_io import read_header
 
 CARD = "---\nlanguage: en\nlicense: {}\ntags:\n- vision\n---\n# A model\n\nlicense: of the text\n"
 NC = "cc-by-nc-4.0"

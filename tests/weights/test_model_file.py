@@ -12,8 +12,8 @@ from densevit.config import ModelSections
 from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head, Neck
 from densevit.model import DenseModel
-from densevit.weights.building import build_model
 from densevit.weights.model_file import load, load_backbone, save, save_backbone
+from densevit.weights.pretrained_models import build_model
 from tests.weights.loading import built
 
 THINGS = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))

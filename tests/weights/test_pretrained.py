@@ -13,13 +13,13 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck, Publishing, SpecialTensors
 from densevit.model import build_from_sections
 from densevit.weights import layouts
-from densevit.weights.building import build_model, build_pretrained
 from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.class_rows import class_tensors
 from densevit.weights.key_mapping import Line
 from densevit.weights.model_file import load as load_file
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
+from densevit.weights.pretrained_models import build_model, build_pretrained
 from densevit.weights.resolving import resolve
 from densevit.weights.weights_table import weights_line, weights_table
 from tests.weights.loading import built

@@ -11,12 +11,12 @@ from densevit import config as configs
 from densevit.config.values import with_value
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class
-from densevit.weights.building import build_model
 from densevit.weights.converting import with_settings
 from densevit.weights.key_mapping import saved_options, translate_back
 from densevit.weights.label_sets import coco_classes, segmentation_classes
 from densevit.weights.layouts import find
 from densevit.weights.preprocessing import folder_metadata, timm_metadata
+from densevit.weights.pretrained_models import build_model
 from densevit_heads.dpt.checkpoints import KITTI, NYU
 from densevit_workbench.interchange.foreign_weights import convert
 from tests.configs.published import with_variants
@@ -162,7 +162,9 @@ def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
     assert layout.options.saved({}, folder_metadata(tmp_path)) == options
     for wrong in ({"backbone_config": 5}, {"encoder_attention_heads": [1]}):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "detr", **wrong}))
-        with pytest.raises(WeightsError, match=r"config\.json beside the weights does not describe a transformers-detr"):
+        with pytest.raises(
+            WeightsError, match=r"config\.json beside the weights does not describe a transformers-detr"
+        ):
             saved_options({}, layout, folder_metadata(tmp_path))
 
 

@@ -6,9 +6,9 @@ import torch
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.weights.building import build_model
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.model_file import save, save_backbone
+from densevit.weights.pretrained_models import build_model
 from densevit_workbench.interchange.foreign_weights import convert
 from tests.weights.authors_files import in_layout, write_in_layout
 from tests.weights.loading import built

@@ -11,7 +11,7 @@ from densevit.inference.predictor import Predictor
 from densevit.losses.distributed import of_all_processes
 from densevit.model import DenseModel
 from densevit.weights import checkpoint_io, model_file
-from densevit.weights.state import FORMAT
+from densevit.weights.state_dict_io import FORMAT
 
 
 def entries(predictor: Predictor, model: DenseModel, prefix: str, device: torch.device) -> dict[str, Any]:

@@ -21,22 +21,22 @@ from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import entries, restore_random_state
-from densevit.training.loop.class_mapping import ClassMapping
 from densevit.training.loop.data_checks import check_batch, check_losses
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
 from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.lr_schedule import Schedule
-from densevit.training.loop.method import Supervised, check_method
+from densevit.training.loop.model_class_mapping import ClassMapping
 from densevit.training.loop.optim import build_optimizer, current_groups, options_in_groups, rates_of
 from densevit.training.loop.sharding import ShardedStrategy, gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SkippedImages, may_skip
 from densevit.training.loop.step import StepRecord, clip_gradients, on_device, reduce_gradients
+from densevit.training.loop.supervised_method import Supervised, check_method
 from densevit.training.loop.trainer_steps import learning_rate_of, optimizer_steps
 from densevit.training.loop.unused_parameters import freeze_unused, without_unused
-from densevit.training.loop.validation import Validation
+from densevit.training.loop.validation_loop import Validation
 from densevit.weights import checkpoint_io, model_file
-from densevit.weights.state import check_format
+from densevit.weights.state_dict_io import check_format
 
 
 class DenseModule(lightning.LightningModule):

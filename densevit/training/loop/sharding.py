@@ -29,7 +29,7 @@ from densevit import registry
 from densevit.config import Config
 from densevit.errors import ConfigError, TrainingError, one_line
 from densevit.model import DenseModel
-from densevit.training.loop.precision import resolve
+from densevit.training.loop.training_precision import resolve
 
 STRATEGY = "fsdp2"
 METADATA = "meta.pt"  # Lightning's file of all values that are not tensors

@@ -12,9 +12,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from densevit.atomic_io import replaced_file
 from densevit.config import TrainerSection
 from densevit.errors import ConfigError, TrainingError
-from densevit.training.loop.precision import trainer_arguments
 from densevit.training.loop.sharding import STRATEGY, ShardedStrategy
-from densevit.weights.state import write_torch
+from densevit.training.loop.training_precision import trainer_arguments
+from densevit.weights.state_dict_io import write_torch
 
 
 def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer:

@@ -9,7 +9,7 @@ from torch import nn
 from densevit.interfaces import Batch, LossContext, Method
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
-from densevit.training.loop.method import Supervised
+from densevit.training.loop.supervised_method import Supervised
 
 
 def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:

@@ -12,12 +12,12 @@ from densevit.errors import ConfigError, DensevitError, PluginError, did_you_mea
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Evaluator, Head
 from densevit.model import DenseModel, inference_by_head
-from densevit.model.build import backbone_from
 from densevit.model.freezing import freeze_backbone
 from densevit.model.lora import adapted_layers
 from densevit.model.meta_device import built_on_meta
+from densevit.model.model_factory import backbone_from
 from densevit.training.loop.data_checks import check_learnable
-from densevit.training.loop.evaluators import METHOD, flat_metrics
+from densevit.training.loop.evaluator_factory import METHOD, flat_metrics
 
 
 def check_model(config: Config, data: Data, model: DenseModel) -> None:

@@ -10,7 +10,7 @@ from densevit.evaluation import tables_file
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Head, Predictions
 from densevit.targets.types import TargetTypes
-from densevit.training.loop.class_mapping import ClassMapping
+from densevit.training.loop.model_class_mapping import ClassMapping
 
 EXTREMES = 3  # number of best and worst images
 

@@ -10,20 +10,20 @@ from densevit.config import Config, DataSection, TrainerSection
 from densevit.data.build import Data
 from densevit.errors import ConfigError
 from densevit.inference.file_model import FileModel
-from densevit.inference.loading import load
+from densevit.inference.model_loading import load
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
-from densevit.training.callbacks.predictions import PredictionWriter, Write
-from densevit.training.callbacks.progress import EvaluationProgress
-from densevit.training.loop.class_mapping import ClassMapping, map_classes
+from densevit.training.callbacks.prediction_writer import PredictionWriter, Write
+from densevit.training.callbacks.training_progress import EvaluationProgress
 from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
-from densevit.training.loop.evaluators import build_evaluators
+from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit.training.loop.lightning_logging import silence_lightning
-from densevit.training.loop.precision import tf32
+from densevit.training.loop.model_class_mapping import ClassMapping, map_classes
 from densevit.training.loop.trainer import build_trainer, processes
+from densevit.training.loop.training_precision import tf32
 from densevit.training.run.fit import Run
 
 

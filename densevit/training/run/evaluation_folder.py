@@ -13,8 +13,8 @@ from densevit.errors import DataError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.paths import user_path
 from densevit.reporting.plots import svg_file
-from densevit.reporting.report import write_report
 from densevit.reporting.run_files import EVALUATION
+from densevit.reporting.run_report import write_report
 from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.evaluation import Evaluation, EvaluationPlan
 

@@ -19,32 +19,32 @@ from densevit.config.values import seconds_of
 from densevit.config.yaml_io import run_name
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file, tables_file
-from densevit.inference.loading import load
+from densevit.inference.model_loading import load
 from densevit.inference.predictor import Predictor
 from densevit.paths import user_path
 from densevit.reporting.html_page import fragment
-from densevit.reporting.report import overview
+from densevit.reporting.run_report import overview
 from densevit.terminal import use_text_console
 from densevit.training.callbacks.best_model import BestModel
-from densevit.training.callbacks.checkpointing import Checkpointing, Stopped
-from densevit.training.callbacks.progress import CONSOLE, ProgressLines
+from densevit.training.callbacks.checkpoint_writer import Checkpointing, Stopped
 from densevit.training.callbacks.stall_report import StallReport
 from densevit.training.callbacks.step_metrics import StepMetrics
 from densevit.training.callbacks.stop_signals import StopSignals
+from densevit.training.callbacks.training_progress import CONSOLE, ProgressLines
 from densevit.training.callbacks.validation_interval import ValidationInterval
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.ema import ExponentialMovingAverage
 from densevit.training.loop.finite_check import detect_anomaly
 from densevit.training.loop.lightning_logging import silence_lightning
-from densevit.training.loop.precision import flushed_denormals, tf32
-from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint
-from densevit.training.run.extensions import build_loggers
+from densevit.training.loop.training_precision import flushed_denormals, tf32
+from densevit.training.run.callbacks_and_loggers import build_loggers
 from densevit.training.run.folder import RunFolder, check_wanted
 from densevit.training.run.inputs import Inputs
-from densevit.training.run.output import FINISHED, finish, show_complete, start
 from densevit.training.run.plan import Plan
+from densevit.training.run.resumable_errors import removed_on_error, resumable_errors, resume_hint
 from densevit.training.run.resuming import RunCheckpoint, check_newest, run_of, without_checkpoint
+from densevit.training.run.run_output import FINISHED, finish, show_complete, start
 
 
 @dataclass

@@ -20,20 +20,20 @@ from densevit.model.lora import add_adapters
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
 from densevit.training.callbacks.best_epoch import BestEpoch
-from densevit.training.callbacks.progress import CONSOLE, NotebookBar, TerminalBar
+from densevit.training.callbacks.training_progress import CONSOLE, NotebookBar, TerminalBar
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_channels
-from densevit.training.loop.evaluators import build_evaluators, selecting
-from densevit.training.loop.method import check_method
+from densevit.training.loop.evaluator_factory import build_evaluators, selecting
 from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
+from densevit.training.loop.supervised_method import check_method
 from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
+from densevit.training.run.callbacks_and_loggers import build_callbacks, check_callbacks
 from densevit.training.run.config_checks import check_model, check_monitor
-from densevit.training.run.extensions import build_callbacks, check_callbacks
 from densevit.training.run.inputs import Inputs
 from densevit.training.run.resuming import RunCheckpoint
-from densevit.weights.building import build_model, build_pretrained
+from densevit.weights.pretrained_models import build_model, build_pretrained
 from densevit.weights.state_dict_loading import Fit
 
 _SELECTION = ("trainer.monitor", "heads.*.evaluation", "heads.*.evaluation.*")

@@ -14,13 +14,13 @@ from densevit.config import Config
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Method
 from densevit.model import DenseModel
-from densevit.registry.options import shown
-from densevit.training.callbacks.checkpointing import numbered_checkpoints
+from densevit.registry.plugin_options import shown
+from densevit.training.callbacks.checkpoint_writer import numbered_checkpoints
 from densevit.training.loop.sharding import STRATEGY, previous_of, read_checkpoint
 from densevit.training.run.folder import is_unused
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.weights import checkpoint_io, torch_checkpoint
-from densevit.weights.state import check_format, licences
+from densevit.weights.state_dict_io import check_format, licences
 
 _CHANGEABLE = (
     "data.*",

@@ -15,7 +15,7 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.weights.layouts import backbone_rearrangement, find
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
 from densevit_heads.dpt.depth_anything_checkpoints import (
     FEATURES,

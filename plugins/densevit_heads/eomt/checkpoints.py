@@ -26,8 +26,8 @@ from densevit.interfaces import (
 )
 from densevit.set_prediction.mask_segments import Task
 from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.positions import GRID, TOKENS
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
+from densevit.weights.token_positions import GRID, TOKENS
 from densevit_heads.mask2former.checkpoints import KEYS, classes_of
 
 NAMES: dict[Task, str] = {"panoptic": "eomt", "instance": "eomt_instance", "semantic": "eomt_semantic"}

@@ -17,7 +17,7 @@ from densevit.interfaces import (
 )
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
 
 _HEAD = "heads.segmentation"
 _SWIN, _DENSE = find("transformers-swin"), find("microsoft-swin-dense")  # SwinBackbone has the rule of the second

@@ -49,7 +49,7 @@ def _torch() -> dict[str, str]:
     import torch
     from torch.utils import collect_env
 
-    from densevit.training.loop.precision import resolve
+    from densevit.training.loop.training_precision import resolve
 
     found: dict[str, Any] = collect_env.get_env_info()._asdict()
     rows = {key.replace("_", " "): str(found[key]).strip() for key in found if key not in _LEFT_OUT and found[key]}

@@ -9,7 +9,7 @@ from typing import Any
 from densevit.config.yaml_io import parse
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file, tables_file
-from densevit.reporting import plots, report, run_files
+from densevit.reporting import plots, run_files, run_report
 from densevit.reporting.curves import Points, read_curves
 from densevit.reporting.html_page import (
     Folded,
@@ -108,7 +108,7 @@ def _metrics(names: Mapping[str, Path], data: Mapping[str, Mapping[str, str] | N
     metrics = {name: _read_metrics(run) for name, run in names.items()}
     rows, best = [], []
     for metric in dict.fromkeys(metric for values in metrics.values() for metric in values):
-        if report.is_class_metric(metric):
+        if run_report.is_class_metric(metric):
             continue
         values = [of_run.get(metric) for of_run in metrics.values()]
         rows.append([metric, *(ABSENT if value is None else repr(value) for value in values)])
@@ -177,11 +177,11 @@ def _curves(names: Mapping[str, Path]) -> list[Part]:
     for run, folder in names.items():
         path = folder / "metrics.csv"
         for name, points in (read_curves(path) if path.is_file() else {}).items():
-            if not report.is_class_metric(name):
+            if not run_report.is_class_metric(name):
                 curves.setdefault(name, {})[run] = points
     if not curves:
         return [missing("No run has curves.")]
-    first = report.leading(curves)
+    first = run_report.leading(curves)
     others = [_overlay(name, curves[name], names) for name in curves if name not in first]
     return [
         Legend(list(names)),

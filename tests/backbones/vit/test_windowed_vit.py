@@ -15,7 +15,7 @@ import densevit
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, OtherKeys, SpecialTensors
 from densevit.weights.key_mapping import canonical, translate, translate_back
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
 from densevit_backbones.vit import ViT, WindowedViT
 from densevit_backbones.vit.variants import VARIANTS, Variant
 from densevit_heads.rf_detr import backbone_checkpoints, projector_checkpoints

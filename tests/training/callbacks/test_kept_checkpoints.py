@@ -87,7 +87,7 @@ def test_without_another_checkpoint_the_fix_is_to_train_anew(run: Path) -> None:
 
 def test_a_disk_without_hard_links_keeps_the_last_checkpoint_in_its_place(run, monkeypatch):
     """A run that is killed before it writes the next one is then resumed."""
-    from densevit.training.callbacks.checkpointing import _keep_as
+    from densevit.training.callbacks.checkpoint_writer import _keep_as
 
     folder = run / "checkpoints"
     content = (folder / "last.ckpt").read_bytes()

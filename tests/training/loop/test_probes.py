@@ -18,7 +18,7 @@ from densevit.errors import ConfigError
 from densevit.evaluation.feature_probes import NearestNeighbours
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.training.loop.probes import features_of, fit_probes
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from tests.training.runs import assert_same
 
 

@@ -12,8 +12,8 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
-from densevit.training.loop.evaluators import build_evaluators
-from densevit.weights.building import build_model
+from densevit.training.loop.evaluator_factory import build_evaluators
+from densevit.weights.pretrained_models import build_model
 from tests.training.runs import train
 
 CONFIG = """

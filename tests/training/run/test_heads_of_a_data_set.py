@@ -11,7 +11,7 @@ from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset
 from densevit.training.loop.data_checks import check_classes
 from densevit.training.run.config_checks import check_model
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from densevit_heads.setr import Setr
 
 CONFIG: dict[str, Any] = {

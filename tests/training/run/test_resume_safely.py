@@ -10,7 +10,7 @@ import torch
 
 from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.weights.state import FORMAT
+from densevit.weights.state_dict_io import FORMAT
 from tests.training import runs
 from tests.training.runs import SEGMENTATION
 

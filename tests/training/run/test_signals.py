@@ -165,7 +165,7 @@ def at_step(step: int, work: Callable[[], object]) -> None:
 
 
 def while_drawing(work: Callable[[], object]) -> None:
-    from densevit.training.run import output as run_output
+    from densevit.training.run import run_output as run_output
 
     run_output.draw_images = lambda *_: work()  # type: ignore[assignment,return-value]
 

@@ -10,10 +10,10 @@ from PIL import Image
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.weights.building import build_model, build_pretrained
 from densevit.weights.checkpoint_io import read
 from densevit.weights.label_sets import coco_classes
 from densevit.weights.model_file import save
+from densevit.weights.pretrained_models import build_model, build_pretrained
 from tests.weights.authors_files import write_in_layout
 
 SMALL = {"num_queries": 9, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2}

@@ -10,7 +10,7 @@ from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Class, Dataset, Evaluator, Method
 from densevit.losses.distributed import of_all_processes, process_count
 from densevit.model import DenseModel
-from densevit.training.loop.class_mapping import ClassMapping
+from densevit.training.loop.model_class_mapping import ClassMapping
 from densevit.training.loop.probes import build_probes
 from densevit.training.loop.validation_loss import ValidationLoss
 

@@ -10,7 +10,7 @@ from densevit.evaluation.metrics_file import by_class, number, overall
 from densevit.evaluation.metrics_table import single_class
 from densevit.interfaces import Plot
 from densevit.reporting import plots
-from densevit.reporting.confusion import confusion, read_confusion
+from densevit.reporting.confusion_heat_map import confusion, read_confusion
 from densevit.reporting.curves import Points, read_curves
 from densevit.reporting.html_page import (
     Cards,

@@ -10,7 +10,7 @@ from densevit.errors import DataError
 from densevit.evaluation import tables_file
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
-from densevit.reporting.confusion import confusion, read_confusion
+from densevit.reporting.confusion_heat_map import confusion, read_confusion
 from densevit.reporting.html_page import Matrix, Numbered, Text
 
 COUNTS = np.array([[870, 123, 7], [0, 3, 0], [0, 0, 0]])

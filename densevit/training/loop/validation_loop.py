@@ -11,9 +11,8 @@ from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Batch, Evaluator, Method, Predictions
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
-from densevit.training.loop.class_mapping import ClassMapping
 from densevit.training.loop.data_module import DenseDataModule
-from densevit.training.loop.evaluators import (
+from densevit.training.loop.evaluator_factory import (
     METHOD,
     add_indices,
     build_evaluators,
@@ -21,6 +20,7 @@ from densevit.training.loop.evaluators import (
     join_processes,
     joined_indices,
 )
+from densevit.training.loop.model_class_mapping import ClassMapping
 from densevit.training.loop.probes import features_of, fit_probes, predictions_of
 from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_skip
 from densevit.training.loop.step import on_device

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit.evaluation.classification import Classification
 from densevit.evaluation.feature_probes import LinearProbe, NearestNeighbours
+from densevit.evaluation.image_classification import Classification
 from densevit.interfaces import Class
 
 K = 12

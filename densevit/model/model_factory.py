@@ -12,7 +12,7 @@ from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
 from densevit.model.stem_channels import adapted_state
-from densevit.registry.options import OptionError
+from densevit.registry.plugin_options import OptionError
 
 
 def build_backbone(name: str, **options: Any) -> Backbone:

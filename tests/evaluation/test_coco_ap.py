@@ -15,7 +15,7 @@ from densevit.config import from_mapping
 from densevit.data.build import build_data
 from densevit.data.datasets.coco_annotations import read_annotations
 from densevit.evaluation import backends
-from densevit.evaluation.coco import CocoDetection
+from densevit.evaluation.coco_ap import CocoDetection
 from densevit.targets.objects import Boxes, xywh
 from tests.evaluation.coco_reference import CLASSES, Pairs, as_json, reference, same, updated
 
@@ -76,7 +76,7 @@ def evaluated(pairs: Pairs, batch_size: int = 7) -> CocoDetection:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_metrics_match_pycocotools(backend: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("densevit.evaluation.coco.fastest_backend", lambda: backend)
+    monkeypatch.setattr("densevit.evaluation.coco_ap.fastest_backend", lambda: backend)
     for pairs in (messy(0), messy(1), crowded(2)):
         truth, results = as_json(pairs)
         expected = reference(truth, results)
@@ -195,7 +195,7 @@ def test_exact_ties_of_decimal_coordinates_equal_pycocotools(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Boxes and areas from the json, and predictions that are read back from their file, to the last digit."""
-    monkeypatch.setattr("densevit.evaluation.coco.fastest_backend", lambda: backend)
+    monkeypatch.setattr("densevit.evaluation.coco_ap.fastest_backend", lambda: backend)
     for decimals in (1, 2):
         document, results = tied(decimals, seed=0)
         (tmp_path / "truth.json").write_text(json.dumps(document))

@@ -55,7 +55,7 @@ def test_keys_for_a_base_class_or_another_library_are_accepted(tiny: Path) -> No
 def test_callbacks_are_built_and_checked_before_training() -> None:
     from pytorch_lightning.callbacks import EarlyStopping
 
-    from densevit.training.run.extensions import build_callbacks, check_callbacks
+    from densevit.training.run.callbacks_and_loggers import build_callbacks, check_callbacks
     from tests.training.own_callbacks import Seen, Unreadable
 
     named = {"name": "pytorch_lightning.callbacks:EarlyStopping", "monitor": "a", "mode": "max"}
@@ -120,7 +120,7 @@ def test_callbacks_and_loggers_get_the_config_every_metric_and_the_runs_folder(t
 
 
 def test_the_default_is_tensorboard_where_it_is_installed(tmp_path: Path) -> None:
-    from densevit.training.run.extensions import build_loggers
+    from densevit.training.run.callbacks_and_loggers import build_loggers
 
     pytest.importorskip("tensorboard")
     for given, expected in ((None, ["TensorBoard"]), ([], []), (["csv"], [])):

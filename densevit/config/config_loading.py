@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from densevit.config import merging, yaml_io
+from densevit.config import config_layers, yaml_io
 from densevit.config.initial_weights import settled
 from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
+from densevit.config.schema_validation import validated
 from densevit.config.sources import Sources
-from densevit.config.validation import validated
 from densevit.errors import ConfigError, printable
 from densevit.registry.importing import MODULE_CLASS
 
@@ -25,20 +25,20 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     if isinstance(source, Mapping):
         return from_mapping(source, "config", overrides)
     file = yaml_io.find_file(str(source))
-    return _loaded(merging.read_typed(file), str(file), overrides)
+    return _loaded(config_layers.read_typed(file), str(file), overrides)
 
 
 def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
     """The config of a mapping, such as a parsed `dump`, merged over its `base`. source: the mapping's origin, for
     messages."""
-    return _loaded(merging.from_mapping(values, source), source, overrides)
+    return _loaded(config_layers.from_mapping(values, source), source, overrides)
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """A copy of a config with overrides such as `optim.lr=1e-4`."""
     sources = config._sources
-    layer = merging.Layer(config.model_dump(), dict(sources.by_key), typed=frozenset(sources.typed))
-    layer = merging.with_overrides(layer, overrides)
+    layer = config_layers.Layer(config.model_dump(), dict(sources.by_key), typed=frozenset(sources.typed))
+    layer = config_layers.with_overrides(layer, overrides)
     return settled(_validated(layer.values, Sources(layer.sources, layer.typed, sources.notes)))
 
 
@@ -59,7 +59,7 @@ def check_no_code(values: Mapping[str, Any], source: str, run: Path | None = Non
     """Raises ConfigError if a file's values name a `module:Class`, whose code would run, unless config.yaml of the
     folder `run` names it too. source: the file, for messages."""
     file = None if run is None else run / "config.yaml"
-    named_in_run = named_classes(merging.read(file).values) if file is not None and file.is_file() else set()
+    named_in_run = named_classes(config_layers.read(file).values) if file is not None and file.is_file() else set()
     if untrusted := sorted(named_classes(values) - named_in_run):
         raise ConfigError(
             f"{source}: {untrusted[0]!r} is named in this file: its code would run, and the file may be from another "
@@ -91,8 +91,8 @@ def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> st
     return text
 
 
-def _loaded(layer: merging.Layer, source: str, overrides: Sequence[str]) -> Config:
-    layer = merging.with_overrides(layer, overrides)
+def _loaded(layer: config_layers.Layer, source: str, overrides: Sequence[str]) -> Config:
+    layer = config_layers.with_overrides(layer, overrides)
     return settled(_validated(layer.values, Sources({(): source, **layer.sources}, layer.typed)))
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from densevit import progress, registry
 from densevit.cli import command, main
-from densevit.cli.output import Output
+from densevit.cli.command_output import Output
 from densevit.reporting.html_page import write_page
 
 COMMANDS = [*registry.find("commands")]

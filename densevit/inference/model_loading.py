@@ -15,7 +15,7 @@ from densevit.inference.runtimes import is_exported, open_file
 from densevit.model import DenseModel
 from densevit.paths import user_path
 from densevit.weights import checkpoint_io, converting, model_file
-from densevit.weights.building import Classes, Section, build_with_weights
+from densevit.weights.pretrained_models import Classes, Section, build_with_weights
 
 _DEVICE_FIX = 'Fix: use device "auto": an accelerator if there is one, else the CPU.'
 

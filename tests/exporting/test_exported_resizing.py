@@ -12,8 +12,8 @@ from densevit import registry
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import resize_image
 from densevit.errors import DensevitError
-from densevit.exporting import comparison, files
-from densevit.exporting.resizing import Resizing, check_resizing
+from densevit.exporting import file_comparison, files
+from densevit.exporting.exported_resizing import Resizing, check_resizing
 from densevit.inference import runtimes
 from densevit.interfaces import Transforms
 from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, evaluated_at
@@ -43,7 +43,7 @@ def test_images_are_resized_as_by_predict_to_within_one_level(name: str):
     transforms = created(name)
     resizing = Resizing(transforms)
     for size in SIZES:
-        image = comparison.example_images(size, 1, 0)
+        image = file_comparison.example_images(size, 1, 0)
         expected = resize_image(np.ascontiguousarray(image[0].transpose(1, 2, 0)), transforms.evaluation_size(*size))
         found = resizing(torch.from_numpy(image))[0].permute(1, 2, 0).numpy()
         assert found.shape == expected.shape
@@ -70,7 +70,7 @@ def test_sizes_are_symbols_of_the_traced_resizing():
     resizing = Resizing(created("detr"))
     traced = files._traced(resizing, [torch.zeros(13, 3, 421, 453, dtype=torch.uint8)]).module()
     for size in SIZES:
-        images = torch.from_numpy(comparison.example_images(size, 2, 0))
+        images = torch.from_numpy(file_comparison.example_images(size, 2, 0))
         assert torch.equal(traced(images), resizing(images))
 
 
@@ -83,7 +83,7 @@ def test_a_file_with_resizing_gives_the_boxes_and_maps_of_predict(tmp_path: Path
     exported = densevit.export(predictor, tmp_path / "model.onnx", resize=True)
     assert exported.difference <= 1e-4
     assert exported.sizes == [(480, 640), (333, 250), (64, 97)]
-    image = comparison.example_images((150, 211), 1, 5)
+    image = file_comparison.example_images((150, 211), 1, 5)
     found = runtimes.load(exported.path)(image)
     result = predictor.predict(torch.from_numpy(image[0]), threshold=0)["x"]
     best = found["x/scores"][0].max(-1)
@@ -100,4 +100,4 @@ def test_a_resizing_that_differs_from_predicts_is_an_error():
 
     resizing = Negative(Fixed(32))
     with pytest.raises(DensevitError, match="The resizing of Fixed on 48x64 pixels differs from predict's"):
-        check_resizing(resizing, comparison.example_images((48, 64), 1, 0))
+        check_resizing(resizing, file_comparison.example_images((48, 64), 1, 0))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from densevit.evaluation import metrics_file, tables_file
-from densevit.reporting.report import write_report
+from densevit.reporting.run_report import write_report
 from tests.reporting.browser import Page
 
 

@@ -10,7 +10,7 @@ import torch
 from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.interfaces import Class, Dataset, Head, Sample
 from densevit.targets.types import TargetTypes
-from densevit.training.loop.class_mapping import ClassMapping, map_classes
+from densevit.training.loop.model_class_mapping import ClassMapping, map_classes
 
 
 def classes(*names: str) -> tuple[Class, ...]:

@@ -10,7 +10,7 @@ from densevit.config.model_schema import InferenceSection, LoraSection, ModelSec
 from densevit.config.sources import Sources
 from densevit.config.training_schema import TrainerSection
 from densevit.errors import ConfigError, nearest
-from densevit.registry.options import shown, wanted
+from densevit.registry.plugin_options import shown, wanted
 
 Model = TypeVar("Model", bound=BaseModel)
 

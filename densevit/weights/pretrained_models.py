@@ -8,8 +8,8 @@ from typing import Any
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, ModelSections
+from densevit.config.config_layers import typed_keys
 from densevit.config.initial_weights import check_weights, settled
-from densevit.config.merging import typed_keys
 from densevit.config.sources import BACKBONE_WEIGHTS, WEIGHTS, Sources
 from densevit.config.values import RANDOM, with_value
 from densevit.data.build import build_data
@@ -19,9 +19,9 @@ from densevit.errors import ConfigError, did_you_mean
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.model import (
     DenseModel,
-    build,
     build_from_sections,
     classes_by_head,
+    model_factory,
     tasks_of,
 )
 from densevit.model.lora import add_adapters
@@ -115,7 +115,7 @@ def create_backbone(
     if weights is not None and options.get("pretrained") is True:
         raise ConfigError(f"create_backbone: weights={weights} and pretrained=True are both set. Fix: omit one.")
     if weights in (None, RANDOM):
-        return build.build_backbone(name, **options)
+        return model_factory.build_backbone(name, **options)
     checkpoint = read(weights)
     images = channels_of(checkpoint)
     values = {**images, "name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}

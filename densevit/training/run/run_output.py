@@ -17,20 +17,20 @@ from densevit.config import Config
 from densevit.errors import counted, one_line
 from densevit.evaluation import metrics_file
 from densevit.evaluation.metrics_table import metrics_table
-from densevit.inference.loading import load
+from densevit.inference.model_loading import load
 from densevit.model.parameter_groups import ParameterRate, method_parameters
-from densevit.reporting.report import write_report
+from densevit.reporting.run_report import write_report
 from densevit.terminal import table, text_console
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
-from densevit.training.loop.method import Supervised
 from densevit.training.loop.optim import learning_rate
 from densevit.training.loop.sharding import full_state_dict
+from densevit.training.loop.supervised_method import Supervised
 from densevit.training.run.drawn_images import draw_images
-from densevit.training.run.errors import resume_hint
 from densevit.training.run.folder import RunFolder
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.training.run.plan import Plan
+from densevit.training.run.resumable_errors import resume_hint
 from densevit.weights import licences, model_file
 from densevit.weights.weights_table import weights_line, weights_table
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from densevit import config as configs
-from densevit.evaluation.coco import CocoDetection
-from densevit.evaluation.depth import DepthErrors
+from densevit.evaluation.coco_ap import CocoDetection
+from densevit.evaluation.depth_errors import DepthErrors
 from densevit.interfaces import Predictions, Targets
 from densevit.layers.fast import hardware
 from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
@@ -66,7 +66,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     ],
 )
 def test_the_automatic_precision_is_what_the_hardware_computes_natively(has, accelerators, expected, machine):
-    from densevit.training.loop.precision import resolve
+    from densevit.training.loop.training_precision import resolve
 
     machine.has(**has)
     for accelerator in accelerators:
@@ -75,7 +75,7 @@ def test_the_automatic_precision_is_what_the_hardware_computes_natively(has, acc
 
 
 def test_emulated_bf16_is_a_warning(machine, recwarn):
-    from densevit.training.loop.precision import trainer_arguments
+    from densevit.training.loop.training_precision import trainer_arguments
 
     with pytest.warns(UserWarning, match=r"trainer.precision=bf16-true: this CPU has no bf16.*auto, which is 32-true"):
         trainer_arguments("bf16-true", "cpu")
@@ -147,7 +147,7 @@ def test_every_precision_trains_every_head_without_casting_targets(name: str, tm
 
 
 def test_denormals_are_flushed_in_a_training_only() -> None:
-    from densevit.training.loop.precision import flushed_denormals  # late: it imports Lightning
+    from densevit.training.loop.training_precision import flushed_denormals  # late: it imports Lightning
 
     torch.set_flush_denormal(False)
     with flushed_denormals():

@@ -145,11 +145,11 @@ def test_images_that_are_not_read_by_rows_are_refused(tmp_path: Path):
 def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("densevit.data.io.map_files.TILE", 32)
-    monkeypatch.setattr("densevit.inference.large_images.TILE", 32)
+    monkeypatch.setattr("densevit.inference.large_image_prediction.TILE", 32)
 
     def run(loaded: Predictor, out: str, *options: str, large: bool = True) -> int:
         monkeypatch.setattr(large_tiff, "LARGE", 1 if large else 1 << 40)
-        monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: loaded)
+        monkeypatch.setattr("densevit.inference.model_loading.load", lambda run, device, trust, runtime: loaded)
         return main(["predict", "RUN", "a.tif", "--device", "cpu", "--out", out, *options])
 
     return run
@@ -192,7 +192,7 @@ def test_each_head_has_its_map_and_depth_is_exact(predict):
 
 
 def test_visualization_of_a_large_image_is_decimated(predict, monkeypatch):
-    monkeypatch.setattr("densevit.inference.large_images.MAX_SIDE", 40)
+    monkeypatch.setattr("densevit.inference.large_image_prediction.MAX_SIDE", 40)
     write(Path("a.tif"), image(BANDS, 117, 131), "tiles")
     seen: list[Any] = []
 
@@ -251,7 +251,7 @@ def test_a_damaged_segment_is_reported(predict, capsys):
 )
 def test_other_heads_and_options_read_the_whole_image(heads, options, predict, monkeypatch):
     write(Path("a.tif"), image(BANDS, 117, 131), "tiles")
-    monkeypatch.setattr("densevit.inference.large_images.predict_strips", None)
+    monkeypatch.setattr("densevit.inference.large_image_prediction.predict_strips", None)
     monkeypatch.setattr(Boxes, "predict", lambda self, outputs, targets: [{} for _ in targets])
     model = predictor(BANDS, **heads)
     assert predict(model, "rows", *options) == 0

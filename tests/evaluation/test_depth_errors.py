@@ -9,8 +9,8 @@ import torch
 
 from densevit import interfaces
 from densevit.errors import ConfigError, DataError
-from densevit.evaluation.depth import DepthErrors
 from densevit.evaluation.depth_crops import cropped
+from densevit.evaluation.depth_errors import DepthErrors
 
 Image = tuple[dict[str, Any], dict[str, Any]]
 

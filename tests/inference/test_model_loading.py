@@ -15,11 +15,11 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.config import InferenceSection
 from densevit.errors import DensevitError, WeightsError
-from densevit.inference.loading import device_of
+from densevit.inference.model_loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
 from densevit.weights import model_file
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 
 CLASSES = {"segmentation": tuple(Class(name, n, (n, 0, 9)) for n, name in enumerate(("road", "sky", "tree")))}
 BACKBONE = {"name": "swin", "variant": "nano", "window_size": 4}
