@@ -93,8 +93,8 @@ def evaluate(
 ) -> int:
     """Evaluates a model and writes the results.
 
-    args: of `add_data`, model, runtime and trust. folder: parent of evaluations/DATA when --out is absent; None: writes
-    nothing. change: returns a plan to run in place of the model's.
+    args: the arguments of `add_data`, model, runtime and trust. folder: parent of evaluations/DATA when --out is
+    absent; None: writes nothing. change: returns a plan to run in place of the model's.
     """
     from densevit.atomic_io import check_new_folder, check_writable, locked_folder
 

@@ -32,7 +32,7 @@ class Layer:
     """Unvalidated values of a config.
 
     sources: the source of each key. replaced: sections from a section file, which replace lower layers' sections
-    instead of being merged. typed: as in `Sources`.
+    instead of being merged. typed: the parameter of `Sources`.
     """
 
     values: dict[str, Any]

@@ -28,7 +28,7 @@ _RECALLS = np.arange(101) / 100
 class ErrorAnalysis:
     """The outcomes of all detections and ground-truth objects of a data set.
 
-    average_precision: the AP at an IoU of 0.5. gains: by type of error, the AP gained by fixing only these errors.
+    average_precision: the AP at an IoU of 0.5. gains: the AP gained by fixing only the errors of a type, by type.
     counts: the number of errors of each type. detections: all except detections on crowds of their class. images: the
     outcomes by image id.
     """
@@ -57,7 +57,7 @@ class ErrorAnalysis:
         return counts
 
     def image_scores(self, threshold: float) -> dict[int | str, float]:
-        """By image, the sum of IoUs of correct detections / (TP + FP / 2 + FN / 2), 0 ... 1, for detections with a
+        """Each image's sum of IoUs of correct detections / (TP + FP / 2 + FN / 2), 0 ... 1, for detections with a
         score of at least `threshold`; without images that contain neither objects nor detections."""
         scores = {image_id: image.score(threshold) for image_id, image in self.images.items()}
         return {image_id: score for image_id, score in scores.items() if score is not None}

@@ -21,7 +21,7 @@ def evaluation_tables(
 ) -> Group:
     """The metrics and the tables of all heads, without confusion matrices.
 
-    A table "classes" replaces the metrics of single classes. notes: by head, a line below this table.
+    A table "classes" replaces the metrics of single classes. notes: a line below the table, by head.
     """
     shown: dict[str, float] = {}
     for head, values in by_head(metrics).items():

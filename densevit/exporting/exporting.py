@@ -38,10 +38,10 @@ _RUNS = 5  # per latency
 class Exported:
     """An exported file.
 
-    differences: by output, the largest difference from the model's, relative to its range, on images of `sizes`.
+    differences: each output's largest difference from the model's, relative to its range, on images of `sizes`.
     model_ms, file_ms: median latency of an image of the first size on the CPU. evaluation: the metrics of model and
-    file; None without an evaluation. blocks: the precision of each block, in half precision only. quantization: of an
-    int8 file; differences and limit then describe the float32 file before quantisation.
+    file; None without an evaluation. blocks: the precision of each block, in half precision only. quantization: the
+    figures of an int8 file; differences and limit then describe the float32 file before quantisation.
     """
 
     path: Path
@@ -148,7 +148,7 @@ def _write(
     header: Mapping[str, Any],
     begin: files.Begin,
 ) -> Path | torch.export.ExportedProgram:
-    """Writes the file. program: from `_half_precision`. Returns the result of `files.write`."""
+    """Writes the file. program: the result of `_half_precision`. Returns the result of `files.write`."""
     size = plan.traced_size(plan.options.resize)
     rewrite = files.unchanged if precision is None else precision.set_types
     if plan.thresholds is None:
@@ -232,7 +232,7 @@ def _computation(plan: FilePlan) -> Callable[[], Any]:
 def _quantized(
     plan: FilePlan, exported: Exported, partial: Path, images: Iterable[Any], begin: files.Begin
 ) -> Exported:
-    """Replaces the file by an int8 file without header. images: for calibration."""
+    """Replaces the file by an int8 file without header. images: the images for calibration."""
     begin("calibrating int8")
     calibration = quantization.calibration_images(plan.predictor, images, plan.options.resize)
     quantized = quantization.quantize(partial, calibration, *_example(plan), _computation(plan))

@@ -60,7 +60,7 @@ def differences(
 ) -> dict[str, float]:
     """The largest difference of each floating-point output, relative to its range (`value_range`).
 
-    graph: the model's, in float32. images: (B, C, H, W). run_selections: from `load_selections`.
+    graph: the model's, in float32. images: (B, C, H, W). run_selections: the result of `load_selections`.
     The model repeats the file's selections, so that the selected queries can be compared one by one. The error of a
     selection: how far the model's scores of the selected candidates fall below its best scores, less twice the error of
     the scores. A class map is compared with `read_maps` of the file's `maps`: the difference is the fraction of pixels

@@ -42,7 +42,7 @@ class FilePlan:
     """The computation of a file.
 
     graph: the model's, in float32. traced: the same graph with the layers of `deployable`, for the file. sizes: sizes
-    of the compared images, after the evaluation transform unless the file resizes. thresholds: by head, the lowest
+    of the compared images, after the evaluation transform unless the file resizes. thresholds: each head's lowest
     score of objects; None for a file without post-processing.
     """
 

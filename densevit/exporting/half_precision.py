@@ -18,7 +18,7 @@ from densevit.interfaces import Size
 Half = Literal["fp16", "bf16"]
 _TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LIMITS: Mapping[str, float] = {"fp16": 1e-2, "bf16": 4e-2}
-"""By type, the largest difference of a file from its model, relative to an output's range; `_COMPARING` times as much
+"""The largest difference of a file from its model by type, relative to an output's range; `_COMPARING` times as much
 for a model that compares values."""
 _SHARE = 0.5  # of the limit, for all blocks together: a margin for other images
 _TOLERANCE = 0.2  # of the limit, for one block
@@ -46,8 +46,8 @@ class Block:
 class HalfPrecision:
     """The precision of a file.
 
-    blocks: in the order of computation. compares: whether the model compares values that depend on blocks, as masked
-    attention compares mask logits with 0.
+    blocks: the blocks in the order of computation. compares: whether the model compares values that depend on blocks,
+    as masked attention compares mask logits with 0.
     """
 
     half: Half

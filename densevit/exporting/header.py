@@ -25,7 +25,7 @@ def header_of(
     predictor: Predictor, canvas: Size | None, resize: bool, thresholds: Mapping[str, float] | None
 ) -> dict[str, Any]:
     """Metadata for users of the file: classes and NMS of each head, and the evaluation size; and for
-    `inference.file_model`, which builds the heads. thresholds: by head, the score threshold in a file with
+    `inference.file_model`, which builds the heads. thresholds: each head's score threshold in a file with
     post-processing; None without. The entry `images` is a `densevit.channels.Channels`.
     """
     model, sections = predictor.model, predictor.sections

@@ -58,7 +58,7 @@ def thresholds_of(
 ) -> dict[str, float]:
     """The score threshold of each head that predicts scores.
 
-    size: (H, W) of an image that the model takes. threshold: for all heads, or by head; None: the defaults.
+    size: (H, W) of an image that the model takes. threshold: one for all heads, or one by head; None: the defaults.
     Raises ConfigError for a threshold of another head, or outside 0 to 1.
     """
     heads = _heads_with_scores(graph, size)
@@ -78,7 +78,7 @@ def thresholds_of(
 
 
 def _heads_with_scores(graph: ExportedGraph, size: Size) -> list[str]:
-    """The heads whose predictions have scores. size: of an image that the model takes."""
+    """The heads whose predictions have scores. size: the size of an image that the model takes."""
     with torch.no_grad():
         predictions = predict(graph, graph.model.blank_images(1, size), size)
     return [name for name, head_predictions in predictions.items() if "scores" in head_predictions]
@@ -99,10 +99,11 @@ def differences(
     run_selections: Run | None,
     limit: float,
 ) -> dict[str, float]:
-    """By output, the differences between the predictions of the file and of `predict`, see `prediction_comparison`.
+    """Each output's differences between the predictions of the file and of `predict`, see `prediction_comparison`.
 
-    images: (1, C, H, W). original: (H, W) of the image; with resizing in the file, the size of `images`. thresholds: by
-    head, the file's threshold; objects of any score are compared. run_selections, limit: as in `comparison`.
+    images: (1, C, H, W). original: (H, W) of the image; with resizing in the file, the size of `images`. thresholds:
+    the file's threshold by head; objects of any score are compared. run_selections, limit: the parameters of
+    `comparison`.
     """
 
     def expected() -> dict[str, Predictions]:
@@ -135,7 +136,7 @@ def write(
 ) -> None:
     """Traces the graph with post-processing and writes it as ONNX. Other parameters as of `files.write`.
 
-    thresholds: by head, the default of the file's input `thresholds`. Raises DensevitError if the model or `predict` of
+    thresholds: each head's default of the file's input `thresholds`. Raises DensevitError if the model or `predict` of
     a head cannot be traced.
     """
     predictions = PredictionGraph(graph, [*thresholds]).eval()

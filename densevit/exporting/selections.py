@@ -32,7 +32,7 @@ def load_selections(model: DenseModel, written: Path | torch.export.ExportedProg
 
 
 class _Names:
-    """Names the selections of a graph in order. heads: by module name, the head's prefix of each `SelectTop`."""
+    """Names the selections of a graph in order. heads: the head's prefix of each `SelectTop`, by module name."""
 
     def __init__(self, model: DenseModel) -> None:
         self.heads = {

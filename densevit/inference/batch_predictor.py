@@ -30,9 +30,9 @@ class BatchPredictor:
     Pickled, it contains only these options. Each process loads the model with its first batch, once for all predictors
     with the same model, device, trust and runtime.
 
-    model, device, trust, runtime: as in `load`; the default device is an accelerator if there is one. A path must be
-    valid in every process. threshold, batch_size, inference, image_size: as in `Predictor.predict`.
-    column: the column of images; None: the first of `image`, `bytes` and `path`.
+    model, device, trust, runtime: the parameters of `load`; the default device is an accelerator if there is one. A
+    path must be valid in every process. threshold, batch_size, inference, image_size: the parameters of
+    `Predictor.predict`. column: the column of images; None: the first of `image`, `bytes` and `path`.
     Raises DensevitError for a wrong batch size or threshold.
     """
 

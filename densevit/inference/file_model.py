@@ -45,8 +45,8 @@ class FileModel(DenseModel):
     """An exported file with the interface of a model, for prediction and evaluation.
 
     Its heads have the options and classes of the exported heads and random weights; `predict_exported` converts the
-    file's outputs to predictions. file: as returned by `open_file`. sections: of the exported model, with the channels
-    of its images; None: 8-bit RGB.
+    file's outputs to predictions. file: the result of `open_file`. sections: the sections of the exported model, with
+    the channels of its images; None: 8-bit RGB.
     """
 
     def __init__(self, file: ExportedFile, heads: Mapping[str, Head], sections: ModelSections | None = None) -> None:
@@ -182,7 +182,7 @@ class FileBackbone(Backbone):
 def build(file: ExportedFile, trust: bool = False) -> tuple[FileModel, ModelSections]:
     """Builds the model of a file. Returns it and the config in its header, or the sections of a model without one.
 
-    trust: as in `load`. Raises WeightsError if the header lacks the model's sections.
+    trust: the parameter of `load`. Raises WeightsError if the header lacks the model's sections.
     """
     path, header = file.path, file.header
     entries = header.get("model")

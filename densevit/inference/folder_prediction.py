@@ -51,7 +51,7 @@ class FolderPrediction:
     """Predicts a part of a list of images into a folder, block by block.
 
     images: the complete list. thresholds: lowest score of drawn and listed objects, by head. lowest: lowest score of
-    all objects. drawn: the number of drawn images. objects: by head, the numbers of predicted objects above the
+    all objects. drawn: the number of drawn images. objects: each head's numbers of predicted objects above the
     threshold and in total. Raises DensevitError for options that the model cannot use.
     """
 
@@ -125,7 +125,7 @@ class FolderPrediction:
         """Predicts the images of blocks and yields them in order. Writes all yielded images at the end, also after an
         interruption. Raises the first error of writing; its block is not written.
 
-        left: as returned by `left`. Blocks are predicted completely, so that batches, which the last digits depend on,
+        left: the result of `left`. Blocks are predicted completely, so that batches, which the last digits depend on,
         are the same after an interruption.
         """
         options, stream = self.options, self._stream([image for images in left.values() for image in images])

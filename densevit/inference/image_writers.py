@@ -22,7 +22,7 @@ from densevit.inference.result import Result
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """A folder of predictions. thresholds: by head, the lowest score of drawn and listed objects."""
+    """A folder of predictions. thresholds: the lowest score of drawn and listed objects, by head."""
 
     path: Path
     predictor: Predictor

@@ -31,7 +31,7 @@ PER_SUBFOLDER = 1_000  # images per subfolder
 
 
 class _Source(NamedTuple):
-    """An image of a source. image_id: the id in a COCO json. member: as in `ImageFile`."""
+    """An image of a source. image_id: the id in a COCO json. member: the field of `ImageFile`."""
 
     location: str
     url: str | None = None

@@ -74,7 +74,7 @@ def resume_hint(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """One of `count` parts of a list of images: a slice of complete blocks. number: from 1.
+    """One of `count` parts of a list of images: a slice of complete blocks. number: the block's number, from 1.
 
     predictions: the folder of predictions. images: images in the list. block: images in a block.
     """

@@ -114,12 +114,12 @@ class Predictor:
 
     @property
     def target_types(self) -> dict[str, Mapping[str, TargetType] | None]:
-        """By head, the target types of predictions that have options."""
+        """The target types of predictions that have options, by head."""
         return self.model.target_types
 
     @property
     def score_thresholds(self) -> dict[str, float]:
-        """By head, the score threshold with the highest F1 in validation during training. Empty if there is none."""
+        """The score threshold with the highest F1 in validation during training, by head. Empty if there is none."""
         return dict(self.model.score_thresholds)
 
     @property

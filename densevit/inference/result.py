@@ -39,10 +39,10 @@ class Result(Mapping[str, Any]):
     As a mapping, a result of one head contains its predictions: `result["boxes"]`. A result of several heads contains
     their results: `result["segmentation"].semantic`.
 
-    image: (H, W, C) with these channels, or a file. predictions, classes: by head. threshold: the score threshold of
-    objects, for all heads or by head; None, or a head without a threshold: keeps all objects. types: by head, the
-    target types of keys that have options (`Head.target_types`). path: the image file, the video, or the URL; None for
-    pixels or bytes. frame: the number in the video, from 0; None for an image.
+    image: (H, W, C) with these channels, or a file. predictions, classes: one entry per head. threshold: the score
+    threshold of objects, for all heads or by head; None, or a head without a threshold: keeps all objects. types: each
+    head's target types of keys that have options (`Head.target_types`). path: the image file, the video, or the URL;
+    None for pixels or bytes. frame: the number in the video, from 0; None for an image.
     """
 
     boxes: Tensor
@@ -196,7 +196,8 @@ class Result(Mapping[str, Any]):
     def save(self, path: str | os.PathLike[str], threshold: float | None = None) -> None:
         """Writes the visualization in the format of the suffix (`.png`, `.jpg`, ...).
 
-        threshold: as in `draw`. Raises DensevitError if the suffix names no format, or the file cannot be written.
+        threshold: the parameter of `draw`. Raises DensevitError if the suffix names no format, or the file cannot be
+        written.
         """
         suffix = (path := user_path(path)).suffix.lower()
         if Image.registered_extensions().get(suffix) not in Image.SAVE:
@@ -211,7 +212,7 @@ class Result(Mapping[str, Any]):
     def show(self, threshold: float | None = None) -> None:
         """Shows the visualization below the cell of a notebook, else in the system's image viewer.
 
-        threshold: as in `draw`. Raises DensevitError if no window can be opened.
+        threshold: the parameter of `draw`. Raises DensevitError if no window can be opened.
         """
         if not display(self.draw(threshold)):
             raise DensevitError(

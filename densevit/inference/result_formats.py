@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def as_json_text(result: "Result") -> str:
-    """See `Result.to_json`."""
+    """Returns the JSON that `Result.to_json` documents."""
     heads = {
         head: _as_json(outputs, result.classes.get(head, ()), result.types[head])
         for head, outputs in result.predictions.items()
@@ -32,7 +32,7 @@ def as_json_text(result: "Result") -> str:
 
 
 def as_table(result: "Result") -> "pandas.DataFrame":
-    """See `Result.to_pandas`."""
+    """Returns the table that `Result.to_pandas` documents."""
     pandas = _imported("pandas", "to_pandas")
     heads = [head for head, outputs in result.predictions.items() if "labels" in outputs]
     if not heads:
@@ -42,7 +42,7 @@ def as_table(result: "Result") -> "pandas.DataFrame":
 
 
 def as_detections(result: "Result") -> "supervision.Detections":
-    """See `Result.to_supervision`."""
+    """Returns the detections that `Result.to_supervision` documents."""
     supervision = _imported("supervision", "to_supervision")
     for key, convert in (("boxes", _detections), ("semantic", _class_regions)):
         heads = [head for head, outputs in result.predictions.items() if key in outputs]

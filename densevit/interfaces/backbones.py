@@ -21,7 +21,7 @@ class Backbone(nn.Module):
     image_channels: the channels of the images, which the model takes over; set where a model is built.
     input_size: (H, W), only for architectures with a fixed input size.
     size_multiple: models pad heights and widths to multiples of this; None: the coarsest stride.
-    licences: by source, of published weights that the constructor loads.
+    licences: the licences of published weights that the constructor loads, by source.
     """
 
     channels: tuple[int, ...]

@@ -101,8 +101,8 @@ class LayoutOptions:
 
     unsaved: options by full key, such as "backbone.dilation". `describe` returns the usual value or none.
     saved: returns the options among these that tensors without effect, or the metadata, determine.
-    implied: by field of config.json, such as "hidden_act" or "backbone_config.hidden_act", the only values that the
-        model is built for. Another value is an error.
+    implied: fields of config.json, such as "hidden_act" or "backbone_config.hidden_act", each with the only values
+        that the model is built for. Another value is an error.
     runtime: backbone options that change the use of the same tensors, such as "features"; an export uses the model's.
     project_defaults: options that the project's code determines: a backbone's by name, a head's by full key, as
         "heads.detection.blank_padding". `describe` returns values that differ from the plugin's defaults. Differences
@@ -121,8 +121,8 @@ class Publishing:
     """Metadata of published models: normalisation, licence, export files and recipe.
 
     mean, std: RGB, of pixels in 0 ... 1, used in training.
-    licence: of the weights that the project publishes, with its source; "": unknown. A function of the state dict with
-        the project's keys and the metadata if models of one layout have different licences.
+    licence: the licence of the weights that the project publishes, with its source; "": unknown. A function of the
+        state dict with the project's keys and the metadata if models of one layout have different licences.
     config_files: returns the files of an export to transformers from the config sections, the tensors with densevit's
         keys and a model's classes: {"config.json": ...}, and the content of "preprocessor_config.json" except the
         normalisation. {} if transformers has no such model.

@@ -107,7 +107,7 @@ class Batch(_Batch, total=False):
     """images: (B, 3, H, W) uint8, padded to one size. padding_mask: (B, H, W) bool, True = padding.
 
     skipped: the reason for each image left out because its file cannot be read. Absent if there is none.
-    other_views: with a training method of several views, a batch of the second views of the images, a batch of the
+    other_views: batches of a training method of several views: one of the second views of the images, one of the
         third views, and so on, each padded to its size. Absent with one view.
     """
 
@@ -117,8 +117,8 @@ class Batch(_Batch, total=False):
 
 @dataclass(frozen=True)
 class OptimizerStep:
-    """The batches of one optimiser step, which averages their gradients. targets: of each batch; they stay on the CPU,
-    where losses count their normalisers before the first forward pass."""
+    """The batches of one optimiser step, which averages their gradients. targets: the targets of each batch; they stay
+    on the CPU, where losses count their normalisers before the first forward pass."""
 
     batches: tuple[Batch, ...]
     targets: tuple[list[Targets], ...]

@@ -17,12 +17,12 @@ class Dataset:
     The constructor takes `split`, the data set's options, and optionally `image_size`. An optional method
     `check_file(index)` is called for each image before training.
     split: "train", "val" or another name. Raises DataError, listing the splits, for a split that does not exist.
-    classes: by task: things for "detection", things and stuff for "segmentation".
+    classes: the classes of each task: things for "detection", things and stuff for "segmentation".
     provides: the labelled target keys, see `Targets`; or a mapping from these keys to their types. Keys without a type
         have the registered type of their name.
-    channels: of the images; 8-bit RGB by default. For other channels, mean, standard deviation and a range of () are
-        measured on the training images. A constructor with the parameter `channels` gets the config's (`data.channels`,
-        `data.range`), and `channels_of_files` completes them.
+    channels: the images' channels; 8-bit RGB by default. For other channels, mean, standard deviation and a range of ()
+        are measured on the training images. A constructor with the parameter `channels` gets the config's
+        (`data.channels`, `data.range`), and `channels_of_files` completes them.
     metric: whether `depth` is in metres; False if its unit is unknown.
     division: how images without a val split were divided; printed when a run starts.
     conversion: what was read of a data set in another format; printed when a run starts.

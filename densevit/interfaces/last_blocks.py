@@ -35,8 +35,8 @@ class LastBlocks:
 class Encoding(NamedTuple):
     """Features and last blocks for the heads of a model.
 
-    features: the feature maps, as from `Backbone.forward`; empty if not requested. last_blocks: by the numbers in
-    `counts`.
+    features: the feature maps, as from `Backbone.forward`; empty if not requested. last_blocks: the blocks by their
+    numbers in `counts`.
     """
 
     features: list[Tensor]

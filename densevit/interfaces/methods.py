@@ -75,7 +75,7 @@ class Method(nn.Module):
         """The loss of each image (B,), without gradients. Its mean is the metric `method/loss`, which selects the best
         epoch of a model without heads. Not implemented by default: only heads are evaluated.
 
-        model: from `saved_model`.
+        model: the result of `saved_model`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement validation_losses().")
 

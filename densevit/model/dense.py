@@ -43,12 +43,12 @@ class DenseModel(nn.Module):
     """A backbone with one or more named heads, each with an optional neck.
 
     weights: the loss weight of each head, 1 by default; "learned": a parameter per head, see `uncertainty_weighted`.
-    classes: by head.
+    classes: each head's classes.
 
     Metadata that the model does not use: score_thresholds: by head, the default minimum score of objects, computed in
     validation. sections: the config, or the config sections that the model was built from; None for a model built from
     modules. training_data: the section `data` of the training config, which defines a `Predictor`'s resizing; None if
-    unknown. licences: by source, of the published weights that the model started from.
+    unknown. licences: the licences of the published weights that the model started from, by source.
     """
 
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values have the type nn.Module for mypy
@@ -111,7 +111,7 @@ class DenseModel(nn.Module):
 
     @property
     def default_thresholds(self) -> dict[str, float]:
-        """By head, the default minimum score of drawn, listed and counted objects: from validation, or else 0.5."""
+        """Each head's default minimum score of drawn, listed and counted objects: from validation, or else 0.5."""
         return {name: self.score_thresholds.get(name, DEFAULT_THRESHOLD) for name in self.heads}
 
     def fingerprint(self) -> str:
@@ -161,7 +161,7 @@ class DenseModel(nn.Module):
     ) -> dict[str, Outputs]:
         """Computes each head's outputs. Heads receive targets in training mode only.
 
-        heads: names; None: all heads. head_targets: by head, replaces the batch's targets.
+        heads: names; None: all heads. head_targets: targets by head, replace the batch's.
         """
         names = [name for name in self.heads if heads is None or name in heads]
         encoding = self.encode(batch, names)
@@ -238,7 +238,7 @@ class DenseModel(nn.Module):
         """The weighted losses of all heads, named HEAD/TERM. Training minimises their sum.
 
         context: None: computed from this batch in all processes; for accumulated batches, from `loss_context`.
-        head_targets: by head, replaces `targets`, as in `forward`.
+        head_targets: targets by head, replace `targets`, as in `forward`.
 
         A learned weight adds HEAD/log_variance, see `uncertainty_weighted`.
         """

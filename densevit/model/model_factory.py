@@ -47,8 +47,8 @@ def build_backbone(name: str, **options: Any) -> Backbone:
 def backbone_from(section: BackboneSection, pretrained: bool = True) -> Backbone:
     """Builds the backbone of a section for the section's image channels.
 
-    pretrained: as in `build_from_sections`. RGB weights that the constructor loads are adapted to other channels by
-    name, see `stem_channels`.
+    pretrained: the parameter of `build_from_sections`. RGB weights that the constructor loads are adapted to other
+    channels by name, see `stem_channels`.
     """
     channels, options, plain = section.channels or RGB, section.options, section.unloaded_options
     if not (channels.dtype and channels.range):
@@ -92,14 +92,14 @@ def backbone_from(section: BackboneSection, pretrained: bool = True) -> Backbone
 def create_head(
     name: str, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class], **options: Any
 ) -> Head:
-    """Builds a head by its plugin name. channels, strides: of the features."""
+    """Builds a head by its plugin name. channels, strides: the channels and strides of the features."""
     return registry.create(
         "heads", name, tuple(channels), tuple(strides), tuple(classes), options=options, where=f"head {name!r}"
     )
 
 
 def create_neck(name: str, channels: Sequence[int], strides: Sequence[int], **options: Any) -> Neck:
-    """Builds a neck by its plugin name. channels, strides: of the features."""
+    """Builds a neck by its plugin name. channels, strides: the channels and strides of the features."""
     neck: Neck = registry.create(
         "necks", name, tuple(channels), tuple(strides), options=options, where=f"neck {name!r}"
     )
@@ -109,7 +109,8 @@ def create_neck(name: str, channels: Sequence[int], strides: Sequence[int], **op
 def classes_by_head(
     sections: ModelSections, classes: Mapping[str, Sequence[Class]] | Dataset
 ) -> dict[str, Sequence[Class]]:
-    """The classes of each head. classes: of each task, or the data set that heads take their classes from."""
+    """The classes of each head. classes: the classes of each task, or the data set that heads take their classes
+    from."""
     kinds = kinds_of(sections)
     if isinstance(classes, Dataset):
         return {name: kind.classes_from(classes) for name, kind in kinds.items()}
@@ -131,7 +132,8 @@ def build_from_sections(
 ) -> DenseModel:
     """Builds a model with random weights.
 
-    classes: by head. pretrained: False if all weights are loaded afterwards, see `BackboneSection.unloaded_options`.
+    classes: each head's classes. pretrained: False if all weights are loaded afterwards, see
+    `BackboneSection.unloaded_options`.
     """
     section = sections.backbone
     backbone = backbone_from(section, pretrained)

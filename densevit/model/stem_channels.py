@@ -65,9 +65,9 @@ def adapted_state(
     """Converts the first layers of a backbone's state dict from the channels `source` to the channels of `backbone`.
     Returns the state dict and, by key of each of these layers, its former channels.
 
-    prefix: of the backbone's keys. Tensors of one channel are adapted as grey images (`fit` does so for RGB); tensors
-    with a number of channels other than the source's stay unchanged. Raises ConfigError if a completely frozen backbone
-    gets new filters.
+    prefix: the prefix of the backbone's keys. Tensors of one channel are adapted as grey images (`fit` does so for
+    RGB); tensors with a number of channels other than the source's stay unchanged. Raises ConfigError if a completely
+    frozen backbone gets new filters.
     """
     target = (backbone.channels or RGB).names
     if tuple(source) == target:

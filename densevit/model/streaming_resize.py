@@ -59,8 +59,8 @@ def _resized_rows(buffer: Tensor, first: int, rows: tuple[int, int], source: Siz
 def averaged(streams: Sequence[Iterator[Tensor]], height: int, lockstep: bool) -> Iterator[Tensor]:
     """Yields the mean of several maps of one size, each given in strips.
 
-    height: of the maps. lockstep: advances the map that is furthest behind, which keeps the buffer small; otherwise
-    reads one map after another, so that only one is computed at a time.
+    height: the maps' height. lockstep: advances the map that is furthest behind, which keeps the buffer small;
+    otherwise reads one map after another, so that only one is computed at a time.
     """
     if len(streams) == 1:
         yield from streams[0]

@@ -80,7 +80,7 @@ def prediction_strips(
     """Yields the predictions of a head on an image (C, H, W) as strips (..., rows, W) from top to bottom, averaged over
     windows and flips. A strip is valid until the next one is requested.
 
-    options: with windows, without scales. Reads the image's rows from top to bottom, one window's at a time.
+    options: options with windows, without scales. Reads the image's rows from top to bottom, one window's at a time.
     """
     maps = _ConcatenatedMaps(model, [head], options)
     size = (image.shape[1], image.shape[2])

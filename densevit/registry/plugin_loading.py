@@ -46,7 +46,7 @@ def public_name(name: str) -> Any:
 
 
 def import_object(noun: str, name: str) -> Any:
-    """Imports `module:Name`, such as a callback or a schedule. noun: for messages. Raises PluginError."""
+    """Imports `module:Name`, such as a callback or a schedule. noun: the noun in messages. Raises PluginError."""
     return import_plugin(Plugin(noun, name, value=name))
 
 

@@ -31,7 +31,8 @@ def read_confusion(path: Path) -> tuple[list[str], np.ndarray, str]:
 
 
 def confusion(names: Sequence[str], counts: np.ndarray, counted: str = "") -> list[Part]:
-    """The heat map and the list. counts: (K, K), ground truth by prediction. counted: from `read_confusion`."""
+    """The heat map and the list. counts: (K, K), ground truth by prediction. counted: the result of
+    `read_confusion`."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     if len(names) > MAX_CLASSES:
         about = f"{len(names)} classes are too many for a matrix.{f' Objects: {counted}.' if counted else ''}"

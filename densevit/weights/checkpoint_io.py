@@ -30,8 +30,8 @@ ENTRIES, SAVED_MODEL = "densevit", "saved_model"
 class Checkpoint:
     """A state dict as its project saved it.
 
-    tensors: by the project's keys, on the CPU. source: the file or name, for messages. header: the header of a
-    safetensors file, or the model file's header in densevit's Lightning checkpoints. metadata: the contents of
+    tensors: the tensors by the project's keys, on the CPU. source: the file or name, for messages. header: the header
+    of a safetensors file, or the model file's header in densevit's Lightning checkpoints. metadata: the contents of
     accompanying files, see `densevit.weights.preprocessing`.
     """
 
@@ -46,7 +46,7 @@ def read(source: str | Path, instead: str = "", trust: bool = False) -> Checkpoi
 
     source: a .pth, .pt, .pyth, .bin, .npz or .safetensors file; a run folder; a Hugging Face Hub folder, sharded or
     not; `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]` or `package:NAME[/FILE]`.
-    instead: as in `hub.fetch`. trust: as in `torch_checkpoint.load`.
+    instead: the parameter of `hub.fetch`. trust: the parameter of `torch_checkpoint.load`.
     Raises WeightsError with the problem and the fix.
     """
     if not hub.is_published(source):

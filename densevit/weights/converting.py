@@ -25,8 +25,8 @@ _SETTINGS = ("seed", "data", "optim", "trainer", "inference")  # sections of a r
 
 @dataclass(frozen=True)
 class Converted:
-    """A converted checkpoint. model: in evaluation mode, without heads if the checkpoint is a backbone. fit: the report
-    of its tensors. assumed: options and values that neither tensors, metadata nor overrides determine."""
+    """A converted checkpoint. model: the model in evaluation mode, without heads if the checkpoint is a backbone. fit:
+    the report of its tensors. assumed: options and values that neither tensors, metadata nor overrides determine."""
 
     source: str
     fit: Fit

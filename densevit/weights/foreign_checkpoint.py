@@ -33,7 +33,7 @@ class TranslatedCheckpoint:
     mean, std: RGB, of pixels in 0 ... 1, used in training; None if unknown.
     options: options by full key that no tensor determines, see `LayoutOptions.saved`.
     licences: licences by published source; for a densevit model, of the weights that it started from.
-    channels: names of the channels that the backbone was trained on. adapted_stem: as in `BackboneSection`.
+    channels: names of the channels that the backbone was trained on. adapted_stem: the option of `BackboneSection`.
     """
 
     source: str

@@ -10,7 +10,8 @@ from torch import Tensor
 class SupportsStartsFrom(Protocol):
     """A head that can start from weights of heads for other tasks.
 
-    starts_from: by task, patterns of this head's tensors that the other head lacks; these keep their initial values.
+    starts_from: patterns of this head's tensors that the other head lacks, by its task; these keep their initial
+    values.
     """
 
     starts_from: ClassVar[Mapping[str, Sequence[str]]]

@@ -80,7 +80,7 @@ def _timm(source: str, name: str, instead: str) -> Published:
 def timm_arguments(source: str, config: Any, instead: str) -> dict[str, Any]:
     """Arguments of `timm.create_model` that make it read the weights from the Hugging Face Hub's cache.
 
-    source: the name in messages. config: timm's `PretrainedCfg` of the weights. instead: as in `fetch`.
+    source: the name in messages. config: timm's `PretrainedCfg` of the weights. instead: the parameter of `fetch`.
     Downloads the file if it is not cached; without a network fails after one request, where timm retries for minutes.
     Returns {} for weights outside the Hub, which timm downloads itself.
     Raises WeightsError for weights that are missing, gated or cannot be downloaded.
@@ -152,7 +152,7 @@ def _hugging_face(source: str, name: str, instead: str) -> Published:
 class Repository:
     """A repository of the Hugging Face Hub, read through its library's cache.
 
-    source: the name in messages. name: ORG/NAME. instead: as in `fetch`.
+    source: the name in messages. name: ORG/NAME. instead: the parameter of `fetch`.
     unreachable: the error of the first request if the Hub does not answer; then only the cache is used, since
     `hf_hub_download` would retry five times, up to a minute each, for a file that is not cached.
     """
@@ -219,7 +219,7 @@ def _not_installed(source: str, library: str, extra: str) -> str:
 
 
 def _failed(source: str, error: BaseException, addresses: Sequence[str], instead: str) -> str:
-    """The error of a failed download. instead: as in `fetch`."""
+    """The error of a failed download. instead: the parameter of `fetch`."""
     return (
         f"{source}: not in the cache, and the download failed ({_reason(error)}). Without a network: {instead}. "
         f"Download {', '.join(addresses)}."

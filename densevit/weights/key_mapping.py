@@ -21,9 +21,9 @@ T = TypeVar("T")
 class Translation:
     """A state dict translated to densevit's keys.
 
-    tensors: by densevit's key. origins: the source keys of each tensor, by densevit's key. left_out: unused source
-    keys, with the reason. zeros: biases that the source lacks, set to zeros, with the reason. unknown: source keys that
-    match no line. errors: inconsistencies, one sentence each.
+    tensors: the tensors by densevit's key. origins: the source keys of each tensor, by densevit's key. left_out: unused
+    source keys, with the reason. zeros: biases that the source lacks, set to zeros, with the reason. unknown: source
+    keys that match no line. errors: inconsistencies, one sentence each.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -128,7 +128,8 @@ def translate_back(state: StateDict, layout: CheckpointLayout) -> tuple[dict[str
 def describe(
     state: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """The config sections that build the model of a state dict in the layout's keys. metadata: as in `saved_options`.
+    """The config sections that build the model of a state dict in the layout's keys. metadata: the parameter of
+    `saved_options`.
 
     Raises WeightsError if tensors are missing or fit no variant.
     """

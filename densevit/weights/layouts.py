@@ -48,12 +48,13 @@ def every() -> Iterator[CheckpointLayout]:
 
 
 def backbone_lines(name: str, prefix: str) -> tuple[Line, ...]:
-    """The lines of a backbone's layout for complete models. prefix: of the backbone's keys there, with the dot."""
+    """The lines of a backbone's layout for complete models. prefix: the prefix of the backbone's keys there, with the
+    dot."""
     return tuple(Line(prefix + line.foreign_key, f"backbone.{line.key}", line.change) for line in find(name).lines)
 
 
 def backbone_rearrangement(layout: CheckpointLayout, prefix: str) -> Rearrangement:
-    """The rearrangement of a backbone's layout for complete models. prefix: as in `backbone_lines`."""
+    """The rearrangement of a backbone's layout for complete models. prefix: the parameter of `backbone_lines`."""
     rearrange = layout.special.rearrange
     assert rearrange is not None
 
@@ -70,8 +71,8 @@ def recognise(
 ) -> CheckpointLayout:
     """The layout with all marks among a checkpoint's keys; of several, the one with the most marks.
 
-    metadata: as in `CheckpointLayout`. Skips layouts that cannot be loaded, with a warning. Raises WeightsError if no
-    layout matches, or if two have equally many marks.
+    metadata: the metadata that a `CheckpointLayout` reads. Skips layouts that cannot be loaded, with a warning. Raises
+    WeightsError if no layout matches, or if two have equally many marks.
     """
     matching = [layout for layout in every() if _is_of(tensors, layout, metadata)]
     most = max((len(layout.marks) for layout in matching), default=0)

@@ -76,7 +76,7 @@ def save(
 
 
 def entries(model: DenseModel, sections: ModelSections) -> dict[str, str]:
-    """The header of a model file, which `from_state` reads. sections: as in `save`."""
+    """The header of a model file, which `from_state` reads. sections: the parameter of `save`."""
     classes = {name: [asdict(c) for c in head_classes] for name, head_classes in model.classes.items()}
     values: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "classes": classes}
     values["config"] = configs.dump(sections)
@@ -139,7 +139,7 @@ def from_state(
     run: Path | None = None,
 ) -> DenseModel:
     """Builds the model of a state dict and its file's header. source: the file, for messages. trust: whether the header
-    may name a `module:Class`. run: as in `config.check_no_code`.
+    may name a `module:Class`. run: the parameter of `config.check_no_code`.
     """
     description = described(entries, source, trust, run)
     try:
@@ -152,7 +152,7 @@ def from_state(
 
 
 class Description(NamedTuple):
-    """The header of a model file. classes, score_thresholds: by head."""
+    """The header of a model file. classes, score_thresholds: one entry per head."""
 
     sections: ModelSections
     classes: Mapping[str, Sequence[Class]]

@@ -94,7 +94,7 @@ def build_model(
     """Builds the model of a config with random weights; for pretrained weights see `build_pretrained`.
 
     classes: the classes of each task; or the data set, which also sets the channels of the images (`with_channels`).
-    pretrained: as in `build_from_sections`.
+    pretrained: the parameter of `build_from_sections`.
     """
     if isinstance(classes, Dataset):
         config = with_channels(config, classes)

@@ -25,7 +25,7 @@ NO_FILES: Mapping[str, Checkpoint] = MappingProxyType({})
 class Resolved(NamedTuple):
     """Resolved sections, and the weights that they name.
 
-    checkpoints: by source. notes: the key of a section, and a line on what its weights imply.
+    checkpoints: the checkpoints by source. notes: the key of a section, and a line on what its weights imply.
     """
 
     sections: ModelSections
@@ -48,7 +48,7 @@ def resolve(
     std of training, and first layers adapted to the channels of the images. Values that are set, arguments and random
     state do not change.
 
-    classes: by head. checkpoints: weights that are already read, by source, as from `read_files`.
+    classes: each head's classes. checkpoints: weights that are already read, by source, as from `read_files`.
     Compares names and shapes of tensors with a model on the meta device.
     """
     model = built_on_meta(lambda: build_from_sections(sections, classes, pretrained=False))

@@ -29,10 +29,10 @@ class Adapted(NamedTuple):
 class Fit:
     """The match of a state dict and a module; `write` loads it.
 
-    tensors: by the module's keys, in its shapes. left_out: keys of the checkpoint that are not loaded, with the reason.
-    initialised: keys of the module that keep their initial values, with the reason. zeros: biases that the checkpoint
-    lacks, set to zeros, with the reason. missing, unexpected: keys that were allowed to be missing or unexpected.
-    notes: further remarks, one sentence each; loading always shows remarks that begin with "Warning:".
+    tensors: the tensors by the module's keys, in its shapes. left_out: keys of the checkpoint that are not loaded, with
+    the reason. initialised: keys of the module that keep their initial values, with the reason. zeros: biases that the
+    checkpoint lacks, set to zeros, with the reason. missing, unexpected: keys that were allowed to be missing or
+    unexpected. notes: further remarks, one sentence each; loading always shows remarks that begin with "Warning:".
     """
 
     source: str

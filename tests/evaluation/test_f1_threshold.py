@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tests.evaluation.test_coco import crowded, messy
+from tests.evaluation.test_coco_ap import crowded, messy
 
 from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.f1_threshold import best_threshold

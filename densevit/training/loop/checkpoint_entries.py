@@ -15,7 +15,7 @@ from densevit.weights.state_dict_io import FORMAT
 
 
 def entries(predictor: Predictor, model: DenseModel, prefix: str, device: torch.device) -> dict[str, Any]:
-    """The entries of a checkpoint. model: the saved model. prefix: of its tensors in the state dict."""
+    """The entries of a checkpoint. model: the saved model. prefix: the prefix of its tensors in the state dict."""
     values: dict[str, Any] = {"random_state": _random_states(device), "format_version": FORMAT}
     if predictor.config is not None:
         values["config"] = configs.dump(predictor.config)

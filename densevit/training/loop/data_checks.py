@@ -49,7 +49,7 @@ def check_learnable(data: Data, model: DenseModel) -> None:
 
 
 def check_needs(heads: Mapping[str, Head | type[Head]], data: Data) -> None:
-    """Raises ConfigError if a head needs labels that the data lacks. heads: by name for messages."""
+    """Raises ConfigError if a head needs labels that the data lacks. heads: the heads by name, for messages."""
     for head, model_head in heads.items():
         lacking = [key for key in model_head.needs if key not in data.provides]
         if lacking:

@@ -26,9 +26,9 @@ class DenseDataModule(lightning.LightningDataModule):
     model's multiple. A run resumed within an epoch continues at its next batch.
 
     data: a config; its section `data` as a `DataSection`, a mapping, or a section file such as configs/data/coco.yaml;
-    or a `Data`. seed: of order and augmentation; None: the config's, or else 0. batches_per_step: the training loader
-    yields `OptimizerStep`s of this number of batches, as in `fit`; None: batches, which a `DenseModule` collects by the
-    Trainer's `accumulate_grad_batches`.
+    or a `Data`. seed: the seed of order and augmentation; None: the config's, or else 0. batches_per_step: the training
+    loader yields `OptimizerStep`s of this number of batches, as in `fit`; None: batches, which a `DenseModule` collects
+    by the Trainer's `accumulate_grad_batches`.
     """
 
     def __init__(

@@ -37,8 +37,8 @@ def build_evaluators(
     Heads with `evaluation: null` get a `ValidationLoss`; without heads, so does a method that implements
     `validation_losses`. With a method, the config's probes are added.
 
-    dataset: the validation split. mappings: for heads whose classes are not the data's. Raises ConfigError without an
-    evaluator, or if it cannot evaluate its head on the data.
+    dataset: the validation split. mappings: the mappings of heads whose classes are not the data's. Raises ConfigError
+    without an evaluator, or if it cannot evaluate its head on the data.
     """
     evaluators: dict[str, Evaluator] = {}
     for name, head in model.heads.items():

@@ -32,7 +32,8 @@ class FiniteCheck:
         self._unread: list[tuple[StepRecord, Tensor, Any]] = []  # the flag on the host, and the event of its copy
 
     def stop_unless_finite(self, optimizer: Any, record: StepRecord, scaler: torch.amp.GradScaler | None) -> None:
-        """Raises TrainingError if this step, or on a GPU the previous step, is not finite. scaler: of 16-mixed."""
+        """Raises TrainingError if this step, or on a GPU the previous step, is not finite. scaler: the scaler of
+        16-mixed."""
         assert record.gradient_norm is not None
         values = [record.loss] if scaler is not None else [record.loss, record.gradient_norm]
         broken = (~torch.stack([value.isfinite() for value in values]).all()).float()

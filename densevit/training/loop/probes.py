@@ -56,7 +56,8 @@ def predictions_of(model: DenseModel, batch: Batch) -> list[Predictions]:
 def fit_probes(probes: Iterable[FeatureProbe], batches: Iterable[Batch], features: Callable[[Batch], Tensor]) -> None:
     """Fits the probes to the training images of all processes, each once, in the order of the data set.
 
-    batches: of this process, as in evaluation, with `dataset_index` and `truth`. features: computes (B, C) of a batch.
+    batches: this process's batches, as in evaluation, with `dataset_index` and `truth`. features: computes (B, C) of a
+    batch.
     """
     rows: dict[int | str, tuple[Tensor, int, int]] = {}  # by image id: a mix repeats images under other indices
     for batch in batches:

@@ -31,7 +31,7 @@ class SkippedImages:
     def report(self, where: str, device: torch.device) -> int:
         """Returns the count over all processes since the last report; rank 0 warns. All processes must call this.
 
-        where: for the message, such as "epoch 3".
+        where: the time in the message, such as "epoch 3".
         """
         total, self.count = int(sum_over_processes(torch.tensor(self.count, device=device))), 0
         if total and getattr(rank_zero_only, "rank", 0) == 0:

@@ -16,7 +16,7 @@ class StepRecord:
     """An optimiser step in this process, for callbacks.
 
     number: counted from 1. image_ids: the images of all batches. terms: the loss terms, averaged over the batches.
-    learning_rate: the largest of the parameter groups. gradient_norm: of all gradients, before clipping.
+    learning_rate: the largest of the parameter groups. gradient_norm: the norm of all gradients, before clipping.
     """
 
     number: int

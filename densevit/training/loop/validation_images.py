@@ -50,7 +50,7 @@ def _truth(target: Targets) -> Targets:
 
 
 def validation_loader(trainer: lightning.Trainer, index: int) -> Any:
-    """The current validation loader. index: of several loaders."""
+    """The current validation loader. index: the index of one of several loaders."""
     loop = trainer.validate_loop if trainer.state.fn == "validate" else trainer.fit_loop.epoch_loop.val_loop
     assert loop._combined_loader is not None
     return loop._combined_loader.flattened[index]

@@ -31,8 +31,8 @@ from densevit.training.loop.validation_loss import ValidationLoss, image_losses,
 class Validation:
     """Validates a model: `start`, then `add` for each batch, then `finish`.
 
-    evaluators: by head; None: built at the first start. metrics: of the last validation, the same in all processes.
-    indices: data set index by image id of the last validation, with densevit's loaders.
+    evaluators: each head's evaluator; None: built at the first start. metrics: the last validation's, the same in all
+    processes. indices: data set index by image id of the last validation, with densevit's loaders.
     """
 
     def __init__(

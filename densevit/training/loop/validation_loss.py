@@ -51,7 +51,7 @@ class ValidationLoss(Evaluator):
 
 @torch.no_grad()
 def image_losses(model: DenseModel, heads: Iterable[str], batch: Batch) -> dict[str, list[Predictions]]:
-    """By head, the loss of each image: {"loss": sum of the head's terms}, or {} without labels.
+    """Each image's loss by head: {"loss": sum of the head's terms}, or {} without labels.
 
     Computes one image at a time, so that the loss does not depend on the other images of the batch through its
     normaliser, and without the head's `weight`.

@@ -25,7 +25,7 @@ def draw_images(
     """Draws a sample of the validation images, and the best and worst images in images-HEAD.csv, to predictions/.
 
     Draws objects above the model's score thresholds; nothing if a head does not implement `predict`. indices: data set
-    indices by image id. mappings: for heads whose classes are not the data's.
+    indices by image id. mappings: the mappings of heads whose classes are not the data's.
     """
     if any(type(head).predict is Head.predict for head in predictor.heads.values()):
         return

@@ -28,8 +28,8 @@ from densevit.training.run.fit import Run
 
 
 class Evaluation(NamedTuple):
-    """The result of an evaluation. metrics: named HEAD/METRIC. evaluators: by head. indices: data set indices by image
-    id.
+    """The result of an evaluation. metrics: named HEAD/METRIC. evaluators: each head's evaluator. indices: data set
+    indices by image id.
     """
 
     metrics: dict[str, float]
@@ -41,8 +41,8 @@ class Evaluation(NamedTuple):
 class EvaluationPlan:
     """A checked evaluation, with labelled data and mapped classes.
 
-    trainer: devices and precision; with the training's, metrics equal its validation's. mappings: by head, where
-    classes are not the data's.
+    trainer: devices and precision; with the training's, metrics equal its validation's. mappings: each head's mapping,
+    where classes are not the data's.
     """
 
     predictor: Predictor
@@ -58,7 +58,8 @@ class EvaluationPlan:
         trainer: TrainerSection,
         classes: Mapping[str, str | None] | None = None,
     ) -> "EvaluationPlan":
-        """Checks the data and applies the predictor's replaced resizing to it. classes: see `map_classes`.
+        """Checks the data and applies the predictor's replaced resizing to it. classes: the mapping that `map_classes`
+        takes.
 
         Raises DataError for images without labels, and if no class is mapped; ConfigError for an exported file with
         score thresholds in OpenVINO, which returns only objects above them; ONNX Runtime returns all.
@@ -108,9 +109,9 @@ def evaluate(
     model: a model, a run, a run folder or a model file, or a predictor, with its inference options and replaced
     resizing. data: the config section `data` as a mapping, a section file or a `DataSection`, or a config; its split
     `data.split` is evaluated. None: the training data set. classes: maps class names of the model to class names of the
-    data, or to None, in addition to equal names; only mapped classes are evaluated (docs/evaluate.md). overrides: of
-    the model's config, as in `densevit evaluate`: "heads.depth.evaluation.align=median". Raises DataError if no class
-    is mapped, and ConfigError for overrides that change the model.
+    data, or to None, in addition to equal names; only mapped classes are evaluated (docs/evaluate.md). overrides:
+    overrides of the model's config, as in `densevit evaluate`: "heads.depth.evaluation.align=median". Raises DataError
+    if no class is mapped, and ConfigError for overrides that change the model.
     """
     predictor = _overridden(_predictor(model), overrides)
     if data is None:

@@ -43,9 +43,9 @@ _SELECTION = ("trainer.monitor", "heads.*.evaluation", "heads.*.evaluation.*")
 class Plan:
     """A run that can start: all parts are built, all checks have passed, nothing is written.
 
-    checkpoint: of a resumed run; None for a start at step 0. changed: config keys that differ from the checkpoint's.
-    callbacks: of the config and the caller. loaded: a report per pretrained source. rates: the learning rate of each
-    parameter. checkpoint_rates: the rates that the checkpoint's optimiser was built for.
+    checkpoint: the checkpoint of a resumed run; None for a start at step 0. changed: config keys that differ from the
+    checkpoint's. callbacks: the callbacks of the config and the caller. loaded: a report per pretrained source. rates:
+    the learning rate of each parameter. checkpoint_rates: the rates that the checkpoint's optimiser was built for.
     """
 
     config: Config

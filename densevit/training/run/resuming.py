@@ -45,7 +45,8 @@ class RunCheckpoint:
     that folder, the previous folder is used.
 
     run: the run folder, or a checkpoint in it.
-    step: the number of optimiser steps. best: the state of `BestModel`; None before a validation. config: of the run.
+    step: the number of optimiser steps. best: the state of `BestModel`; None before a validation. config: the run's
+    config.
     """
 
     def __init__(self, run: Path) -> None:

@@ -188,7 +188,7 @@ def finish(
     """Prints why training ended and the next commands, and writes the visualizations and the report.
 
     indices: data set indices of the validation images by image id. stopped: whether a signal stopped training.
-    resume_with: see `fit`.
+    resume_with: the parameter of `fit`.
     """
     if best.best_epoch.best is None:  # stopped before the first validation: saves the current weights
         model = plan.method.saved_model(plan.model)
