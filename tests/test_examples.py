@@ -25,7 +25,7 @@ from PIL import Image
 import densevit
 from densevit.channels import RGB
 from densevit.cli import main
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.inference.iterating import Predicted
 from tests.exporting.small_models import CHANNELS, NAIVE, channel_predictor
 

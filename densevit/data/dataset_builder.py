@@ -7,7 +7,7 @@ from densevit.config import DataSection, data_options
 from densevit.data.datasets.file_checks import check_files
 from densevit.errors import ConfigError
 from densevit.interfaces import Dataset
-from densevit.registry.options import takes
+from densevit.registry.plugin_options import takes
 
 
 def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:

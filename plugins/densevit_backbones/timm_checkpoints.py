@@ -7,7 +7,7 @@ from the TensorFlow release.
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Line, Publishing, SpecialTensors, StateDict
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 
 # Layers of a block: their name, timm's in the first block, which does not expand its channels, and in the others.
 _LAYERS = (

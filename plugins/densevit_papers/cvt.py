@@ -24,8 +24,8 @@ from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.attention import attention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.weights.positions import TOKENS
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
+from densevit.weights.token_positions import TOKENS
 
 _EXPANSION = 4  # of the MLPs
 _KEY_STRIDE = 2  # of the convolutions before keys and values

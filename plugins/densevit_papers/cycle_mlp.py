@@ -11,7 +11,7 @@ from densevit.interfaces import Backbone, Change, CheckpointLayout, Line, Publis
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 
 
 class Variant(NamedTuple):

@@ -13,7 +13,7 @@ from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, Class, LayoutOptions, Line, Publishing, StateDict
 from densevit.weights.label_sets import panoptic_classes
 from densevit.weights.layouts import find
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
 
 _HEAD = "heads.panoptic"
 _PIXELS, _DECODER = "sem_seg_head.pixel_decoder", "sem_seg_head.predictor"

@@ -10,8 +10,8 @@ from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
-from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
+from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
 from densevit_papers.plain_vit import EPS, PatchEmbedding, PlainViT, Readout, feature_blocks
 
 Activation = Literal["relu6", "hswish", "hswish_eca", "hswish_se"]

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Line, OtherKeys, Publishing, Rearrangement, SpecialTensors, StateDict
-from densevit.weights.positions import TOKENS
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
+from densevit.weights.token_positions import TOKENS
 from densevit_papers.vision_longformer import VARIANTS
 
 _TABLE, _TO_TOKENS, _AMONG = (

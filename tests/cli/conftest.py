@@ -14,7 +14,7 @@ from tests.cli.stand_in import StandIn
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     model = StandIn(("detection",))
-    monkeypatch.setattr("densevit.inference.loading.load", lambda *given: model)
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: model)
     return model
 
 

@@ -55,7 +55,7 @@ def test_a_frame_with_a_label_map_keeps_its_size():
 
 def test_drawn_videos_have_the_frames_size_and_rate_of_their_clips(tmp_path: Path, monkeypatch, run):
     """One for each clip and head."""
-    monkeypatch.setattr("densevit.inference.loading.load", lambda *given: StandIn(("a", "b")))
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: StandIn(("a", "b")))
     paths, out = [clip(tmp_path / name) for name in ("one.mp4", "two.avi")], tmp_path / "found"
     run("predict", "RUN", *paths, "--video", "--out", out, "--batch-size", "2")
     for head in "ab":

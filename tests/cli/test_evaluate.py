@@ -14,9 +14,9 @@ from PIL import Image
 from densevit import config as configs
 from densevit.channels import RGB
 from densevit.cli import main
-from densevit.evaluation.coco import CocoDetection
+from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
-from densevit.inference.loading import LoadedModel
+from densevit.inference.model_loading import LoadedModel
 from densevit.interfaces import Class, Dataset, Evaluator, Head
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
@@ -93,7 +93,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Evaluation(metrics, {"detection": evaluator}, {139: 0})
 
     loaded = LoadedModel(model, config, foreign=False)
-    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust, runtime: loaded)
+    monkeypatch.setattr("densevit.inference.model_loading.load_any", lambda run, trust, runtime: loaded)
     monkeypatch.setattr("densevit.data.data_builder.build_data", build_data)
     monkeypatch.setattr(EvaluationPlan, "run", evaluate)
     monkeypatch.setattr("densevit.training.run.evaluation_folder.draw_images", lambda *given: None)
@@ -155,7 +155,7 @@ def test_overrides_change_the_data_but_not_the_model(seen: dict[str, Any], run):
     assert seen["config"].data.batch_size == 3
     assert seen["config"].heads["detection"].evaluation.options == {"max_detections": 300}
     for override in ("backbone.variant=base", "heads.detection.num_queries=3", "weights=x", "heads.other.name=detr"):
-        assert f"{override}: a run is evaluated as it was trained" in run("evaluate", "run", override, code=2)
+        assert f"{override}: an evaluation cannot change the model" in run("evaluate", "run", override, code=2)
 
 
 @pytest.mark.parametrize("out", [[], ["--out", "out"]])

@@ -16,7 +16,7 @@ import densevit
 from densevit import config as configs
 from densevit.data.data_builder import build_data
 from densevit.exporting import exporting
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.exporting.quantization import Quantization
 from densevit.inference.file_model import RecordedEvaluation
 from densevit.inference.predictor import Predictor
@@ -104,10 +104,10 @@ def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run_and_no_gain_of_
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["model.onnx"], "model.onnx: is an exported file. Fix: name the model that it is of."),
+        (["model.onnx"], "model.onnx: is an exported file. Fix: name the model that it was exported from."),
         (["model.pth", "--bf16", "--out", "x.onnx"], "Fix: fp16 (--half), or --out NAME.pt2."),
         (["model.pth", "--canvas", "320"], "'320' is not a height and width"),
-        (["model.pth", "--int8", "--out", "x.pt2"], "x.pt2: only ONNX files are quantised"),
+        (["model.pth", "--int8", "--out", "x.pt2"], "x.pt2: only ONNX files can be quantised"),
         (["model.pth", "--int8", "--half"], "int8 and half are two precisions of one file"),
     ],
 )

@@ -14,7 +14,7 @@ from densevit.cli import main
 from densevit.data.data_builder import build_data
 from densevit.errors import DensevitError
 from densevit.weights import model_file
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from tests.exporting.small_models import CELLS, NAIVE
 
 pytestmark = pytest.mark.integration

@@ -21,7 +21,7 @@ LIGHT = {  # in this order, in one interpreter
     "add_arguments(ArgumentParser())",
     "tools/train.py": "run_tool(case)",
     "lists": "import densevit; densevit.list_plugins('backbones'); densevit.DensevitError",
-    "modules": "import densevit.cli, densevit.registry, densevit.config, densevit.registry.options, densevit.errors",
+    "modules": "import densevit.cli, densevit.registry, densevit.config; import densevit.registry.plugin_options",
     "a config": "from densevit import config; config.load('detr_swin', ['optim.lr=1e-3'])",
     "plugins": "assert main(['plugins']) == 0",
     "--help and --version": "assert main(['--help']) == main(['--version']) == 0",

@@ -61,7 +61,7 @@ def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch,
             semantic[0] = 1
             return {"semantic": semantic, "depth": torch.full((height, width), 1.5)}
 
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: Dense(("all",)))
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda run, device, trust, runtime: Dense(("all",)))
     run("predict", "RUN", "b", "--out", "found")
     expected = {"drawn": [".jpg"], "semantic": [".png"], "depth": [".png", ".npy"]}
     for folder, endings in expected.items():

@@ -114,11 +114,11 @@ def test_predictions_at_once_without_out_have_a_folder_each(model, photos, monke
     """The second one starts and ends while the first loads its model."""
 
     def load(*given: object) -> StandIn:
-        monkeypatch.setattr("densevit.inference.loading.load", lambda *given: model)
+        monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: model)
         run("predict", "run", "b/1.jpg")
         return model
 
-    monkeypatch.setattr("densevit.inference.loading.load", load)
+    monkeypatch.setattr("densevit.inference.model_loading.load", load)
     run("predict", "run", "a/1.jpg", "b/cat.png")
     names = {folder: [image["file_name"] for image in read(f"{folder}/images.json")] for folder in FOLDERS}
     assert names == {"predictions": ["b/1.jpg"], "predictions-2": ["a/1.jpg", "b/cat.png"]}

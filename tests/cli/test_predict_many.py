@@ -96,7 +96,7 @@ def test_predicting_waits_while_a_block_is_not_written(model, photos, blocks_of_
 
 def test_entries_are_in_the_order_of_the_list(model: StandIn, photos: Path, monkeypatch: Patch, run):
     run(*ALL, "--out", "one")
-    before_writing(monkeypatch, lambda file: time.sleep(0.02 * (4 - file.place)))  # the last is written first
+    before_writing(monkeypatch, lambda file: time.sleep(0.02 * (4 - file.index)))  # the last is written first
     run(*ALL, "--out", "found")
     assert contents("found") == contents("one") and written("found") == NAMES
 
@@ -133,7 +133,7 @@ def test_first_error_of_writing_ends_the_run(model, photos, blocks_of_one, monke
         (["--draw", "none"], [], ""),
         (["--draw", "2"], ["000139.jpg", "a-1.jpg"], ""),
         (["--draw", "all"], ["000139.jpg", "a-1.jpg", "b-1.jpg", "cat.jpg"], ""),
-        ([], ["a-1.jpg"], "The first 1 of 4 images are drawn. For others: --draw all or --draw N"),
+        ([], ["a-1.jpg"], "The first 1 of 4 images are drawn. To draw more: --draw all or --draw N"),
     ],
 )
 def test_first_images_are_drawn(model, photos, monkeypatch, run, options, drawn, line):
@@ -181,7 +181,7 @@ WRONG = [
     (["--min-score", "0.6"], "--min-score is 0.6, above the threshold 0.5 (the default"),
     (["--max-failed", "-1"], "--max-failed is -1; a number of images is expected, at least 0"),
     (["--draw", "some"], "argument --draw: 'some' is not all, none or a number of images such as 100"),
-    (["--draw", "3", "--video"], "--draw: with --video, all frames are drawn. Fix: leave --draw or --video out"),
+    (["--draw", "3", "--video"], "--draw: with --video, all frames are drawn. Fix: leave out --draw or --video"),
     (["nowhere"], "nowhere: there is no such file or folder"),
     (["--batch-size", "0"], "--batch-size is 0"),
     (["--device", "nonsense"], "--device nonsense: "),
@@ -218,7 +218,7 @@ def test_drawings_maps_and_clouds_of_many_images_are_in_subfolders(photos: Path,
         def see(self, height: int, width: int) -> Any:
             return {"depth": torch.ones(height, width)}
 
-    monkeypatch.setattr("densevit.inference.loading.load", lambda *given: Depth(("depth",)))
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: Depth(("depth",)))
     run(*ALL, "--out", "found", "--focal", "50")
     stems = ("0000/a-1", "0000/000139", "0001/b-1", "0001/cat")
     assert [image.name for image in find_images(["b"])] == ["000139", "1", "cat"], "as many as a folder may have"

@@ -101,7 +101,7 @@ def test_parts_in_any_order_and_killed_processes_write_the_files_of_one_process(
     source: str, heads: tuple[str, ...], list_of_ten: Path, monkeypatch: pytest.MonkeyPatch, run
 ) -> None:
     SOURCES[source]()
-    monkeypatch.setattr("densevit.inference.loading.load", lambda *given: Panoptic(heads))
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: Panoptic(heads))
     predict, fails = ["predict", "run", source, "--batch-size", "1", "--draw", "3", "--out"], source != "clip.avi"
     run(*predict, "one", code=fails)
     for part in ("3/3", "1/3", "2/3"):
@@ -205,9 +205,9 @@ WRONG = [
     ([*PREDICT, "found", "--part", "0/3"], "'0/3' is not a part such as 3/16; parts are numbered from 1"),
     ([*PREDICT, "found", "--part", "3"], "'3' is not a part such as 3/16"),
     ([*PREDICT[:-1], "--part", "1/3"], "name it with --out DIR"),
-    ([*PREDICT, "found", "--part", "1/3", "--devices", "2"], "leave --devices or --part out"),
-    ([*PREDICT, "found", "--part", "1/3", "--video"], "leave --video out"),
-    ([*PREDICT, "found", "--devices", "2", "--video"], "leave --video out"),
+    ([*PREDICT, "found", "--part", "1/3", "--devices", "2"], "leave out --devices or --part"),
+    ([*PREDICT, "found", "--part", "1/3", "--video"], "leave out --video"),
+    ([*PREDICT, "found", "--devices", "2", "--video"], "leave out --video"),
     ([*PREDICT, "found", "--devices", "0"], "--devices is 0"),
     ([*PREDICT, "found", "--part", "1/4"], "parts is 4, was 3"),
     ([*PREDICT, "found", "--resume"], "parts is 1, was 3"),

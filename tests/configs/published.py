@@ -45,7 +45,7 @@ def full_model(config: configs.Config, classes: "Mapping[str, Sequence[Class]]")
     """The model of a config with valid options, on the meta device."""
     import torch
 
-    from densevit.weights.building import build_model
+    from densevit.weights.pretrained_models import build_model
 
     configs.check_plugins(config)
     with torch.device("meta"):
@@ -80,7 +80,7 @@ def one_step(config: configs.Config, images: int = 16) -> Step:
     from densevit.data.data_builder import build_data
     from densevit.interfaces import LossContext
     from densevit.training.loop.optim import learning_rate, optimizer_of
-    from densevit.weights.building import build_model
+    from densevit.weights.pretrained_models import build_model
 
     configs.check_plugins(config)
     data = build_data(config)

@@ -9,9 +9,9 @@ import yaml
 import densevit
 from densevit import config as configs
 from densevit.interfaces import Class
-from densevit.weights.building import build_model
 from densevit.weights.checkpoint_io import read
 from densevit.weights.label_sets import instance_classes
+from densevit.weights.pretrained_models import build_model
 from tests.configs.conftest import SIZE
 from tests.configs.generated import make_coco
 from tests.weights.loading import built

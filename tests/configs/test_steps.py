@@ -9,9 +9,9 @@ import torch
 from densevit import config as configs
 from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
-from densevit.training.loop.evaluators import build_evaluators
-from densevit.weights.building import build_model
+from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit.weights.label_sets import coco_classes
+from densevit.weights.pretrained_models import build_model
 from tests.configs.generated import make_coco, make_depth_maps, make_label_maps
 from tests.configs.published import Step, one_step
 from tests.configs.test_published import RECIPES

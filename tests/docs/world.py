@@ -17,7 +17,7 @@ from densevit import cli, registry
 from densevit import config as configs
 from densevit.cli import main
 from densevit.config import Config, yaml_io
-from densevit.config.loading import named_classes
+from densevit.config.config_loading import named_classes
 from tests.docs.code_blocks import SHORTER, Block, Page, run_command
 from tests.docs.made_files import (
     animals,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from densevit.errors import DataError
-from densevit.evaluation import confusion
+from densevit.evaluation import confusion_counts
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
 from tests.evaluation.coco_reference import near_boundary
@@ -56,7 +56,7 @@ def test_255_classes_with_predictions_of_no_class(on_device: bool, monkeypatch: 
     """255 is "ignored" in the ground truth and "another class" in the prediction. IoU by sets of pixels."""
     if on_device:  # in chunks
         as_on_a_device(monkeypatch)
-        monkeypatch.setattr(confusion, "EXACT", 100)
+        monkeypatch.setattr(confusion_counts, "EXACT", 100)
     rng = np.random.default_rng(0)
     truth = np.kron(rng.integers(0, 256, (12, 12)), np.ones((6, 6), int))
     prediction = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(0, 256, truth.shape))
@@ -94,8 +94,8 @@ def test_image_evaluated_by_two_processes_raises():
 
 def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes CPU tensors take the GPU path."""
-    monkeypatch.setattr(confusion, "_count_on_cpu", confusion._count_on_device)
-    monkeypatch.setattr(confusion, "_extremes_on_cpu", confusion._extremes_on_device)
+    monkeypatch.setattr(confusion_counts, "_count_on_cpu", confusion_counts._count_on_device)
+    monkeypatch.setattr(confusion_counts, "_extremes_on_cpu", confusion_counts._extremes_on_device)
 
 
 def test_update_does_not_synchronise():

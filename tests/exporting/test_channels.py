@@ -17,8 +17,8 @@ from densevit.cli import main
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.sample_resizing import resize_image
 from densevit.exporting import files
-from densevit.exporting.comparison import example_images
-from densevit.exporting.resizing import Resizing
+from densevit.exporting.exported_resizing import Resizing
+from densevit.exporting.file_comparison import example_images
 from densevit.inference import runtimes
 from tests.exporting.small_models import CELLS, CHANNELS, NAIVE, channel_predictor, evaluated_at
 

@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import densevit
 from densevit.errors import PluginError
-from densevit.exporting import comparison, deployable
+from densevit.exporting import deployable, file_comparison
 from densevit.exporting.deployment import merge_blocks, simplified
 from densevit.exporting.graph import ExportedGraph
 from densevit.inference import runtimes
@@ -73,7 +73,7 @@ def test_a_model_without_batch_norms_gives_the_same_outputs(backbone: dict[str, 
     before = {name: value.clone() for name, value in model.state_dict().items()}
     made = deployable(model)
     assert norms(model) and not norms(made) and not made.training
-    images = torch.from_numpy(comparison.example_images((75, 103), 2, 1))
+    images = torch.from_numpy(file_comparison.example_images((75, 103), 2, 1))
     assert type(deployable(Predictor(model))) is Predictor
     with torch.no_grad():
         expected, found = ExportedGraph(model)(images), ExportedGraph(made)(images)
@@ -225,6 +225,6 @@ def test_a_file_has_merged_blocks_and_neither_batch_norms_nor_unused_weights(tmp
     assert not any("narrow" in name for name in weights)
     run = runtimes.load(exported.path)
     for count in (1, 2, 5):
-        images = comparison.example_images((75, 107), count, count)
-        found = comparison.differences(ExportedGraph(model), run, images)
+        images = file_comparison.example_images((75, 107), count, count)
+        found = file_comparison.differences(ExportedGraph(model), run, images)
         assert max(found.values()) <= 1e-4, found

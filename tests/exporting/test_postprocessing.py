@@ -15,7 +15,7 @@ import densevit
 from densevit import registry
 from densevit.cli import main
 from densevit.errors import ConfigError
-from densevit.exporting import comparison, files, prediction_comparison
+from densevit.exporting import file_comparison, files, prediction_comparison
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class
 from densevit.model import DenseModel, exported_outputs
@@ -256,7 +256,7 @@ def test_every_head_is_exported(head: str, tmp_path: Path):
     exported = densevit.export(predictor, tmp_path / "x.onnx", postprocess=True, threshold=None)
     assert exported.difference <= 1e-4
     loaded = densevit.load(exported.path, trust=True)
-    image = torch.from_numpy(comparison.example_images((75, 107), 1, 5)[0])
+    image = torch.from_numpy(file_comparison.example_images((75, 107), 1, 5)[0])
     assert [*loaded.predict(image)] == [*predictor.predict(image)]
 
 

@@ -14,7 +14,7 @@ from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError
 from densevit.exporting import quantization
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.quantization import Quantization, calibration_images, checked, quantize
 from densevit.inference.file_model import RecordedEvaluation
@@ -117,7 +117,7 @@ def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(t
 def test_no_images_and_no_model_are_errors_of_one_line(tmp_path: Path):
     image = example_images((8, 8), 1, 0)
     write_layers(tmp_path / "x.onnx", 8)
-    with pytest.raises(DataError, match=r"x\.onnx: there are no images on which int8 could be calibrated\."):
+    with pytest.raises(DataError, match=r"x\.onnx: int8 needs calibration images, and there are none\."):
         quantize(tmp_path / "x.onnx", [], image, {})
     (tmp_path / "x.onnx").write_bytes(b"no file")
     with pytest.raises(densevit.DensevitError, match=r"x\.onnx: ONNX Runtime cannot quantise this model: [^\n]*$"):

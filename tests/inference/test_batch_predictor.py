@@ -17,7 +17,7 @@ from pycocotools import mask as rle
 import densevit
 from densevit import BatchPredictor
 from densevit.data.io.prediction_columns import image_columns, object_columns
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.inference import batch_predictor
 from densevit.targets.types import TargetTypes
 from tests.exporting.small_models import CHANNELS, NAIVE, channel_predictor

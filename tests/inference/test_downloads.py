@@ -103,7 +103,7 @@ def test_an_address_of_this_machine_and_its_redirects_are_read(
     [
         ("announced", {"URL_BYTES": 2**16}, "announced: the server sends more than 65,536 bytes, the lim"),
         ("endless", {"URL_BYTES": 2**16}, "endless: the server sends more than 65,536 bytes, the lim"),
-        ("slow", {"URL_SECONDS": 0.5}, "slow cannot be downloaded: it is not complete after 0.5 s"),
+        ("slow", {"URL_SECONDS": 0.5}, "slow cannot be downloaded: not complete after 0.5 s"),
         ("cut", {}, "cut cannot be downloaded: IncompleteRead"),
         ("late.png", {"URL_TIMEOUT": 0.2}, "late.png.*no answer within 0.2 s"),
         ("gone.png", {}, "gone.png.*404 Not Found"),

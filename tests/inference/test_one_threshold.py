@@ -17,7 +17,7 @@ from densevit.inference.batch_predictor import BatchPredictor
 from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
 from densevit.targets import RunLengthMasks
-from densevit.training.loop.evaluators import build_evaluators
+from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit_workbench.interchange.prelabels import write_prelabels
 from tests.cli.stand_in import StandIn
 from tests.exporting.small_models import FOUR_MAPS, evaluated_at
@@ -80,7 +80,7 @@ def stand_in(request: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> t
     model, (thresholds, expected) = StandIn(("cells",)), MODELS[request.param]
     model.model.score_thresholds, see = dict(thresholds), model.see
     monkeypatch.setattr(model, "see", lambda *size: {**see(*size), "scores": torch.tensor([0.75, SHIFTED])})
-    monkeypatch.setattr("densevit.inference.loading.load", lambda *_: model)
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *_: model)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (40, 30)).save("a.png")
     assert main(["predict", "RUN", "a.png", "--out", "found"]) == 0
@@ -92,9 +92,7 @@ def test_predict_and_prelabel_have_one_default_and_name_it(
 ) -> None:
     model, expected = stand_in
     count = 2 if expected == OWN else 1
-    origin = (
-        "the largest F1 in the model's validation" if expected == OWN else "the default, because the model has none"
-    )
+    origin = "the largest F1 in the model's validation" if expected == OWN else "the default, as the model has none"
     assert main(["predict", "RUN", "a.png", "--out", "again"]) == 0
     assert f"predictions.csv: the {count} objects of score {expected} or more ({origin}" in capsys.readouterr().out
     assert main(["data", "prelabel", "RUN", "found", "labels.json"]) == 0
@@ -154,7 +152,7 @@ def test_predictions_of_another_model_are_refused(
     next(model.model.parameters()).data += 1
     assert main([word.replace("RUN", "other") for word in command]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "found has the predictions of another model" in said and "'RUN'" in said and "'other'" in said
+    assert "found has predictions of another model" in said and "'RUN'" in said and "'other'" in said
     Path("found/predict.json").unlink()
     assert main(command) == 2
     assert "found has no predict.json" in " ".join(capsys.readouterr().err.split())

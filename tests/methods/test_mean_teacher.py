@@ -17,8 +17,8 @@ from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
 from densevit.interfaces import LossContext
 from densevit.targets.types import TargetTypes
-from densevit.training.loop.method import Supervised
-from densevit.weights.building import build_model
+from densevit.training.loop.supervised_method import Supervised
+from densevit.weights.pretrained_models import build_model
 from densevit_methods.colours import color_jitter, gaussian_blur, strong_colours
 from densevit_methods.mean_teacher import MeanTeacher
 from densevit_methods.pseudo_targets import missing_labels

@@ -12,7 +12,7 @@ from densevit.config import Config
 from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import LossContext
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from densevit_methods.output_distillation import OutputDistillation
 from tests.methods import pretraining
 from tests.methods.pretraining import BACKBONES, DEPTH, FEW_LABELS, SETR, batch_of, randomised

@@ -11,7 +11,7 @@ from densevit import config as configs
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Head, Neck
 from densevit.model import DenseModel
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from densevit_backbones.resnet import ResNet
 from tests.model.small_models import CLASSES, Averaged, Mean, of_heads
 

@@ -15,7 +15,7 @@ from densevit.errors import ConfigError, DensevitError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit.weights import model_file
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from tests.training.runs import train
 
 CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))

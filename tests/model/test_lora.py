@@ -18,7 +18,7 @@ from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit.model.lora import adapted_layers, add_adapters, merged_state
 from densevit.weights import hub, model_file
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from tests.model.small_models import Stem
 from tests.training.runs import train
 

@@ -261,5 +261,5 @@ def test_weights_need_a_known_first_layer():
     names = ("nir", "red", "green")
     backbone = BackboneSection(name=f"{__name__}:Three", channels=Channels(names, "uint8", ((0.0, 255.0),) * 3))
     checkpoint = TranslatedCheckpoint("theirs.pth", Three().state_dict())
-    with pytest.raises(ConfigError, match=r"Three' has no in_channels, so that its first layer is not known"):
+    with pytest.raises(ConfigError, match=r"Three' has no in_channels, so its first layer is unknown"):
         fit_backbone(_model(backbone), checkpoint, ())

@@ -17,7 +17,7 @@ from densevit_methods.teachers import load_backbone
 HEAD = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}
 OF_HEADS = ("heads", "necks", "log_variances", "classes", "score_thresholds", "target_types", "weights")
 OTHERS = {
-    "densevit/model/build.py": "the builder",
+    "densevit/model/model_factory.py": "the builder",
     "plugins/densevit_workbench/testing/head_export.py": "a head under test, on a backbone that only it has",
     "tools/benchmarks/predicting.py": "a backbone that only waits",
 }

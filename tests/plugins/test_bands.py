@@ -137,7 +137,7 @@ def test_a_backbone_of_three_channels_is_refused_at_the_start(folder, tmp_path, 
 def test_methods_that_change_colours_are_refused(folder, tmp_path, capsys):
     command = ["train", str(folder / "fields.yaml"), "method.name=simmim", "--run-dir", str(tmp_path / "run")]
     assert main(command) != 0
-    assert "SimMIM is for images of RGB of 8 bits; the data has blue, green" in capsys.readouterr().err
+    assert "SimMIM is for 8-bit RGB images; the data has blue, green" in capsys.readouterr().err
 
 
 def test_the_exported_file_takes_the_same_images(folder):

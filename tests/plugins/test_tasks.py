@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from densevit.cli import main
 from densevit.config import load as load_config
 from densevit.data.data_builder import build_data
-from densevit.inference.loading import load
+from densevit.inference.model_loading import load
 
 pytestmark = pytest.mark.integration
 

@@ -28,7 +28,7 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit.weights import model_file
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 
 pytestmark = pytest.mark.integration
 
@@ -47,7 +47,7 @@ SOURCE = """
     import pytorch_lightning, torch
     from densevit.data.transforms.fixed import Fixed
     from densevit.evaluation.miou import SemanticSegmentation
-    from densevit.training.loop.method import Supervised
+    from densevit.training.loop.supervised_method import Supervised
     from densevit_backbones.resnet import ResNet
     from densevit_heads.setr import Setr
     from densevit_necks.fpn import FPN
@@ -88,7 +88,7 @@ def payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "payload.py").write_text(textwrap.dedent(SOURCE))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", os.getcwd())])
-    monkeypatch.setattr("densevit.training.run.output._write_report", lambda *_: None)
+    monkeypatch.setattr("densevit.training.run.run_output._write_report", lambda *_: None)
     yield tmp_path
     sys.modules.pop("payload", None)
 

@@ -143,7 +143,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from densevit import config as configs
     from densevit.data.data_builder import build_data
     from densevit.weights import model_file
-    from densevit.weights.building import build_model
+    from densevit.weights.pretrained_models import build_model
 
     folder = tmp_path_factory.mktemp("tiny") / "run"
     folder.mkdir()

@@ -51,7 +51,7 @@ SCHEMA = {
     "trainer.checkpoint_every=0s": "a valid integer or a time such as 30s, 5min or 1h, not '0s'",
     "trainer.ema=1": "less than 1",
     "trainer.ema=true": "trainer.ema should be a valid number, not true.",
-    "inference.scales=[]": "is empty: give at least one value",
+    "inference.scales=[]": "is empty: set at least one value",
 }  # fmt: skip
 
 # Options that the plugin's constructor checks; `train` builds the model before it creates a folder.

@@ -62,7 +62,7 @@ def edit(run: Path, old: str, new: str) -> None:
 @contextmanager
 def interrupted_after(step: int) -> Iterator[None]:
     """Trainings get SIGINT, as by Ctrl-C, at the end of this optimiser step."""
-    from densevit.training.callbacks.checkpointing import Checkpointing
+    from densevit.training.callbacks.checkpoint_writer import Checkpointing
 
     original = Checkpointing.on_train_batch_end
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
-from densevit.weights.file_kinds import kind
+from densevit.weights.file_kinds import file_format
 from tests.weights.states import STATE, assert_state
 
 OTHER = {"x": torch.zeros(1)}
@@ -238,7 +238,7 @@ def test_kind_is_detected_from_the_content(tmp_path):
     for path in files(tmp_path):
         for suffix in (".pth", ".safetensors", ".npz", ""):
             renamed = path.rename(tmp_path / f"w{suffix}")
-            assert kind(renamed) == kinds[path.name]
+            assert file_format(renamed) == kinds[path.name]
             assert_state(read(renamed).tensors, TENSORS)
             renamed.rename(path)
 

@@ -12,8 +12,8 @@ from densevit.config import ModelSections
 from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head, Neck
 from densevit.model import DenseModel
-from densevit.weights.building import build_model
 from densevit.weights.model_file import load, load_backbone, save, save_backbone
+from densevit.weights.pretrained_models import build_model
 from tests.weights.loading import built
 from tests.weights.states import equal
 
@@ -143,7 +143,7 @@ def test_a_model_without_a_config_comes_back_as_it_was(saved, tmp_path):
 def test_a_model_built_from_its_parts_is_refused(saved):
     model, path = saved
     parts = DenseModel(model.backbone, dict(model.heads))
-    with pytest.raises(WeightsError, match=r"not known\. Fix: build it with densevit\.create_model"):
+    with pytest.raises(WeightsError, match=r"unknown\. Fix: build it with densevit\.create_model"):
         save(parts, path)
 
 

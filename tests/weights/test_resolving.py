@@ -13,8 +13,8 @@ import densevit
 from densevit import config as configs
 from densevit.config import Config
 from densevit.interfaces import Class
-from densevit.weights.building import build_pretrained
 from densevit.weights.model_file import save_backbone
+from densevit.weights.pretrained_models import build_pretrained
 from densevit.weights.resolving import resolve
 from tests.weights.authors_files import write_in_layout
 

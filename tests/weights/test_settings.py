@@ -11,12 +11,12 @@ from densevit import config as configs
 from densevit.config.values import with_value
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class
-from densevit.weights.building import build_model
 from densevit.weights.converting import with_settings
 from densevit.weights.key_mapping import saved_options, translate_back
 from densevit.weights.label_sets import coco_classes, segmentation_classes
 from densevit.weights.layouts import find
-from densevit.weights.preprocessing import of_folder, of_timm
+from densevit.weights.preprocessing import folder_metadata, timm_metadata
+from densevit.weights.pretrained_models import build_model
 from densevit_heads.dpt.checkpoints import KITTI, NYU
 from tests.configs.published import with_variants
 from tests.weights.loading import built
@@ -123,13 +123,13 @@ def test_swinv2_windows_are_those_of_timm_s_names_and_of_config_json():
         ("swinv2_base_window12_192", (12, 12, 12, 6), None),
     ):
         options = {"backbone.window_size": window, "backbone.pretrained_window_sizes": before}
-        assert saved({}, of_timm({"architecture": architecture})) == options
+        assert saved({}, timm_metadata({"architecture": architecture})) == options
     config = {"model_type": "swinv2", "image_size": 128, "window_size": 8, "pretrained_window_sizes": [4, 4, 4, 2]}
     options = {"backbone.window_size": (8, 8, 8, 4), "backbone.pretrained_window_sizes": (4, 4, 4, 2)}
     config |= {"embed_dim": 32, "num_heads": [1, 2, 4, 8], "patch_size": 4}
     found = find("transformers-swinv2").options.saved({}, {"config": config})
     assert {name: found[name] for name in options} == options
-    assert saved({}, of_timm({"architecture": "swin_tiny_patch4_window7_224"})) == {}
+    assert saved({}, timm_metadata({"architecture": "swin_tiny_patch4_window7_224"})) == {}
 
 
 def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
@@ -137,11 +137,13 @@ def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     layout = find("transformers-detr")
     options = {"backbone.dilation": True, "heads.detection.transformer.num_heads": 4}
-    assert layout.options.saved({}, of_folder(tmp_path)) == options
+    assert layout.options.saved({}, folder_metadata(tmp_path)) == options
     for wrong in ({"backbone_config": 5}, {"encoder_attention_heads": [1]}):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "detr", **wrong}))
-        with pytest.raises(WeightsError, match=r"config\.json beside the weights is not that of a transformers-detr"):
-            saved_options({}, layout, of_folder(tmp_path))
+        with pytest.raises(
+            WeightsError, match=r"config\.json beside the weights does not describe a transformers-detr"
+        ):
+            saved_options({}, layout, folder_metadata(tmp_path))
 
 
 def test_window_of_config_json_is_set_unless_the_config_has_one(tmp_path):

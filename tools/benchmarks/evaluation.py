@@ -20,7 +20,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from densevit.evaluation import coco
+from densevit.evaluation import coco_ap
 from densevit.interfaces import Class
 
 Pair = tuple[dict[str, Any], dict[str, Any]]
@@ -57,8 +57,8 @@ def batches(
 
 
 def with_densevit(pairs: list[Pair], classes: list[Class], backend: str) -> float:
-    with mock.patch.object(coco, "fastest_backend", lambda: backend):
-        evaluator = coco.CocoDetection(classes)
+    with mock.patch.object(coco_ap, "fastest_backend", lambda: backend):
+        evaluator = coco_ap.CocoDetection(classes)
         for predictions, truths in batches(pairs):
             evaluator.update(predictions, truths)
         return evaluator.compute()["AP"]

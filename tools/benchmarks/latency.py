@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import densevit
 from densevit.config.yaml_io import shipped_configs
-from densevit.exporting.comparison import example_images
 from densevit.exporting.deployment import deployable, simplified
+from densevit.exporting.file_comparison import example_images
 from densevit.exporting.graph import ExportedGraph
 from densevit.model import DenseModel
 

@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 
 from densevit.training.run.metrics_csv import MetricsCsv
-from densevit.training.run.output import FINISHED
+from densevit.training.run.run_output import FINISHED
 from tools.conventions import results
 from tools.conventions.tree import Tree
 

@@ -13,7 +13,7 @@ import numpy as np
 from densevit.data.io.file_errors import check_regular
 from densevit.errors import DataError, has_surrogates, listed
 from densevit.interfaces import Class
-from densevit.registry.options import shown
+from densevit.registry.plugin_options import shown
 
 _INT64 = 2**63
 _LARGEST_SIDE = 2**30

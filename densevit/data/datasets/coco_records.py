@@ -12,7 +12,7 @@ from densevit.data.datasets.coco_json import Images, is_identifier, is_number, u
 from densevit.data.datasets.coco_segmentations import Packed, packed_segmentation
 from densevit.data.datasets.rotated_boxes import bounds_of, rotated_corners, rotation_of
 from densevit.errors import DataError
-from densevit.registry.options import shown
+from densevit.registry.plugin_options import shown
 
 INVALID_SEGMENTATIONS = "invalid segmentations"
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from densevit.data.datasets.coco_json import color_of
 from densevit.errors import DataError, counted
 from densevit.interfaces import IGNORE, Class
-from densevit.registry.options import shown
+from densevit.registry.plugin_options import shown
 
 _Byte = Annotated[int, Field(strict=True, ge=0, le=255)]
 Color = tuple[_Byte, _Byte, _Byte]

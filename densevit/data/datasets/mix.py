@@ -13,7 +13,7 @@ from densevit.config.values import Float, Int
 from densevit.data.datasets.file_checks import OnError, check_files
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample, Targets
-from densevit.registry.options import check, takes
+from densevit.registry.plugin_options import check, takes
 from densevit.targets.types import TargetTypes, registered_tasks
 
 _LONGEST_EPOCH = 10**8  # images

@@ -21,7 +21,7 @@ from densevit.data.datasets.coco_json import (
 )
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, Class
-from densevit.registry.options import shown
+from densevit.registry.plugin_options import shown
 
 _MOST_IDS = 2**24
 _EXPECTED = "expected one, with the file_name of its PNG and its segments_info."

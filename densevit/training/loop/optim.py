@@ -14,7 +14,7 @@ from densevit.inference.predictor import Predictor, dense_model
 from densevit.layers.precision import keep_state_types
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups, parameter_rates
-from densevit.registry.options import GIVEN, OFFERED, parameters_of
+from densevit.registry.plugin_options import GIVEN, OFFERED, parameters_of
 
 
 def learning_rate(section: OptimSection, images_per_step: int) -> float:

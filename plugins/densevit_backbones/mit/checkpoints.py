@@ -15,7 +15,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 from densevit_backbones.mit.variants import HEADS, REDUCTIONS, VARIANTS
 
 LICENCE = "NVIDIA Source Code License for SegFormer, non-commercial use only (NVlabs/SegFormer)"

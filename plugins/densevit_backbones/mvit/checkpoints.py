@@ -152,7 +152,7 @@ DETECTRON2 = CheckpointLayout(
     name="detectron2-mvitv2",
     marks=("scale2_norm.weight", *(f"blocks.{{i}}.{x}.*" for x in ("norm1", "attn.qkv", "mlp.fc1", "attn.pool_k"))),
     lines=(
-        *(line for line in _LINES if line.theirs != "norm.*"),
+        *(line for line in _LINES if line.foreign_key != "norm.*"),
         *(Line(f"scale{i + 2}_norm.*", f"feature_norms.{i}.*") for i in range(4)),
     ),
     describe=_of_detectors,

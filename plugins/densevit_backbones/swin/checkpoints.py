@@ -56,7 +56,7 @@ def _torchvision_2(theirs: str, ours: str) -> list[Line]:
         Line(f"{theirs}.attn.qkv.bias[0/3]", f"{ours}.attention.query_bias"),
         Line(f"{theirs}.attn.qkv.bias[1/3]", ZEROS),
         Line(f"{theirs}.attn.qkv.bias[2/3]", f"{ours}.attention.value_bias"),
-        *(line for line in _version_2(theirs, ours, ("0", "3")) if not line.theirs.endswith("_bias")),
+        *(line for line in _version_2(theirs, ours, ("0", "3")) if not line.foreign_key.endswith("_bias")),
     ]
 
 
@@ -151,7 +151,7 @@ MICROSOFT_DENSE = CheckpointLayout(
     name="microsoft-swin-dense",
     marks=("norm0.weight", _ENDS, f"{_OF_LAYERS}.{_TABLE}"),
     lines=(
-        *(line for line in MICROSOFT.lines if line.theirs != "norm.*"),
+        *(line for line in MICROSOFT.lines if line.foreign_key != "norm.*"),
         *(Line(f"norm{i}.*", f"feature_norms.{i}.*") for i in range(4)),
     ),
     describe=partial(describe, shift="dense"),

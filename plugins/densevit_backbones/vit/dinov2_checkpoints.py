@@ -14,7 +14,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.positions import TOKENS, added_to_tokens
+from densevit.weights.token_positions import TOKENS, added_to_tokens
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 from densevit_backbones.vit.timm_checkpoints import VIT
 

@@ -17,7 +17,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.positions import TOKENS
+from densevit.weights.token_positions import TOKENS
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 
 DINOV3_LICENCE = "DINOv3 License (facebookresearch/dinov3: code and weights; access on request)"

@@ -17,7 +17,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.positions import GRID, TOKENS, added_to_tokens
+from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
 from densevit_backbones.vit.inferred_options import GELU, OPTIONS, STANDARDIZATION, describe
 from densevit_backbones.vit.variants import HYBRID_BLOCKS
 

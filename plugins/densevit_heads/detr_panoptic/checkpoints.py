@@ -13,7 +13,7 @@ UNSAVED = tuple(option.replace(detector.HEAD, OPTIONS) for option in detector.UN
 
 def detector_lines(lines: Sequence[Line]) -> tuple[Line, ...]:
     """The lines of a detector's layout, whose keys begin with `detr.` in a panoptic model."""
-    return tuple(Line(f"detr.{line.theirs}", line.ours.replace(detector.HEAD, HEAD), line.change) for line in lines)
+    return tuple(Line(f"detr.{line.foreign_key}", line.key.replace(detector.HEAD, HEAD), line.change) for line in lines)
 
 
 MASK_LINES = (  # also those of transformers' files

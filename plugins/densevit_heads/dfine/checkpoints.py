@@ -11,7 +11,7 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.rtdetr.checkpoints import BLACK, LABELS, WHITE, classes_of, mlp
 

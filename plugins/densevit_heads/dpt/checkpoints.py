@@ -11,8 +11,8 @@ from typing import Any, Literal
 from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, by_name_only, find
-from densevit.weights.positions import added_to_tokens
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
+from densevit.weights.token_positions import added_to_tokens
 from densevit_heads.setr import checkpoints as setr
 
 Task = Literal["depth", "segmentation"]

@@ -21,7 +21,7 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.weights.layouts import backbone_lines, backbone_rearrangement, by_name_only, find
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
 
 FEATURES = "backbone.features"

@@ -15,7 +15,7 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.weights.layouts import backbone_rearrangement, find
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
 from densevit_heads.dpt.depth_anything_checkpoints import (
     FEATURES,
@@ -56,7 +56,7 @@ def _lines() -> tuple[Line, ...]:
         lines.append(Line(f"{fuse}.residual_layer{{u}}.convolution{{c}}.*", f"{unit}.conv{{c}}.*"))
         lines.append(Line(f"{fuse}.projection.*", f"{decode}.fuse.{place}.projection.*"))
     lines.append(Line("head.conv{i}.*", "heads.depth.conv{i}.*"))
-    encoder = (Line(f"backbone.{line.theirs}", f"backbone.{line.ours}", line.change) for line in _DINOV2.lines)
+    encoder = (Line(f"backbone.{line.foreign_key}", f"backbone.{line.key}", line.change) for line in _DINOV2.lines)
     return (*encoder, *lines)
 
 

@@ -26,8 +26,8 @@ from densevit.interfaces import (
 )
 from densevit.set_prediction.mask_segments import Task
 from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.positions import GRID, TOKENS
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
+from densevit.weights.token_positions import GRID, TOKENS
 from densevit_heads.mask2former.checkpoints import KEYS, classes_of
 
 NAMES: dict[Task, str] = {"panoptic": "eomt", "instance": "eomt_instance", "semantic": "eomt_semantic"}
@@ -103,8 +103,8 @@ def _transformers_dinov3() -> tuple[Line, ...]:
     names = {"layer.{i}.": "layers.{i}.", "norm.*": "layernorm.*"}
     lines = []
     for line in backbone_lines(_DINOV3, ""):
-        old = next((old for old in names if line.theirs.startswith(old)), "")
-        lines.append(line._replace(theirs=names.get(old, "") + line.theirs.removeprefix(old)))
+        old = next((old for old in names if line.foreign_key.startswith(old)), "")
+        lines.append(line._replace(foreign_key=names.get(old, "") + line.foreign_key.removeprefix(old)))
     return tuple(lines)
 
 

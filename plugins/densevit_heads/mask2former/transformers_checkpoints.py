@@ -59,7 +59,7 @@ def _head_lines(head: str) -> tuple[Line, ...]:
 
 
 def _swin_lines() -> tuple[Line, ...]:
-    lines = [line for line in backbone_lines(_SWIN, _ENCODER) if "feature_norms" not in line.ours]
+    lines = [line for line in backbone_lines(_SWIN, _ENCODER) if "feature_norms" not in line.key]
     norms = f"{_ENCODER}hidden_states_norms.stage"
     return (*lines, *(Line(f"{norms}{i + 1}.*", f"backbone.feature_norms.{i}.*") for i in range(4)))
 

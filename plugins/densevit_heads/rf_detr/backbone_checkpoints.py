@@ -13,8 +13,8 @@ from torch import Tensor
 from densevit.errors import WeightsError
 from densevit.interfaces import ZEROS, Change, Line, StateDict
 from densevit.weights.layouts import backbone_rearrangement, find
-from densevit.weights.positions import GRID
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
+from densevit.weights.token_positions import GRID
 
 DINOV2 = next(layout for layout in find("transformers-vit").variants if layout.name == "transformers-dinov2")
 BEIT = find("beit")
@@ -29,7 +29,11 @@ _RF, _LW, _MODEL = "backbone.0.encoder.encoder.", "backbone.0.encoder.", "model.
 
 def _lines(lines: Iterable[Line], prefix: str) -> tuple[Line, ...]:
     return tuple(
-        Line(line.theirs if line.theirs == ZEROS else prefix + line.theirs, f"backbone.{line.ours}", line.change)
+        Line(
+            line.foreign_key if line.foreign_key == ZEROS else prefix + line.foreign_key,
+            f"backbone.{line.key}",
+            line.change,
+        )
         for line in lines
     )
 

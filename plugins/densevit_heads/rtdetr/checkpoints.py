@@ -24,7 +24,7 @@ from densevit.interfaces import (
 )
 from densevit.weights.label_sets import instance_classes
 from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 
 HEAD = "heads.detection"

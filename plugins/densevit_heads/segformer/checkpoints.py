@@ -14,7 +14,7 @@ from densevit.interfaces import (
 )
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
 
 _HEAD = "heads.segmentation"
 _NVIDIA, _TRANSFORMERS = find("nvidia-mit"), find("transformers-mit")

@@ -18,8 +18,8 @@ from densevit.interfaces import (
 )
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import find
-from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
+from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
 
 _VIT = find("timm-vit")
 _RECIPES = {150: "ade20k/setr_pup_vit_large", 19: "cityscapes/setr_pup_vit_large"}  # by the number of classes

@@ -17,7 +17,7 @@ from densevit.interfaces import (
 )
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
 
 _HEAD = "heads.segmentation"
 _SWIN, _DENSE = find("transformers-swin"), find("microsoft-swin-dense")  # SwinBackbone has the rule of the second
@@ -88,7 +88,7 @@ def _convnext_lines() -> tuple[Line, ...]:
 
 
 def _swin_lines() -> tuple[Line, ...]:
-    lines = [line for line in backbone_lines(_SWIN.name, "backbone.") if "feature_norms" not in line.ours]
+    lines = [line for line in backbone_lines(_SWIN.name, "backbone.") if "feature_norms" not in line.key]
     norms = (Line(f"backbone.hidden_states_norms.{name}.*", f"backbone.feature_norms.{i}.*") for i, name in _numbered())
     return (*lines, *norms)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from densevit import config as configs
 from densevit import registry
-from densevit.config import Config, merging, yaml_io
+from densevit.config import Config, config_layers, yaml_io
 from densevit.errors import ConfigError, DensevitError, did_you_mean
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.file_model import FileModel, build
@@ -102,7 +102,7 @@ def cases_of_protocol(
             "section to mine.yaml, as in `{name: swin, variant: tiny}`, and give --backbones mine.yaml."
         )
     file = yaml_io.find_file(protocol)
-    layer = merging.with_overrides(merging.read(file), overrides)
+    layer = config_layers.with_overrides(config_layers.read(file), overrides)
     sections = {head: _head(head, layer.values.get("heads", {})) for head in heads}
     cases = []
     for backbone in backbones:

@@ -15,7 +15,7 @@ from densevit.atomic_io import check_writable, locked_folder
 from densevit.config import Config
 from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, DensevitError, one_line
-from densevit.inference.loading import device_of
+from densevit.inference.model_loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.paths import user_path

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from densevit.atomic_io import check_writable
 
     check_writable(args.out.absolute().parent, args.out)  # before slow imports
-    from densevit.inference.loading import load
+    from densevit.inference.model_loading import load
     from densevit.inference.scores import threshold_origin
     from densevit_workbench.interchange.prelabels import write_prelabels
 

@@ -33,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     from densevit.atomic_io import check_new_folder, locked_folder
-    from densevit.inference.loading import load
+    from densevit.inference.model_loading import load
     from densevit_workbench.inspection.model_inspection import inspect
 
     out = args.out or Path(f"inspect-{Path(args.image).stem}")

@@ -19,7 +19,7 @@ from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.transforms.sample_resizing import TrainingTransform
 from densevit.errors import ConfigError, DataError, DensevitError, warn_once
 from densevit.interfaces import Dataset
-from densevit.registry.options import takes
+from densevit.registry.plugin_options import takes
 from densevit_workbench.doctor import checks
 from densevit_workbench.doctor.augmented_samples import augmented_samples, both_readings
 from densevit_workbench.doctor.channel_examination import proposed_keys

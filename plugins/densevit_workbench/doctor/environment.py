@@ -64,7 +64,7 @@ def _torch() -> dict[str, str]:
     import torch
     from torch.utils import collect_env
 
-    from densevit.training.loop.precision import resolve
+    from densevit.training.loop.training_precision import resolve
 
     info: dict[str, Any] = collect_env.get_env_info()._asdict()
     rows = {key.replace("_", " "): str(info[key]).strip() for key in info if key not in _LEFT_OUT and info[key]}

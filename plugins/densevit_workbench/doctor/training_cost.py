@@ -14,7 +14,7 @@ from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, check_model, kinds_of_heads
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from densevit_workbench.doctor.findings import Findings
 from densevit_workbench.model_cost import model_cost
 

@@ -14,7 +14,7 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.sample_resizing import build_evaluation_transform
 from densevit.errors import DensevitError
 from densevit.inference.image_inputs import as_sample
-from densevit.inference.loading import load
+from densevit.inference.model_loading import load
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
 from densevit.paths import user_path

@@ -12,7 +12,7 @@ from densevit.data.datasets.rotated_boxes import rotation_of
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.folders import files_below
 from densevit.errors import DataError, UnreadableFileError
-from densevit.registry.options import shown
+from densevit.registry.plugin_options import shown
 from densevit_workbench.interchange.annotated import (
     TO_CONVERT,
     Annotated,

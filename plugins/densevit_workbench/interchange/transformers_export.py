@@ -19,7 +19,7 @@ from densevit.paths import user_path
 from densevit.weights import layouts, model_file
 from densevit.weights.converting import Converted
 from densevit.weights.key_mapping import canonical, describe, option_of, translate_back
-from densevit.weights.state import read_safetensors, write_safetensors
+from densevit.weights.state_dict_io import read_safetensors, write_safetensors
 from densevit.weights.weights_table import listed
 from densevit_workbench.interchange.foreign_weights import convert
 

@@ -9,7 +9,7 @@ from densevit.atomic_io import check_writable
 from densevit.errors import ConfigError
 from densevit.paths import user_path
 from densevit.reporting.html_page import fragment
-from densevit.reporting.report import overview, write_report
+from densevit.reporting.run_report import overview, write_report
 from densevit_workbench.reports.run_comparison import comparison_overview, write_comparison
 
 FILES = ("config.yaml", "metrics.json", "metrics.csv")

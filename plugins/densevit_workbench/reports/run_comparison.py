@@ -9,7 +9,7 @@ from typing import Any
 from densevit.config.yaml_io import parse
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file, tables_file
-from densevit.reporting import plots, report
+from densevit.reporting import plots, run_files, run_report
 from densevit.reporting.curves import Points, read_curves
 from densevit.reporting.html_page import (
     Folded,
@@ -57,7 +57,7 @@ def comparison_overview(runs: Sequence[Path]) -> list[Part]:
 def _named(runs: Sequence[Path]) -> tuple[dict[str, Path], dict[str, str]]:
     """The folders and the texts of their configs by name."""
     names = dict(zip(names_of(runs), map(Path, runs), strict=True))
-    return names, {name: report.text_of(run / "config.yaml") for name, run in names.items()}
+    return names, {name: run_files.text_of(run / "config.yaml") for name, run in names.items()}
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:
@@ -71,7 +71,7 @@ def names_of(runs: Sequence[Path]) -> list[str]:
 
 
 def _runs(names: Mapping[str, Path], configs: Mapping[str, str]) -> list[Part]:
-    rows = [[name, report.about(run, configs[name])] for name, run in names.items()]
+    rows = [[name, run_files.about(run, configs[name])] for name, run in names.items()]
     return [text_table([["run", "about"], *rows])]
 
 
@@ -107,7 +107,7 @@ def _metrics(names: Mapping[str, Path], data: Mapping[str, Mapping[str, str] | N
     metrics = {name: _read_metrics(run) for name, run in names.items()}
     rows, best = [], []
     for metric in dict.fromkeys(metric for values in metrics.values() for metric in values):
-        if report.is_class_metric(metric):
+        if run_report.is_class_metric(metric):
             continue
         values = [run_metrics.get(metric) for run_metrics in metrics.values()]
         rows.append([metric, *(ABSENT if value is None else repr(value) for value in values)])
@@ -180,11 +180,11 @@ def _curves(names: Mapping[str, Path]) -> list[Part]:
     for run, folder in names.items():
         path = folder / "metrics.csv"
         for name, points in (read_curves(path) if path.is_file() else {}).items():
-            if not report.is_class_metric(name):
+            if not run_report.is_class_metric(name):
                 curves.setdefault(name, {})[run] = points
     if not curves:
         return [missing("No run has curves.")]
-    first = report.leading(curves)
+    first = run_report.leading(curves)
     further = [_overlay(name, curves[name], names) for name in curves if name not in first]
     return [
         Legend(list(names)),
@@ -202,7 +202,7 @@ def _overlay(title: str, curves: Mapping[str, Any], names: Mapping[str, Path]) -
 def _common_images(names: Mapping[str, Path]) -> list[Path]:
     """Evenly spaced images among those drawn by all runs, relative to the run folders."""
     per_run = [
-        [path.relative_to(run / "predictions") for path in report.sorted_images(run / "predictions")]
+        [path.relative_to(run / "predictions") for path in run_files.sorted_images(run / "predictions")]
         for run in names.values()
     ]
     common = [path for path in per_run[0] if all(path in paths for paths in per_run[1:])]

@@ -12,10 +12,10 @@ from densevit.config.yaml_io import parse
 from densevit.errors import ConfigError, listed
 from densevit.evaluation import metrics_file
 from densevit.evaluation.metrics_file import number
-from densevit.reporting import report
+from densevit.reporting import run_files, run_report
 from densevit.reporting.curves import read_curves
 from densevit.reporting.html_page import Cell, Table
-from densevit.weights.state import read_header
+from densevit.weights.state_dict_io import read_header
 from densevit_workbench.reports import run_comparison
 from densevit_workbench.reports.evaluated_data import different_keys, evaluated_data
 from densevit_workbench.reports.text_tables import latex, markdown
@@ -110,10 +110,10 @@ def runs_table(runs: Sequence[Path], form: Literal["md", "tex"]) -> RunsTable:
 
 
 def _read(path: Path) -> _Run:
-    if (path / report.EVALUATION).is_file():
+    if (path / run_report.EVALUATION).is_file():
         raise ConfigError(f"{path}: is the folder of an evaluation. Fix: name the folder of a run.")
     file = path / "config.yaml"
-    text = report.text_of(file)
+    text = run_files.text_of(file)
     config, comments = parse(text, str(file)), dict(re.findall(r"^# ([^:]+): (.+)$", text, re.MULTILINE))
     try:
         seed, data = config["seed"], evaluated_data(config["data"])
@@ -125,7 +125,7 @@ def _read(path: Path) -> _Run:
         ) from None
     values = run_comparison.flat_values(config) | {f"data.{key}": value for key, value in data.items()} | derived
     metrics = metrics_file.read(path / "metrics.json") if (path / "metrics.json").is_file() else {}
-    overall = {name: value for name, value in metrics.items() if not report.is_class_metric(name)}
+    overall = {name: value for name, value in metrics.items() if not run_report.is_class_metric(name)}
     curves = read_curves(path / "metrics.csv") if (path / "metrics.csv").is_file() else {}
     steps = {name: {step for step, _ in points} for name, points in curves.items()}
     step, validations = (

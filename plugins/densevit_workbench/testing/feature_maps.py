@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Backbone
-from densevit.registry.options import takes
+from densevit.registry.plugin_options import takes
 from densevit_workbench.testing.behaviour import RUNS
 from densevit_workbench.testing.check_results import Failure, NotChecked, check, described, require
 from densevit_workbench.testing.fixtures import BackboneFixture, Size, grid, require_class, require_new

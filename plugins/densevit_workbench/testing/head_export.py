@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.errors import DensevitError
-from densevit.exporting import comparison, files
+from densevit.exporting import file_comparison, files
 from densevit.exporting.exporting import LIMIT
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.selections import load_selections
@@ -65,7 +65,7 @@ def export(fixture: HeadFixture) -> None:
     if not is_exportable(head):
         raise NotChecked("has no exported(): `densevit export` refuses a model with it")
     graph = ExportedGraph(DenseModel(PooledImages(*fixture.levels), {"head": head})).eval()
-    images = comparison.example_images(GRID, 2, 0)
+    images = file_comparison.example_images(GRID, 2, 0)
     with torch.no_grad():
         outputs = graph(torch.from_numpy(images))
     for name, value in outputs.items():
@@ -91,11 +91,13 @@ def export(fixture: HeadFixture) -> None:
             "use MultiScaleDeformableAttention of densevit.layers.deformable_attention, or sample by indexing",
         )
         run = runtimes.load(path)
-        examples = [comparison.example_images(size, count, count) for count, size in zip((2, 1), _SIZES, strict=True)]
-        errors = [comparison.differences(graph, run, images) for images in examples]
+        examples = [
+            file_comparison.example_images(size, count, count) for count, size in zip((2, 1), _SIZES, strict=True)
+        ]
+        errors = [file_comparison.differences(graph, run, images) for images in examples]
         if any(max(by_name.values()) > LIMIT for by_name in errors):  # rounding may change a head's selection
             selections = load_selections(graph.model, written)
-            errors = [comparison.differences(graph, run, images, selections) for images in examples]
+            errors = [file_comparison.differences(graph, run, images, selections) for images in examples]
     for images, by_name in zip(examples, errors, strict=True):
         name = max(by_name, key=lambda key: by_name[key])
         count, _, height, width = images.shape

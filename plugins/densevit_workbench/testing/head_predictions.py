@@ -12,7 +12,7 @@ from densevit.interfaces import Dataset, Head, Predictions, Targets
 from densevit.targets import InstanceMasks
 from densevit.targets.target_class_mapping import with_classes
 from densevit.targets.types import TargetTypes, as_array
-from densevit.training.loop.evaluators import create_evaluator
+from densevit.training.loop.evaluator_factory import create_evaluator
 from densevit.weights.class_rows import rows_from, rows_per_class
 from densevit_workbench.testing.check_results import Failure, NotChecked, check, described, require
 from densevit_workbench.testing.fixtures import ROUNDING, difference, require_equal

@@ -12,8 +12,8 @@ from densevit.data.data_builder import build_data
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.model import DenseModel
 from densevit.targets.types import GENERAL_KEYS
-from densevit.training.loop.method import check_method as check_saved_model
-from densevit.weights.building import build_model
+from densevit.training.loop.supervised_method import check_method as check_saved_model
+from densevit.weights.pretrained_models import build_model
 from densevit_workbench.testing import state_checks
 from densevit_workbench.testing.check_results import CheckResult, NotChecked, all_passed, check, require, run
 from densevit_workbench.testing.fixtures import Fixture, require_class, require_equal, require_new

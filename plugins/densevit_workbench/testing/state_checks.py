@@ -10,7 +10,7 @@ import torch
 
 from densevit import registry
 from densevit.errors import DensevitError, PluginError
-from densevit.registry import options as signature
+from densevit.registry import plugin_options as signature
 from densevit_workbench.testing.check_results import Failure, check, described, require
 from densevit_workbench.testing.fixtures import BackboneFixture, Fixture, require_equal
 from densevit_workbench.testing.gradients import listed, perturb

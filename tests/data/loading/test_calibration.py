@@ -36,5 +36,5 @@ def test_they_are_validation_images_without_a_training_split_and_none_are_an_err
     assert len(found) == 3 and torch.equal(found[2], data.val[2]["image"])
     data = Data(SECTION, 0, 32)
     vars(data)["train"] = vars(data)["val"] = []
-    with pytest.raises(DataError, match=r"data 'scenes': there are no images on which int8 could be calibrated\. Fix:"):
+    with pytest.raises(DataError, match=r"data 'scenes': int8 needs calibration images, and there are none\. Fix:"):
         calibration_images(data)

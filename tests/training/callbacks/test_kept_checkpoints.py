@@ -75,7 +75,7 @@ def test_a_damaged_older_checkpoint_is_not_offered_and_without_another_the_fix_i
 
 def test_a_disk_without_hard_links_keeps_the_last_checkpoint_in_its_place(run, monkeypatch):
     """A run that is killed before it writes the next one is then resumed."""
-    from densevit.training.callbacks.checkpointing import _keep_as
+    from densevit.training.callbacks.checkpoint_writer import _keep_as
 
     folder = run / "checkpoints"
     content = (folder / "last.ckpt").read_bytes()

@@ -11,7 +11,7 @@ import densevit
 from densevit import registry
 from densevit.config import TrainerSection
 from densevit.losses.context import step_context
-from densevit.training.loop.method import Supervised
+from densevit.training.loop.supervised_method import Supervised
 from densevit_workbench.testing.head_checks import CHANNELS, STRIDES
 from densevit_workbench.testing.head_fixtures import HeadBatch, HeadFixture
 from tests.heads.cases import CASES

@@ -19,7 +19,7 @@ from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
 from densevit.evaluation.miou import SemanticSegmentation
-from densevit.inference.loading import create_model, load
+from densevit.inference.model_loading import create_model, load
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel

@@ -111,7 +111,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"python-{rank}.json").write_text(json.dumps(densevit.evaluate(folder / "alone")))
         (folder / f"{rank}.json").write_text(json.dumps(seen))
 
-    with without_labels(), mock.patch("densevit.training.run.output._write_report"):
+    with without_labels(), mock.patch("densevit.training.run.run_output._write_report"):
         with noted_images(seen):
             train(settings(ALONE), folder / "alone")
         train(settings(ALONE, BREAK), folder / "begun-alone")

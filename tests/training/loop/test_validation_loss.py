@@ -22,7 +22,7 @@ from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes
 from densevit.training.loop.validation_loss import ValidationLoss, image_losses
 from densevit.weights import model_file
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from tests.training.runs import rows, train
 
 SEGMENTATION = """

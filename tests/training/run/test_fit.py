@@ -130,7 +130,7 @@ def test_evaluate_takes_overrides_of_the_evaluator_as_the_command(run: "Run", tm
     found = densevit.evaluate(run, overrides=[override])
     assert plain(found) == json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found.keys() > run.metrics.keys()
-    with pytest.raises(ConfigError, match=r"heads\.surfaces\.width=8: a run is evaluated as it was trained"):
+    with pytest.raises(ConfigError, match=r"heads\.surfaces\.width=8: an evaluation cannot change the model"):
         densevit.evaluate(run, overrides=["heads.surfaces.width=8"])
     with pytest.raises(ConfigError, match="the model has no config for the overrides data.val_length=2"):
         model = run.model.model.with_heads(run.model.heads)
@@ -169,7 +169,7 @@ def test_a_model_of_no_config_needs_data_of_its_classes() -> None:
     def evaluated(names: list[str], *data: Any, **given: Any) -> dict[str, float]:
         return densevit.evaluate(densevit.create_model(backbone, {"map": head}, names).model, *data, **given)
 
-    with pytest.raises(ConfigError, match=r"evaluate: the model has no config, and so no data\. Fix: pass data="):
+    with pytest.raises(ConfigError, match=r"evaluate: the model has no config, so no data\. Fix: pass data="):
         evaluated(surfaces)
     assert set(evaluated(surfaces[::-1], section)) >= {"map/mIoU", "map/aAcc"}  # mapped by name
     with pytest.raises(DataError, match=r"model's head 'map' have no name in common\. Classes of the data: ball, "):

@@ -71,7 +71,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "small.yaml").write_text(SMALL)
-    with mock.patch("densevit.training.run.output._write_report"):
+    with mock.patch("densevit.training.run.run_output._write_report"):
         run_together("train", "small.yaml", *KILLED, "--run-dir", "run", folder=folder)
     return folder / "run"
 

@@ -65,7 +65,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, trained
 @linux
 def test_a_run_killed_as_it_saves_its_first_epoch_is_resumed_exactly(tmp_path, trained):
     """After the model and before the checkpoint."""
-    from densevit.training.callbacks.checkpointing import Checkpointing
+    from densevit.training.callbacks.checkpoint_writer import Checkpointing
 
     overrides = ["trainer.max_steps=4", "trainer.evaluate_every=0.5"]
     config = configs.from_mapping(yaml.safe_load(TINY), overrides=overrides)

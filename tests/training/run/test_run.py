@@ -14,8 +14,8 @@ import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation import tables_file
-from densevit.evaluation.coco import CocoDetection
-from densevit.reporting.confusion import read_confusion
+from densevit.evaluation.coco_ap import CocoDetection
+from densevit.reporting.confusion_heat_map import read_confusion
 from densevit.training.callbacks.best_epoch import BestEpoch
 from tests.training.runs import (
     SEGMENTATION,

@@ -128,7 +128,7 @@ def failing(*_: object) -> None:
 def test_a_drawing_that_ends_early_leaves_the_report_and_the_exit_code(
     draw: Callable[..., None], code: int, said: str, small: Path, monkeypatch: pytest.MonkeyPatch, recwarn: object
 ) -> None:
-    monkeypatch.setattr("densevit.training.run.output.draw_images", draw)
+    monkeypatch.setattr("densevit.training.run.run_output.draw_images", draw)
     run = small.parent / "run"
     assert main(["train", str(small), "trainer.max_steps=1", "--run-dir", str(run)]) == code
     assert said in " ".join(str(warning.message) for warning in recwarn)  # type: ignore[attr-defined]

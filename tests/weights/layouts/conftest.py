@@ -14,9 +14,9 @@ import densevit
 from densevit import config as configs
 from densevit.interfaces import Backbone, CheckpointLayout
 from densevit.model import DenseModel
-from densevit.weights.building import build_model
 from densevit.weights.key_mapping import Translation, canonical, describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
+from densevit.weights.pretrained_models import build_model
 from densevit_backbones.vit.variants import VARIANTS, Variant
 from densevit_heads.rf_detr import backbone_checkpoints
 

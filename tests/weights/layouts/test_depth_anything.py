@@ -11,11 +11,11 @@ from safetensors import safe_open
 import densevit
 from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.weights.building import build_pretrained
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import translate_checkpoint
 from densevit.weights.key_mapping import describe
 from densevit.weights.layouts import recognise
+from densevit.weights.pretrained_models import build_pretrained
 from densevit_workbench.interchange.foreign_weights import convert, write
 from densevit_workbench.interchange.transformers_export import export
 from tests.weights.authors_files import in_layout, write_in_layout

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import densevit
 from densevit.cli import main
 from densevit.data.io.channel_files import as_rgb
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.model import DenseModel
 from tests.exporting.small_models import CELLS, CHANNELS, channel_predictor
 

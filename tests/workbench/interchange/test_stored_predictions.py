@@ -61,7 +61,7 @@ def random_predictions(head: str, image: int) -> Predictions:
 def write(folder: Path, heads: tuple[str, ...], parquet: bool) -> None:
     images = []
     for n in range(4):
-        file = ImageFile(f"photos/{n}.jpg", f"{n:04}/x.{n}", f"id {n}, \"'" if n or parquet else 0, place=n)
+        file = ImageFile(f"photos/{n}.jpg", f"{n:04}/x.{n}", f"id {n}, \"'" if n or parquet else 0, index=n)
         images.append((file, SIZES[n], {head: random_predictions(head, n) for head in heads}))
     write_predictions(folder, dict.fromkeys(heads, CLASSES), images, "parquet" if parquet else "json")
 

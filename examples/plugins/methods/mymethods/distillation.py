@@ -10,7 +10,7 @@ from densevit import config as configs
 from densevit.config import ModelSections
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.layers.positions import mask_on_grid
-from densevit.weights.building import build_pretrained
+from densevit.weights.pretrained_models import build_pretrained
 
 
 class FeatureDistillation(Method):
