@@ -74,7 +74,7 @@ def test_the_weights_of_a_model_or_of_a_part(part: str, whole: str, place: str, 
     overrides = ["weights=whole"] if whole == "command line" else []
     overrides += [f"{part}={value}"] if place == "command line" else []
     if result == "error":
-        with pytest.raises(ConfigError, match=r"^weights=whole \(.*\. Fix: weights=null, with .*, or leave .* out\.$"):
+        with pytest.raises(ConfigError, match=r"^weights=whole \(.*\. Fix: weights=null, with .*, or leave out .*\.$"):
             configs.load("mine.yaml", overrides)
         return
     set_value = True if value == "true" else value
@@ -113,7 +113,7 @@ def test_two_typed_weights_name_both_places_and_both_fixes() -> None:
         configs.load("start/detector", ["weights=a", "backbone.weights=b"])
     assert str(error.value) == (
         "weights=a (command line) and backbone.weights=b (command line) name weights of the same tensors. Fix: "
-        "weights=null, with the weights of each part, or leave backbone.weights out."
+        "weights=null, with the weights of each part, or leave out backbone.weights."
     )
 
 

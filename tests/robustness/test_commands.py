@@ -61,7 +61,7 @@ WRONG: dict[tuple[str, ...], str] = {
     ("evaluate", "empty"): "empty/model.safetensors: no such file. Name a file, or a folder with one of",
     ("evaluate", "run", "optim.lr=1"): "an evaluation cannot change the model",
     ("evaluate", "run", "--out", "file"): "file is a file. Fix: name a new folder",
-    ("predictions", "evaluate", "empty"): "empty has no predict.json, and so no predictions",
+    ("predictions", "evaluate", "empty"): "empty has no predict.json, so no predictions",
     ("predict", "run", "empty"): "empty: no images in this folder",
     ("predict", "run", ""): "'' names no image",
     ("predict", "run", "a.png", "--threshold", "nan"): "--threshold is nan; a score from 0 to 1 is expected",

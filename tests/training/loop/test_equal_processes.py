@@ -192,7 +192,7 @@ def test_damaged_and_unfinished_shards_are_recognised(runs: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ([*SHARDED, "optim.name=muon"], "fsdp2: optim.name=muon updates matrices as a whole"),
+        ([*SHARDED, "optim.name=muon"], "fsdp2: optim.name=muon updates complete matrices"),
         ([*SHARDED, "trainer.ema=0.9"], "fsdp2: trainer.ema=0.9 is not supported"),
         ([*SHARDED, "trainer.compile=true"], "fsdp2: trainer.compile=True is not supported"),
         ([*SHARDED, "trainer.precision=16-mixed"], "fsdp2: trainer.precision=16-mixed is not supported"),

@@ -90,5 +90,5 @@ def test_a_function_or_a_class_is_the_schedule_after_the_warm_up() -> None:
     assert factors(2, schedule=f"{__name__}:triangle") == [0, 1, 0]
     named = {"name": f"{__name__}:Staircase", "factors": [1.0, 0.1, 0.01]}
     assert factors(6, schedule=named) == [1.0, 1.0, 0.1, 0.1, 0.01, 0.01, 0.01]
-    with pytest.raises(PluginError, match=r"optim\.schedule: '.*:wrong' returned 'half' for step 1; the factor on the"):
+    with pytest.raises(PluginError, match=r"optim\.schedule: '.*:wrong' returned 'half' for step 1; the learning rate"):
         factors(3, schedule=f"{__name__}:wrong")
