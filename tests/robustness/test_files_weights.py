@@ -74,7 +74,7 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
         "its header is corrupt (",
     ),
     "config of megabytes": (
-        lambda run: model_file(run, config="a: [" + "1, " * 2**20 + "1]"), "should be text of at most 1,048,576 characters"
+        lambda run: model_file(run, config="a: [" + "1, " * 2**20 + "1]"), "should be text of at most 1,048,576 char"
     ),
     "config with a base": (lambda run: model_file(run, config=f"base: detr_swin\n{TINY}"), "base is not a key"),
     "no classes": (lambda run: model_file(run, classes="{}"), "has no classes"),
