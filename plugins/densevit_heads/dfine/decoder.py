@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.deformable_attention import Shapes
@@ -117,19 +118,20 @@ class Refined(NamedTuple):
     initial_boxes: Tensor
     initial_logits: Tensor | None
 
-    def outputs(self, *further: Tensor) -> LayerOutputs:
+    def outputs(self, logits: Tensor, boxes: Tensor) -> LayerOutputs:
         """The outputs that the criterion takes.
 
-        further: logits (B, Q, K) and boxes (B, Q, 4) of another output, or none.
+        logits: (B, Q, K) and boxes: (B, Q, 4), the proposals; those of queries before the last Q are 0.
         """
-        logits, boxes = further[:1], further[1:]
         assert self.initial_logits is not None
-        return LayerOutputs(
-            torch.cat([self.logits, *(x[None] for x in (self.initial_logits, *logits))]),
-            torch.cat([self.boxes, *(x[None] for x in (self.initial_boxes, *boxes))]),
-            self.corners,
-            self.initial_boxes,
+        first = self.boxes.shape[2] - boxes.shape[1]
+        proposals = (F.pad(x, (0, 0, first, 0)) for x in (logits, boxes))
+        initial = (self.initial_logits, self.initial_boxes)
+        all_logits, all_boxes = (
+            torch.cat([of_layers, torch.stack(further)])
+            for of_layers, *further in zip(self[:2], initial, proposals, strict=True)
         )
+        return LayerOutputs(all_logits, all_boxes, self.corners, self.initial_boxes)
 
 
 class Decoder(nn.Module):
