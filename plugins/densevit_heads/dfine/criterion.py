@@ -130,7 +130,11 @@ class DfineCriterion(SetCriterion):
         least = MIN_QUALITY["varifocal_matched"]
         classes[layer, image, query, objects.labels[target]] = quality[:, : R + P].clamp(min=least)
 
-        index, truth, quality = (pairs.image[0, R:], pairs.query[0, R:]), truth[0, R:], quality[: len(found.corners), R:]
+        index, truth, quality = (
+            (pairs.image[0, R:], pairs.query[0, R:]),
+            truth[0, R:],
+            quality[: len(found.corners), R:],
+        )
         corners = found.corners.unflatten(-1, (4, -1))  # (L, B, D + Q, 4, N + 1)
         distances = distances_of_boxes(found.initial.detach()[index], to_corners(truth), self.reg_scale)
         bins = soft_bins(distances, weighting_function(self.num_bins, self.reg_scale, corners.device))

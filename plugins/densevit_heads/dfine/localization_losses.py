@@ -1,6 +1,5 @@
 """Losses of the distributions: fine-grained localization (section 4.1) and its self-distillation (section 4.2)."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
