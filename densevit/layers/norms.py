@@ -44,7 +44,7 @@ class FrozenBatchNorm2d(nn.Module):
     def affine(self) -> tuple[Tensor, Tensor]:
         """Scale and shift of each channel, (C,) each."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return scale, self.bias - self.running_mean * scale
+        return scale, torch.addcmul(self.bias, self.running_mean, scale, value=-1)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         state_dict.pop(prefix + "num_batches_tracked", None)
