@@ -58,7 +58,9 @@ def mask_costs(
     embeddings: (L, B, Q, C). The other arguments are those of `match`.
     """
     L, B, Q = embeddings.shape[:3]
-    points = random_points(B, num_points, pixels.device, generator)
+    none = pixels.new_zeros(1, num_points, 2)  # no number is drawn for an image without segments
+    drawn = (random_points(1, num_points, pixels.device, generator) if count else none for count in segments.counts)
+    points = torch.cat([*drawn])  # (B, P, 2)
     targets, of_segments = torch.arange(len(segments.ids), device=points.device), points[segments.image]
     truth, known = segments.at(targets, of_segments), segments.point_weights(targets, of_segments)  # (T, P)
     known = torch.ones_like(truth) if known is None else known

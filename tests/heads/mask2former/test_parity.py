@@ -102,7 +102,7 @@ def same_points(monkeypatch: pytest.MonkeyPatch, scales: Tensor) -> None:
     """
     tables = {count: torch.rand(len(SIZES), count, 2) for count in (POINTS, 3 * POINTS, POINTS // 4)}
     per_mask = scales.repeat_interleave(torch.tensor(COUNTS).clamp(max=QUERIES), 0)
-    calls = {"theirs": 0}
+    calls = {"theirs": 0, "ours": 0}
 
     def rand(rows: int, count: int, _: int, **kwargs: Any) -> Tensor:
         if count != POINTS:
@@ -111,7 +111,10 @@ def same_points(monkeypatch: pytest.MonkeyPatch, scales: Tensor) -> None:
         return (tables[count][image] * scales[image])[None]
 
     def ours(rows: int, count: int, *args: Any) -> Tensor:
-        return tables[count] if count == POINTS else tables[count][:1].expand(rows, -1, -1)
+        if count != POINTS:
+            return tables[count][:1].expand(rows, -1, -1)
+        image, calls["ours"] = calls["ours"] % len(SIZES), calls["ours"] + 1
+        return tables[count][image : image + 1]
 
     monkeypatch.setattr(torch, "rand", rand)
     monkeypatch.setattr(mask_points, "random_points", ours)
