@@ -100,8 +100,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("dpt", {"width": 0}, "width is 0"),
     ("dpt", {"reassemble_channels": (8,)}, "2 numbers"),
     ("dpt", {"features": (0, 1)}, "from 1 to 2"),
-    ("dpt", {"strides": (8, 14)}, "select them with features"),
-    ("dpt", {"strides": (8, 12)}, "select them with features"),
     ("dpt_segmentation", {"dropout": 1.0}, "dropout is 1.0"),
     ("dpt_segmentation", {"auxiliary_weight": -0.1}, "auxiliary_weight is -0.1"),
     ("dpt_segmentation", {"class_weights": (1.0,)}, "1 numbers.* 4 classes"),

@@ -153,7 +153,6 @@ def make_maps(batch, queries, size):
 SIZES = [(3, 10, (8, 12)), (5, 7, (6, 16)), (6, 11, (9, 13))]  # batch, queries, map
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("replaced", [False, True])
 def test_exported_with_dynamic_batch_and_size(replaced):
     module, auto = FromMaps(replaced), torch.export.Dim.AUTO

@@ -173,3 +173,9 @@ def test_depth_under_autocast_has_fp32_resolution(output):
     assert depth.dtype == torch.float32
     values = depth[depth > 0]
     assert len(values.unique()) > 0.5 * len(values)
+
+
+@pytest.mark.parametrize("strides", [(4, 8, 12, 16), (8, 14), (4, 8, 16, 32, 64)], ids=str)
+def test_strides_that_cannot_be_fused_raise(strides):
+    with pytest.raises(ValueError, match="Fix: select them with features"):
+        DptDepth((8,) * len(strides), strides, width=8)

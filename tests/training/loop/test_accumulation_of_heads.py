@@ -16,8 +16,11 @@ from densevit_workbench.testing.head_checks import CHANNELS, STRIDES
 from densevit_workbench.testing.head_fixtures import HeadBatch, HeadFixture
 from tests.heads.cases import CASES
 
-pytestmark = pytest.mark.integration
-
+# The cases of the default set: one of each kind of loss.
+IN_BRIEF = (
+    "dab_detr, all extensions", "dab_detr, contrastive denoising", "rtdetr", "dfine", "rf_detr_instance",
+    "detr_panoptic", "mask2former", "mask2former_instance", "setr, naive", "dpt", "dpt_segmentation",
+)  # fmt: skip
 OBJECTS = (3, 0, 4, 0, 0, 0, 1, 2)  # of each image: batches of two with 3, 4, 0 and 3
 LABELLED = (True, True, True, True, True, False, True, True)
 SIZE = (64, 64)
@@ -53,7 +56,9 @@ def part(batch: HeadBatch, images: slice) -> HeadBatch:
     return HeadBatch([x[images] for x in batch.features], batch.padding_mask[images], batch.targets[images])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [name if name in IN_BRIEF else pytest.param(name, marks=pytest.mark.integration) for name in CASES]
+)
 def test_losses_of_four_batches_of_two_are_those_of_one_of_eight(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]
     factory = functools.partial(registry.load("heads", case.head), **case.options)
