@@ -33,7 +33,7 @@ def matchability_aware(logits: Tensor, quality: Tensor, gamma: float = 1.5) -> T
     logits: (...). quality: (...), IoU of the box with its object at the object's class, 0 elsewhere. Returns (...).
     """
     target = quality**gamma
-    weight = torch.where(quality > 0, 1.0, logits.detach().sigmoid() ** gamma)
+    weight = (logits.detach().sigmoid() ** gamma).masked_fill(quality > 0, 1.0)
     return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 

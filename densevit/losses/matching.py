@@ -86,11 +86,6 @@ class MatchedPairs(NamedTuple):
         order = (self.image * 2**32 + self.query).argsort(1)
         return self._replace(query=self.query.gather(1, order), target=self.target.gather(1, order))
 
-    def sums(self, values: Tensor) -> Tensor:
-        """Sums over the pairs of each layer. values: (L, M). Returns (L,)."""
-        layer = self.layer.expand_as(values)
-        return values.new_zeros(len(values)).index_add(0, layer.flatten(), values.flatten())
-
 
 @dataclass(frozen=True)
 class MatchingCosts:

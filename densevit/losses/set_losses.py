@@ -53,6 +53,12 @@ class LossWeights:
         return {name: getattr(self, name) * term for name, term in terms._asdict().items()}
 
 
+def last_and_auxiliary(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each term of the last layer, and `auxiliary`, the sum of the others. terms: (L,) each."""
+    of_layers = torch.stack(list(terms.values()), dim=1)  # (L, terms)
+    return {**dict(zip(terms, of_layers[-1].unbind(), strict=True)), "auxiliary": of_layers[:-1].sum()}
+
+
 def box_losses(boxes: Tensor, objects: Objects, pairs: MatchedPairs, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """L1 and GIoU losses of matched boxes, (L,) each, divided by the count, and the IoU of each pair, (L, M).
 
@@ -60,7 +66,7 @@ def box_losses(boxes: Tensor, objects: Objects, pairs: MatchedPairs, count: Tens
     """
     predicted, truth = boxes[pairs.layer, pairs.image, pairs.query], objects.boxes[pairs.target]  # (L, M, 4)
     iou, giou = overlaps(to_corners(predicted), to_corners(truth))
-    return pairs.sums((predicted - truth).abs().sum(-1)) / count, pairs.sums(1 - giou) / count, iou
+    return (predicted - truth).abs().sum((1, 2)) / count, (1 - giou).sum(1) / count, iou
 
 
 def set_losses(

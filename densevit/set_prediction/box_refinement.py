@@ -1,5 +1,6 @@
 """Boxes as logits, refined relative to a reference."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -8,8 +9,7 @@ from densevit.layers.mlp import Mlp
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-4) -> Tensor:
     """Logit of x in [0, 1], clamped to [eps, 1 - eps]."""
-    x = x.clamp(eps, 1 - eps)
-    return (x / (1 - x)).log()
+    return torch.logit(x, eps)
 
 
 def refine(head: Mlp, x: Tensor, reference: Tensor, eps: float = 1e-4) -> Tensor:

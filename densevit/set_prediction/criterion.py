@@ -10,7 +10,7 @@ from densevit.interfaces import Losses, Outputs, Targets
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects, hungarian
-from densevit.losses.set_losses import Classification, LossWeights, set_losses
+from densevit.losses.set_losses import Classification, LossWeights, last_and_auxiliary, set_losses
 from densevit.set_prediction.denoising import NoisedObjects
 from densevit.set_prediction.labelled import Labelled
 
@@ -58,9 +58,7 @@ class SetCriterion:
         pairs: MatchedPairs | None = outputs.get("pairs")
         if pairs is not None:  # of all images of the batch
             pairs = labelled.select_pairs(pairs)
-        terms = self.losses_per_layer(logits, boxes, objects, context, pairs)
-        losses = {name: term[-1] for name, term in terms.items()}
-        losses["auxiliary"] = torch.stack([term[:-1].sum() for term in terms.values()]).sum()
+        losses = last_and_auxiliary(self.losses_per_layer(logits, boxes, objects, context, pairs))
         if "proposals" in outputs:
             logits, boxes = labelled.select(outputs["proposals"])
             losses["proposals"] = self.proposal_loss(logits, boxes, objects, context)
@@ -107,8 +105,7 @@ class SetCriterion:
         if not self.class_proposals:
             objects = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))
         terms = self.losses_per_layer(logits[None], boxes[None], objects, context, counts_of="proposals")
-        label, l1, giou = terms.values()
-        return label.sum() + l1.sum() + giou.sum()
+        return torch.stack(list(terms.values())).sum()
 
     def denoising_loss(self, predictions: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
         """Reconstruction loss of denoising queries, which need no matching, summed over layers and terms.
@@ -121,7 +118,7 @@ class SetCriterion:
         count = torch.full((), float(len(target)), device=target.device)
         logits, boxes = logits[:, None], boxes[:, None]  # as of one image
         terms = set_losses(logits, boxes, objects, pairs, context, self.classification, count, "denoising")
-        return torch.stack([term.sum() for term in self.weights.weighted(terms).values()]).sum()
+        return torch.stack(list(self.weights.weighted(terms).values())).sum()
 
     def dense_loss(self, cells: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
         """One-to-many loss of a prediction per cell: logits, boxes, centres and padding as in `dense_detection`."""

@@ -10,7 +10,7 @@ from densevit.interfaces import Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects, hungarian
-from densevit.losses.set_losses import LossWeights, SetLosses, box_losses, set_counts
+from densevit.losses.set_losses import LossWeights, SetLosses, box_losses, last_and_auxiliary, set_counts
 from densevit.set_prediction.labelled import Labelled
 
 
@@ -41,10 +41,7 @@ class DetrCriterion:
         else:
             pairs = hungarian(logits, boxes, labelled.objects, self.costs, strict=context.finite_costs)
         terms = self.weights.weighted(self.terms(logits, boxes, labelled.objects, pairs, context))
-        losses = {name: term[-1] for name, term in terms.items()}
-        if self.auxiliary:
-            losses["auxiliary"] = torch.stack([term[:-1].sum() for term in terms.values()]).sum()
-        return losses
+        return last_and_auxiliary(terms) if self.auxiliary else {name: term[-1] for name, term in terms.items()}
 
     def match(self, outputs: Outputs, objects: Objects, strict: bool) -> MatchedPairs:
         """The matching with the least cost (equation 1) in each layer that has a loss. objects: those of the batch.
