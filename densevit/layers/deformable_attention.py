@@ -147,43 +147,41 @@ class MultiScaleDeformableAttention(nn.Module):
         from which they are in w and h over twice the number of points; in 0 ... 1 of each padded map.
         padding_mask: (B, S), True = padding. Locations are computed in at least fp32, also under autocast.
         """
-        value = self.value(memory)
+        (B, Q), S, tokens = query.shape[:2], memory.shape[1], query.flatten(0, 1)
+        value = self.value(memory.flatten(0, 1))  # (B * S, C)
         if padding_mask is not None:
-            value = value.masked_fill(padding_mask[..., None], 0.0)
-        offsets = at_least_fp32(self.offsets(query)).unflatten(-1, (self.heads, -1, 2))  # (B, Q, N, K, 2)
-        weights = at_least_fp32(self.weights(query)).unflatten(-1, (self.heads, -1))
-        locations = _locations(at_least_fp32(reference)[:, :, None, :, None], offsets, self.points, shapes)
+            value = value.masked_fill(padding_mask.flatten()[:, None], 0.0)
+        offsets = at_least_fp32(self.offsets(tokens)).view(B, Q, self.heads, -1, 2)  # (B, Q, N, K, 2)
+        weights = at_least_fp32(self.weights(tokens)).view(B, Q, self.heads, -1)
         x = self.sample(
-            value.unflatten(-1, (self.heads, -1)),
+            value.view(B, S, self.heads, -1),
             shapes,
-            locations,
+            _locations(at_least_fp32(reference), offsets, self.points, shapes),
             weights.softmax(-1),
             self.deterministic,
             self.points,
             self.sampling,
         )
-        return self.output(x)
+        return self.output(x.flatten(0, 1)).view(B, Q, -1)
 
 
 def _locations(reference: Tensor, offsets: Tensor, points: Sequence[int], shapes: Shapes) -> Tensor:
-    """reference: (B, Q, 1, L, 1, 2 or 4). offsets: (B, Q, N, K, 2). Returns (B, Q, N, K, 2), in 0 ... 1 of each map."""
-    if len(set(points)) > 1:
-        levels = zip(reference.split(1, dim=3), offsets.split([*points], dim=3), points, shapes, strict=True)
-        return torch.cat([_locations(x, part, [count], [shape]) for x, part, count, shape in levels], dim=3)
-    offsets = offsets.unflatten(3, (len(points), points[0]))  # (B, Q, N, L, P, 2)
+    """reference: (B, Q, L, 2 or 4). offsets: (B, Q, N, K, 2). Returns (B, Q, N, K, 2), in 0 ... 1 of each map."""
+    levels = cached_table(_levels, tuple(points), tuple(shapes), offsets.device)
+    reference = reference[:, :, levels[0]]  # (B, Q, K, 2 or 4)
     if reference.shape[-1] == 2:
-        sizes = cached_table(_sizes, tuple(shapes), offsets.device)
-        locations = reference + offsets / sizes[:, None]
-    elif reference.shape[-1] == 4:
-        locations = reference[..., :2] + offsets * reference[..., 2:] / (2 * points[0])
-    else:
-        raise ValueError(f"reference has {reference.shape[-1]} coordinates; it must have 2 or 4.")
-    return locations.flatten(3, 4)
+        return reference[:, :, None] + offsets / levels[1:3].T
+    if reference.shape[-1] == 4:
+        return reference[:, :, None, :, :2] + offsets * (reference[..., 2:] / levels[3:].T)[:, :, None]
+    raise ValueError(f"reference has {reference.shape[-1]} coordinates; it must have 2 or 4.")
 
 
-def _sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """Width and height of each level, (L, 2)."""
-    return table([(width, height) for height, width in shapes], torch.int64, device)
+def _levels(points: tuple[int, ...], shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """The level of each of K points, its width and height, and twice its number of points, (4, K), int64."""
+    rows = [
+        (level, W, H, 2 * P) for level, ((H, W), P) in enumerate(zip(shapes, points, strict=True)) for _ in range(P)
+    ]
+    return table(rows, torch.int64, device).T
 
 
 def table(rows: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> Tensor:

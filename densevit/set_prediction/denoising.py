@@ -28,6 +28,12 @@ class DenoisingQueries(NamedTuple):
     query: Tensor
     target: Tensor
 
+    @classmethod
+    def none(cls, boxes: Tensor) -> "DenoisingQueries":
+        """No denoising queries. boxes: (B, Q, 4), of object queries."""
+        index = torch.zeros(0, dtype=torch.long, device=boxes.device)
+        return cls(boxes[:, :0], boxes[:, :0], boxes.new_zeros(()), index, index, index)
+
     def prepended_to(self, queries: BoxQueries) -> BoxQueries:
         """All D + Q queries of the decoder."""
         contents, boxes = torch.cat([self.contents, queries.contents], 1), torch.cat([self.boxes, queries.boxes], 1)

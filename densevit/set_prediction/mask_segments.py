@@ -98,18 +98,12 @@ class Segments(NamedTuple):
     def _interpolated(self, targets: Tensor, points: Tensor, test: Callable[[Tensor], Tensor]) -> Tensor:
         """The share of a point's four pixels that are inside of the image and whose values pass the test, (R, P)."""
         extents = self.extents[targets]
-        start, (width, height) = self.starts[targets][:, None], extents.T[:, :, None]  # (R, 1) each
-        x, y = (points * extents[:, None] - 0.5).unbind(-1)
-        left, top = x.floor(), y.floor()
-        value = points.new_zeros(())
-        for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
-            for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
-                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-                i, j = _within(row, height), _within(column, width)
-                cell = start + (j * height + i if self.coded else i * width + j)
-                found = torch.searchsorted(self.maps, cell, right=True) & 1 if self.coded else test(self.maps[cell])
-                value = value + (weight_x * weight_y * inside) * found
-        return value
+        width, height = extents.T[:, :, None]  # (R, 1) each
+        (x, weight_x), (y, weight_y) = map(_nearest_pixels, points.unbind(-1), (width, height))
+        y, weight_y = y[:, None], weight_y[:, None]  # (2, 1, R, P), rows and columns
+        cell = self.starts[targets][:, None] + (x * height + y if self.coded else y * width + x)  # (2, 2, R, P)
+        found = torch.searchsorted(self.maps, cell, right=True) & 1 if self.coded else test(self.maps[cell])
+        return (weight_y * weight_x * found).sum((0, 1))
 
 
 def segment_counts(targets: Sequence[Targets], task: Task, num_classes: int) -> list[int]:
@@ -151,8 +145,14 @@ def _limit(task: Task, num_classes: int) -> int:
     return num_classes * LABEL_DIVISOR if task == "panoptic" else min(num_classes, IGNORE)
 
 
-def _within(index: Tensor, size: Tensor) -> Tensor:
-    return index.long().clamp(min=0).minimum(size - 1)
+def _nearest_pixels(points: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The two pixels next to points (R, P), 0 ... 1, along an axis of this size (R, 1), and their weights, which are 0
+    outside: (2, R, P) each."""
+    position = points * size - 0.5
+    first = position.floor()
+    pixels = torch.stack([first, first + 1])
+    weights = (1 - (position - pixels).abs()) * ((pixels >= 0) & (pixels < size))
+    return pixels.long().clamp(min=0).minimum(size - 1), weights
 
 
 def _present(ids: Tensor, limit: int) -> Tensor:

@@ -432,7 +432,7 @@ def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modu
     if pretrained and not hub and (config := timm.get_pretrained_cfg(name)) is not None:
         arguments = {**arguments, **timm_arguments(f"timm:{name}", config, _NO_NETWORK)}
     try:
-        return timm.create_model(name, pretrained=pretrained, **arguments)
+        model = timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:
         raise PluginError(f"backbone.model_args: timm's {name!r} does not take them: {error}") from error
     except Exception as error:
@@ -443,3 +443,7 @@ def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modu
                 "(HF_HOME), name existing weights (timm.list_pretrained()), or set backbone.pretrained=false."
             ) from error
         raise PluginError(f"timm's {name!r} cannot be built with {dict(arguments)}: {reason}") from error
+    for module in model.modules():
+        if isinstance(module, nn.Hardtanh | nn.SiLU | nn.Hardswish):
+            module.inplace = False  # in place, autograd would copy the input first
+    return model

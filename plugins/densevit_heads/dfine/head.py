@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.losses.matching import MatchingCosts, Objects
-from densevit.set_prediction.denoising import ContrastiveDenoising, DenoisingQueries
+from densevit.set_prediction.denoising import ContrastiveDenoising
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.queries import BoxQueries
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr.prediction import box_head, label_head
-from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
-from densevit_heads.dfine.decoder import Decoder, Refined
+from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights
+from densevit_heads.dfine.decoder import Decoder
 from densevit_heads.dfine.encoder_blocks import RepNcspElan, decoupled_downsampling
 from densevit_heads.rtdetr.convolutions import ConvNorm
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoder, HybridEncoderOptions
@@ -127,11 +127,10 @@ class Dfine(SetPredictionHead):
             outputs["objects"] = objects = Objects.of(targets, levels.tokens.device)
             denoising = self.denoising(objects, queries.boxes.shape[1])
             queries = denoising.prepended_to(queries)
+            outputs["denoising"] = denoising
         refined = self.decoder(queries, levels, None if denoising is None else denoising.attention_bias)
-        if denoising is not None:
-            outputs["denoising"], refined = _split(denoising, refined)
-        predicted = self.decoder.predicting - 1 if self.training else -1
-        outputs |= {"logits": refined.logits[predicted], "boxes": refined.boxes[predicted]}
+        predicted, Q = self.decoder.predicting - 1 if self.training else -1, selected.boxes.shape[1]
+        outputs |= {"logits": refined.logits[predicted, :, -Q:], "boxes": refined.boxes[predicted, :, -Q:]}
         if refined.initial_logits is not None:
             outputs["layers"] = refined.outputs(selected.logits, selected.boxes)
         return outputs
@@ -139,19 +138,6 @@ class Dfine(SetPredictionHead):
 
 def _pointwise(inputs: int, outputs: int) -> ConvNorm:
     return ConvNorm(inputs, outputs, 1, activation=None)
-
-
-def _split(noised: DenoisingQueries, refined: Refined) -> tuple[tuple[LayerOutputs, Tensor], Refined]:
-    """Separates the predictions of denoising queries from those of object queries.
-
-    Returns `LayerOutputs` of the R denoising queries, as of one image, and their objects; and the other predictions.
-    """
-    index, D = (noised.image, noised.query), noised.contents.shape[1]
-    assert refined.initial_logits is not None
-    initial = (refined.initial_boxes, refined.initial_logits)
-    of_noised = Refined(*(x[(slice(None), *index)][:, None] for x in refined[:3]), *(x[index][None] for x in initial))
-    others = Refined(*(x[:, :, D:] for x in refined[:3]), *(x[:, D:] for x in initial))
-    return (of_noised.outputs(), noised.target), others
 
 
 def _check(

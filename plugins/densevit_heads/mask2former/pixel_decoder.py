@@ -23,11 +23,12 @@ MIN_STRIDE = 8  # of the levels; finer features have lateral connections
 class Pyramid(NamedTuple):
     """What the transformer decoder attends to.
 
-    levels: three maps (B, C, H, W), coarse to fine. paddings: (B, H, W) bool of each. mask_features: (B, C, h, w), the
-    per-pixel embeddings.
+    levels: three maps (B, C, H, W), coarse to fine. positions: the sine encoding of each, (B, H * W, C). paddings: (B,
+    H, W) bool of each. mask_features: (B, C, h, w), the per-pixel embeddings.
     """
 
     levels: list[Tensor]
+    positions: list[Tensor]
     paddings: list[Tensor]
     mask_features: Tensor
 
@@ -92,7 +93,14 @@ class PixelDecoder(nn.Module):
         """
         if not self.mask_padding:
             padding_mask = torch.zeros_like(padding_mask)
-        levels = self._levels([without_padding(x, padding_mask) for x in features], padding_mask)
+        projected = self._projected([without_padding(x, padding_mask) for x in features])
+        paddings = [mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1])) for x in projected]
+        positions = [
+            sine_map(padding, x.shape[1]).to(x.dtype).flatten(1, 2)
+            for x, padding in zip(projected, paddings, strict=True)
+        ]
+        embeddings = self.level_embedding.to(projected[0].dtype)
+        levels = Levels.of(projected, paddings, [x + row for x, row in zip(positions, embeddings, strict=True)])
         memory, reference = levels.tokens, levels.on_maps(levels.centres)
         for layer in self.encoder:
             memory = layer(memory, levels, reference)
@@ -106,13 +114,10 @@ class PixelDecoder(nn.Module):
             x = lateral(without_padding(features[index], padding_mask))
             upsampled = F.interpolate(fine, size=x.shape[-2:], mode="bilinear", align_corners=False)
             fine = output(x + upsampled.to(x.dtype))
-        paddings = [
-            x.unflatten(1, shape) for x, shape in zip(levels.padding.split(areas, dim=1), levels.shapes, strict=True)
-        ]
-        return Pyramid(maps, paddings, self.mask_features(fine))
+        return Pyramid(maps, positions, paddings, self.mask_features(fine))
 
-    def _levels(self, features: list[Tensor], padding_mask: Tensor) -> Levels:
-        """Projects features to tokens of all levels, coarse to fine."""
+    def _projected(self, features: list[Tensor]) -> list[Tensor]:
+        """The maps (B, C, H, W) of all levels, coarse to fine."""
         projections, used = self.projections[self.extra :], [features[index] for index in self.features]
         maps = [project(x) for project, x in zip(projections, used, strict=False)]
         if self.fusion is not None:
@@ -121,9 +126,4 @@ class PixelDecoder(nn.Module):
         for project in reversed(self.projections[: self.extra]):
             x = project(x)
             maps.insert(0, x)
-        paddings = [mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1])) for x in maps]
-        positions = [
-            sine_map(padding, x.shape[1]).to(x.dtype).flatten(1, 2) + embedding.to(x.dtype)
-            for x, padding, embedding in zip(maps, paddings, self.level_embedding, strict=True)
-        ]
-        return Levels.of(maps, paddings, positions)
+        return maps

@@ -11,8 +11,7 @@ from densevit.losses.boxes import has_objects
 from densevit.losses.matching import MatchedPairs, assign, costs
 from densevit.set_prediction.labelled import Labelled
 from densevit.set_prediction.mask_criterion import image_shares, mask_losses
-from densevit.set_prediction.mask_matching import MaskWeights, costs_of_image
-from densevit.set_prediction.mask_points import random_points
+from densevit.set_prediction.mask_matching import MaskWeights, mask_costs
 from densevit.set_prediction.mask_segments import Segments
 from densevit_heads.rf_detr.criterion import GroupCriterion, over_groups
 
@@ -62,7 +61,10 @@ class InstanceCriterion(GroupCriterion):
                 height, width = (-(-max(sides) // self.mask_stride) for sides in zip(*segments.sizes, strict=True))
                 num_points = max(1, height * width // POINT_RATIO)
                 cost = costs(logits, boxes, objects, self.costs, softmax=False)  # ((1 + L) * G, T, Q)
-                cost = self.with_masks(cost, embeddings, pixels, segments, scales, groups, num_points, generator)
+                of_masks = mask_costs(
+                    embeddings, pixels, segments, scales, num_points, self.mask_weights, generator
+                )  # (1 + L, T, G * Q)
+                cost = cost + of_masks.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
                 pairs = assign(cost, objects.counts, objects.names, context.finite_costs)  # on the CPU
                 joined = join_groups(pairs, groups, logits.shape[2])
                 num_points = max(height, num_points)
@@ -71,31 +73,6 @@ class InstanceCriterion(GroupCriterion):
         terms = over_groups(self.losses_per_layer(logits, boxes, objects, context, pairs), groups)
         mask, dice = masks / (groups * count.clamp(min=context.least_mean()))
         return {**terms, "mask": self.mask_weights.mask * mask, "dice": self.mask_weights.dice * dice}
-
-    @torch.no_grad()
-    def with_masks(
-        self,
-        cost: Tensor,
-        embeddings: Tensor,
-        pixels: Tensor,
-        segments: Segments,
-        scales: Tensor,
-        groups: int,
-        num_points: int,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        """Adds the costs of masks at random points, the same for all queries of an image.
-
-        cost: ((1 + L) * G, T, Q), as the result. embeddings: (1 + L, B, G * Q, C). pixels: (1 + L, B, C, h, w).
-        """
-        found = [cost[:, :0]]
-        for image, others in enumerate(cost.split(segments.counts, dim=1)):
-            if others.shape[1]:
-                points = random_points(1, num_points, cost.device, generator)
-                others = others.unflatten(0, (-1, groups)).transpose(2, 3).flatten(1, 2)  # (1 + L, G * Q, T_i)
-                own = costs_of_image(others, embeddings, pixels, segments, scales, image, points, self.mask_weights)
-                found.append(own.unflatten(1, (groups, -1)).transpose(2, 3).flatten(0, 1))
-        return torch.cat(found, dim=1)
 
 
 def join_groups(pairs: MatchedPairs, groups: int, num_queries: int) -> MatchedPairs:

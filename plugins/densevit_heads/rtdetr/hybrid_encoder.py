@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.layers.norms import BatchNorm2d
 from densevit.layers.positions import mask_on_grid, sine_grid_2d
+from densevit.layers.table_cache import cached_table
 from densevit.set_prediction.transformer import EncoderLayer, Transformer
 
 
@@ -112,7 +114,7 @@ class HybridEncoder(nn.Module):
     def _attend(self, x: Tensor, padding: Tensor) -> Tensor:
         """AIFI. x: (B, C, H, W), the coarsest map. padding: (B, H, W)."""
         size = (x.shape[-2], x.shape[-1])
-        positions = aifi_positions(*size, x.shape[1], x.device).to(x.dtype).flatten(0, 1)  # (H * W, C)
+        positions = cached_table(aifi_positions, *size, x.shape[1], x.device).to(x.dtype).flatten(0, 1)  # (H * W, C)
         padding = padding.flatten(1)
         bias = torch.zeros_like(padding, dtype=x.dtype).masked_fill(padding, float("-inf"))[:, None, None]
         tokens = x.flatten(2).transpose(1, 2)  # (B, H * W, C)
@@ -148,4 +150,4 @@ def _features(strides: Sequence[int], num_levels: int, min_stride: int) -> list[
 def _projection(inputs: int, width: int, kernel: int) -> nn.Sequential:
     """A 1x1 convolution, or a 3x3 one of stride 2, with batch norm."""
     stride, padding = (2, 1) if kernel == 3 else (1, 0)
-    return nn.Sequential(nn.Conv2d(inputs, width, kernel, stride, padding, bias=False), nn.BatchNorm2d(width))
+    return nn.Sequential(nn.Conv2d(inputs, width, kernel, stride, padding, bias=False), BatchNorm2d(width))

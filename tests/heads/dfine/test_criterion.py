@@ -15,7 +15,7 @@ from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts
-from densevit.set_prediction.denoising import ContrastiveDenoising
+from densevit.set_prediction.denoising import ContrastiveDenoising, DenoisingQueries
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dfine import Dfine
 from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
@@ -141,15 +141,25 @@ def test_denoising_queries_have_all_terms():
     counts, groups = [3, 3, 3, 3], 2
     count = counts[0]
     targets, labels = make_targets(counts)
-    found, noised = make_outputs(4, Q, L + 2, 0), make_outputs(4, 2 * groups * count, L + 1, 1)
+    D = 2 * groups * count
+    predicted = make_outputs(4, D + Q, L + 2, 0)
+    noised, found = (
+        LayerOutputs(*(x[:, :, part] for x in predicted[:3]), predicted.initial[:, part])
+        for part in (slice(D), slice(D, None))
+    )
     positive = torch.cat([torch.arange(count) + 2 * count * group for group in range(groups)])
     negative = positive + count
     target = torch.arange(count).repeat(groups)
     image = torch.arange(4).repeat_interleave(groups * count)
-    index = (torch.cat([image, image]), torch.cat([positive.repeat(4), negative.repeat(4)]))
-    ours = LayerOutputs(*(x[(slice(None), *index)][:, None] for x in noised[:3]), noised.initial[index][None])
-    objects = torch.cat([target + count * i for i in range(4)])
-    outputs: dict[str, Any] = {"layers": found, "denoising": (ours, objects)}
+    queries = DenoisingQueries(
+        contents=predicted.initial[:, :D],
+        boxes=predicted.initial[:, :D],
+        attention_bias=torch.zeros(()),
+        image=torch.cat([image, image]),
+        query=torch.cat([positive.repeat(4), negative.repeat(4)]),
+        target=torch.cat([target + count * i for i in range(4)]),
+    )
+    outputs: dict[str, Any] = {"layers": predicted, "denoising": queries}
     loss = make_criterion(ContrastiveDenoising(8, K, 100)).losses(outputs, targets, LossContext())["denoising"]
 
     theirs, weights = their_criterion(), DfineLossWeights()
@@ -259,8 +269,10 @@ def test_outputs_have_a_row_for_each_layer_the_initial_boxes_and_the_proposals()
     with torch.autocast("cpu", dtype=torch.float16):
         outputs, losses = step(head, *make_batch(3, 0, 5))
     Q = 6 * 8 + 3 * 4 + 2 * 2
-    assert outputs["layers"].logits.shape == (5, 3, Q, 4) and outputs["layers"].boxes.shape == (5, 3, Q, 4)
-    assert outputs["layers"].corners.shape == (3, 3, Q, 4 * 9)
+    D = outputs["denoising"].contents.shape[1]
+    assert outputs["logits"].shape == outputs["boxes"].shape == (3, Q, 4)
+    assert outputs["layers"].logits.shape == outputs["layers"].boxes.shape == (5, 3, D + Q, 4)
+    assert outputs["layers"].corners.shape == (3, 3, D + Q, 4 * 9)
     assert outputs["boxes"].dtype == outputs["layers"].corners.dtype == torch.float32
     assert all(losses[name] > 0 for name in ("l1", "giou", "proposals", "ddf", "fgl"))
 
