@@ -47,10 +47,10 @@ def keep_state_types(optimizer: Optimizer) -> None:
 
     def keep(optimizer: Optimizer) -> None:
         if loaded.get("parameter_types") == types(optimizer):
-            places = (place for group in loaded["param_groups"] for place in group["params"])
+            indices = (index for group in loaded["param_groups"] for index in group["params"])
             parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-            for place, parameter in zip(places, parameters, strict=True):
-                state, saved = optimizer.state.get(parameter, {}), loaded["state"].get(place, {})
+            for index, parameter in zip(indices, parameters, strict=True):
+                state, saved = optimizer.state.get(parameter, {}), loaded["state"].get(index, {})
                 state |= {key: tree_map(_with_type, state[key], value) for key, value in saved.items() if key in state}
         loaded.clear()
 

@@ -23,22 +23,22 @@ class ClassWeights(nn.Module):
     Raises ValueError if K is not in 1 ... 255 or the number of given weights is not K.
     """
 
-    given: Tensor | None
+    fixed: Tensor | None
     pixels: Tensor
 
     def __init__(self, K: int, weights: Weighting) -> None:
         super().__init__()
         _check(K, weights)
         self.balanced = weights == "balanced"
-        given = torch.tensor(weights) if weights is not None and weights != "balanced" else None
-        self.register_buffer("given", given, persistent=False)
+        fixed = torch.tensor(weights) if weights is not None and weights != "balanced" else None
+        self.register_buffer("fixed", fixed, persistent=False)
         if self.balanced:
             self.register_buffer("pixels", torch.zeros(K, dtype=torch.int64))
 
     def forward(self, labels: Tensor, context: LossContext) -> Tensor | None:
         """Returns weights (K,) or None (uniform). labels: (B, H, W) int64, counted in training mode if balanced."""
         if not self.balanced:
-            return self.given
+            return self.fixed
         if self.training:
             self._count(labels, context)
         frequency = self.pixels.float()

@@ -61,8 +61,8 @@ def class_shares(values: Sequence[Tensor | None], num_classes: int, device: torc
     shares = torch.zeros(len(values), num_classes, device=device)
     for row, value in zip(shares, values, strict=True):
         if value is not None:
-            given = value.to(device)
-            index, share = (given[None], torch.ones_like(row[:1])) if given.ndim == 0 else given.T  # (M,) each
+            labels = value.to(device)
+            index, share = (labels[None], torch.ones_like(row[:1])) if labels.ndim == 0 else labels.T  # (M,) each
             row.index_add_(0, index.long().clamp(min=0), share * (index >= 0))
     return shares
 

@@ -31,7 +31,7 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return x
 
 
-def of_all_processes(value: T) -> list[T]:
+def gather_objects(value: T) -> list[T]:
     """The values of all processes, in the order of their ranks. They are pickled."""
     if process_count() == 1:
         return [value]

@@ -67,7 +67,7 @@ class MatchedPairs(NamedTuple):
     target: Tensor
 
     @classmethod
-    def of_queries(cls, target: Tensor, layers: int) -> "MatchedPairs":
+    def from_queries(cls, target: Tensor, layers: int) -> "MatchedPairs":
         """The pairs of the first P queries of one image with their objects, target: (P,), the same in each layer."""
         query = torch.arange(len(target), device=target.device)
         return cls(torch.zeros_like(query), query.expand(layers, -1), target.expand(layers, -1))

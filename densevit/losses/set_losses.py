@@ -55,8 +55,8 @@ class LossWeights:
 
 def last_and_auxiliary(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each term of the last layer, and `auxiliary`, the sum of the others. terms: (L,) each."""
-    of_layers = torch.stack(list(terms.values()), dim=1)  # (L, terms)
-    return {**dict(zip(terms, of_layers[-1].unbind(), strict=True)), "auxiliary": of_layers[:-1].sum()}
+    by_layer = torch.stack(list(terms.values()), dim=1)  # (L, terms)
+    return {**dict(zip(terms, by_layer[-1].unbind(), strict=True)), "auxiliary": by_layer[:-1].sum()}
 
 
 def box_losses(boxes: Tensor, objects: Objects, pairs: MatchedPairs, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -250,9 +250,9 @@ class DenseModel(nn.Module):
         the head (no labelled image, or losses of 0, as for depth without a valid pixel).
         """
         losses: Losses = {}
-        context = LossContext.of_processes() if context is None else context
+        context = LossContext.across_processes() if context is None else context
         for name, head in self.heads.items():
-            head_context = context.of_head(name)
+            head_context = context.for_head(name)
             own_targets = (head_targets or {}).get(name, targets)
             terms = head.loss(outputs[name], own_targets, head_context)
             weight = self.weights[name]

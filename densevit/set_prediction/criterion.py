@@ -114,7 +114,7 @@ class SetCriterion:
         others learn "no object" (DINO, section 3.3). Normalised by P, averaged over processes.
         """
         logits, boxes, target = predictions
-        pairs = MatchedPairs.of_queries(target, len(logits))
+        pairs = MatchedPairs.from_queries(target, len(logits))
         count = torch.full((), float(len(target)), device=target.device)
         logits, boxes = logits[:, None], boxes[:, None]  # as of one image
         terms = set_losses(logits, boxes, objects, pairs, context, self.classification, count, "denoising")

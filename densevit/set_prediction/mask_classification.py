@@ -82,11 +82,11 @@ class MaskClassification(Head):
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
-        found = []
+        predictions = []
         for scores, masks, target in zip(exported["scores"], exported["mask_logits"], targets, strict=True):
             logits = prediction.class_logits(scores.float())
-            found.append(self.predictions(logits, MaskLogits(masks.float(), 1, *_sizes(target))))
-        return found
+            predictions.append(self.predictions(logits, MaskLogits(masks.float(), 1, *_sizes(target))))
+        return predictions
 
     def predictions(self, logits: Tensor, masks: MaskLogits) -> Predictions:
         """The predictions of an image. logits: (Q, K+1)."""
@@ -164,15 +164,15 @@ class SemanticMasks(MaskClassification, DenseHead):
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
-        found = []
+        predictions = []
         for i, target in enumerate(targets):
             size, original = _sizes(target)
             if size == original:
-                found.append({"semantic": exported["semantic"][i]})
+                predictions.append({"semantic": exported["semantic"][i]})
                 continue
             masks = MaskLogits(exported["coarse_mask_logits"][i].float(), self.mask_stride, size, original)
-            found.append(self.predictions(prediction.class_logits(exported["scores"][i].float()), masks))
-        return found
+            predictions.append(self.predictions(prediction.class_logits(exported["scores"][i].float()), masks))
+        return predictions
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
         """Scores (B, K, *size) in fp32: sums over queries of class times mask probability.

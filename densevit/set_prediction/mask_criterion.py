@@ -233,7 +233,7 @@ def _maps(matched: Tensor, pixels: Tensor, counts: Sequence[int]) -> Tensor:
     pixels: (B, C, h, w), or (l, B, C, h, w) of each layer.
     """
     images = pixels.unbind(-4)  # each (C, h, w) or (l, C, h, w)
-    maps = [mask_logits(x, one) for x, one in zip(matched.split(list(counts), dim=1), images, strict=True)]
+    maps = [mask_logits(x, image) for x, image in zip(matched.split(list(counts), dim=1), images, strict=True)]
     return torch.cat(maps, dim=1).flatten(0, 1)
 
 

@@ -53,5 +53,5 @@ def uncertain_points(
         uncertainty = uncertainty.masked_fill(weight <= 0, float("-inf"))
     best = uncertainty.topk(int(IMPORTANCE * num_points), dim=1).indices
     chosen = candidates.gather(1, best[..., None].expand(-1, -1, 2))
-    others = random_points(len(maps), num_points - best.shape[1], maps.device, generator)
-    return torch.cat([chosen, others], dim=1)
+    random = random_points(len(maps), num_points - best.shape[1], maps.device, generator)
+    return torch.cat([chosen, random], dim=1)

@@ -80,8 +80,8 @@ def instances(
     scores, index = probabilities.flatten().topk(min(TOP, probabilities.numel()))
     query, labels = index // K, index % K
     keep = torch.ones_like(labels, dtype=torch.bool)
-    if things and not all(one.thing for one in classes):
-        keep = to_device(torch.tensor([one.thing for one in classes]), labels.device)[labels]
+    if things and not all(c.thing for c in classes):
+        keep = to_device(torch.tensor([c.thing for c in classes]), labels.device)[labels]
         rows = computed_rows(keep)
         scores, query, labels, keep = scores[rows], query[rows], labels[rows], keep[rows]
     foregrounds = torch.empty(len(query), *masks.original, dtype=torch.bool, device=logits.device)
@@ -161,7 +161,7 @@ def _segment_ids(labels: Tensor, owned: Tensor, areas: Tensor, visible: Tensor, 
 def numbered_segments(labels: Tensor, valid: Tensor, classes: Sequence[Class]) -> Tensor:
     """The panoptic id (N,) of each segment: things of a class are numbered in order, segments of one stuff class are
     one, and those that are not valid are VOID. labels: (N,), may be "no object". valid: (N,) bool."""
-    thing = to_device(torch.tensor([*(one.thing for one in classes), False]), labels.device)[labels]
+    thing = to_device(torch.tensor([*(c.thing for c in classes), False]), labels.device)[labels]
     earlier = (labels[:, None] == labels).tril(-1) & valid  # (N, N)
     number = earlier.sum(1) * thing
     return torch.where(valid, labels * LABEL_DIVISOR + number, VOID)

@@ -57,10 +57,10 @@ class Segments(NamedTuple):
             ids = torch.ones_like(labels)
         else:
             maps = [_without_crowds(to_device(target[task], device), target, task) for target in targets]
-            found, has_void = _ids_and_void(maps, task, num_classes)
+            present, has_void = _ids_and_void(maps, task, num_classes)
             limit = _limit(task, num_classes) if has_void else None
-            counts = [len(row) for row in found]
-            ids = to_device(torch.tensor([x for row in found for x in row], dtype=torch.long), device)
+            counts = [len(row) for row in present]
+            ids = to_device(torch.tensor([x for row in present for x in row], dtype=torch.long), device)
             labels = ids // LABEL_DIVISOR if task == "panoptic" else ids
         names = [target.get("image_id", i) for i, target in enumerate(targets)]
         sizes = [(int(target["size"][0]), int(target["size"][1])) for target in targets]
@@ -102,8 +102,8 @@ class Segments(NamedTuple):
         (x, weight_x), (y, weight_y) = map(_nearest_pixels, points.unbind(-1), (width, height))
         y, weight_y = y[:, None], weight_y[:, None]  # (2, 1, R, P), rows and columns
         cell = self.starts[targets][:, None] + (x * height + y if self.coded else y * width + x)  # (2, 2, R, P)
-        found = torch.searchsorted(self.maps, cell, right=True) & 1 if self.coded else test(self.maps[cell])
-        return (weight_y * weight_x * found).sum((0, 1))
+        inside = torch.searchsorted(self.maps, cell, right=True) & 1 if self.coded else test(self.maps[cell])
+        return (weight_y * weight_x * inside).sum((0, 1))
 
 
 def segment_counts(targets: Sequence[Targets], task: Task, num_classes: int) -> list[int]:
