@@ -13,14 +13,14 @@ Weighting = tuple[float, ...] | Literal["balanced"] | None
 
 
 class ClassWeights(nn.Module):
-    """Uniform (None), given or "balanced" class weights.
+    """Uniform (None), fixed or "balanced" class weights.
 
     Balanced weights are sqrt(m / f) for a class of frequency f, with the median frequency m: median frequency balancing
     (Eigen and Fergus 2015, section 4.3) with a square root, which moderates the weights of rare classes. The labelled
     training pixels of all processes so far are counted in the buffer `pixels`, which is part of the state dict. Unseen
     classes have weight 1.
 
-    Raises ValueError if K is not in 1 ... 255 or the number of given weights is not K.
+    Raises ValueError if K is not in 1 ... 255 or the number of fixed weights is not K.
     """
 
     fixed: Tensor | None

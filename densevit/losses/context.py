@@ -26,11 +26,11 @@ class LossContext:
     processes: number of processes. group: their group in torch.distributed; None: the default group.
     batches: number of accumulated batches. counts: means of `Head.loss_counts` over the batches and processes, by name;
         by HEAD/NAME for a model with several heads. Empty: not known.
-    step: number of the optimiser step, from 0. progress: the share of the training's optimiser steps that are done, in
-        0 ... 1; 0 if the training has no end.
-    finite_costs: whether a matching cost that is not finite is an error that names its image. Trainings set False: the
-        loss is then not finite either, which all processes detect; an error in one process would leave the others
-        waiting for it.
+    step: number of the optimiser step, from 0. progress: the share of the run's optimiser steps already done, in
+        0 ... 1; 0 for a run without end.
+    finite_costs: whether a matching cost that is not finite is an error that names its image. Runs set False: the loss
+        is then not finite either, which all processes detect together; an error in one process would leave the others
+        waiting.
     """
 
     processes: int = 1

@@ -32,7 +32,7 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 
 def gather_objects(value: T) -> list[T]:
-    """The values of all processes, in the order of their ranks. They are pickled."""
+    """Gathers the values of all processes by pickling, in the order of ranks."""
     if process_count() == 1:
         return [value]
     values: list[T | None] = [None] * process_count()

@@ -21,8 +21,8 @@ BINARY_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mal": matchability_aware,
     "iou_aware": iou_aware,
 }
-# The lower bound of the IoU of a matched prediction. With RT-DETR's, a prediction that does not overlap its object has
-# a class loss of 0, instead of that of background.
+# The lower bound of the IoU of a matched prediction. With RT-DETR's bound, a prediction that does not overlap its
+# object has class loss 0 instead of the background loss.
 _TINY = torch.finfo(torch.float32).tiny
 MIN_QUALITY = {"varifocal": 0.0, "varifocal_matched": _TINY, "mal": 0.01, "iou_aware": _TINY}
 

@@ -55,7 +55,7 @@ def mask_costs(
     """Binary cross-entropy and dice of each segment and the queries of its image, (L, T, Q), at random points, the same
     for all layers and queries of an image, without unlabelled pixels.
 
-    embeddings: (L, B, Q, C). The other arguments are those of `match`.
+    embeddings: (L, B, Q, C). Other arguments: see `match`.
     """
     L, B, Q = embeddings.shape[:3]
     none = pixels.new_zeros(1, num_points, 2)  # no number is drawn for an image without segments

@@ -39,8 +39,8 @@ def uncertain_points(
     generator: torch.Generator | None,
     point_weights: Callable[[Tensor], Tensor | None] = lambda points: None,
 ) -> Tensor:
-    """Points for the mask losses: those with the logits nearest 0 of three times as many random ones, and some random
-    ones.
+    """Points for the mask losses: three quarters have the logits nearest 0 among random candidates, the others are
+    random.
 
     maps: logits (N, h, w). scale: (N, 2), the share of columns and rows of each map that are the image. point_weights:
     returns the weights (N, P) of points (N, P, 2), None if all are 1; points of weight 0 are not chosen as uncertain if

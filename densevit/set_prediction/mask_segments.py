@@ -23,10 +23,10 @@ NEEDS: dict[Task, tuple[str, ...]] = {
 class Segments(NamedTuple):
     """The T segments of all images of a batch, concatenated.
 
-    maps: the flattened maps of all images, one after another: the ids (H, W) of an image, of which each segment has
-    one. coded: `maps` are instead the edges of instance masks, see `RunLengthMasks.edges`, counted on from image to
-    image. starts: (T,), the number of the first pixel of a segment's map. extents: (T, 2), its width and height. ids:
-    (T,), the value of a segment's pixels in its map; 1 for masks. image, labels: (T,). counts: segments per image.
+    maps: the id maps (H, W) of all images, flattened and concatenated; each segment is one id of its map. coded: `maps`
+    holds the edges of instance masks instead (`RunLengthMasks.edges`), offset image by image. starts: (T,), the number
+    of the first pixel of a segment's map. extents: (T, 2), its width and height. ids: (T,), the value of a segment's
+    pixels in its map; 1 for masks. image, labels: (T,). counts: segments per image.
     sizes: (h, w) of each image. names: image ids, for messages. limit: ids from 0 to below it are segments, others are
     unlabelled pixels; None: all pixels are labelled.
     """
@@ -141,7 +141,7 @@ def _ids_and_void(maps: Sequence[Tensor], task: Task, num_classes: int) -> tuple
 
 
 def _limit(task: Task, num_classes: int) -> int:
-    """The ids of segments are below it."""
+    """The exclusive upper bound of segment ids."""
     return num_classes * LABEL_DIVISOR if task == "panoptic" else min(num_classes, IGNORE)
 
 
