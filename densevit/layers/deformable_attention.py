@@ -32,8 +32,8 @@ def multi_scale_deformable_attention(
     (B, Q, N, K, 2) and `weights` (B, Q, N, K) of all K points, by level.
     sampling: "grid_sample", bilinearly as `F.grid_sample` with align_corners=False, where cells outside count as zero;
     "discrete", the value of one cell, see `discrete_cells`, without a gradient of locations.
-    deterministic: the backward pass on a GPU uses no atomic additions, if `densevit.layers.fast` has replaced this
-    function, which modules keep in an attribute; that of `F.grid_sample` always does on a GPU, and never on a CPU.
+    deterministic: no effect here; the replacement in `densevit.layers.fast` then uses no atomic additions in the
+    backward pass on a GPU, where `F.grid_sample` always uses them. Modules keep this function in an attribute.
     Returns (B, Q, N * D) in the dtype of value; computed in at least fp32.
     """
     locations, weights, points = by_level(value, shapes, locations, weights, points)
@@ -54,7 +54,7 @@ def by_level(
 ) -> tuple[Tensor, Tensor, Sequence[int]]:
     """Locations (B, Q, N, K, 2) and weights (B, Q, N, K) in at least fp32, and the number of points of each level.
 
-    The arguments are those of `multi_scale_deformable_attention`. Raises ValueError where they do not fit each other.
+    The arguments are those of `multi_scale_deformable_attention`. Raises ValueError if their sizes do not match.
     """
     cells = sum(height * width for height, width in shapes)
     if value.shape[1] != cells:
@@ -73,7 +73,7 @@ def _bilinear(x: Tensor, locations: Tensor) -> Tensor:
 
 
 def _discrete(x: Tensor, locations: Tensor) -> Tensor:
-    """The cells of `discrete_cells`; shapes are those of `_bilinear`."""
+    """Values of the cells of `discrete_cells`; same shapes as `_bilinear`."""
     D, H, W = x.shape[1:]
     size = table([(W, H)], torch.int32, x.device)[0]
     column, row = discrete_cells(locations, size).flatten(1, 2).unbind(-1)  # (B, Q * P)
@@ -84,9 +84,9 @@ def _discrete(x: Tensor, locations: Tensor) -> Tensor:
 def discrete_cells(locations: Tensor, size: Tensor) -> Tensor:
     """The column and row of the cell that each point samples, int64 (RT-DETRv2, Lv et al. 2024).
 
-    locations: (..., 2). size: width and height of the map, broadcast to (..., 2). As in the authors' code, coordinates
-    in cells are rounded to the next cell on each axis, half a cell from the nearest, and clamped to the map; they clamp
-    rows to the height on both axes, which is equal for their square maps.
+    locations: (..., 2). size: width and height of the map, broadcast to (..., 2). As in the authors' code, half a cell
+    is added to the cell index on each axis, and the result is clamped to the map. The authors clamp both axes to the
+    height, which is equal for their square maps.
     """
     cells = (locations.detach() * size + 0.5).to(torch.int64)
     return cells.clamp(min=torch.zeros_like(size), max=size - 1)
@@ -95,8 +95,9 @@ def discrete_cells(locations: Tensor, size: Tensor) -> Tensor:
 class MultiScaleDeformableAttention(nn.Module):
     """Multi-scale deformable attention with its projections, initialised as in the authors' code.
 
-    points: the number of each level, or of all. deterministic, sampling: those of `multi_scale_deformable_attention`;
-    sampling "discrete", the layer of offsets, which gets no gradient, is frozen (RT-DETRv2, Lv et al. 2024).
+    points: the number of points of each level, or one number for all levels. deterministic, sampling: see
+    `multi_scale_deformable_attention`; with sampling "discrete" the layer of offsets gets no gradient and is frozen
+    (RT-DETRv2, Lv et al. 2024).
     """
 
     def __init__(

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """torch's layer, which does not count batches: only a cumulative average of the statistics needs their number."""
+    """torch's batch norm without the update of `num_batches_tracked`, which only a cumulative average needs."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""

@@ -26,11 +26,11 @@ class LossContext:
     processes: number of processes. group: their group in torch.distributed; None: the default group.
     batches: number of accumulated batches. counts: means of `Head.loss_counts` over the batches and processes, by name;
         by HEAD/NAME for a model with several heads. Empty: not known.
-    step: number of the optimiser step, from 0. progress: the share of the training's optimiser steps that are done, in
-        0 ... 1; 0 if the training has no end.
-    finite_costs: whether a matching cost that is not finite is an error that names its image. Trainings set False: the
-        loss is then not finite either, which all processes detect; an error in one process would leave the others
-        waiting for it.
+    step: number of the optimiser step, from 0. progress: the share of the run's optimiser steps already done, in
+        0 ... 1; 0 for a run without end.
+    finite_costs: whether a matching cost that is not finite is an error that names its image. Runs set False: the loss
+        is then not finite either, which all processes detect together; an error in one process would leave the others
+        waiting.
     """
 
     processes: int = 1
@@ -42,11 +42,11 @@ class LossContext:
     group: Any = None
 
     @classmethod
-    def of_processes(cls, **fields: Any) -> "LossContext":
+    def across_processes(cls, **fields: Any) -> "LossContext":
         """The context of all processes of torch.distributed, if it is initialised. fields: all other fields."""
         return cls(processes=process_count(), **fields)
 
-    def of_head(self, name: str) -> "LossContext":
+    def for_head(self, name: str) -> "LossContext":
         """The context of one head, with the head's counts only."""
         prefix = f"{name}/"
         counts = {key.removeprefix(prefix): count for key, count in self.counts.items() if key.startswith(prefix)}
@@ -89,9 +89,9 @@ def step_context(counts: Mapping[str, Sequence[Counts]], batches: int, step: int
     batches: the number by which the step's gradients are divided; the last step of an epoch may have fewer batches.
     """
     keys = [(head, name) for head, each in counts.items() for name in each[0]]
-    context = LossContext.of_processes(batches=batches, step=step)
+    context = LossContext.across_processes(batches=batches, step=step)
     if not keys:
         return context
-    sums = [sum(one[name] for one in counts[head]) / batches for head, name in keys]
+    sums = [sum(batch[name] for batch in counts[head]) / batches for head, name in keys]
     means = context.mean(to_device(torch.tensor(sums, dtype=torch.float32), device))
     return replace(context, counts={f"{head}/{name}": mean for (head, name), mean in zip(keys, means, strict=True)})

@@ -21,8 +21,8 @@ BINARY_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mal": matchability_aware,
     "iou_aware": iou_aware,
 }
-# The lower bound of the IoU of a matched prediction. With RT-DETR's, a prediction that does not overlap its object has
-# a class loss of 0, instead of that of background.
+# The lower bound of the IoU of a matched prediction. With RT-DETR's bound, a prediction that does not overlap its
+# object has class loss 0 instead of the background loss.
 _TINY = torch.finfo(torch.float32).tiny
 MIN_QUALITY = {"varifocal": 0.0, "varifocal_matched": _TINY, "mal": 0.01, "iou_aware": _TINY}
 
@@ -55,8 +55,8 @@ class LossWeights:
 
 def last_and_auxiliary(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each term of the last layer, and `auxiliary`, the sum of the others. terms: (L,) each."""
-    of_layers = torch.stack(list(terms.values()), dim=1)  # (L, terms)
-    return {**dict(zip(terms, of_layers[-1].unbind(), strict=True)), "auxiliary": of_layers[:-1].sum()}
+    by_layer = torch.stack(list(terms.values()), dim=1)  # (L, terms)
+    return {**dict(zip(terms, by_layer[-1].unbind(), strict=True)), "auxiliary": by_layer[:-1].sum()}
 
 
 def box_losses(boxes: Tensor, objects: Objects, pairs: MatchedPairs, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:

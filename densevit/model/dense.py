@@ -243,9 +243,9 @@ class DenseModel(nn.Module):
         A learned weight adds HEAD/log_variance, see `uncertainty_weighted`.
         """
         losses: Losses = {}
-        context = LossContext.of_processes() if context is None else context
+        context = LossContext.across_processes() if context is None else context
         for name, head in self.heads.items():
-            head_context = context.of_head(name)
+            head_context = context.for_head(name)
             targets_of_head = (head_targets or {}).get(name, targets)
             terms = head.loss(outputs[name], targets_of_head, head_context)
             weight = self.weights[name]

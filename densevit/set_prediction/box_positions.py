@@ -26,9 +26,9 @@ class BoxPositions(nn.Module):
 class BoxPositionBias(nn.Module):
     """Bias of the cross-attention scores, from the position of a cell relative to a query's box.
 
-    The sum of a Gaussian prior centred on the box, at another point of it in each head (SMCA, Gao et al. 2021, section
-    3.2), and of a box-relative position bias learned from the offsets of the cell to the box's edges on a log scale
-    (Plain DETR, Lin et al. 2023, section 4). Both are sums of a column term and a row term.
+    The sum of a Gaussian prior at a learned point of the box in each head (SMCA, Gao et al. 2021, section 3.2), and of
+    a box-relative position bias learned from the offsets of the cell to the box's edges on a log scale (Plain DETR, Lin
+    et al. 2023, section 4). Both are sums of a column term and a row term.
     """
 
     def __init__(self, num_heads: int, hidden: int = 64) -> None:

@@ -26,8 +26,7 @@ def look_forward_twice(
     """Refinement whose loss also reaches the offsets of the layer before (DINO, Zhang et al. 2023, section 3.5).
 
     reference: boxes or points of the layer before, detached. undetached: the same with their gradient.
-    Returns the boxes for the loss, with the gradient of `undetached`, and those for the next layer, without; both have
-    the same values.
+    Returns the boxes for the loss, with the gradient of `undetached`, and equal boxes for the next layer without it.
     """
     offsets = head.in_full_precision(x)
     return _add(offsets, undetached, eps), _add(offsets, reference, eps)

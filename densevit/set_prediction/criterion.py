@@ -34,7 +34,7 @@ class SetCriterion:
     class_proposals: bool = False
 
     def loss_counts(self, objects: list[int]) -> Counts:
-        """What the losses are divided by; all but `dense`, which depends on predictions.
+        """The normalisers of the losses, except that of `dense`, which depends on predictions.
 
         objects: the number of objects of each labelled image.
         """
@@ -45,12 +45,13 @@ class SetCriterion:
         return counts
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """`label`, `l1` and `giou` of the last layer, `auxiliary`, the sum of the others, and by output those below.
+        """`label`, `l1` and `giou` of the last layer, `auxiliary`, their sum over the other layers, and a term for each
+        optional output.
 
         outputs: `layers`, logits (L, B, Q, K) and boxes (L, B, Q, 4) cxcywh; optionally `proposals`, logits (B, S, K)
         and boxes (B, S, 4), as in `proposal_loss`; and in training `objects`, if already collected, `denoising` of
         `DenoisingQueries.split`, and `dense`, the arguments of `dense_detection`.
-        `pairs`: those of `match`, if already found.
+        `pairs`: the result of `match`, if already computed.
         """
         labelled = Labelled.of(targets, outputs["logits"].device, outputs.get("objects"))
         objects = labelled.objects
@@ -91,7 +92,7 @@ class SetCriterion:
     ) -> Losses:
         """`label`, `l1` and `giou` of each layer, (L,) each. logits: (L, B, Q, K). boxes: (L, B, Q, 4).
 
-        pairs: the matched pairs, if they were computed already. counts_of: the argument of `set_losses`.
+        pairs: the matched pairs, if already computed. counts_of: the argument of `set_losses`.
         """
         if pairs is None:
             pairs = hungarian(logits, boxes, objects, self.costs, softmax=False, strict=context.finite_costs)
@@ -114,7 +115,7 @@ class SetCriterion:
         others learn "no object" (DINO, section 3.3). Normalised by P, averaged over processes.
         """
         logits, boxes, target = predictions
-        pairs = MatchedPairs.of_queries(target, len(logits))
+        pairs = MatchedPairs.from_queries(target, len(logits))
         count = torch.full((), float(len(target)), device=target.device)
         logits, boxes = logits[:, None], boxes[:, None]  # as of one image
         terms = set_losses(logits, boxes, objects, pairs, context, self.classification, count, "denoising")

@@ -36,7 +36,7 @@ class Labelled(NamedTuple):
         return list(values) if self.images is None else [x.index_select(dim, self.images) for x in values]
 
     def select_pairs(self, pairs: MatchedPairs) -> MatchedPairs:
-        """The pairs of all images of the batch, with the image's index among the labelled ones."""
+        """The pairs with each image's index among the labelled images instead of among all images of the batch."""
         return pairs._replace(image=self.objects.image[pairs.target[0]])
 
 

@@ -46,7 +46,7 @@ class Levels(NamedTuple):
     def of(cls, maps: Sequence[Tensor], paddings: Sequence[Tensor], positions: Sequence[Tensor] = ()) -> "Levels":
         """Joins the levels. maps: (B, C, H, W) each. paddings: (B, H, W) each.
 
-        positions: (B, H * W, C) each, or none, which are positions of 0.
+        positions: (B, H * W, C) each; empty: all positions are 0.
         """
         shapes = [(x.shape[-2], x.shape[-1]) for x in maps]
         ratios = torch.stack([valid_ratio(padding) for padding in paddings], dim=1)  # (B, L, 2)

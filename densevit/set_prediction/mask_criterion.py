@@ -56,7 +56,7 @@ class MaskCriterion:
         self._limit.check_data(None if self.task == "semantic" else dataset.object_counts())
 
     def loss_counts(self, targets: list[Targets]) -> Counts:
-        """What the losses are divided by, of targets on the CPU."""
+        """The normalisers of the losses. targets: on the CPU."""
         labelled = [target for target in targets if all(key in target for key in NEEDS[self.task])]
         counts = segment_counts(labelled, self.task, self.num_classes)
         return set_counts(counts, self.num_queries, NO_OBJECT_WEIGHT)
@@ -70,7 +70,7 @@ class MaskCriterion:
         generator: torch.Generator | None = None,
         cells: Tensor | None = None,
     ) -> Losses:
-        """`label`, `mask` and `dice` of the last layer, and `auxiliary`, the sum of the others; in fp32.
+        """`label`, `mask` and `dice` of the last layer, and `auxiliary`, their sum over the other layers; in fp32.
 
         pixels: (B, C, h, w), or (L, B, C, h, w) if each layer has its own. Images without the target keys of the task
         are left out. generator: the generator of random points; by default torch's. cells: class logits (B, K, h', w')
@@ -136,7 +136,7 @@ class MaskCriterion:
     ) -> Tensor:
         """Cross-entropy of the class logits at points of each segment: means over points, summed over segments.
 
-        So a small segment counts as much as a large one; one that no point hits is left out.
+        A small segment counts as much as a large one; a segment without a point is left out.
         """
         points = random_points(len(cells), self.num_points, cells.device, generator)
         truth = segments.at(torch.arange(len(segments.labels), device=cells.device), points[segments.image])  # (T, P)
@@ -165,7 +165,7 @@ def mask_losses(
     """Binary cross-entropy and dice of the matched masks of L layers at points, summed over masks: (2, L).
 
     embeddings: (L, B, Q, C). pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), the result of
-    `image_shares`. pairs: those of `match`, on the CPU.
+    `image_shares`. pairs: the result of `match`, on the CPU.
     """
     counts = pairs.image.bincount(minlength=len(segments.counts)).tolist()
     pairs = pairs.to(pixels.device)
@@ -233,7 +233,7 @@ def _maps(matched: Tensor, pixels: Tensor, counts: Sequence[int]) -> Tensor:
     pixels: (B, C, h, w), or (l, B, C, h, w) of each layer.
     """
     images = pixels.unbind(-4)  # each (C, h, w) or (l, C, h, w)
-    maps = [mask_logits(x, one) for x, one in zip(matched.split(list(counts), dim=1), images, strict=True)]
+    maps = [mask_logits(x, image) for x, image in zip(matched.split(list(counts), dim=1), images, strict=True)]
     return torch.cat(maps, dim=1).flatten(0, 1)
 
 

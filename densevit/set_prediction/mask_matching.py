@@ -55,29 +55,29 @@ def mask_costs(
     """Binary cross-entropy and dice of each segment and the queries of its image, (L, T, Q), at random points, the same
     for all layers and queries of an image, without unlabelled pixels.
 
-    embeddings: (L, B, Q, C). The other arguments are those of `match`.
+    embeddings: (L, B, Q, C). Other arguments: see `match`.
     """
     L, B, Q = embeddings.shape[:3]
     none = pixels.new_zeros(1, num_points, 2)  # no number is drawn for an image without segments
     drawn = (random_points(1, num_points, pixels.device, generator) if count else none for count in segments.counts)
     points = torch.cat([*drawn])  # (B, P, 2)
-    targets, of_segments = torch.arange(len(segments.ids), device=points.device), points[segments.image]
-    truth, known = segments.at(targets, of_segments), segments.point_weights(targets, of_segments)  # (T, P)
-    known = torch.ones_like(truth) if known is None else known
+    targets, segment_points = torch.arange(len(segments.ids), device=points.device), points[segments.image]
+    truth, labelled = segments.at(targets, segment_points), segments.point_weights(targets, segment_points)  # (T, P)
+    labelled = torch.ones_like(truth) if labelled is None else labelled
     # Sampling and products are linear: the samples of per-pixel embeddings, (B or L * B, C, P), give those of masks.
     maps = pixels.flatten(0, -4)
     embedded = sample(maps, (points * scales[:, None]).repeat(len(maps) // B, 1, 1)).unflatten(0, (-1, B))
     costs = [truth.new_zeros(L, 0, Q)]
-    for image, rows in enumerate(zip(truth.split(segments.counts), known.split(segments.counts), strict=True)):
-        t, k = rows[0].T, rows[1][:1].T  # (P, T_i), (P, 1)
-        area, known_area = t.sum(0), k.sum().clamp(min=1e-6)
+    for image, rows in enumerate(zip(truth.split(segments.counts), labelled.split(segments.counts), strict=True)):
+        t, w = rows[0].T, rows[1][:1].T  # (P, T_i), (P, 1)
+        area, labelled_area = t.sum(0), w.sum().clamp(min=1e-6)
         parts = []
         for part in chunks(L, Q * num_points) if t.shape[1] else ():
             x = embeddings[part, image] @ embedded[part if len(embedded) > 1 else 0, image]  # (l, Q, P)
             x = x.flatten(0, 1)
-            cross_entropy = (F.softplus(x) @ k - x @ t) / known_area  # (l * Q, T_i)
+            cross_entropy = (F.softplus(x) @ w - x @ t) / labelled_area  # (l * Q, T_i)
             x = x.sigmoid()
-            dice = 1 - (2 * x @ t + 1) / (x @ k + area + 1)
+            dice = 1 - (2 * x @ t + 1) / (x @ w + area + 1)
             parts.append(weights.mask * cross_entropy + weights.dice * dice)
         if parts:
             costs.append(torch.cat(parts).unflatten(0, (L, Q)).transpose(1, 2))

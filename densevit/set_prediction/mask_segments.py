@@ -23,10 +23,10 @@ NEEDS: dict[Task, tuple[str, ...]] = {
 class Segments(NamedTuple):
     """The T segments of all images of a batch, concatenated.
 
-    maps: the flattened maps of all images, one after another: the ids (H, W) of an image, of which each segment has
-    one. coded: `maps` are instead the edges of instance masks, see `RunLengthMasks.edges`, counted on from image to
-    image. starts: (T,), the number of the first pixel of a segment's map. extents: (T, 2), its width and height. ids:
-    (T,), the value of a segment's pixels in its map; 1 for masks. image, labels: (T,). counts: segments per image.
+    maps: the id maps (H, W) of all images, flattened and concatenated; each segment is one id of its map. coded: `maps`
+    holds the edges of instance masks instead (`RunLengthMasks.edges`), offset image by image. starts: (T,), the number
+    of the first pixel of a segment's map. extents: (T, 2), its width and height. ids: (T,), the value of a segment's
+    pixels in its map; 1 for masks. image, labels: (T,). counts: segments per image.
     sizes: (h, w) of each image. names: image ids, for messages. limit: ids from 0 to below it are segments, others are
     unlabelled pixels; None: all pixels are labelled.
     """
@@ -57,10 +57,10 @@ class Segments(NamedTuple):
             ids = torch.ones_like(labels)
         else:
             maps = [_without_crowds(to_device(target[task], device), target, task) for target in targets]
-            found, has_void = _ids_and_void(maps, task, num_classes)
+            present, has_void = _ids_and_void(maps, task, num_classes)
             limit = _limit(task, num_classes) if has_void else None
-            counts = [len(row) for row in found]
-            ids = to_device(torch.tensor([x for row in found for x in row], dtype=torch.long), device)
+            counts = [len(row) for row in present]
+            ids = to_device(torch.tensor([x for row in present for x in row], dtype=torch.long), device)
             labels = ids // LABEL_DIVISOR if task == "panoptic" else ids
         names = [target.get("image_id", i) for i, target in enumerate(targets)]
         sizes = [(int(target["size"][0]), int(target["size"][1])) for target in targets]
@@ -102,8 +102,8 @@ class Segments(NamedTuple):
         (x, weight_x), (y, weight_y) = map(_nearest_pixels, points.unbind(-1), (width, height))
         y, weight_y = y[:, None], weight_y[:, None]  # (2, 1, R, P), rows and columns
         cell = self.starts[targets][:, None] + (x * height + y if self.coded else y * width + x)  # (2, 2, R, P)
-        found = torch.searchsorted(self.maps, cell, right=True) & 1 if self.coded else test(self.maps[cell])
-        return (weight_y * weight_x * found).sum((0, 1))
+        inside = torch.searchsorted(self.maps, cell, right=True) & 1 if self.coded else test(self.maps[cell])
+        return (weight_y * weight_x * inside).sum((0, 1))
 
 
 def segment_counts(targets: Sequence[Targets], task: Task, num_classes: int) -> list[int]:
@@ -141,7 +141,7 @@ def _ids_and_void(maps: Sequence[Tensor], task: Task, num_classes: int) -> tuple
 
 
 def _limit(task: Task, num_classes: int) -> int:
-    """The ids of segments are below it."""
+    """The exclusive upper bound of segment ids."""
     return num_classes * LABEL_DIVISOR if task == "panoptic" else min(num_classes, IGNORE)
 
 

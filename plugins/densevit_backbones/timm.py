@@ -32,7 +32,7 @@ _NO_NETWORK = (
 # timm calls these models fixed, although they support any size: their attention is over convolutions, channels or
 # windows. A dry run verifies it; CoAtNet, also a MaxxVit, has global attention and fails.
 _FREE = {"Twins", "Xcit", "MaxxVit"}
-_OURS = {"img_size", "dynamic_img_size", "strict_img_size", "in_chans", "features_only", "drop_path_rate"}
+_RESERVED = {"img_size", "dynamic_img_size", "strict_img_size", "in_chans", "features_only", "drop_path_rate"}
 # timm would load weights from these sources when the model is built, also if they come from a model file.
 _SOURCES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
@@ -78,7 +78,7 @@ class Timm(Backbone):
     ) -> None:
         super().__init__()
         arguments = dict(model_args or {})
-        if taken := sorted(_OURS & arguments.keys()):
+        if taken := sorted(_RESERVED & arguments.keys()):
             raise PluginError(f"backbone.model_args: {', '.join(taken)} cannot be set there: this plugin sets it.")
         if taken := sorted(_SOURCES & arguments.keys()):
             raise PluginError(
@@ -95,8 +95,8 @@ class Timm(Backbone):
         plan = _plan(model, size, drop_path, arguments)
         chosen = _choose(model, plan.strides, features)
         self.name = model
-        own = {} if in_channels == 3 else {"in_chans": in_channels}  # on which nothing of the plan depends
-        self.model = _build(model, pretrained, plan.arguments | own)
+        input_arguments = {} if in_channels == 3 else {"in_chans": in_channels}  # the plan does not depend on them
+        self.model = _build(model, pretrained, plan.arguments | input_arguments)
         if pretrained:
             self.licences = {f"timm:{model}": str(_config(self.model).get("license") or "unknown")}
         if checkpointing:
@@ -132,9 +132,9 @@ class Timm(Backbone):
         features = []
         for feature, stride in zip(maps, self.strides, strict=True):
             grid = (-(-H // stride), -(-W // stride))
-            whole = grid if resized else (-(-height // stride), -(-width // stride))  # (h, w) of the padded image's map
-            if feature.shape[-2:] != whole:
-                feature = F.interpolate(feature, size=whole, mode="bilinear")
+            padded_grid = grid if resized else (-(-height // stride), -(-width // stride))
+            if feature.shape[-2:] != padded_grid:
+                feature = F.interpolate(feature, size=padded_grid, mode="bilinear")
             features.append(feature[..., : grid[0], : grid[1]])
         return features
 
@@ -408,7 +408,7 @@ def _dry_run(model: nn.Module, size: Size, norm: bool = False) -> list[Tensor]:
 
 def _takes(model: nn.Module, argument: str) -> bool:
     """Whether a constructor of the model's classes has this argument; timm passes unknown arguments on to them."""
-    constructors = (vars(kind).get("__init__") for kind in type(model).__mro__)
+    constructors = (vars(base).get("__init__") for base in type(model).__mro__)
     return any(argument in inspect.signature(made).parameters for made in constructors if made is not None)
 
 

@@ -91,14 +91,14 @@ class BEiT(Unlabelled):
 def build_tokenizer(options: dict[str, Any]) -> Any:
     """Builds the class that `name` gives as module:Class. Raises ConfigError or PluginError."""
     name = options.get("name")
-    module, _, kind = name.partition(":") if isinstance(name, str) else ("", "", "")
-    if not module or not kind:
+    module, _, class_name = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if not module or not class_name:
         raise ConfigError(
             f"method.tokenizer.name is {name!r}; a class as module:Class is expected, as in "
             "{name: my_package.dalle:Tokenizer}."
         )
     try:
-        cls = getattr(importlib.import_module(module), kind)
+        cls = getattr(importlib.import_module(module), class_name)
     except (ImportError, AttributeError) as error:
         raise PluginError(
             f"method.tokenizer.name is {name!r}, which cannot be imported: {error}. Fix: install the package, or "

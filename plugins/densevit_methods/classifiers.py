@@ -18,7 +18,7 @@ class DenseClassifier(nn.Module):
     def __init__(self, model: DenseModel, head: str) -> None:
         super().__init__()
         self.model, self.head = model, head
-        self.class_names = [one.name for one in model.classes[head]]
+        self.class_names = [cls.name for cls in model.classes[head]]
 
     def forward(self, batch: Batch) -> Tensor:
         """Returns log-probabilities (B, K) float32."""

@@ -41,15 +41,16 @@ class FeatureDistillation(Unlabelled):
                     "and train the head from the result."
                 )
         self.teacher = load_backbone(teacher)
-        own, others = model.backbone.channels, self.teacher.backbone.channels
-        if not 1 <= levels <= min(len(own), len(others)):
+        channels, teacher_channels = model.backbone.channels, self.teacher.backbone.channels
+        if not 1 <= levels <= min(len(channels), len(teacher_channels)):
             raise ConfigError(
-                f"method.levels is {levels}; the student has {len(own)} features, the teacher {len(others)}. Fix: a "
-                "number from 1 to the smaller one."
+                f"method.levels is {levels}; the student has {len(channels)} features, the teacher "
+                f"{len(teacher_channels)}. Fix: a number from 1 to the smaller one."
             )
         self.levels = levels
         self.projections = nn.ModuleList(
-            nn.Conv2d(channels, other, 1) for channels, other in zip(own[-levels:], others[-levels:], strict=True)
+            nn.Conv2d(width, teacher_width, 1)
+            for width, teacher_width in zip(channels[-levels:], teacher_channels[-levels:], strict=True)
         )
         self.strides = [*model.backbone.strides[-levels:]]
 
@@ -73,11 +74,13 @@ class FeatureDistillation(Unlabelled):
         """
         padding = batch["padding_mask"]
         levels = []
-        for project, own, target in zip(self.projections, features[-self.levels :], self.targets(batch), strict=True):
-            predicted = project(own)
+        for project, feature, target in zip(
+            self.projections, features[-self.levels :], self.targets(batch), strict=True
+        ):
+            predicted = project(feature)
             with autocast_off(predicted.device):
                 each = F.smooth_l1_loss(predicted.float(), target, reduction="none", beta=_BETA).mean(1)  # (B, h, w)
-                inside = ~mask_on_grid(padding, (own.shape[2], own.shape[3]))
+                inside = ~mask_on_grid(padding, (feature.shape[2], feature.shape[3]))
                 levels.append((each * inside).sum((1, 2)) / inside.sum((1, 2)))
         return torch.stack(levels).mean(0)
 
@@ -93,15 +96,15 @@ class FeatureDistillation(Unlabelled):
         seen = backbone.input_size or (height, width)
         if seen != (height, width):
             pixels = F.interpolate(pixels, size=seen, mode="bilinear", align_corners=False, antialias=True)
-        found = []
+        targets = []
         features = backbone(pixels)[-self.levels :]
         for x, stride, other in zip(features, self.strides, backbone.strides[-self.levels :], strict=True):
             grid = -(-height // stride), -(-width // stride)
             cell = stride / other * seen[0] / height, stride / other * seen[1] / width
             with autocast_off(x.device):
                 x = resampled(x.float(), ~mask_on_grid(padding, (x.shape[2], x.shape[3])), grid, cell)
-                found.append(F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1))
-        return found
+                targets.append(F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1))
+        return targets
 
 
 def resampled(features: Tensor, inside: Tensor, size: tuple[int, int], cell: tuple[float, float]) -> Tensor:

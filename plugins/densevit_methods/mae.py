@@ -175,8 +175,8 @@ def _embeds_patches_alone(backbone: Any) -> bool:
     tokens = backbone.eval().encode(images, (depth,), False).last_blocks[depth].tokens
     backbone.train(training)
     cells = (size[0] // patch) * (size[1] // patch)
-    one, other = tokens[:, -cells]
-    return torch.equal(one, other)
+    alone, repeated = tokens[:, -cells]
+    return torch.equal(alone, repeated)
 
 
 def key_bias(used: Tensor, first: int) -> Tensor | None:

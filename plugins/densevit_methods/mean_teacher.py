@@ -132,10 +132,12 @@ def _is_loss(name: str) -> bool:
 
 
 def _selected(batch: Batch, indices: list[int]) -> Batch:
-    """Some images of a batch, with the others' first ones added without labels if they are fewer than two: every step
-    is alike, and batch norm over one value per image has two."""
-    others = [i for i in range(len(batch["targets"])) if i not in indices]
-    added = others[: max(0, 2 - len(indices))]
+    """Selects images of a batch, at least two: the first unselected images fill up, without labels.
+
+    Batch norm over one value per image needs two images.
+    """
+    unselected = [i for i in range(len(batch["targets"])) if i not in indices]
+    added = unselected[: max(0, 2 - len(indices))]
     targets = [batch["targets"][i] for i in indices] + [without_labels(batch["targets"][i]) for i in added]
     rows = indices + added
     return {"images": batch["images"][rows], "padding_mask": batch["padding_mask"][rows], "targets": targets}

@@ -27,19 +27,19 @@ class MovingAverage(nn.Module):
     def update(self, teacher: nn.Module, student: nn.Module, weight: Tensor | float) -> None:
         """Moves the teacher's tensors to the student's by this weight, 1 minus the EMA's momentum."""
         pairs = list(zip(teacher.state_dict().values(), student.state_dict().values(), strict=True))
-        halves = [own for own, _ in pairs if own.is_floating_point() and own.dtype.itemsize < 4]
+        halves = [average for average, _ in pairs if average.is_floating_point() and average.dtype.itemsize < 4]
         if halves and not len(self._exact):
-            self._exact = torch.cat([own.float().flatten() for own in halves])
-        self._exact = self._exact.to(next((own.device for own in halves), self._exact.device))
-        parts = iter(self._exact.split([own.numel() for own in halves]))
-        for own, other in pairs:
-            if not own.is_floating_point():
-                own.copy_(other)
+            self._exact = torch.cat([average.float().flatten() for average in halves])
+        self._exact = self._exact.to(next((average.device for average in halves), self._exact.device))
+        parts = iter(self._exact.split([average.numel() for average in halves]))
+        for average, current in pairs:
+            if not average.is_floating_point():
+                average.copy_(current)
                 continue
-            exact = own if own.dtype.itemsize >= 4 else next(parts).view_as(own)
-            exact.lerp_(other.to(exact.dtype), weight.to(exact.dtype) if isinstance(weight, Tensor) else weight)
-            if exact is not own:
-                own.copy_(exact)
+            exact = average if average.dtype.itemsize >= 4 else next(parts).view_as(average)
+            exact.lerp_(current.to(exact.dtype), weight.to(exact.dtype) if isinstance(weight, Tensor) else weight)
+            if exact is not average:
+                average.copy_(exact)
 
     def get_extra_state(self) -> Tensor:
         return self._exact

@@ -45,11 +45,11 @@ class OutputDistillation(Unlabelled):
         for name, other in self.teacher_heads.items():
             check_head(other, self.teacher.heads[other], "output_distillation (its teacher)")
             _check_depth(name, model.heads[name].quantity, self.teacher.heads[other].quantity)
-            known_classes = [one.name for one in self.teacher.classes[other]]
+            known_classes = [cls.name for cls in self.teacher.classes[other]]
             self.class_tables[name] = _class_table(class_rows(known_classes, model, name), len(known_classes))
         _check_input_size(self.teacher.backbone.input_size, model.backbone.input_size)
-        given = None if score_threshold is None else dict.fromkeys(self.teacher.heads, score_threshold)
-        self.score_thresholds = given or self.teacher.default_thresholds
+        thresholds = None if score_threshold is None else dict.fromkeys(self.teacher.heads, score_threshold)
+        self.score_thresholds = thresholds or self.teacher.default_thresholds
         self.pixel_threshold = pixel_threshold
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
@@ -100,10 +100,10 @@ def _check_depth(name: str, quantity: str | None, other: str | None) -> None:
         )
 
 
-def _check_input_size(size: tuple[int, int] | None, own: tuple[int, int] | None) -> None:
+def _check_input_size(teacher_size: tuple[int, int] | None, student_size: tuple[int, int] | None) -> None:
     """Raises ConfigError if the teacher has a fixed input size, and the student another or none."""
-    if size is not None and size != own:
+    if teacher_size is not None and teacher_size != student_size:
         raise ConfigError(
-            f"method.teacher: its backbone has the fixed input size {tuple(size)}, and the student "
-            f"{'none' if own is None else tuple(own)}. Fix: a teacher for any input size."
+            f"method.teacher: its backbone has the fixed input size {tuple(teacher_size)}, and the student "
+            f"{'none' if student_size is None else tuple(student_size)}. Fix: a teacher for any input size."
         )

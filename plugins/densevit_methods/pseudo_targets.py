@@ -26,17 +26,17 @@ def predicted_targets(
     grids = [{**without_labels(target), "original_size": target["size"]} for target in batch["targets"]]
     outputs = teacher({**batch, "targets": grids})
     predictions = teacher.predictions(outputs, grids)
-    found = {}
+    head_targets = {}
     for name, head in teacher.heads.items():
         probabilities: list[Tensor | None] = [None] * len(grids)
         if "semantic" in head.needs:
             maps = head.maps(outputs[name], tuple(batch["images"].shape[2:]))
             probabilities = list(maps.softmax(1).amax(1))  # (H, W) each
-        found[name] = [
+        head_targets[name] = [
             _targets(prediction, grid["size"], score_thresholds.get(name, 0.0), probability, pixel_threshold)
             for prediction, grid, probability in zip(predictions[name], grids, probabilities, strict=True)
         ]
-    return found
+    return head_targets
 
 
 def _targets(

@@ -78,11 +78,11 @@ def class_rows(names: Sequence[str], model: DenseModel, head: str) -> Tensor:
     names: the teacher's classes. Raises ConfigError if it lacks a class.
     """
     index = {name: i for i, name in enumerate(names)}
-    missing = [one.name for one in model.classes[head] if one.name not in index]
+    missing = [cls.name for cls in model.classes[head] if cls.name not in index]
     if missing:
         raise ConfigError(
             f"heads.{head}: the teacher lacks {len(missing)} of {len(model.classes[head])} classes: "
             f"{listed(missing, 3)}. It has "
             f"{listed(names, 3)}. Fix: use a teacher that predicts them, or rename the classes of the data."
         )
-    return torch.tensor([index[one.name] for one in model.classes[head]], dtype=torch.int64)
+    return torch.tensor([index[cls.name] for cls in model.classes[head]], dtype=torch.int64)

@@ -56,13 +56,13 @@ class Muon(AdamW):
 
     @staticmethod
     def group_options(layer: nn.Module, parameter: nn.Parameter) -> dict[str, Any]:
-        """Returns the kind of layer that has the parameter as its matrix: `linear`, `convolution` or None."""
-        kind = None
+        """Returns the type of layer that has the parameter as its matrix: `linear`, `convolution` or None."""
+        layer_type = None
         if isinstance(layer, (nn.Linear, *_CONVOLUTIONS)) and getattr(layer, "groups", 1) == 1:
             rows = parameter.shape[0]
             if parameter is layer.weight and min(rows, parameter.numel() // rows) >= _MIN_SIDE:
-                kind = "convolution" if isinstance(layer, _CONVOLUTIONS) else "linear"
-        return {"layer": kind}
+                layer_type = "convolution" if isinstance(layer, _CONVOLUTIONS) else "linear"
+        return {"layer": layer_type}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

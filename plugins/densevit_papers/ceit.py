@@ -236,26 +236,26 @@ def _as_map(cells: Tensor, grid: tuple[int, int]) -> Tensor:
 def _describe(tensors: StateDict) -> dict[str, Any]:
     """The config section of a CeiT, from tensors with our keys."""
     width, depth = len(tensors["blocks.0.norm1.weight"]), count(tensors, r"blocks\.(\d+)\.norm1\.weight")
-    variant = next((name for name, own in VARIANTS.items() if (own.width, own.depth) == (width, depth)), None)
+    variant = next((name for name, sizes in VARIANTS.items() if (sizes.width, sizes.depth) == (width, depth)), None)
     if variant is None:
-        known = ", ".join(f"{name} {own.width} and {own.depth}" for name, own in VARIANTS.items())
-        raise WeightsError(f"A CeiT of {width} channels and {depth} blocks is not a known variant: {known}.")
+        variants = ", ".join(f"{name} {sizes.width} and {sizes.depth}" for name, sizes in VARIANTS.items())
+        raise WeightsError(f"A CeiT of {width} channels and {depth} blocks is not a known variant: {variants}.")
     patch_size = tensors["stem.projection.weight"].shape[-1]
     options: dict[str, Any] = {"name": "ceit", "variant": variant, "patch_size": patch_size}
     options["image_size"] = _STEM_STRIDE * patch_size * len(tensors["position_table"])
     return {"backbone": options | ({"readout": "lca"} if "class_attention.positions" in tensors else {})}
 
 
-def _block(theirs: str, ours: str) -> tuple[Line, ...]:
+def _block(source: str, target: str) -> tuple[Line, ...]:
     """The lines of a block without its feed-forward layer."""
     return (
-        Line(f"{theirs}.norm1.*", f"{ours}.norm1.*"),
+        Line(f"{source}.norm1.*", f"{target}.norm1.*"),
         *(
-            Line(f"{theirs}.attn.qkv.*[{i}/3]", f"{ours}.attention.{name}.*")
+            Line(f"{source}.attn.qkv.*[{i}/3]", f"{target}.attention.{name}.*")
             for i, name in enumerate(("query", "key", "value"))
         ),
-        Line(f"{theirs}.attn.proj.*", f"{ours}.attention.output.*"),
-        Line(f"{theirs}.norm2.*", f"{ours}.norm2.*"),
+        Line(f"{source}.attn.proj.*", f"{target}.attention.output.*"),
+        Line(f"{source}.norm2.*", f"{target}.norm2.*"),
     )
 
 
@@ -267,9 +267,9 @@ _LINES = (
     Line("i2t.proj.*", "stem.projection.*"),
     *_block("blocks.{i}", "blocks.{i}"),
     *(
-        Line(f"blocks.{{i}}.leff.{theirs}{number}.*", f"blocks.{{i}}.feed_forward.{name}{ours}.*")
+        Line(f"blocks.{{i}}.leff.{source}{number}.*", f"blocks.{{i}}.feed_forward.{name}{target}.*")
         for number, name in enumerate(("expand", "depthwise", "contract"), start=1)
-        for theirs, ours in (("conv", ""), ("bn", "_norm"))
+        for source, target in (("conv", ""), ("bn", "_norm"))
     ),
 )
 _CLASS_ATTENTION = (

@@ -127,8 +127,8 @@ class CvT(Backbone):
         depths: list[list[nn.Parameter]] = []
         for i, embedding in enumerate(self.embeddings):
             first, *blocks = (list(block.parameters()) for block in self.stages[i].children())
-            own = [*embedding.parameters(), *([self.class_token] if i == len(self.stages) - 1 else [])]
-            depths += [own + first, *blocks] if depths else [own, first, *blocks]
+            parameters = [*embedding.parameters(), *([self.class_token] if i == len(self.stages) - 1 else [])]
+            depths += [parameters + first, *blocks] if depths else [parameters, first, *blocks]
             depths[-1] = depths[-1] + list(self.feature_norms[i].parameters())
         return depths
 
@@ -222,21 +222,21 @@ def _describe(tensors: StateDict, gelu: str) -> dict[str, Any]:
     widths = tuple(len(tensors[f"embeddings.{i}.norm.weight"]) for i in range(3))
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(3))
     sizes = {name: (variant.widths, variant.blocks) for name, variant in VARIANTS.items()}
-    variant = next((name for name, known in sizes.items() if known == (widths, blocks)), None)
+    variant = next((name for name, size in sizes.items() if size == (widths, blocks)), None)
     if variant is None:
-        listed = ", ".join(f"{name} {known[0]} {known[1]}" for name, known in sizes.items())
-        raise WeightsError(f"A CvT of {widths} channels and {blocks} blocks is not a known variant: {listed}.")
+        listed = ", ".join(f"{name} {size[0]} {size[1]}" for name, size in sizes.items())
+        raise WeightsError(f"A CvT of {widths} channels and {blocks} blocks is not a size variant: {listed}.")
     return {"backbone": {"name": "cvt", "variant": variant, "gelu": gelu}}
 
 
 _EMBEDDING = "encoder.stages.{s}.embedding.convolution_embeddings"
 _INNER = "attention.attention.convolution_projection"
-_NAMES = {  # of the parts of a block: ours, the authors' and transformers'
+_NAMES = {  # parts of a block: the names here, the authors' and transformers'
     "norm1": ("norm1", "layernorm_before"),
     **{
-        f"attention.{name}.{ours}": (f"attn.{theirs}_{name[0]}{norm}", f"{transformers}")
+        f"attention.{name}.{target}": (f"attn.{source}_{name[0]}{norm}", f"{transformers}")
         for name in ("query", "key", "value")
-        for ours, theirs, norm, transformers in (
+        for target, source, norm, transformers in (
             ("depthwise", "conv_proj", ".conv", f"{_INNER}_{name}.convolution_projection.convolution"),
             ("norm", "conv_proj", ".bn", f"{_INNER}_{name}.convolution_projection.normalization"),
             ("linear", "proj", "", f"attention.attention.projection_{name}"),
@@ -251,14 +251,17 @@ _AUTHORS = (
     Line("stage{s}.patch_embed.proj.*", "embeddings.{s}.projection.*"),
     Line("stage{s}.patch_embed.norm.*", "embeddings.{s}.norm.*"),
     Line("stage2.cls_token", "class_token", TOKENS),
-    *(Line(f"stage{{s}}.blocks.{{b}}.{name}.*", f"stages.{{s}}.{{b}}.{own}.*") for own, (name, _) in _NAMES.items()),
+    *(
+        Line(f"stage{{s}}.blocks.{{b}}.{name}.*", f"stages.{{s}}.{{b}}.{target}.*")
+        for target, (name, _) in _NAMES.items()
+    ),
 )
 _BLOCK = "encoder.stages.{s}.layers.{b}"
 _TRANSFORMERS = (
     Line(f"{_EMBEDDING}.projection.*", "embeddings.{s}.projection.*"),
     Line(f"{_EMBEDDING}.normalization.*", "embeddings.{s}.norm.*"),
     Line("encoder.stages.2.cls_token", "class_token", TOKENS),
-    *(Line(f"{_BLOCK}.{name}.*", f"stages.{{s}}.{{b}}.{own}.*") for own, (_, name) in _NAMES.items()),
+    *(Line(f"{_BLOCK}.{name}.*", f"stages.{{s}}.{{b}}.{target}.*") for target, (_, name) in _NAMES.items()),
 )
 _MISSING = {"feature_norms.{s}.*": "a norm of the stage's feature map, which a classifier lacks"}
 _NORM, _HEAD = "the norm of the class token, before the classification head", "the classification head"

@@ -85,8 +85,8 @@ class CycleMlp(Backbone):
         depths: list[list[nn.Parameter]] = []
         for patches, stage, norm in zip(self.patches, self.stages, self.feature_norms, strict=True):
             first, *blocks = (list(block.parameters()) for block in stage.children())
-            own = list(patches.parameters())
-            depths += [own + first, *blocks] if depths else [own, first, *blocks]
+            embedding = list(patches.parameters())
+            depths += [embedding + first, *blocks] if depths else [embedding, first, *blocks]
             depths[-1] = depths[-1] + list(norm.parameters())
         return depths
 
@@ -159,8 +159,8 @@ def _describe(tensors: StateDict) -> dict[str, Any]:
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))
     hidden = [len(tensors[f"stages.{i}.0.mlp.expand.weight"]) for i in range(4)]
     expansions = tuple(n // width for n, width in zip(hidden, widths, strict=True))
-    found = Variant(widths, blocks, expansions)
-    variant = next((name for name, sizes in VARIANTS.items() if sizes == found), None)
+    sizes = Variant(widths, blocks, expansions)
+    variant = next((name for name, published in VARIANTS.items() if published == sizes), None)
     if variant is None:
         names = ", ".join(f"{name} {tuple(sizes)}" for name, sizes in VARIANTS.items())
         raise WeightsError(
@@ -185,11 +185,11 @@ def _lines() -> tuple[Line, ...]:
     kernel = Change(lambda weight: weight[:, :, 0, 0], lambda weight: weight[:, :, None, None])
     lines = [Line("patch_embed.proj.*", "patches.0.*")]
     for i in range(4):
-        theirs, ours = f"network.{2 * i}.{{b}}", f"stages.{i}.{{b}}"
-        lines += [Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items()]
-        for name, own in (("sfc_h", "rows"), ("sfc_w", "columns")):
-            lines.append(Line(f"{theirs}.attn.{name}.weight", f"{ours}.branches.{own}.weight", kernel))
-            lines.append(Line(f"{theirs}.attn.{name}.bias", f"{ours}.branches.{own}.bias"))
+        source, stage = f"network.{2 * i}.{{b}}", f"stages.{i}.{{b}}"
+        lines += [Line(f"{source}.{name}.*", f"{stage}.{target}.*") for name, target in names.items()]
+        for name, target in (("sfc_h", "rows"), ("sfc_w", "columns")):
+            lines.append(Line(f"{source}.attn.{name}.weight", f"{stage}.branches.{target}.weight", kernel))
+            lines.append(Line(f"{source}.attn.{name}.bias", f"{stage}.branches.{target}.bias"))
         if i:
             lines.append(Line(f"network.{2 * i - 1}.proj.*", f"patches.{i}.*"))
     return (*lines, Line("norm.*", "feature_norms.3.*"))

@@ -74,13 +74,14 @@ class DeepViT(PlainViT):
         checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
-        own = VARIANTS[variant]
-        numbers = feature_blocks(features, own.depth)
+        sizes = VARIANTS[variant]
+        numbers = feature_blocks(features, sizes.depth)
         blocks = [
-            Block(own, drop_path * i / (own.depth - 1), i >= own.depth - own.reattention) for i in range(numbers[-1])
+            Block(sizes, drop_path * i / (sizes.depth - 1), i >= sizes.depth - sizes.reattention)
+            for i in range(numbers[-1])
         ]
-        embedding = (ConvEmbedding if own.convolutions else PatchEmbedding)(own.width, patch_size, in_channels)
-        super().__init__(embedding, blocks, own.width, patch_size, image_size, numbers, readout, checkpointing)
+        embedding = (ConvEmbedding if sizes.convolutions else PatchEmbedding)(sizes.width, patch_size, in_channels)
+        super().__init__(embedding, blocks, sizes.width, patch_size, image_size, numbers, readout, checkpointing)
 
 
 class ConvEmbedding(nn.Module):
@@ -154,10 +155,10 @@ class ReAttention(MultiHeadAttention):
 def describe(tensors: StateDict) -> dict[str, Any]:
     """The config section of a DeepViT, from tensors with our keys."""
     width, depth = len(tensors["norm.weight"]), count(tensors, r"blocks\.(\d+)\.norm1\.weight")
-    variant = next((name for name, own in VARIANTS.items() if own.width == width and depth <= own.depth), None)
+    variant = next((name for name, sizes in VARIANTS.items() if sizes.width == width and depth <= sizes.depth), None)
     if variant is None:
-        known = ", ".join(f"{name} {own.width} and {own.depth}" for name, own in VARIANTS.items())
-        raise WeightsError(f"A DeepViT of {width} channels and {depth} blocks is not a known variant: {known}.")
+        variants = ", ".join(f"{name} {sizes.width} and {sizes.depth}" for name, sizes in VARIANTS.items())
+        raise WeightsError(f"A DeepViT of {width} channels and {depth} blocks is not a known variant: {variants}.")
     convolutions = "embedding.conv1.weight" in tensors
     patch = tensors["embedding.projection.weight"].shape[-1] * (2 if convolutions else 1)
     side = len(tensors["position_table"])
@@ -190,8 +191,8 @@ AUTHORS = CheckpointLayout(
     lines=(
         Line("cls_token", "class_token", TOKENS),
         Line("pos_embed", "position_table", GRID),
-        *(Line(f"patch_embed.{theirs}.*", f"embedding.{ours}.*") for theirs, ours in _EMBEDDING.items()),
-        *(Line(f"blocks.{{b}}.{theirs}.*", f"blocks.{{b}}.{ours}.*") for theirs, ours in _BLOCK.items()),
+        *(Line(f"patch_embed.{source}.*", f"embedding.{target}.*") for source, target in _EMBEDDING.items()),
+        *(Line(f"blocks.{{b}}.{source}.*", f"blocks.{{b}}.{target}.*") for source, target in _BLOCK.items()),
         *(Line(f"blocks.{{b}}.attn.qkv.*[{i}/3]", f"blocks.{{b}}.attention.{name}.*") for i, name in enumerate(_QKV)),
         Line("norm.*", "norm.*"),
     ),

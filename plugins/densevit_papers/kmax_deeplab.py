@@ -229,10 +229,10 @@ class KMaXDeepLab(PanopticTransformer):
         features = [without_padding(x, padding_mask) for x in features]
         maps = self.pixel_decoder(features, padding_mask)
         queries = self.queries.expand(maps[0].shape[0], -1, -1)
-        found = []
+        predictions = []
         for i, layer in zip(self.attended, self.layers, strict=True):
             queries, predicted = layer(maps[i], queries, padding_of(padding_mask, maps[i]))
-            found.append(predicted)
+            predictions.append(predicted)
         last = self.predictor(self.class_queries(queries), self.mask_queries(queries), maps[-1])
         outputs: Outputs = {"logits": last[0], "masks": last[1], "layers": [last]}
         if self.training:
@@ -240,7 +240,7 @@ class KMaXDeepLab(PanopticTransformer):
             ratios = [self.pixel_decoder.levels[i].stride // finest for i in self.attended]
             resized = [
                 (logits, *(upsampled(x, ratio, size, self.align_corners) for x in maps_of_layer))
-                for (logits, *maps_of_layer), ratio in zip(found, ratios, strict=True)
+                for (logits, *maps_of_layer), ratio in zip(predictions, ratios, strict=True)
             ]
             outputs["layers"] = [*resized, last]
             if self.semantic_head is not None:

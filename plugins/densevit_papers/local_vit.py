@@ -181,8 +181,8 @@ def describe(tensors: StateDict) -> dict[str, Any]:
     width, depth = len(tensors["norm.weight"]), count(tensors, r"blocks\.(\d+)\.norm\.weight")
     variant = next((name for name, size in VARIANTS.items() if size.width == width and depth <= size.depth), None)
     if variant is None:
-        known = ", ".join(f"{name} {size.width} and {size.depth}" for name, size in VARIANTS.items())
-        raise WeightsError(f"A LocalViT of {width} channels and {depth} blocks is not a known variant: {known}.")
+        variants = ", ".join(f"{name} {size.width} and {size.depth}" for name, size in VARIANTS.items())
+        raise WeightsError(f"A LocalViT of {width} channels and {depth} blocks is not a known variant: {variants}.")
     patch, side = tensors["embedding.projection.weight"].shape[-1], len(tensors["position_table"])
     options: dict[str, Any] = {"variant": variant, "patch_size": patch, "image_size": patch * side}
     if depth < VARIANTS[variant].depth:
@@ -200,7 +200,7 @@ AUTHORS = CheckpointLayout(
         Line("cls_token", "class_token", TOKENS),
         Line("pos_embed", "position_table", GRID),
         Line("patch_embed.proj.*", "embedding.projection.*"),
-        *(Line("blocks.{i}." + theirs, "blocks.{i}." + ours, change) for theirs, ours, change in _BLOCK),
+        *(Line("blocks.{i}." + source, "blocks.{i}." + target, change) for source, target, change in _BLOCK),
         Line("norm.*", "norm.*"),
     ),
     describe=describe,

@@ -71,14 +71,14 @@ class GridTruth(NamedTuple):
         Segments that no centre hits are left out, as in the authors' code. One transfer to the CPU.
         """
         maps = [_at_centres(to_device(target["panoptic"], device), stride) for target in targets]
-        found = []
+        truths = []
         ids = segment_ids(maps, targets, "panoptic", num_classes)
         for i, (cells, row, target) in enumerate(zip(maps, ids, targets, strict=True)):
             each = to_device(torch.tensor(row, dtype=torch.long), device)
             masks = cells.flatten() == each[:, None]
             size = (cells.shape[0], cells.shape[1])
-            found.append(cls(masks, each // LABEL_DIVISOR, size, target.get("image_id", i)))
-        return found
+            truths.append(cls(masks, each // LABEL_DIVISOR, size, target.get("image_id", i)))
+        return truths
 
     def select(self, segments: Tensor) -> "GridTruth":
         return self._replace(masks=self.masks[segments], labels=self.labels[segments])
@@ -159,16 +159,18 @@ class PQCriterion:
             labelled = self._labelled(targets, logits.device)
             indices, truths = [*labelled], [*labelled.values()]
             self._limit.check_batch([len(truth.labels) for truth in truths], [truth.name for truth in truths])
-            parts = [_of_image(layers[-1], i, truth.size) for i, truth in zip(indices, truths, strict=True)]
+            parts = [_image_outputs(layers[-1], i, truth.size) for i, truth in zip(indices, truths, strict=True)]
             matches = match(parts, truths, context.finite_costs)
-            terms = [self._of_layer(layer, indices, matches, generator) for layer in layers]
-            semantic = _zero(logits) if cells is None else self._of_cells(cells, indices, matches, generator)
+            terms = [self._layer_terms(layer, indices, matches, generator) for layer in layers]
+            semantic = _zero(logits) if cells is None else self._semantic_sum(cells, indices, matches, generator)
             [count] = context.mean_counts(images=torch.full((), float(len(indices)), device=logits.device))
             count = count.clamp(min=context.least_mean())
             weights = self.weights
             by_name = {"label": weights.pq, "dice": weights.pq, "mask": weights.mask_id, "instance": weights.instance}
-            weighted = [{name: by_name[name] * value / count for name, value in found.items()} for found in terms]
-            auxiliary = [value for found in weighted[:-1] for value in found.values()]
+            weighted = [
+                {name: by_name[name] * value / count for name, value in layer_terms.items()} for layer_terms in terms
+            ]
+            auxiliary = [value for layer_terms in weighted[:-1] for value in layer_terms.values()]
             losses = {**weighted[-1], "semantic": weights.semantic * semantic / count}
             losses["auxiliary"] = torch.stack(auxiliary).sum() if auxiliary else 0 * losses["label"]
             return losses
@@ -179,7 +181,7 @@ class PQCriterion:
         truths = GridTruth.of([targets[i] for i in indices], len(self.classes), self.stride, device)
         return {i: truth for i, truth in zip(indices, truths, strict=True) if len(truth.labels)}
 
-    def _of_layer(
+    def _layer_terms(
         self,
         layer: tuple[Tensor, Tensor, Tensor],
         indices: Sequence[int],
@@ -187,13 +189,13 @@ class PQCriterion:
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
         """The unweighted losses of a layer, summed over the images `indices`."""
-        found = dict.fromkeys(("label", "dice", "mask", "instance"), _zero(*layer))
+        sums = dict.fromkeys(("label", "dice", "mask", "instance"), _zero(*layer))
         for i, matched in zip(indices, matches, strict=True):
-            for name, value in self.terms(_of_image(layer, i, matched.segments.size), matched, generator).items():
-                found[name] = found[name] + value
-        return found
+            for name, value in self.terms(_image_outputs(layer, i, matched.segments.size), matched, generator).items():
+                sums[name] = sums[name] + value
+        return sums
 
-    def _of_cells(
+    def _semantic_sum(
         self,
         cells: Tensor,
         indices: Sequence[int],
@@ -243,7 +245,7 @@ class PQCriterion:
         return _mean(F.cross_entropy(cells.T, classes, reduction="none"), labelled)
 
     def _things(self, truth: GridTruth) -> Tensor:
-        table = to_device(torch.tensor([one.thing for one in self.classes]), truth.labels.device)
+        table = to_device(torch.tensor([cls.thing for cls in self.classes]), truth.labels.device)
         return table[truth.labels]
 
 
@@ -265,8 +267,10 @@ def match(outputs: Sequence[MaskOutputs], truths: Sequence[GridTruth], strict: b
     assigned = assign(torch.cat(costs)[None], counts, names, strict)  # on the CPU
     matches, first = [], 0
     for image, (x, truth, (classes, overlaps)) in enumerate(zip(outputs, truths, pairs, strict=True)):
-        own = assigned.image == image
-        rows, columns = (to_device(side[0, own], classes.device) for side in (assigned.target - first, assigned.query))
+        matched = assigned.image == image
+        rows, columns = (
+            to_device(side[0, matched], classes.device) for side in (assigned.target - first, assigned.query)
+        )
         first += counts[image]
         kept = truth.select(rows)
         p = x.masks.softmax(0)
@@ -348,7 +352,7 @@ def _at_centres(panoptic: Tensor, stride: int) -> Tensor:
     return panoptic
 
 
-def _of_image(layer: tuple[Tensor, Tensor, Tensor], image: int, size: tuple[int, int]) -> MaskOutputs:
+def _image_outputs(layer: tuple[Tensor, Tensor, Tensor], image: int, size: tuple[int, int]) -> MaskOutputs:
     """The predictions of an image without padding, in at least fp32. size: (h, w) of its masks."""
     (logits, masks, features), (h, w) = layer, size
     maps = (at_least_fp32(x[image, :, :h, :w].flatten(1)) for x in (masks, features))

@@ -33,12 +33,12 @@ class SoftmaxMasks(MaskLogits):
         """
         totals: list[Rivals] = []
         for first, *sizes in super().resized():
-            found = [Rivals.of(x, first) for x in sizes]
-            totals = [old.merged(new) for old, new in zip(totals, found, strict=True)] if totals else found
+            rivals = [Rivals.of(x, first) for x in sizes]
+            totals = [old.merged(new) for old, new in zip(totals, rivals, strict=True)] if totals else rivals
         for first, *sizes in super().resized(index):
             last = first + len(sizes[0])
             queries = torch.arange(first, last, device=sizes[0].device) if index is None else index[first:last]
-            x, y = (each.log_odds(one, queries) for each, one in zip(totals, sizes, strict=True))
+            x, y = (each.log_odds(logits, queries) for each, logits in zip(totals, sizes, strict=True))
             yield first, x, y
 
 
@@ -64,8 +64,8 @@ class Rivals:
         """log(p / (1 - p)) of the softmax p. logits: (q, H, W) of `queries` (q,)."""
         is_best = queries[:, None, None] == self.query
         log_probability = logits - torch.logaddexp(self.best, self.rest)
-        others = log_probability - torch.log1p(-log_probability.exp().clamp(max=0.5))  # at most 0.5, but for the best
-        return torch.where(is_best, self.best - self.rest, others).clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+        rest = log_probability - torch.log1p(-log_probability.exp().clamp(max=0.5))  # at most 0.5, but for the best
+        return torch.where(is_best, self.best - self.rest, rest).clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
 
 
 def pixelwise_panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], threshold: float) -> Tensor:
@@ -100,7 +100,7 @@ def maskwise_panoptic(
     Masks below the class threshold are left out, and those of which at most 0.8 is not covered by masks before.
     """
     probabilities, labels = logits.softmax(-1)[:, :-1].max(-1)
-    thing = to_device(torch.tensor([one.thing for one in classes]), labels.device)[labels]
+    thing = to_device(torch.tensor([cls.thing for cls in classes]), labels.device)[labels]
     kept = computed_rows(probabilities > torch.where(thing, thing_threshold, stuff_threshold))
     covered = torch.zeros(len(kept), *masks.original, dtype=torch.bool, device=logits.device)
     quality = torch.zeros(len(kept), device=logits.device)
@@ -187,11 +187,11 @@ class PanopticTransformer(Head):
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
-        found = []
+        predictions = []
         for scores, odds, target in zip(exported["scores"], exported["mask_logits"], targets, strict=True):
             masks = SoftmaxMasks(F.logsigmoid(odds.float()), 1, *_sizes(target))
-            found.append(self.predictions(mask_predictions.class_logits(scores.float()), masks))
-        return found
+            predictions.append(self.predictions(mask_predictions.class_logits(scores.float()), masks))
+        return predictions
 
 
 def check_threshold(**thresholds: float) -> None:

@@ -103,9 +103,9 @@ class VisionLongformer(Backbone):
         for stage in self.stages:
             assert isinstance(stage, Stage)
             first, *blocks = (list(block.parameters()) for block in stage.blocks)
-            own = [*stage.projection.parameters(), *stage.norm.parameters()]
-            own += [] if stage.tokens is None else [stage.tokens]
-            depths += [own + first, *blocks] if depths else [own, first, *blocks]
+            embedding = [*stage.projection.parameters(), *stage.norm.parameters()]
+            embedding += [] if stage.tokens is None else [stage.tokens]
+            depths += [embedding + first, *blocks] if depths else [embedding, first, *blocks]
         return depths
 
 
@@ -229,8 +229,8 @@ class LongformerAttention(nn.Module):
         """
         w = self.window
         table = self.offset_bias.unflatten(0, (4 * w - 1, 4 * w - 1))
-        for axis, (of_queries, of_keys) in enumerate(zip(queries, keys, strict=True)):
-            table = table.narrow(axis, (4 * w - of_queries - of_keys) // 2, of_queries + of_keys - 1)
+        for axis, (query_side, key_side) in enumerate(zip(queries, keys, strict=True)):
+            table = table.narrow(axis, (4 * w - query_side - key_side) // 2, query_side + key_side - 1)
         # The offset of query row i and key row j is at i + (keys - 1 - j): the keys from row i on, in reverse order.
         bias = table.unfold(0, keys[0], 1).unfold(1, keys[1], 1).flip(3, 4)  # (h, w, heads, h', w')
         if queries != keys:

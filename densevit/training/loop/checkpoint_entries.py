@@ -8,7 +8,7 @@ from torch import Tensor
 
 from densevit import config as configs
 from densevit.inference.predictor import Predictor
-from densevit.losses.distributed import of_all_processes
+from densevit.losses.distributed import gather_objects
 from densevit.model import DenseModel
 from densevit.weights import checkpoint_io, model_file
 from densevit.weights.state_dict_io import FORMAT
@@ -31,7 +31,7 @@ def _random_states(device: torch.device) -> list[dict[str, Tensor]]:
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
-    return of_all_processes(state)
+    return gather_objects(state)
 
 
 def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:

@@ -146,7 +146,7 @@ class DenseModule(lightning.LightningModule):
         if len(step.batches) > 1 and isinstance(self.method, Supervised):
             context = self.model.loss_context(step.targets, number)
         else:
-            context = LossContext.of_processes(step=number)
+            context = LossContext.across_processes(step=number)
         return replace(context, progress=progress, finite_costs=False)
 
     def _complete(self, batches: OptimizerStep | Batch) -> OptimizerStep | None:

@@ -8,7 +8,7 @@ from densevit.config import Config, EvaluationSection
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Class, Dataset, Evaluator, Method
-from densevit.losses.distributed import of_all_processes, process_count
+from densevit.losses.distributed import gather_objects, process_count
 from densevit.model import DenseModel
 from densevit.training.loop.model_class_mapping import ClassMapping
 from densevit.training.loop.probes import build_probes
@@ -90,7 +90,7 @@ def selecting(evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
 def join_processes(evaluator: Evaluator) -> None:
     """Merges the states of all processes into the evaluator of each process."""
     if process_count() > 1:
-        evaluator.merge(of_all_processes(evaluator.state()))
+        evaluator.merge(gather_objects(evaluator.state()))
 
 
 def add_indices(indices: dict[int | str, int], new: Iterable[tuple[int | str, int]]) -> None:
@@ -108,7 +108,7 @@ def add_indices(indices: dict[int | str, int], new: Iterable[tuple[int | str, in
 def joined_indices(local_indices: dict[int | str, int]) -> dict[int | str, int]:
     """Merges the indices of all processes; see `add_indices`."""
     joined: dict[int | str, int] = {}
-    for indices in of_all_processes(local_indices):
+    for indices in gather_objects(local_indices):
         add_indices(joined, indices.items())
     return joined
 

@@ -9,7 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from densevit.errors import TrainingError
-from densevit.losses.distributed import of_all_processes, process_count
+from densevit.losses.distributed import gather_objects, process_count
 from densevit.training.loop.step import StepRecord
 
 _MIN_SCALE = 1e-4  # of fp16's gradient scale, as fairseq's --min-loss-scale
@@ -69,7 +69,7 @@ def _stop(record: StepRecord, reason: str = "the loss or a gradient is not finit
     images = ", ".join(map(repr, record.image_ids[:16])) + (" ..." if len(record.image_ids) > 16 else "")
     reports = [f"Losses: {terms}. Images: {images}."]
     if process_count() > 1:
-        reports = of_all_processes(f"Process {distributed.get_rank()}: {reports[0]}")
+        reports = gather_objects(f"Process {distributed.get_rank()}: {reports[0]}")
         if distributed.get_rank():
             raise SystemExit(2)
     raise TrainingError(

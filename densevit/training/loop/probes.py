@@ -11,7 +11,7 @@ from densevit.errors import ConfigError, DataError
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Batch, Dataset, Predictions
 from densevit.layers.pooling import masked_mean
-from densevit.losses.distributed import of_all_processes, process_count
+from densevit.losses.distributed import gather_objects, process_count
 from densevit.model import DenseModel
 
 _KEY, _TASK = "image_class", "classification"
@@ -66,7 +66,7 @@ def fit_probes(probes: Iterable[FeatureProbe], batches: Iterable[Batch], feature
             if label is not None and int(label) >= 0:
                 rows[target["image_id"]] = (feature, int(label), target["dataset_index"])
     if process_count() > 1:
-        every = of_all_processes({name: (row.cpu(), label, index) for name, (row, label, index) in rows.items()})
+        every = gather_objects({name: (row.cpu(), label, index) for name, (row, label, index) in rows.items()})
         device = next((row.device for row, *_ in rows.values()), torch.device("cpu"))
         rows = {name: (row.to(device), label, index) for each in every for name, (row, label, index) in each.items()}
     if not rows:

@@ -71,8 +71,8 @@ class MixTransformer(Backbone):
         depths: list[list[nn.Parameter]] = []
         for patches, stage, norm in zip(self.patches, self.stages, self.feature_norms, strict=True):
             first, *blocks = (list(block.parameters()) for block in stage.children())
-            own = list(patches.parameters())
-            depths += [own + first, *blocks] if depths else [own, first, *blocks]
+            embedding = list(patches.parameters())
+            depths += [embedding + first, *blocks] if depths else [embedding, first, *blocks]
             depths[-1] = depths[-1] + list(norm.parameters())
         return depths
 

@@ -20,7 +20,7 @@ from densevit_backbones.mit.variants import HEADS, REDUCTIONS, VARIANTS
 
 LICENCE = "NVIDIA Source Code License for SegFormer, non-commercial use only (NVlabs/SegFormer)"
 PROJECT_DEFAULTS = ("norm_eps",)
-_BLOCK, _OURS = "encoder.block.{s}.{b}", "stages.{s}.{b}"
+_BLOCK, _TARGET_BLOCK = "encoder.block.{s}.{b}", "stages.{s}.{b}"
 
 
 def describe(tensors: StateDict, norm_eps: float) -> dict[str, Any]:
@@ -32,8 +32,8 @@ def describe(tensors: StateDict, norm_eps: float) -> dict[str, Any]:
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))
     variant = next((name for name, sizes in VARIANTS.items() if sizes == (widths, blocks)), None)
     if variant is None:
-        known = ", ".join(f"{name} {sizes.widths} {sizes.blocks}" for name, sizes in VARIANTS.items())
-        raise WeightsError(f"A MiT of {widths} channels and {blocks} blocks is not a known variant: {known}.")
+        variants = ", ".join(f"{name} {sizes.widths} {sizes.blocks}" for name, sizes in VARIANTS.items())
+        raise WeightsError(f"A MiT of {widths} channels and {blocks} blocks is not a known variant: {variants}.")
     return {"backbone": {"name": "mit", "variant": variant, "norm_eps": norm_eps}}
 
 
@@ -41,7 +41,7 @@ def _nvidia() -> tuple[Line, ...]:
     """Stages are numbered from 1 in their keys."""
     lines: list[Line] = []
     for i in range(4):
-        theirs, ours = f"block{i + 1}.{{b}}", f"stages.{i}.{{b}}"
+        source, target = f"block{i + 1}.{{b}}", f"stages.{i}.{{b}}"
         names = {
             "norm1": "norm1",
             "norm2": "norm2",
@@ -56,7 +56,7 @@ def _nvidia() -> tuple[Line, ...]:
         }
         lines.append(Line(f"patch_embed{i + 1}.proj.*", f"patches.{i}.projection.*"))
         lines.append(Line(f"patch_embed{i + 1}.norm.*", f"patches.{i}.norm.*"))
-        lines += [Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items()]
+        lines += [Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items()]
         lines.append(Line(f"norm{i + 1}.*", f"feature_norms.{i}.*"))
     return tuple(lines)
 
@@ -76,8 +76,8 @@ _PAIR = {"attention.self.key": "attention.k_proj", "attention.self.value": "atte
 _TRANSFORMERS = (
     Line("encoder.patch_embeddings.{s}.proj.*", "patches.{s}.projection.*"),
     Line("encoder.patch_embeddings.{s}.layer_norm.*", "patches.{s}.norm.*"),
-    *(Line(f"{_BLOCK}.{name}.*", f"{_OURS}.{own}.*") for name, (_, own) in _NAMES.items()),
-    *(Line(f"{_BLOCK}.{name}.*", f"{_OURS}.attention.key_value.*[{i}/2]") for i, name in enumerate(_PAIR)),
+    *(Line(f"{_BLOCK}.{name}.*", f"{_TARGET_BLOCK}.{target}.*") for name, (_, target) in _NAMES.items()),
+    *(Line(f"{_BLOCK}.{name}.*", f"{_TARGET_BLOCK}.attention.key_value.*[{i}/2]") for i, name in enumerate(_PAIR)),
     Line("encoder.layer_norm.{s}.*", "feature_norms.{s}.*"),
 )
 _MEMORY_BLOCKS = {name: memory for name, (memory, _) in _NAMES.items()} | _PAIR

@@ -60,8 +60,8 @@ class MViT(Backbone):
     ) -> None:
         super().__init__()
         if variant not in VARIANTS[version]:
-            known = ", ".join(VARIANTS[version])
-            raise ValueError(f"variant {variant!r} does not exist in MViT's version {version}, which has {known}.")
+            variants = ", ".join(VARIANTS[version])
+            raise ValueError(f"variant {variant!r} does not exist in MViT's version {version}, which has {variants}.")
         if not 1 <= image_size <= 65536:
             raise ValueError(f"image_size is {image_size}; it is a number of pixels from 1 to 65536.")
         if window_size is not None and (window_size < 8 or window_size % 8):

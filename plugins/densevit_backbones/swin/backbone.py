@@ -80,11 +80,11 @@ class Swin(Backbone):
                 stage.append(PatchMerging(channels // 2) if version == 1 else PatchMergingV2(channels // 2))
             for j in range(blocks[i]):
                 rate = last_rate * (sum(blocks[:i]) + j) / (sum(blocks) - 1)
-                place = channels, heads[i], windows[i], j % 2 == 1, shift
+                arguments = channels, heads[i], windows[i], j % 2 == 1, shift
                 if version == 1:
-                    stage.append(SwinBlock(channels, WindowAttention(*place), rate))
+                    stage.append(SwinBlock(channels, WindowAttention(*arguments), rate))
                 else:
-                    stage.append(SwinV2Block(channels, CosineWindowAttention(*place, pretrained[i]), rate))
+                    stage.append(SwinV2Block(channels, CosineWindowAttention(*arguments, pretrained[i]), rate))
             self.stages.append(nn.Sequential(*stage))
         self.feature_norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
         self.apply(_initialise)

@@ -155,9 +155,9 @@ class RelativePositionBias(nn.Module):
         if first == 0:
             return cells
         to_cell, to_token, among = tokens[:, :, None, None].unbind(0)  # each (heads, 1, 1)
-        of_tokens = torch.cat([among.expand(-1, first, first), to_cell.expand(-1, first, H * W)], dim=2)
-        of_cells = torch.cat([to_token.expand(-1, H * W, first), cells], dim=2)
-        return torch.cat([of_tokens, of_cells], dim=1)
+        token_rows = torch.cat([among.expand(-1, first, first), to_cell.expand(-1, first, H * W)], dim=2)
+        cell_rows = torch.cat([to_token.expand(-1, H * W, first), cells], dim=2)
+        return torch.cat([token_rows, cell_rows], dim=1)
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
         """Resizes a table of another grid; see `densevit.weights.state_dict_loading.fit`."""
@@ -210,5 +210,5 @@ class ProjectReadout(nn.Module):
 
     def forward(self, cells: Tensor, token: Tensor) -> Tensor:
         """cells: (B, N, C). token: (B, 1, C). Returns (B, N, C)."""
-        of_cells, of_token = self.projection.weight.chunk(2, dim=1)  # avoids the concatenation
-        return F.gelu(F.linear(cells, of_cells) + F.linear(token, of_token, self.projection.bias))
+        cell_weight, token_weight = self.projection.weight.chunk(2, dim=1)  # avoids the concatenation
+        return F.gelu(F.linear(cells, cell_weight) + F.linear(token, token_weight, self.projection.bias))

@@ -47,9 +47,9 @@ def describe_dinov3(tensors: StateDict) -> dict[str, Any]:
     return {"backbone": section | {"positions": "rotary", "key_bias": False, NORM_EPS: EPS}}
 
 
-def _refuse(kind: str) -> Callable[[StateDict], dict[str, Any]]:
+def _refuse(models: str) -> Callable[[StateDict], dict[str, Any]]:
     def describe(tensors: StateDict) -> dict[str, Any]:
-        raise WeightsError(f"{kind} of DINOv3 are recognised, but not read from such a file. {_BY_TIMM}")
+        raise WeightsError(f"{models} of DINOv3 are recognised, but not read from such a file. {_BY_TIMM}")
 
     return describe
 

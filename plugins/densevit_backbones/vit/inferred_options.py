@@ -21,10 +21,10 @@ def describe(tensors: StateDict) -> dict[str, Any]:
     Tensors do not determine the number of attention heads: the variant's is assumed.
     """
     width, depth = len(tensors["blocks.0.norm1.weight"]), count(tensors, r"blocks\.(\d+)\.norm1\.weight")
-    variant = next((name for name, own in VARIANTS.items() if own.width == width), "")
+    variant = next((name for name, sizes in VARIANTS.items() if sizes.width == width), "")
     if not variant or depth > VARIANTS[variant].depth:
-        known = ", ".join(f"{name} {own.width}" for name, own in VARIANTS.items())
-        raise WeightsError(f"A ViT of {width} channels and {depth} blocks is not a known variant: {known}.")
+        variants = ", ".join(f"{name} {sizes.width}" for name, sizes in VARIANTS.items())
+        raise WeightsError(f"A ViT of {width} channels and {depth} blocks is not a known variant: {variants}.")
     hybrid = "stem.conv.weight" in tensors
     stages = tuple(count(tensors, rf"stem\.stages\.{i}\.(\d+)\.conv1\.weight") for i in range(4))
     if hybrid and stages != (*HYBRID_BLOCKS, 0):

@@ -102,9 +102,9 @@ def _vit_config(sections: Mapping[str, Any], state: StateDict, classes: Sequence
     if any(key in options for key in _NOT_IN_VIT) or not options.get("class_token", True):
         return {}
     distilled = bool(options.get("distillation_token"))
-    kind, name = ("deit", "DeiTModel") if distilled else ("vit", "ViTModel")
+    model_type, name = ("deit", "DeiTModel") if distilled else ("vit", "ViTModel")
     config = _encoder(options, state) | {
-        "model_type": kind,
+        "model_type": model_type,
         "architectures": [name],
         "intermediate_size": len(state["blocks.0.mlp.expand.bias"]),
     }
@@ -144,15 +144,15 @@ def _encoder(options: Mapping[str, Any], state: StateDict) -> dict[str, Any]:
     }
 
 
-def _of_config(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _check_heads(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Raises WeightsError if config.json has another number of attention heads than the variant."""
     config = metadata.get("config", {})
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    known = next((variant.heads for variant in VARIANTS.values() if variant.width == width), heads)
-    if heads != known:
+    expected = next((variant.heads for variant in VARIANTS.values() if variant.width == width), heads)
+    if heads != expected:
         raise WeightsError(
-            f"config.json has {heads} attention heads for {width} channels; a ViT of that width is built with {known}, "
-            "and would compute something else. Use the backbone `timm`, or a layout of your own."
+            f"config.json has {heads} attention heads for {width} channels; a ViT of that width is built with "
+            f"{expected}, and would compute something else. Use the backbone `timm`, or a layout of your own."
         )
     return {}
 
@@ -173,7 +173,7 @@ def _layout(
         describe=_resized,
         other_keys=keys,
         special=SpecialTensors(no_effect=_NO_EFFECT, rearrange=rearrange),
-        options=replace(OPTIONS, saved=_of_config, implied={"hidden_act": ("gelu",)}),
+        options=replace(OPTIONS, saved=_check_heads, implied={"hidden_act": ("gelu",)}),
         publishing=publishing,
         variants=variants,
     )

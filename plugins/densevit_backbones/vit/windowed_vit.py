@@ -90,7 +90,7 @@ class WindowedViT(ViT):
             x = run(block, joined, (H, W), checkpointed=self.checkpointing and self.training).reshape(x.shape)
             if number in self.feature_blocks:
                 cells = x[:, first:] if self.norm is None else self.norm(x[:, first:])
-                features.append(self._whole(cells, (H, W))[..., : size[0], : size[1]])
+                features.append(self._unpartitioned(cells, (H, W))[..., : size[0], : size[1]])
         return features
 
     def _in_windows(self, x: Tensor, first: int, grid: tuple[int, int]) -> Tensor:
@@ -99,7 +99,7 @@ class WindowedViT(ViT):
         cells = x[:, first:].reshape(B, n, H // n, n, W // n, C).transpose(2, 3).reshape(B * n * n, -1, C)
         return torch.cat([x[:, :first].repeat_interleave(n * n, 0), cells], dim=1) if first else cells
 
-    def _whole(self, cells: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _unpartitioned(self, cells: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B * windows, h * w, C) -> (B, C, H, W)."""
         n, (H, W) = self.num_windows, grid
         cells = cells.reshape(-1, n, n, H // n, W // n, cells.shape[2]).permute(0, 5, 1, 3, 2, 4)

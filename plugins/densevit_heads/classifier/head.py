@@ -74,10 +74,10 @@ class Classifier(Head):
 
     def _tokens(self, last: LastBlocks) -> Tensor:
         """The normalised tokens after the last block, (B, tokens, C)."""
-        found = last.tokens.shape[1] - last.grid[0] * last.grid[1]
-        if found < self.tokens:
+        tokens = last.tokens.shape[1] - last.grid[0] * last.grid[1]
+        if tokens < self.tokens:
             raise ConfigError(
-                f"the classifier's tokens is {self.tokens}, but the backbone has {counted(found, 'token')} before its "
+                f"the classifier's tokens is {self.tokens}, but the backbone has {counted(tokens, 'token')} before its "
                 "cells. Fix: set tokens to 0 for pooled features; or give the backbone class_token and, for 2, "
                 "distillation_token."
             )

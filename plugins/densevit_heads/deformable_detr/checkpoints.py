@@ -60,10 +60,10 @@ def prediction_heads(transformer: str) -> Rearrangement:
                 if match[1] not in result or torch.equal(result[match[1]], state[key]):
                     result[match[1]] = result.pop(key)
         for key in [key for key in result if layered.fullmatch(key)]:
-            kind, layer, rest = layered.fullmatch(key).groups()  # type: ignore[union-attr]
-            first = result.get(f"{kind}_embed.0.{rest}")
+            head, layer, rest = layered.fullmatch(key).groups()  # type: ignore[union-attr]
+            first = result.get(f"{head}_embed.0.{rest}")
             if f"{transformer}.enc_output.weight" in state and int(layer) == depth(state):
-                result[f"proposals.{kind}_embed.{rest}"] = result.pop(key)
+                result[f"proposals.{head}_embed.{rest}"] = result.pop(key)
             elif not refined and layer != "0" and first is not None and torch.equal(first, result[key]):
                 del result[key]
         if refined:  # transformers 5 stores a class layer that all decoder layers share once
@@ -78,8 +78,8 @@ def prediction_heads(transformer: str) -> Rearrangement:
         layers = depth(state)
         heads = [(key, *match.groups()) for key in result if (match := layered.fullmatch(key))]
         if all(layer == "0" for _, _, layer, _ in heads) and not any(key.startswith("proposals.") for key in state):
-            for key, kind, _, rest in heads:
-                result |= {f"{kind}_embed.{layer}.{rest}": result[key] for layer in range(layers)}
+            for key, head, _, rest in heads:
+                result |= {f"{head}_embed.{layer}.{rest}": result[key] for layer in range(layers)}
             return result
         for key in state:
             if match := re.fullmatch(r"proposals\.(class|bbox)_embed\.(.*)", key):
@@ -130,17 +130,17 @@ def _lines() -> tuple[Line, ...]:
     )
 
 
-def describe(ours: StateDict) -> dict[str, Any]:
+def describe(tensors: StateDict) -> dict[str, Any]:
     """The config sections of a Deformable DETR on a ResNet, from tensors with our keys.
 
     Tensor shapes do not determine the number of attention heads, which is 8 in all releases and whose product with the
     number of points is known, the dilation of the last stage ("DC5"), which is assumed to be none, and with two stages
     the number of queries, which is 300.
     """
-    resnet = find("torchvision-resnet").describe(part(ours, "backbone."))
-    num_levels, width = ours[f"{HEAD}.levels.embedding"].shape
+    resnet = find("torchvision-resnet").describe(part(tensors, "backbone."))
+    num_levels, width = tensors[f"{HEAD}.levels.embedding"].shape
     weights = {
-        name: len(ours[f"{HEAD}.{name}.weights.bias"])
+        name: len(tensors[f"{HEAD}.{name}.weights.bias"])
         for name in ("encoder.0.self_attention", "decoder.0.cross_attention")
     }
     points, rest = divmod(max(weights.values()), NUM_HEADS * num_levels)
@@ -149,25 +149,25 @@ def describe(ours: StateDict) -> dict[str, Any]:
             f"Attention weights of {weights} rows for {num_levels} levels: expected the same number in encoder and "
             f"decoder, {NUM_HEADS} heads times the levels times the points."
         )
-    used = sum(ours[f"{HEAD}.levels.projections.{i}.0.weight"].shape[-1] == 1 for i in range(num_levels))
-    two_stage = f"{QUERIES}.project.weight" in ours
+    used = sum(tensors[f"{HEAD}.levels.projections.{i}.0.weight"].shape[-1] == 1 for i in range(num_levels))
+    two_stage = f"{QUERIES}.project.weight" in tensors
     return {
         "backbone": {**resnet["backbone"], "dilation": False, "norm": "frozen", "frozen_stages": 2},
         "heads": {
             "detection": {
                 "name": "deformable_detr",
-                "num_queries": 300 if two_stage else len(ours[f"{QUERIES}.embedding.weight"]),
+                "num_queries": 300 if two_stage else len(tensors[f"{QUERIES}.embedding.weight"]),
                 "transformer": {
                     "width": width,
                     "num_heads": NUM_HEADS,
-                    "encoder_layers": count(ours, r"heads\.detection\.encoder\.(\d+)\..*"),
-                    "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
-                    "feedforward": len(ours[f"{HEAD}.decoder.0.ffn.expand.weight"]),
+                    "encoder_layers": count(tensors, r"heads\.detection\.encoder\.(\d+)\..*"),
+                    "decoder_layers": count(tensors, r"heads\.detection\.decoder\.(\d+)\..*"),
+                    "feedforward": len(tensors[f"{HEAD}.decoder.0.ffn.expand.weight"]),
                 },
                 "num_levels": num_levels,
                 "min_stride": 8 if num_levels == 1 else _STRIDES[-used],
                 "num_points": points,
-                "box_refinement": two_stage or f"{HEAD}.label_heads.1.weight" in ours,
+                "box_refinement": two_stage or f"{HEAD}.label_heads.1.weight" in tensors,
                 "two_stage": two_stage,
                 "blank_padding": False,
             }

@@ -47,7 +47,7 @@ def _lines() -> tuple[Line, ...]:
         Line(f"{encoder}.fc1.*", f"{ENCODER}.ffn.expand.*"),
         Line(f"{encoder}.fc2.*", f"{ENCODER}.ffn.contract.*"),
         Line(f"{encoder}.final_layer_norm.*", f"{ENCODER}.ffn_norm.*"),
-        *(Line(f"{decoder}.self_attn.{name}.*", f"{DECODER}.self_attention.{own}.*") for name, own in names.items()),
+        *(Line(f"{decoder}.self_attn.{name}.*", f"{DECODER}.self_attention.{part}.*") for name, part in names.items()),
         Line(f"{decoder}.self_attn_layer_norm.*", f"{DECODER}.self_attention_norm.*"),
         *deformable_attention(f"{decoder}.encoder_attn", f"{DECODER}.cross_attention"),
         Line(f"{decoder}.encoder_attn_layer_norm.*", f"{DECODER}.cross_attention_norm.*"),
@@ -110,8 +110,8 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
     """metadata: `classes`, the names by row from config.json, if present."""
-    own = "class_embed.0.bias"
-    rows = len(state[own] if own in state else state[f"model.decoder.{own}"])
+    bias = "class_embed.0.bias"
+    rows = len(state[bias] if bias in state else state[f"model.decoder.{bias}"])
     return {"detection": classes_of(rows + 1, metadata.get("classes", ()))}  # without "no object"
 
 

@@ -22,7 +22,7 @@ IMPOSSIBLE = -1e4  # a logit with probability exactly 0, representable in fp16
 
 def file_ids(num_classes: int) -> int | None:
     """The number of file ids, from 0, of COCO's or COCO panoptic's classes; None for another number of classes."""
-    return next((ids for ids, known in _COCO.items() if len(known()) == num_classes), None)
+    return next((ids for ids, classes in _COCO.items() if len(classes()) == num_classes), None)
 
 
 def class_rows(no_object: bool, objectness: bool = False) -> Change:
@@ -38,7 +38,7 @@ def class_rows(no_object: bool, objectness: bool = False) -> Change:
     """
 
     def kept(ids: int) -> list[int]:
-        rows = [one.file_id for one in _COCO[ids]()]
+        rows = [c.file_id for c in _COCO[ids]()]
         return [0, *rows[1:]] if objectness else [*rows, ids] if no_object else rows
 
     def forward(rows: Tensor) -> Tensor:
@@ -86,14 +86,14 @@ LINES = (
 )
 
 
-def describe(ours: StateDict) -> dict[str, Any]:
+def describe(tensors: StateDict) -> dict[str, Any]:
     """The config sections of a DETR on a ResNet, from tensors with our keys.
 
     Tensor shapes do not determine the number of attention heads, which is 8 in all releases, and the dilation of the
     last stage ("DC5"), which is assumed to be none: override it with `backbone.dilation=true`.
     """
-    resnet = find("torchvision-resnet").describe(part(ours, "backbone."))
-    num_queries, width = ours[f"{HEAD}.query_embedding.weight"].shape
+    resnet = find("torchvision-resnet").describe(part(tensors, "backbone."))
+    num_queries, width = tensors[f"{HEAD}.query_embedding.weight"].shape
     return {
         "backbone": {**resnet["backbone"], "dilation": False, "norm": "frozen", "frozen_stages": 2},
         "heads": {
@@ -103,12 +103,12 @@ def describe(ours: StateDict) -> dict[str, Any]:
                 "transformer": {
                     "width": width,
                     "num_heads": 8,
-                    "encoder_layers": count(ours, r"heads\.detection\.encoder\.(\d+)\..*"),
-                    "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
-                    "feedforward": len(ours[f"{HEAD}.decoder.0.feedforward.expand.weight"]),
+                    "encoder_layers": count(tensors, r"heads\.detection\.encoder\.(\d+)\..*"),
+                    "decoder_layers": count(tensors, r"heads\.detection\.decoder\.(\d+)\..*"),
+                    "feedforward": len(tensors[f"{HEAD}.decoder.0.feedforward.expand.weight"]),
                 },
-                "positions": "learned" if f"{HEAD}.positions.rows" in ours else "sine",
-                "pre_norm": f"{HEAD}.encoder_norm.weight" in ours,
+                "positions": "learned" if f"{HEAD}.positions.rows" in tensors else "sine",
+                "pre_norm": f"{HEAD}.encoder_norm.weight" in tensors,
             }
         },
     }
@@ -129,11 +129,11 @@ def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
     ids = rows - 1
     if ids not in _COCO:
         return numbered_classes(ids, names)
-    for one in _COCO[ids]():
-        if len(names) == ids and names[one.file_id] not in (one.name, f"LABEL_{one.file_id}"):
+    for c in _COCO[ids]():
+        if len(names) == ids and names[c.file_id] not in (c.name, f"LABEL_{c.file_id}"):
             raise WeightsError(
-                f"Class {one.file_id} of {ids} is called {names[one.file_id]!r}, in COCO "
-                f"{'panoptic ' if ids == 250 else ''}{one.name!r}. A DETR with {ids} other classes cannot be "
+                f"Class {c.file_id} of {ids} is called {names[c.file_id]!r}, in COCO "
+                f"{'panoptic ' if ids == 250 else ''}{c.name!r}. A DETR with {ids} other classes cannot be "
                 "distinguished from COCO's: expected another number of classes."
             )
     return _COCO[ids]()

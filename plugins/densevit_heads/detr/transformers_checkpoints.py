@@ -25,9 +25,9 @@ FILE, _MEMORY = "model.backbone.conv_encoder.model.", "model.backbone.model."
 _ENCODER, _DECODER = "model.encoder.layers.{i}", "model.decoder.layers.{i}"
 
 
-def _attention(theirs: str, ours: str) -> tuple[Line, ...]:
+def _attention(source: str, target: str) -> tuple[Line, ...]:
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
-    return tuple(Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items())
+    return tuple(Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items())
 
 
 _LINES = (
@@ -63,7 +63,7 @@ def memory(*attentions: str) -> tuple[tuple[str, str], ...]:
     """The keys of a model in version 5, and of its files. attentions: those with an output projection `o_proj`."""
     return (
         (f"{_MEMORY}*", f"{FILE}*"),
-        *((f"{theirs}.o_proj.*", f"{theirs}.out_proj.*") for theirs in attentions),
+        *((f"{source}.o_proj.*", f"{source}.out_proj.*") for source in attentions),
         *((f"{layer}.mlp.fc{i}.*", f"{layer}.fc{i}.*") for layer in (_ENCODER, _DECODER) for i in (1, 2)),
     )
 
@@ -82,7 +82,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 def id2label(classes: Sequence[Class]) -> dict[str, dict[str, str]]:
     """The names by row in config.json, if rows are COCO's file ids; else {}."""
-    rows, names = file_ids(len(classes)), {one.file_id: one.name for one in classes}
+    rows, names = file_ids(len(classes)), {c.file_id: c.name for c in classes}
     return {} if rows is None else {"id2label": {str(row): names.get(row, "N/A") for row in range(rows)}}
 
 

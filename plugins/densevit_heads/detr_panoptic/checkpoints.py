@@ -34,9 +34,9 @@ MASK_LINES = (  # also those of transformers' files
 )
 
 
-def describe(ours: StateDict) -> dict[str, Any]:
+def describe(tensors: StateDict) -> dict[str, Any]:
     """The config sections of a panoptic DETR on a ResNet, from tensors with our keys; see `detr`'s layout."""
-    sections = detector.describe({key.replace(HEAD, detector.HEAD): tensor for key, tensor in ours.items()})
+    sections = detector.describe({key.replace(HEAD, detector.HEAD): tensor for key, tensor in tensors.items()})
     options = {key: value for key, value in sections["heads"]["detection"].items() if key != "name"}
     return {**sections, "heads": {"panoptic": {"name": "detr_panoptic", "detr": options}}}
 

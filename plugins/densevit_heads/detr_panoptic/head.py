@@ -126,21 +126,21 @@ class PanopticMasks(SetPredictionHead):
         not filtered, and their masks may overlap.
         """
         scores = class_scores(outputs["logits"], self.softmax)
-        found = []
+        predictions = []
         for i, target in enumerate(targets):
             queries = scores[i], outputs["boxes"][i].float(), outputs["masks"][i].float()
-            found.append(self._merged(*queries, outputs["padded_size"], target))
-        return found
+            predictions.append(self._merged(*queries, outputs["padded_size"], target))
+        return predictions
 
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
         boxes = to_centres(relative_boxes(exported["boxes"], targets))
-        found = []
+        predictions = []
         for i, target in enumerate(targets):
             queries = exported["scores"][i].float(), boxes[i], exported["mask_logits"][i].float()
-            found.append(self._merged(*queries, tuple(target["size"]), target))
-        return found
+            predictions.append(self._merged(*queries, tuple(target["size"]), target))
+        return predictions
 
     def _merged(
         self, probability: Tensor, boxes: Tensor, masks: Tensor, padded: tuple[int, int], target: Targets
@@ -151,7 +151,7 @@ class PanopticMasks(SetPredictionHead):
         kept = scores > self.threshold
         if self.softmax:
             kept &= scores >= 1 - probability.sum(-1)  # "no object" is not more probable
-        things = to_device(torch.tensor([one.thing for one in self.classes]), scores.device)
+        things = to_device(torch.tensor([c.thing for c in self.classes]), scores.device)
         size, original = tuple(target["size"]), tuple(target["original_size"])
         merged = panoptic_map(masks, labels, kept, things, padded, size, original)
         return {"panoptic": merged, **instances(scores, labels, boxes, masks, things, padded, size, original)}

@@ -68,13 +68,13 @@ def instances(
     order = order[computed_rows(things[labels[order]])]
     masks = torch.empty((len(order), *original), dtype=torch.bool, device=logits.device)
     chunk = len(order) if is_exporting() else CHUNK
-    for out, own in zip(masks.split(chunk), logits[order].split(chunk), strict=True):
-        own = F.interpolate(own[:, None], size=padded, mode="bilinear", align_corners=False)[:, 0]
-        out.copy_(_nearest(own[:, : size[0], : size[1]], original) > 0)
+    for out, chunk_logits in zip(masks.split(chunk), logits[order].split(chunk), strict=True):
+        chunk_logits = F.interpolate(chunk_logits[:, None], size=padded, mode="bilinear", align_corners=False)[:, 0]
+        out.copy_(_nearest(chunk_logits[:, : size[0], : size[1]], original) > 0)
     sides = to_device(as_tensor([original[1], original[0]] * 2), boxes.device)
     corners = to_corners(boxes[order]).clamp(0, 1) * sides
-    found = {"masks": masks, "boxes": corners, "labels": labels[order], "scores": scores[order]}
-    return kept_rows(things[found["labels"]], found)
+    predictions = {"masks": masks, "boxes": corners, "labels": labels[order], "scores": scores[order]}
+    return kept_rows(things[predictions["labels"]], predictions)
 
 
 def _nearest(x: Tensor, size: Size) -> Tensor:

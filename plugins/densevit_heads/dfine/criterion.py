@@ -81,23 +81,23 @@ class DfineCriterion(SetCriterion):
         outputs: `layers`, a `LayerOutputs` of the L layers, the initial boxes and the proposals, of which denoising
         queries have none; in training optionally `objects`, and `denoising`, the denoising queries.
         """
-        found, objects, noised = outputs["layers"], outputs.get("objects"), outputs.get("denoising")
-        objects = Objects.of(targets, found.logits.device) if objects is None else objects
-        noised = DenoisingQueries.none(found.initial) if noised is None else noised
-        with autocast_off(found.logits.device):
-            found = LayerOutputs(*(x.float() for x in found))
-            pairs = self._pairs(found, objects, noised, context)
+        layers, objects, noised = outputs["layers"], outputs.get("objects"), outputs.get("denoising")
+        objects = Objects.of(targets, layers.logits.device) if objects is None else objects
+        noised = DenoisingQueries.none(layers.initial) if noised is None else noised
+        with autocast_off(layers.logits.device):
+            layers = LayerOutputs(*(x.float() for x in layers))
+            pairs = self._pairs(layers, objects, noised, context)
             labelled = torch.tensor([has_objects(target) for target in targets])
-            shares = self._shares(found, objects, labelled, noised, pairs, context)
+            shares = self._shares(layers, objects, labelled, noised, pairs, context)
             terms, denoising = {}, []
-            for name, values in self._terms(found, objects, pairs).items():
+            for name, values in self._terms(layers, objects, pairs).items():
                 values = values * (getattr(self.weights, name) * shares[name])
                 count = len(noised.target) if values.ndim == 2 else noised.contents.shape[1]
-                of_noised, of_objects = values.split([count, values.shape[-1] - count], dim=-1)
-                denoising.append(of_noised[: len(found.logits) - 1].sum())
-                terms[name] = of_objects.flatten(1).sum(1)
+                noised_values, object_values = values.split([count, values.shape[-1] - count], dim=-1)
+                denoising.append(noised_values[: len(layers.logits) - 1].sum())
+                terms[name] = object_values.flatten(1).sum(1)
 
-        last = len(found.corners) - 1
+        last = len(layers.corners) - 1
         losses = {name: terms[name][last] for name in ("label", "l1", "giou", "fgl")}
         by_output = terms["label"] + terms["l1"] + terms["giou"]
         losses["auxiliary"] = by_output[:-1].sum() - by_output[last] + terms["fgl"][:-1].sum()
@@ -105,41 +105,41 @@ class DfineCriterion(SetCriterion):
         losses["ddf"] = terms["ddf"].sum()
         return losses if self.denoising is None else {**losses, "denoising": torch.stack(denoising).sum()}
 
-    def _pairs(self, found: LayerOutputs, objects: Objects, noised: DenoisingQueries, context: LossContext) -> Pairs:
-        D, P, M = noised.contents.shape[1], len(noised.target), len(found.logits)
-        cost = matching_costs(found.logits[:, :, D:], found.boxes[:, :, D:], objects, self.costs, softmax=False)
-        own = assign(cost, objects.counts, objects.names, context.finite_costs)  # on the CPU
-        merged = union(own)
-        of_noised = torch.stack([noised.image[:P], noised.query[:P], noised.target])[:, None]
-        parts = [to_device(_rows(own, D), cost.device), of_noised, to_device(_rows(merged, D), cost.device)]
+    def _pairs(self, layers: LayerOutputs, objects: Objects, noised: DenoisingQueries, context: LossContext) -> Pairs:
+        D, P, M = noised.contents.shape[1], len(noised.target), len(layers.logits)
+        cost = matching_costs(layers.logits[:, :, D:], layers.boxes[:, :, D:], objects, self.costs, softmax=False)
+        by_layer = assign(cost, objects.counts, objects.names, context.finite_costs)  # on the CPU
+        merged = union(by_layer)
+        noised_rows = torch.stack([noised.image[:P], noised.query[:P], noised.target])[:, None]
+        parts = [to_device(_rows(by_layer, D), cost.device), noised_rows, to_device(_rows(merged, D), cost.device)]
         image, query, target = torch.cat([part.expand(-1, M, -1) for part in parts], dim=2)
-        return Pairs(image, query, target, (own.query.shape[1], P, len(merged.image)))
+        return Pairs(image, query, target, (by_layer.query.shape[1], P, len(merged.image)))
 
-    def _terms(self, found: LayerOutputs, objects: Objects, pairs: Pairs) -> Losses:
+    def _terms(self, layers: LayerOutputs, objects: Objects, pairs: Pairs) -> Losses:
         """`label` of each query, (M, B, D + Q), `l1` and `giou` of each pair, (M, P + U), `fgl` of each, (L, P + U),
         and `ddf` of each query, (L - 1, B, D + Q).
         """
         R, P, _ = pairs.counts
-        layer = torch.arange(len(found.logits), device=found.logits.device)[:, None]
-        predicted, truth = found.boxes[layer, pairs.image, pairs.query], objects.boxes[pairs.target]
+        layer = torch.arange(len(layers.logits), device=layers.logits.device)[:, None]
+        predicted, truth = layers.boxes[layer, pairs.image, pairs.query], objects.boxes[pairs.target]
         iou, giou = overlaps(to_corners(predicted), to_corners(truth))
         quality = iou.detach()
 
         image, query, target = (x[:, : R + P] for x in pairs[:3])
-        classes = torch.zeros_like(found.logits)
+        classes = torch.zeros_like(layers.logits)
         least = MIN_QUALITY["varifocal_matched"]
         classes[layer, image, query, objects.labels[target]] = quality[:, : R + P].clamp(min=least)
 
         index = (pairs.image[0, R:], pairs.query[0, R:])  # the same in all outputs
-        truth, quality = truth[0, R:], quality[: len(found.corners), R:]
-        corners = found.corners.unflatten(-1, (4, -1))  # (L, B, D + Q, 4, N + 1)
-        distances = distances_of_boxes(found.initial.detach()[index], to_corners(truth), self.reg_scale)
+        truth, quality = truth[0, R:], quality[: len(layers.corners), R:]
+        corners = layers.corners.unflatten(-1, (4, -1))  # (L, B, D + Q, 4, N + 1)
+        distances = distances_of_boxes(layers.initial.detach()[index], to_corners(truth), self.reg_scale)
         bins = soft_bins(distances, weighting_function(self.num_bins, self.reg_scale, corners.device))
         localization = fine_grained_localization(corners[(slice(None), *index)], bins.expand(len(corners)))
-        weight = found.logits[len(corners) - 1].detach().sigmoid().amax(-1).repeat(len(corners) - 1, 1, 1)
+        weight = layers.logits[len(corners) - 1].detach().sigmoid().amax(-1).repeat(len(corners) - 1, 1, 1)
         weight[(slice(None), *index)] = quality[:-1]
         return {
-            "label": varifocal(found.logits, classes).sum(-1),
+            "label": varifocal(layers.logits, classes).sum(-1),
             "l1": (predicted[:, R:] - truth).abs().sum(-1),
             "giou": 1 - giou[:, R:],
             "fgl": quality * localization,
@@ -148,7 +148,7 @@ class DfineCriterion(SetCriterion):
 
     def _shares(
         self,
-        found: LayerOutputs,
+        layers: LayerOutputs,
         objects: Objects,
         labelled: Tensor,
         noised: DenoisingQueries,
@@ -158,27 +158,27 @@ class DfineCriterion(SetCriterion):
         """The factors of each query, (B, D + Q), or pair, (P + U,), in the terms: 0 for queries of images that are not
         labelled and for padding. labelled: (B,) bool, on the CPU.
         """
-        device, queries, D = found.initial.device, found.initial.shape[1], noised.contents.shape[1]
+        device, queries, D = layers.initial.device, layers.initial.shape[1], noised.contents.shape[1]
         _, P, U = pairs.counts
         numbers = [[P, len(noised.image) - P], [U, int(labelled.sum()) * (queries - D) - U]]
         counts = context.mean(to_device(torch.tensor(numbers, dtype=torch.float32), device))  # matched, others
         [noised_count] = context.mean_counts(denoising=torch.full((), float(P), device=device))
         [object_count] = context.mean_counts(objects=torch.full((), float(len(objects.labels)), device=device))
-        of_label = torch.stack([noised_count, object_count]).clamp(min=context.least_mean())
-        of_box = torch.stack([noised_count, counts[1, 0]]).clamp(min=context.least_mean())
-        kind = (torch.arange(queries, device=device) >= D).long()  # 0 for denoising queries, 1 for object queries
-        of_pair = (torch.arange(P + U, device=device) >= P).long()
+        label_counts = torch.stack([noised_count, object_count]).clamp(min=context.least_mean())
+        box_counts = torch.stack([noised_count, counts[1, 0]]).clamp(min=context.least_mean())
+        query_type = (torch.arange(queries, device=device) >= D).long()  # 0 for denoising queries, 1 for object queries
+        pair_type = (torch.arange(P + U, device=device) >= P).long()
 
         true = labelled.new_ones((), device=device)  # a Python value would be copied from the CPU, and waited for
-        counted = to_device(labelled, device)[:, None] & (kind > 0)
+        counted = to_device(labelled, device)[:, None] & (query_type > 0)
         counted[noised.image, noised.query] = true
         matched = torch.zeros_like(counted)
         matched[pairs.image[0, pairs.counts[0] :], pairs.query[0, pairs.counts[0] :]] = true
         decoupled = decoupled_shares(counts, counts[1].sqrt())  # the weights of denoising queries, as the authors' code
         return {
-            "label": counted / of_label[kind],
-            **dict.fromkeys(("l1", "giou", "fgl"), 1 / of_box[of_pair]),
-            "ddf": counted * decoupled[kind, (~matched).long()],
+            "label": counted / label_counts[query_type],
+            **dict.fromkeys(("l1", "giou", "fgl"), 1 / box_counts[pair_type]),
+            "ddf": counted * decoupled[query_type, (~matched).long()],
         }
 
 

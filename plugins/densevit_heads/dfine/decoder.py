@@ -136,8 +136,8 @@ class Refined(NamedTuple):
         proposals = (F.pad(x, (0, 0, first, 0)) for x in (logits, boxes))
         initial = (self.initial_logits, self.initial_boxes)
         all_logits, all_boxes = (
-            torch.cat([of_layers, torch.stack(further)])
-            for of_layers, *further in zip(self[:2], initial, proposals, strict=True)
+            torch.cat([layer_values, torch.stack(further)])
+            for layer_values, *further in zip(self[:2], initial, proposals, strict=True)
         )
         return LayerOutputs(all_logits, all_boxes, self.corners, self.initial_boxes)
 

@@ -49,25 +49,25 @@ _AIFI_IN_MEMORY = _AIFI.replace(".encoder.0", ".aifi.0")
 def _backbone_lines() -> tuple[Line, ...]:
     block = "stages.{s}.blocks.{b}"
     places = {f"embedder.{stem}": f"stem.{stem}" for stem in ("stem1", "stem2a", "stem2b", "stem3", "stem4")}
-    for place in (
+    for part in (
         "stages.{s}.downsample",
         f"{block}.layers.{{l}}",
         f"{block}.layers.{{l}}.conv1",
         f"{block}.layers.{{l}}.conv2",
         f"{block}.aggregation.{{a}}",
     ):
-        places[f"encoder.{place}"] = place
+        places[f"encoder.{part}"] = part
     parts = {"convolution": "conv", "normalization": "bn", "lab": "lab"}
     return tuple(
-        Line(f"{_BACKBONE}.{theirs}.{part}.*", f"backbone.model.{ours}.{own}.*")
-        for theirs, ours in places.items()
-        for part, own in parts.items()
+        Line(f"{_BACKBONE}.{source}.{part}.*", f"backbone.model.{target}.{name}.*")
+        for source, target in places.items()
+        for part, name in parts.items()
     )
 
 
-def _attention(theirs: str, ours: str) -> tuple[Line, ...]:
+def _attention(source: str, target: str) -> tuple[Line, ...]:
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
-    return tuple(Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items())
+    return tuple(Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items())
 
 
 def _lines() -> tuple[Line, ...]:

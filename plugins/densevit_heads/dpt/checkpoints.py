@@ -33,18 +33,18 @@ STD = {"weight_standardization": "std"}  # timm 0.4.5's, which this project requ
 def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
     decode = f"heads.{task}.decode"
     lines: list[Line] = []
-    for i, place in enumerate(PLACES):
-        theirs, fuse = f"pretrained.act_postprocess{i + 1}", f"scratch.refinenet{i + 1}"
+    for i, stride in enumerate(PLACES):
+        source, fuse = f"pretrained.act_postprocess{i + 1}", f"scratch.refinenet{i + 1}"
         if i > 1 or not hybrid:  # the hybrid's first two feature maps are the ResNet's, without readout
             readout = i - 2 if hybrid else i
-            resample = f"{decode}.reassemble.{i}.resample" + (".0" if place == 32 else "")
-            lines.append(Line(f"{theirs}.0.project.0.*", f"backbone.readouts.{readout}.projection.*"))
-            lines.append(Line(f"{theirs}.3.*", f"{decode}.reassemble.{i}.projection.*"))
-            lines.append(Line(f"{theirs}.4.*", f"{resample}.*"))
+            resample = f"{decode}.reassemble.{i}.resample" + (".0" if stride == 32 else "")
+            lines.append(Line(f"{source}.0.project.0.*", f"backbone.readouts.{readout}.projection.*"))
+            lines.append(Line(f"{source}.3.*", f"{decode}.reassemble.{i}.projection.*"))
+            lines.append(Line(f"{source}.4.*", f"{resample}.*"))
         lines.append(Line(f"scratch.layer{i + 1}_rn.*", f"{decode}.project.{i}.*"))
-        lines.append(Line(f"{fuse}.resConfUnit{{u}}.conv{{c}}.*", f"{decode}.fuse.{place}.residual{{u}}.conv{{c}}.*"))
-        lines.append(Line(f"{fuse}.resConfUnit{{u}}.bn{{c}}.*", f"{decode}.fuse.{place}.residual{{u}}.norm{{c}}.*"))
-        lines.append(Line(f"{fuse}.out_conv.*", f"{decode}.fuse.{place}.projection.*"))
+        lines.append(Line(f"{fuse}.resConfUnit{{u}}.conv{{c}}.*", f"{decode}.fuse.{stride}.residual{{u}}.conv{{c}}.*"))
+        lines.append(Line(f"{fuse}.resConfUnit{{u}}.bn{{c}}.*", f"{decode}.fuse.{stride}.residual{{u}}.norm{{c}}.*"))
+        lines.append(Line(f"{fuse}.out_conv.*", f"{decode}.fuse.{stride}.projection.*"))
     if task == "depth":
         lines += [Line(f"scratch.output_conv.{2 * i}.*", f"heads.depth.conv{i + 1}.*") for i in range(3)]
     else:
@@ -53,14 +53,14 @@ def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
     return (*backbone_lines("timm-vit", "pretrained.model."), *lines)
 
 
-def _describe(ours: StateDict, task: Task) -> dict[str, Any]:
+def _describe(tensors: StateDict, task: Task) -> dict[str, Any]:
     """The config sections of a DPT on a ViT, from tensors with our keys.
 
     Tensors do not determine the blocks of the feature maps: the ends of the depth's quarters are assumed, for the
     hybrid the last two, as in all releases.
     """
-    head = part(ours, f"heads.{task}.")
-    backbone = _VIT.describe(part(ours, "backbone."))["backbone"]
+    head = part(tensors, f"heads.{task}.")
+    backbone = _VIT.describe(part(tensors, "backbone."))["backbone"]
     backbone |= {"readout": "project", "position_resizing": "bilinear"}
     section: dict[str, Any] = {
         "name": "dpt" if task == "depth" else "dpt_segmentation",
@@ -79,9 +79,9 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
     """Image sizes as in the project's code, `run_segmentation.py` and `run_monodepth.py`, without windows."""
     ((task, head),) = sections["heads"].items()
     if task == "segmentation":
-        name, others = setr.recipe(sections, classes)
+        name, section = setr.recipe(sections, classes)
         return name, {
-            "data": {**others.get("data", {}), "image_size": 480, "transforms": {"short_side": 480}},
+            "data": {**section.get("data", {}), "image_size": 480, "transforms": {"short_side": 480}},
             "inference": {},
         }
     if head.get("output") == "relative":
@@ -106,8 +106,8 @@ def whole_model(
     determine.
     """
 
-    def describe(ours: StateDict) -> dict[str, Any]:
-        sections = _describe(ours, task)
+    def describe(tensors: StateDict) -> dict[str, Any]:
+        sections = _describe(tensors, task)
         return {**sections, "backbone": {**sections["backbone"], **(backbone or {})}}
 
     return CheckpointLayout(
@@ -161,8 +161,8 @@ def _metric(layout: CheckpointLayout, name: str, output: Mapping[str, Any]) -> C
     """The layout with depth inverted to metres, whose tensors are those of relative depth."""
     relative: Callable[[StateDict], dict[str, Any]] = layout.describe
 
-    def describe(ours: StateDict) -> dict[str, Any]:
-        sections = relative(ours)
+    def describe(tensors: StateDict) -> dict[str, Any]:
+        sections = relative(tensors)
         return {**sections, "heads": {"depth": {**sections["heads"]["depth"], **output}}}
 
     return replace(layout, name=name, fits=by_name_only, describe=describe, options=_VIT.options)

@@ -43,15 +43,15 @@ class DepthLossWeights:
             if weight is not None and not 0 <= weight < math.inf:
                 raise ValueError(f"{name} is {weight:g}; a loss weight must be at least 0.")
 
-    def of_output(self, relative: bool) -> dict[str, float]:
+    def weights_by_name(self, relative: bool) -> dict[str, float]:
         """The weights above 0, by name. Raises ValueError for a term of the other kind of depth, and if all are 0."""
-        kind, names = ("relative", ("trimmed", "gradient")) if relative else ("metric", ("silog", "l1", "gradient"))
+        depth, names = ("relative", ("trimmed", "gradient")) if relative else ("metric", ("silog", "l1", "gradient"))
         defaults = {"trimmed": 1.0, "gradient": 0.5} if relative else {"silog": 1.0}
         weights = {name: defaults.get(name, 0.0) if weight is None else weight for name, weight in vars(self).items()}
         weights = {name: weight for name, weight in weights.items() if weight}
         for name in weights.keys() - names:
             raise ValueError(
-                f"loss_weights.{name} is {weights[name]:g}, but output is {kind} depth; "
+                f"loss_weights.{name} is {weights[name]:g}, but output is {depth} depth; "
                 f"its losses are {', '.join(names)}."
             )
         if not weights:
@@ -126,7 +126,7 @@ class DptDepth(DenseHead):
         self.scale = (1 / _INITIAL_DEPTH - 1) / max_depth if scale is None else scale
         self.shift = 1 / max_depth if shift is None else shift
         self.quantity = "inverse_depth" if output == "relative" else "depth"
-        self.weights = loss_weights.of_output(output == "relative")
+        self.weights = loss_weights.weights_by_name(output == "relative")
 
         inputs = [channels[i] for i in self.feature_indices], [strides[i] for i in self.feature_indices]
         self.decode = Decoder(*inputs, width, reassemble_channels, norm, upsampling)
@@ -160,14 +160,14 @@ class DptDepth(DenseHead):
         Its weights become 0, and its bias keeps the initial value: the initial prediction is constant, whatever the
         range of the maps before it. "relative" and "inverse" have the same last convolution.
         """
-        theirs = options.get("output", "relative")
+        loaded = options.get("output", "relative")
         same = ("relative", "inverse")
-        if theirs == self.output or (theirs in same and self.output in same):
+        if loaded == self.output or (loaded in same and self.output in same):
             return {}, ""
         assert self.conv3.bias is not None
         weight, bias = torch.zeros_like(self.conv3.weight), self.conv3.bias.detach().clone()
         why = (
-            f"the last convolution (conv3) is untrained: the weights have output {theirs!r}, this head {self.output!r}"
+            f"the last convolution (conv3) is untrained: the weights have output {loaded!r}, this head {self.output!r}"
         )
         return {"conv3.weight": weight, "conv3.bias": bias}, why
 

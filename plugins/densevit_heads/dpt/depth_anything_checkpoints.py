@@ -49,12 +49,12 @@ def features_of(version: int, depth: int) -> tuple[int, ...]:
     return (5, 12, 18, 24) if depth == 24 else tuple(-(-depth * i // 4) for i in (1, 2, 3, 4))
 
 
-def sections_of(ours: StateDict, resizing: str, features: Callable[[int], tuple[int, ...]]) -> dict[str, Any]:
+def sections_of(tensors: StateDict, resizing: str, features: Callable[[int], tuple[int, ...]]) -> dict[str, Any]:
     """The config sections of a relative model, from tensors with our keys.
 
     features: the option `features` of the backbone, given the number of blocks.
     """
-    encoder, head = part(ours, "backbone."), part(ours, "heads.depth.")
+    encoder, head = part(tensors, "backbone."), part(tensors, "heads.depth.")
     backbone = _DINOV2.describe(encoder)["backbone"]
     backbone["position_resizing"] = resizing
     backbone["features"] = features(count(encoder, r"blocks\.(\d+)\.norm1\.weight"))
@@ -89,14 +89,14 @@ def licence(width: int) -> str:
 def _lines() -> tuple[Line, ...]:
     decode, scratch = "heads.depth.decode", "depth_head.scratch"
     lines: list[Line] = []
-    for i, place in enumerate(PLACES):
+    for i, stride in enumerate(PLACES):
         fuse = f"{scratch}.refinenet{i + 1}"
-        resample = f"{decode}.reassemble.{i}.resample" + (".0" if place == 32 else "")
+        resample = f"{decode}.reassemble.{i}.resample" + (".0" if stride == 32 else "")
         lines.append(Line(f"depth_head.projects.{i}.*", f"{decode}.reassemble.{i}.projection.*"))
         lines.append(Line(f"depth_head.resize_layers.{i}.*", f"{resample}.*"))
         lines.append(Line(f"{scratch}.layer{i + 1}_rn.*", f"{decode}.project.{i}.*"))
-        lines.append(Line(f"{fuse}.resConfUnit{{u}}.conv{{c}}.*", f"{decode}.fuse.{place}.residual{{u}}.conv{{c}}.*"))
-        lines.append(Line(f"{fuse}.out_conv.*", f"{decode}.fuse.{place}.projection.*"))
+        lines.append(Line(f"{fuse}.resConfUnit{{u}}.conv{{c}}.*", f"{decode}.fuse.{stride}.residual{{u}}.conv{{c}}.*"))
+        lines.append(Line(f"{fuse}.out_conv.*", f"{decode}.fuse.{stride}.projection.*"))
     lines.append(Line(f"{scratch}.output_conv1.*", "heads.depth.conv1.*"))
     lines.append(Line(f"{scratch}.output_conv2.0.*", "heads.depth.conv2.*"))
     lines.append(Line(f"{scratch}.output_conv2.2.*", "heads.depth.conv3.*"))
@@ -119,7 +119,7 @@ def _with_unused(encoder: Rearrangement) -> Rearrangement:
 
 
 def _describe(version: int) -> Callable[[StateDict], dict[str, Any]]:
-    return lambda ours: sections_of(ours, "bicubic_offset", lambda depth: features_of(version, depth))
+    return lambda tensors: sections_of(tensors, "bicubic_offset", lambda depth: features_of(version, depth))
 
 
 def _metric(layout: CheckpointLayout, name: str, max_depth: float) -> CheckpointLayout:
@@ -128,7 +128,7 @@ def _metric(layout: CheckpointLayout, name: str, max_depth: float) -> Checkpoint
         layout,
         name=name,
         fits=by_name_only,
-        describe=lambda ours: metric(relative(ours), max_depth),
+        describe=lambda tensors: metric(relative(tensors), max_depth),
         options=replace(layout.options, unsaved=(MAX_DEPTH,)),
     )
 

@@ -90,11 +90,11 @@ class EncoderOnly(MaskClassification):
                     bias = attention_bias(self._disabled(foreground, self.mask_probability[i]), x)
             x = block(x, bias)
         layers.append(self._predict(last.norm(x), last.grid))
-        found = MaskQueries(*(torch.stack(values) for values in list(zip(*layers, strict=True))[:2]))
+        predictions = MaskQueries(*(torch.stack(values) for values in list(zip(*layers, strict=True))[:2]))
         pixels = torch.stack([pixels for _, _, pixels in layers])  # (L, B, C, h, w)
-        outputs: Outputs = {"logits": found.logits[-1], "layers": tuple(found), "pixels": pixels}
+        outputs: Outputs = {"logits": predictions.logits[-1], "layers": tuple(predictions), "pixels": pixels}
         if not self.training:
-            outputs["masks"] = mask_logits(found.embeddings[-1], pixels[-1])
+            outputs["masks"] = mask_logits(predictions.embeddings[-1], pixels[-1])
         return outputs
 
     def _predict(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:

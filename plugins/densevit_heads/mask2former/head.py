@@ -59,12 +59,12 @@ class MaskedAttention(MaskClassification):
         (B, K, h', w'), class logits of the finest level.
         """
         pyramid = self.pixel_decoder(features, padding_mask)
-        found = self.decoder(pyramid)
-        outputs: Outputs = {"logits": found.logits[-1], "layers": tuple(found), "pixels": pyramid.mask_features}
+        queries = self.decoder(pyramid)
+        outputs: Outputs = {"logits": queries.logits[-1], "layers": tuple(queries), "pixels": pyramid.mask_features}
         if self.training and self.semantic_head is not None:
             outputs["cells"] = self.semantic_head(pyramid.levels[-1])
         if not self.training:
-            outputs["masks"] = mask_logits(found.embeddings[-1], pyramid.mask_features)
+            outputs["masks"] = mask_logits(queries.embeddings[-1], pyramid.mask_features)
         return outputs
 
 

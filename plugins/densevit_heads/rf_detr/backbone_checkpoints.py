@@ -45,7 +45,7 @@ def _with_unused_row(table: Tensor) -> Tensor:
 
 # LW-DETR's table has a first row for a class token, which it does not have.
 _CELLS = Change(lambda table: GRID.forward(table[:, 1:]), _with_unused_row)
-_BLOCK, _OURS, _QKV = "encoder.layer.{i}", "blocks.{i}", "blocks.{i}.attention.qkv"
+_BLOCK, _TARGET_BLOCK, _QKV = "encoder.layer.{i}", "blocks.{i}", "blocks.{i}.attention.qkv"
 
 RF_DETR = _lines(DINOV2.lines, _RF)
 RF_DETR_REARRANGE = backbone_rearrangement(DINOV2, _RF)
@@ -60,17 +60,17 @@ TRANSFORMERS_LW_DETR = _lines(
     (
         Line("embeddings.position_embeddings", "position_table", _CELLS),
         Line("embeddings.projection.*", "stem.projection.*"),
-        Line(f"{_BLOCK}.layernorm_before.*", f"{_OURS}.norm1.*"),
+        Line(f"{_BLOCK}.layernorm_before.*", f"{_TARGET_BLOCK}.norm1.*"),
         Line(f"{_BLOCK}.attention.attention.query.*", f"{_QKV}.*[0/3]"),
         Line(f"{_BLOCK}.attention.attention.key.weight", f"{_QKV}.weight[1/3]"),
         Line(ZEROS, f"{_QKV}.bias[1/3]"),
         Line(f"{_BLOCK}.attention.attention.value.*", f"{_QKV}.*[2/3]"),
-        Line(f"{_BLOCK}.attention.output.*", f"{_OURS}.attention.output.*"),
-        Line(f"{_BLOCK}.gamma_1", f"{_OURS}.scale1.scale"),
-        Line(f"{_BLOCK}.layernorm_after.*", f"{_OURS}.norm2.*"),
-        Line(f"{_BLOCK}.intermediate.fc1.*", f"{_OURS}.mlp.expand.*"),
-        Line(f"{_BLOCK}.intermediate.fc2.*", f"{_OURS}.mlp.contract.*"),
-        Line(f"{_BLOCK}.gamma_2", f"{_OURS}.scale2.scale"),
+        Line(f"{_BLOCK}.attention.output.*", f"{_TARGET_BLOCK}.attention.output.*"),
+        Line(f"{_BLOCK}.gamma_1", f"{_TARGET_BLOCK}.scale1.scale"),
+        Line(f"{_BLOCK}.layernorm_after.*", f"{_TARGET_BLOCK}.norm2.*"),
+        Line(f"{_BLOCK}.intermediate.fc1.*", f"{_TARGET_BLOCK}.mlp.expand.*"),
+        Line(f"{_BLOCK}.intermediate.fc2.*", f"{_TARGET_BLOCK}.mlp.contract.*"),
+        Line(f"{_BLOCK}.gamma_2", f"{_TARGET_BLOCK}.scale2.scale"),
     ),
     _MODEL,
 )
@@ -94,11 +94,11 @@ def describe(tensors: StateDict) -> dict[str, Any]:
     patch, side = tensors["stem.projection.weight"].shape[-1], len(tensors["position_table"])
     base, lw_detr = depth % 3 == 2, "class_token" not in tensors
     names = ("lw_tiny", "lw_small", "lw_medium", "lw_xlarge") if lw_detr else ("nano", "small", "base", "large")
-    known = {(VARIANTS[name][0], VARIANTS[name][1] - (base and not lw_detr)): name for name in names}
-    if (width, depth) not in known:
-        listed = ", ".join(f"{name} {sizes}" for sizes, name in known.items())
+    variants = {(VARIANTS[name][0], VARIANTS[name][1] - (base and not lw_detr)): name for name in names}
+    if (width, depth) not in variants:
+        listed = ", ".join(f"{name} {sizes}" for sizes, name in variants.items())
         raise WeightsError(f"A backbone of (channels, blocks) {(width, depth)} is no known variant: {listed}.")
-    options: dict[str, Any] = {"name": "windowed_vit", "variant": known[width, depth], "patch_size": patch}
+    options: dict[str, Any] = {"name": "windowed_vit", "variant": variants[width, depth], "patch_size": patch}
     options |= {"image_size": side * patch, "num_windows": 4 if base or lw_detr else 1 if side == 26 else 2}
     options |= {"registers": len(tensors["register_tokens"])} if "register_tokens" in tensors else {}
     return options | ({"features": (2, 5, 8, 11)} if base and not lw_detr else {})
@@ -106,13 +106,13 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 
 def saved(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `UNSAVED` in config.json, if there is one. Raises WeightsError for other global blocks."""
-    own: Mapping[str, Any] = metadata.get("config", {}).get("backbone_config") or {}
-    if "num_windows" not in own:
+    options: Mapping[str, Any] = metadata.get("config", {}).get("backbone_config") or {}
+    if "num_windows" not in options:
         return {}
-    lw_detr, features = own["model_type"] == "lw_detr_vit", tuple(own["out_indices"])
-    windowed = set(own["window_block_indices" if lw_detr else "window_block_indexes"])
-    expected = {1, 3, 5} if own["num_hidden_layers"] == 6 else {2, 4, 5, 8}
+    lw_detr, features = options["model_type"] == "lw_detr_vit", tuple(options["out_indices"])
+    windowed = set(options["window_block_indices" if lw_detr else "window_block_indexes"])
+    expected = {1, 3, 5} if options["num_hidden_layers"] == 6 else {2, 4, 5, 8}
     if set(range(features[-1])) - windowed != (expected if lw_detr else set(features[:-1])):
         raise WeightsError(f"config.json has windows in the blocks {sorted(windowed)}, which is no released model.")
-    windows = round(own["num_windows"] ** 0.5) if lw_detr else own["num_windows"]
+    windows = round(options["num_windows"] ** 0.5) if lw_detr else options["num_windows"]
     return {"backbone.num_windows": windows, "backbone.features": features}

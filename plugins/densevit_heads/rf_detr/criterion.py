@@ -36,10 +36,10 @@ class GroupCriterion(SetCriterion):
 
     def terms(self, outputs: Outputs, targets: list[Targets], labelled: Labelled, context: LossContext) -> Losses:
         """The weighted losses (1 + L,), by name."""
-        logits, boxes, groups = self.of_groups(outputs, labelled)
+        logits, boxes, groups = self.groups_as_layers(outputs, labelled)
         return over_groups(self.losses_per_layer(logits, boxes, labelled.objects, context), groups)
 
-    def of_groups(self, outputs: Outputs, labelled: Labelled) -> tuple[Tensor, Tensor, int]:
+    def groups_as_layers(self, outputs: Outputs, labelled: Labelled) -> tuple[Tensor, Tensor, int]:
         """Logits and boxes ((1 + L) * G, B, Q, ...) of labelled images, each group as a layer; and G."""
         logits, boxes = labelled.select(outputs["layers"], dim=1)
         return logits.transpose(1, 2).flatten(0, 1), boxes.transpose(1, 2).flatten(0, 1), logits.shape[2]

@@ -84,10 +84,10 @@ class RfDetr(SetPredictionHead):
         self.label_head, self.box_head = label_head(width, len(classes)), box_head(width)
         self.queries = GroupQueries(num_queries, num_groups, width, self.label_head, self.box_head)
         self.query_positions = Mlp(2 * width, width, width, 2)
-        layer = (transformer, len(channels), num_points, deterministic)
-        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(transformer.decoder_layers))
-        for own in self.decoder:
-            own.cross_attention = MultiScaleDeformableAttention(
+        arguments = (transformer, len(channels), num_points, deterministic)
+        self.decoder = nn.ModuleList(DecoderLayer(*arguments) for _ in range(transformer.decoder_layers))
+        for layer in self.decoder:
+            layer.cross_attention = MultiScaleDeformableAttention(
                 width, len(channels), cross_attention_heads, num_points, deterministic
             )
         self.decoder_norm = nn.LayerNorm(width)
@@ -111,9 +111,9 @@ class RfDetr(SetPredictionHead):
         proposals, queries = self.queries(levels)
         states = self._decode(queries, levels, proposals.boxes.shape[1])
         boxes = reparameterized(queries.boxes, self.box_head.in_full_precision(states))
-        of_groups = (2, (proposals.boxes.shape[1], -1))
-        logits = torch.cat([proposals.logits[None], self.label_head(states).unflatten(*of_groups)])
-        boxes = torch.cat([proposals.boxes[None], boxes.unflatten(*of_groups)])
+        grouping = (2, (proposals.boxes.shape[1], -1))
+        logits = torch.cat([proposals.logits[None], self.label_head(states).unflatten(*grouping)])
+        boxes = torch.cat([proposals.boxes[None], boxes.unflatten(*grouping)])
         outputs = {"logits": logits[-1, :, 0], "boxes": boxes[-1, :, 0], "layers": (logits, boxes)}
         return outputs, proposals.features.flatten(1, 2), states
 

@@ -44,7 +44,7 @@ class InstanceCriterion(GroupCriterion):
         outputs: also `mask_layers`, embeddings (1 + L, B, G * Q, C) and 1 + L per-pixel features (B, C, h, w), and
         `generator`, of random points; None: torch's.
         """
-        logits, boxes, groups = self.of_groups(outputs, labelled)
+        logits, boxes, groups = self.groups_as_layers(outputs, labelled)
         objects, generator = labelled.objects, outputs["generator"]
         chosen = [target for target in targets if has_objects(target)]
         embeddings, pixels = outputs["mask_layers"]
@@ -61,10 +61,10 @@ class InstanceCriterion(GroupCriterion):
                 height, width = (-(-max(sides) // self.mask_stride) for sides in zip(*segments.sizes, strict=True))
                 num_points = max(1, height * width // POINT_RATIO)
                 cost = costs(logits, boxes, objects, self.costs, softmax=False)  # ((1 + L) * G, T, Q)
-                of_masks = mask_costs(
+                mask_cost = mask_costs(
                     embeddings, pixels, segments, scales, num_points, self.mask_weights, generator
                 )  # (1 + L, T, G * Q)
-                cost = cost + of_masks.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
+                cost = cost + mask_cost.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
                 pairs = assign(cost, objects.counts, objects.names, context.finite_costs)  # on the CPU
                 joined = join_groups(pairs, groups, logits.shape[2])
                 num_points = max(height, num_points)

@@ -93,14 +93,16 @@ class RfDetrInstance(RfDetr):
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """The predictions of `RfDetr`, and their `masks` (N, H, W) bool."""
-        found = super().predict(outputs, targets)
-        return _add_masks(found, class_scores(outputs["logits"]), outputs["masks"], self.criterion.mask_stride, targets)
+        predictions = super().predict(outputs, targets)
+        return _add_masks(
+            predictions, class_scores(outputs["logits"]), outputs["masks"], self.criterion.mask_stride, targets
+        )
 
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
-        found = super().predict_exported(exported, targets)
-        return _add_masks(found, exported["scores"].float(), exported["mask_logits"], 1, targets)
+        predictions = super().predict_exported(exported, targets)
+        return _add_masks(predictions, exported["scores"].float(), exported["mask_logits"], 1, targets)
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
@@ -116,11 +118,11 @@ def _with_masks(targets: list[Targets]) -> list[Targets]:
 
 
 def _add_masks(
-    found: list[Predictions], scores: Tensor, masks: Tensor, stride: int, targets: list[Targets]
+    predictions: list[Predictions], scores: Tensor, masks: Tensor, stride: int, targets: list[Targets]
 ) -> list[Predictions]:
     """Adds the `masks` of the queries of `top_predictions`. scores: (B, Q, K). masks: logits (B, Q, h, w)."""
     queries = top_scores(scores)[2]
-    for one, query, logits, target in zip(found, queries, masks.float(), targets, strict=True):
+    for prediction, query, logits, target in zip(predictions, queries, masks.float(), targets, strict=True):
         resized = MaskLogits(logits, stride, sides(target["size"]), sides(target["original_size"])).resized(query)
-        one["masks"] = torch.cat([x > 0 for _, _, x in resized])
-    return found
+        prediction["masks"] = torch.cat([x > 0 for _, _, x in resized])
+    return predictions

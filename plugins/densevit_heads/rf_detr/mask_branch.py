@@ -51,4 +51,6 @@ class MaskBranch(nn.Module):
             pixels.append(self.pixel_project(x))
         queries = self.query_project(queries + self.query_ffn(self.query_norm(queries)))
         bias = self.bias.to(queries.dtype).expand(*queries.shape[:3], 1)
-        return torch.cat([queries, bias], dim=-1), [F.pad(one, (0, 0, 0, 0, 0, 1), value=1.0) for one in pixels]
+        return torch.cat([queries, bias], dim=-1), [
+            F.pad(features, (0, 0, 0, 0, 0, 1), value=1.0) for features in pixels
+        ]

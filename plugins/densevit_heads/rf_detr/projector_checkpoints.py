@@ -25,8 +25,8 @@ def _lines(sampling: str, fusion: str, block: str, norm: str, last: str) -> tupl
         (sampling, sampled),
     )
     return (
-        *(Line(f"{theirs}.conv.*", f"{ours}.0.*") for theirs, ours in convolutions),
-        *(Line(f"{theirs}.{norm}.*", f"{ours}.1.*") for theirs, ours in convolutions),
+        *(Line(f"{source}.conv.*", f"{target}.0.*") for source, target in convolutions),
+        *(Line(f"{source}.{norm}.*", f"{target}.1.*") for source, target in convolutions),
         Line(f"{sampling}.weight", f"{sampled}.weight"),
         Line(f"{sampling}.bias", f"{sampled}.bias"),
         Line(f"{last}.*", f"{level}.norm.*"),
@@ -49,10 +49,10 @@ TRANSFORMERS_LW_DETR = _lines(
 )
 RF_DETR_SPELLINGS = (  # of transformers' models, which have one level; their files have the authors' keys
     *(
-        (f"{_RF}.projector_layer.{model}conv{i}.{kind}.*", f"{_AUTHORS}.stages.0.0.{file}cv{i}.{name}.*")
+        (f"{_RF}.projector_layer.{model}conv{i}.{layer}.*", f"{_AUTHORS}.stages.0.0.{file}cv{i}.{name}.*")
         for model, file in (("", ""), ("bottlenecks.{j}.", "m.{j}."))
         for i in (1, 2)
-        for kind, name in (("conv", "conv"), ("norm", "bn"))
+        for layer, name in (("conv", "conv"), ("norm", "bn"))
     ),
     (f"{_RF}.layer_norm.*", f"{_AUTHORS}.stages.0.1.*"),
 )

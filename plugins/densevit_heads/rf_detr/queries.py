@@ -79,15 +79,15 @@ class GroupQueries(nn.Module):
         initial, valid = initial_boxes(levels)
         memory, initial = (x.masked_fill(~valid[..., None], 0.0) for x in (levels.tokens, initial))
         groups = list(self.groups) if self.training else [self.groups[0]]
-        found = [group(memory, initial, valid, self.num_queries) for group in groups]
-        proposals = Proposals(*(torch.stack(parts, dim=1) for parts in zip(*found, strict=True)))
+        by_group = [group(memory, initial, valid, self.num_queries) for group in groups]
+        proposals = Proposals(*(torch.stack(parts, dim=1) for parts in zip(*by_group, strict=True)))
         B, G, S = proposals.boxes.shape[:3]
         contents, offsets = (x.weight[: G * self.num_queries] for x in (self.contents, self.offsets))
         boxes = reparameterized(proposals.boxes.detach().flatten(1, 2), offsets[: G * S])
-        others = offsets[G * S :]
+        remaining = offsets[G * S :]
         if self.training:  # the authors' code stops at negative sides, with which the losses are not defined
-            others = torch.cat([others[:, :2], others[:, 2:].clamp(min=0)], dim=1)
-        boxes = torch.cat([boxes, others.expand(B, -1, -1)], dim=1)
+            remaining = torch.cat([remaining[:, :2], remaining[:, 2:].clamp(min=0)], dim=1)
+        boxes = torch.cat([boxes, remaining.expand(B, -1, -1)], dim=1)
         missing = (0, 0, 0, self.num_queries - S)
         values = (_BACKGROUND, 1.0, 0.0)
         padded = (F.pad(x, missing, value=value) for x, value in zip(proposals, values, strict=True))

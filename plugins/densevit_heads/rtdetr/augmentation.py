@@ -77,9 +77,9 @@ def iou_crop(boxes: np.ndarray, size: Size, rng: np.random.Generator) -> Window:
         top, left = (rng.random((2, _TRIES)) * [height - h, width - w]).astype(int)
         windows = np.stack([top, left, top + h, left + w], axis=1)  # (40, 4)
         usable = (np.minimum(h, w) > 0) & (w >= _ASPECT[0] * h) & (w <= _ASPECT[1] * h)
-        found = np.flatnonzero(usable & (_largest_overlap(windows, boxes) >= overlap))
-        if len(found):
-            first, begin, last, end = windows[found[0]].tolist()
+        indices = np.flatnonzero(usable & (_largest_overlap(windows, boxes) >= overlap))
+        if len(indices):
+            first, begin, last, end = windows[indices[0]].tolist()
             return (first, begin, last, end)
     return (0, 0, height, width)
 
@@ -91,7 +91,7 @@ def _largest_overlap(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     inside = ((centres > windows[..., :2]) & (centres < windows[..., 2:])).all(axis=2)  # (W, N)
     low, high = np.maximum(windows[..., :2], boxes[:, :2]), np.minimum(windows[..., 2:], boxes[:, 2:])
     common = np.clip(high - low, 0, None).prod(axis=2)
-    areas = [(one[..., 2:] - one[..., :2]).prod(axis=-1) for one in (windows, boxes)]
+    areas = [(corners[..., 2:] - corners[..., :2]).prod(axis=-1) for corners in (windows, boxes)]
     union = areas[0] + areas[1] - common
     return np.where(inside, common / np.maximum(union, 1e-9), -1).max(axis=1)
 

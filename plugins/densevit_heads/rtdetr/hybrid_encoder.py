@@ -94,7 +94,7 @@ class HybridEncoder(nn.Module):
             maps.append(x)
         paddings = [mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1])) for x in maps]
         inside = [(~padding[:, None]).to(x.dtype) for padding in paddings]  # a product is faster than masked_fill
-        maps[-1] = self._attend(maps[-1], paddings[-1])
+        maps[-1] = self._aifi(maps[-1], paddings[-1])
         maps = [x * ones for x, ones in zip(maps, inside, strict=True)]
 
         x = maps[-1]
@@ -111,7 +111,7 @@ class HybridEncoder(nn.Module):
             outputs.append(x)
         return outputs, paddings
 
-    def _attend(self, x: Tensor, padding: Tensor) -> Tensor:
+    def _aifi(self, x: Tensor, padding: Tensor) -> Tensor:
         """AIFI. x: (B, C, H, W), the coarsest map. padding: (B, H, W)."""
         size = (x.shape[-2], x.shape[-1])
         positions = cached_table(aifi_positions, *size, x.shape[1], x.device).to(x.dtype).flatten(0, 1)  # (H * W, C)
@@ -138,11 +138,11 @@ def _features(strides: Sequence[int], num_levels: int, min_stride: int) -> list[
     if not deepest:
         raise ValueError(f"min_stride is {min_stride}, but the coarsest feature has stride {max(strides)}.")
     used = list(deepest.values())[-num_levels:]
-    found = [strides[index] for index in used]
-    if any(coarse != 2 * fine for fine, coarse in pairwise(found)):
+    used_strides = [strides[index] for index in used]
+    if any(coarse != 2 * fine for fine, coarse in pairwise(used_strides)):
         raise ValueError(
-            f"The features of stride {min_stride} and above have strides {found}; the encoder needs strides that "
-            "double. Fix: set min_stride so that those that remain do, or take another backbone."
+            f"The features of stride {min_stride} and above have strides {used_strides}; the encoder needs strides "
+            "that double. Fix: set min_stride so that those that remain do, or take another backbone."
         )
     return used
 

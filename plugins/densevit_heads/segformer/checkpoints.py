@@ -22,10 +22,10 @@ _RECIPES = {150: "ade20k", 19: "cityscapes"}
 
 
 def _describe(backbone: CheckpointLayout) -> Callable[[StateDict], dict[str, Any]]:
-    def describe(ours: StateDict) -> dict[str, Any]:
-        width = len(ours[f"{_HEAD}.fuse.weight"])
+    def describe(tensors: StateDict) -> dict[str, Any]:
+        width = len(tensors[f"{_HEAD}.fuse.weight"])
         section = {"name": "segformer", "width": width}
-        return {**backbone.describe(part(ours, "backbone.")), "heads": {"segmentation": section}}
+        return {**backbone.describe(part(tensors, "backbone.")), "heads": {"segmentation": section}}
 
     return describe
 
@@ -44,7 +44,7 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
     recipe = f"{folder}/segformer_{'b5' if folder == 'ade20k' and sections['backbone']['variant'] == 'b5' else 'b0'}"
     if len(labels) in _RECIPES:
         return recipe, {}
-    listed = [{"name": label.name, "id": label.file_id, "color": [*label.color]} for label in labels]
+    listed = [{"name": c.name, "id": c.file_id, "color": [*c.color]} for c in labels]
     return recipe, {"data": {"name": "label_maps", "classes": listed}}
 
 

@@ -182,9 +182,9 @@ class FasterRCNN(Head):
                 self.rpn.box_coder.encode(matched, anchors),
             )
             proposals = outputs["proposals"]
-            of_image = [len(boxes) for boxes in proposals]
+            counts = [len(boxes) for boxes in proposals]
             logits, box_deltas = (
-                torch.cat([x.split(of_image)[i] for i in images]) for x in (logits, box_deltas)
+                torch.cat([x.split(counts)[i] for i in images]) for x in (logits, box_deltas)
             )  # images without labels have regions in evaluation mode
             if len(logits):
                 if "region_labels" in outputs:
@@ -200,19 +200,20 @@ class FasterRCNN(Head):
         """Labels (R_i,) and deltas (R_i, 4) of all proposals, in evaluation mode."""
         boxes = [target["boxes"] for target in objects]
         matches, labels = self.roi_heads.assign_targets_to_proposals(proposals, boxes, [t["labels"] for t in objects])
-        matched = [(own if len(own) else own.new_zeros(1, 4))[rows] for own, rows in zip(boxes, matches, strict=True)]
+        padded = [x if len(x) else x.new_zeros(1, 4) for x in boxes]
+        matched = [x[rows] for x, rows in zip(padded, matches, strict=True)]
         return labels, self.roi_heads.box_coder.encode(matched, proposals)
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Returns up to `max_predictions` (region, class) pairs by descending score, after NMS of each class."""
         sizes: list[Size] = [target["size"] for target in targets]
-        found = self.roi_heads.postprocess_detections(
+        predictions = self.roi_heads.postprocess_detections(
             outputs["logits"].float(), outputs["box_deltas"].float(), outputs["proposals"], sizes
         )
         return [
             in_original_pixels(boxes, scores, labels - 1, target)
-            for boxes, scores, labels, target in zip(*found, targets, strict=True)
+            for boxes, scores, labels, target in zip(*predictions, targets, strict=True)
         ]
 
 

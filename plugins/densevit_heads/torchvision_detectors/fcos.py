@@ -85,10 +85,10 @@ class FCOS(Head):
         and `levels`, the number of locations of each level.
         """
         maps = self.pyramid(features)
-        found = self.fcos.head(maps)
+        outputs = self.fcos.head(maps)
         (anchors,) = self.fcos.anchor_generator(ImageList(padding_mask, [(0, 0)]), maps)
         levels = [x.shape[-2] * x.shape[-1] for x in maps]
-        return {**{name: found[key] for name, key in MAPS.items()}, "anchors": anchors, "levels": levels}
+        return {**{name: outputs[key] for name, key in MAPS.items()}, "anchors": anchors, "levels": levels}
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `label` (focal loss), `giou` and `centerness`; torchvision's, all of weight 1.
@@ -126,9 +126,9 @@ class FCOS(Head):
         sizes = [tuple(target["size"]) for target in targets]
         suppressed = self._traced if is_exporting() else self.fcos.postprocess_detections
         predictions = []
-        for found, target in zip(suppressed(maps, anchors, sizes), targets, strict=True):
-            valid = (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(dim=1)
-            boxes, scores, labels = (found[key][valid] for key in ("boxes", "scores", "labels"))
+        for prediction, target in zip(suppressed(maps, anchors, sizes), targets, strict=True):
+            valid = (prediction["boxes"][:, 2:] > prediction["boxes"][:, :2]).all(dim=1)
+            boxes, scores, labels = (prediction[key][valid] for key in ("boxes", "scores", "labels"))
             predictions.append(in_original_pixels(boxes, scores, labels, target))
         return predictions
 
@@ -145,9 +145,9 @@ class FCOS(Head):
             candidates.append((best[rows], index[rows] + first * K))
             first = first + scores.shape[0]
         best, index = (torch.cat(parts) for parts in zip(*candidates, strict=True))
-        place, labels = index // K, index % K
+        location, labels = index // K, index % K
         boxes = self.fcos.box_coder.decode(
-            torch.cat(maps["bbox_regression"], dim=1)[0][place], torch.cat(anchors[0])[place]
+            torch.cat(maps["bbox_regression"], dim=1)[0][location], torch.cat(anchors[0])[location]
         )
         boxes = clip_boxes_to_image(boxes, sizes[0])
         kept = class_nms(boxes, best, labels, self.nms)

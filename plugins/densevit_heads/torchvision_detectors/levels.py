@@ -30,15 +30,15 @@ class Pyramid(nn.Module):
         extra_levels: int,
     ) -> None:
         super().__init__()
-        deepest = {own: i for i, own in enumerate(strides)}
-        used = sorted(own for own in deepest if own >= stride) or [max(strides)]
+        deepest = {level_stride: i for i, level_stride in enumerate(strides)}
+        used = sorted(level_stride for level_stride in deepest if level_stride >= stride) or [max(strides)]
         if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(used)):
             raise ValueError(
                 f"The features have strides {', '.join(map(str, used))}, but objects are divided among the levels by "
                 "their size for strides that double from each to the next. Fix: use other features of the backbone, or "
                 "the neck simple_pyramid."
             )
-        self.inputs = [deepest[own] for own in used]
+        self.inputs = [deepest[level_stride] for level_stride in used]
         self.strides = (*used, *(used[-1] * 2 ** (i + 1) for i in range(extra_levels)))
         self.fpn = FeaturePyramidNetwork([channels[i] for i in self.inputs], width, extra_blocks)
 

@@ -74,7 +74,7 @@ def test_losses_of_four_batches_of_two_are_those_of_one_of_eight(name: str, monk
 
     def losses(batches: list[HeadBatch], counted: bool = True) -> dict[str, float]:
         counts = {"head": [head.loss_counts(one.targets) for one in batches]} if counted else {}
-        context = step_context(counts, len(batches), 0, torch.device("cpu")).of_head("head")
+        context = step_context(counts, len(batches), 0, torch.device("cpu")).for_head("head")
         found = [head.loss(head(one.copies(), one.padding_mask, one.targets), one.targets, context) for one in batches]
         return {term: sum(float(one[term].detach()) for one in found) / len(found) for term in found[0]}
 
