@@ -56,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
     from densevit.training.run.folder import check_wanted
-    from densevit.training.run.inputs import Inputs
+    from densevit.training.run.inputs import TrainingInputs
 
     run_dir = None if args.run_dir is None else user_path(args.run_dir)
     check_wanted(run_dir)
-    inputs = Inputs.of(resolved, run_dir, run_name(args.config))
+    inputs = TrainingInputs.of(resolved, run_dir, run_name(args.config))
     from densevit.training.run.fit import fit_on
 
     return _finished(fit_on(inputs), args.output)

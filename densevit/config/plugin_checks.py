@@ -15,7 +15,7 @@ from densevit.config.sources import Key
 from densevit.config.training_schema import OptimSection
 from densevit.config.values import OpenSection
 from densevit.errors import ConfigError, PluginError
-from densevit.registry.plugin_options import GIVEN, OptionError, parameters_of
+from densevit.registry.plugin_options import POSITIONAL_ARGUMENTS, OptionError, parameters_of
 
 
 def check_plugins(config: Config) -> None:
@@ -94,7 +94,7 @@ def check_optimizer(section: OptimSection) -> None:
     that its constructor does not take."""
     _check_options("optim", "optimizers", section.name, section)
     optimizer_type = registry.load("optimizers", section.name)
-    parameters, takes_all = parameters_of(optimizer_type, GIVEN["optimizers"], section.name)
+    parameters, takes_all = parameters_of(optimizer_type, POSITIONAL_ARGUMENTS["optimizers"], section.name)
     if section.weight_decay and "weight_decay" not in parameters and not takes_all:
         raise OptionError(
             "optim.weight_decay",

@@ -42,15 +42,15 @@ if TYPE_CHECKING:
     from densevit.data.transforms.sample_augmentation import Augmentation
 
 
-def build_data(config: Config, multiple: int = 32) -> "Data":
+def build_data(config: Config, multiple: int = 32) -> "DataSplits":
     """Returns the data of a config. Each split is built on first use.
 
     multiple: batches are padded to multiples of it. Raises ConfigError and PluginError for a wrong option.
     """
-    return Data(config.data, config.seed, multiple)
+    return DataSplits(config.data, config.seed, multiple)
 
 
-class Data:
+class DataSplits:
     """The splits of a data set and their data loaders.
 
     `train` and `val` are built on first use: evaluation reads nothing of the training split. `val` is the split named
@@ -143,7 +143,7 @@ class Data:
         """The target keys that training images are labelled with."""
         return tuple(self.train.provides)
 
-    def padded_to(self, multiple: int, val_transform: EvaluationTransform | None = None) -> "Data":
+    def padded_to(self, multiple: int, val_transform: EvaluationTransform | None = None) -> "DataSplits":
         """Returns a copy that pads batches to multiples of `multiple`. It shares the splits that are already built.
 
         val_transform: the evaluation transform of the copy; None keeps this one.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from densevit.data.data_builder import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.io.image_names import BEST, WORST, drawing_name, image_name
 from densevit.drawing.draw import draw
 from densevit.errors import UnreadableFileError
@@ -22,7 +22,7 @@ def draw_samples(
     predict: Predict,
     classes: Classes,
     thresholds: Mapping[str, float],
-    data: Data,
+    data: DataSplits,
     folder: Path,
     count: int = 8,
     types: Types | None = None,
@@ -44,7 +44,7 @@ def draw_extremes(
     predict: Predict,
     classes: Classes,
     thresholds: Mapping[str, float],
-    data: Data,
+    data: DataSplits,
     folder: Path,
     indices: Mapping[str, Sequence[int]],
     count: int = 4,
@@ -70,7 +70,7 @@ def _drawn(
     predict: Predict,
     classes: Classes,
     thresholds: Mapping[str, float],
-    data: Data,
+    data: DataSplits,
     index: int,
     types: Types | None,
     drawings: Mapping[str, str] | None,

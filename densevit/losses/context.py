@@ -28,7 +28,7 @@ class LossContext:
         by HEAD/NAME for a model with several heads. Empty: not known.
     step: number of the optimiser step, from 0. progress: the share of the run's optimiser steps already done, in
         0 ... 1; 0 for a run without end.
-    finite_costs: whether a matching cost that is not finite is an error that names its image. Runs set False: the loss
+    raise_on_non_finite: raises for a matching cost that is not finite, with the image's name. Runs set False: the loss
         is then not finite either, which all processes detect together; an error in one process would leave the others
         waiting.
     """
@@ -38,7 +38,7 @@ class LossContext:
     counts: Mapping[str, Tensor] = field(default_factory=dict)
     step: int = 0
     progress: float = 0.0
-    finite_costs: bool = True
+    raise_on_non_finite: bool = True
     group: Any = None
 
     @classmethod
@@ -78,7 +78,7 @@ class LossContext:
         parts = together.split([count.numel() for count in counts.values()])
         return [part.view_as(count) for part, count in zip(parts, counts.values(), strict=True)]
 
-    def least_mean(self, total: float = 1.0) -> float:
+    def min_normalizer(self, total: float = 1.0) -> float:
         """The lower bound of a mean of `mean_counts` that corresponds to a lower bound `total` of the step's sum."""
         return total / (self.processes * (self.batches if self.counts else 1))
 

@@ -157,7 +157,7 @@ def assign(cost: Tensor, counts: Sequence[int], names: Sequence[int | str], stri
     cost: (L, T, Q), copied to the CPU once; the returned pairs stay on the CPU. counts, names: the number of objects
     and the id of each image. Objects in excess of the queries of an image stay unmatched. Raises DensevitError, which
     names the image, if a cost is not finite and `strict`; otherwise such a cost is large: see
-    `LossContext.finite_costs`.
+    `LossContext.raise_on_non_finite`.
     """
     if not any(counts):  # without waiting for a GPU
         none = torch.zeros(len(cost), 0, dtype=torch.long)

@@ -77,20 +77,20 @@ def set_losses(
     context: LossContext,
     classification: Classification,
     object_count: Tensor | None = None,
-    counts_of: str = "objects",
+    normalizer_name: str = "objects",
 ) -> SetLosses:
     """Binary class losses, and L1 and GIoU losses of matched predictions, in fp32 regardless of autocast.
 
     logits: (L, B, Q, K). boxes: (L, B, Q, 4) cxcywh. Normalised by the number of objects, averaged over processes.
-    object_count: replaces the number of `objects` if each has several predictions. counts_of: the name of the number of
-    objects in `Head.loss_counts`.
+    object_count: replaces the number of `objects` if each has several predictions. normalizer_name: the key of the
+    number of objects in `Head.loss_counts`.
     """
     with autocast_off(logits.device):
         logits = logits.float()
         if object_count is None:
             object_count = torch.full((), float(len(objects.labels)), device=logits.device)
-        [object_count] = context.mean_counts(**{counts_of: object_count})
-        count = object_count.clamp(min=context.least_mean())
+        [object_count] = context.mean_counts(**{normalizer_name: object_count})
+        count = object_count.clamp(min=context.min_normalizer())
         l1, giou, iou = box_losses(boxes.float(), objects, pairs, count)
         if classification == "focal":
             quality = torch.ones_like(iou)
@@ -102,7 +102,7 @@ def set_losses(
     return SetLosses(label, l1, giou)
 
 
-def set_counts(objects: Sequence[int], num_queries: int, no_object_weight: float) -> Counts:
+def loss_normalizers(objects: Sequence[int], num_queries: int, no_object_weight: float) -> Counts:
     """The normalisers of losses with the class "no object": `objects`, their number, and `objects_weights`, the sum of
     the class weights of queries.
 

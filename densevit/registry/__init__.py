@@ -6,14 +6,14 @@ broken plugin affects only configs that use it.
 
 from densevit.registry.creating import check_options, construct, create
 from densevit.registry.docstrings import first_line
-from densevit.registry.finding import Scan, find, scan
+from densevit.registry.finding import InstalledPlugins, find, scan
 from densevit.registry.groups import GROUPS, Plugin
 from densevit.registry.plugin_loading import import_object, load, load_command, public_name
 
 __all__ = [
     "GROUPS",
+    "InstalledPlugins",
     "Plugin",
-    "Scan",
     "check_options",
     "construct",
     "create",

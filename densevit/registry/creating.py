@@ -21,7 +21,7 @@ def create(
 ) -> Any:
     """Validates the options and builds a plugin. arguments: positional. options: the user's.
 
-    offered: keyword arguments in `options.OFFERED`, for constructors that take them.
+    offered: keyword arguments in `options.OPTIONAL_KEYWORDS`, for constructors that take them.
     """
     from densevit.registry.plugin_options import takes  # imports pydantic
 
@@ -54,5 +54,5 @@ def check_options(
     """
     from densevit.registry import plugin_options as signature  # imports pydantic
 
-    positional, offered = signature.GIVEN[group], signature.OFFERED.get(group, ())
+    positional, offered = signature.POSITIONAL_ARGUMENTS[group], signature.OPTIONAL_KEYWORDS.get(group, ())
     return signature.check(load(group, name), positional, name, options, where, reserved, offered)

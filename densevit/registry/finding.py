@@ -14,7 +14,7 @@ from densevit.registry.groups import GROUPS, Plugin, check_group
 
 
 @dataclass(frozen=True)
-class Scan:
+class InstalledPlugins:
     """The entry points of all installed distributions."""
 
     plugins: dict[tuple[str, str], Plugin] = field(default_factory=dict)  # by group and name
@@ -32,21 +32,21 @@ def find(group: str) -> dict[str, Plugin]:
     return {name: plugin for (where, name), plugin in sorted(entry_points.plugins.items()) if where == group}
 
 
-def scan() -> Scan:
+def scan() -> InstalledPlugins:
     """The plugins of all distributions, cached by sys.path."""
     return _scan(tuple(sys.path))
 
 
 @functools.cache
-def _scan(path: tuple[str, ...]) -> Scan:
-    result = Scan()
+def _scan(path: tuple[str, ...]) -> InstalledPlugins:
+    result = InstalledPlugins()
     by_key: dict[str, _Distribution] = {}
     for distribution in importlib.metadata.distributions():
         try:
             candidate = _read(distribution)
         except Exception as error:
-            path = getattr(distribution, "_path", "at an unknown path")
-            result.broken.append(f"A distribution cannot be read: {one_line(error)} ({path}).")
+            where = getattr(distribution, "_path", "at an unknown path")
+            result.broken.append(f"A distribution cannot be read: {one_line(error)} ({where}).")
             continue
         first = by_key.get(candidate.key) if candidate else None
         if candidate and (first is None or (first.is_egg_info and not candidate.is_egg_info)):
@@ -76,7 +76,7 @@ def _read(distribution: importlib.metadata.Distribution) -> _Distribution | None
     return _Distribution(re.sub(r"[-_.]+", "-", name).lower(), f"{name} {version}", is_egg_info, entry_points)
 
 
-def _add(distribution: _Distribution, scan: Scan) -> None:
+def _add(distribution: _Distribution, scan: InstalledPlugins) -> None:
     """Adds the plugins of a distribution, except for names that are already used."""
     origin = distribution.origin
     for group, name, value in _entries(distribution.entry_points):

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from densevit.errors import PluginError, nearest
 
 # Positional arguments that densevit passes before the user's options.
-GIVEN: dict[str, tuple[str, ...]] = {
+POSITIONAL_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "backbones": (),
     "necks": ("channels", "strides"),
     "heads": ("channels", "strides", "classes"),
@@ -27,7 +27,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
 }
 
 # Keyword arguments that densevit passes to constructors that take them; not options of the user.
-OFFERED: dict[str, tuple[str, ...]] = {
+OPTIONAL_KEYWORDS: dict[str, tuple[str, ...]] = {
     "datasets": ("on_error", "channels"),
     "optimizers": ("lr", "weight_decay", "gradient_scaling"),
 }

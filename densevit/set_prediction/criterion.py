@@ -12,7 +12,7 @@ from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects, hungarian
 from densevit.losses.set_losses import Classification, LossWeights, last_and_auxiliary, set_losses
 from densevit.set_prediction.denoising import NoisedObjects
-from densevit.set_prediction.labelled import Labelled
+from densevit.set_prediction.labelled_objects import LabelledObjects
 
 
 @dataclass
@@ -53,7 +53,7 @@ class SetCriterion:
         `DenoisingQueries.split`, and `dense`, the arguments of `dense_detection`.
         `pairs`: the result of `match`, if already computed.
         """
-        labelled = Labelled.of(targets, outputs["logits"].device, outputs.get("objects"))
+        labelled = LabelledObjects.of(targets, outputs["logits"].device, outputs.get("objects"))
         objects = labelled.objects
         logits, boxes = labelled.select(outputs["layers"], dim=1)
         pairs: MatchedPairs | None = outputs.get("pairs")
@@ -88,15 +88,15 @@ class SetCriterion:
         objects: Objects,
         context: LossContext,
         pairs: MatchedPairs | None = None,
-        counts_of: str = "objects",
+        normalizer_name: str = "objects",
     ) -> Losses:
         """`label`, `l1` and `giou` of each layer, (L,) each. logits: (L, B, Q, K). boxes: (L, B, Q, 4).
 
-        pairs: the matched pairs, if already computed. counts_of: the argument of `set_losses`.
+        pairs: the matched pairs, if already computed. normalizer_name: the argument of `set_losses`.
         """
         if pairs is None:
-            pairs = hungarian(logits, boxes, objects, self.costs, softmax=False, strict=context.finite_costs)
-        terms = set_losses(logits, boxes, objects, pairs, context, self.classification, counts_of=counts_of)
+            pairs = hungarian(logits, boxes, objects, self.costs, softmax=False, strict=context.raise_on_non_finite)
+        terms = set_losses(logits, boxes, objects, pairs, context, self.classification, normalizer_name=normalizer_name)
         return self.weights.weighted(terms)
 
     def proposal_loss(self, logits: Tensor, boxes: Tensor, objects: Objects, context: LossContext) -> Tensor:
@@ -105,7 +105,7 @@ class SetCriterion:
         """
         if not self.class_proposals:
             objects = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))
-        terms = self.losses_per_layer(logits[None], boxes[None], objects, context, counts_of="proposals")
+        terms = self.losses_per_layer(logits[None], boxes[None], objects, context, normalizer_name="proposals")
         return torch.stack(list(terms.values())).sum()
 
     def denoising_loss(self, predictions: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:

@@ -18,7 +18,7 @@ from densevit.layers.precision import autocast_off
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import MatchedPairs
-from densevit.losses.set_losses import set_counts
+from densevit.losses.set_losses import loss_normalizers
 from densevit.set_prediction.limits import QueryLimit
 from densevit.set_prediction.mask_matching import MaskWeights, match
 from densevit.set_prediction.mask_points import OVERSAMPLING, chunks, random_points, sample, uncertain_points
@@ -56,10 +56,10 @@ class MaskCriterion:
         self._limit.check_data(None if self.task == "semantic" else dataset.object_counts())
 
     def loss_counts(self, targets: list[Targets]) -> Counts:
-        """The normalisers of the losses. targets: on the CPU."""
+        """Returns the normalisers of the losses, computed on the CPU."""
         labelled = [target for target in targets if all(key in target for key in NEEDS[self.task])]
         counts = segment_counts(labelled, self.task, self.num_classes)
-        return set_counts(counts, self.num_queries, NO_OBJECT_WEIGHT)
+        return loss_normalizers(counts, self.num_queries, NO_OBJECT_WEIGHT)
 
     def losses(
         self,
@@ -115,7 +115,9 @@ class MaskCriterion:
         segments = Segments.of(targets, self.task, self.num_classes, pixels.device)
         self._limit.check_batch(segments.counts, segments.names)
         scales = image_shares(segments.sizes, pixels, self.stride)
-        pairs = match(outputs, pixels, segments, scales, self.num_points, self.weights, generator, context.finite_costs)
+        pairs = match(
+            outputs, pixels, segments, scales, self.num_points, self.weights, generator, context.raise_on_non_finite
+        )
         mask, dice = mask_losses(embeddings, pixels, segments, scales, pairs, self.num_points, generator)
         pairs = pairs.to(pixels.device)
         classes = torch.full(logits.shape[:3], self.num_classes, device=pixels.device)  # "no object"
@@ -150,7 +152,7 @@ class MaskCriterion:
 def _mean_counts(context: LossContext, weights: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of class weights (L,) and the number of segments, averaged over processes."""
     weights, count = context.mean_counts(objects_weights=weights.detach(), objects=count)
-    return weights.clamp(min=1e-6), count.clamp(min=context.least_mean())
+    return weights.clamp(min=1e-6), count.clamp(min=context.min_normalizer())
 
 
 def mask_losses(

@@ -16,7 +16,7 @@ from densevit.weights.key_mapping import canonical, option_of
 from densevit.weights.layout_options import PartWeights, layout_options
 from densevit.weights.layouts import find, matching_variant, recognise, same_tensors
 from densevit.weights.pretrained import fit_backbone, fit_model
-from densevit.weights.state_dict_loading import WARNING, Fit
+from densevit.weights.state_dict_loading import WARNING, StateDictMatch
 
 Classes = Mapping[str, Sequence[Class]]
 
@@ -29,7 +29,7 @@ class Converted:
     the report of its tensors. assumed: options and values that neither tensors, metadata nor overrides determine."""
 
     source: str
-    fit: Fit
+    fit: StateDictMatch
     model: DenseModel
     assumed: Sequence[str]
 

@@ -7,7 +7,7 @@ from densevit import registry
 from densevit.config import BackboneSection, HeadSection
 from densevit.config.values import OpenSection
 from densevit.errors import WeightsError
-from densevit.registry.plugin_options import GIVEN, default_of
+from densevit.registry.plugin_options import POSITIONAL_ARGUMENTS, default_of
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint
 from densevit.weights.key_mapping import option_of
 
@@ -51,7 +51,7 @@ def layout_options(weights: PartWeights, section: OpenSection) -> tuple[dict[str
     plugin, options, lines = registry.load(weights.group, name), section.options, list[str]()
     for path, value, listed in _implied(weights, name):
         try:
-            default = default_of(plugin, GIVEN[weights.group], path)
+            default = default_of(plugin, POSITIONAL_ARGUMENTS[weights.group], path)
         except LookupError:  # not an option of this plugin
             continue
         set_value = option_of(options, ".".join(path), _ABSENT)

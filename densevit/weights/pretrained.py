@@ -15,10 +15,10 @@ from densevit.weights.head_sources import adapted_head, by_model_heads, channel_
 from densevit.weights.hub import is_published
 from densevit.weights.resolving import Resolved
 from densevit.weights.state_dict_io import part
-from densevit.weights.state_dict_loading import Adapted, Fit, fit
+from densevit.weights.state_dict_loading import Adapted, StateDictMatch, fit
 
 
-def load_pretrained(model: DenseModel, resolved: Resolved) -> list[Fit]:
+def load_pretrained(model: DenseModel, resolved: Resolved) -> list[StateDictMatch]:
     """Loads the weights that a model's sections name: of the model, or of the backbone and of each head with its neck.
 
     model: built from the resolved sections. A head that the weights lack keeps its initial values; a head that the
@@ -28,7 +28,7 @@ def load_pretrained(model: DenseModel, resolved: Resolved) -> list[Fit]:
     Checks everything before writing anything. Raises WeightsError if something does not fit.
     Returns one report per source.
     """
-    sections, checkpoints, fits = resolved.sections, resolved.checkpoints, dict[str, Fit]()
+    sections, checkpoints, fits = resolved.sections, resolved.checkpoints, dict[str, StateDictMatch]()
     if sections.weights is not None:
         fits["weights"] = fit_model(model, checkpoints[sections.weights], sections.weights_allow)
     else:
@@ -46,7 +46,7 @@ def load_pretrained(model: DenseModel, resolved: Resolved) -> list[Fit]:
     return [*fits.values()]
 
 
-def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> Fit:
+def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> StateDictMatch:
     """Matches a checkpoint and a model. Nothing is written."""
     where = f"weights: {checkpoint.source}"
     if checkpoint.is_backbone:
@@ -81,7 +81,7 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
     return match
 
 
-def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> Fit:
+def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> StateDictMatch:
     """Matches a checkpoint and the model's backbone, by the backbone's keys. Nothing is written."""
     prefix = "" if checkpoint.is_backbone else "backbone."
     state = part(checkpoint.tensors, "backbone.") | _empty(checkpoint.unknown if checkpoint.is_backbone else ())
@@ -92,7 +92,9 @@ def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: S
     return match
 
 
-def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> dict[str, Fit]:
+def _fit_head(
+    model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]
+) -> dict[str, StateDictMatch]:
     """Matches a checkpoint, a head and its neck, by the keys of their sections. Nothing is written."""
     key, source_head = f"heads.{name}", source_of(model, name, checkpoint)
     where = f"{key}.weights"
@@ -123,7 +125,7 @@ def _fit(
     allowed: Sequence[str],
     excluded: Mapping[str, str],
     prefix: str = "",
-) -> Fit:
+) -> StateDictMatch:
     """Matches tensors of a checkpoint and a module, see `fit`. An error quotes the config of the checkpoint's model.
     prefix: the prefix of the module's keys in the checkpoint."""
     excluded = {**checkpoint.missing(module.state_dict(), prefix), **excluded}

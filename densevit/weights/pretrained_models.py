@@ -29,7 +29,7 @@ from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import channels_of
 from densevit.weights.pretrained import load_pretrained
 from densevit.weights.resolving import NO_FILES, resolve
-from densevit.weights.state_dict_loading import Fit
+from densevit.weights.state_dict_loading import StateDictMatch
 
 Classes = Sequence[Class | str]
 Section = str | Mapping[str, Any]
@@ -80,7 +80,7 @@ def build_with_weights(
 
 def build_pretrained(
     sections: ModelSections, classes: Mapping[str, Sequence[Class]], checkpoints: Mapping[str, Checkpoint] = NO_FILES
-) -> tuple[DenseModel, list[Fit]]:
+) -> tuple[DenseModel, list[StateDictMatch]]:
     """Builds a model and loads the pretrained weights that its sections name. Returns the model, whose `sections` are
     the resolved ones, and one report per source. Parameters as of `resolve`."""
     resolved = resolve(sections, classes, checkpoints)
@@ -125,7 +125,7 @@ def create_backbone(
     return model.backbone
 
 
-def _warn(loaded: Sequence[Fit], stacklevel: int) -> None:
+def _warn(loaded: Sequence[StateDictMatch], stacklevel: int) -> None:
     """Shows the warnings of loaded weights as Python warnings; a run prints them with its table of tensors."""
     for message in dict.fromkeys(message for fit in loaded for message in fit.warnings):
         warnings.warn(message, stacklevel=stacklevel)

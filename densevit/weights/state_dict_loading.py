@@ -26,7 +26,7 @@ class Adapted(NamedTuple):
 
 
 @dataclass
-class Fit:
+class StateDictMatch:
     """The match of a state dict and a module; `write` loads it.
 
     tensors: the tensors by the module's keys, in its shapes. left_out: keys of the checkpoint that are not loaded, with
@@ -63,7 +63,7 @@ class Fit:
         self.tensors = {name: tensors[name] for name in self.tensors}
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> Fit:
+def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> StateDictMatch:
     """Loads `state` into `module`; see `fit`."""
     match = fit(module, state, source)
     match.write()
@@ -76,7 +76,7 @@ def fit(
     source: str | Path,
     allowed: Iterable[str] = (),
     excluded: Mapping[str, str] | None = None,
-) -> Fit:
+) -> StateDictMatch:
     """Matches `state` and `module`. Nothing is written.
 
     allowed: patterns (`head.*`) of keys that may be missing, unexpected or of another shape. excluded: keys of
@@ -86,7 +86,7 @@ def fit(
     three channels. Raises WeightsError, naming the keys, for other differences.
     """
     tensors, excluded, patterns = module.state_dict(), excluded or {}, list(allowed)
-    match = Fit(str(source), module)
+    match = StateDictMatch(str(source), module)
     misshapen: list[str] = []
     _check_types({name: state[name] for name in tensors if name in state and name not in excluded}, tensors, source)
 

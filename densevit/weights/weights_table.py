@@ -9,12 +9,12 @@ from rich.text import Text
 
 from densevit.errors import counted
 from densevit.terminal import table
-from densevit.weights.state_dict_loading import WARNING, Fit, shown
+from densevit.weights.state_dict_loading import WARNING, StateDictMatch, shown
 
 NAMES_PER_ROW = 3
 
 
-def weights_table(fit: Fit) -> Group:
+def weights_table(fit: StateDictMatch) -> Group:
     """One row each for loaded, adapted, missing and unexpected tensors of a checkpoint. Names that differ only in a
     block index are merged."""
     rows: list[list[str | Text]] = [[Text(what, "cyan"), str(count), details] for what, count, details in _rows(fit)]
@@ -25,7 +25,7 @@ def weights_table(fit: Fit) -> Group:
     )
 
 
-def weights_line(fit: Fit) -> str:
+def weights_line(fit: StateDictMatch) -> str:
     """Numbers of tensors by outcome, and the notes without warnings: "a.pth: 288 tensors loaded, 8 left out." """
     counts = Counter[str]()
     for what, count, _ in _rows(fit):
@@ -36,7 +36,7 @@ def weights_line(fit: Fit) -> str:
     return " ".join([f"{fit.source}: {outcomes}.", *notes])
 
 
-def _rows(fit: Fit) -> Iterator[tuple[str, int, str]]:
+def _rows(fit: StateDictMatch) -> Iterator[tuple[str, int, str]]:
     yield "loaded", fit.loaded, ""
     changes: dict[str, list[str]] = {}
     for name, before, after, how in fit.adapted:

@@ -160,11 +160,11 @@ class PQCriterion:
             indices, truths = [*labelled], [*labelled.values()]
             self._limit.check_batch([len(truth.labels) for truth in truths], [truth.name for truth in truths])
             parts = [_image_outputs(layers[-1], i, truth.size) for i, truth in zip(indices, truths, strict=True)]
-            matches = match(parts, truths, context.finite_costs)
+            matches = match(parts, truths, context.raise_on_non_finite)
             terms = [self._layer_terms(layer, indices, matches, generator) for layer in layers]
             semantic = _zero(logits) if cells is None else self._semantic_sum(cells, indices, matches, generator)
             [count] = context.mean_counts(images=torch.full((), float(len(indices)), device=logits.device))
-            count = count.clamp(min=context.least_mean())
+            count = count.clamp(min=context.min_normalizer())
             weights = self.weights
             by_name = {"label": weights.pq, "dice": weights.pq, "mask": weights.mask_id, "instance": weights.instance}
             weighted = [

@@ -11,7 +11,7 @@ from tools.conventions.recipes import variants
 if TYPE_CHECKING:
     import torch
 
-    from densevit.data.data_builder import Data
+    from densevit.data.data_builder import DataSplits
     from densevit.interfaces import Class
     from densevit.model import DenseModel
 
@@ -61,7 +61,7 @@ def count(module: "torch.nn.Module", trained: bool = False) -> int:
 class Step:
     """One step of a training. before: the parameters. changed: the names of those that moved."""
 
-    data: "Data"
+    data: "DataSplits"
     model: "DenseModel"
     batch: dict[str, Any]
     losses: "dict[str, torch.Tensor]"

@@ -55,10 +55,10 @@ def test_integer_freezes_the_first_depths():
 
 
 def test_parts_that_are_frozen_without_weights_are_an_error_before_the_data_is_read():
-    from densevit.training.run.inputs import Inputs
+    from densevit.training.run.inputs import TrainingInputs
 
     def check(**backbone: Any) -> None:
-        Inputs.of(configs.with_overrides(config_of(backbone), ["data.name=coco", "data.root=missing"]))
+        TrainingInputs.of(configs.with_overrides(config_of(backbone), ["data.name=coco", "data.root=missing"]))
 
     for allowed in ({}, {"freeze": 1, "weights": "swin.safetensors"}, {"freeze": 1, "weights": "random"}):
         with pytest.raises(DensevitError, match="missing"):  # the data
@@ -68,7 +68,7 @@ def test_parts_that_are_frozen_without_weights_are_an_error_before_the_data_is_r
             check(**frozen)
     resnet = {"name": "resnet", "depth": 18, "frozen_stages": 1}
     with pytest.raises(ConfigError, match="frozen"):
-        Inputs.of(configs.from_mapping({**config_of().model_dump(), "backbone": resnet}))
+        TrainingInputs.of(configs.from_mapping({**config_of().model_dump(), "backbone": resnet}))
 
 
 def test_patterns_freeze_matching_parameters():

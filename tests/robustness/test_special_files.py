@@ -14,7 +14,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from densevit.config import DataSection
-from densevit.data.data_builder import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.io.depth_files import depth_size_of, read_depth
 from densevit.data.io.images import image_header, read_image
 from densevit.data.io.label_files import label_size_of, read_label
@@ -84,8 +84,8 @@ def test_fifo_among_images_without_labels_is_named_or_left_out(tmp_path):
     fifo(tmp_path / "train" / "c.png")
     values = {"name": "images", "root": str(tmp_path), "image_size": 32, "batch_size": 3, "num_workers": 0}
     with pytest.raises(UnreadableFileError, match=rf"train/c\.png: it {FIFO}"):
-        len(Data(DataSection(**values), 0, 32).train)
-    data = Data(DataSection(**values, on_error="skip"), 0, 32)
+        len(DataSplits(DataSection(**values), 0, 32).train)
+    data = DataSplits(DataSection(**values, on_error="skip"), 0, 32)
     with pytest.warns(UserWarning, match=r"1 of 3 images will be left out .*c\.png: it is a FIFO"):
         assert len(data.train) == 3
     [batch] = data.train_loader()

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
-from densevit.data.data_builder import Data
+from densevit.data.data_builder import DataSplits
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 
 CALIBRATION_IMAGES = 128
 
 
-def calibration_images(data: Data) -> Iterator[Tensor]:
+def calibration_images(data: DataSplits) -> Iterator[Tensor]:
     """Yields up to `CALIBRATION_IMAGES` evenly spaced training images (3, H, W) uint8, without augmentation.
 
     Takes the evaluated split if the training split cannot be read or is empty. Raises DataError without any image.
@@ -26,7 +26,7 @@ def calibration_images(data: Data) -> Iterator[Tensor]:
     return (dataset[index]["image"] for index in indices.tolist())
 
 
-def _dataset(data: Data) -> Dataset:
+def _dataset(data: DataSplits) -> Dataset:
     try:
         return data.train if len(data.train) else data.val
     except DataError:

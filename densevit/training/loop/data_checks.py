@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
-from densevit.data.data_builder import Data
+from densevit.data.data_builder import DataSplits
 from densevit.errors import ConfigError, DataError, PluginError
 from densevit.interfaces import Dataset, Head, Method
 from densevit.model import DenseModel
@@ -23,7 +23,7 @@ _TARGET = {  # the keys of every target
 }
 
 
-def check_splits(data: Data, model: DenseModel, method: Method | None) -> None:
+def check_splits(data: DataSplits, model: DenseModel, method: Method | None) -> None:
     """Checks images and classes of the splits, and whether the model's heads can learn from the labels.
 
     method: None in an evaluation, which uses `val` only.
@@ -36,7 +36,7 @@ def check_splits(data: Data, model: DenseModel, method: Method | None) -> None:
         check_learnable(data, model)
 
 
-def check_learnable(data: Data, model: DenseModel) -> None:
+def check_learnable(data: DataSplits, model: DenseModel) -> None:
     """Raises ConfigError if the `check` of a head fails on the training data."""
     for name, head in model.heads.items():
         try:
@@ -48,7 +48,7 @@ def check_learnable(data: Data, model: DenseModel) -> None:
             raise ConfigError(f"{where} {error} The data set is {data.section.name!r}{off}.") from None
 
 
-def check_needs(heads: Mapping[str, Head | type[Head]], data: Data) -> None:
+def check_needs(heads: Mapping[str, Head | type[Head]], data: DataSplits) -> None:
     """Raises ConfigError if a head needs labels that the data lacks. heads: the heads by name, for messages."""
     for head, model_head in heads.items():
         lacking = [key for key in model_head.needs if key not in data.provides]

@@ -11,7 +11,7 @@ from torch.utils.data import DistributedSampler, SequentialSampler
 
 from densevit import config as configs
 from densevit.config import Config, DataSection
-from densevit.data.data_builder import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.loading.dataloader import Loader
 from densevit.errors import ConfigError
 from densevit.interfaces import Method
@@ -26,31 +26,31 @@ class DenseDataModule(lightning.LightningDataModule):
     model's multiple. A run resumed within an epoch continues at its next batch.
 
     data: a config; its section `data` as a `DataSection`, a mapping, or a section file such as configs/data/coco.yaml;
-    or a `Data`. seed: the seed of order and augmentation; None: the config's, or else 0. batches_per_step: the training
-    loader yields `OptimizerStep`s of this number of batches, as in `fit`; None: batches, which a `DenseModule` collects
-    by the Trainer's `accumulate_grad_batches`.
+    or a `DataSplits`. seed: the seed of order and augmentation; None: the config's, or else 0. batches_per_step: the
+    training loader yields `OptimizerStep`s of this number of batches, as in `fit`; None: batches, which a
+    `DenseModule` collects by the Trainer's `accumulate_grad_batches`.
     """
 
     def __init__(
         self,
-        data: Config | DataSection | Mapping[str, Any] | str | Path | Data,
+        data: Config | DataSection | Mapping[str, Any] | str | Path | DataSplits,
         seed: int | None = None,
         batches_per_step: int | None = None,
     ) -> None:
         super().__init__()
         self._batches_per_step = batches_per_step
-        self._is_checked = isinstance(data, Data)
+        self._is_checked = isinstance(data, DataSplits)
         if isinstance(data, Mapping | str | Path):
             data = configs.section("data", data, "DenseDataModule")
         if isinstance(data, Config):
-            data = Data(data.data, data.seed if seed is None else seed, multiple=32)
+            data = DataSplits(data.data, data.seed if seed is None else seed, multiple=32)
         elif isinstance(data, DataSection):
-            data = Data(data, seed or 0, multiple=32)
-        assert isinstance(data, Data)
+            data = DataSplits(data, seed or 0, multiple=32)
+        assert isinstance(data, DataSplits)
         self.data = data
 
     def setup(self, stage: str) -> None:
-        """Checks the splits, unless `data` was a `Data`. Raises DataError or ConfigError for missing labels, and for
+        """Checks the splits, unless `data` was a `DataSplits`. Raises DataError or ConfigError for missing labels and
         splits that do not match each other or the model."""
         module = self.trainer.lightning_module if self.trainer is not None else None
         model, method = getattr(module, "model", None), getattr(module, "method", None)

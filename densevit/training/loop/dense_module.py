@@ -147,7 +147,7 @@ class DenseModule(lightning.LightningModule):
             context = self.model.loss_context(step.targets, number)
         else:
             context = LossContext.across_processes(step=number)
-        return replace(context, progress=progress, finite_costs=False)
+        return replace(context, progress=progress, raise_on_non_finite=False)
 
     def _complete(self, batches: OptimizerStep | Batch) -> OptimizerStep | None:
         """Collects the Trainer's `accumulate_grad_batches` from a user's DataLoader. None until a step is complete."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from densevit.data.data_builder import Data
+from densevit.data.data_builder import DataSplits
 from densevit.errors import DataError, listed, nearest
 from densevit.interfaces import Class, Dataset, Predictions, TargetType
 from densevit.model import DenseModel
@@ -60,7 +60,7 @@ class ClassMapping:
 
 
 def map_classes(
-    model: DenseModel, data: Data, class_names: Mapping[str, str | None] | None = None
+    model: DenseModel, data: DataSplits, class_names: Mapping[str, str | None] | None = None
 ) -> dict[str, ClassMapping]:
     """Maps the classes of all heads to the validation data's, and reduces the data to the mapped classes.
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from densevit import registry
 from densevit.config import Config
-from densevit.data.data_builder import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DensevitError, PluginError, did_you_mean, one_line
 from densevit.evaluation.feature_probes import FeatureProbe
@@ -20,7 +20,7 @@ from densevit.training.loop.data_checks import check_learnable
 from densevit.training.loop.evaluator_factory import METHOD, flat_metrics
 
 
-def check_model(config: Config, data: Data, model: DenseModel) -> None:
+def check_model(config: Config, data: DataSplits, model: DenseModel) -> None:
     """Raises ConfigError if the model cannot be trained on this data, or validated with the config's options."""
     inference_by_head(model, config.inference, config.inference_by_head)  # raises for options without effect
     if registry.load("methods", config.method.name).needs_labels:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from densevit.data.data_builder import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.io.image_names import drawing_names, image_names
 from densevit.drawing.drawn_samples import draw_extremes, draw_samples
 from densevit.evaluation import tables_file
@@ -17,7 +17,7 @@ EXTREMES = 3  # number of best and worst images
 
 def draw_images(
     predictor: Predictor,
-    data: Data,
+    data: DataSplits,
     folder: Path,
     indices: Mapping[int | str, int],
     mappings: Mapping[str, ClassMapping] | None = None,

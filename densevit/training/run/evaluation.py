@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from densevit import config as configs
 from densevit.config import Config, DataSection, TrainerSection
-from densevit.data.data_builder import Data
+from densevit.data.data_builder import DataSplits
 from densevit.errors import ConfigError
 from densevit.inference.file_model import FileModel
 from densevit.inference.model_loading import load
@@ -46,7 +46,7 @@ class EvaluationPlan:
     """
 
     predictor: Predictor
-    data: Data
+    data: DataSplits
     trainer: TrainerSection
     mappings: Mapping[str, ClassMapping]
 
@@ -54,7 +54,7 @@ class EvaluationPlan:
     def of(
         cls,
         predictor: Predictor,
-        data: Data,
+        data: DataSplits,
         trainer: TrainerSection,
         classes: Mapping[str, str | None] | None = None,
     ) -> "EvaluationPlan":

@@ -40,7 +40,7 @@ from densevit.training.loop.lightning_logging import silence_lightning
 from densevit.training.loop.training_precision import flushed_denormals, tf32
 from densevit.training.run.callbacks_and_loggers import build_loggers
 from densevit.training.run.folder import RunFolder, check_wanted
-from densevit.training.run.inputs import Inputs
+from densevit.training.run.inputs import TrainingInputs
 from densevit.training.run.plan import Plan
 from densevit.training.run.resumable_errors import removed_on_error, resumable_errors, resume_hint
 from densevit.training.run.resuming import RunCheckpoint, check_newest, run_of, without_checkpoint
@@ -108,7 +108,7 @@ def fit(
 
 
 def fit_on(
-    inputs: Inputs,
+    inputs: TrainingInputs,
     callbacks: Sequence[lightning.Callback] = (),
     loggers: Sequence[Logger] = (),
     resume_with: str | None = None,
@@ -121,7 +121,7 @@ def fit_on(
         return _run(Plan.of(inputs, callbacks), inputs, loggers, resume_with)
 
 
-def _run(plan: Plan, inputs: Inputs, loggers: Sequence[Logger], resume_with: str | None) -> Run:
+def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_with: str | None) -> Run:
     """Trains and writes the run folder."""
     config, path = plan.config, inputs.folder
     if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
@@ -146,7 +146,7 @@ def _inputs(
     resume: str | Path | None,
     run_dir: str | Path | None,
     name: str | None,
-) -> Inputs:
+) -> TrainingInputs:
     """Reads the inputs from the arguments of `fit`."""
     if (config is None) == (resume is None):
         raise ConfigError("fit needs a config or the folder of a run to resume, and not both.")
@@ -163,7 +163,7 @@ def _inputs(
                 check_writable(run, fix=fix)
         checkpoint = None if without_checkpoint(resumed) else RunCheckpoint(resumed)
         config = configs.load(run / "config.yaml", overrides)
-        return Inputs.of(config, path or run, run.name, checkpoint, resumed=path is None)
+        return TrainingInputs.of(config, path or run, run.name, checkpoint, resumed=path is None)
     if isinstance(config, str | Path):
         name, config = name or run_name(config), configs.load(config, overrides)
     elif isinstance(config, Config):
@@ -172,7 +172,7 @@ def _inputs(
         assert config is not None
         config = configs.from_mapping(config, "fit", overrides)
     check_wanted(path)
-    return Inputs.of(config, path, name or "run")
+    return TrainingInputs.of(config, path, name or "run")
 
 
 def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignals) -> list[lightning.Callback]:

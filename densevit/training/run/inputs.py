@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config
-from densevit.data.data_builder import Data, build_data
+from densevit.data.data_builder import DataSplits, build_data
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, kinds_of_heads
 from densevit.weights.checkpoint_io import Checkpoint
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # it imports Lightning
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class TrainingInputs:
     """The inputs of a run, without its model.
 
     folder: the run folder; None: the next free runs/NAME. resumed: whether a run continues in its folder. checkpoint:
@@ -32,7 +32,7 @@ class Inputs:
     resumed: bool
     checkpoint: "RunCheckpoint | None"
     changed: dict[str, str]
-    data: Data
+    data: DataSplits
     pretrained: dict[str, Checkpoint]
 
     @classmethod
@@ -43,7 +43,7 @@ class Inputs:
         name: str = "run",
         checkpoint: "RunCheckpoint | None" = None,
         resumed: bool = False,
-    ) -> "Inputs":
+    ) -> "TrainingInputs":
         """Reads and checks the inputs. Raises ConfigError, PluginError, DataError or WeightsError."""
         configs.check_plugins(config)
         if checkpoint is None:
@@ -60,7 +60,7 @@ class Inputs:
         )
 
 
-def _data(config: Config) -> Data:
+def _data(config: Config) -> DataSplits:
     """Builds the data. Checks for the labels that method and heads need."""
     data = build_data(config)
     needs_labels = registry.load("methods", config.method.name).needs_labels

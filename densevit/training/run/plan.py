@@ -13,7 +13,7 @@ from rich import get_console
 from densevit import registry
 from densevit.config import Config
 from densevit.data.channel_statistics import with_channels
-from densevit.data.data_builder import Data
+from densevit.data.data_builder import DataSplits
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel, classes_by_head
 from densevit.model.lora import add_adapters
@@ -31,10 +31,10 @@ from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.callbacks_and_loggers import build_callbacks, check_callbacks
 from densevit.training.run.config_checks import check_model, check_monitor
-from densevit.training.run.inputs import Inputs
+from densevit.training.run.inputs import TrainingInputs
 from densevit.training.run.resuming import RunCheckpoint
 from densevit.weights.pretrained_models import build_model, build_pretrained
-from densevit.weights.state_dict_loading import Fit
+from densevit.weights.state_dict_loading import StateDictMatch
 
 _SELECTION = ("trainer.monitor", "heads.*.evaluation", "heads.*.evaluation.*")
 
@@ -53,10 +53,10 @@ class Plan:
     changed: Mapping[str, str]
     trainer: lightning.Trainer
     callbacks: Sequence[lightning.Callback]
-    data: Data
+    data: DataSplits
     model: DenseModel
     method: Method
-    loaded: Sequence[Fit]
+    loaded: Sequence[StateDictMatch]
     evaluators: Mapping[str, Evaluator]
     budget: Budget
     rates: Sequence[ParameterRate]
@@ -81,7 +81,7 @@ class Plan:
         return best
 
     @classmethod
-    def of(cls, inputs: Inputs, callbacks: Sequence[lightning.Callback] = ()) -> "Plan":
+    def of(cls, inputs: TrainingInputs, callbacks: Sequence[lightning.Callback] = ()) -> "Plan":
         """Builds and checks the parts in the order of their dependencies. callbacks: the caller's.
 
         Raises ConfigError, PluginError, DataError or WeightsError for invalid input.
@@ -118,10 +118,10 @@ class Plan:
         )
 
 
-def _model(inputs: Inputs) -> tuple[DenseModel, Config, list[Fit]]:
+def _model(inputs: TrainingInputs) -> tuple[DenseModel, Config, list[StateDictMatch]]:
     """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters. Returns
     it, its final config, with the image channels and the options of its weights, and the reports of its weights."""
-    data, checkpoint, loaded = inputs.data, inputs.checkpoint, list[Fit]()
+    data, checkpoint, loaded = inputs.data, inputs.checkpoint, list[StateDictMatch]()
     config = with_channels(inputs.config, data.train)
     if checkpoint is None:
         model, loaded = build_pretrained(config, classes_by_head(config, data.train), inputs.pretrained)
@@ -141,7 +141,7 @@ def _model(inputs: Inputs) -> tuple[DenseModel, Config, list[Fit]]:
     return model, model.sections, loaded
 
 
-def _method(config: Config, model: DenseModel, data: Data) -> Method:
+def _method(config: Config, model: DenseModel, data: DataSplits) -> Method:
     """Builds the training method and applies its transforms to the data."""
     method: Method = registry.create(
         "methods", config.method.name, model, options=config.method.options, where="method"
@@ -152,7 +152,12 @@ def _method(config: Config, model: DenseModel, data: Data) -> Method:
 
 
 def _rates(
-    config: Config, model: DenseModel, method: Method, budget: Budget, checkpoint: RunCheckpoint | None, several: bool
+    config: Config,
+    model: DenseModel,
+    method: Method,
+    budget: Budget,
+    checkpoint: RunCheckpoint | None,
+    is_distributed: bool,
 ) -> tuple[list[ParameterRate], list[ParameterRate]]:
     """The learning rate of each parameter, and the rates that the checkpoint's optimiser was built for.
 
@@ -167,7 +172,7 @@ def _rates(
     if checkpoint is not None:
         checkpoint.check_model(model, method)
     begun_by_several = checkpoint is not None and not checkpoint.has_groups(groups)
-    if several or begun_by_several or config.trainer.strategy == STRATEGY:
+    if is_distributed or begun_by_several or config.trainer.strategy == STRATEGY:
         unused = set(freeze_unused(model, method))
         rates = [rate._replace(lr=None) if rate.name in unused else rate for rate in rates]
     if begun_by_several:

@@ -10,8 +10,8 @@ from densevit.interfaces import Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects, hungarian
-from densevit.losses.set_losses import LossWeights, SetLosses, box_losses, last_and_auxiliary, set_counts
-from densevit.set_prediction.labelled import Labelled
+from densevit.losses.set_losses import LossWeights, SetLosses, box_losses, last_and_auxiliary, loss_normalizers
+from densevit.set_prediction.labelled_objects import LabelledObjects
 
 
 @dataclass
@@ -34,12 +34,12 @@ class DetrCriterion:
         outputs: `layers`, logits (L, B, Q, K+1) and boxes (L, B, Q, 4) cxcywh; optionally the `objects` of the batch,
         and `pairs`, those of `match`.
         """
-        labelled = Labelled.of(targets, outputs["logits"].device, outputs.get("objects"))
+        labelled = LabelledObjects.of(targets, outputs["logits"].device, outputs.get("objects"))
         logits, boxes = labelled.select(self._learned(outputs), dim=1)
         if "pairs" in outputs:
             pairs = labelled.select_pairs(outputs["pairs"])
         else:
-            pairs = hungarian(logits, boxes, labelled.objects, self.costs, strict=context.finite_costs)
+            pairs = hungarian(logits, boxes, labelled.objects, self.costs, strict=context.raise_on_non_finite)
         terms = self.weights.weighted(self.terms(logits, boxes, labelled.objects, pairs, context))
         return last_and_auxiliary(terms) if self.auxiliary else {name: term[-1] for name, term in terms.items()}
 
@@ -67,12 +67,12 @@ class DetrCriterion:
             count = torch.full((), float(len(objects.labels)), device=logits.device)
             count, total = context.mean_counts(objects=count, objects_weights=weight.sum((1, 2)))
             label = (cross_entropy * weight).sum((1, 2)) / total.clamp(min=1e-6)
-            l1, giou, _ = box_losses(boxes.float(), objects, pairs, count.clamp(min=context.least_mean()))
+            l1, giou, _ = box_losses(boxes.float(), objects, pairs, count.clamp(min=context.min_normalizer()))
         return SetLosses(label, l1, giou)
 
     def loss_counts(self, objects: list[int]) -> Counts:
         """What the losses are divided by. objects: the number of objects of each labelled image."""
-        return set_counts(objects, self.num_queries, self.no_object_weight)
+        return loss_normalizers(objects, self.num_queries, self.no_object_weight)
 
     def _learned(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
         """Logits and boxes of the layers that have a loss."""

@@ -93,7 +93,9 @@ class PanopticMasks(SetPredictionHead):
             masks = self.mask_head(projected, attention.flatten(0, 1), image, features, size)
             return {**outputs, "masks": masks.unflatten(0, (B, Q))}
         objects = Objects.of(segments.targets, attention.device)
-        pairs = self.criterion.match(outputs, objects, strict=False)  # in training: see `LossContext.finite_costs`
+        pairs = self.criterion.match(
+            outputs, objects, strict=False
+        )  # in training: see `LossContext.raise_on_non_finite`
         masks = self.mask_head(projected, attention[pairs.image, pairs.query[-1]], pairs.image, features, size)
         return {**outputs, "objects": objects, "segments": segments, "pairs": pairs, "matched_masks": masks}
 
@@ -107,7 +109,7 @@ class PanopticMasks(SetPredictionHead):
         if segments is None:
             segments = Segments.of(targets, len(self.classes), outputs["padded_size"], device)
             objects = Objects.of(segments.targets, device)
-            pairs = self.criterion.match(outputs, objects, context.finite_costs)
+            pairs = self.criterion.match(outputs, objects, context.raise_on_non_finite)
             outputs = {**outputs, "pairs": pairs, "objects": objects}
         objects, pairs = outputs["objects"], outputs["pairs"]
         logits = outputs.get("matched_masks")

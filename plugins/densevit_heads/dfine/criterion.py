@@ -108,7 +108,7 @@ class DfineCriterion(SetCriterion):
     def _pairs(self, layers: LayerOutputs, objects: Objects, noised: DenoisingQueries, context: LossContext) -> Pairs:
         D, P, M = noised.contents.shape[1], len(noised.target), len(layers.logits)
         cost = matching_costs(layers.logits[:, :, D:], layers.boxes[:, :, D:], objects, self.costs, softmax=False)
-        by_layer = assign(cost, objects.counts, objects.names, context.finite_costs)  # on the CPU
+        by_layer = assign(cost, objects.counts, objects.names, context.raise_on_non_finite)  # on the CPU
         merged = union(by_layer)
         noised_rows = torch.stack([noised.image[:P], noised.query[:P], noised.target])[:, None]
         parts = [to_device(_rows(by_layer, D), cost.device), noised_rows, to_device(_rows(merged, D), cost.device)]
@@ -164,8 +164,8 @@ class DfineCriterion(SetCriterion):
         counts = context.mean(to_device(torch.tensor(numbers, dtype=torch.float32), device))  # matched, others
         [noised_count] = context.mean_counts(denoising=torch.full((), float(P), device=device))
         [object_count] = context.mean_counts(objects=torch.full((), float(len(objects.labels)), device=device))
-        label_counts = torch.stack([noised_count, object_count]).clamp(min=context.least_mean())
-        box_counts = torch.stack([noised_count, counts[1, 0]]).clamp(min=context.least_mean())
+        label_counts = torch.stack([noised_count, object_count]).clamp(min=context.min_normalizer())
+        box_counts = torch.stack([noised_count, counts[1, 0]]).clamp(min=context.min_normalizer())
         query_type = (torch.arange(queries, device=device) >= D).long()  # 0 for denoising queries, 1 for object queries
         pair_type = (torch.arange(P + U, device=device) >= P).long()
 

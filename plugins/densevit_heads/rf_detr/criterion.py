@@ -8,7 +8,7 @@ from torch import Tensor
 from densevit.interfaces import LossContext, Losses, Outputs, Targets
 from densevit.losses.context import Counts
 from densevit.set_prediction.criterion import SetCriterion
-from densevit.set_prediction.labelled import Labelled
+from densevit.set_prediction.labelled_objects import LabelledObjects
 
 
 @dataclass
@@ -27,19 +27,21 @@ class GroupCriterion(SetCriterion):
 
         outputs: `layers`, logits (1 + L, B, G, Q, K) and boxes (1 + L, B, G, Q, 4) of the proposals and of L layers.
         """
-        labelled = Labelled.of(targets, outputs["logits"].device)
+        labelled = LabelledObjects.of(targets, outputs["logits"].device)
         terms = self.terms(outputs, targets, labelled, context)
         losses = {name: term[-1] for name, term in terms.items()}
         losses["auxiliary"] = torch.stack([term[1:-1].sum() for term in terms.values()]).sum()
         losses["proposals"] = torch.stack([term[0] for term in terms.values()]).sum()
         return losses
 
-    def terms(self, outputs: Outputs, targets: list[Targets], labelled: Labelled, context: LossContext) -> Losses:
+    def terms(
+        self, outputs: Outputs, targets: list[Targets], labelled: LabelledObjects, context: LossContext
+    ) -> Losses:
         """The weighted losses (1 + L,), by name."""
         logits, boxes, groups = self.groups_as_layers(outputs, labelled)
         return over_groups(self.losses_per_layer(logits, boxes, labelled.objects, context), groups)
 
-    def groups_as_layers(self, outputs: Outputs, labelled: Labelled) -> tuple[Tensor, Tensor, int]:
+    def groups_as_layers(self, outputs: Outputs, labelled: LabelledObjects) -> tuple[Tensor, Tensor, int]:
         """Logits and boxes ((1 + L) * G, B, Q, ...) of labelled images, each group as a layer; and G."""
         logits, boxes = labelled.select(outputs["layers"], dim=1)
         return logits.transpose(1, 2).flatten(0, 1), boxes.transpose(1, 2).flatten(0, 1), logits.shape[2]

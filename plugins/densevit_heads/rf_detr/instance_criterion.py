@@ -9,7 +9,7 @@ from densevit.interfaces import LossContext, Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import has_objects
 from densevit.losses.matching import MatchedPairs, assign, costs
-from densevit.set_prediction.labelled import Labelled
+from densevit.set_prediction.labelled_objects import LabelledObjects
 from densevit.set_prediction.mask_criterion import image_shares, mask_losses
 from densevit.set_prediction.mask_matching import MaskWeights, mask_costs
 from densevit.set_prediction.mask_segments import Segments
@@ -38,7 +38,9 @@ class InstanceCriterion(GroupCriterion):
     mask_stride: int = 4
     mask_weights: MaskWeights = field(default_factory=MaskWeights)
 
-    def terms(self, outputs: Outputs, targets: list[Targets], labelled: Labelled, context: LossContext) -> Losses:
+    def terms(
+        self, outputs: Outputs, targets: list[Targets], labelled: LabelledObjects, context: LossContext
+    ) -> Losses:
         """The weighted losses (1 + L,), by name.
 
         outputs: also `mask_layers`, embeddings (1 + L, B, G * Q, C) and 1 + L per-pixel features (B, C, h, w), and
@@ -65,13 +67,13 @@ class InstanceCriterion(GroupCriterion):
                     embeddings, pixels, segments, scales, num_points, self.mask_weights, generator
                 )  # (1 + L, T, G * Q)
                 cost = cost + mask_cost.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
-                pairs = assign(cost, objects.counts, objects.names, context.finite_costs)  # on the CPU
+                pairs = assign(cost, objects.counts, objects.names, context.raise_on_non_finite)  # on the CPU
                 joined = join_groups(pairs, groups, logits.shape[2])
                 num_points = max(height, num_points)
                 masks = mask_losses(embeddings, pixels, segments, scales, joined, num_points, generator)  # (2, 1 + L)
                 pairs = pairs.to(logits.device)
         terms = over_groups(self.losses_per_layer(logits, boxes, objects, context, pairs), groups)
-        mask, dice = masks / (groups * count.clamp(min=context.least_mean()))
+        mask, dice = masks / (groups * count.clamp(min=context.min_normalizer()))
         return {**terms, "mask": self.mask_weights.mask * mask, "dice": self.mask_weights.dice * dice}
 
 

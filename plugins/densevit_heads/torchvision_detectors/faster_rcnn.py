@@ -170,7 +170,7 @@ class FasterRCNN(Head):
         terms = dict(zip(("objectness", "proposal", "label", "box"), zeros, strict=True))
         if not images:
             return terms
-        weight = len(images) / count.clamp(min=context.least_mean())
+        weight = len(images) / count.clamp(min=context.min_normalizer())
         with autocast_off(logits.device):
             objects = training_targets(targets, images, logits.device, first_label=1)
             anchors = [outputs["anchors"]] * len(images)

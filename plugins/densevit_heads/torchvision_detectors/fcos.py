@@ -111,7 +111,7 @@ class FCOS(Head):
             terms = {term: sums[key] for term, key in TERMS.items()}
             foreground = sums["foreground"]
         (count,) = context.mean_counts(foreground=foreground)
-        count = count.clamp(min=context.least_mean())
+        count = count.clamp(min=context.min_normalizer())
         return {term: value / count for term, value in terms.items()}
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ import numpy as np
 from densevit import registry
 from densevit.config import DataSection
 from densevit.data.channel_statistics import measured
-from densevit.data.data_builder import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.mapped_classes import class_order
 from densevit.data.datasets.measured_images import MeasuredImages
@@ -58,7 +58,7 @@ def diagnose(
     diagnosis = Diagnosis(resolved.name)
     if resolved.recognised:
         diagnosis.findings.append(Finding("note", "recognised layout", 1, examples=(resolved.recognised,)))
-    data = Data(resolved.section, resolved.config.seed if resolved.config else 0, multiple=32)
+    data = DataSplits(resolved.section, resolved.config.seed if resolved.config else 0, multiple=32)
     files: dict[str, list[str]] = {}
     for split in dict.fromkeys(("train", resolved.section.split)):
         findings = Findings()
@@ -66,7 +66,7 @@ def diagnose(
         proposal = _proposal(data.section, findings.files) if split == "train" else None
         if proposal is not None:
             resolved = find_source(source, [*overrides, *proposal[0]])
-            data = Data(resolved.section, data.seed, data.multiple)
+            data = DataSplits(resolved.section, data.seed, data.multiple)
             diagnosis.findings.append(proposal[1])
             findings = Findings()
             built = _built(data, split, findings)
@@ -99,7 +99,7 @@ class _Built(NamedTuple):
     invalid: InvalidRecords
 
 
-def _built(data: Data, split: str, findings: Findings) -> _Built | None:
+def _built(data: DataSplits, split: str, findings: Findings) -> _Built | None:
     """Builds a split and reports its problems; None if it cannot be read."""
     section = data.section.model_copy(update={"on_error": "skip"})
     warn_once.cache_clear()
@@ -126,7 +126,7 @@ def _built(data: Data, split: str, findings: Findings) -> _Built | None:
 
 
 def _examine_split(
-    data: Data,
+    data: DataSplits,
     split: str,
     built: _Built,
     images: int | None,
@@ -173,7 +173,7 @@ def _join_parts(findings: Findings, diagnosis: Diagnosis) -> None:
     ]
 
 
-def _transform(data: Data, findings: Findings) -> TrainingTransform | None:
+def _transform(data: DataSplits, findings: Findings) -> TrainingTransform | None:
     """The training transform; None, with a finding, if it cannot be built."""
     try:
         return data.config_transform
@@ -182,7 +182,7 @@ def _transform(data: Data, findings: Findings) -> TrainingTransform | None:
         return None
 
 
-def _compare(data: Data, diagnosis: Diagnosis, files: dict[str, list[str]]) -> None:
+def _compare(data: DataSplits, diagnosis: Diagnosis, files: dict[str, list[str]]) -> None:
     """Adds findings about images in several splits, and about different classes or labels."""
     findings = Findings()
     checks.check_across_splits(diagnosis.splits, files, findings)
@@ -201,7 +201,7 @@ def _compare(data: Data, diagnosis: Diagnosis, files: dict[str, list[str]]) -> N
     diagnosis.findings += findings.items
 
 
-def _augment(data: Data, diagnosis: Diagnosis) -> None:
+def _augment(data: DataSplits, diagnosis: Diagnosis) -> None:
     """Draws augmented samples of training images that can be read."""
     summaries = diagnosis.splits["train"].summaries
     valid = [image.index for image in summaries if not (image.problem or image.wrong or image.failure)]
@@ -209,7 +209,7 @@ def _augment(data: Data, diagnosis: Diagnosis) -> None:
         diagnosis.samples = list(augmented_samples(data.train, data.config_transform, valid))
 
 
-def _count_cost(source: Source, data: Data, diagnosis: Diagnosis) -> None:
+def _count_cost(source: Source, data: DataSplits, diagnosis: Diagnosis) -> None:
     assert source.config is not None
     findings = Findings()
     sizes = diagnosis.splits["train"].sizes if diagnosis.splits else np.zeros((0, 2))

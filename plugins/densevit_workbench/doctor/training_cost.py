@@ -8,7 +8,7 @@ import numpy as np
 
 from densevit import registry
 from densevit.config import Config
-from densevit.data.data_builder import Data
+from densevit.data.data_builder import DataSplits
 from densevit.errors import DensevitError, counted
 from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget
@@ -42,7 +42,7 @@ class TrainingCost:
         return PASSES * self.multiply_adds * self.budget.images
 
 
-def training_cost(config: Config, data: Data, sizes: np.ndarray, findings: Findings) -> TrainingCost | None:
+def training_cost(config: Config, data: DataSplits, sizes: np.ndarray, findings: Findings) -> TrainingCost | None:
     """Builds the model, counts its cost, and reports problems that training would report at its start.
 
     sizes: (N, 2) of images; the cost is counted for the median size. Returns None if the model cannot be built.
@@ -97,7 +97,7 @@ def check_budget(budget: Budget, config: Config) -> None:
 
 
 def _counted(
-    model: DenseModel, data: Data, sizes: np.ndarray, budget: Budget, findings: Findings
+    model: DenseModel, data: DataSplits, sizes: np.ndarray, budget: Budget, findings: Findings
 ) -> TrainingCost | None:
     height, width = np.median(sizes, axis=0).astype(int).tolist() if len(sizes) else (256, 256)
     size = data.padded_size(height, width)

@@ -199,7 +199,7 @@ class ${cls}Head(densevit.DenseHead):
         labelled = (truth != 0).any(dim=1)  # (B, H, W), False in the padding and in images without the label
         [pixels] = context.mean_counts(pixels=labelled.sum().float())  # of all processes and accumulated batches
         cosine = (predicted * truth).sum(1)
-        return {"cosine": (labelled * (1 - cosine)).sum() / pixels.clamp(min=context.least_mean())}
+        return {"cosine": (labelled * (1 - cosine)).sum() / pixels.clamp(min=context.min_normalizer())}
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         """The numbers by which `loss` divides, from the targets alone."""

@@ -79,7 +79,7 @@ def seeding(fixture: Fixture) -> None:
 @check("validated options", "list the options with type and default in the constructor")
 def options(fixture: Fixture) -> str:
     """The constructor's options are annotated, defaults match their types, and an unknown option is an error."""
-    plugin, core_arguments = fixture.plugin, signature.GIVEN[fixture.group]
+    plugin, core_arguments = fixture.plugin, signature.POSITIONAL_ARGUMENTS[fixture.group]
     try:
         annotations = typing.get_type_hints(plugin.__init__)
     except Exception as error:

@@ -40,7 +40,7 @@ class Normals(densevit.DenseHead):
             truth = VectorMap().collate([target.get("normals") for target in targets], normals.shape[-2:])
             truth = truth.to(normals)
             labelled = (truth != 0).any(dim=1)  # (B, H, W)
-            count = context.mean(labelled.sum().float()).clamp(min=context.least_mean())
+            count = context.mean(labelled.sum().float()).clamp(min=context.min_normalizer())
             return {"cosine": (labelled * (1 - (normals.float() * truth).sum(1))).sum() / count}
 
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:

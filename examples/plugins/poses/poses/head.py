@@ -76,7 +76,7 @@ class PoseGrid(densevit.Head):
             seen = keypoints[..., 2] > 0  # (N, K)
             distance = (predicted["keypoints"][..., :2] - keypoints[..., :2]).abs().sum(-1) / unit
             direction = torch.stack([tilts.sin(), -tilts.cos()], dim=1)
-            count = context.mean(logits.new_tensor(float(len(boxes)))).clamp(min=context.least_mean())
+            count = context.mean(logits.new_tensor(float(len(boxes)))).clamp(min=context.min_normalizer())
             return {
                 "score": 10 * score / count,
                 "box": (predicted["boxes"] - boxes).abs().sum() / unit / count,

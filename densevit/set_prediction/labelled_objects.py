@@ -12,7 +12,7 @@ from densevit.losses.distributed import to_device
 from densevit.losses.matching import MatchedPairs, Objects
 
 
-class Labelled(NamedTuple):
+class LabelledObjects(NamedTuple):
     """The labelled images of a batch.
 
     objects: the objects of these images. images: the images' indices, or None if all are labelled.
@@ -22,7 +22,7 @@ class Labelled(NamedTuple):
     images: Tensor | None
 
     @classmethod
-    def of(cls, targets: list[Targets], device: torch.device, objects: Objects | None = None) -> "Labelled":
+    def of(cls, targets: list[Targets], device: torch.device, objects: Objects | None = None) -> "LabelledObjects":
         """Selects the labelled images. objects: the objects of all targets, if already collected."""
         objects = Objects.of(targets, device) if objects is None else objects
         labelled = [i for i, target in enumerate(targets) if has_objects(target)]
