@@ -99,11 +99,14 @@ class Segments(NamedTuple):
         """The share of a point's four pixels that are inside of the image and whose values pass the test, (R, P)."""
         extents = self.extents[targets]
         width, height = extents.T[:, :, None]  # (R, 1) each
-        (x, weight_x), (y, weight_y) = map(_nearest_pixels, points.unbind(-1), (width, height))
-        y, weight_y = y[:, None], weight_y[:, None]  # (2, 1, R, P), rows and columns
-        cell = self.starts[targets][:, None] + (x * height + y if self.coded else y * width + x)  # (2, 2, R, P)
-        inside = torch.searchsorted(self.maps, cell, right=True) & 1 if self.coded else test(self.maps[cell])
-        return (weight_y * weight_x * inside).sum((0, 1))
+        (x, weights_x), (y, weights_y) = map(_nearest_pixels, points.unbind(-1), (width, height))  # (2, R, P) each
+        x, y = (x * height, y) if self.coded else (x, y * width)
+        x = x + self.starts[targets][:, None]
+        value = points.new_zeros(())
+        for row, weight in zip(y, weights_y, strict=True):
+            inside = torch.searchsorted(self.maps, x + row, right=True) & 1 if self.coded else test(self.maps[x + row])
+            value = value + weight * (weights_x * inside).sum(0)
+        return value
 
 
 def segment_counts(targets: Sequence[Targets], task: Task, num_classes: int) -> list[int]:
