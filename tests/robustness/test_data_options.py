@@ -2,18 +2,11 @@
 
 import pytest
 
+from tests.robustness.conftest import TINY
 from tests.robustness.test_coco import document, write
 
-SCENES = """
-backbone: {name: swin, variant: nano, window_size: 4}
-heads:
-  detection:
-    {name: detr, num_queries: 4, transformer: {width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}}
-data: {name: scenes, image_size: 64, batch_size: 1, num_workers: 0, train_length: 2, val_length: 2}
-trainer: {max_steps: 1, accelerator: cpu, precision: "32"}
-"""
-MIX = SCENES.replace(
-    "{name: scenes, image_size: 64, batch_size: 1, num_workers: 0, train_length: 2, val_length: 2}",
+MIX = TINY.replace(
+    "{name: scenes, image_size: 64, batch_size: 2, train_length: 4, val_length: 2, num_workers: 0}",
     "{name: mix, image_size: 64, batch_size: 1, num_workers: 0, sets: {a: {name: scenes, train_length: 2, "
     "val_length: 2}, b: {name: scenes, seed: 5, train_length: 3, val_length: 2}}}",
 )
@@ -50,7 +43,7 @@ OF_MIX: dict[str, tuple[list[str], tuple[str, ...]]] = {
 
 CASES = [
     pytest.param(config, *case, id=f"{name}, {title}")
-    for name, config, cases in (("scenes", SCENES, OF_SCENES), ("mix", MIX, OF_MIX), ("coco", "", OF_COCO))
+    for name, config, cases in (("scenes", TINY, OF_SCENES), ("mix", MIX, OF_MIX), ("coco", "", OF_COCO))
     for title, case in cases.items()
 ]
 

@@ -1,8 +1,9 @@
 """`densevit doctor --environment`: values equal those of the libraries, and a broken library stops nothing."""
 
-import importlib
+import importlib.metadata
 import json
 import platform
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -15,14 +16,13 @@ from densevit_workbench.doctor import environment
 
 
 def test_packages_that_are_broken_are_problems(monkeypatch: pytest.MonkeyPatch):
-    real_import = importlib.import_module
-
-    def broken_import(name: str, *rest: Any) -> Any:
+    def broken_import(name: str) -> Any:
         if name in ("torchvision", "torch"):
             raise ImportError(f"{name}.so: undefined symbol: nms")
-        return real_import(name, *rest)
+        return importlib.import_module(name)
 
-    monkeypatch.setattr(importlib, "import_module", broken_import)
+    stand_in = SimpleNamespace(import_module=broken_import, metadata=importlib.metadata)
+    monkeypatch.setattr(environment, "importlib", stand_in)
     rows, problems = environment.examine()
     assert "torchvision cannot be imported: ImportError: torchvision.so: undefined symbol: nms" in problems
     assert rows["numpy"] == numpy.__version__ and "torch version" not in rows

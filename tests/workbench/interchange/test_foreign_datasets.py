@@ -12,6 +12,7 @@ import densevit
 from densevit import config as configs
 from densevit.data.datasets.coco import Coco, other_format
 from densevit.errors import DataError
+from densevit_workbench.doctor.source import find_source
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange.files import write
 
@@ -89,6 +90,7 @@ def test_a_set_without_val_split_is_divided(format: str, tmp_path: Path):
     parts = [Coco(split, root=str(root), val_share=0.3) for split in ("train", "val")]
     assert [len(part) for part in parts] == [7, 3]
     assert "has no val split: of its 10 images, 7 are for training" in parts[1].division
+    assert find_source(root).section.name == format == (other_format(root) or [""])[0]
     with pytest.raises(DataError, match="no annotations for the split 'test', only for train"):
         Coco("test", root=str(root))
 
@@ -137,13 +139,7 @@ def test_data_may_be_a_folder_or_data_yaml(tmp_path: Path, monkeypatch: pytest.M
     assert configs.load("start/detector", ["data=coco"]).data == shipped
 
 
-def test_formats_are_recognised_by_the_doctor(tmp_path: Path):
-    from densevit_workbench.doctor.source import find_source
-
-    for format, make in SETS.items():
-        root = make(tmp_path / format)
-        assert find_source(root).section.name == format == (other_format(root) or [""])[0]
-    assert find_source(tmp_path / "yolo" / "data.yaml").section.options == {"root": str(tmp_path / "yolo/data.yaml")}
+def test_labelme_has_to_be_converted(tmp_path: Path):
     write(tmp_path / "labelme" / "a.json", '{"shapes": [], "imagePath": "a.png"}')
     with pytest.raises(DataError, match=f"densevit data convert labelme {tmp_path / 'labelme'} NEW_FOLDER"):
         Coco("train", root=str(tmp_path / "labelme"))

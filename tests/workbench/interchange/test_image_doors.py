@@ -72,9 +72,9 @@ def test_folders_of_other_formats(kind, format, tmp_path):
     assert data.train.conversion and len(data.train[0]["targets"]["boxes"]) == 1
 
 
-CONVERSIONS = [("coco", kind, kind != "a file per channel") for kind in SOURCES]  # and whether without the names, too
-CONVERSIONS += [
-    (format, kind, kind == "photo") for format in ("yolo", "voc", "labelme") for kind in ("photo", *NEEDS_NAMES)
+CONVERSIONS = [  # the last: whether the files are also found without the names of their channels
+    *(("coco", kind, kind != "a file per channel") for kind in SOURCES),
+    *((format, kind, False) for format in ("yolo", "voc", "labelme") for kind in ("photo", *NEEDS_NAMES)),
 ]
 
 
@@ -83,7 +83,8 @@ def test_converted_folders(kind, format, also_unnamed, tmp_path):
     """The names of the channels are needed for a file per channel, and to find NPY and EXR files."""
     source = SOURCES[kind]
     written = FORMATS[format](source, tmp_path / "source")
-    for overrides in (_overrides(source), []) if also_unnamed else (_overrides(source),):
+    given = _overrides(source)
+    for overrides in (given, []) if also_unnamed and given else (given,):
         out = tmp_path / f"out{len(overrides)}"
         with no_warning_of_files(tmp_path):
             arguments = ["data", "convert", format, str(tmp_path / "source"), str(out), "--quiet"]

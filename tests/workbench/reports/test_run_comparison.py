@@ -27,9 +27,9 @@ ROWS = [["class", "objects", "AP"], ["cat", 3, 0.25], ["<dog>", 4, 0.5]]
 
 
 @functools.cache
-def large_image() -> bytes:
+def image(height: int, width: int) -> bytes:
     """Noise, which JPEG does not compress."""
-    pixels = np.random.default_rng(0).integers(0, 256, (700, 1800, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(file := io.BytesIO(), "JPEG", quality=95)
     return file.getvalue()
 
@@ -51,7 +51,7 @@ def write_run(folder: Path, scale: float, lr: float) -> Path:
     (folder / "plots.json").write_text(json.dumps({"pets": {"precision-recall": plot}}))
     (folder / "lower_is_better.json").write_text('["far/AbsRel"]')
     for name in ("pets-a", "pets-b", "far-a", "worst/pets-1-a", "best/pets-1-b"):
-        (folder / "predictions" / f"{name}.jpg").write_bytes(large_image())
+        (folder / "predictions" / f"{name}.jpg").write_bytes(image(70, 180))
     return folder
 
 
@@ -102,7 +102,7 @@ def test_numbers_are_bold_only_among_runs_of_the_same_data(runs: list[Path], tmp
 def test_few_of_many_images_are_shown_and_none_of_a_run_without(runs: list[Path], tmp_path: Path):
     for n in range(24):
         for run in runs:
-            shutil.copy(run / "predictions" / "pets-a.jpg", run / "predictions" / f"pets-{n}.jpg")
+            (run / "predictions" / f"pets-{n}.jpg").write_bytes(image(700, 1800))
     both = densevit.report(runs, tmp_path / "both.html")
     assert check_self_contained(both.path) == 2 * 8
     html = both._repr_html_()
