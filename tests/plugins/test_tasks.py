@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from densevit.cli import main
 from densevit.config import load as load_config
 from densevit.data.build import build_data
+from tests.plugins.test_methods import losses
 
 pytestmark = pytest.mark.integration
 
@@ -95,12 +96,6 @@ def validation_samples(folder: Path) -> list[Any]:
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
-
-
-def losses(run: Path) -> list[float]:
-    lines = (run / "metrics.csv").read_text().splitlines()
-    column = lines[0].split(",").index("train/loss")
-    return [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
 
 
 # ---- keypoints ----

@@ -56,7 +56,6 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
         lambda run: model_file(run, {KERNEL: {"dtype": "F32", "shape": [10**15], "data_offsets": [0, 4 * 10**15]}}),
         INCOMPLETE,
     ),
-    "no header of ours": (lambda run: model_file(run), "has no densevit header"),
     "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, expected 2. Update"),
     "no config": (lambda run: model_file(run, config=None), "its header is corrupt ('config')"),
     "config of another kind": (lambda run: model_file(run, config="[]"), "config should be keys and values, not a"),

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import densevit
 from densevit_workbench.inspection.parts import inspector_of
 from densevit_workbench.inspection.recording import attention_weights, recorded_attention
+from tests.weights.layouts import models
 
 
 def recorded(module: nn.Module, *inputs: Tensor) -> list[tuple[str, Tensor]]:
@@ -16,23 +17,13 @@ def recorded(module: nn.Module, *inputs: Tensor) -> list[tuple[str, Tensor]]:
     return [(one.name, one.weights) for one in found]
 
 
-def scaled_up(model: nn.Module) -> nn.Module:
-    """Larger weights, so that attention is not uniform."""
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:
-            nn.init.normal_(parameter, 0.0, 2 * parameter.shape[1] ** -0.5)
-        elif "embeddings" in name:
-            nn.init.normal_(parameter)
-    return model.eval()
-
-
 def test_swin_equals_transformers(tmp_path):
     """Maps of 34, 17, 9 and 5 cells, padded to windows of 4."""
     from transformers import SwinConfig, SwinModel
 
     nano = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "drop_path_rate": 0.0}
     config = SwinConfig(image_size=136, window_size=4, num_labels=2, attn_implementation="eager", **nano)
-    theirs = scaled_up(SwinModel(config, add_pooling_layer=False))
+    theirs = models.randomised(SwinModel(config, add_pooling_layer=False), {"": 2.0})  # attention is not uniform
     theirs.save_pretrained(tmp_path)
     ours = densevit.create_backbone("swin", variant="nano", window_size=4, weights=tmp_path).eval()
     images = torch.randn(1, 3, 136, 136)

@@ -1,12 +1,11 @@
 """Data sets in YOLO's and Pascal VOC's format as `data.root`, without a conversion by the user."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import densevit
 from densevit import config as configs
@@ -14,6 +13,7 @@ from densevit.data.datasets.coco import Coco, other_format
 from densevit.errors import DataError
 from densevit_workbench.doctor.source import find_source
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
+from tests.workbench.doctor.test_diagnose import save
 from tests.workbench.interchange.files import write
 
 WIDTH, HEIGHT = 80, 60
@@ -27,10 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def image(file: Path, seed: int) -> None:
-    pixels = np.random.default_rng(seed).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(file)
+image = partial(save, size=(WIDTH, HEIGHT))
 
 
 def yolo(root: Path, splits: tuple[str, ...] = ("train", "val"), count: int = 4) -> Path:

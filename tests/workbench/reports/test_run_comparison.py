@@ -116,7 +116,9 @@ def test_few_of_many_images_are_shown_and_none_of_a_run_without(runs: list[Path]
 def test_the_command(runs: list[Path], tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["report", "a/run", "b/run"]) == main(["report", "a/run", "--json"]) == 0
-    assert Path("comparison.html").is_file() and Path("a/run/report.html").is_file()
+    assert Path("comparison.html").is_file() and check_self_contained(path := Path("a/run/report.html")) == 5
+    for part in ("pets: worst", "pets: best", "a: 0.1250", "b: 0.7500", "&lt;dog&gt;", "Confusion: pets", "missed"):
+        assert part in path.read_text()
     out = capsys.readouterr().out
     assert json.loads(out[out.index("{") :])["report"] == "a/run/report.html"
     for given, message in (
