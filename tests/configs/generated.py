@@ -27,6 +27,7 @@ LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, str], list[int]]] = {
         {},
         [0, 3, 7, 11, 26, 33],
     ),
+    "label_maps": ("images/{split}/{i}.jpg", "labels/{split}/{i}.png", None, {}, [0, 1, 2, 255]),
     "voc": (
         "JPEGImages/2007_{i}_{split}.jpg",
         "SegmentationClass/2007_{i}_{split}.png",

@@ -28,7 +28,6 @@ from tests.docs.made_files import (
     depth_set,
     kmax,
     label_maps,
-    label_set,
     photos,
     pickled,
     scenes,
@@ -216,7 +215,8 @@ class World:
             elif not link.is_dir() or link.is_symlink():
                 link.unlink(missing_ok=True)
                 depth = "depth" in text
-                _link(self._made("depth_set" if depth else "label_set", depth_set if depth else label_set), link)
+                make = depth_set if depth else partial(label_maps, "label_maps")
+                _link(self._made("depth_set" if depth else "label_set", make), link)
 
     def run(self, config: str, *overrides: str) -> Path:
         """The folder of a run with this config, to be copied. Equal configs are trained once."""
