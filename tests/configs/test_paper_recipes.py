@@ -87,8 +87,8 @@ def test_another_backbone_without_weights_is_an_error_with_both_commands(path: P
     configs.check_plugins(configs.load(path, ["backbone=convnext_tiny"]))  # it has weights of its own
 
 
-COMMANDS = {
-    f"{path.stem} {part.get('backbone.name', 'unchanged')}": (path, part)
+COMMANDS = {  # of each backbone once: by its options, or by the recipe that has it
+    " ".join(f"{key}={value}" for key, value in part.items() if key.startswith("backbone.")) or path.stem: (path, part)
     for path in RECIPES
     for command in re.findall(
         r"^#   densevit train (?!.*mynet)\S+ (.*)$", path.read_text().replace("\\\n#       ", ""), re.M

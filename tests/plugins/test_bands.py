@@ -107,10 +107,3 @@ def test_methods_that_change_colours_are_refused(folder, tmp_path, capsys):
     command = ["train", str(folder / "fields.yaml"), "method.name=simmim", "--run-dir", str(tmp_path / "run")]
     assert main(command) != 0
     assert "SimMIM is for images of RGB of 8 bits; the data has blue, green" in capsys.readouterr().err
-
-
-def test_another_training_starts_from_it(folder, tmp_path):
-    command = ["train", str(folder / "fields.yaml"), f"weights={folder / 'run'}", "trainer.max_steps=5"]
-    assert main([*command, "--run-dir", str(tmp_path / "next")]) == 0
-    found = json.loads((tmp_path / "next" / "metrics.json").read_text())
-    assert found["segmentation/mIoU"] > 0.9

@@ -254,7 +254,7 @@ def test_image_classes_parts_and_errors(tmp_path: Path, monkeypatch, capsys) -> 
     Image.new("RGB", (30, 20)).save("pets/val/dog/2.png")
     assert "dog/2.png was predicted with 56 x 40 pixels; image" in refused("json", "--out", "new2")
     Path("model.safetensors").rename("moved.safetensors")
-    assert "of which json has the predictions. If it was moved: --model MODEL." in refused("json", "--out", "new3")
+    assert "the model of the predictions in json, does not exist. If it was moved: --model MODEL." in refused("json", "--out", "new3")
     random_model({"kind": {"name": "classifier"}}, {"kind": ["cat", "dog"]}, Path("other.safetensors"))
     assert "json has the predictions of another model" in refused("json", "--model", "other.safetensors", "--out", "a")
     assert "has no predict.json" in refused("measured", "--out", "new4")
@@ -274,7 +274,7 @@ def test_scores_of_a_cut_list_are_a_warning(scenes: Path, tmp_path: Path, monkey
         capsys.readouterr()
         assert main(command) == 0
         result = capsys.readouterr()
-        warning = f"warning: boxes: {form} has only objects of score 0.001 or more"
+        warning = f"warning: boxes: {form} contains only objects of score 0.001 or more"
         assert (warning in result.err) == (score != "1")  # none without objects
         found = json.loads(result.out)
         assert found["metrics"]["boxes/AP"] < 0.1 and found["folder"] == f"{form}/evaluations/scenes-val"
