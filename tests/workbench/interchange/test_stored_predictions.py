@@ -254,7 +254,7 @@ def test_image_classes_parts_and_errors(tmp_path: Path, monkeypatch, capsys) -> 
     Image.new("RGB", (30, 20)).save("pets/val/dog/2.png")
     assert "dog/2.png was predicted with 56 x 40 pixels; image" in refused("json", "--out", "new2")
     Path("model.safetensors").rename("moved.safetensors")
-    assert "the model of the predictions in json, does not exist. If it was moved: --model MODEL." in refused("json", "--out", "new3")
+    assert "predictions in json, does not exist. If it was moved: --model MODEL." in refused("json", "--out", "new3")
     random_model({"kind": {"name": "classifier"}}, {"kind": ["cat", "dog"]}, Path("other.safetensors"))
     assert "json has the predictions of another model" in refused("json", "--model", "other.safetensors", "--out", "a")
     assert "has no predict.json" in refused("measured", "--out", "new4")
