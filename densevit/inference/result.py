@@ -248,7 +248,7 @@ class Result(Mapping[str, Any]):
         `name`, `label`, `mask`, and the segment's `id`. `image_class`: `name` and `label` of the image's class.
         Floating-point maps, such as depth, are omitted.
         """
-        return result_formats.as_json_text(self)
+        return result_formats.as_json_text(self.predictions, self.classes, self.types, self.size)
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Converts the result to a table with a row per object: `head`, `name`, `label`, `score`, `x1`, `y1`, `x2`,
@@ -256,7 +256,7 @@ class Result(Mapping[str, Any]):
 
         Raises DensevitError if pandas is not installed, and for a result without objects.
         """
-        return result_formats.as_table(self)
+        return result_formats.as_table(self.predictions, self.classes)
 
     def to_supervision(self) -> "supervision.Detections":
         """Converts the result to `supervision.Detections`, with class names in its data.
@@ -264,7 +264,7 @@ class Result(Mapping[str, Any]):
         Objects become detections with scores, and masks if there are any; a label map becomes one detection with a mask
         per class. Raises DensevitError if supervision is not installed, and for other predictions.
         """
-        return result_formats.as_detections(self)
+        return result_formats.as_detections(self.predictions, self.classes)
 
 
 def _shown(item: tuple[str, Any]) -> str:

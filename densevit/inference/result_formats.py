@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,33 +19,37 @@ if TYPE_CHECKING:
     import pandas
     import supervision
 
-    from densevit.inference.result import Result
 
-
-def as_json_text(result: "Result") -> str:
+def as_json_text(
+    predictions: Mapping[str, Predictions],
+    classes: Mapping[str, Sequence[Class]],
+    types: Mapping[str, TargetTypes],
+    size: tuple[int, int],
+) -> str:
     """Returns the JSON that `Result.to_json` documents."""
-    heads = {
-        head: _as_json(outputs, result.classes.get(head, ()), result.types[head])
-        for head, outputs in result.predictions.items()
-    }
-    return json.dumps({"height": result.size[0], "width": result.size[1], "heads": heads}, ensure_ascii=False)
+    heads = {head: _as_json(outputs, classes.get(head, ()), types[head]) for head, outputs in predictions.items()}
+    return json.dumps({"height": size[0], "width": size[1], "heads": heads}, ensure_ascii=False)
 
 
-def as_table(result: "Result") -> "pandas.DataFrame":
+def as_table(predictions: Mapping[str, Predictions], classes: Mapping[str, Sequence[Class]]) -> "pandas.DataFrame":
     """Returns the table that `Result.to_pandas` documents."""
     pandas = _imported("pandas", "to_pandas")
-    heads = [head for head, outputs in result.predictions.items() if "labels" in outputs]
+    heads = [head for head, outputs in predictions.items() if "labels" in outputs]
     if not heads:
-        raise DensevitError(f"to_pandas() has one row per object; this result has no objects, only {_keys(result)}.")
-    tables = [pandas.DataFrame(_columns(head, result.predictions[head], result.classes[head])) for head in heads]
+        raise DensevitError(
+            f"to_pandas() has one row per object; this result has no objects, only {_keys(predictions)}."
+        )
+    tables = [pandas.DataFrame(_columns(head, predictions[head], classes[head])) for head in heads]
     return pandas.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 
-def as_detections(result: "Result") -> "supervision.Detections":
+def as_detections(
+    predictions: Mapping[str, Predictions], classes: Mapping[str, Sequence[Class]]
+) -> "supervision.Detections":
     """Returns the detections that `Result.to_supervision` documents."""
     supervision = _imported("supervision", "to_supervision")
     for key, convert in (("boxes", _detections), ("semantic", _class_regions)):
-        heads = [head for head, outputs in result.predictions.items() if key in outputs]
+        heads = [head for head, outputs in predictions.items() if key in outputs]
         if len(heads) > 1:
             raise DensevitError(
                 f"The heads {' and '.join(heads)} predict {key}, but supervision.Detections supports only one. "
@@ -53,16 +57,16 @@ def as_detections(result: "Result") -> "supervision.Detections":
             )
         if heads:
             [head] = heads
-            detections = convert(result.predictions[head])
-            names = [result.classes[head][label].name for label in detections["class_id"]]
+            detections = convert(predictions[head])
+            names = [classes[head][label].name for label in detections["class_id"]]
             return supervision.Detections(**detections, data={"class_name": np.array(names, dtype=str)})
     raise DensevitError(
-        f"supervision.Detections supports objects or a label map; this result has only {_keys(result)}."
+        f"supervision.Detections supports objects or a label map; this result has only {_keys(predictions)}."
     )
 
 
-def _keys(result: "Result") -> str:
-    return ", ".join(key for outputs in result.predictions.values() for key in outputs)
+def _keys(predictions: Mapping[str, Predictions]) -> str:
+    return ", ".join(key for outputs in predictions.values() for key in outputs)
 
 
 def _imported(package: str, method: str) -> Any:

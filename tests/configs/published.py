@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,13 @@ class Recipe:
 
     def load(self, *overrides: str) -> configs.Config:
         """The config. overrides: further ones."""
-        return configs.load(self.path, [*self.overrides.split(), *overrides])
+        return _loaded(self.path, (*self.overrides.split(), *overrides))
+
+
+@cache
+def _loaded(path: Path, overrides: tuple[str, ...]) -> configs.Config:
+    """A config, which nothing can change."""
+    return configs.load(path, overrides)
 
 
 def with_variants(paths: Iterable[Path]) -> list[Recipe]:

@@ -59,10 +59,8 @@ WRONG: dict[tuple[str, ...], str] = {
     ("data", "nope"): "There are data convert and data prelabel.",
     ("train", "--resume", "empty"): "there is no empty/checkpoints/last.ckpt",
     ("evaluate", "empty"): "empty/model.safetensors: no such file. Name a file, or a folder with one of",
-    ("evaluate", "run", "optim.lr=1"): "an evaluation cannot change the model",
     ("evaluate", "run", "--out", "file"): "file is a file. Fix: name a new folder",
     ("predictions", "evaluate", "empty"): "empty has no predict.json, so no predictions",
-    ("predict", "run", "empty"): "empty: no images in this folder",
     ("predict", "run", ""): "'' names no image",
     ("predict", "run", "a.png", "--threshold", "nan"): "--threshold is nan; a score from 0 to 1 is expected",
     ("predict", "run", "a.png", "--window", "0"): "inference.window should be greater than or equal to 1",
@@ -83,7 +81,6 @@ WRONG: dict[tuple[str, ...], str] = {
     ("plugins", "backbone"): "invalid choice: 'backbone'",
     ("check", "backbone", "swin", "varient=tiny"): "Did you mean 'variant'",
     ("check", "backbone", "swin", "drop_path"): "'drop_path' is not an option: write key=value",
-    ("new", "backbone", "my net"): "cannot be a package's name",
 }  # fmt: skip
 
 

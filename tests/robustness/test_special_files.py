@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
@@ -23,6 +22,7 @@ from densevit.errors import DataError, UnreadableFileError
 from densevit.inference.input_images import find_images
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from densevit_workbench.interchange.foreign_layouts import foreign_format
+from tests.workbench.interchange.files import image
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
 
@@ -47,12 +47,6 @@ def fifo(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    return path
-
-
-def image(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
     return path
 
 
