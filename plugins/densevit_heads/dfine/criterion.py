@@ -112,8 +112,8 @@ class DfineCriterion(SetCriterion):
         merged = union(by_layer)
         noised_rows = torch.stack([noised.image[:P], noised.query[:P], noised.target])[:, None]
         parts = [to_device(_rows(by_layer, D), cost.device), noised_rows, to_device(_rows(merged, D), cost.device)]
-        rows = torch.cat([part.expand(-1, M, -1) for part in parts], dim=2)
-        return Pairs(*rows, counts=(by_layer.query.shape[1], P, len(merged.image)))
+        image, query, target = torch.cat([part.expand(-1, M, -1) for part in parts], dim=2)
+        return Pairs(image, query, target, (by_layer.query.shape[1], P, len(merged.image)))
 
     def _terms(self, layers: LayerOutputs, objects: Objects, pairs: Pairs) -> Losses:
         """`label` of each query, (M, B, D + Q), `l1` and `giou` of each pair, (M, P + U), `fgl` of each, (L, P + U),
@@ -130,11 +130,8 @@ class DfineCriterion(SetCriterion):
         least = MIN_QUALITY["varifocal_matched"]
         classes[layer, image, query, objects.labels[target]] = quality[:, : R + P].clamp(min=least)
 
-        index, truth, quality = (
-            (pairs.image[0, R:], pairs.query[0, R:]),
-            truth[0, R:],
-            quality[: len(layers.corners), R:],
-        )
+        index = (pairs.image[0, R:], pairs.query[0, R:])  # the same in all outputs
+        truth, quality = truth[0, R:], quality[: len(layers.corners), R:]
         corners = layers.corners.unflatten(-1, (4, -1))  # (L, B, D + Q, 4, N + 1)
         distances = distances_of_boxes(layers.initial.detach()[index], to_corners(truth), self.reg_scale)
         bins = soft_bins(distances, weighting_function(self.num_bins, self.reg_scale, corners.device))
@@ -178,12 +175,9 @@ class DfineCriterion(SetCriterion):
         matched = torch.zeros_like(counted)
         matched[pairs.image[0, pairs.counts[0] :], pairs.query[0, pairs.counts[0] :]] = true
         decoupled = decoupled_shares(counts, counts[1].sqrt())  # the weights of denoising queries, as the authors' code
-        box = 1 / box_counts[pair_type]
         return {
             "label": counted / label_counts[query_type],
-            "l1": box,
-            "giou": box,
-            "fgl": box,
+            **dict.fromkeys(("l1", "giou", "fgl"), 1 / box_counts[pair_type]),
             "ddf": counted * decoupled[query_type, (~matched).long()],
         }
 
