@@ -39,7 +39,7 @@ def load_backbone(source: str | Mapping[str, Any]) -> DenseModel:
             return load_teacher(source).with_heads(())
         except WeightsError as error:
             raise WeightsError(
-                f"{error} A backbone without heads is given as a section: teacher={{name: PLUGIN, weights: {source}}}."
+                f"{error} Set a backbone without heads as a section: teacher={{name: PLUGIN, weights: {source}}}."
             ) from None
     if not isinstance(name := source.get("name"), str):
         raise ConfigError("method.teacher has no name. Fix: teacher: {name: PLUGIN, weights: SOURCE}.")

@@ -157,4 +157,4 @@ def _residual_block(inputs: int, planes: int, stride: int, stage: int, replaceme
 def _check_single(sections: dict[str, object | None]) -> None:
     present = [name for name, options in sections.items() if options is not None]
     if len(present) > 1:
-        raise ValueError(f"{', '.join(present)} are given; at most one of {', '.join(sections)} can be.")
+        raise ValueError(f"{', '.join(present)} are set; at most one of {', '.join(sections)} can be.")

@@ -16,7 +16,7 @@ def detector_lines(lines: Sequence[Line]) -> tuple[Line, ...]:
     return tuple(Line(f"detr.{line.theirs}", line.ours.replace(detector.HEAD, HEAD), line.change) for line in lines)
 
 
-MASK_LINES = (  # also those of transformers' files
+MASK_LINES = (  # also used by transformers' files
     Line("bbox_attention.q_linear.*", f"{HEAD}.attention_maps.query.*"),
     Line("bbox_attention.k_linear.*", f"{HEAD}.attention_maps.key.*"),
     Line("mask_head.lay1.*", f"{HEAD}.mask_head.first.convolution.*"),

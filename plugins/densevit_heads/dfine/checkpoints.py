@@ -178,7 +178,7 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
 
 
 def points_and_scale(state: StateDict, metadata: Mapping[str, Any], points: str, scale: str) -> dict[str, Any]:
-    """`num_points` from the buffer with 1 / points for each point, and `reg_scale`. points, scale: their keys."""
+    """`num_points` from the buffer with 1 / points for each point, and `reg_scale`. points, scale: the keys."""
     options: dict[str, Any] = {}
     if points in state:
         counts, left = [], [round(1 / x) for x in state[points].tolist()]

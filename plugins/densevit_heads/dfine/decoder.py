@@ -145,8 +145,8 @@ class Refined(NamedTuple):
 class Decoder(nn.Module):
     """Decoder layers, each with its prediction heads.
 
-    training_layers: layers after those of `options`, in training only. layer_scale: their width and FFN, relative to
-    those of `options`. num_points: the sampling points of each level. num_bins, reg_scale: the arguments of
+    training_layers: layers after the layers of `options`, in training only. layer_scale: width and FFN of these layers,
+    relative to `options`. num_points: the sampling points of each level. num_bins, reg_scale: the arguments of
     `weighting_function`.
     """
 

@@ -9,7 +9,7 @@ from densevit.interfaces import Frame, Size, Transforms, Window
 
 # Of the training images, the share with a border and the share that is cropped.
 ENLARGED, CROPPED = 0.5, 0.8
-_LARGEST = 4.0  # sides of an image with its border over those of the image
+_LARGEST = 4.0  # ratio of the sides of an image with its border to the image's sides
 _OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # least IoU of a crop with a box; 1.0: the whole image
 _SIDES, _ASPECT = (0.3, 1.0), (0.5, 2.0)  # of a crop: its sides relative to the image's, and their ratio
 _TRIES = 40

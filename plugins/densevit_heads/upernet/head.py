@@ -87,7 +87,7 @@ class UPerNet(ClassMapHead):
         super().check(dataset)
         if len(set(self.feature_strides)) == 1:
             raise ConfigError(
-                f"needs features of several strides; those of the backbone all have stride {self.feature_strides[0]}. "
+                f"needs features of several strides; the backbone's all have stride {self.feature_strides[0]}. "
                 "Fix: add neck: {name: simple_pyramid} to the head, or use a backbone with several strides."
             )
 
