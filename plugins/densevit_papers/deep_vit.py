@@ -145,7 +145,7 @@ class ReAttention(MultiHeadAttention):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attention whose maps are mixed between heads, with the arguments of `MultiHeadAttention`."""
-        q, k, v = (self._split(x) for x in (self.query(query), self.key(key), self.value(value)))
+        q, k, v = self._heads(self.query, query), self._heads(self.key, key), self._heads(self.value, value)
         scores = (q * self.scale) @ k.transpose(-2, -1)
         maps = (scores if bias is None else scores + bias.to(scores.dtype)).softmax(-1)  # (B, heads, N, S)
         maps = self.map_norm(self.mixing(maps)) * self.map_scale
