@@ -119,7 +119,7 @@ class PerceiverIO(DenseHead):
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         if self.class_weights.balanced:
             return {}  # depend on earlier batches
-        return label_counts(targets, self.class_weights.given)
+        return label_counts(targets, self.class_weights.fixed)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy`, a mean over the labelled pixels of all processes."""

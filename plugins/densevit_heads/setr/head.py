@@ -128,7 +128,7 @@ class Setr(ClassMapHead):
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         if self.ohem_threshold is not None or self.class_weights.balanced:
             return {}  # depend on predictions and on earlier batches
-        return label_counts(targets, self.class_weights.given)
+        return label_counts(targets, self.class_weights.fixed)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy`, `dice` if enabled, and `auxiliary`, the same losses of the auxiliary heads, summed.

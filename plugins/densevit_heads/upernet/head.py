@@ -124,7 +124,7 @@ class UPerNet(ClassMapHead):
         return [resample(x, Fraction(stride, strides[0]), size) for x, stride in zip(levels, strides, strict=True)]
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.given)
+        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.fixed)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy` and, unless its weight is 0, `auxiliary`, the auxiliary head's cross-entropy.
