@@ -95,7 +95,7 @@ def discrete_cells(locations: Tensor, size: Tensor) -> Tensor:
 class MultiScaleDeformableAttention(nn.Module):
     """Multi-scale deformable attention with its projections, initialised as in the authors' code.
 
-    points: the number of points of each level, or one number for all levels. deterministic, sampling: see
+    points: the number of points of each level, or one number for all levels. deterministic, sampling: the arguments of
     `multi_scale_deformable_attention`; with sampling "discrete" the layer of offsets gets no gradient and is frozen
     (RT-DETRv2, Lv et al. 2024).
     """

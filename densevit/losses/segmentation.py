@@ -56,8 +56,8 @@ def cross_entropy(
 
     logits: (B, K, H, W). labels: (B, H, W) int64, 0 ... K-1 or IGNORE. class_weights: (K,); the mean is then weighted
     as in torch (mmsegmentation divides by the number of all pixels, including ignored ones).
-    label_smoothing: as in `torch.nn.functional.cross_entropy`. counts_of: the name of the number of labelled pixels in
-    `Head.loss_counts`; see `label_counts`.
+    label_smoothing: the argument of `torch.nn.functional.cross_entropy`. counts_of: the name of the number of labelled
+    pixels in `Head.loss_counts`; see `label_counts`.
     """
     with autocast_off(logits.device):
         class_weights = None if class_weights is None else class_weights.float()  # the buffer may be in half precision

@@ -116,7 +116,7 @@ class Match(NamedTuple):
 class PQCriterion:
     """PQ-style matching of the last layer, and losses after each layer with that matching.
 
-    stride: the stride of the masks in pixels. sampling: for kMaX-DeepLab's losses at sampled pixels; None:
+    stride: the stride of the masks in pixels. sampling: the options of kMaX-DeepLab's losses at sampled pixels; None:
     MaX-DeepLab's losses.
     void_weighting: the class loss of an unmatched query is weighted by the share of its mask on unlabelled cells, at
     least 1e-5, as in the code of both papers; False: by 1, as in MaX-DeepLab's paper.

@@ -61,8 +61,8 @@ class MaskHead(nn.Module):
     feature of about that stride, projected by a 1x1 convolution, and halves the channels. A stage without a feature of
     its stride only upsamples; a stage coarser than the projected features keeps their size.
 
-    channels, strides: of the backbone's features. width: C of the projected features, a multiple of 16. stride: the
-    stride of the projected features.
+    channels, strides: the channels and strides of the backbone's features. width: C of the projected features, a
+    multiple of 16. stride: the stride of the projected features.
     """
 
     def __init__(

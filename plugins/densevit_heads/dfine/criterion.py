@@ -66,7 +66,7 @@ class DfineCriterion(SetCriterion):
 
     Class scores of a layer learn from the layer's matching by the varifocal loss. Losses of boxes are divided by
     the number of matches in the union, which depends on predictions: a mean over processes, but not over accumulated
-    batches. num_bins, reg_scale: see `weighting_function`.
+    batches. num_bins, reg_scale: the arguments of `weighting_function`.
     """
 
     num_bins: int = 32
