@@ -54,7 +54,7 @@ def by_level(
 ) -> tuple[Tensor, Tensor, Sequence[int]]:
     """Locations (B, Q, N, K, 2) and weights (B, Q, N, K) in at least fp32, and the number of points of each level.
 
-    The arguments are those of `multi_scale_deformable_attention`. Raises ValueError if their sizes do not match.
+    Arguments: see `multi_scale_deformable_attention`. Raises ValueError if their sizes do not match.
     """
     cells = sum(height * width for height, width in shapes)
     if value.shape[1] != cells:

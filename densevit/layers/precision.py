@@ -35,7 +35,7 @@ def in_float32(values: Any) -> Any:
 
 
 def keep_state_types(optimizer: Optimizer) -> None:
-    """Lets `load_state_dict` keep the types of the optimiser's states; torch casts them to those of their parameters.
+    """Lets `load_state_dict` keep the types of optimiser states, which torch casts to the parameters' types.
 
     torch's cast remains if the parameters had other types when the states were saved, such as before a change of
     precision.

@@ -1,9 +1,9 @@
 """Loss normalisers over the processes and accumulated batches of an optimiser step.
 
 If each loss were divided by the objects of its own batch, the gradients averaged over processes and accumulated batches
-would differ from those of one large batch: batches of 1 and of 9 objects would count the same. Losses are therefore
-divided by means over all processes and batches of the step. The counts of all batches are computed from their targets
-before the first batch is trained on (`Head.loss_counts`, `DenseModel.loss_context`).
+would differ from the gradients of one large batch: batches of 1 and of 9 objects would count the same. Losses are
+therefore divided by means over all processes and batches of the step. The counts of all batches are computed from their
+targets before the first batch is trained on (`Head.loss_counts`, `DenseModel.loss_context`).
 """
 
 from collections.abc import Mapping, Sequence

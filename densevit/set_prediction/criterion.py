@@ -34,7 +34,7 @@ class SetCriterion:
     class_proposals: bool = False
 
     def loss_counts(self, objects: list[int]) -> Counts:
-        """The normalisers of the losses, except that of `dense`, which depends on predictions.
+        """The normalisers of the losses, except of `dense`, whose normaliser depends on predictions.
 
         objects: the number of objects of each labelled image.
         """

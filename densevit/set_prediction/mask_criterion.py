@@ -56,7 +56,7 @@ class MaskCriterion:
         self._limit.check_data(None if self.task == "semantic" else dataset.object_counts())
 
     def loss_counts(self, targets: list[Targets]) -> Counts:
-        """Returns the normalisers of the losses, computed on the CPU."""
+        """The normalisers of the losses. targets: one per image, on the CPU."""
         labelled = [target for target in targets if all(key in target for key in NEEDS[self.task])]
         counts = segment_counts(labelled, self.task, self.num_classes)
         return loss_normalizers(counts, self.num_queries, NO_OBJECT_WEIGHT)

@@ -64,7 +64,7 @@ def mask_costs(
     targets, segment_points = torch.arange(len(segments.ids), device=points.device), points[segments.image]
     truth, labelled = segments.at(targets, segment_points), segments.point_weights(targets, segment_points)  # (T, P)
     labelled = torch.ones_like(truth) if labelled is None else labelled
-    # Sampling and products are linear: the samples of per-pixel embeddings, (B or L * B, C, P), give those of masks.
+    # Sampling and products are linear: the samples of per-pixel embeddings, (B or L * B, C, P), give samples of masks.
     maps = pixels.flatten(0, -4)
     embedded = sample(maps, (points * scales[:, None]).repeat(len(maps) // B, 1, 1)).unflatten(0, (-1, B))
     costs = [truth.new_zeros(L, 0, Q)]

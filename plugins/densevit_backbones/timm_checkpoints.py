@@ -9,7 +9,8 @@ from typing import Any
 from densevit.interfaces import CheckpointLayout, Line, Publishing, SpecialTensors, StateDict
 from densevit.weights.state_dict_io import count
 
-# Layers of a block: their name, timm's in the first block, which does not expand its channels, and in the others.
+# Layers of a block: the checkpoint's name, timm's name in the first block, which does not expand channels, and in other
+# blocks.
 _LAYERS = (
     ("_expand_conv", None, "conv_pw"),
     ("_bn0", None, "bn1"),
@@ -22,7 +23,7 @@ _SIZES = {(2, 320): 0, (3, 320): 1, (3, 352): 2}  # by the blocks of the second 
 
 
 def _layout(name: str, *depths: int) -> CheckpointLayout:
-    """depths: the blocks of the stages, which this project numbers consecutively."""
+    """depths: the blocks of the stages, which the checkpoint numbers consecutively."""
     lines = [Line("_conv_stem.*", "model.conv_stem.*"), Line("_bn0.*", "model.bn1.*")]
     blocks = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
     for number, (stage, block) in enumerate(blocks):

@@ -1,5 +1,5 @@
 """Feature distillation (Wei et al. 2022, "Contrastive Learning Rivals Masked Image Modeling in Fine-tuning via Feature
-Distillation"): a backbone learns the features of a frozen one, on images without labels."""
+Distillation"): a backbone learns the features of a frozen backbone, on images without labels."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ class FeatureDistillation(Unlabelled):
     """Learns the features of a frozen teacher, together with the losses of the heads if there are any.
 
     The teacher's features are normalised over the channels without learned scale and shift, and compared by a smooth L1
-    loss with a linear projection (a 1x1 convolution) of the student's (section 3.1). Where the grids differ, the
-    teacher's are resized to the student's. Both see the same images, each in its own normalisation.
+    loss with a linear projection (a 1x1 convolution) of the student's (section 3.1). If the grids differ, the teacher's
+    features are resized to the student's grid. Both see the same images, each in its own normalisation.
 
     teacher: a source of `densevit.load`, such as a run folder, a model file or `hf:ORG/NAME`; or name, options and
         `weights` of a backbone, as in the section `backbone`.
-    levels: the number of feature maps, from the last one of both backbones. The paper uses the last one, 1; with 2 or
-        more, those before it belong together too, as the hints of FitNets (Romero et al. 2015).
+    levels: the number of feature maps, counted from the last map of both backbones; 1 in the paper. Earlier maps are
+        paired in the same order, as hints of FitNets (Romero et al. 2015).
     """
 
     loaded = ("teacher",)
@@ -111,7 +111,8 @@ def resampled(features: Tensor, inside: Tensor, size: tuple[int, int], cell: tup
     """Resizes feature maps to a grid with cells of another size, without the features of padding.
 
     Linear interpolation between the centres of cells, or, for larger cells, a triangular filter of twice their width
-    (antialiasing). Exact also where the cells at the border reach over the image, so that grids differ in extent.
+    (antialiasing). Exact also if the cells at the border extend beyond the image, where the grids cover different
+    areas.
 
     features: (B, C, h, w). inside: (B, h, w) bool, False in the padding. cell: height and width of a cell of the new
     grid in cells of the old one. Returns (B, C, *size).

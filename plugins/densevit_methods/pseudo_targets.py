@@ -20,8 +20,8 @@ def predicted_targets(
     """Returns the predictions of each head of a teacher, a `DenseModel` in evaluation mode, as the targets that the
     head needs, without `image_id` and sizes.
 
-    score_thresholds: the least score of each head's objects; others are left out. pixel_threshold: pixels of a class
-    map whose class has a smaller probability, by the softmax of the head's `maps`, are ignored.
+    score_thresholds: the least score of each head's objects; objects below are left out. pixel_threshold: pixels of a
+    class map whose class has a smaller probability, by the softmax of the head's `maps`, are ignored.
     """
     grids = [{**without_labels(target), "original_size": target["size"]} for target in batch["targets"]]
     outputs = teacher({**batch, "targets": grids})

@@ -7,12 +7,12 @@ from densevit.interfaces import Change, CheckpointLayout, Line, SpecialTensors, 
 from densevit.weights.state_dict_io import count
 from densevit_papers.attention_resnet import BLOCKS
 
-_PROJECTION = Change(lambda x: x[..., None], lambda x: x[..., 0])  # a Conv1d; ours is a 1x1 Conv2d
-_AXES = ("hight_block", "width_block")  # their spelling
+_PROJECTION = Change(lambda x: x[..., None], lambda x: x[..., 0])  # a Conv1d in checkpoints, a 1x1 Conv2d here
+_AXES = ("hight_block", "width_block")  # the authors' spelling
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of an Axial-ResNet, from tensors with our keys."""
+    """The config section of an Axial-ResNet, from tensors with densevit's keys."""
     blocks = tuple(count(tensors, rf"layer{i}\.(\d+)\.conv1\.weight") for i in range(1, 5))
     depth = next((depth for depth, counts in BLOCKS.items() if counts == blocks), None)
     if depth is None:

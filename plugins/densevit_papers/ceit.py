@@ -25,7 +25,7 @@ _RESIZING: Literal["bicubic"] = "bicubic"  # of positions, as the authors' fine-
 
 
 class Variant(NamedTuple):
-    """The sizes of one of the paper's models."""
+    """The sizes of a model of the paper."""
 
     width: int
     depth: int
@@ -46,12 +46,12 @@ class CeiT(Backbone):
 
     Any input size: an image is padded with zeros at the right and the bottom to a multiple of the stride, and each map
     is ceil(size / stride). Attention is global and not masked: further padding, as in a batch with a larger image,
-    changes all features, and positions are resized to the larger grid. The norms of the features are not of the paper:
-    its classifier normalises the class token only.
+    changes all features, and positions are resized to the larger grid. The norms of the features are not in the paper,
+    whose classifier normalises the class token only.
 
     variant: "tiny", "small" and "base" of the paper and its code; "nano" (128 channels, 6 blocks) is for CPUs.
-    patch_size: side of a patch in cells of the stem's map, whose stride is 4. The stride of the features is 4 times
-        that: 16 in the paper.
+    patch_size: side of a patch in cells of the stem's map, whose stride is 4. The stride of the features is 4 times the
+    patch size: 16 in the paper.
     image_size: the side in pixels of the image of the position table, which is resized to other grids (bicubic).
     readout: use of the class tokens in the last map. "ignore": none; the layer-wise class-token attention (LCA) is then
         not built, because no cell depends on it. "lca": LCA, an attention over the class tokens after all blocks, whose
@@ -95,7 +95,7 @@ class CeiT(Backbone):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Initial weights of the authors' code, which leaves convolutions, LeFF's 1x1 ones too, at torch's values."""
+        """Initial weights of the authors' code; all convolutions, including LeFF's 1x1, keep torch's values."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -164,7 +164,7 @@ class ImageToTokens(nn.Module):
 class Block(nn.Module):
     """Attention and LeFF, each after a layer norm and with a residual connection.
 
-    The class token skips LeFF: its layer norm is what is added to it.
+    The class token skips LeFF: its layer norm is added to it instead.
     """
 
     def __init__(self, width: int, num_heads: int, drop_path: float) -> None:
@@ -187,7 +187,7 @@ class Block(nn.Module):
 class LocallyEnhancedFeedForward(nn.Module):
     """Locally-enhanced feed-forward (LeFF): a depthwise 3x3 convolution between two linear layers (section 3.3).
 
-    Each of the three is followed by batch norm, the first two also by a GELU. The linear layers are 1x1 convolutions.
+    Batch norm follows each layer, and a GELU the first two. The linear layers are 1x1 convolutions.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -205,7 +205,8 @@ class LocallyEnhancedFeedForward(nn.Module):
 
 
 class ClassTokenAttention(nn.Module):
-    """Layer-wise class-token attention (LCA, section 3.4): a block in which the last class token attends to all.
+    """Layer-wise class-token attention (LCA, section 3.4): a block in which the last class token attends to all class
+    tokens.
 
     layers: the number of class tokens, each with a position embedding, which starts as zeros.
     """
@@ -234,7 +235,7 @@ def _as_map(cells: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a CeiT, from tensors with our keys."""
+    """The config section of a CeiT, from tensors with densevit's keys."""
     width, depth = len(tensors["blocks.0.norm1.weight"]), count(tensors, r"blocks\.(\d+)\.norm1\.weight")
     variant = next((name for name, sizes in VARIANTS.items() if (sizes.width, sizes.depth) == (width, depth)), None)
     if variant is None:

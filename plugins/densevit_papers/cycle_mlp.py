@@ -15,7 +15,7 @@ from densevit.weights.state_dict_io import count
 
 
 class Variant(NamedTuple):
-    """The sizes of one of the paper's models."""
+    """The sizes of a model of the paper."""
 
     widths: tuple[int, ...]
     blocks: tuple[int, ...]
@@ -135,7 +135,8 @@ def cycle(x: Tensor, dim: Literal[1, 2]) -> Tensor:
     """Reads channel c at the cell (c + 1) % 3 - 1 further along `dim`; cells beyond the border are zeros.
 
     With a linear layer after it, this is Cycle FC (equation 4) of pseudo-kernel 1 x 3 (`dim` 2) or 3 x 1 (`dim` 1). The
-    authors' code has a deformable convolution with these offsets; they are integers, so that shifted maps are equal.
+    authors' code uses a deformable convolution with these offsets, which are integers, so shifted maps give the same
+    result.
 
     x: (B, H, W, C). Returns (B, H, W, C).
     """
@@ -154,7 +155,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section, from tensors with our keys."""
+    """The config section, from tensors with densevit's keys."""
     widths = tuple(len(tensors[f"patches.{i}.weight"]) for i in range(4))
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))
     hidden = [len(tensors[f"stages.{i}.0.mlp.expand.weight"]) for i in range(4)]
@@ -171,7 +172,7 @@ def _describe(tensors: StateDict) -> dict[str, Any]:
 
 
 def _lines() -> tuple[Line, ...]:
-    """Stages and the patches between them have one numbering in the authors' code."""
+    """The authors' code numbers stages and the patches between them together."""
     names = {
         "norm1": "norm1",
         "attn.mlp_c": "branches.cells",

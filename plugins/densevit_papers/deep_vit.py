@@ -17,10 +17,10 @@ _EXPANSION = 3  # of the MLPs
 
 
 class Variant(NamedTuple):
-    """Sizes, and what the authors' code sets for a model.
+    """Sizes and settings of a model in the authors' code.
 
-    reattention: the number of blocks with re-attention, the last ones. convolutions: the embedding has convolutions
-    before the patches. scaled_maps: mixed maps are multiplied by 1 / sqrt(D). residual_scale: the argument of `Block`.
+    reattention: the number of last blocks with re-attention. convolutions: adds convolutions before the patches.
+    scaled_maps: mixed maps are multiplied by 1 / sqrt(D). residual_scale: the argument of `Block`.
     """
 
     width: int
@@ -104,8 +104,8 @@ class ConvEmbedding(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each after a norm.
 
-    With a residual scale r the authors multiply x by r before the norms and divide the branches by r. A layer norm of
-    r x is one of x whose epsilon is divided by r^2.
+    With a residual scale r the authors multiply x by r before the norms and divide the branches by r. A layer norm of r
+    x equals a layer norm of x with epsilon / r^2.
     """
 
     def __init__(self, variant: Variant, drop_path: float, reattention: bool) -> None:
@@ -131,7 +131,7 @@ class Block(nn.Module):
 class ReAttention(MultiHeadAttention):
     """Attention whose maps are mixed over the heads by a learned matrix, then normalised (equation 3).
 
-    The norm is a batch norm with one channel per head, so that a row of a map neither is positive nor sums to 1.
+    The norm is a batch norm with one channel per head; rows of a map are then neither positive nor do they sum to 1.
 
     scaled_maps: multiplies the maps by 1 / sqrt(D), as DeepViT-S in the authors' code.
     """
@@ -153,7 +153,7 @@ class ReAttention(MultiHeadAttention):
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a DeepViT, from tensors with our keys."""
+    """The config section of a DeepViT, from tensors with densevit's keys."""
     width, depth = len(tensors["norm.weight"]), count(tensors, r"blocks\.(\d+)\.norm1\.weight")
     variant = next((name for name, sizes in VARIANTS.items() if sizes.width == width and depth <= sizes.depth), None)
     if variant is None:

@@ -1,7 +1,7 @@
 """bytedance/kmax-deeplab (Yu et al. 2022): complete models on detectron2's ResNet, for COCO and ADE20K panoptic.
 
-Not read are models for Cityscapes, whose pixel decoder has a fifth stage on the map of the stem, and those on ConvNeXt,
-whose patches begin a pixel to the left of and above the image; those of timm begin at its corner.
+Two groups of models are not read: models for Cityscapes, whose pixel decoder has a fifth stage on the map of the stem,
+and models on ConvNeXt, whose patches begin a pixel left of and above the image (in timm at its corner).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ _HEAD = "heads.panoptic"
 _PIXELS, _DECODER = "sem_seg_head.pixel_decoder", "sem_seg_head.predictor"
 _LABELS = "_transformer_class_head.conv"
 _NUM_STAGES = 4  # of the pixel decoder
-_IMAGE_SIZE = 1281  # odd, for which their code aligns corners
+_IMAGE_SIZE = 1281  # odd: the authors' code then aligns corners
 _RESNET = {"norm": "sync", "norm_eps": 1e-3}
-_ADE20K = {"drop_path": 0.0, "thing_threshold": 0.4, "stuff_threshold": 0.4}  # others have the head's defaults
+_ADE20K = {"drop_path": 0.0, "thing_threshold": 0.4, "stuff_threshold": 0.4}  # other models have the head's defaults
 
 # The semantic classifier has a row of void, the last one, which no pixel of the loss has as its label.
 _WITHOUT_VOID = Change(lambda x: x[:-1], lambda x: torch.cat([x, torch.zeros_like(x[:1])]))
@@ -71,7 +71,7 @@ def _pixel_decoder_lines() -> list[Line]:
 
 
 def _predictor_lines(source: str, target: str) -> list[Line]:
-    source, target = f"{source}._predcitor", f"{target}.predictor"  # their spelling
+    source, target = f"{source}._predcitor", f"{target}.predictor"  # the authors' spelling
     names = {
         "_pixel_space_head_conv0bnact": "pixel_head.0",
         "_pixel_space_head_conv1bnact": "pixel_head.1",
@@ -126,13 +126,13 @@ def _semantic_lines() -> list[Line]:
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config sections of a kMaX-DeepLab, from tensors with our keys."""
+    """The config sections of a kMaX-DeepLab, from tensors with densevit's keys."""
     pixels = f"{_HEAD}.pixel_decoder"
     stages = count(tensors, rf"{pixels}\.stages\.(\d+)\..*")
     if stages != _NUM_STAGES:
         raise WeightsError(
             f"The pixel decoder has {stages} stages; expected {_NUM_STAGES}, of the maps of stride 32, 16, 8 and 4. "
-            "Models with a fifth stage, as those for Cityscapes, are not supported."
+            "Models with a fifth stage, such as for Cityscapes, are not supported."
         )
     maps = [len(tensors[f"{pixels}.stages.{i}.0.expand.0.weight"]) for i in range(stages)]
     if maps != [maps[-1] * 2**i for i in reversed(range(stages))]:
@@ -174,7 +174,7 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training on COCO, or that on ADE20K for 150 classes; images are fitted into 1281 x 1281 pixels."""
+    """The recipe of training on COCO, for 150 classes on ADE20K; images are fitted into 1281 x 1281 pixels."""
     ade20k = len(classes.get("panoptic", ())) == 150
     data: dict[str, Any] = {"name": "coco_panoptic", "image_size": _IMAGE_SIZE, "batch_size": 16}
     data |= {"root": "ADEChallengeData2016", "preset": "ade20k"} if ade20k else {"root": "coco"}

@@ -18,7 +18,7 @@ from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses.distributed import process_count
 
 EXPANSION = 4  # channels of a block's output, relative to its base
-MAX_SPAN = 255  # distances of relative positions are below; larger ones share the embedding of the largest
+MAX_SPAN = 255  # distances of relative positions are below; larger distances share the largest distance's embedding
 NO_OBJECT_PRIOR = 0.9  # initial probability of "no object"
 _ATROUS_RATES = (6, 12, 18)
 _LOW_LEVEL_CHANNELS = (64, 32)  # of the semantic decoder, coarse to fine
@@ -165,8 +165,8 @@ class AxialAttention2d(nn.Module):
 class PixelBlock(nn.Module):
     """A residual block: 1x1 convolution, 3x3 convolution or axial attention, 1x1 convolution.
 
-    Its input is activated first, also in the shortcut, and its result is not activated. base: width of the 3x3
-    convolution and of keys; the result has 4 * base channels.
+    The input is activated first, also for the shortcut; the output is not activated. base: width of the 3x3 convolution
+    and of keys; the result has 4 * base channels.
     """
 
     def __init__(
@@ -244,11 +244,12 @@ class Level(NamedTuple):
 
 
 def levels_of(strides: Sequence[int], width: int) -> list[Level]:
-    """The levels, coarse to fine: the deepest feature of each stride, at most the four coarsest of which each stride is
-    a multiple of the next.
+    """The levels, coarse to fine: the deepest feature of each stride; at most the four coarsest, whose strides are
+    multiples of one another.
 
-    width: base of the finest; it doubles from level to level, and that of the coarsest is 8 * width: 512, 256, 128, 64
-    for features of four strides and a width of 64. The coarsest level and those of at least 4 * width are axial.
+    width: base of the finest level; the base doubles from level to level and is 8 * width at the coarsest: 512, 256,
+    128, 64 for features of four strides and a width of 64. The coarsest level and levels of at least 4 * width are
+    axial.
     """
     deepest = {stride: index for index, stride in enumerate(strides)}
     used = [max(deepest)]
@@ -306,9 +307,9 @@ class MaskPredictor(nn.Module):
 
 class SemanticDecoder(nn.Module):
     """Class logits of the auxiliary semantic loss: atrous spatial pyramid pooling of the coarsest feature, and fusion
-    with up to two of the finest (Panoptic-DeepLab, Cheng et al. 2020, section 3.1).
+    with up to two of the finest features (Panoptic-DeepLab, Cheng et al. 2020, section 3.1).
 
-    For the loss in training only: a feature of its own keeps the loss off the features of masks. align_corners: the
+    In training only. A separate decoder keeps the gradient of this loss away from the mask features. align_corners: the
     argument of `upsampled`.
     """
 

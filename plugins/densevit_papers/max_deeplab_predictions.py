@@ -21,8 +21,8 @@ _LARGEST_LOGIT = 80.0
 
 
 class SoftmaxMasks(MaskLogits):
-    """Masks of an image whose probabilities are a softmax over queries, as log-odds of each: their sigmoid is the
-    softmax of the resized logits."""
+    """Masks of an image with softmax probabilities over queries, as log-odds: their sigmoid is the softmax of the
+    resized logits."""
 
     __slots__ = ()
 
@@ -97,7 +97,7 @@ def maskwise_panoptic(
     """Panoptic ids (H, W) int32: masks are laid down in order of their scores (kMaX-DeepLab, Yu et al. 2022).
 
     A mask is the pixels of probability above 0.4; its score is the class probability times their mean probability.
-    Masks below the class threshold are left out, and those of which at most 0.8 is not covered by masks before.
+    Masks below the class threshold are left out, and masks of which earlier masks leave at most 0.8 uncovered.
     """
     probabilities, labels = logits.softmax(-1)[:, :-1].max(-1)
     thing = to_device(torch.tensor([cls.thing for cls in classes]), labels.device)[labels]
@@ -147,7 +147,7 @@ class PanopticTransformer(Head):
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """`label`, `dice`, `mask`, `instance`, `semantic` and `auxiliary`; in evaluation the last two are 0.
 
-        Pixels are sampled at random in training, and are the same at each call in evaluation.
+        Sampled pixels are random in training and the same at each call in evaluation.
         """
         generator = None if self.training else torch.Generator(outputs["logits"].device).manual_seed(0)
         return self.criterion.losses(outputs["layers"], outputs.get("cells"), targets, context, generator)
@@ -202,5 +202,5 @@ def check_threshold(**thresholds: float) -> None:
 
 
 def _sizes(target: Targets) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of the image as the network saw it, and of the file."""
+    """(h, w) of the image in the network's input, and of the image file."""
     return sides(target["size"]), sides(target["original_size"])

@@ -24,8 +24,8 @@ _TABLE, _TO_TOKENS, _AMONG = (
 def _numbered(state: StateDict) -> StateDict:
     """Names modules by stage and block, and gives full attention the tensors of windowed attention.
 
-    Theirs have one index for patches (0), attention (odd) and MLPs (even). A stage of full attention has one projection
-    in place of two, and a bias table of the offsets in its grid: a smaller one is extended by its border.
+    In checkpoints one index numbers patches (0), attention (odd) and MLPs (even). A stage of full attention has one
+    projection in place of two, and a bias table of the offsets in its grid; a smaller table is extended by its border.
     """
     result: dict[str, Tensor] = {}
     side = math.isqrt(len(state[f"layer1.1.{_TABLE}"]))
@@ -78,7 +78,7 @@ def _joined(state: StateDict) -> StateDict:
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a ViL, from tensors with our keys."""
+    """The config section of a ViL, from tensors with densevit's keys."""
     widths = tuple(len(tensors[f"stages.{i}.norm.weight"]) for i in range(4))
     blocks = tuple(count(tensors, rf"stages\.{i}\.blocks\.(\d+)\.norm1\.weight") for i in range(4))
     variant = next((name for name, sizes in VARIANTS.items() if (sizes.widths, sizes.blocks) == (widths, blocks)), None)

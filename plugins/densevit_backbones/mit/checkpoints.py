@@ -24,7 +24,7 @@ _BLOCK, _TARGET_BLOCK = "encoder.block.{s}.{b}", "stages.{s}.{b}"
 
 
 def describe(tensors: StateDict, norm_eps: float) -> dict[str, Any]:
-    """The config section of a MiT, from tensors with our keys.
+    """The config section of a MiT, from tensors with densevit's keys.
 
     norm_eps: epsilon of the layer norms in the project's code.
     """
@@ -38,7 +38,7 @@ def describe(tensors: StateDict, norm_eps: float) -> dict[str, Any]:
 
 
 def _nvidia() -> tuple[Line, ...]:
-    """Stages are numbered from 1 in their keys."""
+    """The lines of NVIDIA's checkpoints, which number stages from 1."""
     lines: list[Line] = []
     for i in range(4):
         source, target = f"block{i + 1}.{{b}}", f"stages.{i}.{{b}}"
@@ -61,7 +61,7 @@ def _nvidia() -> tuple[Line, ...]:
     return tuple(lines)
 
 
-_NAMES = {  # of a block's parts in transformers' files, with those in the memory of version 5 and ours
+_NAMES = {  # parts of a block in transformers' files: the key in a version 5 model, and the key here
     "layer_norm_1": ("layernorm_before", "norm1"),
     "layer_norm_2": ("layernorm_after", "norm2"),
     "attention.self.query": ("attention.q_proj", "attention.query"),

@@ -64,7 +64,7 @@ _DEPTHS = {sum(variant.blocks): variant for name, variant in VARIANTS[2].items()
 
 
 def _staged(state: StateDict) -> StateDict:
-    """Numbers the blocks by stage, and calls their shortcut projections as timm does."""
+    """Numbers the blocks by stage, and renames their shortcut projections to timm's names."""
     blocks = {int(key.split(".")[1]) for key in state if key.startswith("blocks.")}
     variant = _DEPTHS.get(len(blocks))
     if variant is None:
@@ -119,7 +119,7 @@ def _layout(
 
 
 def _describe_released(tensors: StateDict) -> dict[str, Any]:
-    """The section of a released classifier, whose class token has no residual pooling, unlike timm's."""
+    """The config section of a released classifier; unlike timm's, its class token has no residual pooling."""
     sections = describe(tensors)
     if sections["backbone"]["class_token"]:
         sections["backbone"]["class_token_residual"] = False
@@ -142,7 +142,7 @@ FACEBOOK = _layout(
 
 
 def _describe_detector(tensors: StateDict) -> dict[str, Any]:
-    """The section of a detector's backbone, whose windows are those of all published configs."""
+    """The config section of a detector's backbone, with the windows of all published configs."""
     sections = describe(tensors)
     sections["backbone"] |= {"window_size": 56, "coarse_global_keys": True}
     return sections

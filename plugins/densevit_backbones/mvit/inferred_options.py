@@ -9,7 +9,7 @@ from densevit_backbones.mvit.variants import VARIANTS
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of an MViT, from tensors with our keys."""
+    """The config section of an MViT, from tensors with densevit's keys."""
     version = 1 if "positions.cells" in tensors else 2
     width = tensors["patch_embed.weight"].shape[0]
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))

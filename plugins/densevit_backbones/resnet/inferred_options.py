@@ -9,7 +9,8 @@ from densevit_backbones.resnet.variants import BLOCKS, BOTTLENECKS_FROM
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a ResNet, from tensors with our keys. They do not show dilation and frozen norms."""
+    """The config section of a ResNet, from tensors with densevit's keys, which do not show dilation and frozen
+    norms."""
     blocks = tuple(count(tensors, rf"layer{i}\.(\d+)\.conv1\.weight") for i in range(1, 5))
     bottleneck = "layer1.0.conv3.weight" in tensors
     depth = next((d for d, counts in BLOCKS.items() if (counts, d >= BOTTLENECKS_FROM) == (blocks, bottleneck)), None)

@@ -1,4 +1,4 @@
-"""RT-DETR's ResNet-vd ("PResNet"): the authors' keys, and those of transformers' RTDetrResNetBackbone."""
+"""RT-DETR's ResNet-vd ("PResNet"): the keys of the authors and of transformers' RTDetrResNetBackbone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

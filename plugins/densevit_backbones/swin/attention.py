@@ -40,7 +40,7 @@ class _InWindows(nn.Module):
     def _biased_attention(
         self, query: Tensor, key: Tensor, value: Tensor, table: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """query, key, value: the three parts of what `ShiftedWindows.partition` returns.
+        """query, key, value: the three parts of the output of `ShiftedWindows.partition`.
 
         table: ((2M - 1)^2, heads). mask: (windows, N, N).
         """

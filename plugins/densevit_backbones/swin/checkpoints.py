@@ -63,10 +63,10 @@ def _torchvision_2(source: str, target: str) -> list[Line]:
 def _lines(
     block: Block, stages: tuple[str, ...], mergings: tuple[str, ...], patches: tuple[str, str]
 ) -> tuple[Line, ...]:
-    """The lines of a layout. stages, mergings: their keys of the blocks of the four stages, and of the patch mergings
-    before the last three stages.
+    """The lines of a layout.
 
-    Our stages begin with the merging, so their blocks are numbered from 1.
+    stages, mergings: the checkpoint's keys of the blocks of the four stages, and of the patch mergings before the last
+    three. In the model these stages begin with the merging, so their blocks are numbered from 1.
     """
     lines = [Line(f"{patches[0]}.*", "patch_embed.*"), Line(f"{patches[1]}.*", "patch_norm.*")]
     lines += block(f"{stages[0]}.{{b}}", "stages.0.{b}")

@@ -15,9 +15,9 @@ OPTIONS = LayoutOptions(runtime=("shift",), project_defaults=("shift",))
 
 
 def describe(tensors: StateDict, shift: ShiftRule) -> dict[str, Any]:
-    """The config section of a Swin, from tensors with our keys. In version 2 they do not show the window size.
+    """The config section of a Swin, from tensors with densevit's keys, which in version 2 do not show the window size.
 
-    shift: the rule of the project's code.
+    shift: the shift rule of the project's code.
     """
     width = len(tensors["patch_norm.weight"])
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))

@@ -1,4 +1,4 @@
-"""transformers' Swin and Swinv2. Files have the keys of version 4; a Swin model in version 5 has others."""
+"""transformers' Swin and Swinv2. Files have the keys of version 4; a Swin model in version 5 has other keys."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -63,7 +63,8 @@ _MEMORY_1 = (  # the keys of a Swin model in version 5, and of its files
 
 
 def _lines(block: Block) -> tuple[Line, ...]:
-    """Our stages begin with the merging that ends their previous stage, so our blocks are numbered from 1."""
+    """In the model a stage begins with the merging that ends the checkpoint's previous stage, so blocks are numbered
+    from 1."""
     lines = [
         Line("embeddings.patch_embeddings.projection.*", "patch_embed.*"),
         Line("embeddings.norm.*", "patch_norm.*"),
@@ -111,7 +112,7 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 
 def _saved_windows(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The windows of Swinv2. Raises WeightsError if config.json has other attention heads than the variant."""
+    """The windows of Swinv2, from config.json. Raises WeightsError if it has other attention heads than the variant."""
     config = metadata.get("config", {})
     width, heads = config.get("embed_dim"), config.get("num_heads")
     possible = [list(variant.heads) for variant in VARIANTS.values() if variant.width == width]

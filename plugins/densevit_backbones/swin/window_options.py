@@ -1,6 +1,6 @@
 """Infers the window sizes of a Swin V2, current and pretrained, which its weights do not determine.
 
-Each function returns `backbone.window_size` and `backbone.pretrained_window_sizes`, or nothing if they are not known.
+Each function returns `backbone.window_size` and `backbone.pretrained_window_sizes`, or {} if it cannot infer them.
 """
 
 import math

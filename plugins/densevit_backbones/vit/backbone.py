@@ -59,11 +59,12 @@ class ViT(Backbone):
         0.1 up to "base").
     windows: windowed attention in most blocks (ViTDet); None: all blocks are global.
     features: the numbers, from 1, of the blocks whose outputs are the features; None: the last blocks of the four
-        quarters, with stem "resnet" of the last two. Blocks after the last one are not built.
+        quarters, with stem "resnet" of the last two quarters. Blocks after the last feature are not built.
     feature_norm: applies the model's final norm to features, before readout. False: raw features (DPT, SETR).
-    key_bias: whether keys have a bias. DINOv3's have none, which with rotary positions changes the attention.
+    key_bias: whether keys have a bias; false in DINOv3. With rotary positions the bias changes the attention.
     norm_eps: epsilon of the layer norms, 1e-5 in DINOv3.
-    fixed_size: takes images of `image_size` x `image_size` only, to which smaller images are padded, as published EoMT.
+    fixed_size: takes images of `image_size` x `image_size` only, to which smaller images are padded, as in published
+        EoMT.
     checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
@@ -203,7 +204,7 @@ class ViT(Backbone):
         return Encoding(maps, last)
 
     def _block_of_head(self, block: nn.Module, grid: tuple[int, int], x: Tensor, bias: Tensor | None) -> Tensor:
-        """Runs a block with global attention on tokens of a head, which are not rotated, and the backbone's."""
+        """Runs a block with global attention on a head's tokens, which are not rotated, and the backbone's tokens."""
         rotation, _ = self._rotations(grid, x.shape[1] - grid[0] * grid[1], x)
         return run(block, x, grid, rotation, bias, checkpointed=self.checkpointing and self.training)
 

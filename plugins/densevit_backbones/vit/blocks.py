@@ -121,7 +121,7 @@ class Attention(nn.Module):
 
 
 class WithoutKeyBias(nn.Linear):
-    """The projection to queries, keys and values, (3C, C), of which keys have no bias: its part stays 0 (DINOv3)."""
+    """The projection to queries, keys and values, (3C, C), without a bias for keys (DINOv3)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., 3C)."""
@@ -191,7 +191,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        hidden = -(-(8 * width // 3) // 8) * 8  # two thirds of the plain one's, rounded up to a multiple of 8
+        hidden = -(-(8 * width // 3) // 8) * 8  # two thirds of the plain MLP's width, rounded up to a multiple of 8
         self.expand = nn.Linear(width, 2 * hidden)
         self.contract = nn.Linear(hidden, width)
 

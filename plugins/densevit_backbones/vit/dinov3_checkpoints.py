@@ -1,6 +1,7 @@
 """DINOv3's vision transformers (Siméoni et al. 2025): facebookresearch/dinov3, and transformers' DINOv3ViT.
 
-Small, base and large. Models with gated MLPs ("plus" and 7B) and ConvNeXts are recognised and refused: timm has them.
+Small, base and large. Models with gated MLPs ("plus" and 7B) and ConvNeXts are recognised and refused; use timm's
+copies.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,7 +36,7 @@ _BY_TIMM = (
 
 
 def describe_dinov3(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a DINOv3 ViT, from tensors with our keys. Raises WeightsError for another MLP."""
+    """The config section of a DINOv3 ViT, from tensors with densevit's keys. Raises WeightsError for another MLP."""
     wide, narrow = tensors["blocks.0.mlp.expand.weight"], tensors["blocks.0.mlp.contract.weight"]
     width = len(tensors["blocks.0.norm1.weight"])
     if wide.shape != (4 * width, width) or narrow.shape != (width, 4 * width):

@@ -109,7 +109,7 @@ VIT = CheckpointLayout(
     lines=_lines(),
     describe=_vit,
     other_keys=OtherKeys(
-        prefixes=("opt/target/",),  # in files of a training
+        prefixes=("opt/target/",),  # in training checkpoints
     ),
     special=SpecialTensors(
         no_effect={

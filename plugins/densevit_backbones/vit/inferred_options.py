@@ -16,7 +16,7 @@ OPTIONS = LayoutOptions(
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a ViT, from tensors with our keys.
+    """The config section of a ViT, from tensors with densevit's keys.
 
     Tensors do not determine the number of attention heads: the variant's is assumed.
     """

@@ -25,8 +25,8 @@ from densevit_backbones.vit.dinov2_checkpoints import with_gated_export
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 from densevit_backbones.vit.variants import VARIANTS
 
-_NOT_IN_VIT = ("registers", "qk_norm", "swiglu", "layer_scale", "stem")  # our options that its ViT lacks
-_HALVES = (0.5, 0.5, 0.5)  # of ViTImageProcessor and Google's files; DINO's metadata states its own, ImageNet's
+_NOT_IN_VIT = ("registers", "qk_norm", "swiglu", "layer_scale", "stem")  # options that transformers' ViT lacks
+_HALVES = (0.5, 0.5, 0.5)  # of ViTImageProcessor and Google's files; DINO's metadata states ImageNet's values
 
 
 _NO_EFFECT = {
@@ -73,7 +73,7 @@ _DINOV2 = (
 
 
 def _memory(block: str) -> tuple[tuple[str, str], ...]:
-    """The keys of an attention layer of a model in version 5, and of its files.
+    """Pairs of an attention layer's keys: in a version 5 model, and in its files.
 
     block: the prefix of the block's keys in the model.
     """
@@ -145,7 +145,7 @@ def _encoder(options: Mapping[str, Any], state: StateDict) -> dict[str, Any]:
 
 
 def _check_heads(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Raises WeightsError if config.json has another number of attention heads than the variant."""
+    """Raises WeightsError if config.json has another number of attention heads than the variant. Returns {}."""
     config = metadata.get("config", {})
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
     expected = next((variant.heads for variant in VARIANTS.values() if variant.width == width), heads)

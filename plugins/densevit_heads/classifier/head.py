@@ -16,15 +16,15 @@ _STD = 0.02  # of initial weights, as in DeiT
 class Classifier(Head):
     """A linear classifier of images, trained with cross-entropy.
 
-    tokens: what is classified. 0: the mean of the coarsest feature map over the image, without padding. 1: the class
-        token of a ViT (Dosovitskiy et al. 2021). 2: its class and its distillation token, each with its own classifier
-        (DeiT, Touvron et al. 2021, section 4). The tokens are the first ones of a
+    tokens: the input of the classifier. 0: the mean of the coarsest feature map over the image, without padding. 1: the
+        class token of a ViT (Dosovitskiy et al. 2021). 2: its class and its distillation token, each with its own
+        classifier (DeiT, Touvron et al. 2021, section 4). The tokens are the first ones of a
         `densevit.interfaces.TokenBackbone`, such as `vit`, whose last block the head runs.
     label_smoothing: the share of the label that is spread evenly over all classes (Szegedy et al. 2016, section 7).
 
     With two tokens, the logits are averaged in prediction, as in the authors' code (the paper adds the softmax
-    outputs). Each classifier has half of the loss. A method that distils replaces `distillation_cross_entropy`, which
-    otherwise uses the labels, by its own loss of `outputs["distillation_logits"]`.
+    outputs). Each classifier contributes half of the loss. A method that distils replaces `distillation_cross_entropy`,
+    which otherwise uses the labels, by its own loss of `outputs["distillation_logits"]`.
 
     Labels may be mixtures of classes (`data.mixup`, `data.cutmix`). An image of class -1 is unlabelled.
     """

@@ -31,7 +31,7 @@ OPTIONS = LayoutOptions(
     unsaved=("backbone.dilation", f"{HEAD}.transformer.num_heads", f"{HEAD}.num_points", f"{HEAD}.num_queries"),
     project_defaults=(f"{HEAD}.blank_padding",),
 )
-NUM_HEADS = 8  # of all releases; tensors have the product of heads and points
+NUM_HEADS = 8  # of all releases; tensors show only the product of heads and points
 _STRIDES = (4, 8, 16, 32)  # of a ResNet
 
 
@@ -39,11 +39,12 @@ CLASS_ROWS, PROPOSAL_ROWS = class_rows(no_object=False), class_rows(no_object=Fa
 
 
 def prediction_heads(transformer: str) -> Rearrangement:
-    """The prediction heads, which files repeat: each layer's, the same if they are shared, and again in the decoder.
+    """The rearrangement of prediction heads, which files store once per layer, even if shared, and again in the
+    decoder.
 
     Forward: only `class_embed.0` and `bbox_embed.0` if all layers share them; with two stages, the last ones become
-    `proposals.class_embed` and `proposals.bbox_embed`. Counts of operations, which the authors' tools add, are left
-    out. transformer: its prefix, "transformer" or "model".
+    `proposals.class_embed` and `proposals.bbox_embed`. Operation counts of the authors' tools are left out.
+    transformer: the prefix, "transformer" or "model".
     """
     copied = re.compile(rf"{transformer}\.decoder\.((?:class|bbox)_embed\.\d+\..*)")
     layered = re.compile(r"(class|bbox)_embed\.(\d+)\.(.*)")
@@ -93,7 +94,7 @@ def prediction_heads(transformer: str) -> Rearrangement:
 
 
 def shared_lines(transformer: str) -> tuple[Line, ...]:
-    """The lines that both projects have. transformer: the prefix, "transformer" or "model"."""
+    """The lines shared by the authors' and transformers' layouts. transformer: the prefix, "transformer" or "model"."""
     return (
         Line(f"{transformer}.level_embed", f"{HEAD}.levels.embedding"),
         Line(f"{transformer}.reference_points.*", f"{QUERIES}.reference.*"),
@@ -121,7 +122,7 @@ def _lines() -> tuple[Line, ...]:
         Line(f"{encoder}.linear2.*", f"{ENCODER}.ffn.contract.*"),
         Line(f"{encoder}.norm2.*", f"{ENCODER}.ffn_norm.*"),
         *fused_attention(f"{decoder}.self_attn", f"{DECODER}.self_attention"),
-        Line(f"{decoder}.norm2.*", f"{DECODER}.self_attention_norm.*"),  # in the order of their constructor
+        Line(f"{decoder}.norm2.*", f"{DECODER}.self_attention_norm.*"),  # in the order of the authors' constructor
         *deformable_attention(f"{decoder}.cross_attn", f"{DECODER}.cross_attention"),
         Line(f"{decoder}.norm1.*", f"{DECODER}.cross_attention_norm.*"),
         Line(f"{decoder}.linear1.*", f"{DECODER}.ffn.expand.*"),
@@ -131,7 +132,7 @@ def _lines() -> tuple[Line, ...]:
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config sections of a Deformable DETR on a ResNet, from tensors with our keys.
+    """The config sections of a Deformable DETR on a ResNet, from tensors with densevit's keys.
 
     Tensor shapes do not determine the number of attention heads, which is 8 in all releases and whose product with the
     number of points is known, the dilation of the last stage ("DC5"), which is assumed to be none, and with two stages
@@ -176,13 +177,13 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training and evaluation on COCO."""
+    """The recipe of training and evaluation on COCO."""
     two_stage = sections["heads"]["detection"]["two_stage"]
     return f"coco/deformable_detr_r50{'_two_stage' if two_stage else ''}", {}
 
 
 def known_queries(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Learned queries determine their number."""
+    """The number of queries, if they are learned."""
     names = ("query_embed.weight", "model.query_position_embeddings.weight")
     return {f"{HEAD}.num_queries": len(state[name]) for name in names if name in state}
 

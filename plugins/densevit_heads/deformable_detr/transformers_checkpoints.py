@@ -74,7 +74,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
-    """A Deformable DETR on timm's ResNet, whose keys are ours."""
+    """A Deformable DETR on timm's ResNet, whose keys densevit uses."""
     backbone, head = sections["backbone"], sections["heads"]["detection"]
     if "groups" in backbone or backbone.get("norm") == "group" or head["min_stride"] != 8:
         return {}
@@ -149,7 +149,7 @@ DEFORMABLE_DETR_RESNET = _layout(
     "embedder.embedder.convolution.weight",
     Publishing(recipe=recipe),
 )
-DEFORMABLE_DETR = _layout(  # on timm's ResNet, whose keys are ours
+DEFORMABLE_DETR = _layout(  # on timm's ResNet, whose keys densevit uses
     "transformers-deformable-detr",
     (Line(f"{FILE}*", "backbone.*"),),
     "conv1.weight",

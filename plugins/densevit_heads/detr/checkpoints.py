@@ -26,15 +26,15 @@ def file_ids(num_classes: int) -> int | None:
 
 
 def class_rows(no_object: bool, objectness: bool = False) -> Change:
-    """Maps a row for each file id to our classes.
+    """Maps the rows of file ids to densevit's classes.
 
     COCO's ids 0 ... 90 become 80 classes, and COCO panoptic's 0 ... 249 become 133. Layers with another number of rows
     are not changed.
 
-    no_object: whether there is a last row for "no object". objectness: row 0 tells objects from background, and becomes
-    the row of our first class. Rows of ids that are no class, trained to be never predicted, are left out: the other
-    logits are equal, and probabilities of a softmax grow by the little that those rows had. The inverse sets them to 0
-    with a bias of -10000, which has no effect.
+    no_object: whether the last row is "no object". objectness: row 0 tells objects from background, and becomes the row
+    of the first class. Rows of ids without a class were trained to be never predicted and are left out: the other
+    logits stay equal, and softmax probabilities grow by the tiny share of these rows. The inverse writes zeros with a
+    bias of -10000, which has no effect.
     """
 
     def kept(ids: int) -> list[int]:
@@ -87,7 +87,7 @@ LINES = (
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config sections of a DETR on a ResNet, from tensors with our keys.
+    """The config sections of a DETR on a ResNet, from tensors with densevit's keys.
 
     Tensor shapes do not determine the number of attention heads, which is 8 in all releases, and the dilation of the
     last stage ("DC5"), which is assumed to be none: override it with `backbone.dilation=true`.
@@ -115,16 +115,16 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The evaluation on COCO."""
+    """The recipe of the evaluation on COCO."""
     return "coco/detr_r50", {}
 
 
 def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
     """The classes of a class head; its last row is "no object".
 
-    names: the names of the rows, if known. A head with a row for each file id of COCO or COCO panoptic has its classes;
-    otherwise each row is a class, with its row as file id, and a thing, since the checkpoint does not tell. Raises
-    WeightsError if a head with as many rows as COCO's has other names.
+    names: the names of the rows, if known. A head with one row per file id of COCO or COCO panoptic gets these classes.
+    Otherwise each row is a class with its row as file id, and a thing, because checkpoints do not tell things from
+    stuff. Raises WeightsError if a head with as many rows as COCO's has other names.
     """
     ids = rows - 1
     if ids not in _COCO:

@@ -16,7 +16,7 @@ from densevit.set_prediction.labelled_objects import LabelledObjects
 
 @dataclass
 class DetrCriterion:
-    """Matches the predictions of each decoder layer to the objects, and compares the matched ones with their objects.
+    """Matches the predictions of each decoder layer to the objects, and computes the losses of the matched pairs.
 
     num_queries: the number of predictions of an image. no_object_weight: weight of "no object" in the class loss.
     auxiliary: a loss after each layer instead of the last only.
@@ -29,10 +29,10 @@ class DetrCriterion:
     auxiliary: bool
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """`label`, `l1` and `giou` of the last layer, and `auxiliary`, the sum of the others.
+        """`label`, `l1` and `giou` of the last layer, and `auxiliary`, their sum over the other layers.
 
         outputs: `layers`, logits (L, B, Q, K+1) and boxes (L, B, Q, 4) cxcywh; optionally the `objects` of the batch,
-        and `pairs`, those of `match`.
+        and `pairs`, the result of `match`.
         """
         labelled = LabelledObjects.of(targets, outputs["logits"].device, outputs.get("objects"))
         logits, boxes = labelled.select(self._learned(outputs), dim=1)
@@ -44,7 +44,8 @@ class DetrCriterion:
         return last_and_auxiliary(terms) if self.auxiliary else {name: term[-1] for name, term in terms.items()}
 
     def match(self, outputs: Outputs, objects: Objects, strict: bool) -> MatchedPairs:
-        """The matching with the least cost (equation 1) in each layer that has a loss. objects: those of the batch.
+        """The matching with the least cost (equation 1) in each layer that has a loss. objects: the objects of the
+        batch.
 
         strict: the argument of `assign`.
         """
@@ -71,7 +72,7 @@ class DetrCriterion:
         return SetLosses(label, l1, giou)
 
     def loss_counts(self, objects: list[int]) -> Counts:
-        """What the losses are divided by. objects: the number of objects of each labelled image."""
+        """The normalisers of the losses. objects: the number of objects of each labelled image."""
         return loss_normalizers(objects, self.num_queries, self.no_object_weight)
 
     def _learned(self, outputs: Outputs) -> tuple[Tensor, Tensor]:

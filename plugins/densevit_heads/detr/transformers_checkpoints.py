@@ -60,7 +60,8 @@ _LINES = (
 
 
 def memory(*attentions: str) -> tuple[tuple[str, str], ...]:
-    """The keys of a model in version 5, and of its files. attentions: those with an output projection `o_proj`."""
+    """Pairs of a model's keys in version 5 and a file's keys. attentions: the layers with an output projection
+    `o_proj`."""
     return (
         (f"{_MEMORY}*", f"{FILE}*"),
         *((f"{source}.o_proj.*", f"{source}.out_proj.*") for source in attentions),
@@ -81,13 +82,13 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 
 def id2label(classes: Sequence[Class]) -> dict[str, dict[str, str]]:
-    """The names by row in config.json, if rows are COCO's file ids; else {}."""
+    """The names by row for config.json, if rows are COCO's file ids; else {}."""
     rows, names = file_ids(len(classes)), {c.file_id: c.name for c in classes}
     return {} if rows is None else {"id2label": {str(row): names.get(row, "N/A") for row in range(rows)}}
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
-    """A DETR on timm's ResNet, whose keys are ours."""
+    """A DETR on timm's ResNet, whose keys densevit uses."""
     backbone, head = sections["backbone"], sections["heads"]["detection"]
     if "groups" in backbone or backbone.get("norm") == "group" or head["positions"] != "sine":
         return {}
@@ -156,7 +157,7 @@ DETR_RESNET = _layout(
     "embedder.embedder.convolution.weight",
     Publishing(recipe=recipe),
 )
-DETR = _layout(  # on timm's ResNet, whose keys are ours
+DETR = _layout(  # on timm's ResNet, whose keys densevit uses
     "transformers-detr",
     (Line(f"{FILE}*", "backbone.*"),),
     "conv1.weight",

@@ -27,8 +27,8 @@ class Segments(NamedTuple):
     def of(cls, targets: list[Targets], num_classes: int, size: tuple[int, int], device: torch.device) -> "Segments":
         """size: (H, W) of the padded batch.
 
-        Crowds (`panoptic_crowds`) are no objects; their pixels belong to no segment, as void. An image without segments
-        is unlabelled. One transfer to the CPU, of which ids are present, if any image is labelled.
+        Crowds (`panoptic_crowds`) are no objects; their pixels belong to no segment, like void. An image without
+        segments is unlabelled. If an image is labelled, the present ids are copied to the CPU, once for the batch.
         """
         bare: list[Targets] = [
             {key: t[key] for key in ("image_id", "size", "original_size") if key in t} for t in targets

@@ -1,6 +1,6 @@
 """transformers' DetrForSegmentation, on timm's ResNet or its own, with the keys of files and of models.
 
-Files have the keys of transformers 4, also if version 5 writes them, as those of `transformers-detr`.
+Files have the keys of transformers 4, also if version 5 writes them, like files of `transformers-detr`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
-    """A DetrForSegmentation on timm's ResNet, whose keys are ours. It has no pre-norm."""
+    """A DetrForSegmentation on timm's ResNet, whose keys densevit uses; it supports no pre-norm."""
     head = sections["heads"]["panoptic"]["detr"]
     files = detector.DETR.publishing.config_files({**sections, "heads": {"detection": head}}, state, classes)
     if not files or head["pre_norm"]:

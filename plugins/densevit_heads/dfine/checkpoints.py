@@ -1,8 +1,8 @@
 """Peterande/D-FINE: complete models on an HGNetv2, as trained on COCO or Objects365.
 
-The authors' HGNetv2 and timm's `hgnetv2_b0` ... `hgnetv2_b6` have the same arithmetic and the same keys. On rectangles
-the positions of AIFI are not the authors' (`aifi_positions`); on squares, such as their 640 x 640, they are. Exported
-files lack the constants `up`, `reg_scale` and `num_points_scale`, which their code computes from its config.
+The authors' HGNetv2 and timm's `hgnetv2_b0` ... `hgnetv2_b6` have the same arithmetic and the same keys. AIFI's
+positions equal the authors' on squares, such as their 640 x 640, but not on rectangles (`aifi_positions`). Exported
+files lack the constants `up`, `reg_scale` and `num_points_scale`, which the authors' code computes from its config.
 """
 
 from collections.abc import Mapping, Sequence
@@ -98,11 +98,11 @@ def _lines() -> tuple[Line, ...]:
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config sections of a D-FINE on an HGNetv2, from tensors with our keys.
+    """The config sections of a D-FINE on an HGNetv2, from tensors with densevit's keys.
 
-    Tensor shapes do not determine the points of each level, which are those of the releases if the number of attention
-    heads is then whole, the numbers of queries, which is 300, and of denoising queries, which is 100, and `reg_scale`,
-    which is 4 in all but the largest model; `points_and_scale` finds points and scale among the constants of a file.
+    Tensor shapes do not determine some options. The points of each level are the releases' if that gives a whole number
+    of attention heads; there are 300 queries and 100 denoising queries; `reg_scale` is 4, as in all but the largest
+    model. `points_and_scale` reads points and scale from the constants of a file.
     """
     levels = count(tensors, r"heads\.detection\.encoder\.projections\.(\d+)\.0\.weight")
     heads, points = _heads_and_points(tensors, levels)
@@ -148,7 +148,7 @@ def _layers(tensors: StateDict) -> int:
 
 
 def _heads_and_points(tensors: StateDict, levels: int) -> tuple[int, tuple[int, ...]]:
-    """The number of attention heads and the points of each level, from the product of heads and sum."""
+    """The number of attention heads and the points of each level, from heads times the total number of points."""
     rows = len(tensors[f"{DECODER}.layers.0.cross_attention.weights.bias"])
     points = _POINTS.get(levels, (4,) * levels)
     heads, rest = divmod(rows, sum(points))
@@ -171,14 +171,14 @@ def _variant(tensors: StateDict) -> str:
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training and evaluation on COCO."""
+    """The recipe of training and evaluation on COCO."""
     size = _RECIPES.get(sections["backbone"]["model"].rpartition("_")[2], "l")
     nano = size == "s" and sections["heads"]["detection"]["encoder"]["width"] < 256
     return f"coco/dfine_{'n' if nano else size}", {}
 
 
 def points_and_scale(state: StateDict, metadata: Mapping[str, Any], points: str, scale: str) -> dict[str, Any]:
-    """`num_points` from the buffer with 1 / points for each point, and `reg_scale`. points, scale: their keys."""
+    """`num_points` from the buffer with 1 / points for each point, and `reg_scale`. points, scale: the keys."""
     options: dict[str, Any] = {}
     if points in state:
         counts, left = [], [round(1 / x) for x in state[points].tolist()]

@@ -35,7 +35,7 @@ class DfineLossWeights(LossWeights):
 
 
 class LayerOutputs(NamedTuple):
-    """Predictions after each of L layers, then those without distributions, M in all.
+    """Predictions after each of L layers, then predictions without distributions, M in all.
 
     logits: (M, B, D + Q, K), of D denoising queries, then Q object queries. boxes: (M, B, D + Q, 4) cxcywh. corners:
     (L, B, D + Q, 4 * (N + 1)). initial: (B, D + Q, 4), the boxes from which the distributions are offsets.
@@ -50,8 +50,8 @@ class LayerOutputs(NamedTuple):
 class Pairs(NamedTuple):
     """Pairs of queries and objects in each of M outputs, (M, R + P + U) each.
 
-    R pairs are of the output's own matching, P of denoising queries and U of the union of the matchings. Classes learn
-    from the first R + P, boxes from the last P + U, which are the same in all outputs.
+    R pairs come from the output's matching, P from denoising queries and U from the union of the matchings. Classes
+    learn from the first R + P, boxes from the last P + U, which are the same in all outputs.
     """
 
     image: Tensor
@@ -64,9 +64,9 @@ class Pairs(NamedTuple):
 class DfineCriterion(SetCriterion):
     """`SetCriterion` whose boxes learn from the union of the matchings of all layers, with losses of distributions.
 
-    Class scores of a layer learn from the layer's own matching by the varifocal loss. Losses of boxes are divided by
+    Class scores of a layer learn from the layer's matching by the varifocal loss. Losses of boxes are divided by
     the number of matches in the union, which depends on predictions: a mean over processes, but not over accumulated
-    batches. `num_bins` and `reg_scale` as of `weighting_function`.
+    batches. num_bins, reg_scale: the arguments of `weighting_function`.
     """
 
     num_bins: int = 32
@@ -75,8 +75,8 @@ class DfineCriterion(SetCriterion):
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """`label`, `l1`, `giou` and `fgl` of the last layer; `auxiliary`, the sum of these over the other layers and
-        the initial boxes; `proposals`; `ddf`, the sum over the layers before the last; and `denoising`, all of them of
-        denoising queries.
+        the initial boxes; `proposals`; `ddf`, the sum over the layers before the last; and `denoising`, the sum of all
+        terms of denoising queries.
 
         outputs: `layers`, a `LayerOutputs` of the L layers, the initial boxes and the proposals, of which denoising
         queries have none; in training optionally `objects`, and `denoising`, the denoising queries.
@@ -185,8 +185,8 @@ class DfineCriterion(SetCriterion):
 def union(pairs: MatchedPairs) -> MatchedPairs:
     """The union of the matchings of all layers: each query has the object that most layers match it with.
 
-    Of several objects with equally many layers it has the first one. An object may have several queries.
-    pairs: those of all layers, on the CPU. Returns pairs of one layer.
+    In a tie the first object. An object may have several queries. pairs: the pairs of all layers, on the CPU. Returns
+    pairs of one layer.
     """
     unique, votes = np.unique(_rows(pairs).flatten(1).numpy(), axis=1, return_counts=True)  # sorted by column
     order = np.lexsort((-votes, unique[1], unique[0]))  # stable: of equal votes the first object

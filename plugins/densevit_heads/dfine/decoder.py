@@ -129,7 +129,7 @@ class Refined(NamedTuple):
     def outputs(self, logits: Tensor, boxes: Tensor) -> LayerOutputs:
         """The outputs that the criterion takes.
 
-        logits: (B, Q, K) and boxes: (B, Q, 4), the proposals; those of queries before the last Q are 0.
+        logits: (B, Q, K) and boxes: (B, Q, 4), the proposals of the last Q queries; the values of other queries are 0.
         """
         assert self.initial_logits is not None
         first = self.boxes.shape[2] - boxes.shape[1]
@@ -143,10 +143,10 @@ class Refined(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Decoder layers with prediction heads of their own.
+    """Decoder layers, each with its prediction heads.
 
-    training_layers: layers after those of `options`, in training only. layer_scale: their width and FFN, relative to
-    those of `options`. num_points: the sampling points of each level. num_bins, reg_scale: the arguments of
+    training_layers: layers after the layers of `options`, in training only. layer_scale: width and FFN of these layers,
+    relative to `options`. num_points: the sampling points of each level. num_bins, reg_scale: the arguments of
     `weighting_function`.
     """
 

@@ -1,6 +1,6 @@
 """The D-FINE head (Peng et al. 2024): RT-DETR whose decoder refines distributions of box edges.
 
-The loss of classes is the varifocal loss of each layer's own matching, with costs 2 * focal cost + 5 * L1 - 2 * GIoU.
+Classes learn by the varifocal loss from each layer's matching, with costs 2 * focal cost + 5 * L1 - 2 * GIoU.
 Boxes learn from the union of all matchings: 5 * L1 + 2 * (1 - GIoU) + 0.15 * the fine-grained localization loss, and
 layers before the last 1.5 * the distillation of the last layer's distributions, as in the authors' code.
 """
@@ -32,17 +32,17 @@ class Dfine(SetPredictionHead):
     """A real-time DETR that refines the distribution of each edge of a box from layer to layer (Peng et al. 2024).
 
     encoder, transformer: widths of the encoder; width of the decoder, and layers, heads and dropout of both.
-        `transformer.encoder_layers` are those of the attention on the coarsest map (AIFI).
+        `transformer.encoder_layers`: layers of the attention on the coarsest map (AIFI).
     fusion_blocks: RepVGG blocks of each CSP layer of a fusion block; its branches have `encoder.expansion` times half
         of `encoder.width` channels.
     num_points: sampling points of each query and attention head on each level, fine to coarse: the number of levels.
     min_stride: the finest stride; see `HybridEncoder`.
-    training_layers: further decoder layers in training, which are left out in evaluation and teach the others.
+    training_layers: further decoder layers, in training only, which teach the other layers.
     layer_scale: width and feed-forward network of these layers, relative to `transformer`.
     num_bins: N, even; an edge has the distances W(0) ... W(N). reg_scale: 1 / c of W(n) (equation 3); larger values
         give finer steps.
     contrastive_denoising: number of positive denoising queries of an image in training, each with a negative one
-        (DINO, section 3.3); 0 disables. Unlike in the authors' code, queries that pad a batch have no loss.
+        (DINO, section 3.3); 0 disables. Unlike in the authors' code, padding queries have no loss.
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
     deterministic: the attention's backward pass on a GPU uses no atomic additions; on a CPU it never does.
     """

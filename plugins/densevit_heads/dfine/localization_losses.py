@@ -30,8 +30,8 @@ def distribution_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def decoupled_shares(counts: Tensor, weights: Tensor) -> Tensor:
-    """What a matched and what another query counts in the mean over matched queries and the mean over the others,
-    averaged with these weights.
+    """The factors of a matched and of another query in the weighted average of two means: over the matched queries and
+    over the other queries.
 
     counts: (..., 2), the numbers of matched and of other queries, which may be means over processes. weights: (2,).
     Returns (..., 2).

@@ -1,7 +1,7 @@
 """transformers' DFineForObjectDetection on its HGNetV2, with the keys of files and of models.
 
 Files, including the Hub's, have the keys of transformers 4, also if version 5 writes them; the `state_dict` of a model
-in version 5 has other keys. Outputs are the same; transformers' loss is not the authors', which ours is.
+in version 5 has other keys. Outputs are equal. The loss here is the authors'; transformers' loss differs.
 """
 
 import re
@@ -116,7 +116,7 @@ _SPELLINGS = (  # of a model in version 5
 
 
 def _shared_heads(state: StateDict) -> dict[str, Tensor]:
-    """Version 5 stores prediction heads that all layers share once, of the first layer, or outside the decoder."""
+    """Restores shared prediction heads, which version 5 stores once: with the first layer, or outside the decoder."""
     result = dict(state)
     layers = count(state, r"model\.decoder\.layers\.(\d+)\..*")
     for key in [key for key in state if re.match(r"(class|bbox)_embed\.", key)]:
@@ -128,7 +128,7 @@ def _shared_heads(state: StateDict) -> dict[str, Tensor]:
 
 
 def _own_heads(state: StateDict) -> dict[str, Tensor]:
-    """Each head also outside the decoder, as in their files."""
+    """Copies each head outside the decoder, as in transformers' files."""
     inside = re.compile(r"model\.decoder\.((?:class|bbox)_embed\..*)")
     return {**state, **{match[1]: x for key, x in state.items() if (match := inside.fullmatch(key))}}
 
@@ -155,7 +155,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 
 def _hgnet(state: StateDict, levels: int) -> dict[str, Any]:
-    """The config of transformers' HGNetV2. state: the state dict with our keys."""
+    """The config of transformers' HGNetV2. state: the state dict with densevit's keys."""
     model = "backbone.model"
     stages: dict[str, list[Any]] = {name: [] for name in ("in", "mid", "out", "blocks", "layers", "light")}
     for i in range(4):

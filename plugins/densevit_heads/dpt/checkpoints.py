@@ -1,7 +1,7 @@
 """isl-org/DPT (Ranftl et al. 2021): complete models on a ViT and on the hybrid, for depth and segmentation.
 
-The NYU and KITTI models invert their output with a scale and a shift, which tensors do not determine: they are read as
-relative depth unless `--as dpt-hybrid-nyu` or `--as dpt-hybrid-kitti` is given.
+The NYU and KITTI models invert their output with a scale and a shift, which tensors do not determine. They are read as
+relative depth; for metres set `--as dpt-hybrid-nyu` or `--as dpt-hybrid-kitti`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from densevit_heads.setr import checkpoints as setr
 
 Task = Literal["depth", "segmentation"]
 _VIT = find("timm-vit")
-HALVES = (0.5, 0.5, 0.5)  # mean and std of all of them
+HALVES = (0.5, 0.5, 0.5)  # mean and std of all models
 PLACES = (4, 8, 16, 32)  # strides of the four fusions
 
 UNUSED_NORM = "the ViT's last norm; feature maps are taken before it"
@@ -27,7 +27,7 @@ UNUSED_UNIT = "a residual unit for a skip connection that the first fusion lacks
 NYU = {"output": "inverse", "scale": 0.000305, "shift": 0.1378, "max_depth": 10.0}
 KITTI = {"output": "inverse", "scale": 0.00006016, "shift": 0.00579, "max_depth": 80.0}
 
-STD = {"weight_standardization": "std"}  # timm 0.4.5's, which this project requires; timm 0.4.12 changed it
+STD = {"weight_standardization": "std"}  # timm 0.4.5's, which isl-org/DPT requires; timm 0.4.12 changed it
 
 
 def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
@@ -54,7 +54,7 @@ def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
 
 
 def _describe(tensors: StateDict, task: Task) -> dict[str, Any]:
-    """The config sections of a DPT on a ViT, from tensors with our keys.
+    """The config sections of a DPT on a ViT, from tensors with densevit's keys.
 
     Tensors do not determine the blocks of the feature maps: the ends of the depth's quarters are assumed, for the
     hybrid the last two, as in all releases.
@@ -102,8 +102,8 @@ def whole_model(
 ) -> CheckpointLayout:
     """The layout of a DPT.
 
-    classes: the classes of a model for segmentation. backbone: options of all models of this layout that tensors do not
-    determine.
+    classes: reads the classes of a model for segmentation. backbone: the options of all models of this layout that
+    tensors do not determine.
     """
 
     def describe(tensors: StateDict) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 
 def _metric(layout: CheckpointLayout, name: str, output: Mapping[str, Any]) -> CheckpointLayout:
-    """The layout with depth inverted to metres, whose tensors are those of relative depth."""
+    """The layout with depth inverted to metres; the tensors are the same as for relative depth."""
     relative: Callable[[StateDict], dict[str, Any]] = layout.describe
 
     def describe(tensors: StateDict) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Depth Anything V2 and V1 (Yang et al. 2024): DPT without readout on a DINOv2 ViT, the `.pth` files of their authors.
+"""Depth Anything V2 and V1 (Yang et al. 2024): DPT without readout on a DINOv2 ViT, as the authors' `.pth` files.
 
-The files of V1 and of the metric models have the tensors of V2's relative models, as which they are read unless
-`--as depth-anything-v1`, `--as depth-anything-v2-indoor` (20 m) or `--as depth-anything-v2-outdoor` (80 m) is given.
+Files of V1 and of the metric models have the same tensors as V2's relative models and are read as such. To read them
+correctly, set `--as depth-anything-v1`, `--as depth-anything-v2-indoor` (20 m) or `--as depth-anything-v2-outdoor` (80
+m).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
 FEATURES = "backbone.features"
 MAX_DEPTH = "heads.depth.max_depth"
 UNUSED_MASK = "the mask token of pre-training"
-INDOOR, OUTDOOR = 20.0, 80.0  # metres: the metric models' of Hypersim and Virtual KITTI 2
+INDOOR, OUTDOOR = 20.0, 80.0  # metres: max_depth of the metric models for Hypersim and Virtual KITTI 2
 
 _DINOV2 = find("dinov2")
 OPTIONS = LayoutOptions(
@@ -35,12 +36,12 @@ OPTIONS = LayoutOptions(
     runtime=("position_resizing",),
     project_defaults=_DINOV2.options.project_defaults,
 )
-_SMALL = 384  # channels of the model whose licence differs from the others'
+_SMALL = 384  # channels of the model with a different licence
 _UNIT = "depth_head.scratch.refinenet4.resConfUnit1"
 
 
 def features_of(version: int, depth: int) -> tuple[int, ...]:
-    """The numbers, from 1, of the blocks of the feature maps, of a ViT with `depth` blocks.
+    """The block numbers, from 1, of the feature maps of a ViT with `depth` blocks.
 
     V1: the last four. V2: the ends of the depth's quarters, except block 5 in place of 6 of ViT-L.
     """
@@ -50,7 +51,7 @@ def features_of(version: int, depth: int) -> tuple[int, ...]:
 
 
 def sections_of(tensors: StateDict, resizing: str, features: Callable[[int], tuple[int, ...]]) -> dict[str, Any]:
-    """The config sections of a relative model, from tensors with our keys.
+    """The config sections of a relative model, from tensors with densevit's keys.
 
     features: the option `features` of the backbone, given the number of blocks.
     """
@@ -75,7 +76,8 @@ def metric(sections: dict[str, Any], max_depth: float) -> dict[str, Any]:
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """Images are resized to a short side of 518 pixels, with their aspect ratio, as in the authors' code."""
+    """The recipe: images are resized to a short side of 518 pixels, with their aspect ratio, as in the authors'
+    code."""
     outdoor = sections["heads"]["depth"].get("max_depth", INDOOR) > INDOOR
     return ("kitti" if outdoor else "nyu") + "/depth_anything_v2_small", {}
 
@@ -104,7 +106,7 @@ def _lines() -> tuple[Line, ...]:
 
 
 def _with_unused(encoder: Rearrangement) -> Rearrangement:
-    """Also writes zeros for the tensors without effect: the authors' code loads complete files only."""
+    """Wraps `encoder` to write zeros for unused tensors too, because the authors' code loads complete files only."""
 
     def back(state: StateDict) -> StateDict:
         state = dict(encoder.inverse(state))

@@ -65,7 +65,7 @@ def _describe(tensors: StateDict) -> dict[str, Any]:
 
 
 def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """From config.json: the blocks of the feature maps, the kind of depth and its maximum."""
+    """From config.json: the blocks of the feature maps, relative or metric depth, and the maximum depth."""
     config = metadata.get("config", {})
     encoder = config.get("backbone_config") or {}
     _DINOV2.options.saved(state, {"config": encoder})

@@ -1,9 +1,10 @@
-"""EoMT (Kerssies et al. 2025): complete models on DINOv2, as of transformers and tue-mps/eomt, and on DINOv3.
+"""EoMT (Kerssies et al. 2025): complete models on DINOv2 and DINOv3.
 
-The latter in transformers' keys only.
+Models on DINOv2 with the keys of transformers or tue-mps/eomt, models on DINOv3 with transformers' keys only.
 
-Tensors do not determine what a model was trained for: of 80 classes, COCO's objects, it is instance segmentation; with
-100 queries semantic, as all published; else panoptic segmentation. Others are named with `-instance`, `-semantic`.
+Tensors do not determine the task. Models with 80 classes (COCO's objects) are read as instance segmentation, models
+with 100 queries as semantic segmentation, all others as panoptic segmentation, as published. For other models, name the
+layout with `-instance` or `-semantic`.
 """
 
 import math
@@ -99,7 +100,7 @@ def _transformers_dinov2() -> tuple[Line, ...]:
 
 
 def _transformers_dinov3() -> tuple[Line, ...]:
-    """Those of transformers' DINOv3ViT, with other names of blocks and of the norm."""
+    """The lines of transformers' DINOv3ViT with EoMT's names of blocks and of the norm."""
     names = {"layer.{i}.": "layers.{i}.", "norm.*": "layernorm.*"}
     lines = []
     for line in backbone_lines(_DINOV3, ""):
@@ -109,7 +110,7 @@ def _transformers_dinov3() -> tuple[Line, ...]:
 
 
 def _authors_dinov2() -> tuple[Line, ...]:
-    """timm's ViT in the authors' LightningModule; positions of cells only, as of timm's DINOv2 with registers."""
+    """timm's ViT in the authors' LightningModule. Positions are for cells only, as in timm's DINOv2 with registers."""
     source, block = "network.encoder.backbone", "network.encoder.backbone.blocks.{i}"
     return (
         Line(f"{source}.cls_token", "backbone.class_token", TOKENS),
@@ -129,7 +130,7 @@ def _authors_dinov2() -> tuple[Line, ...]:
 
 
 def _describe(tensors: StateDict, task: Task, dinov3: bool) -> dict[str, Any]:
-    """The config sections of an EoMT, from tensors with our keys."""
+    """The config sections of an EoMT, from tensors with densevit's keys."""
     backbone = find(_DINOV3 if dinov3 else _VIT).describe(part(tensors, "backbone."))["backbone"]
     head = f"heads.{KEYS[task]}"
     section = {
@@ -144,7 +145,8 @@ def _describe(tensors: StateDict, task: Task, dinov3: bool) -> dict[str, Any]:
 
 def _saved(task: Task, dinov3: bool) -> Callable[[StateDict, Mapping[str, Any]], dict[str, Any]]:
     def options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """The image size and number of blocks of config.json; the annealed probabilities have one value per block."""
+        """The image size and number of blocks, from config.json, or the blocks from the annealed probabilities, one per
+        block."""
         config = metadata.get("config", {})
         saved: dict[str, Any] = {}
         for name in ("transformers-vit", *((_DINOV3,) if dinov3 else ())):
@@ -165,7 +167,7 @@ def _saved(task: Task, dinov3: bool) -> Callable[[StateDict, Mapping[str, Any]],
 
 
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training and evaluation on the data set that has so many classes."""
+    """The recipe of training and evaluation on the data set with this number of classes."""
     backbone, [(key, head)] = sections["backbone"], sections["heads"].items()
     variant = "base" if backbone["variant"] in ("small", "base") else "large"
     num_classes = len(classes.get(key, ()))
@@ -192,7 +194,7 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
 def _with_tasks(
     layout: CheckpointLayout, head: Callable[[str], tuple[Line, ...]], label: str, queries: str, dinov3: bool
 ) -> CheckpointLayout:
-    """The layout for panoptic segmentation, whose variants are the other tasks. label: key of the class logits' bias.
+    """The layout of panoptic segmentation, with the other tasks as variants. label: key of the class logits' bias.
 
     layout: the backbone's layout. queries: key of the queries.
     """

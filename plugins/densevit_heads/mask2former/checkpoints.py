@@ -1,8 +1,7 @@
 """facebookresearch/Mask2Former (Cheng et al. 2022): complete models on a Swin or a ResNet.
 
-Tensors do not determine what a model was trained for. A layout has a variant for each task: checkpoints are recognised
-as those of panoptic segmentation, with the 80 classes of COCO's objects as those of instance segmentation, and those of
-semantic segmentation are named with `-semantic`.
+Tensors do not determine the task. A layout has one variant per task: checkpoints are read as panoptic segmentation,
+with 80 classes (COCO's objects) as instance segmentation. For semantic segmentation, name the layout with `-semantic`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ HEADS: dict[Task, tuple[str, type[MaskClassification]]] = {
     "semantic": ("mask2former_semantic", Mask2FormerSemantic),
 }
 _COCO_THINGS = 80
-_SWIN = "microsoft-swin-dense"  # transformers' SwinBackbone has its rule too
+_SWIN = "microsoft-swin-dense"  # transformers' SwinBackbone has the same shift rule
 KEYS: dict[Task, str] = {task: head.task for task, (_, head) in HEADS.items()}
 
 
@@ -72,12 +71,12 @@ def _head_lines(head: str) -> tuple[Line, ...]:
 
 
 def _swin_lines() -> tuple[Line, ...]:
-    """Their Swin has the keys of Microsoft's for dense prediction."""
+    """The lines of a Swin with the keys of Microsoft's Swin for dense prediction."""
     return backbone_lines(_SWIN, "backbone.")
 
 
 def _resnet_lines() -> tuple[Line, ...]:
-    """detectron2's ResNet."""
+    """The lines of detectron2's ResNet."""
     lines = [
         Line("backbone.stem.conv1.weight", "backbone.conv1.weight"),
         Line("backbone.stem.conv1.norm.*", "backbone.bn1.*"),
@@ -93,7 +92,7 @@ def _resnet_lines() -> tuple[Line, ...]:
 
 
 def describe(tensors: StateDict, task: Task) -> dict[str, Any]:
-    """The config sections of a Mask2Former, from tensors with our keys."""
+    """The config sections of a Mask2Former, from tensors with densevit's keys."""
     resnet = "backbone.conv1.weight" in tensors
     backbone = find("torchvision-resnet" if resnet else _SWIN).describe(part(tensors, "backbone."))["backbone"]
     head = f"heads.{KEYS[task]}"
@@ -137,8 +136,8 @@ def classes_of(task: Task, rows: int, names: Sequence[str]) -> dict[str, tuple[C
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training and evaluation on the data set that has so many classes; else on COCO or, for semantic segmentation,
-    on label maps of the classes.
+    """The recipe of training and evaluation on the data set with this number of classes; without one, on COCO, or for
+    semantic segmentation on label maps of the classes.
     """
     backbone, [(key, head)] = sections["backbone"], sections["heads"].items()
     ade20k = f"ade20k/mask2former_swin_{'large' if backbone.get('variant') in ('base', 'large') else 'tiny'}"
@@ -156,7 +155,7 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
 
 
 def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, ...]) -> CheckpointLayout:
-    """A layout that has the backbone only, with the head for a task. row: key of the bias of the class logits."""
+    """Adds the head of a task to a layout of the backbone. row: key of the bias of the class logits."""
 
     swin = find(_SWIN).options
 
@@ -188,7 +187,7 @@ def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, 
 def with_variants(
     swin: Callable[[Task], CheckpointLayout], resnet: Callable[[Task], CheckpointLayout]
 ) -> CheckpointLayout:
-    """The layout of a panoptic model on a Swin; its variants are the other tasks and backbones."""
+    """The layout of a panoptic model on a Swin, with the other tasks and backbones as variants."""
     first, *variants = [of(task) for of in (swin, resnet) for task in HEADS]
     return replace(first, variants=tuple(variants))
 

@@ -21,7 +21,7 @@ MIN_STRIDE = 8  # of the levels; finer features have lateral connections
 
 
 class Pyramid(NamedTuple):
-    """What the transformer decoder attends to.
+    """The memory of the transformer decoder.
 
     levels: three maps (B, C, H, W), coarse to fine. positions: the sine encoding of each, (B, H * W, C). paddings: (B,
     H, W) bool of each. mask_features: (B, C, h, w), the per-pixel embeddings.
@@ -40,8 +40,8 @@ class PixelDecoder(nn.Module):
     stride the deepest. If there are fewer, coarser levels follow by 3x3 convolutions of stride 2. Finer features are
     added to the upsampled finest level, one for each stride. Order: coarse to fine.
 
-    With `fusion_blocks` the finest level is the fusion of all features of its stride and above, instead of a projection
-    of its own feature. stride: the stride of the per-pixel embeddings, that of the finest feature.
+    With `fusion_blocks` the finest level is the fusion of all features of its stride and above, instead of the
+    projection of one feature. stride: the stride of the per-pixel embeddings and of the finest feature.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class PixelDecoder(nn.Module):
     def forward(self, features: list[Tensor], padding_mask: Tensor) -> Pyramid:
         """padding_mask: (B, H, W) of the batch.
 
-        With `mask_padding`, features of padding are set to 0, are not attended to, and do not count for positions.
+        With `mask_padding`, features of padding are set to 0, and attention and positions exclude padding.
         """
         if not self.mask_padding:
             padding_mask = torch.zeros_like(padding_mask)

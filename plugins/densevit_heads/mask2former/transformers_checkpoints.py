@@ -67,7 +67,7 @@ def _swin_lines() -> tuple[Line, ...]:
 def _config(
     backbone: str,
 ) -> Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]]:
-    """config.json and preprocessor_config.json. backbone: the layout of transformers' backbone."""
+    """The writer of config.json and preprocessor_config.json. backbone: the layout of transformers' backbone."""
 
     def files(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
         files = find(backbone).publishing.config_files(sections, state, classes)
@@ -86,7 +86,8 @@ def _config(
             "num_attention_heads": decoder["num_heads"],
             "encoder_layers": pixels["layers"],
             "encoder_feedforward_dim": pixels["feedforward"],
-            "decoder_layers": decoder["decoder_layers"] + 1,  # they count the predictions before the first layer
+            "decoder_layers": decoder["decoder_layers"]
+            + 1,  # transformers also counts the predictions before the first layer
             "dim_feedforward": decoder["feedforward"],
             "pre_norm": False,
             "dropout": 0.0,

@@ -1,7 +1,7 @@
 """The backbones in checkpoints of RF-DETR and LW-DETR, for the layouts of these detectors.
 
-The authors' tensors of RF-DETR have transformers' names of DINOv2, those of LW-DETR BEiT's names. Files of
-transformers' RF-DETR have the authors' keys, also if they are written by a version whose models have others.
+The authors' files of RF-DETR use transformers' keys of DINOv2, files of LW-DETR use BEiT's keys. transformers writes
+RF-DETR with the authors' keys, also in versions whose models have other keys.
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,7 +43,7 @@ def _with_unused_row(table: Tensor) -> Tensor:
     return torch.cat([cells.new_zeros(1, 1, cells.shape[2]), cells], dim=1)
 
 
-# LW-DETR's table has a first row for a class token, which it does not have.
+# LW-DETR's table has a first row for a class token, which the model lacks.
 _CELLS = Change(lambda table: GRID.forward(table[:, 1:]), _with_unused_row)
 _BLOCK, _TARGET_BLOCK, _QKV = "encoder.layer.{i}", "blocks.{i}", "blocks.{i}.attention.qkv"
 
@@ -84,10 +84,10 @@ TRANSFORMERS_LW_DETR_SPELLINGS = (
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The options of the backbone, from its tensors with our keys.
+    """The options of the backbone, from tensors with densevit's keys.
 
-    Tensors determine neither windows nor features. As released, RF-DETR has 2 x 2 windows and features of 12 blocks,
-    but its base model, of 11 blocks without the unused last one, 4 x 4 windows, and its nano model for segmentation,
+    Tensors determine neither windows nor features; the released models are assumed. RF-DETR has 2 x 2 windows and 12
+    blocks; its base model 4 x 4 windows and 11 blocks, without the unused last block; its nano model for segmentation,
     with positions for 26 x 26 patches of 12 pixels, one window.
     """
     width, depth = len(tensors["blocks.0.norm1.weight"]), count(tensors, r"blocks\.(\d+)\.norm1\.weight")
@@ -105,7 +105,7 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 
 
 def saved(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `UNSAVED` in config.json, if there is one. Raises WeightsError for other global blocks."""
+    """The options of `UNSAVED` from config.json, if it has them. Raises WeightsError for other global blocks."""
     options: Mapping[str, Any] = metadata.get("config", {}).get("backbone_config") or {}
     if "num_windows" not in options:
         return {}

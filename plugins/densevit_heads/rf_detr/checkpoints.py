@@ -1,7 +1,7 @@
 """RF-DETR (roboflow/rf-detr) and LW-DETR (Atten4Vis/LW-DETR): complete models, the authors' and transformers'.
 
-Files of transformers' RF-DETR have the authors' names. Both projects compute alike, except for masks of proposals,
-which have a loss only: transformers' do not project the features. Padding and cells near the border rank last, as in
+transformers writes RF-DETR with the authors' keys. The two projects differ only in the masks of proposals, which are
+used for the loss only: transformers does not project their features. Padding and cells near the border rank last, as in
 transformers' models; see `ProposalGroup`.
 """
 
@@ -38,7 +38,8 @@ def _labels(source: str, target: str) -> tuple[Line, ...]:
 
 
 def _shared(transformer: str, decoder_norm: str, offsets: str) -> tuple[Line, ...]:
-    """The lines that both projects have. transformer: its prefix. The others: their names of these parts."""
+    """The lines shared by RF-DETR and LW-DETR. transformer: its prefix. decoder_norm, offsets: the keys of these
+    parts."""
     layer = f"{transformer}.decoder.layers.{{i}}"
     return (
         Line(f"{transformer}.enc_output.{{i}}.*", f"{GROUP}.project.*"),
@@ -98,7 +99,7 @@ _HEADS = (f"{HEAD}.transformer.num_heads", f"{HEAD}.cross_attention_heads", f"{H
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config sections of a model, from tensors with our keys.
+    """The config sections of a model, from tensors with densevit's keys.
 
     Tensors do not determine the numbers of attention heads, which have 32 channels in self-attention and 16 in
     deformable attention in all releases; the product of the latter's and the points is known.
@@ -129,9 +130,9 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training and evaluation on COCO at the model's image size, for instances the fine-tuning with masks.
+    """The recipe of training and evaluation on COCO at the model's image size; with masks, of fine-tuning.
 
-    The size is that of the position table, except for models of 14-pixel patches, whose table is DINOv2's.
+    The position table determines the size, except in models of 14-pixel patches, whose table is DINOv2's.
     """
     backbone = sections["backbone"]
     size = 560 if backbone["patch_size"] == 14 else backbone["image_size"]
@@ -183,7 +184,7 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 
 def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-    """metadata: `classes`, by row; the authors' files have none for the last row, which is not trained."""
+    """metadata: `classes`, by row; the authors' files name no class for the last row, which is not trained."""
     rows, names = len(state["class_embed.bias"]), metadata.get("classes", ())
     return {"detection": classes_of(rows + 1, [*names, "none"] if len(names) == rows - 1 else names)}
 
@@ -217,7 +218,8 @@ def _licence(state: StateDict, metadata: Mapping[str, Any]) -> str:
 
 
 def _is_base(state: StateDict, metadata: Mapping[str, Any]) -> bool:
-    """Whether it is RF-DETR base or the first large model, whose last feature is that of the last but one block."""
+    """Whether the model is RF-DETR base or the first large model, whose last feature comes from the last block but
+    one."""
     return state[_PATCHES].shape[-1] == 14
 
 

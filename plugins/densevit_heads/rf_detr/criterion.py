@@ -15,15 +15,16 @@ from densevit.set_prediction.labelled_objects import LabelledObjects
 class GroupCriterion(SetCriterion):
     """`SetCriterion` of groups of queries: each object is assigned to one query of each group.
 
-    The losses are means over the groups, as the authors' division by the number of objects times that of groups.
+    The losses are means over the groups; the authors divide by the number of objects times the number of groups.
     """
 
     def loss_counts(self, objects: list[int]) -> Counts:
-        """What the losses are divided by. objects: the number of objects of each labelled image."""
+        """The normalisers of the losses. objects: the number of objects of each labelled image."""
         return {"objects": sum(objects)}
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """The terms of the last layer by name; `proposals`, their sum over the proposals; `auxiliary`, over the others.
+        """The terms of the last layer by name; `proposals`, their sum over the proposals; `auxiliary`, over all other
+        layers.
 
         outputs: `layers`, logits (1 + L, B, G, Q, K) and boxes (1 + L, B, G, Q, 4) of the proposals and of L layers.
         """

@@ -1,4 +1,4 @@
-"""The criterion with masks: they are compared at points, in matching and in losses, as in Mask2Former."""
+"""The criterion with masks, compared at points in matching and losses, as in Mask2Former."""
 
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ POINT_RATIO = 16  # pixels of a mask for each point
 
 
 class NearestSegments(Segments):
-    """Segments whose value at a point is that of the pixel that it is in."""
+    """Segments sampled at the nearest pixel instead of bilinearly."""
 
     def at(self, targets: Tensor, points: Tensor) -> Tensor:
         """Whether points are on segments; see `Segments.at`."""
@@ -78,7 +78,7 @@ class InstanceCriterion(GroupCriterion):
 
 
 def join_groups(pairs: MatchedPairs, groups: int, num_queries: int) -> MatchedPairs:
-    """The pairs of layers whose groups are layers, as those of layers whose groups number their queries on."""
+    """Joins the groups of a layer, which are layers of `pairs`: queries are numbered on from group to group."""
     query = pairs.query.unflatten(0, (-1, groups)) + num_queries * torch.arange(groups)[:, None]  # (1 + L, G, M)
     image, order = pairs.image.repeat(groups).sort(stable=True)
     return MatchedPairs(image, query.flatten(1)[:, order], pairs.target.view(len(query), -1)[:, order])

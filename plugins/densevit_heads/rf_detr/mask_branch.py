@@ -26,7 +26,7 @@ class MaskBranch(nn.Module):
     """Per-pixel features, refined by a block for each decoder layer, and an embedding of each query.
 
     The logits of a mask are the products of the embedding and the per-pixel features. Both have C + 1 channels: the
-    last ones are a bias of all masks and 1.
+    last channel is a bias in embeddings and 1 in features.
     """
 
     def __init__(self, width: int, num_blocks: int) -> None:
@@ -41,8 +41,8 @@ class MaskBranch(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int], queries: Tensor) -> tuple[Tensor, list[Tensor]]:
         """x: (B, C, H, W), resized to `size` first. queries: (1 + L, B, N, C) of the proposals and of L layers.
 
-        Returns embeddings (1 + L, B, N, C + 1), and per-pixel features (B, C + 1, *size) of each; those of proposals
-        have passed no block.
+        Returns embeddings (1 + L, B, N, C + 1), and per-pixel features (B, C + 1, *size) of each layer; for proposals
+        before the first block.
         """
         x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
         pixels = [self.pixel_project(x)]

@@ -1,4 +1,4 @@
-"""The projector in checkpoints of RF-DETR and LW-DETR, by the authors and by transformers, for layouts of detectors."""
+"""The projector in checkpoints of RF-DETR and LW-DETR, the authors' and transformers', for the detectors' layouts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +13,11 @@ _AUTHORS, _LW, _RF = "backbone.0.projector", "model.backbone.projector.scale_lay
 
 
 def _lines(sampling: str, fusion: str, block: str, norm: str, last: str) -> tuple[Line, ...]:
-    """Their names of a resampling layer `{k}` of feature `{j}`, of the convolutions 1 and 2 of a C2f block and of its
-    bottlenecks, without that number, of the norms of convolutions and of the level's norm."""
+    """The lines of a level, from the checkpoint's keys.
+
+    sampling: resampling layer `{k}` of feature `{j}`. fusion, block: convolutions of a C2f block and its bottlenecks,
+    without their number 1 or 2. norm: the norm of a convolution. last: the norm of the level.
+    """
     level = "necks.detection.levels.{i}"
     sampled = f"{level}.samplings.{{j}}.{{k}}"
     convolutions = (
@@ -47,7 +50,7 @@ TRANSFORMERS_LW_DETR = _lines(
     "norm",
     f"{_LW}.layer_norm",
 )
-RF_DETR_SPELLINGS = (  # of transformers' models, which have one level; their files have the authors' keys
+RF_DETR_SPELLINGS = (  # of transformers' models, which have one level; its files have the authors' keys
     *(
         (f"{_RF}.projector_layer.{model}conv{i}.{layer}.*", f"{_AUTHORS}.stages.0.0.{file}cv{i}.{name}.*")
         for model, file in (("", ""), ("bottlenecks.{j}.", "m.{j}."))
@@ -59,7 +62,7 @@ RF_DETR_SPELLINGS = (  # of transformers' models, which have one level; their fi
 
 
 def describe(tensors: StateDict, patch_size: int) -> dict[str, Any]:
-    """The options of the neck, from its tensors with our keys. patch_size: the backbone's stride."""
+    """The options of the neck, from tensors with densevit's keys. patch_size: the backbone's stride."""
     strides = []
     for i in range(count(tensors, r"levels\.(\d+)\.norm\.weight")):
         up = count(tensors, rf"levels\.{i}\.samplings\.0\.(\d+)\.bias")  # a deconvolution
@@ -75,6 +78,6 @@ def describe(tensors: StateDict, patch_size: int) -> dict[str, Any]:
 
 
 def saved(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The epsilon of RF-DETR's config.json, if there is one."""
+    """The epsilon in RF-DETR's config.json, if present."""
     config = metadata.get("config", {})
     return {UNSAVED[0]: config["layer_norm_eps"]} if "layer_norm_eps" in config else {}

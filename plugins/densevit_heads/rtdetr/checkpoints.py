@@ -1,7 +1,7 @@
 """lyuwenyu/RT-DETR: complete models of RT-DETR and RT-DETRv2 on a ResNet-vd, as trained on COCO.
 
-On rectangles our arithmetic is not the authors': positions of AIFI follow the map's rows (`aifi_positions`), and
-discrete sampling clamps each axis to its own size (`discrete_cells`). On squares, such as their 640 x 640, it is equal.
+Outputs equal the authors' on squares, such as their 640 x 640. On rectangles two parts differ: AIFI's positions follow
+the map's rows (`aifi_positions`), and discrete sampling clamps each axis to its own size (`discrete_cells`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,11 +33,11 @@ UNSAVED = tuple(
     f"{HEAD}.{option}"
     for option in ("transformer.num_heads", "num_points", "num_queries", "sampling", "contrastive_denoising")
 )
-NUM_HEADS = 8  # of all releases; tensors have the product of heads and points
+NUM_HEADS = 8  # of all releases; tensors show only the product of heads and points
 BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and std: images are in 0 ... 1
 _SCALE = "decoder.decoder.layers.0.cross_attn.num_points_scale"
 
-# Their last row is the label of queries that pad a batch, of zeros that are not trained; ours have none.
+# Checkpoints have a last row for padding queries, untrained zeros, which densevit's models lack.
 LABELS = Change(lambda rows: rows[:-1], lambda rows: torch.cat([rows, torch.zeros_like(rows[:1])]))
 
 
@@ -46,7 +46,7 @@ def _conv_norm(source: str, target: str) -> tuple[Line, Line]:
 
 
 def encoder_lines(source: str) -> tuple[Line, ...]:
-    """The lines of cross-scale fusion that both projects have. source: the prefix of the encoder."""
+    """The lines of cross-scale fusion, shared with transformers' layout. source: the prefix of the encoder."""
     lines = [
         *_conv_norm(f"{source}.lateral_convs.{{i}}", f"{ENCODER}.laterals.{{i}}"),
         *_conv_norm(f"{source}.downsample_convs.{{i}}", f"{ENCODER}.downsamples.{{i}}"),
@@ -99,7 +99,7 @@ def _lines(projection: tuple[str, str], proposal: tuple[str, str]) -> tuple[Line
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config sections of an RT-DETR on a ResNet-vd, from tensors with our keys.
+    """The config sections of an RT-DETR on a ResNet-vd, from tensors with densevit's keys.
 
     Tensor shapes do not determine the number of attention heads, which is 8 in all releases and whose product with the
     number of points is known, the number of queries, which is 300, and of denoising queries, which is 100, and how
@@ -148,19 +148,19 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 def recipe(
     sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]], version: int
 ) -> tuple[str, dict[str, Any]]:
-    """The training and evaluation on COCO, with the settings of the ResNet-18 or the ResNet-50."""
+    """The recipe of training and evaluation on COCO, with the settings of the ResNet-18 or the ResNet-50."""
     if version == 2:
         return "coco/rtdetrv2_r18", {}
     return f"coco/rtdetr_r{50 if sections['backbone']['depth'] >= 50 else 18}", {}
 
 
 def classes_of(state: StateDict, metadata: Mapping[str, Any], bias: str) -> dict[str, tuple[Class, ...]]:
-    """bias: the key of a class head's. 80 rows are COCO's classes."""
+    """The classes of a class head; 80 rows are COCO's classes. bias: key of the head's bias."""
     return {"detection": instance_classes(len(state[bias]), metadata.get("classes", ()))}
 
 
 def _points(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The points of each level, from the buffer 1 / points that version 2 saves for each point."""
+    """The points of each level, from version 2's buffer, which stores 1 / points once for each point."""
     counts, left = [], [round(1 / x) if x > 0 else 0 for x in state[_SCALE].tolist()] if _SCALE in state else []
     while left:
         if not 1 <= left[0] <= len(left):

@@ -27,7 +27,8 @@ class ConvNorm(nn.Sequential):
 
     @torch.no_grad()
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Kernel (C', C / groups, k, k) and bias (C',) of the one convolution that both layers are in evaluation."""
+        """Kernel (C', C / groups, k, k) and bias (C',) of the convolution that equals both layers in evaluation
+        mode."""
         convolution, norm = self[0], self[1]
         assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None and norm.running_var is not None

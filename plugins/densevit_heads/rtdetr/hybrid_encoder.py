@@ -16,7 +16,7 @@ from densevit.set_prediction.transformer import EncoderLayer, Transformer
 
 @dataclass(frozen=True)
 class HybridEncoderOptions:
-    """The option `encoder` of a head; the defaults are those of RT-DETR-R50.
+    """The option `encoder` of a head; the defaults are RT-DETR-R50's.
 
     width: channels of all maps, a multiple of 4. feedforward: width of the hidden layer of the attention's feed-forward
     networks. expansion: width inside the fusion blocks, relative to `width`.
@@ -47,8 +47,8 @@ class HybridEncoder(nn.Module):
     size), and in the bottom-up path (stride 2, to ceil(H / 2)). fuse: makes a fusion block, of two maps' channels
     (2 * width) to `width`.
 
-    Padding: its features are set to 0 before each fusion block and downsampling, and attention ignores it. Inside a
-    fusion block, convolutions near the border of the image still reach over it. The authors' models have no padding.
+    Features of padding are set to 0 before each fusion block and downsampling, and attention ignores padding. Inside a
+    fusion block, convolutions near the border of the image still read it. The authors' models have no padding.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """transformers' RTDetrForObjectDetection and RTDetrV2ForObjectDetection, with the keys of files and of models.
 
 Files, including the Hub's, have the keys of transformers 4, also if version 5 writes them; the `state_dict` of a model
-in version 5 has other keys. In training, transformers refines boxes from detached ones; ours, as the authors', looks
-forward twice.
+in version 5 has other keys. In training, transformers refines detached boxes; densevit looks forward twice, as the
+authors do.
 """
 
 from collections.abc import Mapping, Sequence

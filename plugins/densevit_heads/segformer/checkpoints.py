@@ -38,7 +38,8 @@ def _classes(bias: str) -> Callable[[StateDict, Mapping[str, Any]], dict[str, tu
 
 
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training on ADE20K or Cityscapes by the number of classes; ADE20K's for others, on label maps of these."""
+    """The recipe of training on ADE20K or Cityscapes, by the number of classes; for other classes ADE20K's, on label
+    maps."""
     labels = classes.get("segmentation", ())
     folder = _RECIPES.get(len(labels), "ade20k")
     recipe = f"{folder}/segformer_{'b5' if folder == 'ade20k' and sections['backbone']['variant'] == 'b5' else 'b0'}"

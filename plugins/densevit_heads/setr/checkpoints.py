@@ -77,7 +77,7 @@ _UPSAMPLING = (
 
 
 def _multi_level() -> tuple[Line, ...]:
-    """Layers after the sums are numbered from the deepest level in their keys, from the first in ours."""
+    """Layers after the sums are numbered from the deepest level in the checkpoint, from the first in the model."""
     lines = [Line("neck.norm.{i}.*", f"{_HEAD}.decode.norms.{{i}}.*")]
     lines += _convolution("neck.mla.channel_proj.{i}", f"{_HEAD}.decode.project.{{i}}")
     for level in range(_LEVELS):
@@ -112,7 +112,8 @@ def _describe(tensors: StateDict) -> dict[str, Any]:
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The evaluation on ADE20K or Cityscapes by the number of classes; ADE20K's for others, on label maps of these."""
+    """The recipe of evaluation on ADE20K or Cityscapes, by the number of classes; for other classes ADE20K's, on label
+    maps."""
     labels = classes.get("segmentation", ())
     if len(labels) in _RECIPES:
         return _RECIPES[len(labels)], {}

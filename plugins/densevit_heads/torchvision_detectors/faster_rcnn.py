@@ -1,4 +1,4 @@
-"""Faster R-CNN (Ren et al. 2015) with a feature pyramid network (Lin et al. 2017), of torchvision's parts."""
+"""Faster R-CNN (Ren et al. 2015) with a feature pyramid network (Lin et al. 2017), made of torchvision's parts."""
 
 import math
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ REGION_SCALE = 28.0  # canonical region of torchvision, 224 pixels, by its ancho
 class FasterRCNN(Head):
     """Faster R-CNN with a feature pyramid network: proposals, and a class and box of each; a baseline.
 
-    Anchors, matching, sampling, region pooling, losses and post-processing are torchvision's, with its constants; the
-    parameters have torchvision's names after `rpn` and `roi_heads`, and those of the pyramid after `pyramid.fpn`.
+    Anchors, matching, sampling, region pooling, losses and post-processing are torchvision's, with its constants;
+    parameters have torchvision's names after the prefixes `rpn`, `roi_heads` and `pyramid.fpn`.
 
     width: channels of the pyramid. box_width: the width of the two linear layers on a pooled region.
     stride: finest stride of the features to use.
@@ -106,11 +106,11 @@ class FasterRCNN(Head):
         )
 
     def class_rows(self, name: str, rows: int) -> Tensor:
-        """The background, one more class, has the first rows."""
+        """The rows of each class; the background comes first."""
         return torch.arange(rows).view(len(self.classes) + 1, -1)[1:]
 
     def train(self, mode: bool = True) -> "FasterRCNN":
-        """In evaluation mode, the loss is that of all anchors, not of a random sample of them."""
+        """In evaluation mode, the loss uses all anchors instead of a random sample."""
         super().train(mode)
         self.rpn.fg_bg_sampler.batch_size_per_image = SAMPLED_ANCHORS if mode else ALL
         return self
@@ -160,8 +160,8 @@ class FasterRCNN(Head):
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `objectness` and `proposal` of anchors, `label` and `box` of regions; torchvision's, all of weight 1.
 
-        torchvision divides each by the number of samples. This number is fixed for each image unless there are too few
-        anchors or proposals, so the means over processes and batches are weighted by labelled images.
+        torchvision divides each term by the number of samples, which is the same for each image unless there are too
+        few anchors or proposals. The means over processes and batches are therefore weighted by labelled images.
         """
         images = labelled_images(targets)
         (count,) = context.mean_counts(images=outputs["objectness"].new_full((), len(images)))

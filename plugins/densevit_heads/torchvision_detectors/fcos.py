@@ -1,4 +1,4 @@
-"""FCOS (Tian et al. 2019), of torchvision's parts."""
+"""FCOS (Tian et al. 2019), made of torchvision's parts."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -32,8 +32,8 @@ TERMS = {"label": "classification", "giou": "bbox_regression", "centerness": "bb
 class FCOS(Head):
     """FCOS: a class, a box and its centre-ness from each location of a feature pyramid, without anchors; a baseline.
 
-    Matching with centre sampling, losses and post-processing are torchvision's, with its constants; the parameters have
-    torchvision's names after `fcos.head`, and those of the pyramid after `pyramid.fpn`.
+    Matching with centre sampling, losses and post-processing are torchvision's, with its constants; parameters have
+    torchvision's names after the prefixes `fcos.head` and `pyramid.fpn`.
 
     width: channels of the pyramid, a multiple of 32 from 64 on (group norm of 32 groups).
     stride: finest stride of the features to use. A level has objects of a size of 4 to 8 strides from a location to
@@ -118,7 +118,7 @@ class FCOS(Head):
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Returns up to `max_predictions` (location, class) pairs by descending score, after NMS of each class.
 
-        Boxes are clipped to the image. Those without area, from locations in the padding, are removed.
+        Boxes are clipped to the image. Boxes without area, from locations in the padding, are removed.
         """
         levels = outputs["levels"]
         maps = {MAPS[name]: list(outputs[name].float().split(levels, dim=1)) for name in MAPS}
@@ -171,7 +171,7 @@ class FCOS(Head):
 
 
 class _SummedLosses(FCOSHead):
-    """torchvision's head whose losses are sums: the number of foreground locations is that of all processes."""
+    """torchvision's head with losses as sums, to be divided by the foreground locations of all processes."""
 
     def compute_loss(
         self,

@@ -20,8 +20,8 @@ from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state_dict_io import count, part
 
 _HEAD = "heads.segmentation"
-_SWIN, _DENSE = find("transformers-swin"), find("microsoft-swin-dense")  # SwinBackbone has the rule of the second
-_CONVNEXT: dict[tuple[int, tuple[int, ...]], str] = {  # timm's models by the width and the blocks of their stages
+_SWIN, _DENSE = find("transformers-swin"), find("microsoft-swin-dense")  # SwinBackbone has the second's shift rule
+_CONVNEXT: dict[tuple[int, tuple[int, ...]], str] = {  # timm's models, by width and blocks per stage
     (96, (3, 3, 9, 3)): "convnext_tiny",
     (96, (3, 3, 27, 3)): "convnext_small",
     (128, (3, 3, 27, 3)): "convnext_base",
@@ -48,7 +48,7 @@ _HEAD_LINES = (
 
 
 def _head(tensors: StateDict) -> dict[str, Any]:
-    """The head's section, from tensors with our keys."""
+    """The head's section, from tensors with densevit's keys."""
     width = len(tensors[f"{_HEAD}.bottleneck.0.weight"])
     auxiliary = tensors.get(f"{_HEAD}.auxiliary.0.0.weight")
     section: dict[str, Any] = {"name": "upernet", "width": width}
@@ -103,7 +103,7 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training on ADE20K; on label maps of the classes if they are not its 150."""
+    """The recipe of training on ADE20K; on label maps of the classes if they are not ADE20K's 150."""
     backbone, labels = sections["backbone"], classes.get("segmentation", ())
     model = "swin_tiny" if backbone["name"] == "swin" else str(backbone["model"])
     recipe = f"ade20k/upernet_{model if model.endswith('_tiny') else 'convnext_small'}"
