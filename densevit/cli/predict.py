@@ -162,7 +162,8 @@ def _predict(args: Namespace, prediction: "FolderPrediction") -> int:
         try:
             with closing(prediction.predict(left)) as stream:
                 for predicted in output.track(stream, f"Predicting {part}", count):
-                    if predicted.result is not None and (text := text_of_image(predicted.result)):
+                    result = predicted.result
+                    if result is not None and (text := text_of_image(result.predictions, result.classes, result.types)):
                         output.show(f"{predicted.image.file_name}: {text}")
         except KeyboardInterrupt:
             stopped = True

@@ -1,13 +1,10 @@
 """Predictions per image as a few words, which `densevit predict` prints."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
-from densevit.interfaces import Class, TargetType
-from densevit.targets.types import as_array
-
-if TYPE_CHECKING:
-    from densevit.inference.result import Result
+from densevit.interfaces import Class, Predictions, TargetType
+from densevit.targets.types import TargetTypes, as_array
 
 
 @runtime_checkable
@@ -23,14 +20,13 @@ def text_of(target: TargetType, value: Any, classes: Sequence[Class]) -> str | N
     return target.text(value, classes) if isinstance(target, SupportsText) else None
 
 
-def text_of_image(result: "Result") -> str:
-    """The predictions per image as text, such as "cat 0.93"; "" without any."""
+def text_of_image(
+    predictions: Mapping[str, Predictions], classes: Mapping[str, Sequence[Class]], types: Mapping[str, TargetTypes]
+) -> str:
+    """The predictions per image of all heads as text, such as "cat 0.93"; "" without any."""
     texts = []
-    for head, predictions in result.predictions.items():
-        types = result.types[head]
-        values = {
-            key: as_array(value) for key, value in predictions.items() if key in types and types[key].per == "image"
-        }
-        words = (text_of(types[key], value, result.classes[head]) for key, value in values.items())
+    for head, outputs in predictions.items():
+        per_image = [key for key in outputs if key in types[head] and types[head][key].per == "image"]
+        words = (text_of(types[head][key], as_array(outputs[key]), classes[head]) for key in per_image)
         texts.append(" ".join(filter(None, words)))
     return "; ".join(filter(None, texts))
