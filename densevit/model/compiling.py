@@ -1,5 +1,6 @@
 """Compilation by regions: `torch.compile` of the repeated blocks of a model, each kind of block once."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain
@@ -13,20 +14,29 @@ LIMIT = 64  # compilations of one class: for widths and options of its blocks, s
 
 
 def compile_regions(parts: Iterable[nn.Module], **options: Any) -> None:
-    """Compiles the `regions` of the parts of a model in place, with options of `torch.compile`.
+    """Compiles the repeated `regions` of the parts of a model in place, with options of `torch.compile`.
 
-    Regions of one class share what is compiled. State dicts, copies and pickles are those of an uncompiled model.
-    Raises the number of compilations after which torch runs a function uncompiled, 8, in this process.
+    A region is repeated if another one has its class and its shapes of parameters: one that is not would cost a
+    compilation of its own. Sizes are dynamic from the first compilation on, so that other images need no second one.
+    State dicts, copies and pickles are those of an uncompiled model.
+
+    Changes settings of torch in this process: the number of compilations after which it runs a function uncompiled, 8,
+    becomes `LIMIT`, and sizes that are equal by chance, as those of a square image, are not taken to be one size.
     """
     config = torch._dynamo.config
     config.cache_size_limit = max(LIMIT, config.cache_size_limit)  # since torch 2.7 an alias of `recompile_limit`
+    torch.fx.experimental._config.use_duck_shape = False
+    blocks = [*chain.from_iterable(map(regions, parts))]
+    counts = Counter(map(_kind, blocks))
     compiled: dict[type[nn.Module], Any] = {}
-    for region in chain.from_iterable(map(regions, parts)):
-        kind = type(region)
+    for block in blocks:
+        kind = type(block)
+        if counts[_kind(block)] == 1:
+            continue
         if kind not in compiled:  # with a code object of its own: torch stores, searches and counts compilations by it
             code = _call.__code__.replace(co_name=f"{kind.__module__}.{kind.__qualname__}")
-            compiled[kind] = torch.compile(FunctionType(code, _call.__globals__), **options)
-        region._compiled_call_impl = partial(compiled[kind], region)  # as `Module.compile`
+            compiled[kind] = torch.compile(FunctionType(code, _call.__globals__), **{"dynamic": True, **options})
+        block._compiled_call_impl = partial(compiled[kind], block)  # as `Module.compile`
 
 
 def regions(module: nn.Module) -> Iterator[nn.Module]:
@@ -46,6 +56,11 @@ def regions(module: nn.Module) -> Iterator[nn.Module]:
 
 
 _LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+
+
+def _kind(block: nn.Module) -> tuple[Any, ...]:
+    """The class and the shapes of the parameters."""
+    return type(block), *(parameter.shape for parameter in block.parameters())
 
 
 def _weights(module: nn.Module) -> list[int]:

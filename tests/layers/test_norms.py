@@ -1,13 +1,15 @@
 """Norms that torch lacks, and convolutions with frozen norms, plain and folded, beside torch's."""
 
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
 from torch import distributed, nn
 from torch.nn import functional as F
 
-from densevit.layers.conv_norm import conv_norm
+from densevit.layers import conv_norm as plain
+from densevit.layers.fast import conv_norm as fast
 from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d
 from tests.gradient_comparison import assert_same_with_gradients
 
@@ -85,11 +87,14 @@ def frozen_and_torchs() -> tuple[FrozenBatchNorm2d, nn.BatchNorm2d]:
     return frozen, torchs
 
 
+@pytest.mark.parametrize("form", [plain, fast])
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(
     ("relu", "residual", "autocast"), [(True, False, False), (False, True, False), (True, True, True)]
 )
-def test_result_and_gradients_are_those_of_batch_norm(name: str, relu: bool, residual: bool, autocast: bool) -> None:
+def test_result_and_gradients_are_those_of_batch_norm(
+    form: ModuleType, name: str, relu: bool, residual: bool, autocast: bool
+) -> None:
     build, side = CASES[name]
     conv = build()
     frozen, torchs = frozen_and_torchs()
@@ -100,7 +105,7 @@ def test_result_and_gradients_are_those_of_batch_norm(name: str, relu: bool, res
     expected = expected if other is None else expected + other
     expected = expected.relu() if relu else expected
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        found = conv_norm(conv, frozen, x, relu, None if other is None else other.to(conv(x).dtype))
+        found = form.conv_norm(conv, frozen, x, relu, None if other is None else other.to(conv(x).dtype))
     gradient = torch.randn_like(expected)
     pairs = [(found, expected)]
     pairs += zip(

@@ -86,6 +86,22 @@ def test_regions_are_the_blocks_of_stages_and_layers_that_stand_alone() -> None:
     assert [*regions(alone)] == []
 
 
+def test_only_repeated_regions_are_compiled() -> None:
+    blocks = [Layer(4), Layer(4), Layer(8)]
+    compile_regions([nn.ModuleList(blocks)], backend="eager")
+    assert [block._compiled_call_impl is not None for block in blocks] == [True, True, False]
+
+
+def test_equal_sides_and_other_sizes_need_one_compilation() -> None:
+    torch._dynamo.reset()
+    backend = CompileCounterWithBackend("eager")
+    stage = nn.Sequential(Layer(), Layer())
+    compile_regions([stage], backend=backend)
+    for size in ((2, 6, 6), (3, 7, 5), (5, 4, 4), (2, 9, 8)):
+        stage(torch.ones(*size, 4, requires_grad=True))
+    assert backend.frame_count == 1
+
+
 def test_a_compiled_model_has_the_keys_of_an_uncompiled_one_and_its_copies_are_uncompiled() -> None:
     plain, model = (built(factory("vit", "sine"), "setr, naive") for _ in range(2))
     model.compile(backend="eager")

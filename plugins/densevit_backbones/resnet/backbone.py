@@ -77,7 +77,7 @@ class ResNet(Backbone):
         def make_norm(channels: int) -> nn.Module:
             return _NORMS[norm](channels, norm_eps)
 
-        self.checkpointing = checkpointing
+        self.checkpointing, self.conv_norm = checkpointing, conv_norm
         self.conv1 = (
             nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
             if variant == "b"
@@ -121,7 +121,7 @@ class ResNet(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         x = images.contiguous(memory_format=torch.channels_last)
         if isinstance(self.conv1, nn.Conv2d):
-            x = conv_norm(self.conv1, self.bn1, x)
+            x = self.conv_norm(self.conv1, self.bn1, x)
         else:  # variants "d" and "vd"
             x = self.relu(self.bn1(self.conv1(x)))
         x = self.maxpool(x)
@@ -199,6 +199,7 @@ class _Block(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.conv_norm = conv_norm
         self.downsample: nn.Sequential | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -211,7 +212,7 @@ class _Block(nn.Module):
         *pool, conv, norm = self.downsample
         for part in pool:
             x = part(x)
-        return conv_norm(cast(nn.Conv2d, conv), norm, x, relu=False)
+        return self.conv_norm(cast(nn.Conv2d, conv), norm, x, relu=False)
 
 
 class _Basic(_Block):
@@ -225,8 +226,8 @@ class _Basic(_Block):
         self.bn2 = norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = conv_norm(self.conv1, self.bn1, x)
-        return conv_norm(self.conv2, self.bn2, y, residual=self.shortcut(x))
+        y = self.conv_norm(self.conv1, self.bn1, x)
+        return self.conv_norm(self.conv2, self.bn2, y, residual=self.shortcut(x))
 
 
 class _Bottleneck(_Block):
@@ -244,6 +245,6 @@ class _Bottleneck(_Block):
         self.bn3 = norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = conv_norm(self.conv1, self.bn1, x)
-        y = conv_norm(self.conv2, self.bn2, y)
-        return conv_norm(self.conv3, self.bn3, y, residual=self.shortcut(x))
+        y = self.conv_norm(self.conv1, self.bn1, x)
+        y = self.conv_norm(self.conv2, self.bn2, y)
+        return self.conv_norm(self.conv3, self.bn3, y, residual=self.shortcut(x))

@@ -41,7 +41,7 @@ def test_models_of_a_config_and_those_built_by_hand_have_the_faster_functions(ba
     head = densevit.create_head("detr", alone.channels, alone.strides, [densevit.Class("x", 0, (0, 0, 0))], **detr)
     by_hand = densevit.DenseModel(alone, {"a": head})
     assert functions(built) == functions(by_hand) and functions(built) <= {*FUNCTIONS.values()}
-    assert len(functions(built)) == (2 if backbone == "swin" else 1)
+    assert len(functions(built)) == 2
 
 
 def test_a_config_keeps_the_plain_functions_also_in_training_and_in_its_model_file(tmp_path: Path) -> None:
