@@ -33,7 +33,7 @@ def load_command(name: str) -> types.ModuleType:
     module: types.ModuleType = import_plugin(plugin)
     for function in ("add_arguments", "run"):
         if not callable(getattr(module, function, None)):
-            raise PluginError(f"{plugin} has no function {function!r}. Fix: see docs/own-command.md.")
+            raise PluginError(f"{plugin} has no function {function!r}. Fix: see docs/own-plugins.md.")
     return module
 
 

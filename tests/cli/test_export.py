@@ -1,4 +1,4 @@
-"""`densevit export`, and the script in docs/export-onnxruntime.md, which needs onnxruntime, numpy and pillow only."""
+"""`densevit export`, and `examples/onnx_predict.py`, which needs onnxruntime, numpy and pillow only."""
 
 import json
 import re
@@ -25,18 +25,17 @@ from tests.exporting.small_models import CELLS, small_predictor
 
 def found_by_script(file: Path, image: Path, project: Path) -> list[tuple[str, float, list[float]]]:
     """The name, score and box of each object that the script prints."""
-    page = (project / "docs" / "export-onnxruntime.md").read_text()
-    [script] = re.findall(r"```python\n(import json\nimport sys.*?)```", page, re.DOTALL)
-    imported = set(re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE))
-    assert imported == {"json", "sys", "numpy", "onnxruntime", "PIL"}
-    done = subprocess.run([sys.executable, "-c", script, str(file), str(image)], capture_output=True, text=True)
+    script = project / "examples" / "onnx_predict.py"
+    imported = set(re.findall(r"^(?:import|from) (\w+)", script.read_text(), re.MULTILINE))
+    assert imported == {"json", "sys", "typing", "numpy", "onnxruntime", "PIL"}
+    done = subprocess.run([sys.executable, str(script), str(file), str(image)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [re.fullmatch(r"(cat|dog) (0\.\d+) (\[[\d., -]+\])", line) for line in done.stdout.splitlines()]
     return [(line[1], float(line[2]), json.loads(line[3])) for line in lines if line]
 
 
 @pytest.mark.integration
-def test_the_script_in_the_docs_gives_the_objects_of_predict(tmp_path: Path, project: Path):
+def test_the_example_gives_the_objects_of_predict(tmp_path: Path, project: Path):
     """Resized to the evaluation size by the script, from the model's score threshold, and without the duplicates that
     NMS removes."""
     torch.manual_seed(0)

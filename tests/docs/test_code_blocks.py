@@ -21,10 +21,8 @@ RUN = ("python", "bash", "yaml", "ini")
 
 # Blocks that are not run: the page, a part of the text, and the reason. At most ten.
 NOT_RUN = (
-    ("docs/export-onnxruntime.md", "import sys", "tests/cli/test_export.py runs the program"),
-    ("docs/export-onnxruntime.md", "npm install", "needs Node.js; tests/exporting/test_programs.py runs the program"),
-    ("docs/export-onnxruntime.md", "cmake --build", "needs ONNX Runtime's headers; test_programs.py runs the program"),
-    ("docs/export-tensorrt.md", "trtexec", "needs TensorRT and an NVIDIA GPU"),
+    ("docs/export.md", "npm install", "needs Node.js; tests/exporting/test_programs.py runs the program"),
+    ("docs/export.md", "cmake --build", "needs ONNX Runtime's headers; test_programs.py runs the program"),
     ("docs/versions.md", "runs-on", "a workflow of GitHub, no config of densevit"),
     ("docs/development/gpu.md", "tools/benchmarks/gpu.py", "needs a GPU; test_gpu.py runs it on a CPU"),
     ("docs/multi-gpu.md", "tools/benchmarks/scaling.py", "trains on one to eight GPUs, in processes of its own"),

@@ -67,8 +67,7 @@ OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
     ("docs/evaluate.md", "detr_swin"): RUNS["coco"],
     ("docs/many-images.md", "mine"): RUNS["coco"],
     **{
-        (f"docs/{page}.md", run): (config, "backbone={name: resnet, depth: 18}")  # traced faster than a Swin or ViT
-        for page in ("export", "export-onnxruntime", "export-openvino", "export-torch")
+        ("docs/export.md", run): (config, "backbone={name: resnet, depth: 18}")  # traced faster than a Swin or ViT
         for run, config in (("detr_swin", "detector"), ("setr_vit", "setr_vit"))
     },
 }

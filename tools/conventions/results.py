@@ -1,6 +1,6 @@
 """Figures of runs on pages and in configs come from docs/results.json; tools/check --write fills them in.
 
-docs/results.json has an entry for each training; docs/development/results.md describes its fields. Three forms are
+docs/results.json has an entry for each training; CONTRIBUTING.md describes its fields. Three forms are
 written from it:
 
     # Measured: ...                           in the first lines of a config, with lines that begin with `#  ` below it,

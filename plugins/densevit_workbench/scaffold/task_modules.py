@@ -231,7 +231,7 @@ class ${cls}Error(densevit.Evaluator):
     """The angle between predicted and true stripes over all known pixels. A constant prediction has 45 and 0.11.
 
     Metrics: error, the mean in degrees, 0 ... 90; and below10, the fraction of pixels with less than 10.
-    To be replaced by your metrics. A head is evaluated by the evaluator that is called like its task.
+    To be replaced by your metrics. A head is evaluated by the evaluator with the name of its task.
     """
 
     reads = ("$name",)
