@@ -90,7 +90,8 @@ def build_inspector(name: str) -> Inspector:
     loaded = registry.load("inspectors", name)
     if not (isinstance(loaded, type) and issubclass(loaded, Inspector)):
         raise PluginError(
-            f"The inspector {name!r} is not a subclass of {Inspector.__module__}.Inspector. Fix: see docs/own-plugins.md."
+            f"The inspector {name!r} is not a subclass of {Inspector.__module__}.Inspector. "
+            "Fix: see docs/own-plugins.md."
         )
     return registry.construct(loaded, name, options={}, where="inspect")
 
