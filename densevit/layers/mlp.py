@@ -24,7 +24,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         tokens = x.flatten(0, -2)  # (N, C)
-        return self.contract(self.dropout(self.activation(self.expand(tokens)))).view_as(x)
+        return self.contract(self.dropout(self.activation(self.expand(tokens)))).unflatten(0, x.shape[:-1])
 
 
 class Mlp(nn.Sequential):
