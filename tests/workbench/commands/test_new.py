@@ -186,7 +186,6 @@ PAGES = [
     ("head fcn --task segmentation", "own-head", ("fcn/__init__.py", "configs/fcn.yaml")),
     ("method mymethod", "own-method", ("mymethod/__init__.py",)),
     ("task mytask", "own-target", ("configs/mytask.yaml",)),
-    ("task mytask", "own-evaluator", ("mytask/evaluation.py",)),
 ]
 
 
