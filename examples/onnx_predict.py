@@ -58,4 +58,4 @@ for name, head in header["heads"].items():
             print(classes[label], values["scores"][i, label], (values["boxes"][i] * zoom).round(1).tolist())
     if "semantic" in values:
         for label, count in zip(*np.unique(values["semantic"], return_counts=True), strict=True):
-            print(classes[label], f"{count / own['semantic'].size:.1%}")
+            print(classes[label], f"{count / values['semantic'].size:.1%}")
