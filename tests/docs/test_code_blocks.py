@@ -23,7 +23,6 @@ RUN = ("python", "bash", "yaml", "ini")
 NOT_RUN = (
     ("docs/export.md", "npm install", "needs Node.js; tests/exporting/test_programs.py runs the program"),
     ("docs/export.md", "cmake --build", "needs ONNX Runtime's headers; test_programs.py runs the program"),
-    ("docs/versions.md", "runs-on", "a workflow of GitHub, no config of densevit"),
     ("docs/development/gpu.md", "tools/benchmarks/gpu.py", "needs a GPU; test_gpu.py runs it on a CPU"),
     ("docs/multi-gpu.md", "tools/benchmarks/scaling.py", "trains on one to eight GPUs, in processes of its own"),
 )

@@ -66,6 +66,7 @@ OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
     ("docs/inference.md", "mine"): ("scenes/setr_swin",),
     ("docs/evaluate.md", "detr_swin"): RUNS["coco"],
     ("docs/many-images.md", "mine"): RUNS["coco"],
+    ("docs/deploy.md", "start-detector"): ("detector", "backbone={name: resnet, depth: 18}"),
     **{
         ("docs/export.md", run): (config, "backbone={name: resnet, depth: 18}")  # traced faster than a Swin or ViT
         for run, config in (("detr_swin", "detector"), ("setr_vit", "setr_vit"))

@@ -186,7 +186,6 @@ PAGES = [
     ("head fcn --task segmentation", "own-head", ("fcn/__init__.py", "configs/fcn.yaml")),
     ("method mymethod", "own-method", ("mymethod/__init__.py",)),
     ("task mytask", "own-target", ("configs/mytask.yaml",)),
-    ("task mytask", "own-evaluator", ("mytask/evaluation.py",)),
 ]
 
 
@@ -205,7 +204,7 @@ def test_docs_show_the_generated_code(project, tmp_path):
 def test_pages_have_the_same_entry_points_for_setup_cfg_and_pyproject(project):
     tomllib = pytest.importorskip("tomllib")
     pages = [page for page in sorted(project.glob("docs/own-*.md")) if "```toml" in page.read_text()]
-    assert {"backbone", "head", "target", "method", "optimizer"} == {page.stem[4:] for page in pages}
+    assert {"backbone", "head", "target", "method"} == {page.stem[4:] for page in pages}
     for page in pages:
         ini, toml = (re.findall(rf"```{name}\n(.*?)```", page.read_text(), re.DOTALL)[0] for name in ("ini", "toml"))
         setup = configparser.ConfigParser()
