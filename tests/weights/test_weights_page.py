@@ -1,4 +1,4 @@
-"""The layouts of docs/weights.md and own-backbone.md work."""
+"""The layouts of docs/reference/layouts.md and own-backbone.md work."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ from densevit.weights.checkpoint_io import read
 
 @pytest.fixture
 def page(project):
-    return (project / "docs" / "weights.md").read_text()
+    return (project / "docs" / "reference" / "layouts.md").read_text()
 
 
 def test_example_of_a_custom_layout_works(page, install, tmp_path, capsys):

@@ -20,7 +20,7 @@ def calibration_images(data: DataSplits) -> Iterator[Tensor]:
     dataset = _dataset(data)
     if not len(dataset):
         raise DataError(
-            f"data {data.section.name!r}: there are no images on which int8 could be calibrated. Fix: data.root=FOLDER."
+            f"data {data.section.name!r}: int8 needs calibration images, and there are none. Fix: data.root=FOLDER."
         )
     indices = np.linspace(0, len(dataset) - 1, min(CALIBRATION_IMAGES, len(dataset))).round().astype(int)
     return (dataset[index]["image"] for index in indices.tolist())

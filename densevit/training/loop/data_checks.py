@@ -68,7 +68,7 @@ def check_classes(dataset: Dataset, model: DenseModel) -> None:
         expected, actual = [c.name for c in trained], [c.name for c in model_head.classes_from(dataset)]
         if expected != actual:
             raise DataError(
-                f"The data's classes for {model_head.task} differ from those of head {head!r} in name or order."
+                f"The data's classes for {model_head.task} differ from the classes of head {head!r} in name or order."
                 f" Found: {_listed(actual)}. Expected: {_listed(expected)}."
             )
 
